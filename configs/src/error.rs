@@ -1,0 +1,55 @@
+//! Errors of this crate.
+
+use crate::ShareError;
+use std::path::PathBuf;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read; the message holds its path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The file is not JSON.
+    #[error("`{}` is not valid JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A key is absent.
+    #[error("`{}` has no key `{key}`", path.display())]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// A key holds something of another type or range.
+    #[error("`{}`: key `{key}` is `{found}`, expected {expected}", path.display())]
+    BadValue {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What stands there.
+        found: String,
+        /// What can stand there.
+        expected: String,
+    },
+    /// A known key asks for something that is not implemented.
+    #[error("`{}`: `{key}: {found}` is not supported\nhint: {hint}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        found: String,
+        /// What is supported.
+        hint: String,
+    },
+    /// The sharing pattern does not fit.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+}

@@ -1,0 +1,98 @@
+//! The `recursion` object of a converted checkpoint's `config.json`.
+
+use crate::{ConfigError, ModelConfig, ShareMap, Sharing};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How the shared layers start from the pretrained ones (RRT §2.2, MoR Table 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Layers spread evenly over the source.
+    Stepwise,
+    /// Mean over the tied group.
+    Average,
+    /// The first layers.
+    Lower,
+    /// The last layers.
+    Upper,
+    /// Distinct layers drawn with a seed, in ascending order.
+    Random,
+}
+
+impl Init {
+    /// Every initialisation, in the order of the documentation.
+    pub const ALL: [Self; 5] = [Self::Stepwise, Self::Average, Self::Lower, Self::Upper, Self::Random];
+
+    /// The name in configurations and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stepwise => "stepwise",
+            Self::Average => "average",
+            Self::Lower => "lower",
+            Self::Upper => "upper",
+            Self::Random => "random",
+        }
+    }
+}
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Init {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|i| i.name() == name)
+            .ok_or_else(|| format!("unknown init `{name}`, expected one of stepwise, average, lower, upper, random"))
+    }
+}
+
+/// Per-depth LoRA on every shared linear: `h = W'x + B A x`, scaling 1 (RRT Eq. 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank `r`; a matrix with a smaller side takes that side.
+    pub rank: usize,
+}
+
+impl LoraConfig {
+    /// The rank that a `[out_features, in_features]` matrix takes.
+    #[must_use]
+    pub fn rank_for(self, out_features: usize, in_features: usize) -> usize {
+        self.rank.min(out_features).min(in_features)
+    }
+}
+
+/// What makes a checkpoint recursive. `num_hidden_layers` beside it stays the length of the unrolled stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecursionConfig {
+    /// Passes over the shared block, `R`.
+    pub num_recursions: usize,
+    /// Which depths share a layer.
+    pub sharing: Sharing,
+    /// Where the shared layers came from.
+    pub init: Init,
+    /// Whether norm weights (and biases, if the model has any) are shared too, or each depth keeps its own.
+    pub share_norms: bool,
+    /// Per-depth LoRA, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+}
+
+impl RecursionConfig {
+    /// The schedule for `model`.
+    ///
+    /// # Errors
+    /// When the pattern does not fit the model's layers.
+    pub fn share_map(&self, model: &ModelConfig) -> Result<ShareMap, ConfigError> {
+        Ok(ShareMap::new(model.num_hidden_layers, self.num_recursions, self.sharing)?)
+    }
+}
