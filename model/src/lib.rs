@@ -1,1 +1,25 @@
-//! retie-model
+//! The decoder on burn: one forward pass for training, prefill and decode, over layers that are shared by index.
+//!
+//! Shape legend: `B` batch, `T` query tokens, `S` key tokens, `M = B·T` rows, `D` hidden, `N` heads, `K` kv heads, `H` head_dim,
+//! `F` mlp width, `V` vocabulary.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod attention;
+mod cache;
+mod causal_lm;
+mod device;
+mod error;
+pub mod kernels;
+mod linear;
+mod mlp;
+mod norm;
+mod rope;
+mod sampling;
+mod weights;
+
+pub use cache::KvCache;
+pub use causal_lm::CausalLm;
+pub use device::{backends, device};
+pub use error::ModelError;
+pub use sampling::{Sampler, Sampling};
+pub use weights::ParameterView;

@@ -1,0 +1,184 @@
+//! Host kernels for the CPU backend, as a burn backend extension with hand-written backward passes.
+
+mod attention;
+mod autodiff;
+mod rms_norm;
+mod rope;
+pub(super) mod simd;
+mod swiglu;
+
+use attention::{Saved, Sizes};
+use autodiff::{BackwardInput, record};
+use burn::{
+    backend::{
+        Autodiff, Backend, Flex, TensorMetadata, autodiff::checkpoint::strategy::CheckpointStrategy, backend_extension,
+        flex::FlexTensor, ops::FloatTensorOps, tensor::FloatTensor,
+    },
+    tensor::{DType, Shape, TensorData},
+};
+use rope::Turn;
+
+#[backend_extension(Flex, Autodiff)]
+pub trait DecoderOps: Backend {
+    fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, kv_len: usize) -> FloatTensor<Self>;
+}
+
+/// A tensor whose storage starts at its first element and has no gaps.
+fn dense(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() && tensor.layout().start_offset() == 0 { tensor } else { tensor.to_contiguous() }
+}
+
+/// The elements of a dense tensor.
+fn values(tensor: &FlexTensor) -> &[f32] {
+    &tensor.storage::<f32>()[..tensor.layout().num_elements()]
+}
+
+fn like(tensor: &FlexTensor) -> FlexTensor {
+    FlexTensor::empty(tensor.shape(), DType::F32)
+}
+
+fn from_values(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+fn transpose(tensor: FlexTensor) -> FlexTensor {
+    tensor.transpose(0, 1)
+}
+
+fn sizes(q: &FlexTensor, k: &FlexTensor, kv_len: usize) -> Sizes {
+    let [batch, tokens, heads, head_dim] = q.shape().dims();
+    let [_, capacity, kv_heads, _] = k.shape().dims();
+    assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
+    Sizes { batch, tokens, heads, kv_heads, head_dim, capacity, kv_len }
+}
+
+fn attention_forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, kv_len: usize) -> (FlexTensor, AttentionState) {
+    let (q, k, v) = (dense(q), dense(k), dense(v));
+    let sizes = sizes(&q, &k, kv_len);
+    let (out, log_sums) = attention::forward(values(&q), values(&k), values(&v), sizes);
+    let out = from_values(out, q.shape());
+    let log_sums = from_values(log_sums, [sizes.batch, sizes.heads, sizes.tokens]);
+    (out.clone(), AttentionState { q, k, v, out, log_sums, kv_len })
+}
+
+#[derive(Clone, Debug)]
+struct AttentionState {
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    out: FlexTensor,
+    log_sums: FlexTensor,
+    kv_len: usize,
+}
+
+fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, turn: Turn) -> FlexTensor {
+    let x = dense(x);
+    let [_, tokens, heads, head_dim] = x.shape().dims();
+    let mut out = like(&x);
+    rope::rotate(values(&x), [tokens, heads, head_dim], values(cos), values(sin), turn, out.storage_mut());
+    out
+}
+
+impl DecoderOps for Flex {
+    fn decoder_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        Flex::float_matmul(x, transpose(weight))
+    }
+
+    fn decoder_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
+        let (x, weight) = (dense(x), dense(weight));
+        let mut out = like(&x);
+        rms_norm::forward(values(&x), values(&weight), eps, out.storage_mut());
+        out
+    }
+
+    fn decoder_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        let (gate, up) = (dense(gate), dense(up));
+        let mut out = like(&gate);
+        swiglu::forward(values(&gate), values(&up), out.storage_mut());
+        out
+    }
+
+    fn decoder_rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+        rotate(x, &dense(cos), &dense(sin), Turn::Forward)
+    }
+
+    fn decoder_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, kv_len: usize) -> FlexTensor {
+        attention_forward(q, k, v, kv_len).0
+    }
+}
+
+impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
+    fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [x, weight],
+            |[x, weight]| (Flex::decoder_linear(x.clone(), weight.clone()), (x, weight)),
+            |BackwardInput { saved: (x, weight), grad, wanted: [x_wanted, weight_wanted] }| {
+                let grad_x = x_wanted.then(|| Flex::float_matmul(grad.clone(), weight));
+                let grad_weight = weight_wanted.then(|| Flex::float_matmul(transpose(grad), x));
+                [grad_x, grad_weight]
+            },
+        )
+    }
+
+    fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [x, weight],
+            |[x, weight]| (Flex::decoder_rms_norm(x.clone(), weight.clone(), eps), (x, weight, eps)),
+            |BackwardInput { saved: (x, weight, eps), grad, .. }| {
+                let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
+                let mut grad_x = like(&x);
+                let grad_weight = rms_norm::backward(values(&x), values(&weight), values(&grad), eps, grad_x.storage_mut());
+                [Some(grad_x), Some(from_values(grad_weight, weight.shape()))]
+            },
+        )
+    }
+
+    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [gate, up],
+            |[gate, up]| (Flex::decoder_swiglu(gate.clone(), up.clone()), (gate, up)),
+            |BackwardInput { saved: (gate, up), grad, .. }| {
+                let (gate, up, grad) = (dense(gate), dense(up), dense(grad));
+                let (mut grad_gate, mut grad_up) = (like(&gate), like(&up));
+                let (gate, up, grad) = (values(&gate), values(&up), values(&grad));
+                swiglu::backward(gate, up, grad, grad_gate.storage_mut(), grad_up.storage_mut());
+                [Some(grad_gate), Some(grad_up)]
+            },
+        )
+    }
+
+    fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [x, cos, sin],
+            |[x, cos, sin]| {
+                let (cos, sin) = (dense(cos), dense(sin));
+                (rotate(x, &cos, &sin, Turn::Forward), (cos, sin))
+            },
+            |BackwardInput { saved: (cos, sin), grad, .. }| [Some(rotate(grad, &cos, &sin, Turn::Back)), None, None],
+        )
+    }
+
+    fn decoder_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, kv_len: usize) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [q, k, v],
+            |[q, k, v]| attention_forward(q, k, v, kv_len),
+            |BackwardInput { saved, grad, .. }| {
+                let AttentionState { q, k, v, out, log_sums, kv_len } = saved;
+                let grad = dense(grad);
+                let sizes = sizes(&q, &k, kv_len);
+                let saved =
+                    Saved { q: values(&q), k: values(&k), v: values(&v), out: values(&out), log_sums: values(&log_sums) };
+                let [grad_q, grad_k, grad_v] = attention::backward(&saved, values(&grad), sizes);
+                [
+                    Some(from_values(grad_q, q.shape())),
+                    Some(from_values(grad_k, k.shape())),
+                    Some(from_values(grad_v, v.shape())),
+                ]
+            },
+        )
+    }
+}

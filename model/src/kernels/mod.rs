@@ -1,0 +1,75 @@
+//! The operations in which a decoder spends its time.
+//!
+//! Each operation has two forms: fused host code with a hand-written backward pass for the CPU backend (flex), and plain burn
+//! operations for every other device. The tests compare the two, value and gradient.
+//!
+//! Shape legend: `M` rows (batch × tokens), `B` batch, `T` query tokens, `S` key tokens, `N` heads, `K` kv heads, `H` head_dim,
+//! `F` mlp width, `D` hidden, `V` vocabulary.
+
+mod head_loss;
+mod host;
+mod plain;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use head_loss::floats;
+pub use head_loss::{HeadInput, HeadLoss, LossWeights, head_loss, token_log_probs};
+
+use burn::{
+    backend::{Dispatch, DispatchDevice},
+    tensor::{Device, Tensor},
+};
+use host::DecoderOps;
+
+/// Whether `device` is the CPU backend, with or without autodiff.
+#[must_use]
+pub fn is_cpu(device: &Device) -> bool {
+    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// `y = x·Wᵀ`: `x [M, in]`, `weight [out, in]` (the layout of a Hugging Face checkpoint) → `[M, out]`.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&x.device()) {
+        Tensor::from_dispatch(Dispatch::decoder_linear(x.into_dispatch(), weight.into_dispatch()))
+    } else {
+        plain::linear(x, weight)
+    }
+}
+
+/// RMSNorm over the last dimension: `x [M, D]`, `weight [D]`.
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
+    if is_cpu(&x.device()) {
+        Tensor::from_dispatch(Dispatch::decoder_rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
+    } else {
+        plain::rms_norm(x, weight, eps)
+    }
+}
+
+/// `silu(gate) · up`, elementwise: `[M, F]` each.
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&gate.device()) {
+        Tensor::from_dispatch(Dispatch::decoder_swiglu(gate.into_dispatch(), up.into_dispatch()))
+    } else {
+        plain::swiglu(gate, up)
+    }
+}
+
+/// Rotates `x [B, T, N, H]`; `cos`, `sin` are `[T, H/2]`, without gradient.
+pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
+    if is_cpu(&x.device()) {
+        Tensor::from_dispatch(Dispatch::decoder_rope(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
+    } else {
+        plain::rope(x, cos, sin)
+    }
+}
+
+/// Causal grouped-query attention: `q [B, T, N, H]`; `k`, `v` `[B, capacity, K, H]`, of which the first `kv_len` rows
+/// count and the last `T` of those belong to the queries → `[B, T, N, H]`. Scores are scaled by `1/√H`.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, kv_len: usize) -> Tensor<4> {
+    if is_cpu(&q.device()) {
+        let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_attention(q, k, v, kv_len))
+    } else {
+        plain::attention(q, k, v, kv_len)
+    }
+}

@@ -1,0 +1,45 @@
+//! The operations in plain burn: for every device but the CPU, and what the tests compare the host kernels with.
+//! Shapes and meanings are those of the functions of the same names in the parent module.
+
+use burn::tensor::{Bool, Tensor, activation};
+
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    x.matmul(weight.transpose())
+}
+
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
+    let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
+    x * scale * weight.unsqueeze()
+}
+
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    activation::silu(gate) * up
+}
+
+pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
+    let [_, tokens, _, head_dim] = x.dims();
+    let half = head_dim / 2;
+    let cos = cos.reshape([1, tokens, 1, half]);
+    let sin = sin.reshape([1, tokens, 1, half]);
+    let x1 = x.clone().narrow(3, 0, half);
+    let x2 = x.narrow(3, half, half);
+    let y1 = x1.clone() * cos.clone() - x2.clone() * sin.clone();
+    let y2 = x2 * cos + x1 * sin;
+    Tensor::cat(vec![y1, y2], 3)
+}
+
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, kv_len: usize) -> Tensor<4> {
+    let [batch, tokens, heads, head_dim] = q.dims();
+    let [_, _, kv_heads, _] = k.dims();
+    let repeat = |x: Tensor<4>| {
+        let x = x.narrow(1, 0, kv_len).swap_dims(1, 2); // [B, K, S, H]
+        x.unsqueeze_dim::<5>(2)
+            .expand([batch, kv_heads, heads / kv_heads, kv_len, head_dim])
+            .reshape([batch, heads, kv_len, head_dim])
+    };
+    let device = q.device();
+    let scores = q.swap_dims(1, 2).matmul(repeat(k).swap_dims(2, 3)) / (head_dim as f64).sqrt(); // [B, N, T, S]
+    let hidden = Tensor::<2, Bool>::tril_mask([tokens, kv_len], (kv_len - tokens) as i64, &device);
+    let scores = scores.mask_fill(hidden.reshape([1, 1, tokens, kv_len]).expand([batch, heads, tokens, kv_len]), f32::NEG_INFINITY);
+    activation::softmax(scores, 3).matmul(repeat(v)).swap_dims(1, 2) // [B, T, N, H]
+}

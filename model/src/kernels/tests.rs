@@ -1,0 +1,174 @@
+//! Host kernels against plain burn operations, value and gradient, in f32.
+
+use super::{HeadInput, LossWeights, floats, head_loss, host::DecoderOps, plain, token_log_probs};
+use burn::{
+    backend::Dispatch,
+    tensor::{Device, Distribution, Tensor},
+};
+
+/// Sums of up to a few hundred f32 products: rounding of either side stays below this, relative to the largest element.
+const TOLERANCE: f32 = 2e-6;
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+    let device = device();
+    device.seed(seed);
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
+}
+
+fn assert_close<const D: usize>(what: &str, actual: Tensor<D>, expected: Tensor<D>) {
+    assert_eq!(actual.dims(), expected.dims(), "{what}");
+    let (actual, expected) = (floats(actual.into_data()), floats(expected.into_data()));
+    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
+        assert!((a - e).abs() <= TOLERANCE * scale, "{what}[{i}]: {a} and {e}, scale {scale}");
+    }
+}
+
+/// Compares two functions of `inputs`, and the gradients of `Σ f(inputs)·w` for a fixed random `w`.
+fn compare<const N: usize, const D: usize, const O: usize>(
+    inputs: [Tensor<D>; N],
+    host: impl Fn([Tensor<D>; N]) -> Tensor<O>,
+    plain: impl Fn([Tensor<D>; N]) -> Tensor<O>,
+) {
+    let run = |f: &dyn Fn([Tensor<D>; N]) -> Tensor<O>| {
+        let inputs = inputs.clone().map(|x| x.detach().require_grad());
+        let out = f(inputs.clone());
+        let weights = random(out.dims(), 99);
+        let mut grads = (out.clone() * weights).sum().backward();
+        (out.inner(), inputs.map(|x| x.grad_remove(&mut grads).unwrap()))
+    };
+    let (out, grads) = run(&host);
+    let (expected, expected_grads) = run(&plain);
+    assert_close("value", out, expected);
+    for (i, (grad, expected)) in grads.into_iter().zip(expected_grads).enumerate() {
+        assert_close(&format!("gradient {i}"), grad, expected);
+    }
+}
+
+#[test]
+fn linear_equals_the_plain_product() {
+    compare(
+        [random([5, 7], 1), random([11, 7], 2)],
+        |[x, w]| super::linear(x, w),
+        |[x, w]| plain::linear(x, w),
+    );
+}
+
+#[test]
+fn rms_norm_equals_the_plain_one() {
+    // 70 rows are three tasks; 37 columns leave a tail behind the 16 lanes.
+    compare(
+        [random([70, 37], 3), random([1, 37], 4)],
+        |[x, w]| super::rms_norm(x, w.reshape([37]), 1e-5),
+        |[x, w]| plain::rms_norm(x, w.reshape([37]), 1e-5),
+    );
+}
+
+#[test]
+fn swiglu_equals_the_plain_one() {
+    compare([random([300, 61], 5), random([300, 61], 6)], |[g, u]| super::swiglu(g, u), |[g, u]| plain::swiglu(g, u));
+}
+
+#[test]
+fn rope_equals_the_plain_one() {
+    let angles = random([6, 4], 7).inner();
+    let (cos, sin) = (angles.clone().cos(), angles.sin());
+    compare(
+        [random([2, 6, 3, 8], 8)],
+        |[x]| super::rope(x, cos.clone(), sin.clone()),
+        |[x]| plain::rope(x, cos.clone(), sin.clone()),
+    );
+}
+
+#[test]
+fn attention_equals_the_plain_one_over_several_blocks() {
+    compare(
+        [random([2, 150, 4, 8], 9), random([2, 150, 4, 8], 10), random([2, 150, 4, 8], 11)],
+        |[q, k, v]| super::attention(q, k, v, 150),
+        |[q, k, v]| plain::attention(q, k, v, 150),
+    );
+}
+
+#[test]
+fn grouped_attention_with_a_cache_equals_the_plain_one() {
+    let (k, v) = (random([2, 90, 2, 8], 12), random([2, 90, 2, 8], 13));
+    compare(
+        [random([2, 3, 6, 8], 14)],
+        |[q]| super::attention(q, k.clone(), v.clone(), 80),
+        |[q]| plain::attention(q, k.clone(), v.clone(), 80),
+    );
+    let q = random([2, 80, 6, 8], 15);
+    compare(
+        [k.narrow(1, 0, 80), v.narrow(1, 0, 80)],
+        |[k, v]| super::attention(q.clone(), k, v, 80),
+        |[k, v]| plain::attention(q.clone(), k, v, 80),
+    );
+}
+
+#[test]
+fn head_loss_equals_the_sum_of_its_terms() {
+    // 41 tokens in chunks would need a vocabulary of millions, so the chunk size is covered by its own test below.
+    let (hidden, weight) = (random([41, 9], 16), random([53, 9], 17));
+    let (teacher_hidden, teacher_weight) = (random([41, 5], 18), random([53, 5], 19));
+    let targets: Vec<u32> = (0..41).map(|i| (i * 7) % 53).collect();
+    for temperature in [1.0, 2.5] {
+        let weights = LossWeights { cross_entropy: 0.3, forward_kl: 0.7, temperature };
+        let student = HeadInput { hidden: hidden.clone().inner(), weight: weight.clone().inner() };
+        let teacher = HeadInput { hidden: teacher_hidden.clone().inner(), weight: teacher_weight.clone().inner() };
+        let loss = head_loss(&student, Some(&teacher), &targets, weights);
+
+        let (h, w) = (hidden.clone().require_grad(), weight.clone().require_grad());
+        let logits = plain::linear(h.clone(), w.clone());
+        let ids: Vec<i32> = targets.iter().map(|t| *t as i32).collect();
+        let ids = Tensor::<1, burn::tensor::Int>::from_ints(ids.as_slice(), &device()).reshape([41, 1]);
+        let ce = -burn::tensor::activation::log_softmax(logits.clone(), 1).gather(1, ids).mean();
+        let log_p = burn::tensor::activation::log_softmax(
+            plain::linear(teacher_hidden.clone(), teacher_weight.clone()) / temperature,
+            1,
+        );
+        let log_q = burn::tensor::activation::log_softmax(logits / temperature, 1);
+        let kl = (log_p.clone().exp() * (log_p - log_q)).sum() / 41.0;
+        let total = ce.clone() * 0.3 + kl.clone() * (0.7 * temperature * temperature);
+        let mut grads = total.backward();
+        assert!((loss.cross_entropy - f64::from(ce.into_scalar::<f32>())).abs() < 1e-5);
+        assert!((loss.forward_kl.unwrap() - f64::from(kl.into_scalar::<f32>())).abs() < 1e-5);
+        assert_close("hidden", loss.grad_hidden, h.grad_remove(&mut grads).unwrap());
+        assert_close("weight", loss.grad_weight, w.grad_remove(&mut grads).unwrap());
+    }
+}
+
+#[test]
+fn the_kl_of_a_model_with_itself_is_zero_and_has_no_gradient() {
+    let head = HeadInput { hidden: random([8, 9], 20).inner(), weight: random([53, 9], 21).inner() };
+    let weights = LossWeights { cross_entropy: 0.0, forward_kl: 1.0, temperature: 1.0 };
+    let loss = head_loss(&head, Some(&head), &[0; 8], weights);
+    assert_eq!(loss.forward_kl, Some(0.0));
+    assert_eq!(floats(loss.grad_hidden.abs().max().into_data()), [0.0]);
+}
+
+#[test]
+fn token_log_probs_are_those_of_the_softmax() {
+    let head = HeadInput { hidden: random([4, 9], 22).inner(), weight: random([53, 9], 23).inner() };
+    let logits = plain::linear(head.hidden.clone(), head.weight.clone());
+    let expected = floats(burn::tensor::activation::log_softmax(logits.clone(), 1).into_data());
+    let best = floats(logits.argmax(1).float().into_data());
+    let targets = [best[0] as u32, 1, 2, 3];
+    let (log_probs, greedy) = token_log_probs(&head, &targets);
+    for (row, target) in targets.iter().enumerate() {
+        assert!((log_probs[row] - expected[row * 53 + *target as usize]).abs() < 1e-5);
+        assert_eq!(greedy[row], best[row] as u32 == *target);
+    }
+}
+
+#[test]
+fn the_extension_itself_is_what_runs_on_the_cpu() {
+    assert!(super::is_cpu(&device()) && super::is_cpu(&Device::flex()));
+    let (x, w) = (random([2, 3], 24).inner(), random([4, 3], 25).inner());
+    let direct: Tensor<2> =
+        Tensor::from_dispatch(Dispatch::decoder_linear(x.clone().into_dispatch(), w.clone().into_dispatch()));
+    assert_eq!(floats(direct.into_data()), floats(super::linear(x, w).into_data()));
+}

@@ -1,0 +1,46 @@
+//! Linear layers in the layout of a Hugging Face checkpoint, with what a depth adds to a shared one.
+//!
+//! `h = W'x + B A x + b` (Relaxed Recursive Transformers, Eq. 3, <https://arxiv.org/abs/2410.20672>): `W'` belongs to the stored
+//! layer, `A` and `B` to the depth, `b` to either.
+
+use crate::kernels;
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
+
+/// Weights of a stored layer: `weight [out, in]`, `bias [out]`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    pub weight: Param<Tensor<2>>,
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+/// One LoRA factor: `A [rank, in]` or `B [out, rank]`.
+#[derive(Module, Debug)]
+pub struct Factor {
+    pub weight: Param<Tensor<2>>,
+}
+
+/// What one depth adds to the linear that it shares.
+#[derive(Module, Debug)]
+#[allow(non_snake_case)] // the spelling of peft, and so of the checkpoint
+pub struct LinearAtDepth {
+    pub lora_A: Option<Factor>,
+    pub lora_B: Option<Factor>,
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// `x [M, in]` → `[M, out]`.
+    pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
+        let mut out = kernels::linear(x.clone(), self.weight.val());
+        if let (Some(a), Some(b)) = (&depth.lora_A, &depth.lora_B) {
+            out = out + kernels::linear(kernels::linear(x, a.weight.val()), b.weight.val());
+        }
+        match self.bias.as_ref().or(depth.bias.as_ref()) {
+            Some(bias) => out + bias.val().unsqueeze(),
+            None => out,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Angles of the rotary embedding, with the scalings of Hugging Face's `modeling_rope_utils`.
+//!
+//! Angles are products of f32 numbers, as the reference computes them: at position 8192 an angle in f64 would differ by 5e-4.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use retie_config::{ModelConfig, RopeScaling};
+
+/// Frequency of each of the `H/2` pairs, in radians per token.
+#[derive(Clone, Debug)]
+pub struct RopeFrequencies(Vec<f32>);
+
+/// Cosines and sines `[T, H/2]` of a run of positions.
+#[derive(Clone, Debug)]
+pub struct RopeAngles {
+    pub cos: Tensor<2>,
+    pub sin: Tensor<2>,
+}
+
+impl RopeFrequencies {
+    /// The frequencies of `config`.
+    #[must_use]
+    pub fn new(config: &ModelConfig) -> Self {
+        let pairs = config.head_dim / 2;
+        let base = config.rope_theta as f32;
+        let plain = (0..pairs).map(|i| 1.0 / base.powf((2 * i) as f32 / config.head_dim as f32));
+        Self(plain.map(|frequency| scaled(frequency, config.rope_scaling)).collect())
+    }
+
+    /// The angles of the positions `start..start + tokens`.
+    #[must_use]
+    pub fn angles(&self, start: usize, tokens: usize, device: &Device) -> RopeAngles {
+        let angles = (start..start + tokens).flat_map(|position| self.0.iter().map(move |f| f64::from(position as f32 * f)));
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [tokens, self.0.len()]), device);
+        RopeAngles { cos: tensor(cos), sin: tensor(sin) }
+    }
+}
+
+fn scaled(frequency: f32, scaling: RopeScaling) -> f32 {
+    match scaling {
+        RopeScaling::Default => frequency,
+        RopeScaling::Linear { factor } => frequency / factor as f32,
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            let wavelength = 2.0 * std::f32::consts::PI / frequency;
+            let context = original_max_position_embeddings as f32;
+            let (low, high) = (low_freq_factor as f32, high_freq_factor as f32);
+            if wavelength < context / high {
+                frequency
+            } else if wavelength > context / low {
+                frequency / factor as f32
+            } else {
+                let smooth = (context / wavelength - low) / (high - low);
+                (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
+            }
+        }
+    }
+}

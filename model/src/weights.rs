@@ -1,0 +1,162 @@
+//! Checkpoint tensors → parameters, and parameters → checkpoint tensors.
+
+use crate::{
+    ModelError,
+    attention::{Attention, AttentionAtDepth},
+    causal_lm::{CausalLm, Decoder, DepthWeights, Layer, Plan, Table},
+    kernels::floats,
+    linear::{Factor, Linear, LinearAtDepth},
+    mlp::{Mlp, MlpAtDepth},
+    norm::RmsNorm,
+    rope::RopeFrequencies,
+};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Tensor, TensorData},
+};
+use retie_checkpoint::{TensorSource, check_tensors, share_map};
+use retie_config::ModelConfig;
+use std::sync::Arc;
+
+struct Loader<'a> {
+    tensors: &'a dyn TensorSource,
+    device: &'a Device,
+}
+
+impl Loader<'_> {
+    /// A parameter; on an autodiff device it wants gradients.
+    fn param<const D: usize>(&self, name: &str) -> Result<Param<Tensor<D>>, ModelError> {
+        let values = self.tensors.read_f32(name)?;
+        let shape = self.tensors.info(name).map(|info| info.shape.clone()).unwrap_or_default();
+        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+        let tensor = if self.device.is_autodiff() { tensor.require_grad() } else { tensor };
+        Ok(Param::initialized(burn::module::ParamId::new(), tensor))
+    }
+
+    fn optional<const D: usize>(&self, name: &str) -> Result<Option<Param<Tensor<D>>>, ModelError> {
+        self.tensors.info(name).map(|_| self.param(name)).transpose()
+    }
+
+    fn norm(&self, name: &str) -> Result<Option<RmsNorm>, ModelError> {
+        Ok(self.optional(&format!("{name}.weight"))?.map(|weight| RmsNorm { weight }))
+    }
+
+    fn linear(&self, name: &str) -> Result<Linear, ModelError> {
+        Ok(Linear { weight: self.param(&format!("{name}.weight"))?, bias: self.optional(&format!("{name}.bias"))? })
+    }
+
+    fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, ModelError> {
+        let factor = |part: &str| Ok::<_, ModelError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }));
+        Ok(LinearAtDepth { lora_A: factor("lora_A")?, lora_B: factor("lora_B")?, bias: self.optional(&format!("{name}.bias"))? })
+    }
+
+    fn layer(&self, index: usize) -> Result<Layer, ModelError> {
+        let at = |part: &str| format!("model.layers.{index}.{part}");
+        Ok(Layer {
+            input_layernorm: self.norm(&at("input_layernorm"))?,
+            self_attn: Attention {
+                q_proj: self.linear(&at("self_attn.q_proj"))?,
+                k_proj: self.linear(&at("self_attn.k_proj"))?,
+                v_proj: self.linear(&at("self_attn.v_proj"))?,
+                o_proj: self.linear(&at("self_attn.o_proj"))?,
+            },
+            post_attention_layernorm: self.norm(&at("post_attention_layernorm"))?,
+            mlp: Mlp {
+                gate_proj: self.linear(&at("mlp.gate_proj"))?,
+                up_proj: self.linear(&at("mlp.up_proj"))?,
+                down_proj: self.linear(&at("mlp.down_proj"))?,
+            },
+        })
+    }
+
+    fn depth(&self, index: usize) -> Result<DepthWeights, ModelError> {
+        let at = |part: &str| format!("model.depths.{index}.{part}");
+        Ok(DepthWeights {
+            input_layernorm: self.norm(&at("input_layernorm"))?,
+            self_attn: AttentionAtDepth {
+                q_proj: self.linear_at_depth(&at("self_attn.q_proj"))?,
+                k_proj: self.linear_at_depth(&at("self_attn.k_proj"))?,
+                v_proj: self.linear_at_depth(&at("self_attn.v_proj"))?,
+                o_proj: self.linear_at_depth(&at("self_attn.o_proj"))?,
+            },
+            post_attention_layernorm: self.norm(&at("post_attention_layernorm"))?,
+            mlp: MlpAtDepth {
+                gate_proj: self.linear_at_depth(&at("mlp.gate_proj"))?,
+                up_proj: self.linear_at_depth(&at("mlp.up_proj"))?,
+                down_proj: self.linear_at_depth(&at("mlp.down_proj"))?,
+            },
+        })
+    }
+}
+
+impl CausalLm {
+    /// Reads every parameter of `config` from `tensors` in f32. On an autodiff device each wants gradients.
+    ///
+    /// # Errors
+    /// When tensors are missing, unexpected or of another shape (all of them in one error), or a file cannot be read.
+    pub fn load(config: &ModelConfig, tensors: &dyn TensorSource, device: &Device) -> Result<Self, ModelError> {
+        check_tensors(config, tensors)?;
+        let share_map = share_map(config)?;
+        let loader = Loader { tensors, device };
+        let table = |name: &str| Ok::<_, ModelError>(Table { weight: loader.param(name)? });
+        let model = Decoder {
+            embed_tokens: table("model.embed_tokens.weight")?,
+            layers: (0..share_map.num_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?,
+            depths: (0..share_map.num_depths()).map(|i| loader.depth(i)).collect::<Result<_, _>>()?,
+            norm: RmsNorm { weight: loader.param("model.norm.weight")? },
+        };
+        let lm_head = (!config.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?;
+        let rope = RopeFrequencies::new(config);
+        Ok(Self { model, lm_head, plan: Arc::new(Plan { config: config.clone(), share_map, rope }) })
+    }
+
+    /// Names and shapes of all parameters, in the order of the module tree.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let mut list = Vec::new();
+        self.for_each_parameter(|name, param| list.push((name.to_owned(), param.shape())));
+        list
+    }
+
+    /// Calls `f` with the name and a handle of each parameter. Values are read from the device when asked for.
+    pub fn for_each_parameter(&self, f: impl FnMut(&str, ParameterView<'_>)) {
+        struct Visitor<F> {
+            path: Vec<String>,
+            f: F,
+        }
+        impl<F: FnMut(&str, ParameterView<'_>)> ModuleVisitor for Visitor<F> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let shape = param.val().dims().to_vec();
+                let read = || floats(param.val().inner().into_data());
+                (self.f)(&self.path.join("."), ParameterView { shape, read: &read });
+            }
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.path.pop();
+            }
+        }
+        self.visit(&mut Visitor { path: Vec::new(), f });
+    }
+}
+
+/// A parameter's shape, and its values on demand.
+pub struct ParameterView<'a> {
+    shape: Vec<usize>,
+    read: &'a dyn Fn() -> Vec<f32>,
+}
+
+impl ParameterView<'_> {
+    /// Row-major shape.
+    #[must_use]
+    pub fn shape(&self) -> Vec<usize> {
+        self.shape.clone()
+    }
+
+    /// The values, copied from the device.
+    #[must_use]
+    pub fn values(&self) -> Vec<f32> {
+        (self.read)()
+    }
+}

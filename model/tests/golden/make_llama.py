@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Makes the golden files of this folder with `transformers` and `torch` (CPU, f32, eager attention).
+
+    python make_llama.py            # writes beside itself; transformers 5.23, torch 2.15
+
+* `gqa.safetensors`      grouped-query attention, tied embeddings.
+* `llama3.safetensors`   untied head, every bias, `head_dim` not `hidden_size / num_attention_heads`, llama3 RoPE. The config
+                         has the keys of transformers 4 (`rope_theta`, `rope_scaling`).
+* `linear.safetensors`   linear RoPE. The config is what transformers 5 writes (`rope_parameters`).
+* `tied.safetensors`     six depths over three stored layers (`cycle`, two recursions), own norms and LoRA at each depth.
+
+These four hold the weights under their checkpoint names, and `golden.ids` [B, T], `golden.logits` [B, T, V], `golden.loss`
+[1] (mean next-token cross-entropy over the batch, positions 1..T) and `golden.grad.<weight>`; metadata `config` is the text
+of `config.json`.
+
+* `distill.safetensors`  cross-entropy, KL(teacher || student) and gradients, computed in f64 (see `distill`).
+* `adamw.safetensors`    three steps of `torch.optim.AdamW`, with and without clipping (see `adamw`).
+
+Weights are drawn wide enough that a wrong rotation, norm, bias or head order changes the logits by far more than rounding.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+HERE = Path(__file__).parent
+LIMIT = 200_000  # bytes a file
+
+
+def write(name, tensors, metadata=None):
+    path = HERE / f"{name}.safetensors"
+    plain = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+    save_file(plain, path, metadata=metadata)
+    path.chmod(0o644)
+    size = path.stat().st_size
+    assert size < LIMIT, f"{path.name}: {size} bytes"
+    print(f"{path.name}: {size} bytes, {len(plain)} tensors")
+
+
+def randomise(named_parameters, generator):
+    """Norms around 1, small biases, matrices at about 1 / sqrt(fan in), embeddings at 0.5."""
+    with torch.no_grad():
+        for name, p in named_parameters:
+            noise = torch.randn(p.shape, generator=generator)
+            if "norm" in name:
+                p.copy_(1 + 0.2 * noise)
+            elif name.endswith("bias"):
+                p.copy_(0.1 * noise)
+            elif "embed" in name:
+                p.copy_(0.5 * noise)
+            else:
+                p.copy_(noise * 1.2 / p.shape[1] ** 0.5)
+
+
+def golden(model, weights, generator):
+    """Logits, loss and the gradients of `weights` (checkpoint name -> parameter) for two random rows of 24 tokens."""
+    vocab = model.config.vocab_size
+    ids = torch.randint(vocab, (2, 24), generator=generator)
+    logits = model(input_ids=ids, use_cache=False).logits
+    loss = F.cross_entropy(logits[:, :-1].reshape(-1, vocab), ids[:, 1:].reshape(-1))
+    grads = torch.autograd.grad(loss, list(weights.values()))
+    # The model's own loss must be the same number: nothing is shifted twice.
+    own = model(input_ids=ids, labels=ids, use_cache=False).loss
+    assert abs(own.item() - loss.item()) < 1e-6, (own, loss)
+    out = dict(weights)
+    out |= {"golden.ids": ids, "golden.logits": logits, "golden.loss": loss.reshape(1)}
+    out |= {f"golden.grad.{k}": g for k, g in zip(weights, grads)}
+    print(f"  loss {loss.item():.4f}, logits std {logits.std().item():.3f}, smallest gradient norm "
+          f"{min(g.norm().item() for g in grads):.2e}")
+    return out
+
+
+def build(config):
+    return LlamaForCausalLM._from_config(LlamaConfig(**config), attn_implementation="eager").float().eval()
+
+
+def llama(name, seed, config, as_transformers_writes_it=False):
+    generator = torch.Generator().manual_seed(seed)
+    model = build(config)
+    randomise(model.named_parameters(), generator)
+    text = model.config.to_json_string(use_diff=False) if as_transformers_writes_it else json.dumps(config, indent=2)
+    # The stored text must describe the same model.
+    again = LlamaForCausalLM(LlamaConfig(**json.loads(text)))
+    frequencies = model.model.rotary_emb.inv_freq
+    torch.testing.assert_close(again.model.rotary_emb.inv_freq, frequencies, rtol=0, atol=0)
+    head_dim = config["head_dim"]
+    unscaled = 10000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+    print(f"{name}: unscaled / used frequencies", [round(x, 3) for x in (unscaled / frequencies).tolist()])
+    write(name, golden(model, dict(model.named_parameters()), generator), {"config": text})
+
+
+class LoraLinear(nn.Module):
+    """y = W x + B (A x); `shared` is the same module at every depth that uses the layer."""
+
+    def __init__(self, shared, rank):
+        super().__init__()
+        self.shared = shared
+        self.lora_A = nn.Parameter(torch.empty(rank, shared.in_features))
+        self.lora_B = nn.Parameter(torch.empty(shared.out_features, rank))
+
+    def forward(self, x):
+        return self.shared(x) + F.linear(F.linear(x, self.lora_A), self.lora_B)
+
+
+PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
+NORMS = ["input_layernorm", "post_attention_layernorm"]
+
+
+def tied(seed):
+    recursions, rank = 2, 4
+    base = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "vocab_size": 48,
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 4, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "max_position_embeddings": 64, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
+    }
+    generator = torch.Generator().manual_seed(seed)
+    model = build(base)
+    block = base["num_hidden_layers"] // recursions
+    stored = [LlamaDecoderLayer(model.config, i).float() for i in range(block)]
+    weights = {"model.embed_tokens.weight": model.model.embed_tokens.weight, "model.norm.weight": model.model.norm.weight}
+    for i, layer in enumerate(stored):
+        weights |= {f"model.layers.{i}.{p}.weight": layer.get_submodule(p).weight for p in PROJECTIONS}
+    for d, depth in enumerate(model.model.layers):
+        for norm in NORMS:
+            weights[f"model.depths.{d}.{norm}.weight"] = depth.get_submodule(norm).weight
+        for p in PROJECTIONS:
+            lora = LoraLinear(stored[d % block].get_submodule(p), rank)
+            parent, leaf = p.split(".")
+            setattr(depth.get_submodule(parent), leaf, lora)
+            weights[f"model.depths.{d}.{p}.lora_A.weight"] = lora.lora_A
+            weights[f"model.depths.{d}.{p}.lora_B.weight"] = lora.lora_B
+    randomise(weights.items(), generator)
+    assert len(list(model.parameters())) == len(weights), "a parameter was left out, or is there twice"
+    config = base | {
+        "model_type": "recursive_llama", "architectures": ["RecursiveLlamaForCausalLM"],
+        "recursion": {"num_recursions": recursions, "sharing": "cycle", "init": "average", "share_norms": False,
+                      "lora": {"rank": rank}},
+    }
+    write("tied", golden(model, weights, generator), {"config": json.dumps(config, indent=2)})
+
+
+def distill(seed):
+    """Losses over 7 tokens, vocabulary 50. `kl.t1`, `kl.t2`: T^2 * mean over tokens of KL(teacher || student), both softened by T.
+
+    `loss.tT` = 0.3 * ce + 0.7 * kl.tT, `grad.tT.*` its gradients. f64 on the stored f32 inputs, rounded to f32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        "student.hidden": torch.randn(7, 16, generator=generator), "student.head": 0.5 * torch.randn(50, 16, generator=generator),
+        "teacher.hidden": torch.randn(7, 24, generator=generator), "teacher.head": 0.5 * torch.randn(50, 24, generator=generator),
+    }
+    targets = torch.randint(50, (7,), generator=generator)
+    wide = {k: v.double().requires_grad_(k.startswith("student")) for k, v in inputs.items()}
+    student = wide["student.hidden"] @ wide["student.head"].T
+    teacher = wide["teacher.hidden"] @ wide["teacher.head"].T
+    ce = F.cross_entropy(student, targets)
+    out = inputs | {"targets": targets, "ce": ce.reshape(1)}
+    for t in (1, 2):
+        kl = t * t * F.kl_div(F.log_softmax(student / t, -1), F.log_softmax(teacher / t, -1), log_target=True, reduction="batchmean")
+        loss = 0.3 * ce + 0.7 * kl
+        leaves = ["student.hidden", "student.head"]
+        grads = torch.autograd.grad(loss, [wide[k] for k in leaves], retain_graph=True)
+        out |= {f"kl.t{t}": kl.reshape(1), f"loss.t{t}": loss.reshape(1)}
+        out |= {f"grad.t{t}.{k}": g for k, g in zip(leaves, grads)}
+    write("distill", {k: v.float() if v.dtype == torch.float64 else v for k, v in out.items()})
+
+
+def adamw(seed):
+    """`param` [5, 7] and `grad.{0,1,2}`; `plain.param.{i}` after step i, `clipped.param.{i}` with the norm clipped to 1.0 first.
+
+    `norm.{i}` is the norm of `grad.{i}`: above 1, below 1, above 1. lr 1e-2, betas (0.9, 0.95), eps 1e-8, decay 0.1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(5, 7, generator=generator)
+    grads = [scale * torch.randn(5, 7, generator=generator) for scale in (1.0, 0.05, 0.6)]
+    out = {"param": start} | {f"grad.{i}": g for i, g in enumerate(grads)}
+    for name in ("plain", "clipped"):
+        param = nn.Parameter(start.clone())
+        optimizer = torch.optim.AdamW([param], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=False)
+        for i, grad in enumerate(grads):
+            param.grad = grad.clone()
+            if name == "clipped":
+                out[f"norm.{i}"] = torch.nn.utils.clip_grad_norm_([param], 1.0).reshape(1)
+            optimizer.step()
+            out[f"{name}.param.{i}"] = param.detach().clone()
+    assert [out[f"norm.{i}"].item() > 1 for i in range(3)] == [True, False, True]
+    write("adamw", out)
+
+
+def main():
+    torch.set_num_threads(1)
+    plain = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "vocab_size": 64,
+        "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "max_position_embeddings": 128, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
+        "bos_token_id": 1, "eos_token_id": 2,
+    }
+    llama("gqa", 1, plain)
+    llama("llama3", 2, plain | {
+        "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "head_dim": 16, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "max_position_embeddings": 512,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 64},
+    })
+    linear = {k: v for k, v in plain.items() if k != "rope_theta"} | {
+        "num_hidden_layers": 2, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+    }
+    llama("linear", 3, linear, as_transformers_writes_it=True)
+    tied(4)
+    distill(5)
+    adamw(6)
+
+
+if __name__ == "__main__":
+    main()

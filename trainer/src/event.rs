@@ -1,0 +1,87 @@
+//! What a run tells its caller while it goes on.
+
+use retie_data::Progress;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One row of `metrics.jsonl`: a training step. Losses are means over the step's tokens, in nats per token, before weighting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRow {
+    /// 1 for the first step.
+    pub step: u64,
+    /// The weighted sum that was minimised.
+    pub loss: f64,
+    /// Next-token cross-entropy.
+    pub cross_entropy: f64,
+    /// Forward KL from the teacher at the configured temperature, without the factor `T²`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub forward_kl: Option<f64>,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Norm of the whole gradient before clipping.
+    pub grad_norm: f64,
+    /// Tokens trained on so far.
+    pub tokens: u64,
+    /// Mean cross-entropy on the held-out rows after the step, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub heldout_cross_entropy: Option<f64>,
+    /// Wall-clock time of the step without the held-out measurement, in seconds.
+    pub seconds: f64,
+    /// Tokens of the step divided by its seconds.
+    pub tokens_per_second: f64,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A text is being tokenised; `what` is `train` or `heldout`.
+    Tokenizing {
+        /// Which text.
+        what: &'static str,
+        /// How far.
+        progress: Progress,
+    },
+    /// The run goes on from a checkpoint.
+    Resumed {
+        /// Steps that are done.
+        step: u64,
+        /// The checkpoint.
+        path: &'a Path,
+    },
+    /// The held-out loss before the first step.
+    Baseline {
+        /// Mean cross-entropy, nats per token.
+        heldout_cross_entropy: f64,
+    },
+    /// A step is done and its row is written.
+    Step {
+        /// The row.
+        row: &'a StepRow,
+        /// Steps of the whole run.
+        num_steps: u64,
+    },
+    /// A checkpoint is in place.
+    Checkpoint {
+        /// Steps that it holds.
+        step: u64,
+        /// Where it is.
+        path: &'a Path,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done; the model is in `model`, a folder of the checkpoint layout.
+    Finished {
+        /// The uptrained model.
+        model: std::path::PathBuf,
+    },
+    /// Stopped on request after a whole step; the checkpoint continues it.
+    Interrupted {
+        /// Steps that are done.
+        step: u64,
+        /// Where it can be resumed from.
+        checkpoint: std::path::PathBuf,
+    },
+}
