@@ -126,7 +126,8 @@ impl CausalLm {
         let normed = norm(&stored.input_layernorm, &own.input_layernorm).forward(x.clone(), config.rms_norm_eps);
         let slot = cache.map(|c| c.slot(depth));
         let x = x + stored.self_attn.forward(normed, &own.self_attn, config, batch, angles, slot);
-        let normed = norm(&stored.post_attention_layernorm, &own.post_attention_layernorm).forward(x.clone(), config.rms_norm_eps);
+        let normed = norm(&stored.post_attention_layernorm, &own.post_attention_layernorm)
+            .forward(x.clone(), config.rms_norm_eps);
         x + stored.mlp.forward(normed, &own.mlp)
     }
 

@@ -3,6 +3,8 @@
 //! `h = W'x + B A x + b` (Relaxed Recursive Transformers, Eq. 3, <https://arxiv.org/abs/2410.20672>): `W'` belongs to the stored
 //! layer, `A` and `B` to the depth, `b` to either.
 
+#![allow(non_snake_case)] // `lora_A` is spelled as peft does, and so in the checkpoint
+
 use crate::kernels;
 use burn::{
     module::{Module, Param},
@@ -24,7 +26,6 @@ pub struct Factor {
 
 /// What one depth adds to the linear that it shares.
 #[derive(Module, Debug)]
-#[allow(non_snake_case)] // the spelling of peft, and so of the checkpoint
 pub struct LinearAtDepth {
     pub lora_A: Option<Factor>,
     pub lora_B: Option<Factor>,

@@ -29,7 +29,8 @@ impl RopeFrequencies {
     /// The angles of the positions `start..start + tokens`.
     #[must_use]
     pub fn angles(&self, start: usize, tokens: usize, device: &Device) -> RopeAngles {
-        let angles = (start..start + tokens).flat_map(|position| self.0.iter().map(move |f| f64::from(position as f32 * f)));
+        let angles =
+            (start..start + tokens).flat_map(|position| self.0.iter().map(move |f| f64::from(position as f32 * f)));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
         let tensor = |values| Tensor::from_data(TensorData::new(values, [tokens, self.0.len()]), device);
         RopeAngles { cos: tensor(cos), sin: tensor(sin) }

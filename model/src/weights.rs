@@ -46,8 +46,14 @@ impl Loader<'_> {
     }
 
     fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, ModelError> {
-        let factor = |part: &str| Ok::<_, ModelError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }));
-        Ok(LinearAtDepth { lora_A: factor("lora_A")?, lora_B: factor("lora_B")?, bias: self.optional(&format!("{name}.bias"))? })
+        let factor = |part: &str| {
+            Ok::<_, ModelError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }))
+        };
+        Ok(LinearAtDepth {
+            lora_A: factor("lora_A")?,
+            lora_B: factor("lora_B")?,
+            bias: self.optional(&format!("{name}.bias"))?,
+        })
     }
 
     fn layer(&self, index: usize) -> Result<Layer, ModelError> {

@@ -103,7 +103,8 @@ pub fn token_log_probs(head: &HeadInput, targets: &[u32]) -> (Vec<f32>, Vec<bool
         let rows = chunk.min(tokens - start);
         let logits = linear(head.hidden.clone().narrow(0, start, rows), head.weight.clone());
         let logits = floats(logits.into_data());
-        let scores: Vec<_> = logits.par_chunks_exact(vocab_size).zip(&targets[start..start + rows]).map(score_row).collect();
+        let scores: Vec<_> =
+            logits.par_chunks_exact(vocab_size).zip(&targets[start..start + rows]).map(score_row).collect();
         results.extend(scores);
     }
     results.into_iter().unzip()

@@ -40,6 +40,7 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, kv_len: usize) -> Ten
     let device = q.device();
     let scores = q.swap_dims(1, 2).matmul(repeat(k).swap_dims(2, 3)) / (head_dim as f64).sqrt(); // [B, N, T, S]
     let hidden = Tensor::<2, Bool>::tril_mask([tokens, kv_len], (kv_len - tokens) as i64, &device);
-    let scores = scores.mask_fill(hidden.reshape([1, 1, tokens, kv_len]).expand([batch, heads, tokens, kv_len]), f32::NEG_INFINITY);
+    let scores = scores
+        .mask_fill(hidden.reshape([1, 1, tokens, kv_len]).expand([batch, heads, tokens, kv_len]), f32::NEG_INFINITY);
     activation::softmax(scores, 3).matmul(repeat(v)).swap_dims(1, 2) // [B, T, N, H]
 }

@@ -51,11 +51,7 @@ fn compare<const N: usize, const D: usize, const O: usize>(
 
 #[test]
 fn linear_equals_the_plain_product() {
-    compare(
-        [random([5, 7], 1), random([11, 7], 2)],
-        |[x, w]| super::linear(x, w),
-        |[x, w]| plain::linear(x, w),
-    );
+    compare([random([5, 7], 1), random([11, 7], 2)], |[x, w]| super::linear(x, w), |[x, w]| plain::linear(x, w));
 }
 
 #[test]

@@ -50,7 +50,12 @@ impl Sizes {
     fn query_head(self, x: &[f32], batch: usize, head: usize) -> MatRef<'_, f32> {
         let width = self.heads * self.head_dim;
         let x = &x[batch * self.tokens * width..][..self.tokens * width];
-        MatRef::from_row_major_slice(x, self.tokens, width).submatrix(0, head * self.head_dim, self.tokens, self.head_dim)
+        MatRef::from_row_major_slice(x, self.tokens, width).submatrix(
+            0,
+            head * self.head_dim,
+            self.tokens,
+            self.head_dim,
+        )
     }
 
     /// The keys or values that query head `head` reads in batch row `batch`: `[S, H]`.
@@ -58,7 +63,12 @@ impl Sizes {
         let width = self.kv_heads * self.head_dim;
         let x = &x[batch * self.capacity * width..][..self.kv_len * width];
         let kv_head = head / (self.heads / self.kv_heads);
-        MatRef::from_row_major_slice(x, self.kv_len, width).submatrix(0, kv_head * self.head_dim, self.kv_len, self.head_dim)
+        MatRef::from_row_major_slice(x, self.kv_len, width).submatrix(
+            0,
+            kv_head * self.head_dim,
+            self.kv_len,
+            self.head_dim,
+        )
     }
 }
 
@@ -69,7 +79,8 @@ fn product(out: &mut [f32], rows: usize, cols: usize, accum: Accum, lhs: MatRef<
 /// The output `[B, T, N, H]` and the log-sum-exp of each query's scaled scores `[B, N, T]`.
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes) -> (Vec<f32>, Vec<f32>) {
     let Sizes { tokens, heads, head_dim, .. } = sizes;
-    let results: Vec<(Vec<f32>, Vec<f32>)> = sizes.tasks().map(|(batch, head)| forward_head(q, k, v, sizes, batch, head)).collect();
+    let results: Vec<(Vec<f32>, Vec<f32>)> =
+        sizes.tasks().map(|(batch, head)| forward_head(q, k, v, sizes, batch, head)).collect();
     let mut out = vec![0.0; q.len()];
     let mut log_sums = Vec::with_capacity(sizes.batch * heads * tokens);
     for (index, (values, log_sum)) in results.iter().enumerate() {
@@ -81,13 +92,21 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes) -> (Vec<f32>, Vec<
 
 fn forward_head(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes, batch: usize, head: usize) -> (Vec<f32>, Vec<f32>) {
     let Sizes { tokens, head_dim, .. } = sizes;
-    let (queries, keys, values) = (sizes.query_head(q, batch, head), sizes.kv_head(k, batch, head), sizes.kv_head(v, batch, head));
+    let (queries, keys, values) =
+        (sizes.query_head(q, batch, head), sizes.kv_head(k, batch, head), sizes.kv_head(v, batch, head));
     let scale = sizes.scale();
     let mut out = vec![0.0; tokens * head_dim];
     let mut log_sums = Vec::with_capacity(tokens);
     let mut scores = vec![0.0; BLOCK.min(tokens) * sizes.kv_len];
     for (start, rows, seen) in sizes.blocks() {
-        product(&mut scores, rows, seen, Accum::Replace, queries.subrows(start, rows), keys.subrows(0, seen).transpose());
+        product(
+            &mut scores,
+            rows,
+            seen,
+            Accum::Replace,
+            queries.subrows(start, rows),
+            keys.subrows(0, seen).transpose(),
+        );
         vectorised(
             #[inline(always)]
             || {
@@ -122,7 +141,8 @@ pub struct Saved<'a> {
 /// Gradients of `q`, `k` and `v`, in their shapes. Query heads of one group add to the same keys and values in head order.
 pub fn backward(saved: &Saved<'_>, grad: &[f32], sizes: Sizes) -> [Vec<f32>; 3] {
     let Sizes { tokens, heads, kv_heads, head_dim, capacity, kv_len, .. } = sizes;
-    let results: Vec<[Vec<f32>; 3]> = sizes.tasks().map(|(batch, head)| backward_head(saved, grad, sizes, batch, head)).collect();
+    let results: Vec<[Vec<f32>; 3]> =
+        sizes.tasks().map(|(batch, head)| backward_head(saved, grad, sizes, batch, head)).collect();
     let mut grad_q = vec![0.0; saved.q.len()];
     let mut grad_k = vec![0.0; saved.k.len()];
     let mut grad_v = vec![0.0; saved.v.len()];
@@ -151,16 +171,32 @@ fn backward_head(saved: &Saved<'_>, grad: &[f32], sizes: Sizes, batch: usize, he
     let grads = sizes.query_head(grad, batch, head);
     let log_sums = &saved.log_sums[(batch * heads + head) * tokens..][..tokens];
     let scale = sizes.scale();
-    let (mut dq, mut dk, mut dv) = (vec![0.0; tokens * head_dim], vec![0.0; kv_len * head_dim], vec![0.0; kv_len * head_dim]);
+    let (mut dq, mut dk, mut dv) =
+        (vec![0.0; tokens * head_dim], vec![0.0; kv_len * head_dim], vec![0.0; kv_len * head_dim]);
     let scratch = BLOCK.min(tokens) * kv_len;
     let (mut scores, mut grad_scores) = (vec![0.0; scratch], vec![0.0; scratch]);
     for (start, rows, seen) in sizes.blocks() {
-        product(&mut scores, rows, seen, Accum::Replace, queries.subrows(start, rows), keys.subrows(0, seen).transpose());
-        product(&mut grad_scores, rows, seen, Accum::Replace, grads.subrows(start, rows), values.subrows(0, seen).transpose());
+        product(
+            &mut scores,
+            rows,
+            seen,
+            Accum::Replace,
+            queries.subrows(start, rows),
+            keys.subrows(0, seen).transpose(),
+        );
+        product(
+            &mut grad_scores,
+            rows,
+            seen,
+            Accum::Replace,
+            grads.subrows(start, rows),
+            values.subrows(0, seen).transpose(),
+        );
         vectorised(
             #[inline(always)]
             || {
-                let pairs = scores[..rows * seen].chunks_exact_mut(seen).zip(grad_scores[..rows * seen].chunks_exact_mut(seen));
+                let pairs =
+                    scores[..rows * seen].chunks_exact_mut(seen).zip(grad_scores[..rows * seen].chunks_exact_mut(seen));
                 for (i, (p, d)) in pairs.enumerate() {
                     let token = start + i;
                     let visible = sizes.visible(token);

@@ -24,7 +24,12 @@ pub trait DecoderOps: Backend {
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn decoder_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, kv_len: usize) -> FloatTensor<Self>;
+    fn decoder_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        kv_len: usize,
+    ) -> FloatTensor<Self>;
 }
 
 /// A tensor whose storage starts at its first element and has no gaps.
@@ -131,7 +136,8 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
             |BackwardInput { saved: (x, weight, eps), grad, .. }| {
                 let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
                 let mut grad_x = like(&x);
-                let grad_weight = rms_norm::backward(values(&x), values(&weight), values(&grad), eps, grad_x.storage_mut());
+                let grad_weight =
+                    rms_norm::backward(values(&x), values(&weight), values(&grad), eps, grad_x.storage_mut());
                 [Some(grad_x), Some(from_values(grad_weight, weight.shape()))]
             },
         )
@@ -162,7 +168,12 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         )
     }
 
-    fn decoder_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, kv_len: usize) -> FloatTensor<Self> {
+    fn decoder_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        kv_len: usize,
+    ) -> FloatTensor<Self> {
         record::<C, _, 3>(
             [q, k, v],
             |[q, k, v]| attention_forward(q, k, v, kv_len),
@@ -170,8 +181,13 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
                 let AttentionState { q, k, v, out, log_sums, kv_len } = saved;
                 let grad = dense(grad);
                 let sizes = sizes(&q, &k, kv_len);
-                let saved =
-                    Saved { q: values(&q), k: values(&k), v: values(&v), out: values(&out), log_sums: values(&log_sums) };
+                let saved = Saved {
+                    q: values(&q),
+                    k: values(&k),
+                    v: values(&v),
+                    out: values(&out),
+                    log_sums: values(&log_sums),
+                };
                 let [grad_q, grad_k, grad_v] = attention::backward(&saved, values(&grad), sizes);
                 [
                     Some(from_values(grad_q, q.shape())),

@@ -1,0 +1,206 @@
+//! The decoder against `transformers` (values and gradients) on small random models; `golden/make_llama.py` made the files.
+
+mod support;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use retie_model::{
+    CausalLm, KvCache,
+    kernels::{HeadInput, LossWeights, head_loss},
+};
+use std::collections::BTreeMap;
+use support::{Golden, differences, ids, values};
+
+/// f32 rounding over a few layers of random weights, relative to the largest logit.
+const LOGITS: f32 = 5e-6;
+/// The same through the backward pass, relative to the largest element of each gradient.
+const GRADIENTS: f32 = 5e-5;
+
+struct Case {
+    golden: Golden,
+    rows: Vec<Vec<u32>>,
+    vocab_size: usize,
+}
+
+fn case(name: &str) -> Case {
+    let golden = Golden::named(name);
+    let (flat, shape) = golden.ints("golden.ids");
+    let rows = flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
+    let vocab_size = golden.config().vocab_size;
+    Case { golden, rows, vocab_size }
+}
+
+impl Case {
+    fn load(&self, device: &Device) -> CausalLm {
+        CausalLm::load(&self.golden.config(), &self.golden, device).unwrap()
+    }
+}
+
+fn assert_logits(what: &str, actual: &[f32], expected: &[f32]) {
+    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    let (max, _) = differences(actual, expected);
+    assert!(max <= LOGITS * scale, "{what}: logits differ by {max}, the largest is {scale}");
+}
+
+fn check(name: &str) {
+    let case = case(name);
+    let device = Device::flex().autodiff();
+    let model = case.load(&device);
+    let (batch, tokens) = (case.rows.len(), case.rows[0].len());
+
+    let hidden = model.forward(ids(&case.rows, &device), None);
+    let logits = model.logits(hidden.clone());
+    assert_logits(name, &values(logits.inner()), &case.golden.floats("golden.logits"));
+
+    // Next-token loss: the last position of each row has no target.
+    let hidden_size = case.golden.config().hidden_size;
+    let hidden = hidden
+        .reshape([batch, tokens, hidden_size])
+        .narrow(1, 0, tokens - 1)
+        .reshape([batch * (tokens - 1), hidden_size]);
+    let targets: Vec<u32> = case.rows.iter().flat_map(|row| row[1..].to_vec()).collect();
+    let weights = LossWeights { cross_entropy: 1.0, forward_kl: 0.0, temperature: 1.0 };
+    let head = HeadInput { hidden: hidden.clone().inner(), weight: model.head().inner() };
+    let loss = head_loss(&head, None, &targets, weights);
+    let expected = f64::from(case.golden.floats("golden.loss")[0]);
+    assert!((loss.cross_entropy - expected).abs() < 1e-5, "{name}: loss {} and {expected}", loss.cross_entropy);
+
+    let mut grads = (hidden * Tensor::from_inner(loss.grad_hidden)).sum().backward();
+    let mut found = BTreeMap::new();
+    let head_id = model.head_param().id;
+    struct Visitor<'a> {
+        path: Vec<String>,
+        grads: &'a mut burn::tensor::Gradients,
+        found: &'a mut BTreeMap<String, Vec<f32>>,
+        head: (burn::module::ParamId, Tensor<2>),
+    }
+    impl burn::module::ModuleVisitor for Visitor<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
+            let shape = param.val().dims();
+            let mut grad = match param.val().grad_remove(self.grads) {
+                Some(grad) => values(grad),
+                None => vec![0.0; shape.iter().product()],
+            };
+            if param.id == self.head.0 {
+                let head = values(self.head.1.clone());
+                grad.iter_mut().zip(head).for_each(|(g, h)| *g += h);
+            }
+            self.found.insert(self.path.join("."), grad);
+        }
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+    }
+    model.visit(&mut Visitor {
+        path: Vec::new(),
+        grads: &mut grads,
+        found: &mut found,
+        head: (head_id, loss.grad_weight),
+    });
+    assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), case.golden.weight_names());
+    for (parameter, grad) in &found {
+        let expected = case.golden.floats(&format!("golden.grad.{parameter}"));
+        let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+        let (max, _) = differences(grad, &expected);
+        assert!(max <= GRADIENTS * scale, "{name}: gradient of {parameter} differs by {max}, scale {scale}");
+    }
+}
+
+#[test]
+fn grouped_query_attention_and_tied_embeddings() {
+    check("gqa");
+}
+
+#[test]
+fn llama3_rope_biases_and_an_untied_head() {
+    check("llama3");
+}
+
+#[test]
+fn linear_rope_scaling() {
+    check("linear");
+}
+
+#[test]
+fn tied_layers_with_own_norms_and_lora_sum_their_gradients() {
+    check("tied");
+}
+
+#[test]
+fn decoding_with_a_cache_equals_the_full_forward() {
+    for name in ["gqa", "llama3", "tied"] {
+        let case = case(name);
+        let device = Device::flex();
+        let model = case.load(&device);
+        let tokens = case.rows[0].len();
+        let full = values(model.logits(model.forward(ids(&case.rows, &device), None)));
+        let mut cache = KvCache::new(model.config(), case.rows.len(), tokens + 3, &device);
+        let mut pieces: Vec<Vec<f32>> = vec![Vec::new(); case.rows.len()];
+        let mut start = 0;
+        for step in [7usize, 1, 1, 5, 1, 9] {
+            let rows: Vec<Vec<u32>> = case.rows.iter().map(|row| row[start..start + step].to_vec()).collect();
+            let logits = values(model.logits(model.forward(ids(&rows, &device), Some(&mut cache))));
+            for (row, logits) in pieces.iter_mut().zip(logits.chunks(step * case.vocab_size)) {
+                row.extend_from_slice(logits);
+            }
+            start += step;
+        }
+        assert_eq!((start, cache.len()), (tokens, tokens));
+        assert_logits(name, &pieces.concat(), &full);
+    }
+}
+
+#[test]
+fn padding_on_the_right_changes_nothing_before_it() {
+    let case = case("gqa");
+    let device = Device::flex();
+    let model = case.load(&device);
+    let short: Vec<u32> = case.rows[0][..9].to_vec();
+    let alone = values(model.logits(model.forward(ids(std::slice::from_ref(&short), &device), None)));
+    let mut padded = short;
+    padded.resize(case.rows[1].len(), 0);
+    let both = values(model.logits(model.forward(ids(&[padded, case.rows[1].clone()], &device), None)));
+    assert_logits("padded", &alone, &both[..alone.len()]);
+}
+
+#[test]
+fn a_model_whose_tensors_do_not_fit_its_configuration_is_refused() {
+    let case = case("gqa");
+    let mut config = case.golden.config();
+    config.intermediate_size += 1;
+    let error = CausalLm::load(&config, &case.golden, &Device::flex()).unwrap_err().to_string();
+    for layer in 0..config.num_hidden_layers {
+        assert!(error.contains(&format!("model.layers.{layer}.mlp.up_proj.weight")), "{error}");
+    }
+}
+
+#[test]
+fn head_loss_equals_the_torch_one_at_two_temperatures() {
+    let golden = Golden::named("distill");
+    let device = Device::flex();
+    let head = |who: &str| HeadInput {
+        hidden: golden.tensor(&format!("{who}.hidden"), &device),
+        weight: golden.tensor(&format!("{who}.head"), &device),
+    };
+    let targets: Vec<u32> = golden.ints("targets").0.iter().map(|t| *t as u32).collect();
+    for (key, temperature) in [("t1", 1.0f32), ("t2", 2.0)] {
+        let weights = LossWeights { cross_entropy: 0.3, forward_kl: 0.7, temperature };
+        let loss = head_loss(&head("student"), Some(&head("teacher")), &targets, weights);
+        let kl = f64::from(golden.floats(&format!("kl.{key}"))[0]);
+        let squared = f64::from(temperature * temperature);
+        // The file was computed in f64 and holds f32.
+        assert!((loss.cross_entropy - f64::from(golden.floats("ce")[0])).abs() < 2e-6);
+        assert!((loss.forward_kl.unwrap() * squared - kl).abs() < 4e-6, "{:?} and {kl}", loss.forward_kl);
+        let total = 0.3 * loss.cross_entropy + 0.7 * squared * loss.forward_kl.unwrap();
+        assert!((total - f64::from(golden.floats(&format!("loss.{key}"))[0])).abs() < 4e-6);
+        for (name, grad) in [("hidden", loss.grad_hidden), ("head", loss.grad_weight)] {
+            let (max, _) = differences(&values(grad), &golden.floats(&format!("grad.{key}.student.{name}")));
+            assert!(max < 1e-6, "gradient of {name} at T = {temperature} differs by {max}");
+        }
+    }
+}
