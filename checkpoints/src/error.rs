@@ -1,6 +1,7 @@
 //! Errors of this crate.
 
-use std::path::PathBuf;
+use crate::{GgufError, HubError, layout::TensorProblem};
+use std::path::{Path, PathBuf};
 
 /// Why a checkpoint cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +12,50 @@ pub enum CheckpointError {
     /// `config.json` cannot be used.
     #[error(transparent)]
     Config(#[from] retie_config::ConfigError),
+    /// A GGUF file is malformed or holds what is not supported.
+    #[error("`{}` cannot be read as a GGUF model", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// Files of the hub cannot be had.
+    #[error("`{id}` cannot be had from the Hugging Face hub")]
+    Hub {
+        /// The repository, with its revision if that is not `main`.
+        id: String,
+        /// Why not.
+        source: HubError,
+    },
+    /// A name that no repository of the hub can have.
+    #[error("`{found}` is not a hub id, expected `org/name` or `org/name@revision`")]
+    BadHubId {
+        /// The name.
+        found: String,
+    },
+    /// What the user typed stands for nothing.
+    #[error("there is no model `{spec}`: {}{}", tried.join("; "), hint.as_ref().map(|h| format!("\nhint: {h}")).unwrap_or_default())]
+    NoModel {
+        /// What the user typed.
+        spec: String,
+        /// What was looked for.
+        tried: Vec<String>,
+        /// What may have been meant.
+        hint: Option<String>,
+        /// Why the hub does not have it.
+        source: Option<Box<CheckpointError>>,
+    },
+    /// A file that is not a model.
+    #[error(
+        "`{}` is not a model, expected a folder with `config.json` and safetensors, or a `.gguf` file{}",
+        path.display(),
+        in_a_folder(path)
+    )]
+    NotAModelFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no tensor of that name.
     #[error("`{}` has no tensor `{tensor}`", path.display())]
     NoTensor {
@@ -19,4 +64,198 @@ pub enum CheckpointError {
         /// The name.
         tensor: String,
     },
+    /// The tensors are not those of the model that the configuration describes.
+    #[error("{} of the checkpoint's tensors do not fit its configuration:\n{}", problems.len(), lines(problems))]
+    BadTensors {
+        /// Every one of them.
+        problems: Vec<TensorProblem>,
+    },
+    /// A file ends too early.
+    #[error("`{}` is truncated: {found} bytes, expected {expected}\nhint: download or copy it again", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// The size that its header states (at least).
+        expected: u64,
+    },
+    /// A file goes on after its last tensor.
+    #[error("`{}` has {found} bytes, its header accounts for {expected}\nhint: download or copy it again", path.display())]
+    TrailingBytes {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// The size that its header states.
+        expected: u64,
+    },
+    /// The header of a safetensors file is not one.
+    #[error("`{}` has no valid safetensors header", path.display())]
+    BadHeader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: safetensors::SafeTensorError,
+    },
+    /// A JSON file is not what it should be.
+    #[error("`{}` is not valid JSON of the expected form", path.display())]
+    BadJson {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A tensor has elements that are not read as floats.
+    #[error(
+        "tensor `{tensor}` in `{}` has elements of type {found}, expected F32, BF16 or F16\n\
+         hint: use an unquantised checkpoint, or a GGUF file",
+        path.display()
+    )]
+    UnsupportedDtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type, as the file spells it.
+        found: String,
+    },
+    /// A folder has no weights.
+    #[error(
+        "`{}` has no weights: expected `model.safetensors` or `model.safetensors.index.json`{}",
+        path.display(),
+        instead(found)
+    )]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// Other weight files that are in it.
+        found: Vec<String>,
+    },
+    /// A folder has only weights that are pickles.
+    #[error(
+        "`{}` has only pickle weights: {}\nhint: a pickle can run code when it is read, so they are refused; \
+         use a revision with `model.safetensors`, or save the model with `safe_serialization=True`",
+        path.display(),
+        quoted(pickles)
+    )]
+    OnlyPickles {
+        /// The folder.
+        path: PathBuf,
+        /// The pickles.
+        pickles: Vec<String>,
+    },
+    /// An index names files that are not there.
+    #[error("`{}` names shards that are missing: {}\nhint: download them again", index.display(), quoted(missing))]
+    MissingShards {
+        /// The index.
+        index: PathBuf,
+        /// Every missing file.
+        missing: Vec<String>,
+    },
+    /// An index names a shard outside its folder.
+    #[error("`{}` names the shard `{shard}`, expected a file name without a folder", index.display())]
+    BadShardName {
+        /// The index.
+        index: PathBuf,
+        /// The name.
+        shard: String,
+    },
+    /// An index names tensors that their shards do not hold.
+    #[error("`{}` names tensors that their shards lack: {}", index.display(), pairs(lacking))]
+    IndexMismatch {
+        /// The index.
+        index: PathBuf,
+        /// Every such tensor and its shard.
+        lacking: Vec<(String, String)>,
+    },
+    /// A name is used twice, or is reserved by the format.
+    #[error("tensor `{tensor}` cannot be written to `{}`: the name is taken", path.display())]
+    DuplicateTensor {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        tensor: String,
+    },
+    /// Tensors were written in another order than announced.
+    #[error("tensor `{found}` was written to `{}`, expected {expected}", path.display())]
+    WrongOrder {
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        found: String,
+        /// What was announced.
+        expected: String,
+    },
+    /// A tensor was written with another length than announced.
+    #[error("tensor `{tensor}` was written to `{}` with {found} bytes, expected {expected}", path.display())]
+    WrongLength {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Bytes given.
+        found: usize,
+        /// Bytes announced.
+        expected: usize,
+    },
+    /// Tensors were announced and not written.
+    #[error("`{}` was closed before these tensors were written: {}", path.display(), quoted(missing))]
+    Unwritten {
+        /// The file.
+        path: PathBuf,
+        /// Every one of them.
+        missing: Vec<String>,
+    },
+    /// The place for a new folder is taken.
+    #[error("`{}` already holds {}\nhint: choose another folder with `-o`, or empty this one", path.display(), some(holds))]
+    OutputOccupied {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it.
+        holds: Vec<String>,
+    },
+    /// The place for a new folder is a file.
+    #[error("`{}` is a file, expected a folder or nothing\nhint: choose another folder with `-o`", path.display())]
+    OutputIsFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process is writing the same folder.
+    #[error("another process is writing `{}`\nhint: wait for it, or choose another folder with `-o`", path.display())]
+    OutputBusy {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+fn lines<T: std::fmt::Display>(items: &[T]) -> String {
+    items.iter().map(|item| format!("  {item}")).collect::<Vec<_>>().join("\n")
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = quoted(&names[..names.len().min(SHOWN)]);
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+fn pairs(lacking: &[(String, String)]) -> String {
+    lacking.iter().map(|(tensor, shard)| format!("`{tensor}` in `{shard}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn instead(found: &[String]) -> String {
+    if found.is_empty() { String::new() } else { format!("\nhint: it has {}", quoted(found)) }
+}
+
+fn in_a_folder(path: &Path) -> String {
+    match path.parent() {
+        Some(folder) if folder.join("config.json").is_file() => {
+            format!("\nhint: its folder `{}` looks like one", folder.display())
+        }
+        _ => String::new(),
+    }
 }

@@ -4,8 +4,27 @@
 
 mod error;
 mod gguf;
+mod hub;
+mod layout;
+mod mmap;
+mod provenance;
 mod safetensors;
+mod source;
+mod staging;
 mod tensor;
 
 pub use error::CheckpointError;
+pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
+pub use hub::{DownloadProgress, Hub, HubError, HubId, hub_dataset_file};
+pub use layout::{
+    EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorProblem, check_tensors, depth_tensor, expected_tensors, layer_tensor,
+    share_map,
+};
+pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
+pub use safetensors::{
+    DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,
+    SafetensorsWriter,
+};
+pub use source::ModelSource;
+pub use staging::Staging;
 pub use tensor::{Dtype, TensorInfo, TensorSource, narrow, widen};

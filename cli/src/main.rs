@@ -1,1 +1,28 @@
-fn main() {}
+//! The command line `retie`: the composition root. It wires the libraries together and knows terminals, exit codes and signals;
+//! everything that computes lives in the libraries.
+//!
+//! stdout is data, stderr is progress and logs. Exit codes: see [`error`].
+
+mod args;
+mod command;
+mod error;
+mod logging;
+mod machine;
+mod model;
+mod number;
+mod output;
+mod progress;
+mod signal;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// A step of training makes and drops gigabytes of tensors; the system allocator gives them back to the kernel each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = args::Cli::parse();
+    let result = logging::start().and_then(|()| args.command.run());
+    error::exit_code(result)
+}

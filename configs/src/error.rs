@@ -49,6 +49,12 @@ pub enum ConfigError {
         /// What is supported.
         hint: String,
     },
+    /// One of our own YAML files has problems; the message lists all of them.
+    #[error(transparent)]
+    Document(#[from] crate::DocumentError),
+    /// A configuration cannot be written as YAML.
+    #[error("cannot write the configuration as YAML")]
+    WriteYaml(#[source] serde_saphyr::ser_error::Error),
     /// The sharing pattern does not fit.
     #[error(transparent)]
     Share(#[from] ShareError),

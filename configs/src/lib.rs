@@ -4,12 +4,24 @@
 //! a value that we do not implement is an error. Our own files are YAML and refuse every unknown key.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod convert;
+pub mod document;
 mod error;
+mod losses;
 mod model;
+mod optimizer;
 mod recursion;
+mod run;
+mod schedule;
 mod share;
 
+pub use convert::{ConvertConfig, StoredDtype};
+pub use document::{Document, DocumentError};
 pub use error::ConfigError;
+pub use losses::{CrossEntropyConfig, DistillConfig, Divergence, LossConfig};
 pub use model::{Architecture, ModelConfig, RopeScaling};
+pub use optimizer::OptimizerConfig;
 pub use recursion::{Init, LoraConfig, RecursionConfig};
+pub use run::{DataConfig, ModelSource, RunConfig, TrainConfig, UptrainConfig};
+pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthPlan, LayerIndex, ShareError, ShareMap, Sharing, dividing_recursions};

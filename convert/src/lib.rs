@@ -1,1 +1,30 @@
-//! retie-convert
+//! From a pretrained model to a recursive one, on the CPU, without any model code: which source layers each stored layer
+//! comes from ([`init`]), the mean over a tied group, per-depth LoRA from the SVD of what sharing changed, a report, and
+//! checks of what was written.
+//!
+//! Papers: Relaxed Recursive Transformers (<https://arxiv.org/abs/2410.20672>) §2 and Mixture-of-Recursions
+//! (<https://arxiv.org/abs/2507.10524>) §3. The layout of the folder that is written is in `docs/checkpoint-layout.md`.
+//!
+//! # Memory
+//! Tensors stream: the source is read and the folder written one tensor at a time. The most that is ever held is one
+//! projection's tied group (its stored weight, `R` residuals, and the working copies of at most as many decompositions as
+//! there are threads, never more than `R`) and the factors of that group.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod counts;
+mod error;
+mod factorize;
+pub mod init;
+mod options;
+mod pipeline;
+mod plan;
+mod render;
+mod report;
+mod tied_group;
+mod verify;
+
+pub use counts::ParameterCounts;
+pub use error::ConvertError;
+pub use options::{ConvertOptions, Extras};
+pub use pipeline::{Progress, REPORT_FILE, Stage, convert};
+pub use report::{Alias, Check, ConvertReport, DepthEnergy, LoraReport, ProjectionEnergy};

@@ -1,1 +1,32 @@
-//! retie-data
+//! Text → tokens → packed rows, with a cursor from which the same rows follow bit for bit.
+//!
+//! 1. [`documents`] reads `.jsonl`, `.txt` and `.parquet` files, a document at a time.
+//! 2. [`Tokenizer`] turns a document into ids; an end-of-text token follows each document.
+//! 3. [`TokenDataset`] holds the ids of all files as one stream, cut into rows of `sequence_length` inputs ([`pack`]).
+//! 4. [`Sampler`] draws batches of rows in a seeded order; its [`Cursor`] is all the state there is to save.
+//!
+//! For evaluation there are [`read_text`] and [`windows()`]. Nothing here depends on a tensor library.
+//!
+//! Shape legend: `B` rows of a batch, `T` `sequence_length`.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod cache;
+mod dataset;
+mod decode_stream;
+pub mod document;
+mod error;
+pub mod pack;
+mod sampler;
+mod shuffle;
+mod tokenizer;
+mod tokens;
+mod windows;
+
+pub use dataset::{DatasetOptions, Progress, TokenDataset};
+pub use decode_stream::DecodeStream;
+pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, read_text};
+pub use error::{DataError, Place};
+pub use pack::Batch;
+pub use sampler::{Cursor, Sampler};
+pub use tokenizer::Tokenizer;
+pub use windows::{Window, Windows, windows};

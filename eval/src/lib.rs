@@ -1,1 +1,35 @@
-//! retie-eval
+//! Measuring a language model as lm-evaluation-harness (<https://github.com/EleutherAI/lm-evaluation-harness>, 0.4.13) does.
+//!
+//! 1. A [`Task`] turns rows of a data set into [`Example`]s: contexts, continuations, the right one.
+//! 2. A [`PromptEncoder`] turns a context and a continuation into a [`ScoreRequest`].
+//! 3. A [`Scorer`], which is a model, gives the log-probability of every token of the continuation; [`score_all`] batches.
+//! 4. [`evaluate_task`] and [`measure_perplexity`] make metrics of them, [`EvalReport`] prints them.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod codec;
+mod error;
+mod evaluate;
+mod example;
+mod html;
+mod metrics;
+mod perplexity;
+mod prompt;
+mod python;
+mod report;
+mod rows;
+mod scorer;
+pub mod task;
+#[cfg(test)]
+mod testing;
+
+pub use codec::TextCodec;
+pub use error::{EvalError, RunError};
+pub use evaluate::{Sample, TaskResult, evaluate_task};
+pub use example::Example;
+pub use html::{Chart, Level, Report, Series, Table, render_report};
+pub use metrics::{Estimate, Metric};
+pub use perplexity::{Perplexity, PerplexityOptions, measure_perplexity};
+pub use prompt::PromptEncoder;
+pub use report::EvalReport;
+pub use scorer::{Progress, ScoreRequest, Scorer, TokenScores, score_all};
+pub use task::{HubSource, TASKS, Task};

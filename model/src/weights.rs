@@ -4,7 +4,7 @@ use crate::{
     ModelError,
     attention::{Attention, AttentionAtDepth},
     causal_lm::{CausalLm, Decoder, DepthWeights, Layer, Plan, Table},
-    kernels::floats,
+    kernels::f32_slice,
     linear::{Factor, Linear, LinearAtDepth},
     mlp::{Mlp, MlpAtDepth},
     norm::RmsNorm,
@@ -133,7 +133,7 @@ impl CausalLm {
         impl<F: FnMut(&str, ParameterView<'_>)> ModuleVisitor for Visitor<F> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let shape = param.val().dims().to_vec();
-                let read = || floats(param.val().inner().into_data());
+                let read = || f32_slice(&param.val().inner().into_data()).to_vec();
                 (self.f)(&self.path.join("."), ParameterView { shape, read: &read });
             }
             fn enter_module(&mut self, name: &str, _: &str) {

@@ -1,1 +1,19 @@
-//! retie-trainer
+//! Uptraining: the loop, its losses, the optimizer, exact resume.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod adamw;
+mod checkpoint;
+mod error;
+mod event;
+mod gradients;
+mod inputs;
+mod metrics;
+mod objective;
+mod plan;
+mod run;
+
+pub use error::TrainError;
+pub use event::{Event, Outcome, StepRow};
+pub use metrics::read_metrics;
+pub use plan::{ParameterGroup, RunPlan, plan};
+pub use run::{MODEL_DIR, Resume, uptrain};

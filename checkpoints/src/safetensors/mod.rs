@@ -1,1 +1,15 @@
-//! Safetensors folders.
+//! Safetensors: one file, or a Hugging Face folder (`model.safetensors`, or `model.safetensors.index.json` and its shards).
+//!
+//! Format: <https://github.com/huggingface/safetensors#format>. Values are read one tensor at a time with positional reads
+//! and not through a memory map: the resident memory stays that of the tensors in hand, a file that shrinks under us is an
+//! error and not a signal, and no `unsafe` is needed.
+
+mod file;
+mod folder;
+mod writer;
+
+pub use file::SafetensorsFile;
+#[cfg(feature = "hub")]
+pub(crate) use folder::unusable_weights;
+pub use folder::{INDEX_FILE, SINGLE_FILE, SafetensorsFolder};
+pub use writer::{DEFAULT_MAX_SHARD_BYTES, FolderWriter, SafetensorsWriter};

@@ -6,10 +6,11 @@
 //! The gradient of one token's logits is `w_ce (q − 1[target]) + w_kl T (q_T − p_T)`, divided by the number of tokens.
 
 use super::{
+    f32_slice, f32_slice_mut,
     host::simd::{exp, max, sum_exp, vectorised},
     is_cpu, linear,
 };
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, activation};
 use rayon::prelude::*;
 
 /// Logits in flight at once, in elements: 64 MB of f32 for each model.
@@ -100,11 +101,11 @@ pub fn token_log_probs(head: &HeadInput, targets: &[u32]) -> (Vec<f32>, Vec<bool
     let chunk = (CHUNK_ELEMENTS / vocab_size).clamp(1, tokens.max(1));
     let mut results = Vec::with_capacity(tokens);
     for start in (0..tokens).step_by(chunk) {
-        let rows = chunk.min(tokens - start);
-        let logits = linear(head.hidden.clone().narrow(0, start, rows), head.weight.clone());
-        let logits = floats(logits.into_data());
-        let scores: Vec<_> =
-            logits.par_chunks_exact(vocab_size).zip(&targets[start..start + rows]).map(score_row).collect();
+        let count = chunk.min(tokens - start);
+        let logits = linear(head.hidden.clone().narrow(0, start, count), head.weight.clone());
+        let logits = logits.into_data();
+        let rows = f32_slice(&logits).par_chunks_exact(vocab_size);
+        let scores: Vec<_> = rows.zip(&targets[start..start + count]).map(score_row).collect();
         results.extend(scores);
     }
     results.into_iter().unzip()
@@ -122,11 +123,6 @@ fn score_row((row, target): (&[f32], &u32)) -> (f32, bool) {
     )
 }
 
-/// The f32 elements of `data`, which every float tensor of this crate holds.
-pub(crate) fn floats(data: TensorData) -> Vec<f32> {
-    data.convert::<f32>().try_into_vec().unwrap_or_default()
-}
-
 #[derive(Clone, Copy)]
 struct RowLoss {
     weights: LossWeights,
@@ -137,15 +133,16 @@ impl RowLoss {
     /// Turns the student's logits into their gradient; gives it and the sums of cross-entropy and KL.
     fn on_host(self, logits: Tensor<2>, teacher: Option<Tensor<2>>, targets: &[u32]) -> (Tensor<2>, [f64; 2]) {
         let device = logits.device();
-        let [rows, vocab_size] = logits.dims();
-        let mut logits = floats(logits.into_data());
-        let teacher = teacher.map(|t| floats(t.into_data()));
-        let sums: Vec<[f32; 2]> = logits
+        let [_, vocab_size] = logits.dims();
+        let mut logits = logits.into_data();
+        let teacher = teacher.map(Tensor::into_data);
+        let teacher = teacher.as_ref().map(f32_slice);
+        let sums: Vec<[f32; 2]> = f32_slice_mut(&mut logits)
             .par_chunks_exact_mut(vocab_size)
             .zip(targets)
             .enumerate()
             .map(|(row, (logits, target))| {
-                let teacher = teacher.as_ref().map(|t| &t[row * vocab_size..][..vocab_size]);
+                let teacher = teacher.map(|t| &t[row * vocab_size..][..vocab_size]);
                 vectorised(
                     #[inline(always)]
                     || self.row(logits, teacher, *target as usize),
@@ -153,7 +150,7 @@ impl RowLoss {
             })
             .collect();
         let sums = sums.iter().fold([0.0; 2], |[a, b], [x, y]| [a + f64::from(*x), b + f64::from(*y)]);
-        (Tensor::from_data(TensorData::new(logits, [rows, vocab_size]), &device), sums)
+        (Tensor::from_data(logits, &device), sums)
     }
 
     /// One token: `student` holds logits and then their gradient.

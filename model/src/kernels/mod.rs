@@ -12,14 +12,30 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use head_loss::floats;
 pub use head_loss::{HeadInput, HeadLoss, LossWeights, head_loss, token_log_probs};
 
 use burn::{
     backend::{Dispatch, DispatchDevice},
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, TensorData},
 };
 use host::DecoderOps;
+
+/// The elements of tensor data that a float tensor of this project gave: it holds f32 throughout.
+#[must_use]
+pub fn f32_slice(data: &TensorData) -> &[f32] {
+    match data.as_slice() {
+        Ok(values) => values,
+        Err(error) => unreachable!("a tensor that is not f32: {error:?}"),
+    }
+}
+
+/// [`f32_slice`], to be changed in place.
+pub fn f32_slice_mut(data: &mut TensorData) -> &mut [f32] {
+    match data.as_mut_slice() {
+        Ok(values) => values,
+        Err(error) => unreachable!("a tensor that is not f32: {error:?}"),
+    }
+}
 
 /// Whether `device` is the CPU backend, with or without autodiff.
 #[must_use]

@@ -1,10 +1,14 @@
 //! Host kernels against plain burn operations, value and gradient, in f32.
 
-use super::{HeadInput, LossWeights, floats, head_loss, host::DecoderOps, plain, token_log_probs};
+use super::{HeadInput, LossWeights, f32_slice, head_loss, host::DecoderOps, plain, token_log_probs};
 use burn::{
     backend::Dispatch,
     tensor::{Device, Distribution, Tensor},
 };
+
+fn floats(data: burn::tensor::TensorData) -> Vec<f32> {
+    f32_slice(&data).to_vec()
+}
 
 /// Sums of up to a few hundred f32 products: rounding of either side stays below this, relative to the largest element.
 const TOLERANCE: f32 = 2e-6;

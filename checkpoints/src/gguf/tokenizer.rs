@@ -1,0 +1,330 @@
+//! Tokenizer metadata → the bytes of `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`.
+//!
+//! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with a pre-tokenizer that Hugging Face's library reproduces exactly:
+//! `gpt-2`, the pattern of GPT-2, and `smollm`, the same after every digit is split off. Pre-tokenizers are those of
+//! <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>, the file's form is that of
+//! <https://huggingface.co/docs/tokenizers>.
+
+use super::{
+    GgufError,
+    metadata::{Metadata, required},
+};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// Values of `tokenizer.ggml.token_type`.
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// A tokenizer as the metadata state it.
+pub(super) struct Tokenizer<'a> {
+    metadata: &'a Metadata,
+    tokens: Vec<&'a str>,
+    ids: HashMap<&'a str, usize>,
+}
+
+impl<'a> Tokenizer<'a> {
+    /// Reads the vocabulary. `num_embeddings` is the number of rows that tokens can use.
+    ///
+    /// # Errors
+    /// When there is no vocabulary, a token occurs twice, or there are more tokens than embeddings.
+    pub fn read(metadata: &'a Metadata, num_embeddings: usize) -> Result<Self, GgufError> {
+        let model = required(metadata.optional_text("tokenizer.ggml.model")?, "tokenizer.ggml.model")?;
+        if model != "gpt2" {
+            return Err(GgufError::Unsupported {
+                key: "tokenizer.ggml.model".to_owned(),
+                found: model.to_owned(),
+                hint: "supported: `gpt2` (byte-level BPE); use the model's Hugging Face folder".to_owned(),
+            });
+        }
+        let tokens = required(metadata.optional_texts(TOKENS)?, TOKENS)?;
+        if tokens.len() > num_embeddings {
+            return Err(GgufError::BadValue {
+                key: TOKENS.to_owned(),
+                found: format!("an array of {} items", tokens.len()),
+                expected: format!("at most as many tokens as embeddings, {num_embeddings}"),
+            });
+        }
+        let mut ids = HashMap::with_capacity(tokens.len());
+        for (id, token) in tokens.iter().enumerate() {
+            if ids.insert(*token, id).is_some() {
+                return Err(GgufError::Duplicate { what: "token", name: (*token).to_owned() });
+            }
+        }
+        Ok(Self { metadata, tokens, ids })
+    }
+
+    /// `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When the pre-tokenizer cannot be reproduced, or a part of the metadata does not fit the vocabulary.
+    pub fn json(&self) -> Result<Value, GgufError> {
+        let vocab: Map<String, Value> =
+            self.tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
+        Ok(json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": self.added_tokens()?,
+            "normalizer": null,
+            "pre_tokenizer": self.pre_tokenizer()?,
+            "post_processor": self.post_processor()?,
+            "decoder": byte_level(),
+            "model": {
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": null,
+                "continuing_subword_prefix": null,
+                "end_of_word_suffix": null,
+                "fuse_unk": false,
+                "byte_fallback": false,
+                "ignore_merges": false,
+                "vocab": vocab,
+                "merges": self.merges()?,
+            },
+        }))
+    }
+
+    /// `tokenizer_config.json`: special tokens and the chat template. The class is the one that takes `tokenizer.json` as it
+    /// is; model-specific classes bring a pre-tokenizer of their own.
+    ///
+    /// # Errors
+    /// When a special token is not in the vocabulary.
+    pub fn config_json(&self, model_max_length: usize) -> Result<Value, GgufError> {
+        let mut map = Map::new();
+        map.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+        map.insert("clean_up_tokenization_spaces".into(), json!(false));
+        map.insert("model_max_length".into(), json!(model_max_length));
+        for (name, ours) in [("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")] {
+            if let Some(id) = self.special_id(name)? {
+                map.insert(format!("{ours}_token"), json!(self.tokens[id]));
+            }
+        }
+        for name in ["add_bos_token", "add_eos_token"] {
+            if let Some(flag) = self.metadata.flag(&format!("tokenizer.ggml.{name}"))? {
+                map.insert(name.into(), json!(flag));
+            }
+        }
+        if let Some(template) = self.metadata.optional_text("tokenizer.chat_template")? {
+            map.insert("chat_template".into(), json!(template));
+        }
+        Ok(Value::Object(map))
+    }
+
+    /// `generation_config.json`: the ids that start, end and pad a text.
+    ///
+    /// # Errors
+    /// When one is not in the vocabulary.
+    pub fn generation_json(&self) -> Result<Value, GgufError> {
+        let mut map = Map::new();
+        for (name, ours) in [("bos", "bos"), ("eos", "eos"), ("padding", "pad")] {
+            if let Some(id) = self.special_id(name)? {
+                map.insert(format!("{ours}_token_id"), json!(id));
+            }
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn special_id(&self, name: &str) -> Result<Option<usize>, GgufError> {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        match self.metadata.optional_size(&key)? {
+            Some(id) if id >= self.tokens.len() => Err(GgufError::BadValue {
+                key,
+                found: id.to_string(),
+                expected: format!("less than the number of tokens, {}", self.tokens.len()),
+            }),
+            id => Ok(id),
+        }
+    }
+
+    fn pre_tokenizer(&self) -> Result<Value, GgufError> {
+        const KEY: &str = "tokenizer.ggml.pre";
+        const PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+        if self.metadata.flag(PREFIX)? == Some(true) {
+            return Err(GgufError::Unsupported {
+                key: PREFIX.to_owned(),
+                found: "true".to_owned(),
+                hint: "supported: `false`".to_owned(),
+            });
+        }
+        match required(self.metadata.optional_text(KEY)?, KEY)? {
+            "gpt-2" => Ok(byte_level()),
+            "smollm" => Ok(json!({
+                "type": "Sequence",
+                "pretokenizers": [{ "type": "Digits", "individual_digits": true }, byte_level()],
+            })),
+            found => Err(GgufError::Unsupported {
+                key: KEY.to_owned(),
+                found: found.to_owned(),
+                hint: "supported pre-tokenizers: `gpt-2`, `smollm`; use the model's Hugging Face folder".to_owned(),
+            }),
+        }
+    }
+
+    fn added_tokens(&self) -> Result<Vec<Value>, GgufError> {
+        let types = self.metadata.optional_integers(TOKEN_TYPES)?.unwrap_or_default();
+        if !types.is_empty() && types.len() != self.tokens.len() {
+            return Err(GgufError::BadValue {
+                key: TOKEN_TYPES.to_owned(),
+                found: format!("an array of {} items", types.len()),
+                expected: format!("one for each of the {} tokens", self.tokens.len()),
+            });
+        }
+        let added =
+            types.iter().zip(&self.tokens).enumerate().filter(|(_, (t, _))| matches!(**t, CONTROL | USER_DEFINED));
+        let added = added.map(|(id, (token_type, token))| {
+            json!({
+                "id": id,
+                "content": token,
+                "single_word": false,
+                "lstrip": false,
+                "rstrip": false,
+                "normalized": false,
+                "special": *token_type == CONTROL,
+            })
+        });
+        Ok(added.collect())
+    }
+
+    /// Adds BOS and EOS where the metadata ask for it; never otherwise.
+    fn post_processor(&self) -> Result<Value, GgufError> {
+        let token = |name: &'static str| {
+            if self.metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))? != Some(true) {
+                return Ok(None);
+            }
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            required(self.special_id(name)?, &key).map(Some)
+        };
+        let (bos, eos) = (token("bos")?, token("eos")?);
+        if bos.is_none() && eos.is_none() {
+            return Ok(Value::Null);
+        }
+        let special =
+            |id: usize, sequence: usize| json!({ "SpecialToken": { "id": self.tokens[id], "type_id": sequence } });
+        let text = |name: &str, sequence: usize| {
+            let text = json!({ "Sequence": { "id": name, "type_id": sequence } });
+            bos.map(|id| special(id, sequence)).into_iter().chain([text]).chain(eos.map(|id| special(id, sequence)))
+        };
+        let special_tokens: Map<String, Value> = [bos, eos]
+            .into_iter()
+            .flatten()
+            .map(|id| {
+                let token = self.tokens[id];
+                (token.to_owned(), json!({ "id": token, "ids": [id], "tokens": [token] }))
+            })
+            .collect();
+        Ok(json!({
+            "type": "TemplateProcessing",
+            "single": text("A", 0).collect::<Vec<_>>(),
+            "pair": text("A", 0).chain(text("B", 1)).collect::<Vec<_>>(),
+            "special_tokens": special_tokens,
+        }))
+    }
+
+    fn merges(&self) -> Result<Vec<[&'a str; 2]>, GgufError> {
+        let merges = required(self.metadata.optional_texts(MERGES)?, MERGES)?;
+        let bad =
+            |index: usize, problem: &'static str| GgufError::Merge { index, found: merges[index].to_owned(), problem };
+        let split = |(index, merge): (usize, &&'a str)| {
+            let (left, right) = merge.split_once(' ').ok_or_else(|| bad(index, "has no space"))?;
+            let known = |token: &str| self.ids.contains_key(token);
+            if !known(left) || !known(right) || !known(&format!("{left}{right}")) {
+                return Err(bad(index, "has a side or a result that is not a token"));
+            }
+            Ok([left, right])
+        };
+        merges.iter().enumerate().map(split).collect()
+    }
+}
+
+/// GPT-2's pattern and its mapping of bytes to characters, as pre-tokenizer and as decoder.
+fn byte_level() -> Value {
+    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{
+        parse::parse,
+        test_file::{TestFile, integers, text, texts, u32_value},
+    };
+    use tokenizers::Tokenizer as Library;
+
+    /// `Ġ` is how byte-level BPE writes a space.
+    fn small(pre: &str) -> TestFile {
+        TestFile::default()
+            .pair("tokenizer.ggml.model", 8, &text("gpt2"))
+            .pair("tokenizer.ggml.pre", 8, &text(pre))
+            .pair("tokenizer.ggml.tokens", 9, &texts(&["<s>", "a", "b", "1", "2", "Ġ", "ab", "12", "Ġab"]))
+            .pair("tokenizer.ggml.token_type", 9, &integers(&[3, 1, 1, 1, 1, 1, 1, 1, 1]))
+            .pair("tokenizer.ggml.merges", 9, &texts(&["a b", "1 2", "Ġ ab"]))
+            .pair("tokenizer.ggml.bos_token_id", 4, &u32_value(0))
+    }
+
+    fn json(file: TestFile) -> Result<Value, GgufError> {
+        Tokenizer::read(&parse(&file.build())?.metadata, 9)?.json()
+    }
+
+    fn ids(file: TestFile, text: &str) -> Vec<u32> {
+        let bytes = serde_json::to_vec(&json(file).unwrap()).unwrap();
+        Library::from_bytes(bytes).unwrap().encode(text, true).unwrap().get_ids().to_vec()
+    }
+
+    #[test]
+    fn smollm_splits_digits_and_gpt_2_does_not() {
+        assert_eq!(ids(small("smollm"), "ab12 ab<s>"), [6, 3, 4, 8, 0]);
+        assert_eq!(ids(small("gpt-2"), "ab12 ab<s>"), [6, 7, 8, 0]);
+    }
+
+    #[test]
+    fn bos_and_eos_are_added_only_if_the_metadata_say_so() {
+        assert_eq!(ids(small("gpt-2").pair("tokenizer.ggml.add_bos_token", 7, &[0]), "ab"), [6]);
+        assert_eq!(ids(small("gpt-2").pair("tokenizer.ggml.add_bos_token", 7, &[1]), "ab"), [0, 6]);
+        let both = small("gpt-2")
+            .pair("tokenizer.ggml.add_bos_token", 7, &[1])
+            .pair("tokenizer.ggml.add_eos_token", 7, &[1])
+            .pair("tokenizer.ggml.eos_token_id", 4, &u32_value(5));
+        assert_eq!(ids(both, "ab"), [0, 6, 5]);
+    }
+
+    #[test]
+    fn the_config_has_the_special_tokens_and_the_chat_template() {
+        let file = small("gpt-2").pair("tokenizer.chat_template", 8, &text("{{ x }}"));
+        let header = parse(&file.build()).unwrap();
+        let tokenizer = Tokenizer::read(&header.metadata, 9).unwrap();
+        let config = tokenizer.config_json(64).unwrap();
+        assert_eq!((&config["bos_token"], &config["chat_template"]), (&json!("<s>"), &json!("{{ x }}")));
+        assert_eq!(config.get("eos_token"), None);
+        assert_eq!(tokenizer.generation_json().unwrap(), json!({ "bos_token_id": 0 }));
+    }
+
+    #[test]
+    fn what_cannot_be_reproduced_is_refused_by_name() {
+        let error = |file: TestFile| json(file).unwrap_err().to_string();
+        assert!(error(small("llama-bpe")).starts_with("`tokenizer.ggml.pre: llama-bpe` is not supported"));
+        let sentencepiece = TestFile::default().pair("tokenizer.ggml.model", 8, &text("llama"));
+        assert!(error(sentencepiece).starts_with("`tokenizer.ggml.model: llama` is not supported"));
+        let file = |tokens: &[&str], merges: &[&str]| {
+            TestFile::default()
+                .pair("tokenizer.ggml.model", 8, &text("gpt2"))
+                .pair("tokenizer.ggml.pre", 8, &text("gpt-2"))
+                .pair("tokenizer.ggml.tokens", 9, &texts(tokens))
+                .pair("tokenizer.ggml.merges", 9, &texts(merges))
+        };
+        assert_eq!(error(file(&["a", "b", "a"], &[])), "token `a` occurs twice");
+        assert!(
+            error(file(&["a", "b"], &["a b"])).contains("merge 0, `a b`, has a side or a result that is not a token")
+        );
+        assert!(error(file(&["a", "b"], &["ab"])).contains("has no space"));
+        assert!(error(file(&["x"; 10], &[])).contains("at most as many tokens as embeddings, 9"));
+        let bos = file(&["a"], &[]).pair("tokenizer.ggml.add_bos_token", 7, &[1]);
+        assert!(
+            error(bos.pair("tokenizer.ggml.bos_token_id", 4, &u32_value(7))).contains("less than the number of tokens")
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! A model by what a user types: a local folder, a `.gguf` file, or a name on the hub.
+
+use crate::{CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource, layout};
+use retie_config::ModelConfig;
+use std::path::{Path, PathBuf};
+
+/// The small files that make a folder of weights usable; they are copied as they are.
+pub(crate) const COMPANIONS: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+/// How alike two names are (Jaro–Winkler) for one to be a likely misspelling of the other.
+const ALIKE: f64 = 0.8;
+
+/// An open model.
+pub struct ModelSource {
+    /// What the user typed.
+    pub spec: String,
+    /// The folder or file that it stands for.
+    pub path: PathBuf,
+    /// The model's shape.
+    pub config: ModelConfig,
+    /// Its weights.
+    pub tensors: Box<dyn TensorSource>,
+    /// Tokenizer and other small files, by name; rebuilt from the metadata of a GGUF file.
+    pub companions: Vec<(String, Vec<u8>)>,
+}
+
+impl ModelSource {
+    /// Opens `spec`, using the hub as the environment variables say.
+    ///
+    /// # Errors
+    /// As [`ModelSource::open_with`].
+    pub fn open(spec: &str) -> Result<Self, CheckpointError> {
+        Self::open_with(spec, &Hub::from_env())
+    }
+
+    /// Opens `spec`: a folder with `config.json` and safetensors, a `.gguf` file, or a name on `hub`. A local path wins.
+    ///
+    /// # Errors
+    /// When there is nothing of that name (the message says what was tried), or it cannot be read.
+    pub fn open_with(spec: &str, hub: &Hub) -> Result<Self, CheckpointError> {
+        let path = Path::new(spec);
+        if path.is_dir() {
+            return Self::folder(spec, path);
+        }
+        if path.exists() {
+            return Self::file(spec, path);
+        }
+        let local = format!("`{}` is neither a folder nor a file", std::path::absolute(path)?.display());
+        let nothing = |tried: String, source| CheckpointError::NoModel {
+            spec: spec.to_owned(),
+            tried: vec![local.clone(), tried],
+            hint: similar(path).map(|near| format!("did you mean `{}`?", near.display())),
+            source,
+        };
+        match HubId::parse(spec).filter(|_| !is_gguf(path)) {
+            None => Err(nothing("it is not a hub id (`org/name`) either".to_owned(), None)),
+            Some(id) => match hub.model(&id) {
+                Ok(snapshot) => Self::folder(spec, &snapshot),
+                Err(error @ CheckpointError::Hub { .. }) => {
+                    Err(nothing("as a hub id it cannot be had either".to_owned(), Some(Box::new(error))))
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn folder(spec: &str, path: &Path) -> Result<Self, CheckpointError> {
+        let config = ModelConfig::load(&path.join("config.json"))?;
+        let tensors = SafetensorsFolder::open(path)?;
+        let companions = COMPANIONS.iter().filter(|name| path.join(name).is_file());
+        let companions = companions
+            .map(|name| Ok(((*name).to_owned(), fs_err::read(path.join(name))?)))
+            .collect::<Result<_, CheckpointError>>()?;
+        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors: Box::new(tensors), companions })
+    }
+
+    fn file(spec: &str, path: &Path) -> Result<Self, CheckpointError> {
+        if !is_gguf(path) {
+            return Err(CheckpointError::NotAModelFile { path: path.to_owned() });
+        }
+        let file = GgufFile::open(path)?;
+        let companions = file.companions()?;
+        let config = file.config().clone();
+        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors: Box::new(file), companions })
+    }
+
+    /// The bytes of `tokenizer.json`, if the model has one.
+    #[must_use]
+    pub fn tokenizer_json(&self) -> Option<&[u8]> {
+        self.companions.iter().find(|(name, _)| name == "tokenizer.json").map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// Checks that every tensor that the configuration implies is there with its shape, and no other.
+    ///
+    /// # Errors
+    /// One error that lists every tensor that does not fit.
+    pub fn validate(&self) -> Result<(), CheckpointError> {
+        layout::check_tensors(&self.config, self.tensors.as_ref())
+    }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// The path beside `path` whose name is most like its name, if one is alike.
+fn similar(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let near = fs_err::read_dir(parent.unwrap_or(Path::new("."))).ok()?;
+    let score =
+        |entry: &fs_err::DirEntry| strsim::jaro_winkler(&entry.file_name().to_string_lossy().to_lowercase(), &name);
+    let near = near.filter_map(Result::ok).map(|entry| (score(&entry), entry.file_name()));
+    let (_, best) = near.filter(|(score, _)| *score >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some(parent.map_or_else(|| PathBuf::from(&best), |parent| parent.join(&best)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 4, "hidden_size": 8, "intermediate_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": true}"#;
+
+    /// No cache, no network.
+    fn nothing() -> Hub {
+        Hub::from_variables(|name| match name {
+            "HF_HUB_CACHE" => Some("/nonexistent".to_owned()),
+            "HF_HUB_OFFLINE" => Some("1".to_owned()),
+            _ => None,
+        })
+    }
+
+    fn open(path: &Path) -> Result<ModelSource, CheckpointError> {
+        ModelSource::open_with(path.to_str().unwrap(), &nothing())
+    }
+
+    fn error(path: &Path) -> String {
+        open(path).err().unwrap().to_string()
+    }
+
+    fn folder(files: &[(&str, &str)]) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| fs_err::write(folder.path().join(name), text).unwrap());
+        folder
+    }
+
+    /// One tensor: enough to be opened, not enough to be valid.
+    fn weights(path: &Path) {
+        let norm = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![8], &[0; 32]).unwrap();
+        safetensors::serialize_to_file([("model.norm.weight", norm)], None, path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_opened_with_its_small_files_and_checked() {
+        let folder = folder(&[("config.json", CONFIG), ("tokenizer.json", "{}"), ("README.md", "hello")]);
+        weights(&folder.path().join("model.safetensors"));
+        let source = open(folder.path()).unwrap();
+        assert_eq!((source.tokenizer_json(), source.companions.len()), (Some(&b"{}"[..]), 1));
+        assert_eq!(source.config.hidden_size, 8);
+        let error = source.validate().unwrap_err().to_string();
+        assert!(error.starts_with("10 of the checkpoint's tensors do not fit its configuration:"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_of_pickles_is_refused_with_the_reason() {
+        let folder = folder(&[("config.json", CONFIG), ("pytorch_model.bin", "")]);
+        assert!(
+            error(folder.path()).contains("has only pickle weights: `pytorch_model.bin`\nhint: a pickle can run code")
+        );
+    }
+
+    #[test]
+    fn a_mistyped_path_is_answered_with_the_path_that_is_there() {
+        let folder = folder(&[("config.json", CONFIG)]);
+        let near = folder.path().join("checkpoint");
+        fs_err::create_dir(&near).unwrap();
+        let message = error(&folder.path().join("chekpoint"));
+        assert!(
+            message.contains("is neither a folder nor a file; it is not a hub id (`org/name`) either"),
+            "{message}"
+        );
+        assert!(message.ends_with(&format!("\nhint: did you mean `{}`?", near.display())), "{message}");
+        assert!(!error(&folder.path().join("something else")).contains("hint"));
+        assert!(error(&folder.path().join("none.gguf")).contains("it is not a hub id"));
+    }
+
+    #[test]
+    fn an_id_that_is_not_cached_offline_says_where_it_was_looked_for() {
+        let error = ModelSource::open_with("org/name", &nothing()).err().unwrap();
+        let CheckpointError::NoModel { source: Some(source), .. } = &error else { panic!("{error}") };
+        assert_eq!(source.to_string(), "`org/name` cannot be had from the Hugging Face hub");
+        let cause = std::error::Error::source(source).unwrap().to_string();
+        assert!(cause.starts_with("the hub cache lacks `/nonexistent/models--org--name/refs/main`\nhint: "), "{cause}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_a_model_points_to_its_folder() {
+        let folder = folder(&[("config.json", CONFIG), ("model.safetensors", "")]);
+        let message = error(&folder.path().join("model.safetensors"));
+        assert!(message.contains("is not a model, expected a folder with `config.json`"), "{message}");
+        assert!(message.ends_with("looks like one"), "{message}");
+    }
+}

@@ -1,0 +1,217 @@
+//! Folders that appear whole or not at all: written beside their final place, flushed to the disk, renamed.
+//!
+//! What a killed process leaves behind (`.NAME.partial`) is removed by the next one that writes to the same place.
+
+use crate::CheckpointError;
+use std::{
+    fs::TryLockError,
+    path::{Path, PathBuf},
+};
+
+/// Held open and locked while a staging folder is in use; it tells a leftover from the work of a live process.
+const LOCK_FILE: &str = ".lock";
+
+/// A folder under construction. Dropping it without [`Staging::publish`] removes everything that was written.
+#[derive(Debug)]
+pub struct Staging {
+    final_dir: PathBuf,
+    temporary: PathBuf,
+    lock: Option<fs_err::File>,
+    /// Parents that did not exist before, outermost first.
+    created_parents: Vec<PathBuf>,
+    published: bool,
+}
+
+impl Staging {
+    /// Starts a folder that will stand at `final_dir`. Missing parents are created.
+    ///
+    /// # Errors
+    /// When `final_dir` is a file or a folder that holds something, another process is writing to it, or the disk fails.
+    pub fn new(final_dir: &Path) -> Result<Self, CheckpointError> {
+        // An existing folder may be reached through a link: rename must replace the folder, not the link.
+        let final_dir = match final_dir.exists() {
+            true => fs_err::canonicalize(final_dir)?,
+            false => std::path::absolute(final_dir)?,
+        };
+        refuse_occupied(&final_dir)?;
+        let (Some(parent), Some(name)) = (final_dir.parent(), final_dir.file_name()) else {
+            return Err(CheckpointError::OutputOccupied { path: final_dir, holds: vec!["the file system".into()] });
+        };
+        let created_parents = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect::<Vec<_>>();
+        fs_err::create_dir_all(parent)?;
+        let temporary = parent.join(format!(".{}.partial", name.to_string_lossy()));
+        if temporary.exists() {
+            if let Ok(file) = fs_err::File::open(temporary.join(LOCK_FILE))
+                && matches!(file.file().try_lock(), Err(TryLockError::WouldBlock))
+            {
+                return Err(CheckpointError::OutputBusy { path: final_dir.clone() });
+            }
+            tracing::info!(folder = %temporary.display(), "removing what an interrupted run left");
+            fs_err::remove_dir_all(&temporary)?;
+        }
+        fs_err::create_dir(&temporary)?;
+        let mut staging = Self {
+            final_dir: final_dir.clone(),
+            temporary,
+            lock: None,
+            created_parents: created_parents.into_iter().rev().collect(),
+            published: false,
+        };
+        let lock = fs_err::File::create(staging.temporary.join(LOCK_FILE))?;
+        // Some network file systems have no locks; then two writers of one folder are not told apart.
+        if let Err(error) = lock.file().try_lock() {
+            tracing::debug!(%error, "no lock");
+        }
+        staging.lock = Some(lock);
+        Ok(staging)
+    }
+
+    /// Where to write.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Where it will stand.
+    #[must_use]
+    pub fn final_dir(&self) -> &Path {
+        &self.final_dir
+    }
+
+    /// Flushes every file to the disk and renames the folder to its final place.
+    ///
+    /// # Errors
+    /// When the final place was taken meanwhile, or the disk fails; nothing stays behind then.
+    pub fn publish(mut self) -> Result<(), CheckpointError> {
+        drop(self.lock.take());
+        fs_err::remove_file(self.temporary.join(LOCK_FILE))?;
+        sync_tree(&self.temporary)?;
+        refuse_occupied(&self.final_dir)?;
+        if self.final_dir.exists() {
+            fs_err::remove_dir(&self.final_dir)?;
+        }
+        fs_err::rename(&self.temporary, &self.final_dir)?;
+        self.published = true;
+        if let Some(parent) = self.final_dir.parent() {
+            sync_dir(parent)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        drop(self.lock.take());
+        if let Err(error) = fs_err::remove_dir_all(&self.temporary) {
+            tracing::warn!(%error, "cannot remove an unfinished folder");
+        }
+        for parent in self.created_parents.iter().rev() {
+            // Only if nobody else put something there.
+            if fs_err::remove_dir(parent).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+fn refuse_occupied(dir: &Path) -> Result<(), CheckpointError> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    if !dir.is_dir() {
+        return Err(CheckpointError::OutputIsFile { path: dir.to_owned() });
+    }
+    let mut holds = Vec::new();
+    for entry in fs_err::read_dir(dir)? {
+        holds.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    holds.sort();
+    match holds.is_empty() {
+        true => Ok(()),
+        false => Err(CheckpointError::OutputOccupied { path: dir.to_owned(), holds }),
+    }
+}
+
+fn sync_tree(dir: &Path) -> Result<(), CheckpointError> {
+    for entry in fs_err::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            fs_err::OpenOptions::new().write(true).open(&path)?.sync_all()?;
+        }
+    }
+    sync_dir(dir)
+}
+
+/// Makes names durable. Only Unix can open a folder as a file.
+fn sync_dir(dir: &Path) -> Result<(), CheckpointError> {
+    if cfg!(unix) {
+        fs_err::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs_err::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_published_folder_holds_what_was_written_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("a/b/out");
+        let staging = Staging::new(&out).unwrap();
+        fs_err::create_dir(staging.path().join("inner")).unwrap();
+        fs_err::write(staging.path().join("inner/file"), b"x").unwrap();
+        assert!(!out.exists());
+        staging.publish().unwrap();
+        assert_eq!(names(&out), ["inner"]);
+        assert_eq!(names(out.parent().unwrap()), ["out"]);
+    }
+
+    #[test]
+    fn a_dropped_folder_leaves_no_trace() {
+        let root = tempfile::tempdir().unwrap();
+        let staging = Staging::new(&root.path().join("a/b/out")).unwrap();
+        fs_err::write(staging.path().join("file"), b"x").unwrap();
+        drop(staging);
+        assert!(names(root.path()).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_holds_something_is_refused_and_named() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("out");
+        fs_err::create_dir(&out).unwrap();
+        Staging::new(&out).unwrap().publish().unwrap(); // an empty folder is fine
+        fs_err::write(out.join("metrics.jsonl"), b"x").unwrap();
+        let message = Staging::new(&out).unwrap_err().to_string();
+        assert!(message.contains("`metrics.jsonl`") && message.contains("hint: "), "{message}");
+        assert!(matches!(Staging::new(&out.join("metrics.jsonl")), Err(CheckpointError::OutputIsFile { .. })));
+        assert_eq!(names(root.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_live_writer_is_left_alone_and_a_leftover_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("out");
+        let first = Staging::new(&out).unwrap();
+        assert!(matches!(Staging::new(&out), Err(CheckpointError::OutputBusy { .. })));
+        drop(first);
+        fs_err::create_dir(root.path().join(".out.partial")).unwrap();
+        fs_err::write(root.path().join(".out.partial/junk"), b"x").unwrap();
+        Staging::new(&out).unwrap().publish().unwrap();
+        assert!(names(&out).is_empty());
+        assert_eq!(names(root.path()), ["out"]);
+    }
+}

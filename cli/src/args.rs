@@ -1,0 +1,76 @@
+//! What can be typed: the subcommands, and arguments that several of them have.
+
+use crate::{command, error::Status};
+use clap::{Args, Parser, Subcommand};
+
+/// Turn a pretrained language model into a Recursive Transformer, uptrain it, and measure it.
+///
+/// MODEL is a local Hugging Face folder (safetensors), a `.gguf` file, or a hub id such as HuggingFaceTB/SmolLM2-135M.
+/// `RUST_LOG=info` shows more on stderr.
+#[derive(Debug, Parser)]
+#[command(name = "retie", version, max_term_width = 100, propagate_version = false)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every subcommand; one file each in `command/`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Inspect(command::inspect::Inspect),
+    Convert(command::convert::Convert),
+    Uptrain(command::uptrain::Uptrain),
+    Eval(command::eval::Eval),
+    Generate(command::generate::Generate),
+    Demo(command::demo::Demo),
+    Report(command::report::ReportCommand),
+    Doctor(command::doctor::Doctor),
+    Tasks(command::tasks::Tasks),
+    #[command(subcommand)]
+    Config(command::config::Config),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> anyhow::Result<Status> {
+        match self {
+            Self::Inspect(command) => command.run(),
+            Self::Convert(command) => command.run(),
+            Self::Uptrain(command) => command.run(),
+            Self::Eval(command) => command.run(),
+            Self::Generate(command) => command.run(),
+            Self::Demo(command) => command.run(),
+            Self::Report(command) => command.run(),
+            Self::Doctor(command) => command.run(),
+            Self::Tasks(command) => command.run(),
+            Self::Config(command) => command.run(),
+        }
+    }
+}
+
+/// `--device`.
+#[derive(Clone, Debug, Args)]
+pub struct DeviceArgs {
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda, cuda:N; auto takes the first that this binary has of CUDA, WGPU, CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+}
+
+/// `--set`, for commands that read a YAML file.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SetArgs {
+    /// Replace a value of the file, e.g. `--set train.steps=10`; the value is YAML
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `--json`, for commands that report.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct JsonArgs {
+    /// Print JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests;

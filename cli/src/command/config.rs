@@ -1,0 +1,96 @@
+//! `retie config`: YAML files without running them.
+
+use crate::{
+    args::{JsonArgs, SetArgs},
+    error::Status,
+    output,
+};
+use clap::{Args, Subcommand, ValueEnum};
+use retie_config::{ConvertConfig, Document, UptrainConfig, document};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Look at YAML files
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    Validate(Validate),
+}
+
+/// Check a YAML file and print it with every default
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Which command it is for; by default what most of its keys belong to
+    #[arg(long)]
+    kind: Option<Kind>,
+    #[command(flatten)]
+    set: SetArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// Kinds of YAML files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// For `retie convert --config`
+    Convert,
+    /// For `retie uptrain`
+    Uptrain,
+}
+
+impl Config {
+    pub fn run(self) -> anyhow::Result<Status> {
+        match self {
+            Self::Validate(command) => command.run(),
+        }
+    }
+}
+
+impl Validate {
+    fn run(self) -> anyhow::Result<Status> {
+        let text = fs_err::read_to_string(&self.file)?;
+        match self.kind.unwrap_or_else(|| Kind::guess(&text)) {
+            Kind::Convert => self.check::<ConvertConfig>(&text, "convert"),
+            Kind::Uptrain => self.check::<UptrainConfig>(&text, "uptrain"),
+        }
+    }
+
+    fn check<D: Document>(&self, text: &str, kind: &str) -> anyhow::Result<Status> {
+        let config: D = document::parse(text, &self.file, &self.set.set)?;
+        if self.json.json {
+            output::json(&json!({ "kind": kind, "config": config }))?;
+        } else {
+            output::data(document::to_yaml(&config)?)?;
+        }
+        output::line(&format!("`{}` is a valid `{kind}` configuration", self.file.display()));
+        Ok(Status::Done)
+    }
+}
+
+impl Kind {
+    /// Keys at the top that only one kind has.
+    const CONVERT_KEYS: [&str; 9] =
+        ["model", "recursions", "sharing", "init", "lora_rank", "share_norms", "dtype", "seed", "output"];
+    const UPTRAIN_KEYS: [&str; 8] = ["run", "student", "teacher", "data", "losses", "optimizer", "schedule", "train"];
+
+    /// The kind that most keys at the top of `text` belong to.
+    fn guess(text: &str) -> Self {
+        let tops = || text.lines().filter_map(|line| line.split_once(':').map(|(key, _)| key));
+        let count = |keys: &[&str]| tops().filter(|key| keys.contains(key)).count();
+        if count(&Self::CONVERT_KEYS) > count(&Self::UPTRAIN_KEYS) { Self::Convert } else { Self::Uptrain }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_are_known_by_their_keys() {
+        let convert = include_str!("../../../configs/recipes/convert-smollm2-r2.yaml");
+        let uptrain = include_str!("../../../configs/recipes/uptrain-smollm2-r2.yaml");
+        assert_eq!([convert, uptrain].map(Kind::guess), [Kind::Convert, Kind::Uptrain]);
+    }
+}

@@ -1,0 +1,146 @@
+//! `retie convert`: from a pretrained model to a recursive one.
+
+use crate::{
+    args::{JsonArgs, SetArgs},
+    error::Status,
+    model, output,
+    progress::{Progress, Unit},
+};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use retie_checkpoint::{ModelSource, Provenance};
+use retie_config::{ConvertConfig, Init, Sharing, StoredDtype, document};
+use retie_convert::{ConvertOptions, ConvertReport, Extras, Stage};
+use std::path::PathBuf;
+
+/// Turn a pretrained model into a recursive one
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// A Hugging Face folder, a .gguf file, or a hub id
+    #[arg(value_name = "MODEL", required_unless_present = "config")]
+    model: Option<String>,
+    /// Passes over the shared block; has to divide the layers that are shared, 1 copies the model
+    #[arg(long, value_name = "R", required_unless_present = "config")]
+    recursions: Option<usize>,
+    /// Which depths share a layer
+    #[arg(long, required_unless_present = "config", value_parser = names::<Sharing, _>(Sharing::ALL.map(Sharing::name)))]
+    sharing: Option<Sharing>,
+    /// Where the shared layers come from
+    #[arg(long, required_unless_present = "config", value_parser = names::<Init, _>(Init::ALL.map(Init::name)))]
+    init: Option<Init>,
+    /// Rank of the LoRA that each depth gets; without it there is none
+    #[arg(long, value_name = "RANK")]
+    lora_rank: Option<usize>,
+    /// Whether norms and biases are shared too, or each depth keeps its own
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    share_norms: bool,
+    /// Element type of the written weights
+    #[arg(long, default_value = "keep", value_parser = names::<StoredDtype, _>(StoredDtype::ALL.map(StoredDtype::name)))]
+    dtype: StoredDtype,
+    /// Seed of `--init random`
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder to write; it may not hold anything yet
+    #[arg(short, long, value_name = "DIR", required_unless_present = "config")]
+    output: Option<PathBuf>,
+    /// Take all of this from a YAML file instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "model", "recursions", "sharing", "init", "lora_rank", "share_norms", "dtype", "seed", "output",
+    ])]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    set: SetArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// A parser for a choice by its name, which shows every name in `--help`.
+fn names<T, const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Value = T>
+where
+    T: std::str::FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>().map_err(std::io::Error::other))
+}
+
+impl Convert {
+    pub fn run(self) -> anyhow::Result<Status> {
+        let json = self.json;
+        let config = self.into_config()?;
+        let source = model::open(&config.model)?;
+        let report = convert(&source, &config)?;
+        if json.json {
+            output::json(&report)?;
+        } else {
+            output::data(&report)?;
+        }
+        output::wrote(&config.output);
+        output::next(&format!("retie eval {} --tasks perplexity --text FILE", output::word(&config.output)));
+        Ok(Status::Done)
+    }
+
+    fn into_config(self) -> anyhow::Result<ConvertConfig> {
+        let arguments = (self.model, self.recursions, self.sharing, self.init, self.output);
+        match (arguments, self.config) {
+            ((Some(model), Some(recursions), Some(sharing), Some(init), Some(output)), None) => {
+                anyhow::ensure!(
+                    self.set.set.is_empty(),
+                    "`--set` changes a YAML file, expected `--config FILE` with it"
+                );
+                Ok(ConvertConfig {
+                    schema: 1,
+                    model,
+                    recursions,
+                    sharing,
+                    init,
+                    lora_rank: self.lora_rank,
+                    share_norms: self.share_norms,
+                    dtype: self.dtype,
+                    seed: self.seed,
+                    output,
+                })
+            }
+            (_, Some(path)) => Ok(document::load(&path, &self.set.set)?),
+            _ => anyhow::bail!("expected MODEL, `--recursions`, `--sharing`, `--init` and `--output`, or `--config`"),
+        }
+    }
+}
+
+/// Converts `source` as `config` says, with its tokenizer and provenance, under a progress bar.
+pub fn convert(source: &ModelSource, config: &ConvertConfig) -> anyhow::Result<ConvertReport> {
+    if source.tokenizer_json().is_some() {
+        model::tokenizer(source)?;
+    }
+    let provenance = Provenance::now(command_line(), Some(model::parent(source)?));
+    let extras = Extras { files: source.companions.clone(), provenance: Some(provenance) };
+    let mut bars: Option<(Stage, Progress)> = None;
+    let report = retie_convert::convert(
+        source.tensors.as_ref(),
+        &source.config,
+        &ConvertOptions::from(config),
+        &extras,
+        &config.output,
+        &mut |progress| {
+            if bars.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+                let label = match progress.stage {
+                    Stage::Write => "convert",
+                    Stage::Check => "check",
+                };
+                // The bar before is taken off before the next one is drawn.
+                bars = None;
+                bars = Some((progress.stage, Progress::new(label, Unit::Count("tensors"), progress.total as u64)));
+            }
+            if let Some((_, bar)) = &mut bars {
+                bar.set(progress.done as u64, progress.total as u64, progress.tensor);
+            }
+        },
+    );
+    Ok(report?)
+}
+
+/// The command line of this process, for provenance.
+pub fn command_line() -> Vec<String> {
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    std::iter::once("retie".to_owned()).chain(words).collect()
+}

@@ -1,0 +1,86 @@
+//! The demo's configurations. Sizes are such that it takes well under two minutes on two cores.
+
+use super::assets;
+use retie_config::{
+    ConvertConfig, CosineConfig, CrossEntropyConfig, DataConfig, DistillConfig, Divergence, Init, LossConfig,
+    ModelSource, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TrainConfig, UptrainConfig,
+};
+use std::path::Path;
+
+/// Passes over the shared block.
+pub const RECURSIONS: usize = 2;
+/// Windows that are scored at once.
+pub const EVAL_BATCH_SIZE: usize = 8;
+
+/// From `base` to `converted`.
+pub fn convert(out: &Path) -> ConvertConfig {
+    ConvertConfig {
+        schema: 1,
+        model: assets::base(out).display().to_string(),
+        recursions: RECURSIONS,
+        sharing: Sharing::MiddleCycle,
+        init: Init::Average,
+        lora_rank: Some(16),
+        share_norms: false,
+        dtype: StoredDtype::F32,
+        seed: 0,
+        output: out.join("converted"),
+    }
+}
+
+/// From `converted` to `run/model`.
+pub fn uptrain(out: &Path) -> UptrainConfig {
+    UptrainConfig {
+        schema: 1,
+        run: RunConfig { dir: out.join("run") },
+        student: ModelSource { model: out.join("converted").display().to_string() },
+        teacher: Some(ModelSource { model: assets::base(out).display().to_string() }),
+        data: DataConfig {
+            train: vec![assets::train(out)],
+            heldout: vec![assets::heldout(out)],
+            text_field: "text".to_owned(),
+            sequence_length: 128,
+            cache_dir: None,
+        },
+        losses: vec![
+            LossConfig::CrossEntropy(CrossEntropyConfig { weight: 0.3 }),
+            LossConfig::Distill(DistillConfig { divergence: Divergence::ForwardKl, weight: 0.7, temperature: 1.0 }),
+        ],
+        optimizer: OptimizerConfig {
+            lr: 2e-3,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+        },
+        schedule: ScheduleConfig::Cosine(CosineConfig { warmup_steps: 10, min_lr_ratio: 0.05 }),
+        train: TrainConfig {
+            steps: Some(200),
+            tokens: None,
+            batch_size: 8,
+            gradient_accumulation: 1,
+            checkpoint_every: 100,
+            keep_last: 1,
+            eval_every: 20,
+            eval_sequences: 32,
+            seed: 42,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use retie_config::{Document, document};
+
+    fn valid<D: Document>(config: &D) -> bool {
+        document::parse::<D>(&document::to_yaml(config).unwrap(), Path::new("demo.yaml"), &[]).is_ok()
+    }
+
+    #[test]
+    fn the_configurations_are_valid() {
+        let out = Path::new("out");
+        assert!(valid(&convert(out)) && valid(&uptrain(out)));
+    }
+}

@@ -1,0 +1,219 @@
+//! `retie eval`: numbers of a model.
+
+mod task_files;
+
+use crate::{
+    args::DeviceArgs,
+    command::tasks::PERPLEXITY,
+    error::Status,
+    model::{self, TextModel},
+    output,
+    progress::{Progress, Unit},
+};
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use retie_checkpoint::ModelSource;
+use retie_convert::ParameterCounts;
+use retie_eval::{EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RunError, Task};
+use serde_json::{Value, json};
+use std::{
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+/// Measure a model on tasks and on a text
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// A Hugging Face folder, a .gguf file, or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// What to measure, with commas between; `retie tasks` lists them, `perplexity` needs `--text`
+    #[arg(long, value_name = "TASKS", value_delimiter = ',', required = true)]
+    tasks: Vec<String>,
+    /// Measure only the first N examples of a task, or windows of the text
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Sequences that are scored at once; no score depends on it
+    #[arg(long, value_name = "B", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    batch_size: u64,
+    /// Folder with TASK.parquet or TASK.jsonl files; without it they come from the hub
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Text for `perplexity`; of .jsonl and .parquet files the field `text`, else the whole file
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens of a window of the text; by default 1024, or the model's context if that is less
+    #[arg(long, value_name = "W", requires = "text")]
+    window: Option<usize>,
+    /// Tokens from one window's start to the next's; by default the window
+    #[arg(long, value_name = "S", requires = "text")]
+    stride: Option<usize>,
+    /// Write the numbers here too, as JSON
+    #[arg(long, short = 'o', value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write every example's log-likelihoods here
+    #[arg(long, value_name = "FILE")]
+    log_samples: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Window where the model's context allows.
+const DEFAULT_WINDOW: usize = 1024;
+
+impl Eval {
+    pub fn run(self) -> anyhow::Result<Status> {
+        let tasks = self.tasks()?;
+        self.check_outputs()?;
+        let limit = self.limit.map(usize::try_from).transpose()?;
+        let batch_size = usize::try_from(self.batch_size)?;
+        let device = retie_model::device(&self.device.device)?;
+        // Everything is read before anything is scored: a bad last task should not cost an hour.
+        let source = model::open(&self.model)?;
+        let text = self.text.as_deref().map(model::read_text).transpose()?;
+        let examples = tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>()?;
+        let model = TextModel::load(&source, &device)?;
+        let mut evaluation = Evaluation { model: &model, batch_size };
+        let mut report = EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None };
+        for (task, examples) in tasks.iter().zip(&examples) {
+            report.tasks.push(evaluation.task(task, examples)?);
+        }
+        if let (Some(path), Some(text)) = (&self.text, &text) {
+            let options = self.windows(source.config.max_position_embeddings, limit);
+            report.perplexity = Some(evaluation.text(&path.display().to_string(), text, options)?);
+        }
+        output::data(&report)?;
+        self.write(&source, &report)?;
+        Ok(Status::Done)
+    }
+
+    /// The tasks that were asked for, but for `perplexity`.
+    fn tasks(&self) -> anyhow::Result<Vec<&'static Task>> {
+        let names = || self.tasks.iter().map(|name| name.trim());
+        let tasks: Vec<_> = names().filter(|name| *name != PERPLEXITY).map(Task::find).collect::<Result<_, _>>()?;
+        let mut seen = std::collections::HashSet::new();
+        if let Some(twice) = names().find(|name| !seen.insert(*name)) {
+            bail!("task `{twice}` is asked for twice");
+        }
+        match (names().any(|name| name == PERPLEXITY), &self.text) {
+            (true, None) => bail!("task `{PERPLEXITY}` has no text\nhint: name a file with `--text FILE`"),
+            (false, Some(_)) => {
+                bail!("`--text` is given, but `{PERPLEXITY}` is not among the tasks\nhint: add it to `--tasks`")
+            }
+            _ => {}
+        }
+        ensure!(
+            self.log_samples.is_none() || !tasks.is_empty(),
+            "`--log-samples` is given, but `{PERPLEXITY}` has no examples"
+        );
+        Ok(tasks)
+    }
+
+    /// Refuses files that could not be written when all is measured.
+    fn check_outputs(&self) -> anyhow::Result<()> {
+        for path in [&self.json, &self.log_samples].into_iter().flatten() {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            if parent.is_some_and(|parent| !parent.is_dir()) {
+                bail!("the folder of `{}` does not exist\nhint: make it first", path.display());
+            }
+            ensure!(!path.is_dir(), "`{}` is a folder, expected a file", path.display());
+        }
+        Ok(())
+    }
+
+    fn examples(&self, task: &'static Task, limit: Option<usize>) -> anyhow::Result<Vec<Example>> {
+        let files = match &self.data {
+            Some(folder) => vec![task.file_in(folder)?],
+            None => vec![task_files::from_hub(task)?],
+        };
+        let mut examples = task.load(&files)?;
+        examples.truncate(limit.unwrap_or(usize::MAX));
+        Ok(examples)
+    }
+
+    fn windows(&self, context: usize, limit: Option<usize>) -> PerplexityOptions {
+        let window = self.window.unwrap_or(DEFAULT_WINDOW.min(context));
+        let batch_size = usize::try_from(self.batch_size).unwrap_or(1);
+        PerplexityOptions { window, stride: self.stride.unwrap_or(window), limit, batch_size }
+    }
+
+    fn write(&self, source: &ModelSource, report: &EvalReport) -> anyhow::Result<()> {
+        if let Some(path) = &self.json {
+            write_json(path, source, report)?;
+            output::wrote(path);
+        }
+        if let Some(path) = &self.log_samples {
+            let mut out = BufWriter::new(fs_err::File::create(path)?);
+            report
+                .write_samples(&mut out)
+                .and_then(|()| out.flush())
+                .with_context(|| format!("cannot write `{}`", path.display()))?;
+            output::wrote(path);
+        }
+        if let Some(path) = &self.json {
+            output::next(&format!("retie report --eval NAME={} -o report.html", output::word(path)));
+        }
+        Ok(())
+    }
+}
+
+/// Writes the numbers with the model's size.
+pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport) -> anyhow::Result<()> {
+    let mut value = report.to_json();
+    let counts = ParameterCounts::of(&source.config)?;
+    if let Value::Object(map) = &mut value {
+        let counts = json!({
+            "embedding": counts.embedding, "non_embedding": counts.non_embedding(), "total": counts.total(),
+        });
+        map.insert("parameters".to_owned(), counts);
+    }
+    Ok(fs_err::write(path, serde_json::to_string_pretty(&value)? + "\n")?)
+}
+
+/// A model that is being measured.
+pub struct Evaluation<'a> {
+    pub model: &'a TextModel,
+    pub batch_size: usize,
+}
+
+impl Evaluation<'_> {
+    fn encoder(&self) -> anyhow::Result<PromptEncoder<'_>> {
+        Ok(PromptEncoder {
+            codec: &self.model.tokenizer,
+            prefix_token: self.model.prefix_token()?,
+            bos_token: self.model.bos_token,
+            max_length: self.model.model.config().max_position_embeddings,
+        })
+    }
+
+    /// Measures `examples`, under a progress bar.
+    pub fn task(&mut self, task: &'static Task, examples: &[Example]) -> anyhow::Result<retie_eval::TaskResult> {
+        let mut bar = Progress::new(task.name, Unit::Count("continuations"), 0);
+        let mut progress = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
+        let mut scorer = ModelScorer::new(&self.model.model);
+        retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut scorer, self.batch_size, &mut progress)
+            .map_err(unwrapped)
+    }
+
+    /// Measures `text`, which `name` names, under a progress bar.
+    pub fn text(
+        &mut self,
+        name: &str,
+        text: &str,
+        options: PerplexityOptions,
+    ) -> anyhow::Result<retie_eval::Perplexity> {
+        let mut bar = Progress::new(PERPLEXITY, Unit::Count("windows"), 0);
+        let mut progress = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
+        let mut scorer = ModelScorer::new(&self.model.model);
+        retie_eval::measure_perplexity(name, text, options, &self.encoder()?, &mut scorer, &mut progress)
+            .map_err(unwrapped)
+    }
+}
+
+/// The error itself, so that its kind can be told.
+fn unwrapped<E: std::error::Error + Send + Sync + 'static>(error: RunError<E>) -> anyhow::Error {
+    match error {
+        RunError::Eval(error) => error.into(),
+        RunError::Scorer(error) => error.into(),
+    }
+}

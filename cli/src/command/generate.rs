@@ -1,0 +1,165 @@
+//! `retie generate`: text that goes on from a prompt, as it comes.
+
+use crate::{
+    args::{DeviceArgs, JsonArgs},
+    error::Status,
+    model::{self, TextModel},
+    number::rate,
+    output,
+};
+use anyhow::ensure;
+use burn::tensor::{Int, Tensor};
+use clap::Args;
+use retie_model::{KvCache, ModelError, Sampler, Sampling, kernels::f32_slice};
+use serde::Serialize;
+use std::time::Instant;
+
+/// Write text that goes on from a prompt
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// A Hugging Face folder, a .gguf file, or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// The text to go on from
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: String,
+    /// Stop after this many tokens, if the model does not stop before
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    max_new_tokens: u64,
+    /// 0 takes the most probable token; the higher, the more even the draw
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the fewest tokens whose probabilities reach this sum
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// What was generated, and how fast.
+#[derive(Debug, Serialize)]
+struct Generation {
+    prompt: String,
+    text: String,
+    ids: Vec<u32>,
+    stop: Stop,
+    prompt_tokens: usize,
+    /// Tokens of the prompt by the time until the first new token.
+    prefill_tokens_per_second: f64,
+    /// New tokens after the first by the time after it; absent if there is only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decode_tokens_per_second: Option<f64>,
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Stop {
+    EndOfText,
+    MaxNewTokens,
+}
+
+impl Generate {
+    pub fn run(self) -> anyhow::Result<Status> {
+        ensure!(
+            self.temperature.is_finite() && self.temperature >= 0.0,
+            "`--temperature` is `{}`, expected a finite number, 0 or more",
+            self.temperature
+        );
+        ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "`--top-p` is `{}`, expected above 0, up to 1", self.top_p);
+        let device = retie_model::device(&self.device.device)?;
+        let source = model::open(&self.model)?;
+        let model = TextModel::load(&source, &device)?;
+        let json = self.json.json;
+        let generation = self.generate(&model, &mut |text| if json { Ok(()) } else { output::stream(text) })?;
+        if json {
+            output::json(&generation)?;
+        } else {
+            output::stream("\n")?;
+        }
+        let decode = generation.decode_tokens_per_second;
+        output::line(&format!(
+            "prefill {} tokens at {} tok/s, decode {} tokens at {} tok/s",
+            generation.prompt_tokens,
+            rate(generation.prefill_tokens_per_second),
+            generation.ids.len(),
+            decode.map_or_else(|| "–".to_owned(), rate),
+        ));
+        Ok(Status::Done)
+    }
+
+    fn generate(
+        self,
+        model: &TextModel,
+        show: &mut dyn FnMut(&str) -> std::io::Result<()>,
+    ) -> anyhow::Result<Generation> {
+        let config = model.model.config();
+        let mut prompt = model.encode_start(&self.prompt)?;
+        if prompt.is_empty() {
+            prompt.push(model.prefix_token()?);
+        }
+        let max_new_tokens = usize::try_from(self.max_new_tokens)?;
+        let asked = prompt.len().saturating_add(max_new_tokens);
+        if asked > config.max_position_embeddings {
+            let max_position_embeddings = config.max_position_embeddings;
+            let hint = "shorten the prompt or lower `--max-new-tokens`";
+            return Err(ModelError::ContextTooLong { asked, max_position_embeddings, hint }.into());
+        }
+        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
+        let mut sampler = Sampler::new(sampling);
+        let mut cache = KvCache::new(config, 1, asked, &model.device);
+        let mut decoder = model.tokenizer.decode_stream(true);
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        let mut stop = Stop::MaxNewTokens;
+        let start = Instant::now();
+        let mut next = sampler.next(&last_logits(model, &prompt, &mut cache));
+        let first_token = start.elapsed().as_secs_f64();
+        loop {
+            if config.eos_token_ids.contains(&next) {
+                stop = Stop::EndOfText;
+                break;
+            }
+            ids.push(next);
+            let piece = decoder.step(next)?;
+            show(&piece)?;
+            text += &piece;
+            if ids.len() == max_new_tokens {
+                break;
+            }
+            next = sampler.next(&last_logits(model, &[next], &mut cache));
+        }
+        let decoding = start.elapsed().as_secs_f64() - first_token;
+        let rest = decoder.finish()?;
+        show(&rest)?;
+        text += &rest;
+        // Each forward pass after the first gave one token, the one that ended the text included.
+        let decoded = match stop {
+            Stop::EndOfText => ids.len(),
+            Stop::MaxNewTokens => ids.len() - 1,
+        };
+        Ok(Generation {
+            prompt_tokens: prompt.len(),
+            prefill_tokens_per_second: prompt.len() as f64 / first_token,
+            decode_tokens_per_second: (decoded > 0).then(|| decoded as f64 / decoding),
+            prompt: self.prompt,
+            text,
+            ids,
+            stop,
+        })
+    }
+}
+
+/// Logits `[V]` of the token after `ids`, which join the cache.
+fn last_logits(model: &TextModel, ids: &[u32], cache: &mut KvCache) -> Vec<f32> {
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    let tokens = ids.len();
+    let input = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device).reshape([1, tokens]);
+    let hidden = model.model.forward(input, Some(cache)); // [T, D]
+    let last = hidden.slice([tokens - 1..tokens]); // [1, D]
+    f32_slice(&model.model.logits(last).into_data()).to_vec()
+}

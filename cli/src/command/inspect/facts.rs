@@ -1,0 +1,221 @@
+//! What `retie inspect` finds out. The fields are the keys of its JSON.
+
+use crate::model;
+use anyhow::Context;
+use retie_checkpoint::{GgufFile, ModelSource, Provenance};
+use retie_config::{Architecture, ModelConfig, RecursionConfig, RopeScaling, Sharing, dividing_recursions};
+use retie_convert::{Alias, ConvertReport, ParameterCounts, REPORT_FILE};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Everything about a model.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    pub model: String,
+    pub path: String,
+    pub architecture: &'static str,
+    pub sizes: Sizes,
+    pub parameters: Parameters,
+    /// How the weights are stored, by the type of their elements.
+    pub stored: BTreeMap<String, Stored>,
+    pub kv_cache_bytes_per_token: KvCacheBytes,
+    pub tokenizer: Option<TokenizerFacts>,
+    /// For each sharing pattern the numbers of recursions that divide the layers it shares; of a plain model only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dividing_recursions: Option<BTreeMap<&'static str, Vec<usize>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recursion: Option<Recursion>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+}
+
+/// The numbers of `config.json`.
+#[derive(Debug, Serialize)]
+pub struct Sizes {
+    pub num_hidden_layers: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub vocab_size: usize,
+    pub max_position_embeddings: usize,
+    pub rope_theta: f64,
+    pub rope_scaling: &'static str,
+    pub rms_norm_eps: f64,
+    pub tie_word_embeddings: bool,
+    pub attention_bias: bool,
+    pub mlp_bias: bool,
+}
+
+/// Stored parameters; a shared one counts once.
+#[derive(Debug, Serialize)]
+pub struct Parameters {
+    pub embedding: usize,
+    pub non_embedding: usize,
+    pub total: usize,
+    /// Part of `non_embedding`.
+    pub lora: usize,
+    /// Part of `non_embedding`: norms and biases that belong to one depth.
+    pub depth_vectors: usize,
+}
+
+/// Tensors of one element type.
+#[derive(Debug, Default, Serialize)]
+pub struct Stored {
+    pub tensors: usize,
+    pub parameters: usize,
+    /// Absent where the type packs elements in blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<usize>,
+}
+
+/// Keys and values of one token, at all depths.
+#[derive(Debug, Serialize)]
+pub struct KvCacheBytes {
+    pub f32: usize,
+    pub bf16: usize,
+}
+
+/// The tokenizer.
+#[derive(Debug, Serialize)]
+pub struct TokenizerFacts {
+    pub tokens: usize,
+    pub largest_id: u32,
+    pub sha256: String,
+    pub bos: Option<Token>,
+    pub eos: Vec<Token>,
+}
+
+/// A token and its text.
+#[derive(Debug, Serialize)]
+pub struct Token {
+    pub id: u32,
+    pub text: Option<String>,
+}
+
+/// What makes it recursive.
+#[derive(Debug, Serialize)]
+pub struct Recursion {
+    #[serde(flatten)]
+    pub config: RecursionConfig,
+    pub stored_layers: usize,
+    /// Which layer each depth runs; `sources` is empty where the folder has no `convert.json`.
+    pub aliases: Vec<Alias>,
+}
+
+impl Inspection {
+    /// Looks at `source`, whose tensors have been checked.
+    pub fn of(source: &ModelSource) -> anyhow::Result<Self> {
+        let config = &source.config;
+        let counts = ParameterCounts::of(config)?;
+        let per_token = 2 * config.num_hidden_layers * config.key_value_size();
+        let plain = config.recursion.is_none();
+        Ok(Self {
+            model: source.spec.clone(),
+            path: source.path.display().to_string(),
+            architecture: match (config.architecture, plain) {
+                (Architecture::Llama, true) => "llama",
+                (Architecture::Llama, false) => "recursive_llama",
+            },
+            sizes: Sizes::of(config),
+            parameters: Parameters {
+                embedding: counts.embedding,
+                non_embedding: counts.non_embedding(),
+                total: counts.total(),
+                lora: counts.lora,
+                depth_vectors: counts.depth_vectors,
+            },
+            stored: stored(source)?,
+            kv_cache_bytes_per_token: KvCacheBytes { f32: 4 * per_token, bf16: 2 * per_token },
+            tokenizer: source.tokenizer_json().map(|_| TokenizerFacts::of(source)).transpose()?,
+            dividing_recursions: plain.then(|| {
+                Sharing::ALL.iter().map(|s| (s.name(), dividing_recursions(config.num_hidden_layers, *s))).collect()
+            }),
+            recursion: config.recursion.as_ref().map(|recursion| Recursion::of(recursion, source)).transpose()?,
+            provenance: if source.path.is_dir() { Provenance::load(&source.path)? } else { None },
+        })
+    }
+}
+
+impl Sizes {
+    fn of(config: &ModelConfig) -> Self {
+        Self {
+            num_hidden_layers: config.num_hidden_layers,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_attention_heads: config.num_attention_heads,
+            num_key_value_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            vocab_size: config.vocab_size,
+            max_position_embeddings: config.max_position_embeddings,
+            rope_theta: config.rope_theta,
+            rope_scaling: match config.rope_scaling {
+                RopeScaling::Default => "none",
+                RopeScaling::Linear { .. } => "linear",
+                RopeScaling::Llama3 { .. } => "llama3",
+            },
+            rms_norm_eps: config.rms_norm_eps,
+            tie_word_embeddings: config.tie_word_embeddings,
+            attention_bias: config.attention_bias,
+            mlp_bias: config.mlp_bias,
+        }
+    }
+}
+
+fn stored(source: &ModelSource) -> anyhow::Result<BTreeMap<String, Stored>> {
+    // A GGUF file presents its quantised tensors as F32; its own types are asked for here.
+    let gguf = if source.path.is_file() { Some(GgufFile::open(&source.path)?) } else { None };
+    let mut stored: BTreeMap<String, Stored> = BTreeMap::new();
+    for name in source.tensors.names() {
+        let info = source.tensors.info(name).with_context(|| format!("tensor `{name}` has no description"))?;
+        let packed = gguf.as_ref().and_then(|file| file.stored_type(name));
+        let is_plain = packed.is_none_or(|name| matches!(name, "F32" | "F16" | "BF16"));
+        let entry = stored.entry(packed.unwrap_or(info.dtype.name()).to_owned()).or_default();
+        entry.tensors += 1;
+        entry.parameters += info.num_elements();
+        if is_plain {
+            *entry.bytes.get_or_insert(0) += info.num_bytes();
+        }
+    }
+    Ok(stored)
+}
+
+impl TokenizerFacts {
+    fn of(source: &ModelSource) -> anyhow::Result<Self> {
+        let tokenizer = model::tokenizer(source)?;
+        let token = |id: u32| Token { id, text: tokenizer.token(id) };
+        Ok(Self {
+            tokens: tokenizer.vocab_size(),
+            largest_id: tokenizer.largest_id(),
+            sha256: tokenizer.fingerprint().to_owned(),
+            bos: source.config.bos_token_id.map(token),
+            eos: source.config.eos_token_ids.iter().copied().map(token).collect(),
+        })
+    }
+}
+
+impl Recursion {
+    fn of(recursion: &RecursionConfig, source: &ModelSource) -> anyhow::Result<Self> {
+        let map = recursion.share_map(&source.config)?;
+        let report = source.path.join(REPORT_FILE);
+        let converted: Option<ConvertReport> = match report.is_file() {
+            true => {
+                let text = fs_err::read(&report)?;
+                Some(serde_json::from_slice(&text).with_context(|| format!("`{}` cannot be read", report.display()))?)
+            }
+            false => None,
+        };
+        let sources = |depth: usize| {
+            let aliases = converted.as_ref().map(|report| &report.aliases);
+            aliases.and_then(|a| a.get(depth)).map(|alias| alias.sources.clone()).unwrap_or_default()
+        };
+        let aliases = map.depths().iter().map(|step| Alias {
+            depth: step.depth.0,
+            layer: step.layer.0,
+            recursion: step.recursion,
+            sources: sources(step.depth.0),
+        });
+        Ok(Self { config: recursion.clone(), stored_layers: map.num_layers(), aliases: aliases.collect() })
+    }
+}

@@ -1,0 +1,134 @@
+//! An [`Inspection`] as plain text.
+
+use super::facts::{Inspection, Recursion, Sizes, Token};
+use crate::number::{bytes, grouped};
+use std::fmt::{self, Display, Formatter};
+
+impl Display for Inspection {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        field(f, "model", &self.model)?;
+        if self.path != self.model {
+            field(f, "path", &self.path)?;
+        }
+        field(f, "architecture", self.architecture)?;
+        sizes(f, &self.sizes)?;
+        writeln!(f)?;
+        let p = &self.parameters;
+        field(f, "parameters", grouped(p.total as u64))?;
+        field(f, "  embedding", grouped(p.embedding as u64))?;
+        field(f, "  without embedding", grouped(p.non_embedding as u64))?;
+        if p.depth_vectors > 0 {
+            field(f, "    own norms, biases", grouped(p.depth_vectors as u64))?;
+        }
+        if p.lora > 0 {
+            field(f, "    LoRA", grouped(p.lora as u64))?;
+        }
+        for (dtype, stored) in &self.stored {
+            let size = stored.bytes.map_or_else(String::new, |b| format!(", {}", bytes(b as u64)));
+            let what = format!("{} tensors, {} parameters{size}", stored.tensors, grouped(stored.parameters as u64));
+            field(f, &format!("stored as {dtype}"), what)?;
+        }
+        let kv = &self.kv_cache_bytes_per_token;
+        field(
+            f,
+            "KV cache per token",
+            format!("{} B in f32, {} B in bf16", grouped(kv.f32 as u64), grouped(kv.bf16 as u64)),
+        )?;
+        writeln!(f)?;
+        match &self.tokenizer {
+            None => field(f, "tokenizer", "none (no `tokenizer.json`)")?,
+            Some(t) => {
+                field(f, "tokenizer", format!("{} tokens, ids up to {}", grouped(t.tokens as u64), t.largest_id))?;
+                field(f, "  begin of text", t.bos.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string))?;
+                let eos: Vec<_> = t.eos.iter().map(ToString::to_string).collect();
+                field(f, "  end of text", if eos.is_empty() { "none".to_owned() } else { eos.join(", ") })?;
+            }
+        }
+        if let Some(dividing) = &self.dividing_recursions {
+            writeln!(f, "\nrecursions that divide the layers")?;
+            for (sharing, numbers) in dividing {
+                let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+                let numbers = if numbers.is_empty() { "none".to_owned() } else { numbers.join(", ") };
+                field(f, &format!("  {sharing}"), numbers)?;
+            }
+        }
+        if let Some(recursion) = &self.recursion {
+            write!(f, "\n{recursion}")?;
+        }
+        if let Some(provenance) = &self.provenance {
+            writeln!(f)?;
+            field(f, "made by", format!("{} {}, {}", provenance.tool, provenance.version, provenance.date))?;
+            if let Some(parent) = &provenance.parent {
+                field(f, "made from", &parent.model)?;
+            }
+            field(f, "with", provenance.command.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+fn sizes(f: &mut Formatter<'_>, s: &Sizes) -> fmt::Result {
+    field(f, "layers", s.num_hidden_layers)?;
+    field(f, "hidden size", s.hidden_size)?;
+    field(f, "mlp size", s.intermediate_size)?;
+    field(
+        f,
+        "heads",
+        format!("{} of {}, {} for keys and values", s.num_attention_heads, s.head_dim, s.num_key_value_heads),
+    )?;
+    field(
+        f,
+        "vocabulary",
+        format!("{}, {}", grouped(s.vocab_size as u64), if s.tie_word_embeddings { "tied" } else { "untied" }),
+    )?;
+    field(f, "context", format!("{} tokens", grouped(s.max_position_embeddings as u64)))?;
+    field(f, "rope", format!("base {}, scaling {}", s.rope_theta, s.rope_scaling))?;
+    let biases = match (s.attention_bias, s.mlp_bias) {
+        (false, false) => "none",
+        (true, false) => "attention",
+        (false, true) => "mlp",
+        (true, true) => "attention and mlp",
+    };
+    field(f, "biases", biases)
+}
+
+impl Display for Token {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.text {
+            Some(text) => write!(f, "{} `{text}`", self.id),
+            None => write!(f, "{} (not a token of the tokenizer)", self.id),
+        }
+    }
+}
+
+impl Display for Recursion {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let c = &self.config;
+        field(f, "recursions", c.num_recursions)?;
+        field(f, "sharing", c.sharing)?;
+        field(f, "init", c.init)?;
+        field(f, "norms", if c.share_norms { "shared" } else { "each depth has its own" })?;
+        field(f, "LoRA", c.lora.map_or_else(|| "none".to_owned(), |lora| format!("rank {}", lora.rank)))?;
+        field(f, "stored layers", format!("{} for {} depths", self.stored_layers, self.aliases.len()))?;
+        let known = self.aliases.iter().any(|alias| !alias.sources.is_empty());
+        writeln!(
+            f,
+            "\n{:>5} {:>6} {:>10}{}",
+            "depth",
+            "layer",
+            "recursion",
+            if known { "  source layers" } else { "" }
+        )?;
+        for alias in &self.aliases {
+            let recursion = alias.recursion.map_or_else(|| "unshared".to_owned(), |r| r.to_string());
+            let sources = alias.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let line = format!("{:>5} {:>6} {recursion:>10}  {sources}", alias.depth, alias.layer);
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+fn field(f: &mut Formatter<'_>, name: &str, value: impl Display) -> fmt::Result {
+    writeln!(f, "{name:<21}{value}")
+}

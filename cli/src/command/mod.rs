@@ -1,0 +1,12 @@
+//! The subcommands, a file each: arguments, then what they do.
+
+pub mod config;
+pub mod convert;
+pub mod demo;
+pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod report;
+pub mod tasks;
+pub mod uptrain;

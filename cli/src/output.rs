@@ -1,0 +1,107 @@
+//! stdout is data, stderr is for people: the few shapes of lines that go there.
+
+use crate::progress;
+use serde::Serialize;
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    path::Path,
+};
+
+/// Writes `text` and a newline to stdout.
+pub fn data(text: impl Display) -> io::Result<()> {
+    let text = text.to_string();
+    let mut out = io::stdout().lock();
+    out.write_all(text.trim_end_matches('\n').as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Writes text to stdout as it is and at once, for output that comes bit by bit.
+pub fn stream(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes `value` as JSON to stdout.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(data(serde_json::to_string_pretty(value)?)?)
+}
+
+/// Writes a line to stderr, above the progress bars. If stderr is gone there is nobody to tell.
+pub fn line(text: &str) {
+    progress::above_bars(|| _ = writeln!(io::stderr().lock(), "{text}"));
+}
+
+/// Says what was written.
+pub fn wrote(path: &Path) {
+    line(&format!("{} {}", Style::of_stderr().green("wrote"), path.display()));
+}
+
+/// Says what to type next.
+pub fn next(command: &str) {
+    line(&format!("{} {command}", Style::of_stderr().cyan("next:")));
+}
+
+/// A path as a word of a command line.
+pub fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '@' | ':' | '+' | ',');
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// ANSI escapes.
+    Colour,
+    /// None.
+    Plain,
+}
+
+impl Style {
+    /// No escapes.
+    #[cfg(test)]
+    pub const PLAIN: Self = Self::Plain;
+
+    /// For stderr: colours on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+    pub fn of_stderr() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if wanted && io::stderr().is_terminal() { Self::Colour } else { Self::Plain }
+    }
+
+    /// For what went wrong.
+    pub fn red(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    /// For what was done.
+    pub fn green(self, text: &str) -> String {
+        self.paint("1;32", text)
+    }
+
+    /// For what to do.
+    pub fn cyan(self, text: &str) -> String {
+        self.paint("1;36", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Self::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
+            Self::Plain => text.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_a_space_or_a_quote_is_quoted_for_the_shell() {
+        assert_eq!(word(Path::new("a/b-1.0_c")), "a/b-1.0_c");
+        assert_eq!(word(Path::new("a b")), "'a b'");
+        assert_eq!(word(Path::new("it's")), r"'it'\''s'");
+    }
+}

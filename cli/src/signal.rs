@@ -1,0 +1,22 @@
+//! `SIGINT` and `SIGTERM`: the first asks to save and stop, the second ends the process at once.
+
+use anyhow::Context;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
+use std::sync::{Arc, atomic::AtomicBool};
+
+const INTERRUPTED: i32 = 130;
+
+/// A flag that the first signal sets.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the shutdown looks at the flag before this signal sets it.
+        flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+            .context("cannot listen to signals")?;
+    }
+    Ok(stop)
+}

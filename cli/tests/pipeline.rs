@@ -1,0 +1,132 @@
+//! The commands one after the other on the bundled model.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use support::{CONVERT, Place};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_converted_model_is_inspected_measured_and_generates() {
+    let place = Place::new();
+    let report = json(&place.retie(&format!("{CONVERT} --json")).ok());
+    assert_eq!(report["num_layers"], 5);
+    assert!(report["checks"].as_array().unwrap().iter().all(|check| check["passed"] == true));
+    assert_eq!(json(&place.read("converted/convert.json")), report);
+    let provenance = json(&place.read("converted/retie.json"));
+    assert_eq!(provenance["command"][1], "convert");
+    let files: Vec<&str> =
+        provenance["parent"]["files"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert_eq!(files, ["config.json", "model.safetensors"]);
+
+    let facts = json(&place.retie("inspect converted --json").ok());
+    assert_eq!(
+        facts["parameters"]["total"],
+        report["parameters"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>()
+    );
+    assert_eq!(facts["recursion"]["num_recursions"], 2);
+    assert_eq!(facts["recursion"]["aliases"], report["aliases"]);
+    assert!(place.retie("inspect converted").ok().contains("LoRA                 rank 4"));
+
+    let eval = "eval converted --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64 --json eval.json";
+    let table = place.retie(eval).ok();
+    let nll = json(&place.read("eval.json"))["results"]["perplexity"]["token_nll"].as_f64().unwrap();
+    assert!(table.contains(&format!("{nll:.4}")), "{table}");
+    // ln 2048 = 7.62 is what a model that knows nothing has.
+    assert!(nll > 2.0 && nll < 7.6, "{nll}");
+
+    let generate = "generate converted -p The --max-new-tokens 8 --temperature 0.8 --seed 3 --json";
+    let generation = json(&place.retie(generate).ok());
+    assert_eq!(json(&place.retie(generate).ok())["ids"], generation["ids"], "the same seed draws the same tokens");
+    let run = place.retie("generate converted -p The --max-new-tokens 8 --temperature 0.8 --seed 3");
+    assert_eq!(run.stdout, format!("{}\n", generation["text"].as_str().unwrap()));
+    assert!(run.stderr.contains("prefill 1 tokens at") && run.stderr.contains("decode"), "{}", run.stderr);
+
+    place.retie("report --eval converted=eval.json -o report.html").ok();
+    assert!(place.read("report.html").contains(&format!("{nll:.4}")));
+}
+
+#[test]
+fn a_conversion_with_one_recursion_is_the_model_byte_for_byte() {
+    let place = Place::new();
+    place.retie("convert base --recursions 1 --sharing cycle --init stepwise -o copy").ok();
+    let read = |name: &str| fs_err::read(place.path(name)).unwrap();
+    let (base, copy) = (read("base/model.safetensors"), read("copy/model.safetensors"));
+    let (base, copy) = (SafeTensors::deserialize(&base).unwrap(), SafeTensors::deserialize(&copy).unwrap());
+    assert_eq!(base.len(), copy.len());
+    for (name, view) in base.tensors() {
+        let other = copy.tensor(&name).unwrap();
+        assert_eq!((view.dtype(), view.shape(), view.data()), (other.dtype(), other.shape(), other.data()), "{name}");
+    }
+    assert_eq!(read("base/tokenizer.json"), read("copy/tokenizer.json"));
+}
+
+#[test]
+fn a_full_rank_conversion_scores_as_its_source() {
+    let place = Place::new();
+    let to = "--recursions 2 --sharing middle_cycle --init stepwise --lora-rank 128 --share-norms false --dtype f32";
+    place.retie(&format!("convert base {to} -o full")).ok();
+    let nll = |model: &str| {
+        let line =
+            format!("eval {model} --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64 -o {model}.json");
+        place.retie(&line).ok();
+        json(&place.read(&format!("{model}.json")))["results"]["perplexity"]["token_nll"].as_f64().unwrap()
+    };
+    let (base, full) = (nll("base"), nll("full"));
+    // The SVD in f32 gives the residual back to about 1e-6 of its size; eight layers and a softmax keep that below 1e-4.
+    assert!((base - full).abs() < 1e-4, "{base} {full}");
+}
+
+#[test]
+fn flags_and_yaml_give_the_same_model() {
+    let place = Place::new();
+    place.retie(CONVERT).ok();
+    let yaml =
+        "schema: 1\nmodel: base\nrecursions: 3\nsharing: middle_cycle\ninit: average\nlora_rank: 4\noutput: other\n";
+    place.write("convert.yaml", yaml);
+    place.retie("convert --config convert.yaml --set recursions=2").ok();
+    let read = |name: &str| fs_err::read(place.path(name)).unwrap();
+    assert_eq!(read("converted/model.safetensors"), read("other/model.safetensors"));
+    assert!(place.retie("config validate convert.yaml").ok().contains("share_norms: true"));
+}
+
+#[test]
+fn scores_of_examples_do_not_depend_on_the_batch_size() {
+    let place = Place::new();
+    fs_err::create_dir(place.path("tasks")).unwrap();
+    let rows: String = (0..6)
+        .map(|i| {
+            let context = "The war began in ".repeat(i + 1);
+            format!("{{\"id\": {i}, \"contexts\": [\"{context}\", \"{context}\"], \"continuations\": [\" 17\", \" the long winter\"], \"gold\": 1}}\n")
+        })
+        .collect();
+    place.write("tasks/piqa.jsonl", rows);
+    let samples = |batch_size: usize| {
+        let log = format!("{batch_size}.jsonl");
+        place.retie(&format!("eval base --tasks piqa --data tasks --batch-size {batch_size} --log-samples {log}")).ok();
+        let values = |line: &str| -> Vec<f64> {
+            json(line)["loglikelihoods"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+        };
+        place.read(&log).lines().flat_map(values).collect::<Vec<_>>()
+    };
+    let (one, many) = (samples(1), samples(5));
+    assert_eq!(one.len(), 12);
+    for (a, b) in one.iter().zip(&many) {
+        // Products of other shapes sum in another order: f32 rounding over sums of a few hundred terms.
+        assert!((a - b).abs() <= 1e-4 * a.abs(), "{one:?} {many:?}");
+    }
+}
+
+#[test]
+fn lists_and_checks_of_the_machine_are_json_and_text() {
+    let place = Place::new();
+    assert_eq!(json(&place.retie("tasks --json").ok()).as_array().unwrap().len(), 8);
+    assert!(place.retie("tasks").ok().contains("lambada_openai"));
+    let findings = json(&place.retie("doctor --json").ok());
+    assert!(findings.as_array().unwrap().iter().any(|f| f["name"] == "cpu" && f["state"] == "ok"));
+}

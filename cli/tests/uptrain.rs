@@ -1,0 +1,148 @@
+//! Runs that are stopped, killed and gone on with.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+use std::{
+    path::Path,
+    process::{Child, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use support::{CONVERT, Place, uptrain_yaml};
+
+/// A place with a converted model and `run.yaml`.
+fn place(steps: u64) -> Place {
+    let place = Place::new();
+    place.retie(CONVERT).ok();
+    place.write("run.yaml", uptrain_yaml(steps));
+    place
+}
+
+/// Step and loss of each row, as they are written.
+fn losses(place: &Place, run: &str) -> Vec<(u64, String)> {
+    let rows = place.read(&format!("{run}/metrics.jsonl"));
+    let row = |line: &str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        (
+            row["step"].as_u64().unwrap(),
+            format!("{} {} {}", row["loss"], row["grad_norm"], row["heldout_cross_entropy"]),
+        )
+    };
+    rows.lines().map(row).collect()
+}
+
+fn start(place: &Place, args: &str) -> Child {
+    place.command().args(args.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn wait_for(path: &Path) {
+    let begin = Instant::now();
+    while !path.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "`{}` does not appear", path.display());
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+    let place = place(60);
+    place.retie("uptrain run.yaml --set run.dir=whole").ok();
+    let mut child = start(&place, "uptrain run.yaml");
+    wait_for(&place.path("run/ckpt/step-8"));
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    let killed_at = losses(&place, "run").len();
+    assert!((8..60).contains(&killed_at), "{killed_at}");
+    let run = place.retie("uptrain run.yaml --resume");
+    assert!(run.stderr.contains("resumed after step"), "{run:?}");
+    run.ok();
+    assert_eq!(losses(&place, "run"), losses(&place, "whole"));
+    let read = |run: &str| fs_err::read(place.path(run).join("model/model.safetensors")).unwrap();
+    assert!(read("run") == read("whole"), "the models differ");
+}
+
+#[test]
+fn a_signal_saves_and_exits_with_130() {
+    for name in ["-INT", "-TERM"] {
+        let place = place(4000);
+        let child = start(&place, "uptrain run.yaml");
+        wait_for(&place.path("run/ckpt/step-4"));
+        signal(&child, name);
+        let run = place.run(child.wait_with_output().unwrap());
+        assert_eq!(run.code, Some(130), "{run:?}");
+        let (last, _) = losses(&place, "run").pop().unwrap();
+        assert!(place.path(&format!("run/ckpt/step-{last}")).is_dir());
+        let lines: Vec<&str> = run.stderr.lines().rev().take(3).collect();
+        assert_eq!(lines[0], "next: retie uptrain run.yaml --resume");
+        assert_eq!(lines[1], format!("wrote run/ckpt/step-{last}"));
+        assert_eq!(lines[2], format!("interrupted after step {last} of 4000"));
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_during_a_checkpoint_leaves_the_one_before() {
+    let place = place(4000);
+    let child = start(&place, "uptrain run.yaml");
+    wait_for(&place.path("run/ckpt/step-4"));
+    signal(&child, "-INT");
+    assert_eq!(place.run(child.wait_with_output().unwrap()).code, Some(130));
+    let (step, _) = losses(&place, "run").pop().unwrap();
+    let model = place.path(&format!("run/ckpt/step-{step}/model.safetensors"));
+    let before = fs_err::read(&model).unwrap();
+
+    // A limit on the size of a file, with the signal for it ignored, makes writes fail as a full disk does.
+    let mut command = std::process::Command::new("sh");
+    place.prepare(&mut command);
+    let script =
+        format!("trap '' XFSZ; ulimit -f 2000; exec {} uptrain run.yaml --resume", env!("CARGO_BIN_EXE_retie"));
+    let run = place.run(command.args(["-c", &script]).output().unwrap());
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.stderr.contains("error: failed to write"), "{run:?}");
+    assert!(fs_err::read(&model).unwrap() == before, "the checkpoint before was changed");
+    let partial = |path: &std::path::PathBuf| path.display().to_string().contains("partial");
+    assert!(!place.listing().iter().any(partial), "{:?}", place.listing());
+
+    let child = start(&place, "uptrain run.yaml --resume");
+    wait_for(&place.path(&format!("run/ckpt/step-{}", (step / 4 + 1) * 4)));
+    signal(&child, "-INT");
+    assert_eq!(place.run(child.wait_with_output().unwrap()).code, Some(130));
+}
+
+#[test]
+fn a_folder_with_a_run_is_not_begun_again_and_not_resumed_with_other_settings() {
+    let place = place(4);
+    place.retie("uptrain run.yaml").ok();
+    assert_snapshot!(place.refused("uptrain run.yaml"), @"");
+    assert_snapshot!(place.refused("uptrain run.yaml --resume --set optimizer.lr=0.5"), @"");
+}
+
+#[test]
+fn a_dry_run_shows_the_configuration_and_writes_nothing() {
+    let place = place(4);
+    let before = place.listing();
+    let text = place.retie("uptrain run.yaml --dry-run --set train.steps=7").ok();
+    assert!(text.contains("steps: 7\n") && text.contains("no_decay"), "{text}");
+    let json: Value = serde_json::from_str(&place.retie("uptrain run.yaml --dry-run --json").ok()).unwrap();
+    assert_eq!((json["config"]["train"]["steps"].as_u64(), json["plan"]["steps"].as_u64()), (Some(4), Some(4)));
+    assert_eq!(place.listing(), before);
+}
+
+#[test]
+fn a_finished_run_is_measured_and_reported() {
+    let place = place(10);
+    let json: Value = serde_json::from_str(&place.retie("uptrain run.yaml --json").ok()).unwrap();
+    assert_eq!((json["outcome"].as_str(), json["last"]["step"].as_u64()), (Some("finished"), Some(10)));
+    place.retie("eval run/model --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64 -o up.json").ok();
+    let table = place.retie("report run --eval uptrained=up.json -o report.html").ok();
+    assert!(table.contains("uptrained") && table.contains("held-out"), "{table}");
+    let html = place.read("report.html");
+    assert!(html.contains("<svg") && html.contains("sequence_length: 32") && !html.contains("http"), "a whole page");
+}

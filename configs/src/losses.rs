@@ -1,0 +1,104 @@
+//! The terms of the training loss. Their formulas live beside their implementation in the trainer; a term's parameters live
+//! here, in its own struct.
+
+use crate::document::Checks;
+use serde::{Deserialize, Serialize};
+
+/// One term; the training loss is the weighted sum of the terms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossConfig {
+    /// Next-token cross-entropy against the text.
+    CrossEntropy(CrossEntropyConfig),
+    /// Divergence from the teacher's distribution (RRT Appendix I).
+    Distill(DistillConfig),
+}
+
+/// Parameters of [`LossConfig::CrossEntropy`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrossEntropyConfig {
+    /// Factor of this term.
+    pub weight: f64,
+}
+
+/// Parameters of [`LossConfig::Distill`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// Which divergence.
+    #[serde(default)]
+    pub divergence: Divergence,
+    /// Factor of this term.
+    pub weight: f64,
+    /// Both distributions are softmax(logits / temperature).
+    #[serde(default = "default_temperature")]
+    pub temperature: f64,
+}
+
+/// Divergence between teacher `p` and student `q`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Divergence {
+    /// KL(p ‖ q), the one that RRT chose.
+    #[default]
+    ForwardKl,
+}
+
+fn default_temperature() -> f64 {
+    1.0
+}
+
+impl LossConfig {
+    /// The name in configurations and in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CrossEntropy(_) => "cross_entropy",
+            Self::Distill(_) => "distill",
+        }
+    }
+
+    /// Factor of this term.
+    #[must_use]
+    pub fn weight(&self) -> f64 {
+        match self {
+            Self::CrossEntropy(c) => c.weight,
+            Self::Distill(c) => c.weight,
+        }
+    }
+
+    /// Whether the term needs a teacher's logits.
+    #[must_use]
+    pub fn needs_teacher(&self) -> bool {
+        matches!(self, Self::Distill(_))
+    }
+}
+
+/// Checks the list `losses`.
+pub(crate) fn check(losses: &[LossConfig], checks: &mut Checks) {
+    if losses.is_empty() {
+        checks.problem("losses", "`losses` is empty, expected at least one loss");
+    }
+    for (index, loss) in losses.iter().enumerate() {
+        let name = loss.name();
+        let key = format!("losses.{index}.{name}");
+        let weight = loss.weight();
+        let fits = weight.is_finite() && weight >= 0.0;
+        checks.require(fits, format!("{key}.weight"), weight, "a finite number, 0 or more");
+        if let LossConfig::Distill(DistillConfig { temperature, .. }) = loss {
+            let fits = temperature.is_finite() && *temperature > 0.0;
+            checks.require(fits, format!("{key}.temperature"), temperature, "a finite number above 0");
+        }
+        if let Some(first) = losses[..index].iter().position(|other| other.name() == name) {
+            checks
+                .problem(key, format!("loss `{name}` stands already at `losses.{first}`"))
+                .hint("one entry with the sum of the weights says the same");
+        }
+    }
+    if !losses.is_empty() && losses.iter().all(|l| l.weight() == 0.0) {
+        checks
+            .problem("losses", "every loss in `losses` has weight 0, nothing would be trained")
+            .hint("give one of them a weight above 0");
+    }
+}

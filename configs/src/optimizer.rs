@@ -1,0 +1,62 @@
+//! AdamW (<https://arxiv.org/abs/1711.05101>) and the clipping before it.
+
+use crate::document::Checks;
+use serde::{Deserialize, Serialize};
+
+/// Settings of AdamW. Norm weights have no weight decay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate; the schedule scales it.
+    pub lr: f64,
+    /// Decay of the mean of the gradients.
+    #[serde(default = "default_beta1")]
+    pub beta1: f64,
+    /// Decay of the mean of their squares.
+    #[serde(default = "default_beta2")]
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay, times the learning rate.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// Gradients whose global L2 norm is larger are scaled down to it; a very large value switches clipping off.
+    #[serde(default = "default_max_grad_norm")]
+    pub max_grad_norm: f64,
+}
+
+fn default_beta1() -> f64 {
+    0.9
+}
+
+fn default_beta2() -> f64 {
+    0.95
+}
+
+fn default_eps() -> f64 {
+    1e-8
+}
+
+fn default_weight_decay() -> f64 {
+    0.01
+}
+
+fn default_max_grad_norm() -> f64 {
+    1.0
+}
+
+impl OptimizerConfig {
+    pub(crate) fn check(&self, checks: &mut Checks) {
+        let above_zero = |x: f64| x.is_finite() && x > 0.0;
+        let mean = |x: f64| (0.0..1.0).contains(&x);
+        checks.require(above_zero(self.lr), "optimizer.lr", self.lr, "a finite number above 0");
+        checks.require(mean(self.beta1), "optimizer.beta1", self.beta1, "a number from 0 to below 1");
+        checks.require(mean(self.beta2), "optimizer.beta2", self.beta2, "a number from 0 to below 1");
+        checks.require(above_zero(self.eps), "optimizer.eps", self.eps, "a finite number above 0");
+        let fits = self.weight_decay.is_finite() && self.weight_decay >= 0.0;
+        checks.require(fits, "optimizer.weight_decay", self.weight_decay, "a finite number, 0 or more");
+        let fits = above_zero(self.max_grad_norm);
+        checks.require(fits, "optimizer.max_grad_norm", self.max_grad_norm, "a finite number above 0");
+    }
+}

@@ -1,0 +1,510 @@
+//! `retie uptrain CONFIG.yaml`: everything that a training run is.
+
+use crate::{
+    LossConfig, OptimizerConfig, ScheduleConfig,
+    document::{Checks, Document},
+    losses,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The version of the keys below.
+const SCHEMA: u32 = 1;
+
+/// A training run. See `configs/recipes/uptrain-smollm2-r2.yaml` for a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UptrainConfig {
+    /// Version of these keys: 1.
+    pub schema: u32,
+    /// Where the run lives.
+    pub run: RunConfig,
+    /// The model that is trained.
+    pub student: ModelSource,
+    /// The frozen model to distil from; needed when a loss needs it, and only then.
+    #[serde(default)]
+    pub teacher: Option<ModelSource>,
+    /// The text.
+    pub data: DataConfig,
+    /// Terms of the loss; their weighted sum is minimised.
+    pub losses: Vec<LossConfig>,
+    /// AdamW and clipping.
+    pub optimizer: OptimizerConfig,
+    /// Learning rate over the run.
+    pub schedule: ScheduleConfig,
+    /// Length, batches, checkpoints.
+    pub train: TrainConfig,
+}
+
+/// Where the run lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Folder of the run: metrics, checkpoints, the resolved configuration.
+    pub dir: PathBuf,
+}
+
+/// A model on the disk or on the Hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSource {
+    /// A Hugging Face folder, a `.gguf` file, or a hub id.
+    pub model: String,
+}
+
+/// The text that is trained and measured on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Training files: `.jsonl`, `.txt` or `.parquet`.
+    pub train: Vec<PathBuf>,
+    /// Held-out files.
+    #[serde(default)]
+    pub heldout: Vec<PathBuf>,
+    /// Key or column that holds the text of a `.jsonl` or `.parquet` row.
+    #[serde(default = "default_text_field")]
+    pub text_field: String,
+    /// Tokens of one sequence.
+    pub sequence_length: usize,
+    /// Where tokenised text is kept between runs; nowhere if absent.
+    #[serde(default)]
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Length of the run, batches, checkpoints and measurements.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Length in optimizer steps; exactly one of `steps` and `tokens` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Length in training tokens, rounded up to whole steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Sequences of one micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of one optimizer step.
+    #[serde(default = "one")]
+    pub gradient_accumulation: usize,
+    /// Steps between checkpoints; 0 writes one at the end only.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept; older ones are deleted.
+    #[serde(default = "default_keep_last")]
+    pub keep_last: usize,
+    /// Steps between measurements on the held-out text; 0 for none.
+    #[serde(default)]
+    pub eval_every: u64,
+    /// Sequences of the held-out text that a measurement takes, from its start.
+    #[serde(default = "default_eval_sequences")]
+    pub eval_sequences: usize,
+    /// Seed of the order of the text and of everything else that is drawn.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+}
+
+fn default_text_field() -> String {
+    "text".into()
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_checkpoint_every() -> u64 {
+    100
+}
+
+fn default_keep_last() -> usize {
+    2
+}
+
+fn default_eval_sequences() -> usize {
+    16
+}
+
+fn default_seed() -> u64 {
+    42
+}
+
+impl UptrainConfig {
+    /// Training tokens of one optimizer step.
+    #[must_use]
+    pub fn tokens_per_step(&self) -> u64 {
+        let factors = [self.train.batch_size, self.train.gradient_accumulation, self.data.sequence_length];
+        factors.into_iter().fold(1, |product, factor| product.saturating_mul(factor as u64))
+    }
+
+    /// Optimizer steps of the run: `train.steps`, or what `train.tokens` needs, rounded up.
+    #[must_use]
+    pub fn num_steps(&self) -> u64 {
+        match (self.train.steps, self.train.tokens) {
+            (Some(steps), _) => steps,
+            (None, Some(tokens)) => tokens.div_ceil(self.tokens_per_step().max(1)),
+            (None, None) => 0,
+        }
+    }
+
+    /// Learning rate of optimizer step `step`, counted from 1.
+    #[must_use]
+    pub fn lr_at(&self, step: u64) -> f64 {
+        self.schedule.lr_at(step, self.num_steps(), self.optimizer.lr)
+    }
+
+    fn check_teacher(&self, checks: &mut Checks) {
+        let needed = self.losses.iter().find(|l| l.needs_teacher()).map(LossConfig::name);
+        match (&self.teacher, needed) {
+            (None, Some(loss)) => {
+                checks
+                    .problem("teacher", format!("loss `{loss}` needs a teacher, and `teacher` is missing"))
+                    .also(&["losses"])
+                    .hint("`teacher: {model: …}` names the model to distil from, e.g. the unconverted original");
+            }
+            (Some(_), None) => {
+                checks
+                    .problem("teacher", "`teacher` is given, but no loss uses one")
+                    .also(&["losses"])
+                    .hint("add a `distill` loss or remove `teacher`");
+            }
+            _ => {}
+        }
+        check_text("student.model", &self.student.model, checks);
+        if let Some(teacher) = &self.teacher {
+            check_text("teacher.model", &teacher.model, checks);
+        }
+    }
+}
+
+impl Document for UptrainConfig {
+    fn check(&self, checks: &mut Checks) {
+        check_schema(self.schema, checks);
+        check_text("run.dir", &self.run.dir.to_string_lossy(), checks);
+        self.check_teacher(checks);
+        self.data.check(checks);
+        losses::check(&self.losses, checks);
+        self.optimizer.check(checks);
+        self.train.check(&self.data, checks);
+        let num_steps = Some(self.num_steps()).filter(|n| *n > 0 && self.train.steps.xor(self.train.tokens).is_some());
+        self.schedule.check(num_steps, checks);
+    }
+}
+
+impl DataConfig {
+    fn check(&self, checks: &mut Checks) {
+        if self.train.is_empty() {
+            checks.problem("data.train", "`data.train` is empty, expected at least one file");
+        }
+        let lists = [("data.train", &self.train), ("data.heldout", &self.heldout)];
+        let mut seen: Vec<(&PathBuf, String)> = Vec::new();
+        for (key, index, file) in lists.into_iter().flat_map(|(k, l)| l.iter().enumerate().map(move |(i, f)| (k, i, f)))
+        {
+            let key = format!("{key}.{index}");
+            check_text(&key, &file.to_string_lossy(), checks);
+            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == file) {
+                checks
+                    .problem(key.clone(), format!("`{key}` is `{}`, which stands already at `{first}`", file.display()))
+                    .also(&[first]);
+            }
+            seen.push((file, key));
+        }
+        check_text("data.text_field", &self.text_field, checks);
+        let length = self.sequence_length;
+        checks.require(length >= 2, "data.sequence_length", length, "2 or more (the first token is not predicted)");
+        if let Some(dir) = &self.cache_dir {
+            check_text("data.cache_dir", &dir.to_string_lossy(), checks);
+        }
+    }
+}
+
+impl TrainConfig {
+    fn check(&self, data: &DataConfig, checks: &mut Checks) {
+        let both = ["train.steps", "train.tokens"];
+        match (self.steps, self.tokens) {
+            (Some(_), Some(_)) => {
+                checks
+                    .problem("train.tokens", "both `train.steps` and `train.tokens` are given, expected one of them")
+                    .also(&both);
+            }
+            (None, None) => {
+                checks
+                    .problem("train", "the run has no length, expected one of `train.steps` and `train.tokens`")
+                    .also(&both);
+            }
+            _ => {}
+        }
+        let positive = "a positive integer";
+        for (key, value) in [("train.steps", self.steps), ("train.tokens", self.tokens)] {
+            checks.require(value != Some(0), key, 0, positive);
+        }
+        for (key, value) in [
+            ("train.batch_size", self.batch_size),
+            ("train.gradient_accumulation", self.gradient_accumulation),
+            ("train.keep_last", self.keep_last),
+            ("train.eval_sequences", self.eval_sequences),
+        ] {
+            checks.require(value > 0, key, value, positive);
+        }
+        if self.eval_every > 0 && data.heldout.is_empty() {
+            let message = format!("`train.eval_every` is `{}`, but there is no held-out text", self.eval_every);
+            checks
+                .problem("train.eval_every", message)
+                .also(&["data.heldout"])
+                .hint("give files in `data.heldout`, or leave `train.eval_every` out");
+        }
+    }
+}
+
+/// Refuses a version of the keys that this build does not know.
+pub(crate) fn check_schema(schema: u32, checks: &mut Checks) {
+    checks.require(schema == SCHEMA, "schema", schema, "`1`, the version that this build reads");
+}
+
+/// Refuses an empty string.
+pub(crate) fn check_text(key: &str, text: &str, checks: &mut Checks) {
+    if text.trim().is_empty() {
+        checks.problem(key, format!("`{key}` is empty"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{document, document::to_yaml};
+    use insta::assert_snapshot;
+    use std::path::Path;
+
+    const MINIMAL: &str = "\
+schema: 1
+run: {dir: out}
+student: {model: m}
+data:
+  train: [a.txt]
+  sequence_length: 512
+losses:
+  - cross_entropy: {weight: 1}
+optimizer: {lr: 3e-3}
+schedule:
+  cosine: {warmup_steps: 20}
+train:
+  tokens: 300_000
+  batch_size: 2
+";
+
+    fn parse(text: &str, overrides: &[&str]) -> Result<UptrainConfig, crate::ConfigError> {
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        document::parse(text, Path::new("uptrain.yaml"), &overrides)
+    }
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        parse(text, overrides).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
+        let config = parse(MINIMAL, &[]).unwrap();
+        assert_snapshot!(to_yaml(&config).unwrap(), @"
+        schema: 1
+        run:
+          dir: out
+        student:
+          model: m
+        teacher: null
+        data:
+          train:
+          - a.txt
+          heldout: []
+          text_field: text
+          sequence_length: 512
+          cache_dir: null
+        losses:
+        - cross_entropy:
+            weight: 1.0
+        optimizer:
+          lr: 0.003
+          beta1: 0.9
+          beta2: 0.95
+          eps: 1.0e-8
+          weight_decay: 0.01
+          max_grad_norm: 1.0
+        schedule:
+          cosine:
+            warmup_steps: 20
+            min_lr_ratio: 0.1
+        train:
+          tokens: 300000
+          batch_size: 2
+          gradient_accumulation: 1
+          checkpoint_every: 100
+          keep_last: 2
+          eval_every: 0
+          eval_sequences: 16
+          seed: 42
+        ");
+        assert_eq!(config.optimizer.lr, 0.003);
+    }
+
+    #[test]
+    fn the_written_configuration_reads_back_as_itself() {
+        for overrides in [
+            &[][..],
+            &[
+                "train={steps: 7, batch_size: 3, seed: 18446744073709551615}",
+                "schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2}}",
+            ],
+            &[
+                "optimizer={lr: 1.2345678901234567e-5, eps: 1e-30, weight_decay: 0}",
+                "run.dir='1e3'",
+                "student.model=\"a: 'b' # c\"",
+            ],
+            &[
+                "losses=[{distill: {weight: 0.1}}]",
+                "teacher.model=true story",
+                "data.heldout=[h.txt]",
+                "data.cache_dir=c",
+            ],
+        ] {
+            let config = parse(MINIMAL, overrides).unwrap();
+            let yaml = to_yaml(&config).unwrap();
+            assert_eq!(parse(&yaml, &[]).unwrap(), config, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn length_in_tokens_is_rounded_up_to_whole_steps() {
+        let config = parse(MINIMAL, &["train.gradient_accumulation=3"]).unwrap();
+        assert_eq!(config.tokens_per_step(), 2 * 3 * 512);
+        assert_eq!(config.num_steps(), 98); // 300000 / 3072 = 97.66
+        let config = parse(MINIMAL, &["train.tokens=null", "train.steps=5", "schedule.warmup_steps=5"]).unwrap();
+        assert_eq!(config.num_steps(), 5);
+        assert_eq!(config.lr_at(1), 0.003 / 5.0);
+    }
+
+    #[test]
+    fn an_unknown_key_a_wrong_type_and_an_impossible_value_are_all_reported() {
+        let text = MINIMAL
+            .replace("student: {model: m}", "student: {modle: m}")
+            .replace("sequence_length: 512", "sequence_length: long")
+            .replace("batch_size: 2", "batch_size: 0");
+        assert_snapshot!(error(&text, &[]), @"
+        `uptrain.yaml` has 3 problems
+        uptrain.yaml:3:11: unknown key `student.modle`
+          hint: did you mean `model`?
+        uptrain.yaml:6:20: `data.sequence_length` is `long`, expected an integer
+        uptrain.yaml:14:15: `train.batch_size` is `0`, expected a positive integer
+        ");
+    }
+
+    #[test]
+    fn every_impossible_value_is_reported() {
+        let text = "\
+schema: 2
+run: {dir: ''}
+student: {model: ' '}
+data:
+  train: [a.txt, b.txt, a.txt]
+  heldout: [b.txt]
+  sequence_length: 1
+losses:
+  - cross_entropy: {weight: -1}
+  - distill: {weight: .nan, temperature: 0}
+  - cross_entropy: {weight: 0.5}
+optimizer: {lr: 0, beta1: 1.0, beta2: -0.1, eps: 0, weight_decay: -1, max_grad_norm: .inf}
+schedule:
+  warmup_stable_decay: {warmup_steps: 60, decay_steps: 50, min_lr_ratio: 2}
+train: {steps: 100, batch_size: 0, gradient_accumulation: 0, keep_last: 0, eval_sequences: 0}
+";
+        assert_snapshot!(error(text, &[]), @"
+        `uptrain.yaml` has 23 problems
+        uptrain.yaml:1:1: loss `distill` needs a teacher, and `teacher` is missing
+          hint: `teacher: {model: …}` names the model to distil from, e.g. the unconverted original
+        uptrain.yaml:1:9: `schema` is `2`, expected `1`, the version that this build reads
+        uptrain.yaml:2:7: `run.dir` is empty
+        uptrain.yaml:3:18: `student.model` is empty
+        uptrain.yaml:5:25: `data.train.2` is `a.txt`, which stands already at `data.train.0`
+        uptrain.yaml:6:13: `data.heldout.0` is `b.txt`, which stands already at `data.train.1`
+        uptrain.yaml:7:20: `data.sequence_length` is `1`, expected 2 or more (the first token is not predicted)
+        uptrain.yaml:9:29: `losses.0.cross_entropy.weight` is `-1`, expected a finite number, 0 or more
+        uptrain.yaml:10:23: `losses.1.distill.weight` is `NaN`, expected a finite number, 0 or more
+        uptrain.yaml:10:42: `losses.1.distill.temperature` is `0`, expected a finite number above 0
+        uptrain.yaml:11:5: loss `cross_entropy` stands already at `losses.0`
+          hint: one entry with the sum of the weights says the same
+        uptrain.yaml:12:17: `optimizer.lr` is `0`, expected a finite number above 0
+        uptrain.yaml:12:27: `optimizer.beta1` is `1`, expected a number from 0 to below 1
+        uptrain.yaml:12:39: `optimizer.beta2` is `-0.1`, expected a number from 0 to below 1
+        uptrain.yaml:12:50: `optimizer.eps` is `0`, expected a finite number above 0
+        uptrain.yaml:12:67: `optimizer.weight_decay` is `-1`, expected a finite number, 0 or more
+        uptrain.yaml:12:86: `optimizer.max_grad_norm` is `inf`, expected a finite number above 0
+        uptrain.yaml:14:39: warm-up of `60` and decay of `50` steps do not fit in a run of 100 steps
+        uptrain.yaml:14:74: `schedule.warmup_stable_decay.min_lr_ratio` is `2`, expected a number from 0 to 1
+        uptrain.yaml:15:33: `train.batch_size` is `0`, expected a positive integer
+        uptrain.yaml:15:59: `train.gradient_accumulation` is `0`, expected a positive integer
+        uptrain.yaml:15:73: `train.keep_last` is `0`, expected a positive integer
+        uptrain.yaml:15:92: `train.eval_sequences` is `0`, expected a positive integer
+        ");
+    }
+
+    #[test]
+    fn the_length_is_given_once() {
+        assert_snapshot!(error(MINIMAL, &["train.steps=3"]), @"
+        `uptrain.yaml` has 1 problem
+        uptrain.yaml:13:11: both `train.steps` and `train.tokens` are given, expected one of them
+        ");
+        assert_snapshot!(error(&MINIMAL.replace("  tokens: 300_000\n", ""), &[]), @"
+        `uptrain.yaml` has 1 problem
+        uptrain.yaml:12:1: the run has no length, expected one of `train.steps` and `train.tokens`
+        ");
+        assert_snapshot!(error(MINIMAL, &["train.tokens=0"]), @"
+        `uptrain.yaml` has 1 problem
+        --set train.tokens=0: `train.tokens` is `0`, expected a positive integer
+        ");
+    }
+
+    #[test]
+    fn a_teacher_is_needed_by_distillation_and_by_nothing_else() {
+        assert_snapshot!(error(MINIMAL, &["losses=[{distill: {weight: 1}}]"]), @"
+        `uptrain.yaml` has 1 problem
+        uptrain.yaml:1:1: loss `distill` needs a teacher, and `teacher` is missing
+          hint: `teacher: {model: …}` names the model to distil from, e.g. the unconverted original
+        ");
+        assert_snapshot!(error(MINIMAL, &["teacher.model=t"]), @"
+        `uptrain.yaml` has 1 problem
+        --set teacher.model=t: `teacher` is given, but no loss uses one
+          hint: add a `distill` loss or remove `teacher`
+        ");
+    }
+
+    #[test]
+    fn a_run_shorter_than_its_schedule_is_refused() {
+        assert_snapshot!(error(MINIMAL, &["train.tokens=10_000"]), @"
+        `uptrain.yaml` has 1 problem
+        uptrain.yaml:11:26: `schedule.cosine.warmup_steps` is `20`, but the run has 10 steps
+        ");
+        assert_snapshot!(error(MINIMAL, &["losses.0.weight=0"]), @"
+        `uptrain.yaml` has 1 problem
+        uptrain.yaml:7:1: every loss in `losses` has weight 0, nothing would be trained
+          hint: give one of them a weight above 0
+        ");
+        assert_snapshot!(error(MINIMAL, &["losses=[]", "data.train=[]", "train.eval_every=5"]), @"
+        `uptrain.yaml` has 3 problems
+        --set losses=[]: `losses` is empty, expected at least one loss
+        --set data.train=[]: `data.train` is empty, expected at least one file
+        --set train.eval_every=5: `train.eval_every` is `5`, but there is no held-out text
+          hint: give files in `data.heldout`, or leave `train.eval_every` out
+        ");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_file_is_read_or_refused_with_a_problem(
+            at in 0..MINIMAL.len(), len in 0usize..12, put in "[a-z0-9:,\\[\\]{}&*!'\"#\n -]{0,8}",
+        ) {
+            let mut text = MINIMAL.to_owned();
+            text.replace_range(at..(at + len).min(MINIMAL.len()), &put);
+            match parse(&text, &[]) {
+                Ok(config) => proptest::prop_assert_eq!(&parse(&to_yaml(&config).unwrap(), &[]).unwrap(), &config),
+                Err(crate::ConfigError::Document(error)) => proptest::prop_assert!(error.num_problems() > 0),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Errors of this crate.
+
+use crate::Check;
+use retie_checkpoint::CheckpointError;
+use retie_config::{ConfigError, ShareError, Sharing};
+use std::path::PathBuf;
+
+/// Why a model cannot be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The source cannot be read, does not fit its configuration, or the folder cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The sharing pattern does not fit.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// A file cannot be written; the message holds its path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The source was converted before.
+    #[error(
+        "the model is recursive already (`{sharing}`, {num_recursions} recursions), expected a plain one\n\
+         hint: convert the model that it was made from (`parent` in its `retie.json`)"
+    )]
+    AlreadyRecursive {
+        /// Its pattern.
+        sharing: Sharing,
+        /// Its number of recursions.
+        num_recursions: usize,
+    },
+    /// No matrix of the model has that rank.
+    #[error(
+        "LoRA rank `{rank}` is out of range, expected 1 to {largest}\nhint: {largest} is the full rank of `{projection}`"
+    )]
+    RankOutOfRange {
+        /// What was asked for.
+        rank: usize,
+        /// Largest full rank of a projection.
+        largest: usize,
+        /// A projection that has it.
+        projection: &'static str,
+    },
+    /// LoRA corrects what sharing changed; one recursion shares nothing.
+    #[error(
+        "LoRA needs at least 2 recursions: with 1 no layer is shared\nhint: ask for more recursions, or leave the LoRA rank out"
+    )]
+    LoraWithoutSharing,
+    /// Weights hold infinities or NaNs, of which there is no SVD.
+    #[error("{} values that are not finite: {}", if tensors.len() == 1 { "a tensor holds" } else { "tensors hold" }, places(tensors))]
+    NotFinite {
+        /// Every such tensor of the tied group and its file.
+        tensors: Vec<(String, PathBuf)>,
+    },
+    /// The eigenvalue iteration gave up.
+    #[error("the decomposition of `{tensor}` minus its shared weight did not converge")]
+    NoConvergence {
+        /// The source tensor.
+        tensor: String,
+    },
+    /// What was written is not what should have been.
+    #[error("checks of the written checkpoint failed, nothing was kept:\n{}", lines(failures))]
+    ChecksFailed {
+        /// Every failed check.
+        failures: Vec<Check>,
+    },
+}
+
+fn places(tensors: &[(String, PathBuf)]) -> String {
+    tensors.iter().map(|(tensor, path)| format!("`{tensor}` in `{}`", path.display())).collect::<Vec<_>>().join(", ")
+}
+
+fn lines(failures: &[Check]) -> String {
+    failures.iter().map(|check| format!("  {}: {}", check.name, check.detail)).collect::<Vec<_>>().join("\n")
+}

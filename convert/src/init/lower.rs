@@ -1,0 +1,10 @@
+//! The first layers of the source (inside the unshared ends).
+
+use super::{InitMethod, one_each};
+use retie_config::Init;
+
+pub(super) const LOWER: InitMethod = InitMethod {
+    init: Init::Lower,
+    summary: "the first layers of the source",
+    sources: |block, _seed| one_each(block.first..block.first + block.num_layers),
+};

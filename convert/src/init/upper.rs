@@ -1,0 +1,10 @@
+//! The last layers of the source (inside the unshared ends).
+
+use super::{InitMethod, one_each};
+use retie_config::Init;
+
+pub(super) const UPPER: InitMethod = InitMethod {
+    init: Init::Upper,
+    summary: "the last layers of the source",
+    sources: |block, _seed| one_each(block.last + 1 - block.num_layers..=block.last),
+};

@@ -1,0 +1,125 @@
+//! The conversion: plan, write in one pass over the source, verify what was written, publish.
+
+use crate::{
+    ConvertError, ConvertOptions, ConvertReport, Extras,
+    plan::{Plan, PlannedTensor},
+    tied_group::{group_factors, mean},
+    verify::verify,
+};
+use retie_checkpoint::{CheckpointError, FolderWriter, Staging, TensorSource, narrow, widen};
+use retie_config::ModelConfig;
+use serde::Serialize;
+use std::{io::Write, path::Path};
+
+/// Name of the report in the folder.
+pub const REPORT_FILE: &str = "convert.json";
+
+/// Part of a conversion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Tensors are written.
+    Write,
+    /// What was written is read back and checked.
+    Check,
+}
+
+/// How far a conversion is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// What is being done.
+    pub stage: Stage,
+    /// Tensors of this stage that are done.
+    pub done: usize,
+    /// Tensors of this stage.
+    pub total: usize,
+    /// The one that was done last.
+    pub tensor: &'a str,
+}
+
+/// Converts `source`, whose configuration is `config`, and writes the folder `out`: weights, `config.json`, [`REPORT_FILE`] and
+/// the extras. The folder appears when all of it is there and every check has passed, or not at all.
+///
+/// # Errors
+/// When the source does not fit its configuration (all bad tensors are listed), the options do not fit the source, `out` holds
+/// something, a file cannot be read or written, or a check of the result fails.
+pub fn convert(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+    options: &ConvertOptions,
+    extras: &Extras,
+    out: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<ConvertReport, ConvertError> {
+    let plan = Plan::new(source, config, options)?;
+    let infos = source.names().into_iter().filter_map(|name| source.info(name).cloned());
+    let mut report = ConvertReport::new(&plan, config, infos, options.seed)?;
+    let staging = Staging::new(out)?;
+    write_json(&staging.path().join("config.json"), &plan.config.to_json())?;
+    write_weights(source, &plan, options, staging.path(), &mut report, progress)?;
+    report.checks = verify(source, &plan, &report, staging.path(), progress)?;
+    let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();
+    if !failures.is_empty() {
+        return Err(ConvertError::ChecksFailed { failures });
+    }
+    write_json(&staging.path().join(REPORT_FILE), &report)?;
+    for (name, content) in &extras.files {
+        fs_err::File::create(staging.path().join(name))?.write_all(content)?;
+    }
+    if let Some(provenance) = &extras.provenance {
+        provenance.save(staging.path())?;
+    }
+    staging.publish()?;
+    Ok(report)
+}
+
+fn write_weights(
+    source: &dyn TensorSource,
+    plan: &Plan,
+    options: &ConvertOptions,
+    dir: &Path,
+    report: &mut ConvertReport,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), ConvertError> {
+    let mut writer = FolderWriter::create(dir, &plan.entries(), options.max_shard_bytes)?;
+    for (i, tensor) in plan.tensors.iter().enumerate() {
+        write_tensor(source, tensor, options.seed, &mut writer, report)?;
+        tracing::debug!(tensor = tensor.name, sources = ?tensor.sources, "written");
+        progress(Progress { stage: Stage::Write, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
+    }
+    Ok(writer.finish()?)
+}
+
+/// Writes one tensor and the factors that belong to it.
+fn write_tensor(
+    source: &dyn TensorSource,
+    tensor: &PlannedTensor,
+    seed: u64,
+    writer: &mut FolderWriter,
+    report: &mut ConvertReport,
+) -> Result<(), ConvertError> {
+    let dtype = tensor.info.dtype;
+    let same_type = |name: &String| source.info(name).is_some_and(|info| info.dtype == dtype);
+    let stored = match tensor.sources.as_slice() {
+        [only] if same_type(only) => source.bytes(only)?,
+        sources => narrow(&mean(source, sources)?, dtype).into(),
+    };
+    writer.write(&tensor.name, &stored)?;
+    if tensor.factors.is_empty() {
+        return Ok(());
+    }
+    let stored = widen(&stored, dtype);
+    let factors = group_factors(source, &stored, &tensor.factors, seed)?;
+    for (planned, factors) in tensor.factors.iter().zip(&factors) {
+        writer.write(&planned.a.0, &narrow(&factors.a, dtype))?;
+        writer.write(&planned.b.0, &narrow(&factors.b, dtype))?;
+        report.add_energy(planned.projection, planned.depth.0, planned.layer.0, factors);
+    }
+    Ok(())
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ConvertError> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|source| CheckpointError::BadJson { path: path.to_owned(), source })?;
+    text.push('\n');
+    Ok(fs_err::File::create(path)?.write_all(text.as_bytes())?)
+}

@@ -1,0 +1,234 @@
+//! What will be written, from what: every tensor of the recursive model with its sources, before any weight is read.
+
+use crate::{ConvertError, ConvertOptions, init::layer_sources};
+use retie_checkpoint::{
+    Dtype, EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor, expected_tensors,
+    layer_tensor,
+};
+use retie_config::{Depth, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap};
+use serde_json::json;
+use std::collections::HashSet;
+
+/// A tensor to write: the mean of its sources, and the factors that correct it for each depth.
+#[derive(Clone, Debug)]
+pub(crate) struct PlannedTensor {
+    pub name: String,
+    pub info: TensorInfo,
+    /// Names in the source; one is copied, more are averaged.
+    pub sources: Vec<String>,
+    /// One for each depth of the tied group, when it has LoRA.
+    pub factors: Vec<PlannedFactors>,
+}
+
+/// The LoRA of one projection at one depth.
+#[derive(Clone, Debug)]
+pub(crate) struct PlannedFactors {
+    pub depth: Depth,
+    pub layer: LayerIndex,
+    /// Position in [`ModelConfig::PROJECTIONS`].
+    pub projection: usize,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    pub rank: usize,
+    /// The weight of that depth in the source.
+    pub source: String,
+    pub a: (String, TensorInfo),
+    pub b: (String, TensorInfo),
+}
+
+impl PlannedFactors {
+    /// A number that no other factors of the model have.
+    pub fn stream(&self) -> u64 {
+        (self.depth.0 * ModelConfig::PROJECTIONS.len() + self.projection) as u64
+    }
+}
+
+/// The whole conversion.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Configuration of the model that is written.
+    pub config: ModelConfig,
+    pub map: ShareMap,
+    /// For every stored layer, the source layers whose mean it is.
+    pub layer_sources: Vec<Vec<usize>>,
+    pub tensors: Vec<PlannedTensor>,
+    /// Source tensors that hold nothing the model needs, and are left out.
+    pub redundant: Vec<String>,
+}
+
+impl Plan {
+    /// Checks the source and the options against each other and lays out what will be written.
+    pub fn new(
+        source: &dyn TensorSource,
+        config: &ModelConfig,
+        options: &ConvertOptions,
+    ) -> Result<Self, ConvertError> {
+        if let Some(recursion) = &config.recursion {
+            let (sharing, num_recursions) = (recursion.sharing, recursion.num_recursions);
+            return Err(ConvertError::AlreadyRecursive { sharing, num_recursions });
+        }
+        let map = ShareMap::new(config.num_hidden_layers, options.recursions, options.sharing)?;
+        check_rank(config, options)?;
+        check_tensors(config, source)?;
+        let expected = expected_tensors(config)?;
+        let expected: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        let redundant = source.names().into_iter().filter(|name| !expected.contains(name)).map(str::to_owned).collect();
+        let mut plan = Self {
+            config: target_config(config, options),
+            layer_sources: layer_sources(&map, options.init, options.seed),
+            map,
+            tensors: Vec::new(),
+            redundant,
+        };
+        plan.tensors = Tensors { plan: &plan, source, dtype: options.dtype }.all();
+        Ok(plan)
+    }
+
+    /// Name and type of everything that is written, in order: each shared weight is followed by its factors, so that one pass
+    /// over the source makes both.
+    pub fn entries(&self) -> Vec<(String, TensorInfo)> {
+        let mut entries = Vec::new();
+        for tensor in &self.tensors {
+            entries.push((tensor.name.clone(), tensor.info.clone()));
+            entries.extend(tensor.factors.iter().flat_map(|factors| [factors.a.clone(), factors.b.clone()]));
+        }
+        entries
+    }
+}
+
+fn check_rank(config: &ModelConfig, options: &ConvertOptions) -> Result<(), ConvertError> {
+    let Some(rank) = options.lora_rank else { return Ok(()) };
+    if options.recursions == 1 {
+        return Err(ConvertError::LoraWithoutSharing);
+    }
+    let (mut largest, mut projection) = (0, "");
+    for (name, [out, inp]) in config.projection_shapes() {
+        if out.min(inp) > largest {
+            (largest, projection) = (out.min(inp), name);
+        }
+    }
+    match (1..=largest).contains(&rank) {
+        true => Ok(()),
+        false => Err(ConvertError::RankOutOfRange { rank, largest, projection }),
+    }
+}
+
+/// The configuration of the model that is written; one recursion gives a plain Llama.
+fn target_config(config: &ModelConfig, options: &ConvertOptions) -> ModelConfig {
+    let mut target = config.clone();
+    target.recursion = (options.recursions > 1).then(|| RecursionConfig {
+        num_recursions: options.recursions,
+        sharing: options.sharing,
+        init: options.init,
+        share_norms: options.share_norms,
+        lora: options.lora_rank.map(|rank| LoraConfig { rank }),
+    });
+    if let Some(dtype) = options.dtype {
+        // `dtype` since transformers 5, `torch_dtype` before.
+        let key = if target.other.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        target.other.insert(key.into(), json!(torch_name(dtype)));
+    }
+    target
+}
+
+fn torch_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float32",
+        Dtype::BF16 => "bfloat16",
+        Dtype::F16 => "float16",
+    }
+}
+
+/// Lays out the tensors of a plan.
+struct Tensors<'a> {
+    plan: &'a Plan,
+    source: &'a dyn TensorSource,
+    dtype: Option<Dtype>,
+}
+
+impl Tensors<'_> {
+    fn all(&self) -> Vec<PlannedTensor> {
+        let (config, map) = (&self.plan.config, &self.plan.map);
+        let own_vectors = config.recursion.as_ref().is_some_and(|r| !r.share_norms);
+        let lora = config.recursion.as_ref().and_then(|r| r.lora);
+        let table = vec![config.vocab_size, config.hidden_size];
+        let mut tensors = vec![self.copy(EMBEDDINGS, &table)];
+        for (index, sources) in self.plan.layer_sources.iter().enumerate() {
+            let layer = LayerIndex(index);
+            let from = |part: &str| sources.iter().map(|s| layer_tensor(LayerIndex(*s), part)).collect::<Vec<_>>();
+            for (projection, (name, shape)) in config.projection_shapes().into_iter().enumerate() {
+                let part = format!("{name}.weight");
+                let mut tensor = self.tensor(layer_tensor(layer, &part), &shape, from(&part));
+                if let Some(lora) = lora.filter(|_| map.is_shared(layer)) {
+                    tensor.factors = self.factors(layer, projection, shape, tensor.info.dtype, lora);
+                }
+                tensors.push(tensor);
+            }
+            if !own_vectors {
+                for (part, size) in vectors(config) {
+                    tensors.push(self.tensor(layer_tensor(layer, &part), &[size], from(&part)));
+                }
+            }
+        }
+        if own_vectors {
+            for depth in (0..map.num_depths()).map(Depth) {
+                for (part, size) in vectors(config) {
+                    let from = vec![layer_tensor(LayerIndex(depth.0), &part)];
+                    tensors.push(self.tensor(depth_tensor(depth, &part), &[size], from));
+                }
+            }
+        }
+        tensors.push(self.copy(FINAL_NORM, &[config.hidden_size]));
+        if !config.tie_word_embeddings {
+            tensors.push(self.copy(LM_HEAD, &table));
+        }
+        tensors
+    }
+
+    fn copy(&self, name: &str, shape: &[usize]) -> PlannedTensor {
+        self.tensor(name.to_owned(), shape, vec![name.to_owned()])
+    }
+
+    fn tensor(&self, name: String, shape: &[usize], sources: Vec<String>) -> PlannedTensor {
+        let mut dtypes = sources.iter().filter_map(|source| Some(self.source.info(source)?.dtype));
+        let first = dtypes.next().unwrap_or(Dtype::F32);
+        let common = if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 };
+        let info = TensorInfo { dtype: self.dtype.unwrap_or(common), shape: shape.to_vec() };
+        PlannedTensor { name, info, sources, factors: Vec::new() }
+    }
+
+    fn factors(
+        &self,
+        layer: LayerIndex,
+        projection: usize,
+        [out, inp]: [usize; 2],
+        dtype: Dtype,
+        lora: LoraConfig,
+    ) -> Vec<PlannedFactors> {
+        let part = ModelConfig::PROJECTIONS[projection];
+        let rank = lora.rank_for(out, inp);
+        let named = |depth, which: &str, shape| {
+            (depth_tensor(depth, &format!("{part}.{which}.weight")), TensorInfo { dtype, shape })
+        };
+        let depths = self.plan.map.depths_of(layer).into_iter();
+        depths
+            .map(|depth| PlannedFactors {
+                depth,
+                layer,
+                projection,
+                shape: [out, inp],
+                rank,
+                source: layer_tensor(LayerIndex(depth.0), &format!("{part}.weight")),
+                a: named(depth, "lora_A", vec![rank, inp]),
+                b: named(depth, "lora_B", vec![out, rank]),
+            })
+            .collect()
+    }
+}
+
+/// Norms and biases of one layer with their lengths.
+fn vectors(config: &ModelConfig) -> Vec<(String, usize)> {
+    let norms = ModelConfig::NORMS.iter().map(|norm| (format!("{norm}.weight"), config.hidden_size));
+    let biases = config.projection_shapes().into_iter().filter(|(projection, _)| config.has_bias(projection));
+    norms.chain(biases.map(|(projection, [out, _])| (format!("{projection}.bias"), out))).collect()
+}

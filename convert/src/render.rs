@@ -1,0 +1,105 @@
+//! A [`ConvertReport`] as aligned plain text.
+
+use crate::{Alias, ConvertReport, ParameterCounts};
+use std::fmt::{self, Display, Formatter};
+
+impl Display for ConvertReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.recursion {
+            None => writeln!(f, "{} layers, copied (one recursion)", self.num_layers)?,
+            Some(r) => writeln!(
+                f,
+                "{} depths from {} stored layers: {}, {} recursions, init {}",
+                self.num_depths, self.num_layers, r.sharing, r.num_recursions, r.init
+            )?,
+        }
+        parameters(f, self)?;
+        aliases(f, &self.aliases)?;
+        if let Some(lora) = &self.lora {
+            writeln!(f, "\n{:<18} {:>5}  residual energy kept (lowest to highest depth)", "LoRA", "rank")?;
+            for p in &lora.projections {
+                let of = |kept: Option<f64>| {
+                    kept.map_or_else(|| "no residual".to_owned(), |k| format!("{:.1} %", 100.0 * k))
+                };
+                let each = || p.depths.iter().filter_map(|d| d.kept);
+                let range = match p.kept {
+                    Some(_) => {
+                        format!("  ({} to {})", of(each().min_by(f64::total_cmp)), of(each().max_by(f64::total_cmp)))
+                    }
+                    None => String::new(),
+                };
+                writeln!(f, "{:<18} {:>5}  {}{range}", p.projection, p.rank, of(p.kept))?;
+            }
+        }
+        if !self.left_out.is_empty() {
+            writeln!(f, "\nleft out, as the model does not need them: {}", self.left_out.join(", "))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "\nnote: {note}")?;
+        }
+        writeln!(f, "\nchecks of the written folder")?;
+        for check in &self.checks {
+            writeln!(f, "  {} {:<8} {}", if check.passed { "ok    " } else { "FAILED" }, check.name, check.detail)?;
+        }
+        Ok(())
+    }
+}
+
+fn parameters(f: &mut Formatter<'_>, report: &ConvertReport) -> fmt::Result {
+    type Count = (&'static str, fn(&ParameterCounts) -> usize);
+    const ROWS: [Count; 6] = [
+        ("embedding", |c| c.embedding),
+        ("layers", |c| c.layers),
+        ("own norms and biases", |c| c.depth_vectors),
+        ("LoRA", |c| c.lora),
+        ("without embedding", |c| c.non_embedding()),
+        ("total", |c| c.total()),
+    ];
+    writeln!(f, "\n{:<22} {:>16} {:>16} {:>7}", "parameters", "source", "recursive", "part")?;
+    for (name, count) in ROWS {
+        let (source, target) = (count(&report.source_parameters), count(&report.parameters));
+        if source + target > 0 {
+            row(f, name, source as u64, target as u64)?;
+        }
+    }
+    row(f, "bytes", report.source_bytes, report.bytes)
+}
+
+fn row(f: &mut Formatter<'_>, name: &str, source: u64, target: u64) -> fmt::Result {
+    let part = if source == 0 { "–".to_owned() } else { format!("{:.1} %", 100.0 * target as f64 / source as f64) };
+    writeln!(f, "{name:<22} {:>16} {:>16} {part:>7}", grouped(source), grouped(target))
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn aliases(f: &mut Formatter<'_>, aliases: &[Alias]) -> fmt::Result {
+    writeln!(f, "\n{:>5} {:>6} {:>10}  source layers", "depth", "layer", "recursion")?;
+    for alias in aliases {
+        let recursion = alias.recursion.map_or_else(|| "unshared".to_owned(), |r| r.to_string());
+        let sources = alias.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        writeln!(f, "{:>5} {:>6} {recursion:>10}  {sources}", alias.depth, alias.layer)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (134_515_008, "134,515,008")];
+        assert!(cases.iter().all(|(number, text)| grouped(*number) == *text));
+    }
+}

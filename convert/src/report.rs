@@ -1,0 +1,176 @@
+//! What a conversion did: stored as `convert.json`, shown as text (see `render.rs`).
+
+use crate::{ConvertError, ParameterCounts, factorize::Factors, plan::Plan};
+use retie_checkpoint::TensorInfo;
+use retie_config::{ModelConfig, RecursionConfig};
+use serde::{Deserialize, Serialize};
+
+/// What a conversion did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConvertReport {
+    /// Version of these keys: 1.
+    pub schema: u32,
+    /// The `recursion` object of the new model; absent for a copy (one recursion).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recursion: Option<RecursionConfig>,
+    /// Seed of the random choices.
+    pub seed: u64,
+    /// Length of the unrolled stack.
+    pub num_depths: usize,
+    /// Layers that are stored.
+    pub num_layers: usize,
+    /// Parameters that are stored.
+    pub parameters: ParameterCounts,
+    /// Parameters of the source.
+    pub source_parameters: ParameterCounts,
+    /// Bytes of the weights.
+    pub bytes: u64,
+    /// Bytes of the source's weights (of a quantised source: as f32).
+    pub source_bytes: u64,
+    /// Which depth uses which layer, from which source layers.
+    pub aliases: Vec<Alias>,
+    /// How much of what sharing changed the LoRA gives back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraReport>,
+    /// Source tensors that hold nothing the model needs, and were left out.
+    pub left_out: Vec<String>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+    /// What was verified on the written folder.
+    pub checks: Vec<Check>,
+}
+
+/// One depth of the unrolled stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alias {
+    /// Position in the unrolled stack.
+    pub depth: usize,
+    /// Stored layer that it runs.
+    pub layer: usize,
+    /// Pass over the shared block; absent for an unshared first or last layer.
+    pub recursion: Option<usize>,
+    /// Source layers whose mean the stored layer is.
+    pub sources: Vec<usize>,
+}
+
+/// The LoRA of a conversion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraReport {
+    /// The rank that was asked for.
+    pub rank: usize,
+    /// The seven linears.
+    pub projections: Vec<ProjectionEnergy>,
+}
+
+/// Residual energy that the LoRA of one projection keeps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProjectionEnergy {
+    /// One of [`ModelConfig::PROJECTIONS`].
+    pub projection: String,
+    /// Its rank.
+    pub rank: usize,
+    /// Mean of `kept` over the depths that have a residual; absent if none has.
+    pub kept: Option<f64>,
+    /// Every depth with a LoRA.
+    pub depths: Vec<DepthEnergy>,
+}
+
+/// Residual energy at one depth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DepthEnergy {
+    /// Position in the unrolled stack.
+    pub depth: usize,
+    /// Stored layer.
+    pub layer: usize,
+    /// `‖W_d − W'‖²`, Frobenius.
+    pub residual_energy: f64,
+    /// `‖B A‖²`.
+    pub kept_energy: f64,
+    /// Their ratio; absent when there is no residual.
+    pub kept: Option<f64>,
+}
+
+/// One thing that was verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Short name.
+    pub name: String,
+    /// Whether it holds.
+    pub passed: bool,
+    /// What was compared, and what was found.
+    pub detail: String,
+}
+
+impl ConvertReport {
+    /// The report of `plan`, without energies and checks.
+    pub(crate) fn new(
+        plan: &Plan,
+        source_config: &ModelConfig,
+        source_infos: impl Iterator<Item = TensorInfo>,
+        seed: u64,
+    ) -> Result<Self, ConvertError> {
+        let steps = plan.map.depths().iter();
+        let aliases = steps.map(|step| Alias {
+            depth: step.depth.0,
+            layer: step.layer.0,
+            recursion: step.recursion,
+            sources: plan.layer_sources[step.layer.0].clone(),
+        });
+        let lora = plan.config.recursion.as_ref().and_then(|r| r.lora).map(|lora| {
+            let shapes = plan.config.projection_shapes().into_iter();
+            let projections = shapes.map(|(projection, [out, inp])| ProjectionEnergy {
+                projection: projection.to_owned(),
+                rank: lora.rank_for(out, inp),
+                kept: None,
+                depths: Vec::new(),
+            });
+            LoraReport { rank: lora.rank, projections: projections.collect() }
+        });
+        Ok(Self {
+            schema: 1,
+            recursion: plan.config.recursion.clone(),
+            seed,
+            num_depths: plan.map.num_depths(),
+            num_layers: plan.map.num_layers(),
+            parameters: ParameterCounts::of(&plan.config)?,
+            source_parameters: ParameterCounts::of(source_config)?,
+            bytes: plan.entries().iter().map(|(_, info)| info.num_bytes() as u64).sum(),
+            source_bytes: source_infos.map(|info| info.num_bytes() as u64).sum(),
+            aliases: aliases.collect(),
+            lora,
+            left_out: plan.redundant.clone(),
+            notes: notes(plan),
+            checks: Vec::new(),
+        })
+    }
+
+    /// Adds the energy of one LoRA.
+    pub(crate) fn add_energy(&mut self, projection: usize, depth: usize, layer: usize, factors: &Factors) {
+        let Some(lora) = &mut self.lora else { return };
+        let of = &mut lora.projections[projection];
+        of.depths.push(DepthEnergy {
+            depth,
+            layer,
+            residual_energy: factors.residual_energy,
+            kept_energy: factors.kept_energy,
+            kept: factors.kept(),
+        });
+        of.depths.sort_by_key(|d| d.depth);
+        let kept: Vec<f64> = of.depths.iter().filter_map(|d| d.kept).collect();
+        of.kept = (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64);
+    }
+}
+
+fn notes(plan: &Plan) -> Vec<String> {
+    let Some(recursion) = &plan.config.recursion else { return Vec::new() };
+    let mut notes = Vec::new();
+    if recursion.share_norms {
+        let what = match plan.config.attention_bias || plan.config.mlp_bias {
+            true => "norms and biases",
+            false => "norms",
+        };
+        let lora = if recursion.lora.is_some() { ", and LoRA cannot give them back" } else { "" };
+        notes.push(format!("{what} are shared{lora}: with `share_norms: false` every depth keeps its own"));
+    }
+    notes
+}

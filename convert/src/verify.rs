@@ -1,0 +1,176 @@
+//! Checks of a written folder, against the source and not against what the writer remembers.
+//!
+//! - `layout`: the configuration that was written implies exactly the tensors that were written, with the planned types;
+//! - `copies`: every tensor with one source equals it, byte for byte if the type was kept (with one recursion that is all);
+//! - `means`: every mean equals the mean of its sources;
+//! - `lora`: for each depth, `‖W_d − (W' + B A)‖²` is what the discarded singular values add up to.
+
+use crate::{
+    Check, ConvertError, ConvertReport, Progress, Stage,
+    plan::{Plan, PlannedFactors, PlannedTensor},
+    tied_group::mean,
+};
+use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
+use rayon::prelude::*;
+use retie_checkpoint::{CheckpointError, Dtype, SafetensorsFolder, TensorSource, check_tensors, narrow};
+use retie_config::ModelConfig;
+use std::path::Path;
+
+/// Part of the residual's energy by which the stored factors may miss the best ones. Rounding `A` and `B` to a unit roundoff `u`
+/// changes their product by less than `2 u ‖B A‖`, and the squared error by less than `4 u ‖E‖²`; for f32 the product of
+/// this check adds more than that.
+fn lora_tolerance(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 1e-5,
+        Dtype::BF16 => 4.0 / 512.0,
+        Dtype::F16 => 4.0 / 4096.0,
+    }
+}
+
+/// Most names that a failed check lists.
+const LISTED: usize = 5;
+
+/// Things that were compared and those that differ.
+#[derive(Default)]
+struct Tally {
+    compared: usize,
+    bad: Vec<String>,
+}
+
+impl Tally {
+    fn check(self, name: &str, what: &str) -> Check {
+        let detail = match self.bad.len() {
+            0 => format!("{} {what}", self.compared),
+            n => {
+                let listed = self.bad.iter().take(LISTED).cloned().collect::<Vec<_>>().join("; ");
+                let more = if n > LISTED { format!("; and {} more", n - LISTED) } else { String::new() };
+                format!("not so for {n} of {} {what}: {listed}{more}", self.compared)
+            }
+        };
+        Check { name: name.to_owned(), passed: self.bad.is_empty(), detail }
+    }
+}
+
+/// Runs every check on the folder `dir`.
+pub(crate) fn verify(
+    source: &dyn TensorSource,
+    plan: &Plan,
+    report: &ConvertReport,
+    dir: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Check>, ConvertError> {
+    let written = SafetensorsFolder::open(dir)?;
+    let mut checks = vec![layout(plan, &written, dir)?];
+    if !checks[0].passed {
+        return Ok(checks);
+    }
+    let (mut copies, mut means, mut lora) = (Tally::default(), Tally::default(), Tally::default());
+    let mut worst = 0.0f64;
+    for (i, tensor) in plan.tensors.iter().enumerate() {
+        let tally = if tensor.sources.len() == 1 { &mut copies } else { &mut means };
+        tally.compared += 1;
+        if !equals_source(source, tensor, &written)? {
+            tally.bad.push(format!("`{}`", tensor.name));
+        }
+        if !tensor.factors.is_empty() {
+            for (planned, excess) in tensor.factors.iter().zip(excesses(source, tensor, report, &written)?) {
+                lora.compared += 1;
+                worst = worst.max(excess);
+                if excess > lora_tolerance(tensor.info.dtype) {
+                    lora.bad.push(format!("`{}` by {excess:.1e}", planned.b.0));
+                }
+            }
+        }
+        progress(Progress { stage: Stage::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
+    }
+    let exact = plan.tensors.iter().filter(|t| t.sources.len() == 1).all(|t| keeps_type(source, t));
+    checks.push(copies.check(
+        "copies",
+        match (plan.config.recursion.is_none(), exact) {
+            (true, true) => "tensors, all that the model has, equal the source's byte for byte",
+            (false, true) => "tensors equal the source's byte for byte",
+            (_, false) => "tensors equal the source's after rounding to the new type",
+        },
+    ));
+    if means.compared > 0 {
+        checks.push(means.check("means", "tensors equal the mean of their sources"));
+    }
+    if lora.compared > 0 {
+        let what = format!(
+            "depths and projections are corrected as well as their rank allows (to {worst:.0e} of the residual)"
+        );
+        checks.push(lora.check("lora", &what));
+    }
+    Ok(checks)
+}
+
+/// Names, shapes and types, from the configuration that stands in the folder.
+fn layout(plan: &Plan, written: &SafetensorsFolder, dir: &Path) -> Result<Check, ConvertError> {
+    let config = ModelConfig::load(&dir.join("config.json"))?;
+    let mut tally = Tally::default();
+    if let Err(error) = check_tensors(&config, written) {
+        tally.bad.push(error.to_string());
+    }
+    if config.recursion != plan.config.recursion {
+        tally.bad.push("the configuration has another recursion".to_owned());
+    }
+    for (name, info) in plan.entries() {
+        tally.compared += 1;
+        if written.info(&name) != Some(&info) {
+            tally.bad.push(format!("`{name}` is not {} {:?}", info.dtype.name(), info.shape));
+        }
+    }
+    Ok(tally.check("layout", "tensors have the name, shape and type that the configuration implies"))
+}
+
+fn keeps_type(source: &dyn TensorSource, tensor: &PlannedTensor) -> bool {
+    tensor.sources.iter().all(|name| source.info(name).is_some_and(|info| info.dtype == tensor.info.dtype))
+}
+
+fn equals_source(
+    source: &dyn TensorSource,
+    tensor: &PlannedTensor,
+    written: &SafetensorsFolder,
+) -> Result<bool, CheckpointError> {
+    let expected = match tensor.sources.as_slice() {
+        [only] if keeps_type(source, tensor) => source.bytes(only)?,
+        sources => narrow(&mean(source, sources)?, tensor.info.dtype).into(),
+    };
+    written.equals(&tensor.name, &expected)
+}
+
+/// For each depth of a group, by how much the error of the stored factors differs from the smallest possible one, as a part of the
+/// residual's energy (or, without residual, of the weight's).
+fn excesses(
+    source: &dyn TensorSource,
+    tensor: &PlannedTensor,
+    report: &ConvertReport,
+    written: &SafetensorsFolder,
+) -> Result<Vec<f64>, CheckpointError> {
+    let stored = written.read_f32(&tensor.name)?;
+    let one = |planned: &PlannedFactors| {
+        let energy = report.lora.iter().flat_map(|lora| &lora.projections[planned.projection].depths);
+        let energy = energy.into_iter().find(|energy| energy.depth == planned.depth.0);
+        let Some(energy) = energy else { return Ok(f64::INFINITY) };
+        let own = source.read_f32(&planned.source)?;
+        let mut product = vec![0.0f32; own.len()];
+        let ([out, inp], rank) = (planned.shape, planned.rank);
+        matmul(
+            MatMut::from_row_major_slice_mut(&mut product, out, inp),
+            Accum::Replace,
+            MatRef::from_row_major_slice(&written.read_f32(&planned.b.0)?, out, rank),
+            MatRef::from_row_major_slice(&written.read_f32(&planned.a.0)?, rank, inp),
+            1.0,
+            Par::Seq,
+        );
+        let (mut error, mut size) = (0.0, 0.0);
+        for ((own, stored), product) in own.iter().zip(&stored).zip(&product) {
+            error += (f64::from(*own) - f64::from(*stored) - f64::from(*product)).powi(2);
+            size += f64::from(*own).powi(2);
+        }
+        let discarded = energy.residual_energy - energy.kept_energy;
+        let scale = if energy.residual_energy > 0.0 { energy.residual_energy } else { size.max(f64::MIN_POSITIVE) };
+        Ok((error - discarded).abs() / scale)
+    };
+    tensor.factors.par_iter().map(one).collect()
+}

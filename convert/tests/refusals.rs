@@ -1,0 +1,184 @@
+//! What a conversion refuses: the message, and that nothing is left on the disk.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod small_model;
+
+use retie_checkpoint::{CheckpointError, Dtype, FolderWriter, SafetensorsFolder, TensorInfo, TensorSource};
+use retie_config::{Init, ModelConfig, Sharing};
+use retie_convert::{ConvertError, ConvertOptions};
+use small_model::{SHAPE, options, run, write};
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+fn refused(source: &dyn TensorSource, config: &ModelConfig, options: &ConvertOptions) -> ConvertError {
+    let root = tempfile::tempdir().unwrap();
+    let error = run(source, config, options, &root.path().join("new/out")).unwrap_err();
+    assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0, "left behind after `{error}`");
+    error
+}
+
+fn message(change: impl Fn(&mut ConvertOptions)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let mut options = options(2, Sharing::Cycle, Init::Average);
+    change(&mut options);
+    refused(&source, &config, &options).to_string()
+}
+
+#[test]
+fn recursions_that_do_not_divide_name_those_that_do() {
+    let text = message(|o| o.recursions = 3);
+    assert!(text.ends_with("hint: these numbers of recursions do: 1, 2, 4, 8"), "{text}");
+    let text = message(|o| (o.recursions, o.sharing) = (4, Sharing::MiddleCycle));
+    assert!(text.ends_with("hint: these numbers of recursions do: 1, 2, 3, 6"), "{text}");
+}
+
+#[test]
+fn ranks_out_of_range_name_the_range() {
+    for rank in [0, 17, 1000] {
+        let text = message(|o| o.lora_rank = Some(rank));
+        assert!(text.starts_with(&format!("LoRA rank `{rank}` is out of range, expected 1 to 16")), "{text}");
+    }
+    let text = message(|o| (o.lora_rank, o.recursions) = (Some(4), 1));
+    assert!(text.starts_with("LoRA needs at least 2 recursions"), "{text}");
+}
+
+#[test]
+fn a_recursive_source_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let out = dir.path().join("out");
+    run(&source, &config, &options(2, Sharing::Cycle, Init::Average), &out).unwrap();
+    let (source, config) =
+        (SafetensorsFolder::open(&out).unwrap(), ModelConfig::load(&out.join("config.json")).unwrap());
+    let error = refused(&source, &config, &options(2, Sharing::Cycle, Init::Average));
+    assert!(error.to_string().starts_with("the model is recursive already (`cycle`, 2 recursions)"), "{error}");
+}
+
+#[test]
+fn all_bad_tensors_are_listed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let bad = dir.path().join("bad");
+    fs_err::create_dir(&bad).unwrap();
+    copy(&source, &bad, |name, info| match name {
+        "model.layers.2.mlp.up_proj.weight" => vec![(name.to_owned(), vec![info.shape[1], info.shape[0]])],
+        "model.norm.weight" => vec![],
+        "model.layers.5.input_layernorm.weight" => {
+            vec![(name.to_owned(), info.shape.clone()), ("extra.weight".to_owned(), info.shape.clone())]
+        }
+        _ => vec![(name.to_owned(), info.shape.clone())],
+    });
+    let source = SafetensorsFolder::open(&bad).unwrap();
+    let text = refused(&source, &config, &options(2, Sharing::Cycle, Init::Average)).to_string();
+    assert!(text.contains("`model.layers.2.mlp.up_proj.weight`"), "{text}");
+    assert!(text.contains("has shape [16, 24], expected [24, 16]"), "{text}");
+    assert!(text.contains("`model.norm.weight`") && text.contains("`extra.weight`"), "{text}");
+}
+
+#[test]
+fn tensors_that_hold_nothing_are_left_out_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let more = dir.path().join("more");
+    fs_err::create_dir(&more).unwrap();
+    copy(&source, &more, |name, info| {
+        let mut names = vec![(name.to_owned(), info.shape.clone())];
+        if name == "model.embed_tokens.weight" {
+            names.push(("lm_head.weight".to_owned(), info.shape.clone()));
+            names.push(("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), info.shape.clone()));
+        }
+        names
+    });
+    let source = SafetensorsFolder::open(&more).unwrap();
+    let out = dir.path().join("out");
+    let report = run(&source, &config, &options(1, Sharing::Cycle, Init::Average), &out).unwrap();
+    assert_eq!(report.left_out, ["lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"]);
+    assert!(SafetensorsFolder::open(&out).unwrap().info("lm_head.weight").is_none());
+}
+
+/// Writes `source` again under other names or shapes.
+fn copy(source: &dyn TensorSource, dir: &Path, rename: impl Fn(&str, &TensorInfo) -> Vec<(String, Vec<usize>)>) {
+    let mut entries = Vec::new();
+    let mut contents = Vec::new();
+    for name in source.names() {
+        for (new_name, shape) in rename(name, source.info(name).unwrap()) {
+            entries.push((new_name, TensorInfo { dtype: Dtype::F32, shape }));
+            contents.push(source.bytes(name).unwrap());
+        }
+    }
+    let mut writer = FolderWriter::create(dir, &entries, u64::MAX).unwrap();
+    entries.iter().zip(contents).for_each(|((name, _), bytes)| writer.write(name, &bytes).unwrap());
+    writer.finish().unwrap();
+}
+
+/// A source whose tensor `name` has `value` in front, from the `since`-th time on that it is read.
+struct Changed {
+    source: SafetensorsFolder,
+    name: &'static str,
+    value: f32,
+    since: usize,
+    reads: AtomicUsize,
+}
+
+impl TensorSource for Changed {
+    fn names(&self) -> Vec<&str> {
+        self.source.names()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.source.info(name)
+    }
+
+    fn path_of(&self, name: &str) -> &Path {
+        self.source.path_of(name)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        let mut bytes = self.source.bytes(name)?;
+        if name == self.name && self.reads.fetch_add(1, Ordering::Relaxed) >= self.since {
+            bytes.to_mut()[..4].copy_from_slice(&self.value.to_le_bytes());
+        }
+        Ok(bytes)
+    }
+}
+
+fn with_change(name: &'static str, value: f32, since: usize) -> ConvertError {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let mut options = options(2, Sharing::Cycle, Init::Lower);
+    options.lora_rank = Some(2);
+    refused(&Changed { source, name, value, since, reads: AtomicUsize::new(0) }, &config, &options)
+}
+
+#[test]
+fn weights_that_are_not_finite_have_no_lora() {
+    let text = with_change("model.layers.5.mlp.up_proj.weight", f32::NAN, 0).to_string();
+    assert!(
+        text.starts_with("a tensor holds values that are not finite: `model.layers.5.mlp.up_proj.weight`"),
+        "{text}"
+    );
+}
+
+/// The checks read the source again: a weight that is another one by then stands for a fault of the writer.
+#[test]
+fn a_folder_that_does_not_match_its_source_fails_the_checks_and_is_not_kept() {
+    for (name, check) in [("model.norm.weight", "copies"), ("model.layers.5.mlp.up_proj.weight", "lora")] {
+        let error = with_change(name, 1.0, 1);
+        let ConvertError::ChecksFailed { failures } = &error else { panic!("{error}") };
+        assert_eq!(failures.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), [check]);
+        assert!(error.to_string().contains("not so for 1 of"), "{error}");
+    }
+}
+
+#[test]
+fn a_folder_that_holds_something_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let error = run(&source, &config, &options(2, Sharing::Cycle, Init::Lower), dir.path()).unwrap_err();
+    assert!(error.to_string().contains("already holds `model.safetensors`"), "{error}");
+    assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,131 @@
+//! Text of ids that come one by one, as generation prints it.
+//!
+//! A token may end within a character, and the text of a token may depend on the one before it (a word-start mark that is a
+//! space, or nothing at the start of a text). So each step decodes the ids since the last but one boundary, with and without the
+//! new ones, and gives what is new once it ends with a whole character. The same idea is in
+//! <https://github.com/huggingface/text-generation-inference/blob/main/server/text_generation_server/models/model.py>.
+
+use crate::error::DataError;
+use crate::tokenizer::Tokenizer;
+
+/// What decoding puts for bytes that are not (yet) a character.
+const REPLACEMENT: char = '\u{fffd}';
+
+/// Incremental decoder; made by [`Tokenizer::decode_stream`].
+#[derive(Debug)]
+pub struct DecodeStream<'tokenizer> {
+    tokenizer: &'tokenizer Tokenizer,
+    skip_special: bool,
+    /// Ids from the last but one boundary on.
+    ids: Vec<u32>,
+    /// How many of `ids` have given their text.
+    given: usize,
+    /// Text of `ids[..given]`.
+    prefix: String,
+}
+
+impl<'tokenizer> DecodeStream<'tokenizer> {
+    pub(crate) fn new(tokenizer: &'tokenizer Tokenizer, skip_special: bool) -> Self {
+        Self { tokenizer, skip_special, ids: Vec::new(), given: 0, prefix: String::new() }
+    }
+
+    /// Takes the next id; gives the text that is now certain, which may be empty and is always whole characters.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn step(&mut self, id: u32) -> Result<String, DataError> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        if text.ends_with(REPLACEMENT) {
+            return Ok(String::new());
+        }
+        self.advance(&text)
+    }
+
+    /// Ends the text: what was held back, with U+FFFD for bytes that never became a character.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(mut self) -> Result<String, DataError> {
+        let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        self.advance(&text)
+    }
+
+    fn advance(&mut self, text: &str) -> Result<String, DataError> {
+        // A decoder may rewrite text across tokens; what was given cannot be taken back, so go on after its length.
+        let new = text.strip_prefix(self.prefix.as_str()).unwrap_or_else(|| {
+            let start = (self.prefix.len().min(text.len())..).find(|&at| text.is_char_boundary(at));
+            start.map_or("", |start| &text[start..])
+        });
+        if new.is_empty() {
+            return Ok(String::new());
+        }
+        self.ids.drain(..self.given);
+        self.given = self.ids.len();
+        self.prefix = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        Ok(new.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tokenizer::tests::tiny;
+
+    const TEXTS: [&str; 5] = [
+        "",
+        "hello world",
+        "naïve 🦀🦀 日本語 e\u{301}",
+        "a<|endoftext|>b \n\n c",
+        "\u{fffd} real \u{fffd}\u{fffd} marks \u{fffd}",
+    ];
+
+    #[test]
+    fn the_pieces_together_are_the_text_and_each_is_whole_characters() {
+        let tokenizer = tiny();
+        for text in TEXTS {
+            for skip_special in [true, false] {
+                let ids = tokenizer.encode(text).unwrap();
+                let mut stream = tokenizer.decode_stream(skip_special);
+                let mut joined = String::new();
+                for &id in &ids {
+                    joined += &stream.step(id).unwrap();
+                }
+                joined += &stream.finish().unwrap();
+                assert_eq!(joined, tokenizer.decode(&ids, skip_special).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_character_of_several_tokens_comes_with_its_last_one() {
+        let tokenizer = tiny();
+        let ids = tokenizer.encode("🦀").unwrap();
+        assert_eq!(ids.len(), 4, "the tiny vocabulary has no crab");
+        let mut stream = tokenizer.decode_stream(true);
+        let pieces: Vec<String> = ids.iter().map(|&id| stream.step(id).unwrap()).collect();
+        assert_eq!(pieces, ["", "", "", "🦀"]);
+    }
+
+    #[test]
+    fn text_cut_within_a_character_ends_with_a_replacement() {
+        let tokenizer = tiny();
+        let ids = tokenizer.encode("ok 🦀").unwrap();
+        let mut stream = tokenizer.decode_stream(true);
+        let mut joined = String::new();
+        for &id in &ids[..ids.len() - 1] {
+            joined += &stream.step(id).unwrap();
+        }
+        assert_eq!(joined, "ok ");
+        assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+    }
+
+    #[test]
+    fn a_long_stream_keeps_only_the_ids_of_two_pieces() {
+        let tokenizer = tiny();
+        let mut stream = tokenizer.decode_stream(true);
+        for id in tokenizer.encode(&"some words ".repeat(50)).unwrap() {
+            stream.step(id).unwrap();
+            assert!(stream.ids.len() <= 2, "{}", stream.ids.len());
+        }
+    }
+}

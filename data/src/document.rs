@@ -1,0 +1,165 @@
+//! Documents of a data file, one at a time; the extension says the format.
+//!
+//! | extension  | a document is |
+//! |------------|---------------|
+//! | `.jsonl`   | the text field of one line, a JSON object; blank lines are passed over |
+//! | `.txt`     | the whole file |
+//! | `.parquet` | one row of the text column |
+//!
+//! Text must be UTF-8; a byte-order mark at the start of `.jsonl` and `.txt` is taken off, nothing else is changed.
+
+mod jsonl;
+mod parquet;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::DataError;
+
+pub use text::read_text;
+
+/// Field or column that holds the text unless another is named.
+pub const DEFAULT_TEXT_FIELD: &str = "text";
+
+/// One document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its text, possibly empty.
+    pub text: String,
+    /// How far into the file reading has come with it, in bytes; for progress.
+    pub bytes_read: u64,
+}
+
+/// A file format: opens a file and gives its documents.
+struct Format {
+    extension: &'static str,
+    open: fn(&Path, &str) -> Result<Inner, DataError>,
+}
+
+type Inner = Box<dyn Iterator<Item = Result<Document, DataError>> + Send>;
+
+/// Every format that can be read.
+const FORMATS: &[Format] = &[
+    Format { extension: "jsonl", open: jsonl::open },
+    Format { extension: "txt", open: text::open },
+    Format { extension: "parquet", open: parquet::open },
+];
+
+fn format_of(path: &Path) -> Result<&'static Format, DataError> {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    FORMATS.iter().find(|format| extension.as_deref() == Some(format.extension)).ok_or_else(|| {
+        let supported = FORMATS.iter().map(|format| format!(".{}", format.extension)).collect();
+        DataError::UnknownExtension { path: path.to_owned(), supported }
+    })
+}
+
+/// Documents of one file, in the file's order. Stops at the first error.
+pub struct Documents {
+    path: PathBuf,
+    inner: Inner,
+    any_text: bool,
+    done: bool,
+}
+
+impl Iterator for Documents {
+    type Item = Result<Document, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        match self.inner.next() {
+            Some(Ok(document)) => {
+                self.any_text |= !document.text.is_empty();
+                Some(Ok(document))
+            }
+            Some(Err(error)) => {
+                self.done = true;
+                Some(Err(error))
+            }
+            None => {
+                self.done = true;
+                (!self.any_text).then(|| Err(DataError::Empty { path: self.path.clone() }))
+            }
+        }
+    }
+}
+
+/// Opens `path`; `text_field` names the JSON field or parquet column that holds the text (`.txt` has none).
+///
+/// # Errors
+/// A file that is not there or cannot be read, an unknown extension, a parquet file without the column. The iterator gives
+/// the errors of single rows, and an error at the end where no row had any text.
+pub fn documents(path: &Path, text_field: &str) -> Result<Documents, DataError> {
+    check_file(path)?;
+    let inner = (format_of(path)?.open)(path, text_field)?;
+    Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
+}
+
+/// Checks, without reading text, that all of `paths` are files of a known format, and that there is one.
+///
+/// # Errors
+/// Lists every bad path.
+pub fn check_files(paths: &[PathBuf]) -> Result<(), DataError> {
+    if paths.is_empty() {
+        return Err(DataError::NoFiles);
+    }
+    let check = |path: &PathBuf| check_file(path).and_then(|()| format_of(path).map(|_| ())).err();
+    let mut errors: Vec<DataError> = paths.iter().filter_map(check).collect();
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => Err(DataError::Files(errors)),
+    }
+}
+
+fn check_file(path: &Path) -> Result<(), DataError> {
+    let not_a_file = |problem| DataError::NotAFile { path: path.to_owned(), problem };
+    match fs_err::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(not_a_file("is a folder")),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(not_a_file("does not exist")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_extension_lists_the_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        fs_err::write(&path, "x").unwrap();
+        let message = documents(&path, "text").err().unwrap().to_string();
+        assert!(message.ends_with("has an unknown extension, expected one of: .jsonl, .txt, .parquet"), "{message}");
+    }
+
+    #[test]
+    fn all_bad_files_are_reported_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = folder.path().join("a.TXT");
+        fs_err::write(&good, "x").unwrap();
+        let missing = folder.path().join("b.txt");
+        let message = check_files(&[good.clone(), missing.clone(), folder.path().to_owned()]).unwrap_err().to_string();
+        let lines: Vec<&str> = message.lines().collect();
+        assert_eq!(lines.len(), 3, "{message}");
+        assert_eq!(lines[0], "2 data files cannot be used:");
+        assert!(lines[1].ends_with("b.txt` does not exist"), "{message}");
+        assert!(lines[2].ends_with("is a folder"), "{message}");
+        assert!(check_files(&[good]).is_ok());
+        assert!(matches!(check_files(&[]), Err(DataError::NoFiles)));
+    }
+
+    #[test]
+    fn a_file_whose_rows_are_all_empty_holds_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        for content in ["", "\n\n", "{\"text\": \"\"}\n{\"text\": \"\"}"] {
+            let path = folder.path().join("a.jsonl");
+            fs_err::write(&path, content).unwrap();
+            let last = documents(&path, "text").unwrap().last().unwrap();
+            assert!(matches!(last, Err(DataError::Empty { .. })), "{content:?} gave {last:?}");
+        }
+    }
+}

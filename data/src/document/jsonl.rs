@@ -1,0 +1,158 @@
+//! `.jsonl`: one JSON object a line (<https://jsonlines.org>), its text in one field.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::text::BYTE_ORDER_MARK;
+use super::{Document, Inner};
+use crate::error::{DataError, Place};
+
+pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
+    let reader = BufReader::with_capacity(1 << 20, fs_err::File::open(path)?);
+    let rows = Rows { reader, path: path.to_owned(), text_field: text_field.to_owned(), line: 0, bytes_read: 0 };
+    Ok(Box::new(rows))
+}
+
+struct Rows {
+    reader: BufReader<fs_err::File>,
+    path: PathBuf,
+    text_field: String,
+    /// Number of the last line read, from 1.
+    line: u64,
+    bytes_read: u64,
+}
+
+impl Iterator for Rows {
+    type Item = Result<Document, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_row().transpose()
+    }
+}
+
+impl Rows {
+    fn next_row(&mut self) -> Result<Option<Document>, DataError> {
+        let mut buffer = Vec::new();
+        loop {
+            buffer.clear();
+            let mut start = self.bytes_read;
+            let read = self.reader.read_until(b'\n', &mut buffer)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.bytes_read += read as u64;
+            self.line += 1;
+            let mut line = buffer.as_slice();
+            if self.line == 1 && line.starts_with(BYTE_ORDER_MARK) {
+                line = &line[BYTE_ORDER_MARK.len()..];
+                start += BYTE_ORDER_MARK.len() as u64;
+            }
+            if !line.trim_ascii().is_empty() {
+                let text = self.parse(line, start)?;
+                return Ok(Some(Document { text, bytes_read: self.bytes_read }));
+            }
+        }
+    }
+
+    fn parse(&self, line: &[u8], start: u64) -> Result<String, DataError> {
+        let line = std::str::from_utf8(line).map_err(|error| DataError::NotUtf8 {
+            place: self.place(),
+            offset: start + error.valid_up_to() as u64,
+            unit: "file",
+        })?;
+        let value = serde_json::from_str(line).map_err(|source| DataError::Json { place: self.place(), source })?;
+        let Value::Object(mut object) = value else {
+            return Err(DataError::NotAnObject {
+                place: self.place(),
+                field: self.text_field.clone(),
+                found: json_type(&value),
+            });
+        };
+        match object.get_mut(&self.text_field).map(Value::take) {
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(DataError::NotAString {
+                place: self.place(),
+                field: self.text_field.clone(),
+                found: json_type(&other).to_owned(),
+            }),
+            None => Err(DataError::MissingField {
+                place: self.place(),
+                kind: "field",
+                field: self.text_field.clone(),
+                found: object.keys().cloned().collect(),
+            }),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place { path: self.path.clone(), part: Some(("line", self.line)) }
+    }
+}
+
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content: &[u8], field: &str) -> Result<Vec<String>, DataError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        fs_err::write(&path, content).unwrap();
+        let documents: Result<Vec<Document>, _> = crate::documents(&path, field)?.collect();
+        let documents = documents?;
+        assert_eq!(documents.last().unwrap().bytes_read, content.trim_ascii_end().len() as u64 + 1);
+        Ok(documents.into_iter().map(|document| document.text).collect())
+    }
+
+    fn message(content: &[u8]) -> String {
+        let message = read(content, "text").unwrap_err().to_string();
+        let path = message.split('`').find(|part| part.ends_with("a.jsonl")).unwrap().to_owned();
+        message.replace(&path, "FILE")
+    }
+
+    #[test]
+    fn each_line_is_a_document_and_blank_lines_are_passed_over() {
+        let content =
+            b"\xef\xbb\xbf{\"text\": \"one\\n\\u00e9\"}\r\n\n  \n{\"id\": 3, \"text\": \"\"}\n{\"text\":\"two\"}\n";
+        assert_eq!(read(content, "text").unwrap(), ["one\né", "", "two"]);
+        assert_eq!(read(b"{\"body\": \"b\", \"text\": 1}\n", "body").unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn a_malformed_line_is_named_by_its_number() {
+        assert_eq!(message(b"{\"text\": \"a\"}\n\n{\"text\": \n"), "line 3 of `FILE` is not valid JSON");
+        assert_eq!(message(b"[1]\n"), "line 1 of `FILE` is an array, expected an object with a text field `text`");
+    }
+
+    #[test]
+    fn a_missing_field_lists_the_fields_of_the_row() {
+        assert_eq!(
+            message(b"{\"text\": \"a\"}\n{\"content\": \"x\", \"id\": 1}\n"),
+            "line 2 of `FILE` has no field `text`, found: `content`, `id`\n\
+             hint: name the one that holds the text with `text_field`"
+        );
+        assert_eq!(message(b"{}\n"), "line 1 of `FILE` has no field `text`, found: nothing");
+        assert_eq!(message(b"{\"text\": null}\n"), "line 1 of `FILE` has null in `text`, expected a string");
+    }
+
+    #[test]
+    fn a_bad_byte_is_named_by_line_and_offset_in_the_file() {
+        assert_eq!(
+            message(b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n"),
+            "line 2 of `FILE` is not UTF-8: the byte at offset 24 of the file cannot be decoded\n\
+             hint: save the text as UTF-8"
+        );
+    }
+}

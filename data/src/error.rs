@@ -1,0 +1,234 @@
+//! Errors of this crate.
+
+use std::path::PathBuf;
+
+/// Why text cannot be read, tokenised or batched.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file cannot be read or written; the message holds its path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Several data files are bad; all are listed.
+    #[error("{} data files cannot be used:\n{}", .0.len(), list(.0))]
+    Files(Vec<DataError>),
+    /// A data file is not there, or is not a file.
+    #[error("data file `{}` {problem}", path.display())]
+    NotAFile {
+        /// The path asked for.
+        path: PathBuf,
+        /// `does not exist` or `is a folder`.
+        problem: &'static str,
+    },
+    /// No data file was given.
+    #[error("no data files are given\nhint: name at least one .jsonl, .txt or .parquet file")]
+    NoFiles,
+    /// The file name does not end in an extension that can be read.
+    #[error("data file `{}` has an unknown extension, expected one of: {}", path.display(), supported.join(", "))]
+    UnknownExtension {
+        /// The path asked for.
+        path: PathBuf,
+        /// Every extension that can be read.
+        supported: Vec<String>,
+    },
+    /// The file has no text at all.
+    #[error("`{}` holds no text", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The bytes are not UTF-8.
+    #[error(
+        "{place} is not UTF-8: the byte at offset {offset} of the {unit} cannot be decoded\nhint: save the text as UTF-8"
+    )]
+    NotUtf8 {
+        /// File, and row or line where there is one.
+        place: Place,
+        /// First bad byte, counted from 0.
+        offset: u64,
+        /// What `offset` counts in: `file` or `value`.
+        unit: &'static str,
+    },
+    /// A line of a `.jsonl` file is not JSON.
+    #[error("{place} is not valid JSON")]
+    Json {
+        /// File and line.
+        place: Place,
+        /// What the parser says; its line number counts within the line.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A line of a `.jsonl` file is JSON but not an object.
+    #[error("{place} is {found}, expected an object with a text field `{field}`")]
+    NotAnObject {
+        /// File and line.
+        place: Place,
+        /// The text field.
+        field: String,
+        /// JSON type found.
+        found: &'static str,
+    },
+    /// A row or a file lacks the text field.
+    #[error("{place} has no {kind} `{field}`, found: {}{}", listed(found), field_hint(found))]
+    MissingField {
+        /// File, and line where there is one.
+        place: Place,
+        /// `field` or `column`.
+        kind: &'static str,
+        /// The text field asked for.
+        field: String,
+        /// The fields that are there.
+        found: Vec<String>,
+    },
+    /// The text field holds something else than text.
+    #[error("{place} has {found} in `{field}`, expected a string")]
+    NotAString {
+        /// File, and row or line where there is one.
+        place: Place,
+        /// The text field.
+        field: String,
+        /// Type found.
+        found: String,
+    },
+    /// A `.parquet` file is damaged or uses something that is not built in.
+    #[error("`{}` cannot be read as parquet", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the parquet reader says.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// A `tokenizer.json` cannot be used.
+    #[error("tokenizer `{}` cannot be read", path.display())]
+    Tokenizer {
+        /// Where its JSON comes from.
+        path: PathBuf,
+        /// What the tokenizers library says.
+        #[source]
+        source: tokenizers::Error,
+    },
+    /// Text cannot be encoded, or ids cannot be decoded.
+    #[error("tokenizer `{}` failed to {action}", path.display())]
+    Tokenize {
+        /// Where its JSON comes from.
+        path: PathBuf,
+        /// `encode text` or `decode ids`.
+        action: &'static str,
+        /// What the tokenizers library says.
+        #[source]
+        source: tokenizers::Error,
+    },
+    /// The tokenizer and the model are of different vocabularies.
+    #[error(
+        "tokenizer `{}` does not match the model: it has {tokenizer} tokens with ids up to {largest_id}, \
+         the model has a vocabulary of {model}\nhint: use the tokenizer.json that came with the model",
+        path.display()
+    )]
+    VocabMismatch {
+        /// Where the tokenizer's JSON comes from.
+        path: PathBuf,
+        /// Number of tokens of the tokenizer, added ones included.
+        tokenizer: usize,
+        /// Largest id that the tokenizer gives.
+        largest_id: u32,
+        /// `vocab_size` of the model.
+        model: usize,
+    },
+    /// The end-of-text id is none of the tokenizer's.
+    #[error(
+        "tokenizer `{}` has no token with the end-of-text id {id}\nhint: use the tokenizer.json that came with the model",
+        path.display()
+    )]
+    NoSuchToken {
+        /// Where the tokenizer's JSON comes from.
+        path: PathBuf,
+        /// The id asked for.
+        id: u32,
+    },
+    /// A size that must be at least 1 (2 for a window) is smaller.
+    #[error("`{name}` is {found}, expected at least {least}")]
+    TooSmall {
+        /// Name of the option.
+        name: &'static str,
+        /// Its value.
+        found: usize,
+        /// The smallest allowed value.
+        least: usize,
+    },
+    /// Windows further apart than they are long would leave tokens out.
+    #[error("`stride` is {stride}, expected at most the window, {window}: tokens between windows would not be scored")]
+    StrideTooLarge {
+        /// Tokens from one window's start to the next's.
+        stride: usize,
+        /// Tokens of a window.
+        window: usize,
+    },
+    /// The text is too short for a single row.
+    #[error(
+        "the data has {tokens} tokens, expected at least {needed}, one row of sequence length {sequence_length}\n\
+         hint: add data or lower the sequence length"
+    )]
+    TooFewTokens {
+        /// Tokens found, end-of-text ones included.
+        tokens: usize,
+        /// `sequence_length + 1`.
+        needed: usize,
+        /// Inputs of a row.
+        sequence_length: usize,
+    },
+    /// A saved cursor points past the data.
+    #[error(
+        "the cursor is at row {row}, expected a row below {num_rows}\n\
+         hint: the data or the sequence length has changed since the cursor was saved"
+    )]
+    CursorOutOfRange {
+        /// Row of the cursor.
+        row: u64,
+        /// Rows of the data.
+        num_rows: usize,
+    },
+    /// The data is not what the run began with.
+    #[error(
+        "the data has fingerprint `{found}`, expected `{expected}`\n\
+         hint: text, tokenizer, end-of-text token or sequence length changed, so the run cannot continue exactly"
+    )]
+    DataChanged {
+        /// Fingerprint saved with the run.
+        expected: String,
+        /// Fingerprint now.
+        found: String,
+    },
+}
+
+/// A file, and where it has numbered parts the line or row, both counted from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Name of the part (`line` or `row`) and its number.
+    pub part: Option<(&'static str, u64)>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.part {
+            None => write!(formatter, "`{}`", self.path.display()),
+            Some((name, number)) => write!(formatter, "{name} {number} of `{}`", self.path.display()),
+        }
+    }
+}
+
+fn list(errors: &[DataError]) -> String {
+    errors.iter().map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nothing".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn field_hint(found: &[String]) -> &'static str {
+    if found.is_empty() { "" } else { "\nhint: name the one that holds the text with `text_field`" }
+}

@@ -1,0 +1,64 @@
+//! Rows of one stream of tokens.
+//!
+//! The stream is every document's tokens, each document followed by one end-of-text token, in the order of the files. A document
+//! without text adds nothing. A row has `T = sequence_length` inputs and as many targets, the inputs shifted by one:
+//!
+//! ```text
+//! stream   t0 t1 t2 t3 t4 t5 t6 t7 t8 t9      T = 3
+//! row 0    inputs t0 t1 t2   targets t1 t2 t3
+//! row 1    inputs t3 t4 t5   targets t4 t5 t6
+//! row 2    inputs t6 t7 t8   targets t7 t8 t9
+//! ```
+//!
+//! So rows share only the boundary token, the last target of one and the first input of the next; within the rows every token but
+//! the first is a target exactly once. `N` tokens make `(N - 1) / T` rows; the `(N - 1) % T` tokens after the last row's are not
+//! used. Rows cut documents anywhere and hold pieces of several: attention sees across the end-of-text token between them.
+
+use std::ops::Range;
+
+/// Rows of token ids.
+///
+/// # Shapes
+/// - `inputs`, `targets`: `[B, T]`, row after row
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Tokens that the model reads.
+    pub inputs: Vec<u32>,
+    /// The token that follows each input.
+    pub targets: Vec<u32>,
+    /// `B`.
+    pub rows: usize,
+    /// `T`.
+    pub sequence_length: usize,
+}
+
+/// How many whole rows `num_tokens` make.
+pub fn num_rows(num_tokens: usize, sequence_length: usize) -> usize {
+    num_tokens.saturating_sub(1).checked_div(sequence_length).unwrap_or(0)
+}
+
+/// Where the inputs of a row and the target of its last input lie: `T + 1` tokens.
+pub fn row_range(row: usize, sequence_length: usize) -> Range<usize> {
+    let start = row * sequence_length;
+    start..start + sequence_length + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_but_the_first_is_a_target_once_and_less_than_a_row_is_left() {
+        for sequence_length in 1..6 {
+            for num_tokens in 0..40 {
+                let rows = num_rows(num_tokens, sequence_length);
+                let targets: Vec<usize> = (0..rows).flat_map(|row| row_range(row, sequence_length).skip(1)).collect();
+                let expected: Vec<usize> = (1..=rows * sequence_length).collect();
+                assert_eq!(targets, expected);
+                assert!(targets.last().is_none_or(|&last| last < num_tokens));
+                assert!(num_tokens.saturating_sub(1 + targets.len()) < sequence_length);
+            }
+        }
+        assert_eq!(num_rows(10, 0), 0);
+    }
+}

@@ -1,0 +1,34 @@
+"""Writes the .parquet files of this folder with pyarrow (26.0)."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+here = Path(__file__).parent
+texts = [f"row {row} {'ab ' * (row % 7)}é" for row in range(700)]
+ids = list(range(700))
+nullable = pa.table({"id": ids, "text": texts})
+pq.write_table(nullable, here / "snappy.parquet", compression="snappy", row_group_size=300)
+pq.write_table(
+    nullable.cast(pa.schema([("id", pa.int64()), ("text", pa.large_string())])),
+    here / "zstd_v2.parquet",
+    compression="zstd",
+    data_page_version="2.0",
+    data_page_size=1024,
+    row_group_size=1000,
+    use_dictionary=False,
+    column_encoding={"text": "DELTA_BYTE_ARRAY", "id": "PLAIN"},
+)
+required = pa.schema([pa.field("text", pa.string(), nullable=False)])
+pq.write_table(
+    pa.table({"text": texts}, schema=required), here / "plain_required.parquet", compression="none", use_dictionary=False
+)
+mixed = {
+    "id": [0, 1, 2],
+    "body": ["a", None, "c"],
+    "meta": [{"title": "t0"}, {"title": "t1"}, {"title": "t2"}],
+    "tags": [["x"], [], ["y", "z"]],
+}
+pq.write_table(pa.table(mixed), here / "mixed.parquet")
+pq.write_table(pa.table({"text": pa.array([b"fine", b"abc\xff"], pa.binary())}), here / "binary.parquet")

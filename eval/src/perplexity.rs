@@ -1,0 +1,186 @@
+//! Perplexity of a text, in windows.
+//!
+//! The text is encoded as one sequence, without BOS, and cut by [`retie_data::windows()`]: with `stride == window` every window is
+//! scored from its second token on; with a smaller stride a window scores what the one before it did not.
+//!
+//! - `token_nll` = −(sum of log-probabilities) / (number of scored tokens), in nats;
+//! - `word_perplexity` = exp(−sum / words), `byte_perplexity` = exp(−sum / bytes), as the harness divides: words are what
+//!   white space separates (`len(re.split(r"\s+", text))`), bytes those of UTF-8. Both are counted in the text of the scored tokens
+//!   (their ids, in order, decoded as one text), so they belong to the same tokens as the sum, whatever `limit` and the
+//!   unscored first tokens leave out.
+
+use crate::{
+    EvalError, Progress, PromptEncoder, RunError, ScoreRequest, Scorer, python, score_all, scorer::check_log_probs,
+};
+use serde::Serialize;
+
+/// How a text is cut and scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerplexityOptions {
+    /// Tokens of a window.
+    pub window: usize,
+    /// Tokens from one window's start to the next's.
+    pub stride: usize,
+    /// How many windows are scored, from the start; all if `None`.
+    pub limit: Option<usize>,
+    /// Windows of one batch.
+    pub batch_size: usize,
+}
+
+/// The result.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Perplexity {
+    /// Name of the text.
+    pub text: String,
+    /// Tokens of a window.
+    pub window: usize,
+    /// Tokens from one window's start to the next's.
+    pub stride: usize,
+    /// Windows scored.
+    pub windows: usize,
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Words of the scored text.
+    pub words: usize,
+    /// UTF-8 bytes of the scored text.
+    pub bytes: usize,
+    /// Mean negative log-likelihood of a token, in nats.
+    pub token_nll: f64,
+    /// exp(`token_nll`).
+    pub token_perplexity: f64,
+    /// Perplexity of a word.
+    pub word_perplexity: f64,
+    /// Perplexity of a byte.
+    pub byte_perplexity: f64,
+    /// log2 of the perplexity of a byte.
+    pub bits_per_byte: f64,
+}
+
+/// Measures `text`, which `name` names in the result.
+///
+/// # Errors
+/// When the text is too short, the windows do not fit the model or the text, or the model fails.
+pub fn measure_perplexity<S: Scorer>(
+    name: &str,
+    text: &str,
+    options: PerplexityOptions,
+    encoder: &PromptEncoder<'_>,
+    scorer: &mut S,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Perplexity, RunError<S::Error>> {
+    let PerplexityOptions { window, stride, limit, batch_size } = options;
+    if limit == Some(0) {
+        return Err(EvalError::Zero { option: "limit" }.into());
+    }
+    if window > encoder.max_length {
+        return Err(EvalError::WindowTooLong { window, max_length: encoder.max_length }.into());
+    }
+    let tokens = encoder.codec.encode(text).map_err(EvalError::from)?;
+    let windows = retie_data::windows(&tokens, window, stride).map_err(EvalError::from)?;
+    let requests: Vec<ScoreRequest> = windows
+        .take(limit.unwrap_or(usize::MAX))
+        .map(|w| ScoreRequest { tokens: w.tokens.to_vec(), scored_from: w.scored_from })
+        .collect();
+    if requests.is_empty() {
+        return Err(EvalError::TextTooShort { name: name.to_owned(), found: tokens.len() }.into());
+    }
+    let scores = score_all(scorer, &requests, batch_size, progress)?;
+    for (index, scores) in scores.iter().enumerate() {
+        check_log_probs(scores, || format!("window {} of `{name}`", index + 1))?;
+    }
+    let log_likelihood: f64 = scores.iter().map(crate::TokenScores::sum).sum();
+    let scored: Vec<u32> = requests.iter().flat_map(|r| &r.tokens[r.scored_from..]).copied().collect();
+    let scored_text = encoder.codec.decode(&scored).map_err(EvalError::from)?;
+    let (words, bytes) = (python::count_words(&scored_text), scored_text.len());
+    let mean = |count: usize| -log_likelihood / count as f64;
+    Ok(Perplexity {
+        text: name.to_owned(),
+        window,
+        stride,
+        windows: requests.len(),
+        tokens: scored.len(),
+        words,
+        bytes,
+        token_nll: mean(scored.len()),
+        token_perplexity: mean(scored.len()).exp(),
+        word_perplexity: mean(words).exp(),
+        byte_perplexity: mean(bytes).exp(),
+        bits_per_byte: mean(bytes) / std::f64::consts::LN_2,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        TextCodec,
+        testing::{Formula, PREFIX, Pieces},
+    };
+
+    const ENCODER: PromptEncoder<'static> =
+        PromptEncoder { codec: &Pieces, prefix_token: PREFIX, bos_token: None, max_length: 8 };
+    const TEXT: &str = "it was the best of times, it was the worst of times, it was the age of wisdom";
+
+    fn measure(text: &str, window: usize, stride: usize, limit: Option<usize>) -> Result<Perplexity, String> {
+        let options = PerplexityOptions { window, stride, limit, batch_size: 3 };
+        measure_perplexity("t.txt", text, options, &ENCODER, &mut Formula::default(), &mut |_| ())
+            .map_err(|e| e.to_string())
+    }
+
+    /// Score of the tokens at `indices` of a window, by the formula.
+    fn by_hand(window: &[u32], indices: std::ops::Range<usize>) -> f64 {
+        indices
+            .map(|i| {
+                let x = (u64::from(window[i]) * 31 + u64::from(window[i - 1]) * 17 + i as u64 * 7) % 1009;
+                f64::from(-(x as f32 + 1.0) / 100.0)
+            })
+            .sum()
+    }
+
+    #[test]
+    fn windows_are_scored_from_their_second_token_and_limit_counts_windows() {
+        let ids = Pieces.encode(TEXT).unwrap();
+        assert_eq!(ids.len(), 18);
+        let two = measure(TEXT, 4, 4, Some(2)).unwrap();
+        let nll = -(by_hand(&ids[..4], 1..4) + by_hand(&ids[4..8], 1..4)) / 6.0;
+        assert_eq!((two.windows, two.tokens), (2, 6));
+        assert!((two.token_nll - nll).abs() < 1e-12, "sums of the same f32 values in f64");
+        assert!((two.token_perplexity.ln() - nll).abs() < 1e-12);
+        let all = measure(TEXT, 4, 4, None).unwrap();
+        assert_eq!((all.windows, all.tokens), (5, 3 * 4 + 1));
+        assert_eq!(measure(TEXT, 4, 4, Some(99)).unwrap(), all);
+    }
+
+    #[test]
+    fn overlapping_windows_score_every_token_but_the_first_once() {
+        let ids = Pieces.encode(TEXT).unwrap();
+        let result = measure(TEXT, 8, 5, None).unwrap();
+        let sum = by_hand(&ids[..8], 1..8) + by_hand(&ids[5..13], 3..8) + by_hand(&ids[10..18], 3..8);
+        assert_eq!((result.windows, result.tokens), (3, 17));
+        assert!((result.token_nll + sum / 17.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn words_and_bytes_are_those_of_the_scored_tokens() {
+        let result = measure(TEXT, 4, 4, Some(2)).unwrap();
+        // `Pieces` decodes each of the 6 tokens to ` b é`: 12 words and an empty one, 5 bytes a token.
+        assert_eq!((result.words, result.bytes), (13, 30));
+        let sum = result.token_nll * 6.0;
+        assert!((result.word_perplexity - (sum / 13.0).exp()).abs() < 1e-9);
+        assert!((result.byte_perplexity - (sum / 30.0).exp()).abs() < 1e-9);
+        assert!((result.bits_per_byte - sum / 30.0 / 2.0_f64.ln()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_says_why() {
+        assert_eq!(
+            measure("word", 4, 4, None),
+            Err("`t.txt` has 1 tokens, expected at least 2: the first one is not scored".into())
+        );
+        assert_eq!(measure(TEXT, 4, 4, Some(0)), Err("`limit` is 0, expected at least 1".into()));
+        let error = measure(TEXT, 9, 4, None).unwrap_err();
+        assert_eq!(error, "a window of 9 tokens is longer than the model's context of 8\nhint: lower `--window`");
+        assert!(measure(TEXT, 1, 1, None).is_err());
+        assert!(measure(TEXT, 4, 5, None).is_err());
+    }
+}

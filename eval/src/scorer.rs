@@ -1,0 +1,157 @@
+//! What a model has to do for an evaluation: log-probabilities of the last tokens of sequences.
+
+use crate::{EvalError, RunError};
+
+/// A sequence of which the last tokens are scored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// Context and continuation. The last token is only scored, never read: a model of context `n` takes `n + 1` of them.
+    pub tokens: Vec<u32>,
+    /// Index of the first token that is scored, at least 1: `tokens[scored_from..]` each given everything before it.
+    pub scored_from: usize,
+}
+
+impl ScoreRequest {
+    /// How many tokens are scored.
+    #[must_use]
+    pub fn num_scored(&self) -> usize {
+        self.tokens.len().saturating_sub(self.scored_from)
+    }
+}
+
+/// Scores of one [`ScoreRequest`], one entry for each scored token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenScores {
+    /// Natural logarithm of the token's probability.
+    pub log_probs: Vec<f32>,
+    /// Whether the token is the likeliest of all (the first of them, if several are equal).
+    pub greedy: Vec<bool>,
+}
+
+impl TokenScores {
+    /// Log-probability of all scored tokens together.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.log_probs.iter().map(|x| f64::from(*x)).sum()
+    }
+
+    /// Whether greedy decoding would give the scored tokens.
+    #[must_use]
+    pub fn all_greedy(&self) -> bool {
+        self.greedy.iter().all(|g| *g)
+    }
+}
+
+/// A model that scores.
+pub trait Scorer {
+    /// Why it can fail.
+    type Error: std::error::Error + 'static;
+
+    /// Scores one batch, in the order of `requests`. A request's scores do not depend on the others in the batch.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn score(&mut self, requests: &[ScoreRequest]) -> Result<Vec<TokenScores>, Self::Error>;
+}
+
+/// How far a scoring has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Requests scored.
+    pub done: usize,
+    /// Requests in all.
+    pub total: usize,
+}
+
+/// Scores `requests` in batches of `batch_size` and gives the scores in the order of `requests`. The longest come first:
+/// little padding, and what does not fit in memory shows at once.
+///
+/// # Errors
+/// When the model fails, or gives what cannot be scores.
+pub fn score_all<S: Scorer>(
+    scorer: &mut S,
+    requests: &[ScoreRequest],
+    batch_size: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<TokenScores>, RunError<S::Error>> {
+    if batch_size == 0 {
+        return Err(EvalError::Zero { option: "batch_size" }.into());
+    }
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(requests[*i].tokens.len()));
+    let mut scores = vec![TokenScores::default(); requests.len()];
+    let mut done = 0;
+    for indices in order.chunks(batch_size) {
+        let batch: Vec<ScoreRequest> = indices.iter().map(|i| requests[*i].clone()).collect();
+        let given = scorer.score(&batch).map_err(RunError::Scorer)?;
+        check_count(given.len(), batch.len())?;
+        for ((index, request), score) in indices.iter().zip(&batch).zip(given) {
+            check_count(score.log_probs.len(), request.num_scored())?;
+            check_count(score.greedy.len(), request.num_scored())?;
+            scores[*index] = score;
+        }
+        done += batch.len();
+        progress(Progress { done, total: requests.len() });
+    }
+    Ok(scores)
+}
+
+fn check_count(found: usize, expected: usize) -> Result<(), EvalError> {
+    if found == expected { Ok(()) } else { Err(EvalError::ScoreCount { found, expected }) }
+}
+
+/// Refuses NaN and probabilities above 1 (by more than rounding).
+pub(crate) fn check_log_probs(scores: &TokenScores, place: impl Fn() -> String) -> Result<(), EvalError> {
+    // A log-softmax in f32 can give a few 1e-7 above 0.
+    match scores.log_probs.iter().find(|x| x.is_nan() || **x > 1e-5) {
+        Some(found) => Err(EvalError::NotALogProb { place: place(), found: *found }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Formula;
+
+    fn requests() -> Vec<ScoreRequest> {
+        (0..23_u32)
+            .map(|i| ScoreRequest { tokens: (0..2 + (i * 7) % 11).map(|t| t * 5 + i).collect(), scored_from: 1 })
+            .collect()
+    }
+
+    #[test]
+    fn order_and_scores_do_not_depend_on_the_batch_size() {
+        let requests = requests();
+        let score = |batch_size| score_all(&mut Formula::default(), &requests, batch_size, &mut |_| ()).unwrap();
+        let one = score(1);
+        for batch_size in [2, 5, 23, 100] {
+            assert_eq!(score(batch_size), one);
+        }
+    }
+
+    #[test]
+    fn batches_go_from_long_to_short_and_progress_counts_requests() {
+        let mut scorer = Formula::default();
+        let mut seen = Vec::new();
+        score_all(&mut scorer, &requests(), 5, &mut |p| seen.push((p.done, p.total))).unwrap();
+        assert_eq!(seen, [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]);
+        assert!(scorer.longest.is_sorted_by(|a, b| a >= b), "{:?}", scorer.longest);
+    }
+
+    #[test]
+    fn a_scorer_that_loses_a_score_and_a_batch_size_of_0_are_errors() {
+        struct Lossy;
+        impl Scorer for Lossy {
+            type Error = std::convert::Infallible;
+
+            fn score(&mut self, _: &[ScoreRequest]) -> Result<Vec<TokenScores>, Self::Error> {
+                Ok(Vec::new())
+            }
+        }
+        let error = score_all(&mut Lossy, &requests(), 4, &mut |_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "the scorer gave 0 scores, expected 4");
+        let error = score_all(&mut Lossy, &requests(), 0, &mut |_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "`batch_size` is 0, expected at least 1");
+    }
+}

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""The PyTorch side of `scripts/bench-peers`: the same uptraining step on `transformers` modules, on the CPU in f32.
+
+    python scripts/bench-peers.py --steps 4 --threads 2 --lora-rank 64
+
+Student: the shapes of SmolLM2-135M, 30 depths over 15 stored layers (`cycle`, two recursions). Each depth is a
+`LlamaDecoderLayer` with its own norms; the projections of depths d and d + 15 are the same `nn.Linear` objects; `--lora-rank`
+adds LoRA to all seven projections of every depth. Teacher: the 30-layer model, frozen, run in the same step.
+Loss: cross-entropy + KL(teacher || student) over the whole vocabulary at temperature 1, both means over tokens.
+AdamW (`fused`), global norm clipped to 1.0. Random weights and token ids: a step's cost does not depend on them.
+
+Prints one JSON line. `tokens_per_second` is batch * seq over the median step, the first step left out (unless it is the only
+one); `peak_rss_mb` is `ru_maxrss` in MiB, of the whole process, `import_rss_mb` the part that the libraries alone had taken before
+the models were built (a CUDA build of torch maps its libraries too).
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seq", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--lora-rank", type=int, default=0, help="0: no LoRA")
+    return parser.parse_args()
+
+
+ARGS = arguments()
+os.environ["OMP_NUM_THREADS"] = str(ARGS.threads)  # before torch is loaded
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
+RECURSIONS = 2
+SMOLLM2_135M = {
+    "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "head_dim": 64, "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+
+
+class LoraLinear(nn.Module):
+    """y = W x + B (A x), B zero at the start; W is the shared layer's module."""
+
+    def __init__(self, shared, rank):
+        super().__init__()
+        self.shared = shared
+        self.lora_A = nn.Parameter(torch.randn(rank, shared.in_features) / shared.in_features**0.5)
+        self.lora_B = nn.Parameter(torch.zeros(shared.out_features, rank))
+
+    def forward(self, x):
+        return self.shared(x) + F.linear(F.linear(x, self.lora_A), self.lora_B)
+
+
+def llama():
+    return LlamaForCausalLM._from_config(LlamaConfig(**SMOLLM2_135M), dtype=torch.float32, attn_implementation="sdpa")
+
+
+def tie(model, rank):
+    """Makes the depths share: `nn.Module.parameters` then yields each shared weight once."""
+    layers = model.model.layers
+    block = len(layers) // RECURSIONS
+    stored = [{p: layer.get_submodule(p) for p in PROJECTIONS} for layer in layers[:block]]
+    for depth, layer in enumerate(layers):
+        for projection in PROJECTIONS:
+            shared = stored[depth % block][projection]
+            parent, leaf = projection.split(".")
+            setattr(layer.get_submodule(parent), leaf, LoraLinear(shared, rank) if rank else shared)
+    return model
+
+
+def loss_of(student, teacher, inputs, targets):
+    with torch.no_grad():
+        teacher_log_probs = F.log_softmax(teacher(input_ids=inputs, use_cache=False).logits.flatten(0, 1), -1)
+    log_probs = F.log_softmax(student(input_ids=inputs, use_cache=False).logits.flatten(0, 1), -1)
+    kl = F.kl_div(log_probs, teacher_log_probs, log_target=True, reduction="batchmean")
+    return F.nll_loss(log_probs, targets.flatten()) + kl
+
+
+def peak_rss_mb():
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def main():
+    import_rss_mb = peak_rss_mb()
+    torch.set_num_threads(ARGS.threads)
+    torch.manual_seed(0)
+    student, teacher = tie(llama(), ARGS.lora_rank), llama()
+    teacher.requires_grad_(False)
+    parameters = list(student.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+    vocab, count = SMOLLM2_135M["vocab_size"], ARGS.batch * (ARGS.seq + 1)
+    seconds, losses = [], []
+    for step in range(ARGS.steps):
+        ids = torch.tensor([((step * count + i) * 2654435761) % vocab for i in range(count)]).view(ARGS.batch, ARGS.seq + 1)
+        start = time.perf_counter()
+        loss = loss_of(student, teacher, ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - start)
+        losses.append(loss.item())
+    print(json.dumps({
+        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "steps": ARGS.steps,
+        "batch": ARGS.batch, "seq": ARGS.seq, "lora_rank": ARGS.lora_rank, "parameters": sum(p.numel() for p in parameters),
+        "step_seconds": [round(s, 4) for s in seconds],
+        "tokens_per_second": round(ARGS.batch * ARGS.seq / statistics.median(seconds[1:] or seconds), 2),
+        "import_rss_mb": import_rss_mb, "peak_rss_mb": peak_rss_mb(), "losses": losses,
+    }))
+
+
+if __name__ == "__main__":
+    main()

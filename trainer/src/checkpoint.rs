@@ -1,0 +1,167 @@
+//! Checkpoints of a run: `ckpt/step-N/`, written whole and renamed into place.
+//!
+//! A step folder is a model folder (configuration, weights in f32, tokenizer) with `optimizer.safetensors` (`mean.NAME`,
+//! `square.NAME`) and `state.json` beside them; `retie eval` and `retie generate` read it as it is.
+
+use crate::{TrainError, adamw::Moments};
+use burn::tensor::{Device, Tensor, TensorData};
+use retie_checkpoint::{
+    CheckpointError, Dtype, FolderWriter, ModelSource, SafetensorsFile, SafetensorsWriter, Staging, TensorInfo, TensorSource, narrow,
+};
+use retie_config::ModelConfig;
+use retie_data::Cursor;
+use retie_model::{CausalLm, kernels::f32_slice};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+const STATE_FILE: &str = "state.json";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Everything of a run that is not a tensor. The learning rate and the order of the text follow from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Steps that are done.
+    pub step: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Where the next batch begins.
+    pub cursor: Cursor,
+    /// Fingerprint of the training rows.
+    pub data: String,
+}
+
+/// Writes the model into `dir`, which must be empty.
+///
+/// # Errors
+/// When the disk fails or is full.
+pub fn save_model(model: &CausalLm, config: &ModelConfig, companions: &[(String, Vec<u8>)], dir: &Path) -> Result<(), TrainError> {
+    let mut text = serde_json::to_string_pretty(&config.to_json())
+        .map_err(|source| TrainError::BadRunFile { path: dir.join("config.json"), source })?;
+    text.push('\n');
+    fs_err::write(dir.join("config.json"), text)?;
+    for (name, bytes) in companions {
+        fs_err::write(dir.join(name), bytes)?;
+    }
+    let infos: Vec<_> = model
+        .parameters()
+        .into_iter()
+        .map(|(name, shape)| (name, TensorInfo { dtype: Dtype::F32, shape }))
+        .collect();
+    let mut writer = FolderWriter::create(dir, &infos, MAX_SHARD_BYTES)?;
+    let mut result = Ok(());
+    model.for_each_parameter(|name, parameter| {
+        if result.is_ok() {
+            result = writer.write(name, &narrow(&parameter.values(), Dtype::F32));
+        }
+    });
+    result?;
+    Ok(writer.finish()?)
+}
+
+/// Writes a step folder and gives its path.
+///
+/// # Errors
+/// When the disk fails or is full; the folders that are there stay as they are.
+pub fn save(
+    run_dir: &Path,
+    model: &CausalLm,
+    config: &ModelConfig,
+    companions: &[(String, Vec<u8>)],
+    moments: &BTreeMap<String, Moments>,
+    state: &State,
+) -> Result<PathBuf, TrainError> {
+    let path = step_dir(run_dir, state.step);
+    let staging = Staging::new(&path)?;
+    save_model(model, config, companions, staging.path())?;
+    let info = |tensor: &Tensor<1>| TensorInfo { dtype: Dtype::F32, shape: tensor.dims().to_vec() };
+    let parts = |moments: &Moments| [("mean", moments.mean.clone()), ("square", moments.square.clone())];
+    let infos: Vec<_> = moments
+        .iter()
+        .flat_map(|(name, moments)| parts(moments).map(|(part, tensor)| (format!("{part}.{name}"), info(&tensor))))
+        .collect();
+    let mut writer = SafetensorsWriter::create(&staging.path().join(OPTIMIZER_FILE), &infos, &BTreeMap::new())?;
+    for (name, moments) in moments {
+        for (part, tensor) in parts(moments) {
+            writer.write(&format!("{part}.{name}"), &narrow(f32_slice(&tensor.into_data()), Dtype::F32))?;
+        }
+    }
+    writer.finish()?;
+    let path_of_state = staging.path().join(STATE_FILE);
+    let text = serde_json::to_string_pretty(state)
+        .map_err(|source| TrainError::BadRunFile { path: path_of_state.clone(), source })?;
+    fs_err::write(path_of_state, text)?;
+    staging.publish()?;
+    Ok(path)
+}
+
+fn step_dir(run_dir: &Path, step: u64) -> PathBuf {
+    run_dir.join("ckpt").join(format!("step-{step}"))
+}
+
+/// The step folders of a run, oldest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+    let dir = run_dir.join("ckpt");
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut steps = Vec::new();
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        let step = entry.file_name().to_str().and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok());
+        if let Some(step) = step {
+            steps.push((step, entry.path()));
+        }
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// Removes all but the last `keep` step folders.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn prune(run_dir: &Path, keep: usize) -> Result<(), TrainError> {
+    let steps = list(run_dir)?;
+    for (_, path) in steps.iter().rev().skip(keep.max(1)) {
+        fs_err::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+/// What a step folder holds.
+pub struct Restored {
+    pub model: ModelSource,
+    pub moments: BTreeMap<String, Moments>,
+    pub state: State,
+}
+
+/// Reads a step folder; moments go to `device`.
+///
+/// # Errors
+/// When a file is missing, damaged or of another model.
+pub fn load(path: &Path, device: &Device) -> Result<Restored, TrainError> {
+    let state_path = path.join(STATE_FILE);
+    let text = fs_err::read(&state_path)?;
+    let state = serde_json::from_slice(&text).map_err(|source| TrainError::BadRunFile { path: state_path, source })?;
+    let model = ModelSource::open(&path.display().to_string())?;
+    let file = SafetensorsFile::open(&path.join(OPTIMIZER_FILE))?;
+    let names: Vec<String> = file.names().iter().filter_map(|n| n.strip_prefix("mean.").map(str::to_owned)).collect();
+    let read = |part: &str, name: &str| -> Result<Tensor<1>, CheckpointError> {
+        let values = file.read_f32(&format!("{part}.{name}"))?;
+        let count = values.len();
+        Ok(Tensor::from_data(TensorData::new(values, [count]), device))
+    };
+    let moments = names
+        .into_iter()
+        .map(|name| Ok((name.clone(), Moments { mean: read("mean", &name)?, square: read("square", &name)? })))
+        .collect::<Result<_, CheckpointError>>()?;
+    Ok(Restored { model, moments, state })
+}

@@ -1,0 +1,77 @@
+//! Errors of this crate.
+
+use std::path::PathBuf;
+
+/// Why a run cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file cannot be read or written; the message holds its path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] retie_config::ConfigError),
+    /// A checkpoint cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] retie_checkpoint::CheckpointError),
+    /// A text cannot be used.
+    #[error(transparent)]
+    Data(#[from] retie_data::DataError),
+    /// A model cannot be built.
+    #[error(transparent)]
+    Model(#[from] retie_model::ModelError),
+    /// The run's folder is taken.
+    #[error("`{}` already holds a run\nhint: `--resume` continues it; another `run.dir` starts a new one", path.display())]
+    RunExists {
+        /// `run.dir`.
+        path: PathBuf,
+    },
+    /// `--resume` with other settings.
+    #[error("`{}` differs from the configuration of the run:\n{}\nhint: resume with the same settings, or start a new run in another `run.dir`", path.display(), differences.join("\n"))]
+    ConfigChanged {
+        /// The stored configuration.
+        path: PathBuf,
+        /// Lines that differ.
+        differences: Vec<String>,
+    },
+    /// A model without a tokenizer.
+    #[error("`{model}` has no `tokenizer.json`\nhint: put the tokenizer of the original model beside its `config.json`")]
+    NoTokenizer {
+        /// The model.
+        model: String,
+    },
+    /// Nothing tells where a document ends.
+    #[error("`{model}` names no end-of-text token: neither `<|endoftext|>` in its tokenizer nor `eos_token_id` in its `config.json`")]
+    NoEndOfText {
+        /// The model.
+        model: String,
+    },
+    /// Teacher and student read different ids.
+    #[error("the teacher `{teacher}` and the student `{student}` do not share a vocabulary: {reason}\nhint: distillation compares them token by token; use the student's original as the teacher")]
+    VocabularyMismatch {
+        /// The teacher.
+        teacher: String,
+        /// The student.
+        student: String,
+        /// How they differ.
+        reason: String,
+    },
+    /// A file of a run is not what this program wrote.
+    #[error("`{}` cannot be read as a file of a run", path.display())]
+    BadRunFile {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// The loss or the gradient is no longer a number.
+    #[error("the loss of step {step} is `{loss}` and its gradient norm `{grad_norm}`\nhint: a lower `optimizer.lr` or a longer warm-up; the last checkpoint is intact")]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// The norm.
+        grad_norm: f64,
+    },
+}

@@ -1,0 +1,110 @@
+//! Gradients by parameter name: summed over micro-batches, measured as a whole.
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Gradients as Graph, Tensor},
+};
+use rayon::prelude::*;
+use retie_model::{
+    CausalLm,
+    kernels::{f32_slice, is_cpu},
+};
+use std::collections::BTreeMap;
+
+/// One flat gradient per parameter; a tied weight has one, the sum over its uses.
+#[derive(Debug, Default)]
+pub struct Gradients(BTreeMap<String, Tensor<1>>);
+
+impl Gradients {
+    /// Adds what one backward pass left for `model`, and `grad_head` for the weights of its head.
+    pub fn add(&mut self, model: &CausalLm, mut graph: Graph, grad_head: Tensor<2>) {
+        struct Visitor<'a> {
+            path: Vec<String>,
+            graph: &'a mut Graph,
+            grads: &'a mut Gradients,
+            head: Option<Tensor<2>>,
+            head_id: burn::module::ParamId,
+        }
+        impl ModuleVisitor for Visitor<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let name = self.path.join(".");
+                if let Some(grad) = param.val().grad_remove(self.graph) {
+                    self.grads.add_one(&name, flat(grad));
+                }
+                if param.id == self.head_id
+                    && let Some(head) = self.head.take()
+                {
+                    self.grads.add_one(&name, flat(head));
+                }
+            }
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.path.pop();
+            }
+        }
+        let head_id = model.head_param().id;
+        model.visit(&mut Visitor { path: Vec::new(), graph: &mut graph, grads: self, head: Some(grad_head), head_id });
+    }
+
+    fn add_one(&mut self, name: &str, grad: Tensor<1>) {
+        let sum = match self.0.remove(name) {
+            Some(sum) => sum + grad,
+            None => grad,
+        };
+        self.0.insert(name.to_owned(), sum);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn insert(&mut self, name: &str, grad: Tensor<1>) {
+        self.0.insert(name.to_owned(), grad);
+    }
+
+    /// Takes the gradient of `name`.
+    pub fn take(&mut self, name: &str) -> Option<Tensor<1>> {
+        self.0.remove(name)
+    }
+
+    /// L2 norm over all parameters, each counted once.
+    #[must_use]
+    pub fn norm(&mut self) -> f64 {
+        let mut total = 0.0;
+        for grad in self.0.values_mut() {
+            total += if is_cpu(&grad.device()) {
+                let device = grad.device();
+                let data = std::mem::replace(grad, Tensor::empty([0], &device)).into_data();
+                let squares = squares(f32_slice(&data));
+                *grad = Tensor::from_data(data, &device);
+                squares
+            } else {
+                f64::from(grad.clone().square().sum().into_scalar::<f32>())
+            };
+        }
+        total.sqrt()
+    }
+}
+
+fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let count = tensor.dims().iter().product::<usize>();
+    tensor.reshape([count])
+}
+
+/// Σ x² in f64, in blocks whose order does not depend on the number of threads.
+fn squares(values: &[f32]) -> f64 {
+    const BLOCK: usize = 1 << 16;
+    let blocks: Vec<f64> = values
+        .par_chunks(BLOCK)
+        .map(|block| {
+            let mut lanes = [0.0f64; 8];
+            let (chunks, rest) = block.as_chunks::<8>();
+            for chunk in chunks {
+                for (lane, x) in lanes.iter_mut().zip(chunk) {
+                    *lane += f64::from(*x) * f64::from(*x);
+                }
+            }
+            lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>()
+        })
+        .collect();
+    blocks.iter().sum()
+}

@@ -1,0 +1,69 @@
+//! `metrics.jsonl`: one row a step, appended and flushed.
+
+use crate::{TrainError, event::StepRow};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// The open file.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: fs_err::File,
+}
+
+impl Metrics {
+    /// Opens the file of a run of which `step` steps are done: rows of later steps, which a killed process left behind, go.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(run_dir: &Path, step: u64) -> Result<Self, TrainError> {
+        let path = run_dir.join("metrics.jsonl");
+        if path.exists() {
+            let kept: String = read_lines(&path)?
+                .into_iter()
+                .filter(|(row, _)| row.step <= step)
+                .map(|(_, line)| line + "\n")
+                .collect();
+            let temporary = run_dir.join("metrics.jsonl.partial");
+            fs_err::write(&temporary, kept)?;
+            fs_err::rename(&temporary, &path)?;
+        }
+        let file = fs_err::OpenOptions::new().create(true).append(true).open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    /// Appends a row.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn write(&mut self, row: &StepRow) -> Result<(), TrainError> {
+        let mut line = serde_json::to_string(row).map_err(|source| TrainError::BadRunFile { path: self.path.clone(), source })?;
+        line.push('\n');
+        Ok(self.file.write_all(line.as_bytes())?)
+    }
+}
+
+/// The rows of a run's `metrics.jsonl`, oldest first.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read_metrics(run_dir: &Path) -> Result<Vec<StepRow>, TrainError> {
+    Ok(read_lines(&run_dir.join("metrics.jsonl"))?.into_iter().map(|(row, _)| row).collect())
+}
+
+/// Rows with their text. A last line that was cut off by a crash is left out.
+fn read_lines(path: &Path) -> Result<Vec<(StepRow, String)>, TrainError> {
+    let text = fs_err::read_to_string(path)?;
+    let lines: Vec<&str> = text.lines().collect();
+    let mut rows = Vec::with_capacity(lines.len());
+    for (index, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(row) => rows.push((row, (*line).to_owned())),
+            Err(_) if index + 1 == lines.len() => {}
+            Err(source) => return Err(TrainError::BadRunFile { path: path.to_owned(), source }),
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,145 @@
+//! `--dry-run`: what a run would train, and an estimate of its memory and time.
+
+use crate::{TrainError, adamw::AdamW, inputs::Inputs};
+use burn::tensor::{Device, Distribution, Tensor};
+use retie_checkpoint::{ModelSource, expected_tensors, share_map};
+use retie_config::{ModelConfig, UptrainConfig};
+use serde::Serialize;
+use std::{fmt, time::Instant};
+
+/// Parameters that the optimizer treats alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ParameterGroup {
+    /// `decay` or `no_decay`.
+    pub name: &'static str,
+    /// Tensors in it.
+    pub tensors: usize,
+    /// Elements in it.
+    pub parameters: usize,
+}
+
+/// What a run would be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunPlan {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Tokens of one step.
+    pub tokens_per_step: u64,
+    /// Parameters by treatment.
+    pub groups: Vec<ParameterGroup>,
+    /// Weights, gradients and moments of the student, in bytes.
+    pub student_bytes: usize,
+    /// Weights of the teacher, in bytes.
+    pub teacher_bytes: usize,
+    /// What the backward pass of one micro-batch keeps, in bytes: an estimate.
+    pub activation_bytes: usize,
+    /// Multiply-adds of one step counted as two operations each.
+    pub flops_per_step: f64,
+    /// Time of the whole run, from the speed of a product of the model's size measured now, in seconds: an estimate.
+    pub seconds: f64,
+}
+
+/// Opens and checks the inputs of `config` and estimates; nothing is written or trained.
+///
+/// # Errors
+/// When a model or tokenizer is missing or does not fit.
+pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainError> {
+    let inputs = Inputs::open(config, None)?;
+    let student = Sizes::of(&inputs.student)?;
+    let teacher = inputs.teacher.as_ref().map(Sizes::of).transpose()?;
+    let tokens = config.train.batch_size * config.data.sequence_length;
+    let length = config.data.sequence_length;
+    let tokens_per_step = config.tokens_per_step();
+    // Forward and backward are three passes over the weights, the teacher's forward one.
+    let flops_per_token = 3.0 * student.forward_flops(length) + teacher.as_ref().map_or(0.0, |t| t.forward_flops(length));
+    let flops_per_step = flops_per_token * tokens_per_step as f64;
+    let group = |name, decays| ParameterGroup {
+        name,
+        tensors: student.shapes.iter().filter(|s| AdamW::decays(s.len()) == decays).count(),
+        parameters: student.shapes.iter().filter(|s| AdamW::decays(s.len()) == decays).map(|s| elements(s)).sum(),
+    };
+    let speed = product_speed(&inputs.student.config, tokens, device);
+    Ok(RunPlan {
+        steps: config.num_steps(),
+        tokens_per_step,
+        groups: vec![group("decay", true), group("no_decay", false)],
+        student_bytes: student.parameters() * 4 * 4,
+        teacher_bytes: teacher.as_ref().map_or(0, Sizes::parameters) * 4,
+        activation_bytes: student.activations_per_token() * tokens * 4,
+        flops_per_step,
+        seconds: flops_per_step / speed * config.num_steps() as f64,
+    })
+}
+
+struct Sizes {
+    config: ModelConfig,
+    shapes: Vec<Vec<usize>>,
+    /// Elements of matrices that one token is multiplied with, each use counted.
+    used: usize,
+}
+
+fn elements(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
+
+impl Sizes {
+    fn of(source: &ModelSource) -> Result<Self, TrainError> {
+        let config = source.config.clone();
+        let tensors = expected_tensors(&config)?;
+        let map = share_map(&config)?;
+        let layer: usize = config.projection_shapes().iter().map(|(_, shape)| elements(shape)).sum();
+        let lora: usize = tensors.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, shape)| elements(shape)).sum();
+        let head = config.vocab_size * config.hidden_size;
+        let used = layer * map.num_depths() + lora + head;
+        Ok(Self { config, shapes: tensors.into_iter().map(|(_, shape)| shape).collect(), used })
+    }
+
+    fn parameters(&self) -> usize {
+        self.shapes.iter().map(|s| elements(s)).sum()
+    }
+
+    /// Operations of one token's forward pass in sequences of `length`; attention sees half of them in the mean.
+    fn forward_flops(&self, length: usize) -> f64 {
+        let attention = 2 * self.config.query_size() * length * self.config.num_hidden_layers;
+        2.0 * self.used as f64 + attention as f64
+    }
+
+    /// Elements that a depth keeps for its backward pass: two norm inputs and outputs, q, k, v before and after the rotation,
+    /// the attention's output, gate, up and their product.
+    fn activations_per_token(&self) -> usize {
+        let c = &self.config;
+        let depth = 4 * c.hidden_size + 3 * c.query_size() + 3 * c.key_value_size() + 3 * c.intermediate_size;
+        depth * c.num_hidden_layers
+    }
+}
+
+/// Operations per second of the product that dominates: tokens through the up-projection, forward.
+fn product_speed(config: &ModelConfig, tokens: usize, device: &Device) -> f64 {
+    let device = device.clone().inner();
+    let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Default, &device);
+    let (x, w) = (random([tokens, config.hidden_size]), random([config.intermediate_size, config.hidden_size]));
+    let flops = 2.0 * (tokens * config.hidden_size * config.intermediate_size) as f64;
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        let product = retie_model::kernels::linear(x.clone(), w.clone());
+        let _ = product.into_data();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    flops / best
+}
+
+impl fmt::Display for RunPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
+        writeln!(f, "steps                {} of {} tokens", self.steps, self.tokens_per_step)?;
+        for group in &self.groups {
+            writeln!(f, "{:<20} {} parameters in {} tensors", group.name, group.parameters, group.tensors)?;
+        }
+        writeln!(f, "student              {:.0} MiB: weights, gradients, two moments", mib(self.student_bytes))?;
+        writeln!(f, "teacher              {:.0} MiB", mib(self.teacher_bytes))?;
+        writeln!(f, "activations          {:.0} MiB, estimated", mib(self.activation_bytes))?;
+        writeln!(f, "operations per step  {:.2e}", self.flops_per_step)?;
+        write!(f, "time                 {:.0} s at the speed of one product, estimated", self.seconds)
+    }
+}

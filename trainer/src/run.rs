@@ -1,0 +1,260 @@
+//! The training loop. It is ours, on burn-core: burn-train's `Learner` counts epochs and cannot resume within one.
+//!
+//! A step draws `gradient_accumulation` micro-batches, sums their gradients, clips the global norm, and updates. All state is in
+//! the weights, the moments and [`State`]; nothing is drawn from a generator of the backend, so a resumed run repeats an unbroken
+//! one bit for bit on the CPU.
+
+use crate::{
+    TrainError,
+    adamw::AdamW,
+    checkpoint::{self, Restored, State},
+    event::{Event, Outcome, StepRow},
+    gradients::Gradients,
+    inputs::{Inputs, Texts},
+    metrics::Metrics,
+    objective::{Losses, Objective, cross_entropy},
+};
+use burn::{module::Module, tensor::Device};
+use retie_checkpoint::{ModelSource, Provenance, Staging};
+use retie_config::{ModelConfig, UptrainConfig, document::to_yaml};
+use retie_data::{Cursor, Sampler, TokenDataset};
+use retie_model::CausalLm;
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+const CONFIG_FILE: &str = "config.resolved.yaml";
+/// Folder of the finished model in the run's folder.
+pub const MODEL_DIR: &str = "model";
+
+/// Whether a run may go on from what is in its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// A folder that holds a run is an error.
+    Never,
+    /// Go on from the last checkpoint, or from the start if there is none.
+    Latest,
+}
+
+/// A run that is ready to step.
+struct Run<'a> {
+    config: &'a UptrainConfig,
+    /// Shape and tokenizer files, written into every checkpoint.
+    model_config: ModelConfig,
+    companions: Vec<(String, Vec<u8>)>,
+    objective: Objective,
+    optimizer: AdamW,
+    sampler: Sampler,
+    heldout: Option<TokenDataset>,
+    metrics: Metrics,
+    state: State,
+    saved: Option<(u64, PathBuf)>,
+}
+
+/// Trains as `config` says, on `device`. `stop` is looked at after each step; a stopped run saves and gives
+/// [`Outcome::Interrupted`].
+///
+/// # Errors
+/// When an input is missing or does not fit (nothing is written then), the disk fails, or the loss stops being a number.
+pub fn uptrain(
+    config: &UptrainConfig,
+    device: &Device,
+    resume: Resume,
+    provenance: &Provenance,
+    stop: &AtomicBool,
+    events: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let dir = &config.run.dir;
+    let device = device.clone().inner();
+    let restored = match resume {
+        Resume::Never if holds_run(dir) => return Err(TrainError::RunExists { path: dir.clone() }),
+        Resume::Never => None,
+        Resume::Latest => restore(config, &device, events)?,
+    };
+    let (student, moments, state) = match restored {
+        Some(Restored { model, moments, state }) => (Some(model), moments, Some(state)),
+        None => (None, std::collections::BTreeMap::new(), None),
+    };
+    let Inputs { student, teacher, tokenizer, end_of_text } = Inputs::open(config, student)?;
+    let inputs = Inputs { student, teacher, tokenizer, end_of_text };
+    let Texts { train, heldout } = inputs.texts(config, events)?;
+    let fingerprint = train.fingerprint();
+    let fresh = State { step: 0, tokens: 0, cursor: Cursor::default(), data: fingerprint };
+    let state = state.unwrap_or(fresh);
+    train.check_fingerprint(&state.data)?;
+    let sampler = Sampler::new(train, config.train.seed, state.cursor)?;
+    let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device)).transpose()?;
+    let model = load(&inputs.student, &device.clone().autodiff())?;
+
+    write_run_files(config, provenance)?;
+    let run = Run {
+        config,
+        model_config: inputs.student.config.clone(),
+        companions: inputs.student.companions.clone(),
+        objective: Objective::new(&config.losses, teacher),
+        optimizer: AdamW::restore(config.optimizer.clone(), state.step, moments),
+        sampler,
+        heldout,
+        metrics: Metrics::open(dir, state.step)?,
+        saved: checkpoint::list(dir)?.pop(),
+        state,
+    };
+    run.train(model, stop, events)
+}
+
+fn load(source: &ModelSource, device: &Device) -> Result<CausalLm, TrainError> {
+    Ok(CausalLm::load(&source.config, source.tensors.as_ref(), device)?)
+}
+
+impl Run<'_> {
+    fn train(mut self, mut model: CausalLm, stop: &AtomicBool, events: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
+        let num_steps = self.config.num_steps();
+        let train = &self.config.train;
+        if self.state.step == 0
+            && train.eval_every > 0
+            && let Some(heldout_cross_entropy) = self.heldout_loss(&model)?
+        {
+            self.write_heldout(heldout_cross_entropy)?;
+            events(Event::Baseline { heldout_cross_entropy });
+        }
+        while self.state.step < num_steps {
+            let (next, mut row) = self.step(model)?;
+            model = next;
+            let last = row.step == num_steps;
+            if train.eval_every > 0 && (row.step.is_multiple_of(train.eval_every) || last) {
+                row.heldout_cross_entropy = self.heldout_loss(&model)?;
+                if let Some(loss) = row.heldout_cross_entropy {
+                    self.write_heldout(loss)?;
+                }
+            }
+            self.metrics.write(&row)?;
+            events(Event::Step { row: &row, num_steps });
+            let due = train.checkpoint_every > 0 && row.step.is_multiple_of(train.checkpoint_every);
+            let stopped = stop.load(Ordering::Relaxed) && !last;
+            if due || last || stopped {
+                self.save(&model, events)?;
+            }
+            if let (true, Some((step, checkpoint))) = (stopped, &self.saved) {
+                return Ok(Outcome::Interrupted { step: *step, checkpoint: checkpoint.clone() });
+            }
+        }
+        let path = self.config.run.dir.join(MODEL_DIR);
+        if !path.exists() {
+            let staging = Staging::new(&path)?;
+            checkpoint::save_model(&model, &self.model_config, &self.companions, staging.path())?;
+            staging.publish()?;
+        }
+        Ok(Outcome::Finished { model: path })
+    }
+
+    fn step(&mut self, model: CausalLm) -> Result<(CausalLm, StepRow), TrainError> {
+        let start = Instant::now();
+        let step = self.state.step + 1;
+        let count = self.config.train.gradient_accumulation;
+        let share = 1.0 / count as f64;
+        let mut grads = Gradients::default();
+        let mut losses = Losses::default();
+        for _ in 0..count {
+            let batch = self.sampler.next_batch(self.config.train.batch_size);
+            let part = self.objective.backward(&model, &batch, share, &mut grads);
+            losses.cross_entropy += part.cross_entropy * share;
+            losses.forward_kl = part.forward_kl.map(|kl| losses.forward_kl.unwrap_or(0.0) + kl * share);
+        }
+        let loss = self.objective.total(losses);
+        let lr = self.config.lr_at(step);
+        let (model, grad_norm) = self.optimizer.step(model, grads, lr);
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(TrainError::NotFinite { step, loss, grad_norm });
+        }
+        let tokens = self.config.tokens_per_step();
+        self.state.step = step;
+        self.state.tokens += tokens;
+        self.state.cursor = self.sampler.cursor();
+        let seconds = start.elapsed().as_secs_f64();
+        let row = StepRow {
+            step,
+            loss,
+            cross_entropy: losses.cross_entropy,
+            forward_kl: losses.forward_kl,
+            lr,
+            grad_norm,
+            tokens: self.state.tokens,
+            heldout_cross_entropy: None,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds,
+        };
+        Ok((model, row))
+    }
+
+    fn heldout_loss(&self, model: &CausalLm) -> Result<Option<f64>, TrainError> {
+        let Some(heldout) = &self.heldout else { return Ok(None) };
+        let batches = heldout.heldout_batches(self.config.train.batch_size, Some(self.config.train.eval_sequences))?;
+        Ok(Some(cross_entropy(&model.valid(), batches)))
+    }
+
+    fn write_heldout(&self, cross_entropy: f64) -> Result<(), TrainError> {
+        let dir = self.config.run.dir.join("eval");
+        fs_err::create_dir_all(&dir)?;
+        let row = serde_json::json!({
+            "step": self.state.step, "tokens": self.state.tokens, "heldout_cross_entropy": cross_entropy,
+        });
+        Ok(fs_err::write(dir.join(format!("step-{}.json", self.state.step)), format!("{row}\n"))?)
+    }
+
+    fn save(&mut self, model: &CausalLm, events: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let step = self.state.step;
+        if self.saved.as_ref().is_some_and(|(saved, _)| *saved == step) {
+            return Ok(());
+        }
+        let dir = &self.config.run.dir;
+        let moments = self.optimizer.moments();
+        let path = checkpoint::save(dir, model, &self.model_config, &self.companions, moments, &self.state)?;
+        events(Event::Checkpoint { step, path: &path });
+        self.saved = Some((step, path));
+        checkpoint::prune(dir, self.config.train.keep_last)
+    }
+}
+
+fn holds_run(dir: &Path) -> bool {
+    dir.join(CONFIG_FILE).exists() || dir.join("ckpt").exists() || dir.join("metrics.jsonl").exists()
+}
+
+/// The last checkpoint of the run, if there is a run with the same configuration.
+fn restore(config: &UptrainConfig, device: &Device, events: &mut dyn FnMut(Event<'_>)) -> Result<Option<Restored>, TrainError> {
+    let dir = &config.run.dir;
+    check_config(config)?;
+    let Some((step, path)) = checkpoint::list(dir)?.pop() else { return Ok(None) };
+    let restored = checkpoint::load(&path, device)?;
+    events(Event::Resumed { step, path: &path });
+    Ok(Some(restored))
+}
+
+/// The stored configuration must say what `config` says, but for how often and how many checkpoints are kept.
+fn check_config(config: &UptrainConfig) -> Result<(), TrainError> {
+    let path = config.run.dir.join(CONFIG_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let comparable = |text: &str| -> Vec<String> {
+        let free = |line: &&str| !["checkpoint_every:", "keep_last:"].iter().any(|key| line.trim_start().starts_with(key));
+        text.lines().filter(free).map(str::to_owned).collect()
+    };
+    let stored = comparable(&fs_err::read_to_string(&path)?);
+    let asked = comparable(&to_yaml(config)?);
+    let removed = stored.iter().filter(|line| !asked.contains(line)).map(|line| format!("  run:  {}", line.trim()));
+    let added = asked.iter().filter(|line| !stored.contains(line)).map(|line| format!("  now:  {}", line.trim()));
+    let differences: Vec<String> = removed.chain(added).collect();
+    if differences.is_empty() { Ok(()) } else { Err(TrainError::ConfigChanged { path, differences }) }
+}
+
+fn write_run_files(config: &UptrainConfig, provenance: &Provenance) -> Result<(), TrainError> {
+    let dir = &config.run.dir;
+    fs_err::create_dir_all(dir)?;
+    let path = dir.join(CONFIG_FILE);
+    if !path.exists() {
+        fs_err::write(path, to_yaml(config)?)?;
+    }
+    Ok(provenance.save(dir)?)
+}
