@@ -67,7 +67,9 @@ impl Progress {
 
     /// As [`Progress::set`], and writes a line that stays, whether there is a bar or not.
     pub fn set_and_keep(&mut self, done: u64, total: u64, message: &str) {
-        self.set(done, total, message);
+        if self.bar.is_some() {
+            self.set(done, total, message);
+        }
         self.plain_line(done, total, message);
     }
 

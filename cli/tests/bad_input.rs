@@ -17,7 +17,10 @@ fn a_missing_shard_is_named() {
         "base/model.safetensors.index.json",
         r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#,
     );
-    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"");
+    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"
+    error: `base/model.safetensors.index.json` names shards that are missing: `model-00001-of-00002.safetensors`, `model-00002-of-00002.safetensors`
+    hint: download them again
+    ");
 }
 
 #[test]
@@ -25,9 +28,15 @@ fn a_truncated_file_is_told_from_a_whole_one() {
     let place = Place::new();
     let bytes = fs_err::read(place.path("base/model.safetensors")).unwrap();
     place.write("base/model.safetensors", &bytes[..bytes.len() / 2]);
-    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"");
+    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"
+    error: `base/model.safetensors` is truncated: 1742844 bytes, expected 3485688
+    hint: download or copy it again
+    ");
     place.write("base/model.safetensors", &bytes[..4]);
-    assert_snapshot!(place.refused("inspect base"), @"");
+    assert_snapshot!(place.refused("inspect base"), @"
+    error: `base/model.safetensors` is truncated: 4 bytes, expected 8
+    hint: download or copy it again
+    ");
 }
 
 #[test]
@@ -45,8 +54,16 @@ fn all_tensors_of_a_wrong_shape_are_listed() {
     });
     let changed = safetensors::serialize(changed, None).unwrap();
     place.write("base/model.safetensors", changed);
-    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"");
-    assert_snapshot!(place.refused("generate base -p x"), @"");
+    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"
+    error: 2 of the checkpoint's tensors do not fit its configuration:
+      tensor `model.layers.3.mlp.up_proj.weight` in `base/model.safetensors` has shape [128, 352], expected [352, 128]
+      tensor `model.layers.5.self_attn.k_proj.weight` in `base/model.safetensors` has shape [128, 64], expected [64, 128]
+    ");
+    assert_snapshot!(place.refused("generate base -p x"), @"
+    error: 2 of the checkpoint's tensors do not fit its configuration:
+      tensor `model.layers.3.mlp.up_proj.weight` in `base/model.safetensors` has shape [128, 352], expected [352, 128]
+      tensor `model.layers.5.self_attn.k_proj.weight` in `base/model.safetensors` has shape [128, 64], expected [64, 128]
+    ");
 }
 
 #[test]
@@ -54,35 +71,60 @@ fn an_unknown_architecture_is_refused_with_what_is_known() {
     let place = Place::new();
     let config = place.read("base/config.json").replace("\"model_type\": \"llama\"", "\"model_type\": \"gpt_neox\"");
     place.write("base/config.json", config);
-    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"");
+    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"
+    error: `base/config.json`: `model_type: gpt_neox` is not supported
+    hint: supported: `llama` (Llama, SmolLM, SmolLM2, TinyLlama) and the folders that `retie convert` writes
+    ");
 }
 
 #[test]
 fn pickles_are_refused_with_the_reason() {
     let place = Place::new();
     fs_err::rename(place.path("base/model.safetensors"), place.path("base/pytorch_model.bin")).unwrap();
-    assert_snapshot!(place.refused("inspect base"), @"");
+    assert_snapshot!(place.refused("inspect base"), @"
+    error: `base` has only pickle weights: `pytorch_model.bin`
+    hint: a pickle can run code when it is read, so they are refused; use a revision with `model.safetensors`, or save the model with `safe_serialization=True`
+    ");
 }
 
 #[test]
 fn recursions_that_do_not_divide_name_those_that_do() {
     let place = Place::new();
     let line = "convert base --recursions 4 --sharing middle_cycle --init average -o out";
-    assert_snapshot!(place.refused(line), @"");
-    assert_snapshot!(place.refused(&line.replace('4', "0")), @"");
+    assert_snapshot!(place.refused(line), @"
+    error: `4` recursions do not divide the 6 layers that `middle_cycle` shares (of 8)
+    hint: these numbers of recursions do: 1, 2, 3, 6
+    ");
+    assert_snapshot!(place.refused(&line.replace('4', "0")), @"
+    error: `0` recursions do not divide the 6 layers that `middle_cycle` shares (of 8)
+    hint: these numbers of recursions do: 1, 2, 3, 6
+    ");
 }
 
 #[test]
 fn a_rank_out_of_range_names_the_range() {
     let place = Place::new();
-    assert_snapshot!(place.refused(&format!("convert base {TO} --lora-rank 0")), @"");
-    assert_snapshot!(place.refused(&format!("convert base {TO} --lora-rank 129")), @"");
+    assert_snapshot!(place.refused(&format!("convert base {TO} --lora-rank 0")), @"
+    error: LoRA rank `0` is out of range, expected 1 to 128
+    hint: 128 is the full rank of `self_attn.q_proj`
+    ");
+    assert_snapshot!(place.refused(&format!("convert base {TO} --lora-rank 129")), @"
+    error: LoRA rank `129` is out of range, expected 1 to 128
+    hint: 128 is the full rank of `self_attn.q_proj`
+    ");
 }
 
 #[test]
 fn an_unknown_choice_lists_the_choices() {
     let place = Place::new();
-    assert_snapshot!(place.refused("convert base --recursions 2 --sharing middle --init average -o out"), @"");
+    assert_snapshot!(place.refused("convert base --recursions 2 --sharing middle --init average -o out"), @"
+    error: invalid value 'middle' for '--sharing <SHARING>'
+      [possible values: cycle, sequence, middle_cycle, middle_sequence]
+
+      tip: a similar value exists: 'middle_cycle'
+
+    For more information, try '--help'.
+    ");
 }
 
 #[test]
@@ -93,9 +135,21 @@ fn all_problems_of_a_yaml_file_are_reported_with_their_lines() {
         .replace("sequence_length: 32", "sequence_length: long")
         .replace("batch_size: 2", "batch_size: 0");
     place.write("bad.yaml", yaml);
-    assert_snapshot!(place.refused("uptrain bad.yaml"), @"");
-    assert_snapshot!(place.refused("config validate bad.yaml"), @"");
-    assert_snapshot!(place.refused("uptrain absent.yaml"), @"");
+    assert_snapshot!(place.refused("uptrain bad.yaml"), @"
+    error: `bad.yaml` has 3 problems
+    bad.yaml:3:11: unknown key `student.modle`
+      hint: did you mean `model`?
+    bad.yaml:8:20: `data.sequence_length` is `long`, expected an integer
+    bad.yaml:15:32: `train.batch_size` is `0`, expected a positive integer
+    ");
+    assert_snapshot!(place.refused("config validate bad.yaml"), @"
+    error: `bad.yaml` has 3 problems
+    bad.yaml:3:11: unknown key `student.modle`
+      hint: did you mean `model`?
+    bad.yaml:8:20: `data.sequence_length` is `long`, expected an integer
+    bad.yaml:15:32: `train.batch_size` is `0`, expected a positive integer
+    ");
+    assert_snapshot!(place.refused("uptrain absent.yaml"), @"error: failed to open file `absent.yaml`: No such file or directory (os error 2)");
 }
 
 #[test]
@@ -104,10 +158,19 @@ fn a_tokenizer_of_another_model_is_refused() {
     let other = "../data/tests/golden/tiny_tokenizer.json";
     fs_err::copy(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(other), place.path("base/tokenizer.json"))
         .unwrap();
-    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"");
-    assert_snapshot!(place.refused("generate base -p x"), @"");
+    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"
+    error: tokenizer `base/tokenizer.json` does not match the model: it has 402 tokens with ids up to 401, the model has a vocabulary of 2048
+    hint: use the tokenizer.json that came with the model
+    ");
+    assert_snapshot!(place.refused("generate base -p x"), @"
+    error: tokenizer `base/tokenizer.json` does not match the model: it has 402 tokens with ids up to 401, the model has a vocabulary of 2048
+    hint: use the tokenizer.json that came with the model
+    ");
     fs_err::remove_file(place.path("base/tokenizer.json")).unwrap();
-    assert_snapshot!(place.refused("generate base -p x"), @"");
+    assert_snapshot!(place.refused("generate base -p x"), @"
+    error: `base` has no `tokenizer.json`
+    hint: copy the one that belongs to the model into the folder
+    ");
 }
 
 #[test]
@@ -116,14 +179,27 @@ fn empty_and_non_utf8_data_files_are_refused() {
     place.retie(CONVERT).ok();
     place.write("run.yaml", uptrain_yaml(10));
     place.write("text/train.jsonl", "");
-    assert_snapshot!(place.refused("uptrain run.yaml"), @"");
+    assert_snapshot!(place.refused("uptrain run.yaml"), @"error: `text/train.jsonl` holds no text");
     place.write("text/train.jsonl", b"{\"text\": \"ab\"}\n{\"text\": \"a\xff\"}\n");
-    assert_snapshot!(place.refused("uptrain run.yaml"), @"");
+    assert_snapshot!(place.refused("uptrain run.yaml"), @"
+    error: line 2 of `text/train.jsonl` is not UTF-8: the byte at offset 26 of the file cannot be decoded
+    hint: save the text as UTF-8
+    ");
     place.write("text/train.jsonl", "{\"text\": \"ab\"}\n{\"text\": \n");
-    assert_snapshot!(place.refused("uptrain run.yaml"), @"");
-    assert_snapshot!(place.refused("uptrain run.yaml --set data.train=[no.jsonl,text]"), @"");
+    assert_snapshot!(place.refused("uptrain run.yaml"), @"
+    error: line 2 of `text/train.jsonl` is not valid JSON
+      caused by: EOF while parsing a value at line 2 column 0
+    ");
+    assert_snapshot!(place.refused("uptrain run.yaml --set data.train=[no.jsonl,text]"), @"
+    error: 2 data files cannot be used:
+      data file `no.jsonl` does not exist
+      data file `text` is a folder
+    ");
     place.write("text/raw.txt", b"ab\xff");
-    assert_snapshot!(place.refused("eval base --tasks perplexity --text text/raw.txt"), @"");
+    assert_snapshot!(place.refused("eval base --tasks perplexity --text text/raw.txt"), @"
+    error: `text/raw.txt` is not UTF-8: the byte at offset 2 of the file cannot be decoded
+    hint: save the text as UTF-8
+    ");
 }
 
 #[test]
@@ -132,18 +208,37 @@ fn a_malformed_line_of_a_task_file_is_named() {
     fs_err::create_dir(place.path("tasks")).unwrap();
     let row = r#"{"id": 0, "contexts": ["a", "a"], "continuations": [" b", " c"], "gold": 0}"#;
     place.write("tasks/piqa.jsonl", format!("{row}\n{{\"goal\": 1\n{}\n", row.replace("\"gold\": 0", "\"gold\": 2")));
-    assert_snapshot!(place.refused("eval base --tasks piqa --data tasks"), @"");
-    assert_snapshot!(place.refused("eval base --tasks arc_easy --data tasks"), @"");
+    assert_snapshot!(place.refused("eval base --tasks piqa --data tasks"), @"
+    error: `tasks/piqa.jsonl` has 2 bad rows for task `piqa`
+    line 2: not valid JSON at column 10, expected an object: EOF while parsing an object
+    line 3: `gold` is 2, expected an index below 2
+    ");
+    assert_snapshot!(place.refused("eval base --tasks arc_easy --data tasks"), @"error: `tasks` has no file for task `arc_easy`, expected `arc_easy.parquet` or `arc_easy.jsonl`");
 }
 
 #[test]
 fn tasks_that_cannot_be_measured_say_why() {
     let place = Place::new();
-    assert_snapshot!(place.refused("eval base --tasks hellaswagg"), @"");
-    assert_snapshot!(place.refused("eval base --tasks perplexity"), @"");
-    assert_snapshot!(place.refused("eval base --tasks piqa --text text/heldout.jsonl"), @"");
-    assert_snapshot!(place.refused("eval base --tasks perplexity --text text/heldout.jsonl --window 512"), @"");
-    assert_snapshot!(place.refused("eval base --tasks perplexity --text text/heldout.jsonl --json no/a.json"), @"");
+    assert_snapshot!(place.refused("eval base --tasks hellaswagg"), @"
+    error: unknown task `hellaswagg`, did you mean `hellaswag`?
+    hint: the tasks are `lambada_openai`, `hellaswag`, `piqa`, `winogrande`, `arc_easy`, `arc_challenge`, `openbookqa`
+    ");
+    assert_snapshot!(place.refused("eval base --tasks perplexity"), @"
+    error: task `perplexity` has no text
+    hint: name a file with `--text FILE`
+    ");
+    assert_snapshot!(place.refused("eval base --tasks piqa --text text/heldout.jsonl"), @"
+    error: `--text` is given, but `perplexity` is not among the tasks
+    hint: add it to `--tasks`
+    ");
+    assert_snapshot!(place.refused("eval base --tasks perplexity --text text/heldout.jsonl --window 512"), @"
+    error: a window of 512 tokens is longer than the model's context of 256
+    hint: lower `--window`
+    ");
+    assert_snapshot!(place.refused("eval base --tasks perplexity --text text/heldout.jsonl --json no/a.json"), @"
+    error: the folder of `no/a.json` does not exist
+    hint: make it first
+    ");
 }
 
 #[test]
@@ -151,37 +246,63 @@ fn a_folder_that_holds_something_is_not_written_to() {
     let place = Place::new();
     fs_err::create_dir(place.path("out")).unwrap();
     place.write("out/precious.txt", "x");
-    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"");
-    assert_snapshot!(place.refused("demo --out out"), @"");
+    assert_snapshot!(place.refused(&format!("convert base {TO}")), @"
+    error: `[DIR]/out` already holds `precious.txt`
+    hint: choose another folder with `-o`, or empty this one
+    ");
+    assert_snapshot!(place.refused("demo --out out"), @"
+    error: `out` already holds `precious.txt`
+    hint: choose another folder with `-o`, or empty this one
+    ");
 }
 
 #[test]
 fn a_model_that_is_not_there_says_where_it_was_looked_for() {
     let place = Place::new();
-    assert_snapshot!(place.refused("inspect bas"), @"");
-    assert_snapshot!(place.refused("inspect org/name"), @"");
+    assert_snapshot!(place.refused("inspect bas"), @"
+    error: there is no model `bas`: `[DIR]/bas` is neither a folder nor a file; it is not a hub id (`org/name`) either
+    hint: did you mean `base`?
+    ");
+    assert_snapshot!(place.refused("inspect org/name"), @"
+    error: there is no model `org/name`: `[DIR]/org/name` is neither a folder nor a file; as a hub id it cannot be had either
+      caused by: `org/name` cannot be had from the Hugging Face hub
+      caused by: the hub cache lacks `[DIR]/hub/hub/models--org--name/refs/main`
+    hint: `HF_HUB_OFFLINE` is set; unset it to download, or point `HF_HOME` or `HF_HUB_CACHE` at another cache
+    ");
 }
 
 #[test]
 fn a_prompt_that_does_not_fit_the_context_is_refused() {
     let place = Place::new();
-    assert_snapshot!(place.refused("generate base -p x --max-new-tokens 256"), @"");
-    assert_snapshot!(place.refused("generate base -p x --top-p 0"), @"");
+    assert_snapshot!(place.refused("generate base -p x --max-new-tokens 256"), @"
+    error: 257 tokens do not fit the model's context of 256
+    hint: shorten the prompt or lower `--max-new-tokens`
+    ");
+    assert_snapshot!(place.refused("generate base -p x --top-p 0"), @"error: `--top-p` is `0`, expected above 0, up to 1");
 }
 
 #[test]
 fn a_device_that_is_not_in_the_binary_names_the_feature() {
     let place = Place::new();
-    assert_snapshot!(place.refused("generate base -p x --device tpu"), @"");
+    assert_snapshot!(place.refused("generate base -p x --device tpu"), @"
+    error: unknown device `tpu`
+    hint: one of auto, cpu, wgpu, wgpu:N, cuda, cuda:N
+    ");
     if cfg!(not(feature = "cuda")) {
-        assert_snapshot!(place.refused("generate base -p x --device cuda:0"), @"");
+        assert_snapshot!(place.refused("generate base -p x --device cuda:0"), @"
+        error: this binary has no `cuda` backend
+        hint: build it with `--features cuda`
+        ");
     }
 }
 
 #[test]
 fn a_report_of_nothing_or_of_other_files_is_refused() {
     let place = Place::new();
-    assert_snapshot!(place.refused("report -o r.html"), @"");
-    assert_snapshot!(place.refused("report text -o r.html"), @"");
-    assert_snapshot!(place.refused("report --eval a=base/config.json -o r.html"), @"");
+    assert_snapshot!(place.refused("report -o r.html"), @"
+    error: there is nothing to report
+    hint: name a run's folder, or a file of `retie eval --json` with `--eval NAME=FILE`
+    ");
+    assert_snapshot!(place.refused("report text -o r.html"), @"error: `text` has no `metrics.jsonl`, expected the folder of a `retie uptrain` run");
+    assert_snapshot!(place.refused("report --eval a=base/config.json -o r.html"), @"error: `base/config.json` has no object `results`, expected a file of `retie eval --json`");
 }

@@ -23,9 +23,10 @@ fn help_is_as_recorded() {
         "config validate",
     ];
     let pages = commands.map(|command| {
-        let page = place.retie(&format!("{command} --help")).ok();
+        let line = format!("{command} --help");
+        let page = place.retie(&line).ok();
         let lines: Vec<&str> = page.lines().map(str::trim_end).collect();
-        format!("$ retie {command} --help\n{}\n", lines.join("\n"))
+        format!("$ retie {}\n{}\n", line.trim(), lines.join("\n"))
     });
     insta::assert_snapshot!("help", pages.join("\n"));
 }

@@ -120,8 +120,16 @@ fn a_disk_that_is_full_during_a_checkpoint_leaves_the_one_before() {
 fn a_folder_with_a_run_is_not_begun_again_and_not_resumed_with_other_settings() {
     let place = place(4);
     place.retie("uptrain run.yaml").ok();
-    assert_snapshot!(place.refused("uptrain run.yaml"), @"");
-    assert_snapshot!(place.refused("uptrain run.yaml --resume --set optimizer.lr=0.5"), @"");
+    assert_snapshot!(place.refused("uptrain run.yaml"), @"
+    error: `run` already holds a run
+    hint: `--resume` continues it; another `run.dir` starts a new one
+    ");
+    assert_snapshot!(place.refused("uptrain run.yaml --resume --set optimizer.lr=0.5"), @"
+    error: `run/config.resolved.yaml` differs from the configuration of the run:
+      run:  lr: 0.001
+      now:  lr: 0.5
+    hint: resume with the same settings, or start a new run in another `run.dir`
+    ");
 }
 
 #[test]

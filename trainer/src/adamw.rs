@@ -50,13 +50,7 @@ struct Factors {
 }
 
 impl AdamW {
-    /// An optimizer before its first step.
-    #[must_use]
-    pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, steps: 0, moments: BTreeMap::new() }
-    }
-
-    /// An optimizer after `steps` steps.
+    /// An optimizer after `steps` steps; without moments it is one before its first step.
     #[must_use]
     pub fn restore(config: OptimizerConfig, steps: u64, moments: BTreeMap<String, Moments>) -> Self {
         Self { config, steps, moments }
@@ -119,7 +113,8 @@ impl ModuleMapper for Mapper<'_> {
         let (shape, device) = (value.dims(), value.device());
         let value = value.inner();
         let zeros = || Tensor::zeros([shape.iter().product::<usize>()], &grad.device());
-        let moments = self.optimizer.moments.remove(&name).unwrap_or_else(|| Moments { mean: zeros(), square: zeros() });
+        let moments =
+            self.optimizer.moments.remove(&name).unwrap_or_else(|| Moments { mean: zeros(), square: zeros() });
         let factors = self.optimizer.factors(self.lr, self.scale, AdamW::decays(D));
         let (value, moments) = if is_cpu(&device) {
             factors.on_host(value, grad, moments)
@@ -198,7 +193,7 @@ mod tests {
     fn optimizer() -> AdamW {
         let config =
             OptimizerConfig { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_grad_norm: 1.0 };
-        AdamW::new(config)
+        AdamW::restore(config, 0, BTreeMap::new())
     }
 
     fn run(clip: bool, on_host: bool) {

@@ -6,7 +6,8 @@
 use crate::{TrainError, adamw::Moments};
 use burn::tensor::{Device, Tensor, TensorData};
 use retie_checkpoint::{
-    CheckpointError, Dtype, FolderWriter, ModelSource, SafetensorsFile, SafetensorsWriter, Staging, TensorInfo, TensorSource, narrow,
+    CheckpointError, Dtype, FolderWriter, ModelSource, SafetensorsFile, SafetensorsWriter, Staging, TensorInfo,
+    TensorSource, narrow,
 };
 use retie_config::ModelConfig;
 use retie_data::Cursor;
@@ -39,7 +40,12 @@ pub struct State {
 ///
 /// # Errors
 /// When the disk fails or is full.
-pub fn save_model(model: &CausalLm, config: &ModelConfig, companions: &[(String, Vec<u8>)], dir: &Path) -> Result<(), TrainError> {
+pub fn save_model(
+    model: &CausalLm,
+    config: &ModelConfig,
+    companions: &[(String, Vec<u8>)],
+    dir: &Path,
+) -> Result<(), TrainError> {
     let mut text = serde_json::to_string_pretty(&config.to_json())
         .map_err(|source| TrainError::BadRunFile { path: dir.join("config.json"), source })?;
     text.push('\n');
@@ -47,11 +53,8 @@ pub fn save_model(model: &CausalLm, config: &ModelConfig, companions: &[(String,
     for (name, bytes) in companions {
         fs_err::write(dir.join(name), bytes)?;
     }
-    let infos: Vec<_> = model
-        .parameters()
-        .into_iter()
-        .map(|(name, shape)| (name, TensorInfo { dtype: Dtype::F32, shape }))
-        .collect();
+    let infos: Vec<_> =
+        model.parameters().into_iter().map(|(name, shape)| (name, TensorInfo { dtype: Dtype::F32, shape })).collect();
     let mut writer = FolderWriter::create(dir, &infos, MAX_SHARD_BYTES)?;
     let mut result = Ok(());
     model.for_each_parameter(|name, parameter| {

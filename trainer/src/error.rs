@@ -35,19 +35,25 @@ pub enum TrainError {
         differences: Vec<String>,
     },
     /// A model without a tokenizer.
-    #[error("`{model}` has no `tokenizer.json`\nhint: put the tokenizer of the original model beside its `config.json`")]
+    #[error(
+        "`{model}` has no `tokenizer.json`\nhint: put the tokenizer of the original model beside its `config.json`"
+    )]
     NoTokenizer {
         /// The model.
         model: String,
     },
     /// Nothing tells where a document ends.
-    #[error("`{model}` names no end-of-text token: neither `<|endoftext|>` in its tokenizer nor `eos_token_id` in its `config.json`")]
+    #[error(
+        "`{model}` names no end-of-text token: neither `<|endoftext|>` in its tokenizer nor `eos_token_id` in its `config.json`"
+    )]
     NoEndOfText {
         /// The model.
         model: String,
     },
     /// Teacher and student read different ids.
-    #[error("the teacher `{teacher}` and the student `{student}` do not share a vocabulary: {reason}\nhint: distillation compares them token by token; use the student's original as the teacher")]
+    #[error(
+        "the teacher `{teacher}` and the student `{student}` do not share a vocabulary: {reason}\nhint: distillation compares them token by token; use the student's original as the teacher"
+    )]
     VocabularyMismatch {
         /// The teacher.
         teacher: String,
@@ -65,7 +71,9 @@ pub enum TrainError {
         source: serde_json::Error,
     },
     /// The loss or the gradient is no longer a number.
-    #[error("the loss of step {step} is `{loss}` and its gradient norm `{grad_norm}`\nhint: a lower `optimizer.lr` or a longer warm-up; the last checkpoint is intact")]
+    #[error(
+        "the loss of step {step} is `{loss}` and its gradient norm `{grad_norm}`\nhint: a lower `optimizer.lr` or a longer warm-up; the last checkpoint is intact"
+    )]
     NotFinite {
         /// The step.
         step: u64,

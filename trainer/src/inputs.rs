@@ -80,7 +80,11 @@ fn tokenizer(model: &ModelSource) -> Result<Tokenizer, TrainError> {
 }
 
 fn check_vocabularies(teacher: &ModelSource, student: &ModelSource, tokenizer: &Tokenizer) -> Result<(), TrainError> {
-    let mismatch = |reason| TrainError::VocabularyMismatch { teacher: teacher.spec.clone(), student: student.spec.clone(), reason };
+    let mismatch = |reason| TrainError::VocabularyMismatch {
+        teacher: teacher.spec.clone(),
+        student: student.spec.clone(),
+        reason,
+    };
     let (ours, theirs) = (student.config.vocab_size, teacher.config.vocab_size);
     if ours != theirs {
         return Err(mismatch(format!("the teacher has {theirs} tokens, the student {ours}")));

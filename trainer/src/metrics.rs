@@ -39,7 +39,8 @@ impl Metrics {
     /// # Errors
     /// When the disk fails.
     pub fn write(&mut self, row: &StepRow) -> Result<(), TrainError> {
-        let mut line = serde_json::to_string(row).map_err(|source| TrainError::BadRunFile { path: self.path.clone(), source })?;
+        let mut line =
+            serde_json::to_string(row).map_err(|source| TrainError::BadRunFile { path: self.path.clone(), source })?;
         line.push('\n');
         Ok(self.file.write_all(line.as_bytes())?)
     }

@@ -51,7 +51,8 @@ pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainErr
     let length = config.data.sequence_length;
     let tokens_per_step = config.tokens_per_step();
     // Forward and backward are three passes over the weights, the teacher's forward one.
-    let flops_per_token = 3.0 * student.forward_flops(length) + teacher.as_ref().map_or(0.0, |t| t.forward_flops(length));
+    let flops_per_token =
+        3.0 * student.forward_flops(length) + teacher.as_ref().map_or(0.0, |t| t.forward_flops(length));
     let flops_per_step = flops_per_token * tokens_per_step as f64;
     let group = |name, decays| ParameterGroup {
         name,
@@ -88,7 +89,8 @@ impl Sizes {
         let tensors = expected_tensors(&config)?;
         let map = share_map(&config)?;
         let layer: usize = config.projection_shapes().iter().map(|(_, shape)| elements(shape)).sum();
-        let lora: usize = tensors.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, shape)| elements(shape)).sum();
+        let lora: usize =
+            tensors.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, shape)| elements(shape)).sum();
         let head = config.vocab_size * config.hidden_size;
         let used = layer * map.num_depths() + lora + head;
         Ok(Self { config, shapes: tensors.into_iter().map(|(_, shape)| shape).collect(), used })

@@ -109,7 +109,12 @@ fn load(source: &ModelSource, device: &Device) -> Result<CausalLm, TrainError> {
 }
 
 impl Run<'_> {
-    fn train(mut self, mut model: CausalLm, stop: &AtomicBool, events: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
+    fn train(
+        mut self,
+        mut model: CausalLm,
+        stop: &AtomicBool,
+        events: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome, TrainError> {
         let num_steps = self.config.num_steps();
         let train = &self.config.train;
         if self.state.step == 0
@@ -222,7 +227,11 @@ fn holds_run(dir: &Path) -> bool {
 }
 
 /// The last checkpoint of the run, if there is a run with the same configuration.
-fn restore(config: &UptrainConfig, device: &Device, events: &mut dyn FnMut(Event<'_>)) -> Result<Option<Restored>, TrainError> {
+fn restore(
+    config: &UptrainConfig,
+    device: &Device,
+    events: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<Restored>, TrainError> {
     let dir = &config.run.dir;
     check_config(config)?;
     let Some((step, path)) = checkpoint::list(dir)?.pop() else { return Ok(None) };
@@ -238,7 +247,8 @@ fn check_config(config: &UptrainConfig) -> Result<(), TrainError> {
         return Ok(());
     }
     let comparable = |text: &str| -> Vec<String> {
-        let free = |line: &&str| !["checkpoint_every:", "keep_last:"].iter().any(|key| line.trim_start().starts_with(key));
+        let free =
+            |line: &&str| !["checkpoint_every:", "keep_last:"].iter().any(|key| line.trim_start().starts_with(key));
         text.lines().filter(free).map(str::to_owned).collect()
     };
     let stored = comparable(&fs_err::read_to_string(&path)?);

@@ -71,7 +71,7 @@ impl Place {
             .env("NO_COLOR", "1")
             .env("HF_HUB_OFFLINE", "1")
             .env("HF_HOME", self.path("hub"));
-        for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_ENDPOINT", "RUST_LOG"] {
+        for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_ENDPOINT", "RUST_LOG", "COLUMNS"] {
             command.env_remove(name);
         }
     }

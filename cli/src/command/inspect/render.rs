@@ -18,7 +18,7 @@ impl Display for Inspection {
         field(f, "  embedding", grouped(p.embedding as u64))?;
         field(f, "  without embedding", grouped(p.non_embedding as u64))?;
         if p.depth_vectors > 0 {
-            field(f, "    own norms, biases", grouped(p.depth_vectors as u64))?;
+            field(f, "    norms of depths", grouped(p.depth_vectors as u64))?;
         }
         if p.lora > 0 {
             field(f, "    LoRA", grouped(p.lora as u64))?;

@@ -82,7 +82,7 @@ impl Evaluations {
         };
         let notes: Vec<_> = self.0.iter().filter_map(|(_, value)| text(value)).collect();
         let first = notes.first()?;
-        notes.iter().all(|note| note == first).then(|| format!("{first}. `nll` is nats per token."))
+        notes.iter().all(|note| note == first).then(|| format!("{first}. nll: nats per token."))
     }
 
     /// Loss on the text and parameters of each evaluation that has both.
@@ -131,6 +131,6 @@ mod tests {
         assert_eq!(table.header, ["model", "parameters", "piqa acc", "nll", "perplexity"]);
         assert_eq!(table.rows[0], ["base", "1,000", "0.5000 ± 0.0100", "1.5000", "4.48"]);
         assert_eq!(table.rows[1], ["new", "–", "–", "1.5000", "4.48"]);
-        assert_eq!(table.note.unwrap(), "perplexity: t, 1,234 tokens, window 8, stride 8. `nll` is nats per token.");
+        assert_eq!(table.note.unwrap(), "perplexity: t, 1,234 tokens, window 8, stride 8. nll: nats per token.");
     }
 }

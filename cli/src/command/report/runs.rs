@@ -60,37 +60,22 @@ impl Runs {
         if self.0.is_empty() {
             return None;
         }
-        let header = [
-            "run",
-            "steps",
-            "tokens",
-            "loss, first",
-            "loss, last",
-            "held-out, first",
-            "held-out, last",
-            "time",
-            "tok/s",
-        ];
+        let header = ["run", "steps", "tokens", "loss", "held-out", "time", "tok/s"].map(str::to_owned).to_vec();
         let rows = self.0.iter().map(|run| {
-            let (first, last) = (run.rows.first(), run.rows.last());
             let seconds: f64 = run.rows.iter().map(|row| row.seconds).sum();
-            let tokens = last.map_or(0, |row| row.tokens);
-            let number = |number: Option<f64>| number.map_or_else(|| "–".to_owned(), |n| format!("{n:.4}"));
-            let heldout = run.heldout().points;
+            let (steps, tokens) = run.rows.last().map_or((0, 0), |row| (row.step, row.tokens));
             vec![
                 run.name.clone(),
-                grouped(last.map_or(0, |row| row.step)),
+                grouped(steps),
                 grouped(tokens),
-                number(first.map(|row| row.loss)),
-                number(last.map(|row| row.loss)),
-                number(heldout.first().map(|(_, loss)| *loss)),
-                number(heldout.last().map(|(_, loss)| *loss)),
+                change(&run.points(|row| Some(row.loss))),
+                change(&run.heldout().points),
                 duration(seconds),
                 rate(tokens as f64 / seconds.max(f64::MIN_POSITIVE)),
             ]
         });
-        let header = header.map(str::to_owned).to_vec();
-        Some(Table { title: "Training".to_owned(), header, rows: rows.collect(), note: None })
+        let note = Some("Losses of the first and of the last measurement, in nats per token.".to_owned());
+        Some(Table { title: "Training".to_owned(), header, rows: rows.collect(), note })
     }
 
     /// Where the runs come from.
@@ -130,6 +115,15 @@ impl Runs {
             })
         });
         runs.collect()
+    }
+}
+
+/// First and last value of a curve.
+fn change(points: &[(f64, f64)]) -> String {
+    match points {
+        [] => "–".to_owned(),
+        [(_, only)] => format!("{only:.4}"),
+        [(_, first), .., (_, last)] => format!("{first:.4} → {last:.4}"),
     }
 }
 

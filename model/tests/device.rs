@@ -1,0 +1,128 @@
+//! Every operation of the decoder on another device against the CPU, value and gradient; then a whole small model.
+//!
+//! `RETIE_DEVICE` names the device (`wgpu`, `cuda`, …); `scripts/check-device` sets it.
+
+mod support;
+
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use retie_model::{
+    CausalLm, KvCache,
+    kernels::{self, HeadInput, LossWeights, head_loss},
+};
+use support::{Golden, differences, ids, values};
+
+/// f32 with another order of summation; relative to the largest element.
+const TOLERANCE: f32 = 1e-4;
+
+fn device() -> Option<Device> {
+    let Some(name) = std::env::var("RETIE_DEVICE").ok().filter(|name| name != "cpu") else {
+        eprintln!("skipped: RETIE_DEVICE names no device beside the CPU");
+        return None;
+    };
+    Some(retie_model::device(&name).unwrap())
+}
+
+fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
+    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    let (max, _) = differences(actual, expected);
+    eprintln!("{what}: differs by {max:.2e}, largest {scale:.2e}");
+    assert!(max <= TOLERANCE * scale, "{what}: differs by {max}, largest {scale}");
+}
+
+fn random(shape: &[usize], seed: u64) -> TensorData {
+    let device = Device::flex();
+    device.seed(seed);
+    let count = shape.iter().product::<usize>();
+    let flat = Tensor::<1>::random([count], Distribution::Normal(0.0, 1.0), &device);
+    TensorData::new(values(flat), shape.to_vec())
+}
+
+/// Value and gradients of `Σ f(inputs)·w` on `device`.
+fn run<const D: usize, const O: usize>(
+    device: &Device,
+    inputs: &[TensorData],
+    f: impl Fn(Vec<Tensor<D>>) -> Tensor<O>,
+) -> Vec<Vec<f32>> {
+    let device = device.clone().autodiff();
+    let inputs: Vec<Tensor<D>> = inputs.iter().map(|x| Tensor::from_data(x.clone(), &device).require_grad()).collect();
+    let out = f(inputs.clone());
+    let weights = Tensor::<O>::from_data(random(&out.dims(), 99), &device);
+    let mut grads = (out.clone() * weights).sum().backward();
+    let grads = inputs.iter().map(|x| values(x.grad_remove(&mut grads).unwrap()));
+    std::iter::once(values(out.inner())).chain(grads).collect()
+}
+
+fn compare<const D: usize, const O: usize>(
+    what: &str,
+    device: &Device,
+    shapes: &[&[usize]],
+    f: impl Fn(Vec<Tensor<D>>) -> Tensor<O>,
+) {
+    let inputs: Vec<TensorData> = shapes.iter().enumerate().map(|(i, s)| random(s, i as u64)).collect();
+    let actual = run(device, &inputs, &f);
+    let expected = run(&Device::flex(), &inputs, &f);
+    for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
+        let part = if i == 0 { "value".to_owned() } else { format!("gradient {i}") };
+        assert_close(&format!("{what}, {part}"), a, e);
+    }
+}
+
+#[test]
+fn operations_agree_with_the_cpu() {
+    let Some(device) = device() else { return };
+    compare("linear", &device, &[&[37, 24], &[50, 24]], |x: Vec<Tensor<2>>| {
+        kernels::linear(x[0].clone(), x[1].clone())
+    });
+    compare("rms_norm", &device, &[&[37, 24], &[1, 24]], |x: Vec<Tensor<2>>| {
+        kernels::rms_norm(x[0].clone(), x[1].clone().reshape([24]), 1e-5)
+    });
+    compare("swiglu", &device, &[&[37, 40], &[37, 40]], |x: Vec<Tensor<2>>| {
+        kernels::swiglu(x[0].clone(), x[1].clone())
+    });
+    compare("rope", &device, &[&[2, 6, 3, 8]], |x: Vec<Tensor<4>>| {
+        let angles = Tensor::<2>::from_data(random(&[6, 4], 5), &x[0].device().inner());
+        kernels::rope(x[0].clone(), angles.clone().cos(), angles.sin())
+    });
+    compare("attention", &device, &[&[2, 19, 4, 8], &[2, 19, 2, 8], &[2, 19, 2, 8]], |x: Vec<Tensor<4>>| {
+        kernels::attention(x[0].clone(), x[1].clone(), x[2].clone(), 19)
+    });
+}
+
+#[test]
+fn head_loss_agrees_with_the_cpu() {
+    let Some(device) = device() else { return };
+    let losses = [&device, &Device::flex()].map(|device| {
+        let tensor = |shape: &[usize], seed| Tensor::<2>::from_data(random(shape, seed), device);
+        let student = HeadInput { hidden: tensor(&[13, 16], 1), weight: tensor(&[50, 16], 2) };
+        let teacher = HeadInput { hidden: tensor(&[13, 24], 3), weight: tensor(&[50, 24], 4) };
+        let weights = LossWeights { cross_entropy: 0.3, forward_kl: 0.7, temperature: 2.0 };
+        head_loss(&student, Some(&teacher), &(0..13).collect::<Vec<u32>>(), weights)
+    });
+    let [actual, expected] = losses;
+    assert!((actual.cross_entropy - expected.cross_entropy).abs() < 1e-4);
+    assert!((actual.forward_kl.unwrap() - expected.forward_kl.unwrap()).abs() < 1e-4);
+    assert_close("gradient of the hidden states", &values(actual.grad_hidden), &values(expected.grad_hidden));
+    assert_close("gradient of the head", &values(actual.grad_weight), &values(expected.grad_weight));
+}
+
+#[test]
+fn a_recursive_model_agrees_with_the_cpu_in_prefill_and_decode() {
+    let Some(device) = device() else { return };
+    let golden = Golden::named("tied");
+    let (flat, shape) = golden.ints("golden.ids");
+    let rows: Vec<Vec<u32>> = flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
+    let model = CausalLm::load(&golden.config(), &golden, &device).unwrap();
+    let full = values(model.logits(model.forward(ids(&rows, &device), None)));
+    assert_close("logits", &full, &golden.floats("golden.logits"));
+    let mut cache = KvCache::new(model.config(), rows.len(), 10, &device);
+    for (start, end) in [(0, 8), (8, 9), (9, 10)] {
+        let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
+        let logits = values(model.logits(model.forward(ids(&part, &device), Some(&mut cache))));
+        let vocab_size = model.config().vocab_size;
+        let expected: Vec<f32> = full
+            .chunks(shape[1] * vocab_size)
+            .flat_map(|row| row[start * vocab_size..end * vocab_size].to_vec())
+            .collect();
+        assert_close("decoded logits", &logits, &expected);
+    }
+}

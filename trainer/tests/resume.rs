@@ -1,0 +1,89 @@
+//! A run that is stopped and resumed is the unbroken run, bit for bit.
+
+mod support;
+
+use retie_trainer::{Event, MODEL_DIR, Outcome, Resume, StepRow, TrainError, read_metrics};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+use support::{config, run, start};
+
+/// Everything of a row that does not depend on the clock.
+fn bits(rows: &[StepRow]) -> Vec<(u64, u64, Option<u64>, u64, u64, u64, Option<u64>)> {
+    let row = |r: &StepRow| {
+        (
+            r.step,
+            r.loss.to_bits(),
+            r.forward_kl.map(f64::to_bits),
+            r.lr.to_bits(),
+            r.grad_norm.to_bits(),
+            r.tokens,
+            r.heldout_cross_entropy.map(f64::to_bits),
+        )
+    };
+    rows.iter().map(row).collect()
+}
+
+fn weights(run_dir: &Path) -> Vec<u8> {
+    fs_err::read(run_dir.join(MODEL_DIR).join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_stopped_run_goes_on_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = config(dir.path());
+    let rows = run(&whole, "cpu");
+    assert_eq!(rows.len(), 6);
+    assert!(rows[5].loss < rows[0].loss, "{} and {}", rows[0].loss, rows[5].loss);
+
+    let mut broken = whole.clone();
+    broken.run.dir = dir.path().join("broken");
+    let stop = AtomicBool::new(false);
+    let outcome = start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
+        if matches!(event, Event::Step { row, .. } if row.step == 3) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step: 3, .. }));
+
+    // A process that dies after step 4 has written its row but no checkpoint.
+    let extra = serde_json::to_string(&rows[3]).unwrap();
+    let metrics = broken.run.dir.join("metrics.jsonl");
+    let text = fs_err::read_to_string(&metrics).unwrap();
+    fs_err::write(&metrics, format!("{text}{extra}\n{{\"step\": 5, \"lo")).unwrap();
+
+    start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(&rows));
+    assert_eq!(weights(&broken.run.dir), weights(&whole.run.dir));
+}
+
+#[test]
+fn a_folder_that_holds_a_run_and_changed_settings_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.train.steps = Some(2);
+    run(&config, "cpu");
+    let again = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {});
+    assert!(matches!(again, Err(TrainError::RunExists { .. })));
+    config.optimizer.lr = 5e-4;
+    config.train.checkpoint_every = 7; // may change
+    let error = start(&config, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
+    let TrainError::ConfigChanged { differences, .. } = &error else { panic!("{error}") };
+    assert_eq!(differences.len(), 2, "{differences:?}");
+}
+
+#[test]
+fn old_checkpoints_go_and_a_checkpoint_is_a_model_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    run(&config, "cpu");
+    let mut names: Vec<_> =
+        fs_err::read_dir(config.run.dir.join("ckpt")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["step-4", "step-6"]);
+    let folder = config.run.dir.join("ckpt/step-6");
+    let source = retie_checkpoint::ModelSource::open(folder.to_str().unwrap()).unwrap();
+    source.validate().unwrap();
+    assert_eq!(fs_err::read(folder.join("model.safetensors")).unwrap(), weights(&config.run.dir));
+}

@@ -1,0 +1,66 @@
+//! The demo model, converted, and a short run on it.
+#![allow(dead_code)] // each test file uses a part
+
+use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, ModelSource, Provenance};
+use retie_config::{Init, Sharing, UptrainConfig, document};
+use retie_convert::{ConvertOptions, Extras, convert};
+use retie_trainer::{Event, Outcome, Resume, StepRow, TrainError, read_metrics, uptrain};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+pub fn assets() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets")
+}
+
+/// Converts the demo model into `dir/student` and gives a run of 6 steps on it.
+pub fn config(dir: &Path) -> UptrainConfig {
+    let student = dir.join("student");
+    let base = assets().join("demo-model");
+    if !student.exists() {
+        let source = ModelSource::open(base.to_str().unwrap()).unwrap();
+        let options = ConvertOptions {
+            recursions: 2,
+            sharing: Sharing::Cycle,
+            init: Init::Average,
+            lora_rank: Some(4),
+            share_norms: false,
+            dtype: None,
+            seed: 0,
+            max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
+        };
+        let extras = Extras { files: source.companions.clone(), provenance: None };
+        convert(source.tensors.as_ref(), &source.config, &options, &extras, &student, &mut |_| {}).unwrap();
+    }
+    let text = format!(
+        "schema: 1\nrun: {{dir: {run}}}\nstudent: {{model: {student}}}\nteacher: {{model: {base}}}\n\
+         data: {{train: [{train}], heldout: [{heldout}], sequence_length: 32}}\n\
+         losses:\n  - cross_entropy: {{weight: 0.3}}\n  - distill: {{weight: 0.7, temperature: 2.0}}\n\
+         optimizer: {{lr: 1e-3}}\nschedule: {{cosine: {{warmup_steps: 2, min_lr_ratio: 0.1}}}}\n\
+         train: {{steps: 6, batch_size: 2, gradient_accumulation: 2, checkpoint_every: 2, eval_every: 3, eval_sequences: 2}}\n",
+        run = dir.join("run").display(),
+        student = student.display(),
+        base = base.display(),
+        train = assets().join("demo-text/train.jsonl").display(),
+        heldout = assets().join("demo-text/heldout.jsonl").display(),
+    );
+    document::parse(&text, Path::new("run.yaml"), &[]).unwrap()
+}
+
+pub fn start(
+    config: &UptrainConfig,
+    device: &str,
+    resume: Resume,
+    stop: &AtomicBool,
+    events: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let device = retie_model::device(device).unwrap();
+    uptrain(config, &device, resume, &Provenance::now(vec!["test".into()], None), stop, events)
+}
+
+/// Runs to the end and gives the rows.
+pub fn run(config: &UptrainConfig, device: &str) -> Vec<StepRow> {
+    start(config, device, Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    read_metrics(&config.run.dir).unwrap()
+}
