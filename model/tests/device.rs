@@ -2,6 +2,8 @@
 //!
 //! `RETIE_DEVICE` names the device (`wgpu`, `cuda`, …); `scripts/check-device` sets it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
 mod support;
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};

@@ -1,5 +1,7 @@
 //! The decoder against `transformers` (values and gradients) on small random models; `golden/make_llama.py` made the files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
 mod support;
 
 use burn::{

@@ -2,6 +2,8 @@
 //!
 //! `RETIE_SMOLLM2_GGUF` names the model file; `RETIE_ASSETS` the folder with `golden/logits.safetensors`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
 mod support;
 
 use burn::tensor::Device;
@@ -48,7 +50,8 @@ fn logits_are_those_of_the_reference_and_decoding_is_the_full_forward() {
 
         let greedy = golden.ints(&key("greedy16")).0;
         let mut cache = KvCache::new(&source.config, 1, tokens.len() + greedy.len(), &device);
-        let mut next = values(model.logits(model.forward(ids(&[tokens.clone()], &device), Some(&mut cache))));
+        let mut next =
+            values(model.logits(model.forward(ids(std::slice::from_ref(&tokens), &device), Some(&mut cache))));
         let mut all = tokens;
         for expected in greedy {
             let token = argmax(&next[next.len() - vocab_size..]);

@@ -1,5 +1,7 @@
 //! A few uptraining steps of the demo model on another device against the CPU. `RETIE_DEVICE` names the device.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
 mod support;
 
 use retie_config::UptrainConfig;

@@ -160,6 +160,6 @@ fn last_logits(model: &TextModel, ids: &[u32], cache: &mut KvCache) -> Vec<f32> 
     let tokens = ids.len();
     let input = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device).reshape([1, tokens]);
     let hidden = model.model.forward(input, Some(cache)); // [T, D]
-    let last = hidden.slice([tokens - 1..tokens]); // [1, D]
+    let last = hidden.narrow(0, tokens - 1, 1); // [1, D]
     f32_slice(&model.model.logits(last).into_data()).to_vec()
 }

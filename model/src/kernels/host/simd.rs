@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(sum(&x), 666.0);
         assert_eq!(max(&x), 36.0);
         assert_eq!(dot(&x, &x), x.iter().map(|v| v * v).sum::<f32>());
-        assert_eq!(dot3(&x, &x, &vec![1.0; 37]), dot(&x, &x));
+        assert_eq!(dot3(&x, &x, &[1.0; 37]), dot(&x, &x));
         assert_eq!(max(&[]), f32::NEG_INFINITY);
     }
 }
