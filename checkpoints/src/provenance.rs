@@ -66,7 +66,7 @@ pub struct ParentFile {
 pub enum Hashed {
     /// All of them.
     WholeFile,
-    /// The first and the last [`EDGE_BYTES`].
+    /// The first and the last 16 MiB.
     Edges,
 }
 
