@@ -95,7 +95,7 @@ pub struct TrainConfig {
     /// Steps between measurements on the held-out text; 0 for none.
     #[serde(default)]
     pub eval_every: u64,
-    /// Sequences of the held-out text that a measurement takes, from its start.
+    /// Sequences of the held-out text that a measurement takes, spread evenly over it, always the same ones.
     #[serde(default = "default_eval_sequences")]
     pub eval_sequences: usize,
     /// Seed of the order of the text and of everything else that is drawn.
