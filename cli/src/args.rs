@@ -24,6 +24,7 @@ pub enum Command {
     Generate(command::generate::Generate),
     Demo(command::demo::Demo),
     Report(command::report::ReportCommand),
+    Plot(command::plot::Plot),
     Doctor(command::doctor::Doctor),
     Tasks(command::tasks::Tasks),
     #[command(subcommand)]
@@ -41,6 +42,7 @@ impl Command {
             Self::Generate(command) => command.run(),
             Self::Demo(command) => command.run(),
             Self::Report(command) => command.run(),
+            Self::Plot(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Tasks(command) => command.run(),
             Self::Config(command) => command.run(),

@@ -303,6 +303,7 @@ fn a_report_of_nothing_or_of_other_files_is_refused() {
     error: there is nothing to report
     hint: name a run's folder, or a file of `retie eval --json` with `--eval NAME=FILE`
     ");
+    assert_snapshot!(place.refused("plot text -o c.svg"), @"error: `text` has no `metrics.jsonl`, expected the folder of a `retie uptrain` run");
     assert_snapshot!(place.refused("report text -o r.html"), @"error: `text` has no `metrics.jsonl`, expected the folder of a `retie uptrain` run");
     assert_snapshot!(place.refused("report --eval a=base/config.json -o r.html"), @"error: `base/config.json` has no object `results`, expected a file of `retie eval --json`");
 }

@@ -17,6 +17,7 @@ fn help_is_as_recorded() {
         "generate",
         "demo",
         "report",
+        "plot",
         "doctor",
         "tasks",
         "config",

@@ -151,6 +151,9 @@ fn a_finished_run_is_measured_and_reported() {
     place.retie("eval run/model --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64 -o up.json").ok();
     let table = place.retie("report run --eval uptrained=up.json -o report.html").ok();
     assert!(table.contains("uptrained") && table.contains("held-out"), "{table}");
+    place.retie("plot mine=run -o curve.svg").ok();
+    let svg = place.read("curve.svg");
+    assert!(svg.contains(">mine</text>") && svg.contains(">teacher</text>"), "{svg}");
     let html = place.read("report.html");
     assert!(html.contains("<svg") && html.contains("sequence_length: 32") && !html.contains("http"), "a whole page");
 }

@@ -27,7 +27,7 @@ pub use codec::TextCodec;
 pub use error::{EvalError, RunError};
 pub use evaluate::{Sample, TaskResult, evaluate_task};
 pub use example::Example;
-pub use html::{Chart, Level, Report, Series, Table, render_report};
+pub use html::{Chart, Level, Report, Series, Table, render_report, render_svg};
 pub use metrics::{Estimate, Metric};
 pub use model_scorer::ModelScorer;
 pub use perplexity::{Perplexity, PerplexityOptions, measure_perplexity};

@@ -35,10 +35,11 @@ pub struct LinearAtDepth {
 impl Linear {
     /// `x [M, in]` → `[M, out]`.
     pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
-        let mut out = kernels::linear(x.clone(), self.weight.val());
-        if let (Some(a), Some(b)) = (&depth.lora_A, &depth.lora_B) {
-            out = out + kernels::linear(kernels::linear(x, a.weight.val()), b.weight.val());
-        }
+        let weight = self.weight.val();
+        let out = match (&depth.lora_A, &depth.lora_B) {
+            (Some(a), Some(b)) => kernels::linear_lora(x, weight, a.weight.val(), b.weight.val()),
+            _ => kernels::linear(x, weight),
+        };
         match self.bias.as_ref().or(depth.bias.as_ref()) {
             Some(bias) => out + bias.val().unsqueeze(),
             None => out,

@@ -9,7 +9,7 @@ mod support;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use retie_model::{
     CausalLm, KvCache,
-    kernels::{self, HeadInput, LossWeights, head_loss},
+    kernels::{self, HeadInput, LossWeights, head_loss, token_log_probs},
 };
 use support::{Golden, differences, ids, values};
 
@@ -75,6 +75,9 @@ fn operations_agree_with_the_cpu() {
     compare("linear", &device, &[&[37, 24], &[50, 24]], |x: Vec<Tensor<2>>| {
         kernels::linear(x[0].clone(), x[1].clone())
     });
+    compare("linear_lora", &device, &[&[37, 24], &[50, 24], &[4, 24], &[50, 4]], |x: Vec<Tensor<2>>| {
+        kernels::linear_lora(x[0].clone(), x[1].clone(), x[2].clone(), x[3].clone())
+    });
     compare("rms_norm", &device, &[&[37, 24], &[1, 24]], |x: Vec<Tensor<2>>| {
         kernels::rms_norm(x[0].clone(), x[1].clone().reshape([24]), 1e-5)
     });
@@ -98,9 +101,12 @@ fn head_loss_agrees_with_the_cpu() {
         let student = HeadInput { hidden: tensor(&[13, 16], 1), weight: tensor(&[50, 16], 2) };
         let teacher = HeadInput { hidden: tensor(&[13, 24], 3), weight: tensor(&[50, 24], 4) };
         let weights = LossWeights { cross_entropy: 0.3, forward_kl: 0.7, temperature: 2.0 };
-        head_loss(&student, Some(&teacher), &(0..13).collect::<Vec<u32>>(), weights)
+        let targets: Vec<u32> = (0..13).collect();
+        (head_loss(&student, Some(&teacher), &targets, weights), token_log_probs(&student, &targets))
     });
-    let [actual, expected] = losses;
+    let [(actual, (log_probs, greedy)), (expected, (expected_log_probs, expected_greedy))] = losses;
+    assert_close("log-probabilities", &log_probs, &expected_log_probs);
+    assert_eq!(greedy, expected_greedy);
     assert!((actual.cross_entropy - expected.cross_entropy).abs() < 1e-4);
     assert!((actual.forward_kl.unwrap() - expected.forward_kl.unwrap()).abs() < 1e-4);
     assert_close("gradient of the hidden states", &values(actual.grad_hidden), &values(expected.grad_hidden));

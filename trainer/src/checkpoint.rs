@@ -1,13 +1,13 @@
 //! Checkpoints of a run: `ckpt/step-N/`, written whole and renamed into place.
 //!
-//! A step folder is a model folder (configuration, weights in f32, tokenizer) with `optimizer.safetensors` (`mean.NAME`,
+//! A step folder is a model folder (configuration, weights in f32, tokenizer, provenance) with `optimizer.safetensors` (`mean.NAME`,
 //! `square.NAME`) and `state.json` beside them; `retie eval` and `retie generate` read it as it is.
 
 use crate::{TrainError, adamw::Moments};
 use burn::tensor::{Device, Tensor, TensorData};
 use retie_checkpoint::{
-    CheckpointError, Dtype, FolderWriter, ModelSource, SafetensorsFile, SafetensorsWriter, Staging, TensorInfo,
-    TensorSource, narrow,
+    CheckpointError, Dtype, FolderWriter, ModelSource, Provenance, SafetensorsFile, SafetensorsWriter, Staging,
+    TensorInfo, TensorSource, narrow,
 };
 use retie_config::ModelConfig;
 use retie_data::Cursor;
@@ -36,34 +36,43 @@ pub struct State {
     pub data: String,
 }
 
-/// Writes the model into `dir`, which must be empty.
-///
-/// # Errors
-/// When the disk fails or is full.
-pub fn save_model(
-    model: &CausalLm,
-    config: &ModelConfig,
-    companions: &[(String, Vec<u8>)],
-    dir: &Path,
-) -> Result<(), TrainError> {
-    let mut text = serde_json::to_string_pretty(&config.to_json())
-        .map_err(|source| TrainError::BadRunFile { path: dir.join("config.json"), source })?;
-    text.push('\n');
-    fs_err::write(dir.join("config.json"), text)?;
-    for (name, bytes) in companions {
-        fs_err::write(dir.join(name), bytes)?;
-    }
-    let infos: Vec<_> =
-        model.parameters().into_iter().map(|(name, shape)| (name, TensorInfo { dtype: Dtype::F32, shape })).collect();
-    let mut writer = FolderWriter::create(dir, &infos, MAX_SHARD_BYTES)?;
-    let mut result = Ok(());
-    model.for_each_parameter(|name, parameter| {
-        if result.is_ok() {
-            result = writer.write(name, &narrow(&parameter.values(), Dtype::F32));
+/// What stands beside the weights in a model folder.
+#[derive(Clone, Copy)]
+pub struct ModelFiles<'a> {
+    /// Becomes `config.json`.
+    pub config: &'a ModelConfig,
+    /// Tokenizer files by name.
+    pub companions: &'a [(String, Vec<u8>)],
+    /// Becomes `retie.json`.
+    pub provenance: &'a Provenance,
+}
+
+impl ModelFiles<'_> {
+    /// Writes them and the weights of `model` into `dir`, which must be empty.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    pub fn write(self, model: &CausalLm, dir: &Path) -> Result<(), TrainError> {
+        let mut text = serde_json::to_string_pretty(&self.config.to_json())
+            .map_err(|source| TrainError::BadRunFile { path: dir.join("config.json"), source })?;
+        text.push('\n');
+        fs_err::write(dir.join("config.json"), text)?;
+        for (name, bytes) in self.companions {
+            fs_err::write(dir.join(name), bytes)?;
         }
-    });
-    result?;
-    Ok(writer.finish()?)
+        self.provenance.save(dir)?;
+        let parameters = model.parameters().into_iter();
+        let infos: Vec<_> = parameters.map(|(name, shape)| (name, TensorInfo { dtype: Dtype::F32, shape })).collect();
+        let mut writer = FolderWriter::create(dir, &infos, MAX_SHARD_BYTES)?;
+        let mut result = Ok(());
+        model.for_each_parameter(|name, parameter| {
+            if result.is_ok() {
+                result = writer.write(name, &narrow(&parameter.values(), Dtype::F32));
+            }
+        });
+        result?;
+        Ok(writer.finish()?)
+    }
 }
 
 /// Writes a step folder and gives its path.
@@ -73,14 +82,13 @@ pub fn save_model(
 pub fn save(
     run_dir: &Path,
     model: &CausalLm,
-    config: &ModelConfig,
-    companions: &[(String, Vec<u8>)],
+    files: ModelFiles<'_>,
     moments: &BTreeMap<String, Moments>,
     state: &State,
 ) -> Result<PathBuf, TrainError> {
     let path = step_dir(run_dir, state.step);
     let staging = Staging::new(&path)?;
-    save_model(model, config, companions, staging.path())?;
+    files.write(model, staging.path())?;
     let info = |tensor: &Tensor<1>| TensorInfo { dtype: Dtype::F32, shape: tensor.dims().to_vec() };
     let parts = |moments: &Moments| [("mean", moments.mean.clone()), ("square", moments.square.clone())];
     let infos: Vec<_> = moments

@@ -31,6 +31,17 @@ pub struct StepRow {
     pub tokens_per_second: f64,
 }
 
+/// What a run starts from and what it may hope for: mean cross-entropy on the held-out rows, nats per token; the file
+/// `eval/step-0.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Of the student before the first step.
+    pub heldout_cross_entropy: f64,
+    /// Of the teacher, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub teacher_heldout_cross_entropy: Option<f64>,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -49,10 +60,7 @@ pub enum Event<'a> {
         path: &'a Path,
     },
     /// The held-out loss before the first step.
-    Baseline {
-        /// Mean cross-entropy, nats per token.
-        heldout_cross_entropy: f64,
-    },
+    Baseline(Baseline),
     /// A step is done and its row is written.
     Step {
         /// The row.

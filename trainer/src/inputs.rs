@@ -3,7 +3,7 @@
 use crate::{Event, TrainError};
 use retie_checkpoint::ModelSource;
 use retie_config::UptrainConfig;
-use retie_data::{DatasetOptions, TokenDataset, Tokenizer};
+use retie_data::{DatasetOptions, TokenDataset, Tokenizer, document::check_files};
 use std::{path::PathBuf, sync::Arc};
 
 /// The token between documents, if the tokenizer has it: the end of a *text*, which in chat models differs from the end of a
@@ -31,8 +31,10 @@ impl Inputs {
     /// Opens what `config` names; `student` stands in for its student when a run is resumed.
     ///
     /// # Errors
-    /// When a model or tokenizer is missing, damaged, or does not fit the others.
+    /// When a data file is missing, or a model or tokenizer is missing, damaged, or does not fit the others.
     pub fn open(config: &UptrainConfig, student: Option<ModelSource>) -> Result<Self, TrainError> {
+        let files: Vec<PathBuf> = config.data.train.iter().chain(&config.data.heldout).cloned().collect();
+        check_files(&files)?;
         let student = match student {
             Some(student) => student,
             None => ModelSource::open(&config.student.model)?,

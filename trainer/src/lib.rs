@@ -13,7 +13,7 @@ mod plan;
 mod run;
 
 pub use error::TrainError;
-pub use event::{Event, Outcome, StepRow};
+pub use event::{Baseline, Event, Outcome, StepRow};
 pub use metrics::read_metrics;
 pub use plan::{ParameterGroup, RunPlan, plan};
 pub use run::{MODEL_DIR, Resume, uptrain};

@@ -48,6 +48,12 @@ impl Objective {
         f64::from(cross_entropy) * losses.cross_entropy + f64::from(forward_kl) * temperature * temperature * kl
     }
 
+    /// The frozen teacher.
+    #[must_use]
+    pub fn teacher(&self) -> Option<&CausalLm> {
+        self.teacher.as_ref()
+    }
+
     /// Losses of `batch` and, added to `grads`, the gradient of their weighted sum times `share`: the batch's part of the
     /// optimizer step.
     pub fn backward(&self, student: &CausalLm, batch: &Batch, share: f64, grads: &mut Gradients) -> Losses {

@@ -7,8 +7,8 @@
 use crate::{
     TrainError,
     adamw::AdamW,
-    checkpoint::{self, Restored, State},
-    event::{Event, Outcome, StepRow},
+    checkpoint::{self, ModelFiles, Restored, State},
+    event::{Baseline, Event, Outcome, StepRow},
     gradients::Gradients,
     inputs::{Inputs, Texts},
     metrics::Metrics,
@@ -19,6 +19,7 @@ use retie_checkpoint::{ModelSource, Provenance, Staging};
 use retie_config::{ModelConfig, UptrainConfig, document::to_yaml};
 use retie_data::{Cursor, Sampler, TokenDataset};
 use retie_model::CausalLm;
+use serde_json::json;
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -44,6 +45,7 @@ struct Run<'a> {
     /// Shape and tokenizer files, written into every checkpoint.
     model_config: ModelConfig,
     companions: Vec<(String, Vec<u8>)>,
+    provenance: &'a Provenance,
     objective: Objective,
     optimizer: AdamW,
     sampler: Sampler,
@@ -93,6 +95,7 @@ pub fn uptrain(
         config,
         model_config: inputs.student.config.clone(),
         companions: inputs.student.companions.clone(),
+        provenance,
         objective: Objective::new(&config.losses, teacher),
         optimizer: AdamW::restore(config.optimizer.clone(), state.step, moments),
         sampler,
@@ -119,19 +122,28 @@ impl Run<'_> {
         let train = &self.config.train;
         if self.state.step == 0
             && train.eval_every > 0
-            && let Some(heldout_cross_entropy) = self.heldout_loss(&model)?
+            && let Some(heldout_cross_entropy) = self.heldout_loss(&model.valid())?
         {
-            self.write_heldout(heldout_cross_entropy)?;
-            events(Event::Baseline { heldout_cross_entropy });
+            let teacher = self.objective.teacher().map(|teacher| self.heldout_loss(teacher)).transpose()?;
+            let baseline = Baseline { heldout_cross_entropy, teacher_heldout_cross_entropy: teacher.flatten() };
+            self.write_heldout(json!({
+                "step": 0,
+                "tokens": 0,
+                "heldout_cross_entropy": heldout_cross_entropy,
+                "teacher_heldout_cross_entropy": baseline.teacher_heldout_cross_entropy,
+            }))?;
+            events(Event::Baseline(baseline));
         }
         while self.state.step < num_steps {
             let (next, mut row) = self.step(model)?;
             model = next;
             let last = row.step == num_steps;
             if train.eval_every > 0 && (row.step.is_multiple_of(train.eval_every) || last) {
-                row.heldout_cross_entropy = self.heldout_loss(&model)?;
+                row.heldout_cross_entropy = self.heldout_loss(&model.valid())?;
                 if let Some(loss) = row.heldout_cross_entropy {
-                    self.write_heldout(loss)?;
+                    self.write_heldout(
+                        json!({ "step": row.step, "tokens": row.tokens, "heldout_cross_entropy": loss }),
+                    )?;
                 }
             }
             self.metrics.write(&row)?;
@@ -148,10 +160,14 @@ impl Run<'_> {
         let path = self.config.run.dir.join(MODEL_DIR);
         if !path.exists() {
             let staging = Staging::new(&path)?;
-            checkpoint::save_model(&model, &self.model_config, &self.companions, staging.path())?;
+            self.files().write(&model, staging.path())?;
             staging.publish()?;
         }
         Ok(Outcome::Finished { model: path })
+    }
+
+    fn files(&self) -> ModelFiles<'_> {
+        ModelFiles { config: &self.model_config, companions: &self.companions, provenance: self.provenance }
     }
 
     fn step(&mut self, model: CausalLm) -> Result<(CausalLm, StepRow), TrainError> {
@@ -196,15 +212,12 @@ impl Run<'_> {
     fn heldout_loss(&self, model: &CausalLm) -> Result<Option<f64>, TrainError> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let batches = heldout.heldout_batches(self.config.train.batch_size, Some(self.config.train.eval_sequences))?;
-        Ok(Some(cross_entropy(&model.valid(), batches)))
+        Ok(Some(cross_entropy(model, batches)))
     }
 
-    fn write_heldout(&self, cross_entropy: f64) -> Result<(), TrainError> {
+    fn write_heldout(&self, row: serde_json::Value) -> Result<(), TrainError> {
         let dir = self.config.run.dir.join("eval");
         fs_err::create_dir_all(&dir)?;
-        let row = serde_json::json!({
-            "step": self.state.step, "tokens": self.state.tokens, "heldout_cross_entropy": cross_entropy,
-        });
         Ok(fs_err::write(dir.join(format!("step-{}.json", self.state.step)), format!("{row}\n"))?)
     }
 
@@ -215,7 +228,7 @@ impl Run<'_> {
         }
         let dir = &self.config.run.dir;
         let moments = self.optimizer.moments();
-        let path = checkpoint::save(dir, model, &self.model_config, &self.companions, moments, &self.state)?;
+        let path = checkpoint::save(dir, model, self.files(), moments, &self.state)?;
         events(Event::Checkpoint { step, path: &path });
         self.saved = Some((step, path));
         checkpoint::prune(dir, self.config.train.keep_last)

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod plot;
 pub mod report;
 pub mod tasks;
 pub mod uptrain;

@@ -13,7 +13,7 @@ use crate::{
 use clap::Args;
 use retie_checkpoint::Provenance;
 use retie_config::{UptrainConfig, document};
-use retie_trainer::{Event, Outcome, Resume, StepRow};
+use retie_trainer::{Baseline, Event, Outcome, Resume, StepRow};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -143,10 +143,11 @@ impl Watcher {
                 output::line(&format!("resumed after step {step} from {}", path.display()));
                 self.bar(step).start_at(step);
             }
-            Event::Baseline { heldout_cross_entropy } => {
+            Event::Baseline(Baseline { heldout_cross_entropy, teacher_heldout_cross_entropy: teacher }) => {
                 self.summary.baseline = Some(heldout_cross_entropy);
                 self.summary.heldout = Some(heldout_cross_entropy);
-                output::line(&format!("held-out cross-entropy before training {heldout_cross_entropy:.4}"));
+                let teacher = teacher.map_or_else(String::new, |loss| format!(", of the teacher {loss:.4}"));
+                output::line(&format!("held-out cross-entropy before training {heldout_cross_entropy:.4}{teacher}"));
             }
             Event::Step { row, num_steps } => self.step(row, num_steps),
             Event::Checkpoint { step, path } => {

@@ -45,7 +45,8 @@ pub struct Level {
     pub y: f64,
 }
 
-const SIZE: (u32, u32) = (900, 380);
+/// Width and height in pixels.
+pub(super) const SIZE: (u32, u32) = (900, 380);
 const INK: RGBColor = RGBColor(1, 1, 1);
 const GRID: RGBColor = RGBColor(2, 2, 2);
 /// Colours of the style sheet; further curves begin again.

@@ -1,10 +1,15 @@
 //! A report as one HTML file that needs nothing else: style and curves are in it, for light and dark screens.
 
 mod chart;
+mod svg_file;
 
 use crate::EvalError;
 pub use chart::{Chart, Level, Series};
 use std::fmt::Write;
+pub use svg_file::render_svg;
+
+/// Colours of pages and charts, for light and dark screens.
+const PALETTE: &str = include_str!("palette.css");
 
 /// What a report holds, in the order of the page.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,7 +70,7 @@ pub fn render_report(report: &Report) -> Result<String, EvalError> {
     Ok(format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{}</title>\n\
-         <style>\n{style}{rules}</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
+         <style>\n{PALETTE}{style}{rules}</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
         escape(&report.title)
     ))
 }

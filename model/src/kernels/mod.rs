@@ -52,6 +52,16 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// A linear and its LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`: `x [M, in]`, `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[M, out]`.
+pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&x.device()) {
+        let (x, weight, a, b) = (x.into_dispatch(), weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_linear_lora(x, weight, a, b))
+    } else {
+        plain::linear_lora(x, weight, a, b)
+    }
+}
+
 /// RMSNorm over the last dimension: `x [M, D]`, `weight [D]`.
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     if is_cpu(&x.device()) {

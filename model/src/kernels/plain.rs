@@ -7,6 +7,10 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     x.matmul(weight.transpose())
 }
 
+pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    linear(x.clone(), weight) + linear(linear(x, a), b)
+}
+
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
     x * scale * weight.unsqueeze()

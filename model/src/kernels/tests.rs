@@ -59,6 +59,15 @@ fn linear_equals_the_plain_product() {
 }
 
 #[test]
+fn a_linear_with_lora_equals_the_plain_sum() {
+    compare(
+        [random([5, 7], 1), random([11, 7], 2), random([3, 7], 26), random([11, 3], 27)],
+        |[x, w, a, b]| super::linear_lora(x, w, a, b),
+        |[x, w, a, b]| plain::linear_lora(x, w, a, b),
+    );
+}
+
+#[test]
 fn rms_norm_equals_the_plain_one() {
     // 70 rows are three tasks; 37 columns leave a tail behind the 16 lanes.
     compare(

@@ -77,7 +77,7 @@ impl Demo {
         let evals = measure(out, &device)?;
 
         step(5, "report");
-        let content = Content::read(&[out.join("run")], &evals)?;
+        let content = Content::read(&[out.join("run").as_path().into()], &evals)?;
         let report = out.join("report.html");
         let losses = content.losses();
         let took = start.elapsed().as_secs_f64();

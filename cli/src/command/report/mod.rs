@@ -8,16 +8,16 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use evaluations::Evaluations;
 use retie_eval::{Report, Table, render_report};
-use runs::Runs;
+pub use runs::{NamedRun, Runs};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Put runs and evaluations side by side: a table, and an HTML file with the curves
 #[derive(Debug, Args)]
 pub struct ReportCommand {
-    /// Folders of `retie uptrain` runs
+    /// Folders of `retie uptrain` runs; `NAME=RUN_DIR` gives one a name
     #[arg(value_name = "RUN_DIR")]
-    runs: Vec<PathBuf>,
+    runs: Vec<NamedRun>,
     /// A file of `retie eval --json`, and the name of its row
     #[arg(long = "eval", value_name = "NAME=FILE")]
     evals: Vec<String>,
@@ -63,7 +63,7 @@ pub struct Content {
 
 impl Content {
     /// Reads runs, and files of evaluations by name.
-    pub fn read(runs: &[PathBuf], evals: &[(String, PathBuf)]) -> anyhow::Result<Self> {
+    pub fn read(runs: &[NamedRun], evals: &[(String, PathBuf)]) -> anyhow::Result<Self> {
         Ok(Self { evaluations: Evaluations::read(evals)?, runs: Runs::read(runs)? })
     }
 

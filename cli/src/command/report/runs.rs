@@ -1,12 +1,42 @@
 //! Folders of runs as curves, facts and a table.
 
 use crate::number::{duration, grouped, rate};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use retie_checkpoint::Provenance;
-use retie_eval::{Chart, Series, Table};
-use retie_trainer::{StepRow, read_metrics};
+use retie_eval::{Chart, Level, Series, Table};
+use retie_trainer::{Baseline, StepRow, read_metrics};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// The folder of a run and its name in tables and legends: `DIR`, or `NAME=DIR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedRun {
+    /// The folder itself, where no other name is given.
+    pub name: String,
+    pub folder: PathBuf,
+}
+
+impl From<&Path> for NamedRun {
+    fn from(folder: &Path) -> Self {
+        Self { name: folder.display().to_string(), folder: folder.to_owned() }
+    }
+}
+
+impl FromStr for NamedRun {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.split_once('=') {
+            // A folder may have the sign in its name.
+            Some((name, folder)) if !Path::new(text).exists() => Self { name: name.into(), folder: folder.into() },
+            _ => Path::new(text).into(),
+        })
+    }
+}
 
 /// Runs in the order given.
 pub struct Runs(Vec<Run>);
@@ -15,7 +45,7 @@ struct Run {
     name: String,
     rows: Vec<StepRow>,
     /// Held-out cross-entropy before the first step.
-    baseline: Option<f64>,
+    baseline: Option<Baseline>,
     provenance: Option<Provenance>,
     config: Option<String>,
 }
@@ -27,20 +57,12 @@ const BASELINE: &str = "eval/step-0.json";
 
 impl Runs {
     /// Reads the folders.
-    pub fn read(folders: &[PathBuf]) -> anyhow::Result<Self> {
-        Ok(Self(folders.iter().map(|folder| Run::read(folder)).collect::<anyhow::Result<_>>()?))
+    pub fn read(runs: &[NamedRun]) -> anyhow::Result<Self> {
+        Ok(Self(runs.iter().map(Run::read).collect::<anyhow::Result<_>>()?))
     }
 
     /// The curves: the loss, its terms if there is one run, and the held-out loss.
     pub fn charts(&self) -> Vec<Chart> {
-        let chart = |title: &str, series: Vec<Series>| Chart {
-            title: title.to_owned(),
-            x_label: "training tokens".to_owned(),
-            y_label: "nats per token".to_owned(),
-            series,
-            levels: Vec::new(),
-        };
-        let heldout: Vec<Series> = self.0.iter().map(Run::heldout).filter(|series| !series.points.is_empty()).collect();
         let training = match self.0.as_slice() {
             [only] => only.terms(),
             runs => runs
@@ -48,11 +70,27 @@ impl Runs {
                 .map(|run| Series { name: run.name.clone(), points: run.points(|row| Some(row.loss)) })
                 .collect(),
         };
-        [("Training loss", training), ("Held-out cross-entropy", heldout)]
-            .into_iter()
-            .filter(|(_, series)| !series.is_empty())
-            .map(|(title, series)| chart(title, series))
-            .collect()
+        let training = chart("Training loss", training, Vec::new());
+        [training, self.heldout()].into_iter().filter(|chart| !chart.series.is_empty()).collect()
+    }
+
+    /// Held-out loss of every run, and that of the teachers.
+    pub fn heldout(&self) -> Chart {
+        let series = self.0.iter().map(Run::heldout).filter(|series| !series.points.is_empty()).collect();
+        chart("Held-out cross-entropy", series, self.teachers())
+    }
+
+    /// The teachers' held-out losses; one line where all runs have the same.
+    fn teachers(&self) -> Vec<Level> {
+        let loss = |run: &Run| run.baseline?.teacher_heldout_cross_entropy;
+        let losses: Vec<(&Run, f64)> = self.0.iter().filter_map(|run| Some((run, loss(run)?))).collect();
+        match losses.as_slice() {
+            [] => Vec::new(),
+            [(_, y), rest @ ..] if rest.iter().all(|(_, other)| other == y) => {
+                vec![Level { name: "teacher".into(), y: *y }]
+            }
+            all => all.iter().map(|(run, y)| Level { name: format!("{}: teacher", run.name), y: *y }).collect(),
+        }
     }
 
     /// A row a run, if there is one.
@@ -118,6 +156,16 @@ impl Runs {
     }
 }
 
+fn chart(title: &str, series: Vec<Series>, levels: Vec<Level>) -> Chart {
+    Chart {
+        title: title.to_owned(),
+        x_label: "training tokens".to_owned(),
+        y_label: "nats per token".to_owned(),
+        series,
+        levels,
+    }
+}
+
 /// First and last value of a curve.
 fn change(points: &[(f64, f64)]) -> String {
     match points {
@@ -128,24 +176,28 @@ fn change(points: &[(f64, f64)]) -> String {
 }
 
 impl Run {
-    fn read(folder: &Path) -> anyhow::Result<Self> {
-        let name = folder.display().to_string();
+    fn read(NamedRun { name, folder }: &NamedRun) -> anyhow::Result<Self> {
         ensure!(
             folder.join(METRICS).is_file(),
-            "`{name}` has no `{METRICS}`, expected the folder of a `retie uptrain` run"
+            "`{}` has no `{METRICS}`, expected the folder of a `retie uptrain` run",
+            folder.display()
         );
         let config = folder.join(CONFIG);
         let baseline = folder.join(BASELINE);
-        let baseline: Value = match baseline.is_file() {
-            true => serde_json::from_str(&fs_err::read_to_string(baseline)?)?,
-            false => Value::Null,
+        let baseline = match baseline.is_file() {
+            true => {
+                let text = fs_err::read_to_string(&baseline)?;
+                let damaged = || format!("`{}` is not a held-out measurement", baseline.display());
+                Some(serde_json::from_str(&text).with_context(damaged)?)
+            }
+            false => None,
         };
         Ok(Self {
             rows: read_metrics(folder)?,
-            baseline: baseline["heldout_cross_entropy"].as_f64(),
+            baseline,
             provenance: Provenance::load(folder)?,
             config: config.is_file().then(|| fs_err::read_to_string(config)).transpose()?,
-            name,
+            name: name.clone(),
         })
     }
 
@@ -167,7 +219,7 @@ impl Run {
     }
 
     fn heldout(&self) -> Series {
-        let baseline = self.baseline.map(|loss| (0.0, loss));
+        let baseline = self.baseline.map(|baseline| (0.0, baseline.heldout_cross_entropy));
         let points = baseline.into_iter().chain(self.points(|row| row.heldout_cross_entropy));
         Series { name: self.name.clone(), points: points.collect() }
     }

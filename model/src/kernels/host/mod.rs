@@ -2,25 +2,32 @@
 
 mod attention;
 mod autodiff;
+mod linear;
+pub(super) mod matmul;
 mod rms_norm;
 mod rope;
 pub(super) mod simd;
 mod swiglu;
+pub(super) mod tensor;
 
 use attention::{Saved, Sizes};
 use autodiff::{BackwardInput, record};
-use burn::{
-    backend::{
-        Autodiff, Backend, Flex, TensorMetadata, autodiff::checkpoint::strategy::CheckpointStrategy, backend_extension,
-        flex::FlexTensor, ops::FloatTensorOps, tensor::FloatTensor,
-    },
-    tensor::{DType, Shape, TensorData},
+use burn::backend::{
+    Autodiff, Backend, Flex, TensorMetadata, autodiff::checkpoint::strategy::CheckpointStrategy, backend_extension,
+    flex::FlexTensor, tensor::FloatTensor,
 };
 use rope::Turn;
+use tensor::{dense, from_values, values, zeros_like};
 
 #[backend_extension(Flex, Autodiff)]
 pub trait DecoderOps: Backend {
     fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_linear_lora(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -30,28 +37,6 @@ pub trait DecoderOps: Backend {
         v: FloatTensor<Self>,
         kv_len: usize,
     ) -> FloatTensor<Self>;
-}
-
-/// A tensor whose storage starts at its first element and has no gaps.
-fn dense(tensor: FlexTensor) -> FlexTensor {
-    if tensor.is_contiguous() && tensor.layout().start_offset() == 0 { tensor } else { tensor.to_contiguous() }
-}
-
-/// The elements of a dense tensor.
-fn values(tensor: &FlexTensor) -> &[f32] {
-    &tensor.storage::<f32>()[..tensor.layout().num_elements()]
-}
-
-fn like(tensor: &FlexTensor) -> FlexTensor {
-    FlexTensor::empty(tensor.shape(), DType::F32)
-}
-
-fn from_values(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape.into()))
-}
-
-fn transpose(tensor: FlexTensor) -> FlexTensor {
-    tensor.transpose(0, 1)
 }
 
 fn sizes(q: &FlexTensor, k: &FlexTensor, kv_len: usize) -> Sizes {
@@ -83,28 +68,32 @@ struct AttentionState {
 fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, turn: Turn) -> FlexTensor {
     let x = dense(x);
     let [_, tokens, heads, head_dim] = x.shape().dims();
-    let mut out = like(&x);
-    rope::rotate(values(&x), [tokens, heads, head_dim], values(cos), values(sin), turn, out.storage_mut());
-    out
+    let mut out = zeros_like(&x);
+    rope::rotate(values(&x), [tokens, heads, head_dim], values(cos), values(sin), turn, &mut out);
+    from_values(out, x.shape())
 }
 
 impl DecoderOps for Flex {
     fn decoder_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
-        Flex::float_matmul(x, transpose(weight))
+        linear::forward(x, weight)
+    }
+
+    fn decoder_linear_lora(x: FlexTensor, weight: FlexTensor, a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        linear::forward_lora([x, weight, a, b]).0
     }
 
     fn decoder_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
         let (x, weight) = (dense(x), dense(weight));
-        let mut out = like(&x);
-        rms_norm::forward(values(&x), values(&weight), eps, out.storage_mut());
-        out
+        let mut out = zeros_like(&x);
+        rms_norm::forward(values(&x), values(&weight), eps, &mut out);
+        from_values(out, x.shape())
     }
 
     fn decoder_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let (gate, up) = (dense(gate), dense(up));
-        let mut out = like(&gate);
-        swiglu::forward(values(&gate), values(&up), out.storage_mut());
-        out
+        let mut out = zeros_like(&gate);
+        swiglu::forward(values(&gate), values(&up), &mut out);
+        from_values(out, gate.shape())
     }
 
     fn decoder_rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
@@ -121,12 +110,19 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         record::<C, _, 2>(
             [x, weight],
             |[x, weight]| (Flex::decoder_linear(x.clone(), weight.clone()), (x, weight)),
-            |BackwardInput { saved: (x, weight), grad, wanted: [x_wanted, weight_wanted] }| {
-                let grad_x = x_wanted.then(|| Flex::float_matmul(grad.clone(), weight));
-                let grad_weight = weight_wanted.then(|| Flex::float_matmul(transpose(grad), x));
-                [grad_x, grad_weight]
-            },
+            |BackwardInput { saved, grad, wanted }| linear::backward(saved, grad, wanted),
         )
+    }
+
+    fn decoder_linear_lora(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 4>([x, weight, a, b], linear::forward_lora, |BackwardInput { saved, grad, wanted }| {
+            linear::backward_lora(saved, grad, wanted)
+        })
     }
 
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
@@ -135,10 +131,9 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
             |[x, weight]| (Flex::decoder_rms_norm(x.clone(), weight.clone(), eps), (x, weight, eps)),
             |BackwardInput { saved: (x, weight, eps), grad, .. }| {
                 let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
-                let mut grad_x = like(&x);
-                let grad_weight =
-                    rms_norm::backward(values(&x), values(&weight), values(&grad), eps, grad_x.storage_mut());
-                [Some(grad_x), Some(from_values(grad_weight, weight.shape()))]
+                let mut grad_x = zeros_like(&x);
+                let grad_weight = rms_norm::backward(values(&x), values(&weight), values(&grad), eps, &mut grad_x);
+                [Some(from_values(grad_x, x.shape())), Some(from_values(grad_weight, weight.shape()))]
             },
         )
     }
@@ -149,10 +144,9 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
             |[gate, up]| (Flex::decoder_swiglu(gate.clone(), up.clone()), (gate, up)),
             |BackwardInput { saved: (gate, up), grad, .. }| {
                 let (gate, up, grad) = (dense(gate), dense(up), dense(grad));
-                let (mut grad_gate, mut grad_up) = (like(&gate), like(&up));
-                let (gate, up, grad) = (values(&gate), values(&up), values(&grad));
-                swiglu::backward(gate, up, grad, grad_gate.storage_mut(), grad_up.storage_mut());
-                [Some(grad_gate), Some(grad_up)]
+                let (mut grad_gate, mut grad_up) = (zeros_like(&gate), zeros_like(&up));
+                swiglu::backward(values(&gate), values(&up), values(&grad), &mut grad_gate, &mut grad_up);
+                [Some(from_values(grad_gate, gate.shape())), Some(from_values(grad_up, up.shape()))]
             },
         )
     }

@@ -1,0 +1,171 @@
+//! Products of matrices through the `gemm` crate, on slices.
+//!
+//! burn-flex has a product of its own, on the same crate. It clears its output, and copies the cleared bytes once more to align
+//! them, on one thread; here the product is written into memory that nothing has touched, or added to what is there.
+
+#![expect(
+    unsafe_code,
+    reason = "the crate's entry point takes pointers; a `Matrix` cannot be made with sizes that leave its slice"
+)]
+
+use gemm::{Parallelism, gemm};
+
+/// Multiply-adds below which a second thread costs more than it brings.
+const PARALLEL_FROM: usize = 192 * 192 * 192;
+
+/// A dense matrix in a slice, or its transpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row after row.
+    ///
+    /// # Panics
+    /// When `values` does not have `rows · cols` elements.
+    pub fn new(values: &'a [f32], [rows, cols]: [usize; 2]) -> Self {
+        assert_eq!(values.len(), rows * cols, "elements of a matrix of {rows} × {cols}");
+        Self { values, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// Rows and columns swapped; nothing is moved.
+    pub fn t(self) -> Self {
+        let Self { values, rows, cols, row_stride, col_stride } = self;
+        Self { values, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
+    }
+}
+
+/// `lhs · rhs`, row after row.
+pub fn product(lhs: Matrix<'_>, rhs: Matrix<'_>) -> Vec<f32> {
+    let len = lhs.rows * rhs.cols;
+    if lhs.cols == 0 {
+        return vec![0.0; len];
+    }
+    let mut out: Vec<f32> = Vec::with_capacity(len);
+    // SAFETY: `out` has room for `len` elements; the product reads none of them and writes all (`lhs.cols` is not 0).
+    unsafe {
+        run(out.as_mut_ptr(), false, lhs, rhs);
+        out.set_len(len);
+    }
+    out
+}
+
+/// `out ← lhs · rhs`.
+///
+/// # Panics
+/// When `out` has another size.
+pub fn write_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) {
+    assert_eq!(out.len(), lhs.rows * rhs.cols, "elements of the product");
+    if lhs.cols == 0 {
+        return out.fill(0.0);
+    }
+    // SAFETY: `out` has as many elements as the product.
+    unsafe { run(out.as_mut_ptr(), false, lhs, rhs) }
+}
+
+/// `out ← out + lhs · rhs`.
+///
+/// # Panics
+/// When `out` has another size.
+pub fn add_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) {
+    assert_eq!(out.len(), lhs.rows * rhs.cols, "elements of the product");
+    if lhs.cols != 0 {
+        // SAFETY: `out` has as many elements as the product, all of them initialised.
+        unsafe { run(out.as_mut_ptr(), true, lhs, rhs) }
+    }
+}
+
+/// # Safety
+/// `out` must be valid for writes of `lhs.rows · rhs.cols` elements, and with `add` for reads of as many initialised ones.
+unsafe fn run(out: *mut f32, add: bool, lhs: Matrix<'_>, rhs: Matrix<'_>) {
+    assert_eq!(lhs.cols, rhs.rows, "inner sizes of a product");
+    let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
+    let parallel = m * n * k >= PARALLEL_FROM;
+    // Sizes of things in memory fit.
+    let stride = |stride: usize| stride as isize;
+    // SAFETY: the caller answers for `out`, written row after row; `Matrix` keeps every element of `lhs` and `rhs` in its slice.
+    unsafe {
+        gemm(
+            m,
+            n,
+            k,
+            out,
+            1,
+            stride(n),
+            add,
+            lhs.values.as_ptr(),
+            stride(lhs.col_stride),
+            stride(lhs.row_stride),
+            rhs.values.as_ptr(),
+            stride(rhs.col_stride),
+            stride(rhs.row_stride),
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            if parallel { Parallelism::Rayon(0) } else { Parallelism::None },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7) % 11) as f32 - 5.0).collect()
+    }
+
+    /// Element by element; small integers, so exact in f32.
+    fn reference(lhs: &[f32], rhs: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
+        let element = |i: usize, j: usize| (0..k).map(|l| lhs[i * k + l] * rhs[l * n + j]).sum();
+        (0..m * n).map(|at| element(at / n, at % n)).collect()
+    }
+
+    fn transpose(x: &[f32], [rows, cols]: [usize; 2]) -> Vec<f32> {
+        (0..rows * cols).map(|at| x[at % rows * cols + at / rows]).collect()
+    }
+
+    #[test]
+    fn products_of_matrices_and_transposes_are_exact() {
+        // The last size is large enough for two threads.
+        for [m, k, n] in [[1, 1, 1], [3, 5, 7], [33, 17, 2], [200, 190, 210]] {
+            let (a, b) = (counted(m * k), counted(k * n));
+            let (at, bt) = (transpose(&a, [m, k]), transpose(&b, [k, n]));
+            let expected = reference(&a, &b, [m, k, n]);
+            let lhs = [Matrix::new(&a, [m, k]), Matrix::new(&at, [k, m]).t()];
+            let rhs = [Matrix::new(&b, [k, n]), Matrix::new(&bt, [n, k]).t()];
+            for (lhs, rhs) in lhs.into_iter().flat_map(|l| rhs.map(|r| (l, r))) {
+                assert_eq!(product(lhs, rhs), expected);
+                let mut out = vec![f32::NAN; m * n];
+                write_product(&mut out, lhs, rhs);
+                assert_eq!(out, expected);
+                add_product(&mut out, lhs, rhs);
+                assert_eq!(out, expected.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_inner_size_gives_zeros() {
+        let (lhs, rhs) = (Matrix::new(&[], [2, 0]), Matrix::new(&[], [0, 3]));
+        assert_eq!(product(lhs, rhs), [0.0; 6]);
+        let mut out = [1.0; 6];
+        add_product(&mut out, lhs, rhs);
+        assert_eq!(out, [1.0; 6]);
+        write_product(&mut out, lhs, rhs);
+        assert_eq!(out, [0.0; 6]);
+    }
+
+    #[test]
+    #[should_panic(expected = "inner sizes of a product")]
+    fn sizes_that_do_not_fit_are_refused() {
+        product(Matrix::new(&[0.0; 6], [2, 3]), Matrix::new(&[0.0; 4], [2, 2]));
+    }
+}
