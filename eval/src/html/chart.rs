@@ -95,6 +95,7 @@ fn draw(
     let levels_range = x_range.clone();
     let mut context = ChartBuilder::on(area)
         .margin(10)
+        .margin_right(28) // half of the last label
         .x_label_area_size(44)
         .y_label_area_size(64)
         .build_cartesian_2d(x_range, y_range)?;
