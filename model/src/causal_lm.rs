@@ -101,7 +101,7 @@ impl CausalLm {
         let device = ids.device();
         let angles = self.plan.rope.angles(start, tokens, &device.inner());
         let rows = ids.reshape([batch * tokens]);
-        let mut x = self.model.embed_tokens.weight.val().select(0, rows); // [B·T, D]
+        let mut x = kernels::embedding(self.model.embed_tokens.weight.val(), rows); // [B·T, D]
         for step in self.plan.share_map.depths() {
             let cache = cache.as_deref_mut();
             x = self.run(x, step.layer.0, step.depth.0, batch, &angles, cache);
@@ -125,10 +125,11 @@ impl CausalLm {
         let (stored, own) = (&self.model.layers[layer], &self.model.depths[depth]);
         let normed = norm(&stored.input_layernorm, &own.input_layernorm).forward(x.clone(), config.rms_norm_eps);
         let slot = cache.map(|c| c.slot(depth));
-        let x = x + stored.self_attn.forward(normed, &own.self_attn, config, batch, angles, slot);
+        let attended = stored.self_attn.forward(normed, &own.self_attn, config, batch, angles, slot);
+        let x = kernels::add(x, attended);
         let normed = norm(&stored.post_attention_layernorm, &own.post_attention_layernorm)
             .forward(x.clone(), config.rms_norm_eps);
-        x + stored.mlp.forward(normed, &own.mlp)
+        kernels::add(x, stored.mlp.forward(normed, &own.mlp))
     }
 
     /// The table that turns hidden states into logits, `[V, D]`.

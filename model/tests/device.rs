@@ -6,7 +6,7 @@
 
 mod support;
 
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use retie_model::{
     CausalLm, KvCache,
     kernels::{self, HeadInput, LossWeights, head_loss, token_log_probs},
@@ -72,6 +72,11 @@ fn compare<const D: usize, const O: usize>(
 #[test]
 fn operations_agree_with_the_cpu() {
     let Some(device) = device() else { return };
+    compare("add", &device, &[&[37, 24], &[37, 24]], |x: Vec<Tensor<2>>| kernels::add(x[0].clone(), x[1].clone()));
+    compare("embedding", &device, &[&[37, 24]], |x: Vec<Tensor<2>>| {
+        let ids = Tensor::<1, Int>::from_ints([3, 1, 3, 36, 3], &x[0].device().inner());
+        kernels::embedding(x[0].clone(), ids)
+    });
     compare("linear", &device, &[&[37, 24], &[50, 24]], |x: Vec<Tensor<2>>| {
         kernels::linear(x[0].clone(), x[1].clone())
     });

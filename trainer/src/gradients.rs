@@ -7,7 +7,7 @@ use burn::{
 use rayon::prelude::*;
 use retie_model::{
     CausalLm,
-    kernels::{f32_slice, is_cpu},
+    kernels::{f32_slice, f32_slice_mut, is_cpu},
 };
 use std::collections::BTreeMap;
 
@@ -50,6 +50,7 @@ impl Gradients {
 
     fn add_one(&mut self, name: &str, grad: Tensor<1>) {
         let sum = match self.0.remove(name) {
+            Some(sum) if is_cpu(&sum.device()) => add_in_place(sum, grad),
             Some(sum) => sum + grad,
             None => grad,
         };
@@ -83,6 +84,14 @@ impl Gradients {
         }
         total.sqrt()
     }
+}
+
+/// `sum + grad` in the memory of `sum`, on all threads.
+fn add_in_place(sum: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
+    let device = sum.device();
+    let (mut sum, grad) = (sum.into_data(), grad.into_data());
+    f32_slice_mut(&mut sum).par_iter_mut().zip_eq(f32_slice(&grad)).with_min_len(1 << 15).for_each(|(x, y)| *x += y);
+    Tensor::from_data(sum, &device)
 }
 
 fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {

@@ -16,7 +16,7 @@ pub use head_loss::{HeadInput, HeadLoss, LossWeights, head_loss, token_log_probs
 
 use burn::{
     backend::{Dispatch, DispatchDevice},
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, Int, Tensor, TensorData},
 };
 use host::DecoderOps;
 
@@ -41,6 +41,24 @@ pub fn f32_slice_mut(data: &mut TensorData) -> &mut [f32] {
 #[must_use]
 pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// `x + y`, `[M, D]` each: the residual connection.
+pub fn add(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&x.device()) {
+        Tensor::from_dispatch(Dispatch::decoder_add(x.into_dispatch(), y.into_dispatch()))
+    } else {
+        x + y
+    }
+}
+
+/// Rows of `table [V, D]` by `ids [M]` → `[M, D]`.
+pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+    if is_cpu(&table.device()) {
+        Tensor::from_dispatch(Dispatch::decoder_embedding(table.into_dispatch(), ids.into_dispatch()))
+    } else {
+        table.select(0, ids)
+    }
 }
 
 /// `y = x·Wᵀ`: `x [M, in]`, `weight [out, in]` (the layout of a Hugging Face checkpoint) → `[M, out]`.

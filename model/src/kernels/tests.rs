@@ -3,7 +3,7 @@
 use super::{HeadInput, LossWeights, f32_slice, head_loss, host::DecoderOps, plain, token_log_probs};
 use burn::{
     backend::Dispatch,
-    tensor::{Device, Distribution, Tensor},
+    tensor::{Device, Distribution, Int, Tensor},
 };
 
 fn floats(data: burn::tensor::TensorData) -> Vec<f32> {
@@ -51,6 +51,18 @@ fn compare<const N: usize, const D: usize, const O: usize>(
     for (i, (grad, expected)) in grads.into_iter().zip(expected_grads).enumerate() {
         assert_close(&format!("gradient {i}"), grad, expected);
     }
+}
+
+#[test]
+fn a_sum_equals_the_plain_one() {
+    compare([random([300, 113], 28), random([300, 113], 29)], |[x, y]| super::add(x, y), |[x, y]| x + y);
+}
+
+#[test]
+fn rows_of_a_table_equal_the_plain_selection() {
+    // Row 3 is read three times, row 0 never.
+    let ids = Tensor::<1, Int>::from_ints([3, 1, 3, 6, 3], &device());
+    compare([random([7, 37], 30)], |[t]| super::embedding(t, ids.clone()), |[t]| t.select(0, ids.clone()));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Host kernels for the CPU backend, as a burn backend extension with hand-written backward passes.
 
+mod add;
 mod attention;
 mod autodiff;
+mod embedding;
 mod linear;
 pub(super) mod matmul;
 mod rms_norm;
@@ -13,14 +15,19 @@ pub(super) mod tensor;
 use attention::{Saved, Sizes};
 use autodiff::{BackwardInput, record};
 use burn::backend::{
-    Autodiff, Backend, Flex, TensorMetadata, autodiff::checkpoint::strategy::CheckpointStrategy, backend_extension,
-    flex::FlexTensor, tensor::FloatTensor,
+    Autodiff, Backend, Flex, TensorMetadata,
+    autodiff::checkpoint::strategy::CheckpointStrategy,
+    backend_extension,
+    flex::FlexTensor,
+    tensor::{FloatTensor, IntTensor},
 };
 use rope::Turn;
 use tensor::{dense, from_values, values, zeros_like};
 
 #[backend_extension(Flex, Autodiff)]
 pub trait DecoderOps: Backend {
+    fn decoder_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_embedding(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
     fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_linear_lora(
         x: FloatTensor<Self>,
@@ -74,6 +81,15 @@ fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, turn: Turn) -> Flex
 }
 
 impl DecoderOps for Flex {
+    fn decoder_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        let (x, y) = (dense(x), dense(y));
+        from_values(add::add(values(&x), values(&y)), x.shape())
+    }
+
+    fn decoder_embedding(table: FlexTensor, ids: FlexTensor) -> FlexTensor {
+        embedding::forward(table, &ids).0
+    }
+
     fn decoder_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         linear::forward(x, weight)
     }
@@ -106,6 +122,26 @@ impl DecoderOps for Flex {
 }
 
 impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
+    fn decoder_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [x, y],
+            |[x, y]| (Flex::decoder_add(x, y), ()),
+            |BackwardInput { grad, .. }| [Some(grad.clone()), Some(grad)],
+        )
+    }
+
+    fn decoder_embedding(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 1>(
+            [table],
+            |[table]| {
+                let [num_rows, _] = table.shape().dims();
+                let (out, ids) = embedding::forward(table, &ids);
+                (out, (ids, num_rows))
+            },
+            |BackwardInput { saved: (ids, num_rows), grad, .. }| [Some(embedding::backward(&ids, num_rows, grad))],
+        )
+    }
+
     fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         record::<C, _, 2>(
             [x, weight],
