@@ -1,12 +1,10 @@
-//! Windows of a long text for perplexity, as in
-//! <https://huggingface.co/docs/transformers/perplexity#calculating-ppl-with-fixed-length-models>.
+//! Windows of a long text for perplexity.
 //!
 //! Window `i` starts at token `i * stride` and has `window` tokens, or what is left. The windows end with the first that reaches
-//! the end of the text. A window scores its tokens that no window before it scored, each given the tokens before it *in the window*;
-//! so its first token is never scored. Hence:
+//! the end of the text. Every window is scored from its second token, each token given those before it *in the window*:
 //!
-//! - `stride == window`: windows lie side by side, and each is scored from its second token;
-//! - `stride < window`: windows overlap by `window - stride`, and every token but the text's first is scored exactly once.
+//! - `stride == window`: windows lie side by side, and no token is scored twice;
+//! - `stride < window`: windows overlap by `window - stride`, and a token counts once for each window that scores it.
 //!
 //! A last window of a single token, which could score nothing, is not given.
 
@@ -17,17 +15,8 @@ use crate::error::DataError;
 pub struct Window<'tokens> {
     /// Where the window starts in the text.
     pub start: usize,
-    /// What the model reads, at least 2 tokens.
+    /// Its tokens, at least 2; all but the first are scored.
     pub tokens: &'tokens [u32],
-    /// `tokens[scored_from..]` are scored; at least 1.
-    pub scored_from: usize,
-}
-
-impl Window<'_> {
-    /// How many tokens are scored, at least 1.
-    pub fn num_scored(&self) -> usize {
-        self.tokens.len() - self.scored_from
-    }
 }
 
 /// Iterator over windows; made by [`windows()`].
@@ -38,8 +27,8 @@ pub struct Windows<'tokens> {
     stride: usize,
     /// Start of the next window.
     start: usize,
-    /// End of the last one.
-    scored: usize,
+    /// Whether a window has reached the end of the text.
+    at_end: bool,
 }
 
 /// Cuts `tokens` into windows; a text of fewer than 2 tokens has none.
@@ -56,27 +45,26 @@ pub fn windows(tokens: &[u32], window: usize, stride: usize) -> Result<Windows<'
     if stride > window {
         return Err(DataError::StrideTooLarge { stride, window });
     }
-    Ok(Windows { tokens, window, stride, start: 0, scored: 0 })
+    Ok(Windows { tokens, window, stride, start: 0, at_end: false })
 }
 
 impl<'tokens> Iterator for Windows<'tokens> {
     type Item = Window<'tokens>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.scored == self.tokens.len() || self.tokens.len() - self.start < 2 {
+        if self.at_end || self.tokens.len().saturating_sub(self.start) < 2 {
             return None;
         }
         let start = self.start;
         let end = self.tokens.len().min(start + self.window);
-        let window = Window { start, tokens: &self.tokens[start..end], scored_from: (self.scored - start).max(1) };
-        self.scored = end;
+        self.at_end = end == self.tokens.len();
         self.start += self.stride;
-        Some(window)
+        Some(Window { start, tokens: &self.tokens[start..end] })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let len = self.tokens.len();
-        if self.scored == len || len - self.start < 2 {
+        if self.at_end || len.saturating_sub(self.start) < 2 {
             return (0, Some(0));
         }
         // The next window, then one for each stride that is still needed to reach the end, less one that would have a single token.
@@ -94,33 +82,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlapping_windows_score_each_token_but_the_first_exactly_once() {
-        for len in 0..30_u32 {
-            let tokens: Vec<u32> = (0..len).collect();
-            for window in 2..12 {
-                for stride in 1..window {
-                    let scored: Vec<u32> = windows(&tokens, window, stride)
-                        .unwrap()
-                        .flat_map(|window| window.tokens[window.scored_from..].to_vec())
-                        .collect();
-                    let expected: Vec<u32> = (1..len).collect();
-                    assert_eq!(scored, expected, "{len} tokens, window {window}, stride {stride}");
-                }
-            }
-        }
+    fn overlapping_windows_end_with_the_first_that_reaches_the_end() {
+        let tokens: Vec<u32> = (0..18).collect();
+        let all: Vec<_> = windows(&tokens, 8, 5).unwrap().map(|window| window.tokens).collect();
+        assert_eq!(all, [&tokens[..8], &tokens[5..13], &tokens[10..]]);
     }
 
     #[test]
-    fn side_by_side_windows_score_all_but_their_first_token() {
+    fn side_by_side_windows_cover_the_text() {
         let tokens: Vec<u32> = (0..10).collect();
-        let of = |len: usize| -> Vec<(usize, usize, usize)> {
+        let of = |len: usize| -> Vec<(usize, usize)> {
             let windows = windows(&tokens[..len], 4, 4).unwrap();
-            windows.map(|window| (window.start, window.tokens.len(), window.scored_from)).collect()
+            windows.map(|window| (window.start, window.tokens.len())).collect()
         };
-        assert_eq!(of(10), [(0, 4, 1), (4, 4, 1), (8, 2, 1)]);
-        assert_eq!(of(9), [(0, 4, 1), (4, 4, 1)], "a single token cannot be scored");
-        assert_eq!(of(8), [(0, 4, 1), (4, 4, 1)]);
-        assert_eq!(of(3), [(0, 3, 1)]);
+        assert_eq!(of(10), [(0, 4), (4, 4), (8, 2)]);
+        assert_eq!(of(9), [(0, 4), (4, 4)], "a single token cannot be scored");
+        assert_eq!(of(8), [(0, 4), (4, 4)]);
+        assert_eq!(of(3), [(0, 3)]);
         assert_eq!(of(1), []);
     }
 
@@ -138,7 +116,7 @@ mod tests {
                         let Some(next) = all.next() else { break };
                         assert_eq!(next.start, index * stride);
                         assert_eq!(next.tokens[0] as usize, next.start);
-                        assert!(next.num_scored() >= 1 && next.scored_from >= 1);
+                        assert!(next.tokens.len() >= 2);
                         index += 1;
                     }
                 }

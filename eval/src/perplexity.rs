@@ -1,7 +1,7 @@
 //! Perplexity of a text, in windows.
 //!
-//! The text is encoded as one sequence, without BOS, and cut by [`retie_data::windows()`]: with `stride == window` every window is
-//! scored from its second token on; with a smaller stride a window scores what the one before it did not.
+//! The text is encoded as one sequence, without BOS, and cut by [`retie_data::windows()`]; every window is scored from its second
+//! token. Where windows overlap (`stride < window`), a token counts once for each window that scores it.
 //!
 //! - `token_nll` = −(sum of log-probabilities) / (number of scored tokens), in nats;
 //! - `word_perplexity` = exp(−sum / words), `byte_perplexity` = exp(−sum / bytes), as the harness divides: words are what
@@ -79,7 +79,7 @@ pub fn measure_perplexity<S: Scorer>(
     let windows = retie_data::windows(&tokens, window, stride).map_err(EvalError::from)?;
     let requests: Vec<ScoreRequest> = windows
         .take(limit.unwrap_or(usize::MAX))
-        .map(|w| ScoreRequest { tokens: w.tokens.to_vec(), scored_from: w.scored_from })
+        .map(|w| ScoreRequest { tokens: w.tokens.to_vec(), scored_from: 1 })
         .collect();
     if requests.is_empty() {
         return Err(EvalError::TextTooShort { name: name.to_owned(), found: tokens.len() }.into());
@@ -152,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_windows_score_every_token_but_the_first_once() {
+    fn overlapping_windows_are_each_scored_from_their_second_token() {
         let ids = Pieces.encode(TEXT).unwrap();
         let result = measure(TEXT, 8, 5, None).unwrap();
-        let sum = by_hand(&ids[..8], 1..8) + by_hand(&ids[5..13], 3..8) + by_hand(&ids[10..18], 3..8);
-        assert_eq!((result.windows, result.tokens), (3, 17));
-        assert!((result.token_nll + sum / 17.0).abs() < 1e-12);
+        let sum = by_hand(&ids[..8], 1..8) + by_hand(&ids[5..13], 1..8) + by_hand(&ids[10..18], 1..8);
+        assert_eq!((result.windows, result.tokens), (3, 21));
+        assert!((result.token_nll + sum / 21.0).abs() < 1e-12);
     }
 
     #[test]
