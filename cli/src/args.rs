@@ -1,7 +1,8 @@
 //! What can be typed: the subcommands, and arguments that several of them have.
 
 use crate::{command, error::Status};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use retie_model::WeightDtype;
 
 /// Turn a pretrained language model into a Recursive Transformer, uptrain it, and measure it.
 ///
@@ -56,6 +57,33 @@ pub struct DeviceArgs {
     /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda, cuda:N; auto takes the first that this binary has of CUDA, WGPU, CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
+}
+
+/// `--dtype`, for commands that only read a model.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct DtypeArgs {
+    /// Hold matrices in this type; sums are f32 throughout. `auto` keeps bf16 where the file has bf16 (CPU), else f32
+    #[arg(long, value_name = "DTYPE", default_value = "auto")]
+    dtype: DtypeArg,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum DtypeArg {
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl DtypeArgs {
+    /// What was chosen.
+    pub fn get(self) -> WeightDtype {
+        match self.dtype {
+            DtypeArg::Auto => WeightDtype::Auto,
+            DtypeArg::F32 => WeightDtype::F32,
+            DtypeArg::Bf16 => WeightDtype::Bf16,
+        }
+    }
 }
 
 /// `--set`, for commands that read a YAML file.

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use burn::tensor::Device;
 use retie_checkpoint::{Hub, INDEX_FILE, ModelSource, Parent};
 use retie_data::Tokenizer;
-use retie_model::CausalLm;
+use retie_model::{CausalLm, WeightDtype};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -72,10 +72,10 @@ pub struct TextModel {
 
 impl TextModel {
     /// Puts the weights of `source` on `device`.
-    pub fn load(source: &ModelSource, device: &Device) -> anyhow::Result<Self> {
+    pub fn load(source: &ModelSource, device: &Device, dtype: WeightDtype) -> anyhow::Result<Self> {
         let tokenizer = tokenizer(source)?;
         let bos_token = bos_token(source)?;
-        let model = CausalLm::load(&source.config, source.tensors.as_ref(), device)?;
+        let model = CausalLm::load_with(&source.config, source.tensors.as_ref(), device, dtype)?;
         Ok(Self { model, tokenizer, device: device.clone(), bos_token })
     }
 

@@ -1,6 +1,6 @@
 //! A decoder as a [`Scorer`].
 
-use crate::{ScoreRequest, Scorer, TokenScores};
+use crate::{ScoreRequest, Scorer, TokenScores, packing::Packing};
 use burn::tensor::{Int, Tensor};
 use retie_model::{
     CausalLm,
@@ -8,8 +8,8 @@ use retie_model::{
 };
 use std::convert::Infallible;
 
-/// Scores with a model. Sequences of a batch are padded on the right, where causal attention cannot see; only hidden states
-/// whose next token is scored go through the head.
+/// Scores with a model. Sequences of a batch lie behind one another without padding, what they share at their beginning is read
+/// once, and only hidden states whose next token is scored go through the head.
 #[derive(Debug)]
 pub struct ModelScorer<'m> {
     model: &'m CausalLm,
@@ -27,26 +27,15 @@ impl Scorer for ModelScorer<'_> {
     type Error = Infallible;
 
     fn score(&mut self, requests: &[ScoreRequest]) -> Result<Vec<TokenScores>, Infallible> {
-        const PADDING: i32 = 0; // any id of the vocabulary: no score depends on it
-        let device = self.model.device();
-        // The last token of a sequence is scored and never read.
-        let width = requests.iter().map(|r| r.tokens.len().saturating_sub(1)).max().unwrap_or(0);
-        if width == 0 {
+        let Packing { ids, layout, rows, targets } = Packing::new(requests);
+        if ids.is_empty() {
             return Ok(vec![TokenScores::default(); requests.len()]);
         }
-        let mut inputs = vec![PADDING; requests.len() * width];
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        for (index, (request, row)) in requests.iter().zip(inputs.chunks_exact_mut(width)).enumerate() {
-            let read = request.tokens.split_last().map_or(&[][..], |(_, read)| read);
-            for (slot, id) in row.iter_mut().zip(read) {
-                *slot = *id as i32;
-            }
-            let first = request.scored_from.max(1);
-            rows.extend((first..request.tokens.len()).map(|position| (index * width + position - 1) as i32));
-            targets.extend_from_slice(request.tokens.get(first..).unwrap_or_default());
-        }
-        let ids = Tensor::<1, Int>::from_ints(inputs.as_slice(), &device).reshape([requests.len(), width]);
-        let hidden = self.model.forward(ids, None).select(0, Tensor::from_ints(rows.as_slice(), &device));
+        let device = self.model.device();
+        let indices = |values: Vec<i32>| Tensor::<1, Int>::from_ints(values.as_slice(), &device);
+        let ids = indices(ids.into_iter().map(|id| id as i32).collect());
+        let rows = indices(rows.into_iter().map(|row| row as i32).collect());
+        let hidden = self.model.forward_packed(ids, layout).select(0, rows);
         let (log_probs, greedy) = token_log_probs(&HeadInput { hidden, weight: self.model.head() }, &targets);
         let mut start = 0;
         let scores = requests.iter().map(|request| {

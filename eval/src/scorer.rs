@@ -1,6 +1,9 @@
 //! What a model has to do for an evaluation: log-probabilities of the last tokens of sequences.
 
-use crate::{EvalError, RunError};
+use crate::{
+    EvalError, RunError,
+    grouping::{Group, groups},
+};
 
 /// A sequence of which the last tokens are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +66,9 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// Scores `requests` in batches of `batch_size` and gives the scores in the order of `requests`. The longest come first:
-/// little padding, and what does not fit in memory shows at once.
+/// Scores `requests` in batches of `batch_size` and gives the scores in the order of `requests`. Requests that begin with the same
+/// tokens come together, so that a model can read what they share once; otherwise the longest come first: what does not fit in
+/// memory shows at once.
 ///
 /// # Errors
 /// When the model fails, or gives what cannot be scores.
@@ -77,11 +81,9 @@ pub fn score_all<S: Scorer>(
     if batch_size == 0 {
         return Err(EvalError::Zero { option: "batch_size" }.into());
     }
-    let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse(requests[*i].tokens.len()));
     let mut scores = vec![TokenScores::default(); requests.len()];
     let mut done = 0;
-    for indices in order.chunks(batch_size) {
+    for indices in batches(requests, batch_size) {
         let batch: Vec<ScoreRequest> = indices.iter().map(|i| requests[*i].clone()).collect();
         let given = scorer.score(&batch).map_err(RunError::Scorer)?;
         check_count(given.len(), batch.len())?;
@@ -94,6 +96,21 @@ pub fn score_all<S: Scorer>(
         progress(Progress { done, total: requests.len() });
     }
     Ok(scores)
+}
+
+/// Indices of the requests of each batch: whole groups, those with the longest members first.
+fn batches(requests: &[ScoreRequest], batch_size: usize) -> Vec<Vec<usize>> {
+    let mut groups = groups(requests, batch_size);
+    let longest = |group: &Group| group.members.iter().map(|i| requests[*i].tokens.len()).max();
+    groups.sort_by_key(|group| std::cmp::Reverse(longest(group)));
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for group in groups {
+        match batches.last_mut() {
+            Some(batch) if batch.len() + group.members.len() <= batch_size => batch.extend(group.members),
+            _ => batches.push(group.members),
+        }
+    }
+    batches
 }
 
 fn check_count(found: usize, expected: usize) -> Result<(), EvalError> {

@@ -2,9 +2,9 @@
 
 use crate::{
     cache::KvSlot,
+    causal_lm::Rows,
     kernels,
     linear::{Linear, LinearAtDepth},
-    rope::RopeAngles,
 };
 use burn::{module::Module, tensor::Tensor};
 use retie_config::ModelConfig;
@@ -28,31 +28,32 @@ pub struct AttentionAtDepth {
 }
 
 impl Attention {
-    /// `x [B·T, D]` → `[B·T, D]`; with a cache, the keys and values of `x` join it and all of it is attended to.
-    pub fn forward(
+    /// `x [M, D]` → `[M, D]`; with a cache, the keys and values of `x` join it and all of it is attended to.
+    pub(crate) fn forward(
         &self,
         x: Tensor<2>,
         depth: &AttentionAtDepth,
         config: &ModelConfig,
-        batch: usize,
-        angles: &RopeAngles,
+        rows: &Rows,
         cache: Option<KvSlot<'_>>,
     ) -> Tensor<2> {
-        let [rows, _] = x.dims();
-        let tokens = rows / batch;
-        let heads = |x: Tensor<2>, count: usize| x.reshape([batch, tokens, count, config.head_dim]);
-        let q = heads(self.q_proj.forward(x.clone(), &depth.q_proj), config.num_attention_heads); // [B, T, N, H]
-        let k = heads(self.k_proj.forward(x.clone(), &depth.k_proj), config.num_key_value_heads); // [B, T, K, H]
-        let v = heads(self.v_proj.forward(x, &depth.v_proj), config.num_key_value_heads); // [B, T, K, H]
-        let q = kernels::rope(q, angles.cos.clone(), angles.sin.clone());
-        let k = kernels::rope(k, angles.cos.clone(), angles.sin.clone());
-        let out = match cache {
-            Some(slot) => {
-                let (k, v, kv_len) = slot.append(k, v);
-                kernels::attention(q, k, v, kv_len)
-            }
-            None => kernels::attention(q, k, v, tokens),
+        let [num_rows, _] = x.dims();
+        let [batch, tokens] = [rows.batch, num_rows / rows.batch];
+        let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let split = |x: Tensor<2>, heads: usize| x.reshape([batch, tokens, heads, head_dim]);
+        let rotate = |x: Tensor<4>| kernels::rope(x, rows.angles.cos.clone(), rows.angles.sin.clone());
+        let q = rotate(split(self.q_proj.forward(x.clone(), &depth.q_proj), heads)); // [B, T, N, H]
+        let k = rotate(split(self.k_proj.forward(x.clone(), &depth.k_proj), kv_heads)); // [B, T, K, H]
+        let v = split(self.v_proj.forward(x, &depth.v_proj), kv_heads); // [B, T, K, H]
+        let [k, v] = match cache {
+            Some(slot) => slot.append(k, v),
+            None => [k, v],
         };
-        self.o_proj.forward(out.reshape([rows, config.query_size()]), &depth.o_proj)
+        let flat = |x: Tensor<4>| {
+            let [batch, rows, heads, head_dim] = x.dims();
+            x.reshape([batch * rows, heads, head_dim])
+        };
+        let out = kernels::attention(flat(q), flat(k), flat(v), &rows.layout); // [M, N, H]
+        self.o_proj.forward(out.reshape([num_rows, config.query_size()]), &depth.o_proj)
     }
 }

@@ -1,5 +1,6 @@
 //! Keys and values of past tokens, one slot per depth, allocated once.
 
+use crate::kernels::{Grid, Layout};
 use burn::tensor::{Device, Tensor};
 use retie_config::ModelConfig;
 
@@ -15,7 +16,6 @@ pub struct KvCache {
 #[derive(Debug)]
 pub struct KvSlot<'a> {
     buffers: &'a mut Option<[Tensor<4>; 2]>,
-    capacity: usize,
     len: usize,
 }
 
@@ -48,8 +48,15 @@ impl KvCache {
         self.capacity
     }
 
+    /// The rows of a forward pass over `tokens` more tokens in each of `batch` rows.
+    pub(crate) fn layout(&self, batch: usize, tokens: usize) -> Layout {
+        let kv_len = self.len + tokens;
+        assert!(kv_len <= self.capacity, "{kv_len} tokens in a cache for {}", self.capacity);
+        Layout::cached(Grid { batch, tokens, kv_len, capacity: self.capacity })
+    }
+
     pub(crate) fn slot(&mut self, depth: usize) -> KvSlot<'_> {
-        KvSlot { buffers: &mut self.slots[depth], capacity: self.capacity, len: self.len }
+        KvSlot { buffers: &mut self.slots[depth], len: self.len }
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {
@@ -58,12 +65,10 @@ impl KvCache {
 }
 
 impl KvSlot<'_> {
-    /// Writes `k`, `v` `[B, T, K, H]` behind what is there; gives the buffers and the number of rows that count.
-    pub(crate) fn append(self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>, usize) {
+    /// Writes `k`, `v` `[B, T, K, H]` behind what is there; gives the buffers `[B, capacity, K, H]`.
+    pub(crate) fn append(self, k: Tensor<4>, v: Tensor<4>) -> [Tensor<4>; 2] {
         let [batch, tokens, heads, head_dim] = k.dims();
-        let end = self.len + tokens;
-        assert!(end <= self.capacity, "{end} tokens in a cache for {}", self.capacity);
-        let ranges = [0..batch, self.len..end, 0..heads, 0..head_dim];
+        let ranges = [0..batch, self.len..self.len + tokens, 0..heads, 0..head_dim];
         // Taken out, so that the buffer has one owner and is written in place.
         let [keys, values] = match self.buffers.take() {
             Some(buffers) => buffers,
@@ -72,6 +77,6 @@ impl KvSlot<'_> {
         let keys = keys.slice_assign(ranges.clone(), k);
         let values = values.slice_assign(ranges, v);
         *self.buffers = Some([keys.clone(), values.clone()]);
-        (keys, values, end)
+        [keys, values]
     }
 }

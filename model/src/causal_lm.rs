@@ -8,8 +8,8 @@
 
 use crate::{
     attention::{Attention, AttentionAtDepth},
-    cache::KvCache,
-    kernels,
+    cache::{KvCache, KvSlot},
+    kernels::{self, Layout},
     mlp::{Mlp, MlpAtDepth},
     norm::RmsNorm,
     rope::{RopeAngles, RopeFrequencies},
@@ -19,7 +19,7 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 use retie_config::{ModelConfig, ShareMap};
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// A decoder with its language-model head.
 #[derive(Module, Debug)]
@@ -37,6 +37,15 @@ pub(crate) struct Plan {
     pub config: ModelConfig,
     pub share_map: ShareMap,
     pub rope: RopeFrequencies,
+}
+
+/// What all depths of a forward pass know of its rows.
+#[derive(Debug)]
+pub struct Rows {
+    pub(crate) layout: Layout,
+    /// How often the positions of `angles` repeat.
+    pub(crate) batch: usize,
+    pub(crate) angles: RopeAngles,
 }
 
 /// Everything under `model.`.
@@ -97,35 +106,69 @@ impl CausalLm {
     /// right: attention is causal, so padding changes no hidden state before it.
     pub fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<2> {
         let [batch, tokens] = ids.dims();
-        let start = cache.as_ref().map_or(0, |c| c.len());
-        let device = ids.device();
-        let angles = self.plan.rope.angles(start, tokens, &device.inner());
-        let rows = ids.reshape([batch * tokens]);
-        let mut x = kernels::embedding(self.model.embed_tokens.weight.val(), rows); // [B·T, D]
-        for step in self.plan.share_map.depths() {
-            let cache = cache.as_deref_mut();
-            x = self.run(x, step.layer.0, step.depth.0, batch, &angles, cache);
-        }
+        let layout = match &cache {
+            Some(cache) => cache.layout(batch, tokens),
+            None => Layout::batch(batch, tokens),
+        };
+        let hidden = self.run(ids.reshape([batch * tokens]), layout, cache.as_deref_mut());
         if let Some(cache) = cache {
             cache.advance(tokens);
         }
+        hidden
+    }
+
+    /// Hidden states after the final norm, `[M, D]`, of sequences that lie behind one another in `ids [M]`, as `layout` says.
+    pub fn forward_packed(&self, ids: Tensor<1, Int>, layout: Layout) -> Tensor<2> {
+        self.run(ids, layout, None)
+    }
+
+    fn run(&self, ids: Tensor<1, Int>, layout: Layout, cache: Option<&mut KvCache>) -> Tensor<2> {
+        let rows = self.rows(layout);
+        let depths = 0..self.plan.share_map.num_depths();
+        self.norm(self.run_depths(self.embed(ids), depths, &rows, cache))
+    }
+
+    /// What the depths of a forward pass over `layout` need to know.
+    #[must_use]
+    pub fn rows(&self, layout: Layout) -> Rows {
+        let (batch, positions) = layout.positions();
+        let angles = self.plan.rope.angles(&positions, &self.device().inner());
+        Rows { layout, batch, angles }
+    }
+
+    /// What the first depth reads: a row for each token id, `[M]` → `[M, D]`.
+    #[must_use]
+    pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        kernels::embedding(self.model.embed_tokens.weight.val(), ids)
+    }
+
+    /// Runs some depths of the stack over hidden states `[M, D]`.
+    #[must_use]
+    pub fn run_depths(
+        &self,
+        mut x: Tensor<2>,
+        depths: Range<usize>,
+        rows: &Rows,
+        mut cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        for step in &self.plan.share_map.depths()[depths] {
+            let slot = cache.as_deref_mut().map(|cache| cache.slot(step.depth.0));
+            x = self.run_depth(x, step.layer.0, step.depth.0, rows, slot);
+        }
+        x
+    }
+
+    /// The final norm over what the last depth left, `[M, D]`.
+    #[must_use]
+    pub fn norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.model.norm.forward(x, self.plan.config.rms_norm_eps)
     }
 
-    fn run(
-        &self,
-        x: Tensor<2>,
-        layer: usize,
-        depth: usize,
-        batch: usize,
-        angles: &RopeAngles,
-        cache: Option<&mut KvCache>,
-    ) -> Tensor<2> {
+    fn run_depth(&self, x: Tensor<2>, layer: usize, depth: usize, rows: &Rows, slot: Option<KvSlot<'_>>) -> Tensor<2> {
         let config = &self.plan.config;
         let (stored, own) = (&self.model.layers[layer], &self.model.depths[depth]);
         let normed = norm(&stored.input_layernorm, &own.input_layernorm).forward(x.clone(), config.rms_norm_eps);
-        let slot = cache.map(|c| c.slot(depth));
-        let attended = stored.self_attn.forward(normed, &own.self_attn, config, batch, angles, slot);
+        let attended = stored.self_attn.forward(normed, &own.self_attn, config, rows, slot);
         let x = kernels::add(x, attended);
         let normed = norm(&stored.post_attention_layernorm, &own.post_attention_layernorm)
             .forward(x.clone(), config.rms_norm_eps);

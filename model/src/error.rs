@@ -23,6 +23,12 @@ pub enum ModelError {
         /// The backend.
         backend: &'static str,
     },
+    /// bf16 weights with f32 sums are there on the CPU only, without autodiff.
+    #[error("weights in bf16 on `{device}`, expected the CPU without autodiff\nhint: `--dtype f32`, or `--device cpu`")]
+    Bf16OnDevice {
+        /// The device.
+        device: String,
+    },
     /// More tokens than the model has positions for.
     #[error("{asked} tokens do not fit the model's context of {max_position_embeddings}\nhint: {hint}")]
     ContextTooLong {

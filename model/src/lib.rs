@@ -18,8 +18,8 @@ mod sampling;
 mod weights;
 
 pub use cache::KvCache;
-pub use causal_lm::CausalLm;
+pub use causal_lm::{CausalLm, Rows};
 pub use device::{backends, device};
 pub use error::ModelError;
 pub use sampling::{Sampler, Sampling};
-pub use weights::ParameterView;
+pub use weights::{ParameterView, WeightDtype};

@@ -9,7 +9,7 @@ use retie_config::{ModelConfig, RopeScaling};
 #[derive(Clone, Debug)]
 pub struct RopeFrequencies(Vec<f32>);
 
-/// Cosines and sines `[T, H/2]` of a run of positions.
+/// Cosines and sines `[T, H/2]` of some positions.
 #[derive(Clone, Debug)]
 pub struct RopeAngles {
     pub cos: Tensor<2>,
@@ -26,13 +26,12 @@ impl RopeFrequencies {
         Self(plain.map(|frequency| scaled(frequency, config.rope_scaling)).collect())
     }
 
-    /// The angles of the positions `start..start + tokens`.
+    /// The angles of `positions`.
     #[must_use]
-    pub fn angles(&self, start: usize, tokens: usize, device: &Device) -> RopeAngles {
-        let angles =
-            (start..start + tokens).flat_map(|position| self.0.iter().map(move |f| f64::from(position as f32 * f)));
+    pub fn angles(&self, positions: &[usize], device: &Device) -> RopeAngles {
+        let angles = positions.iter().flat_map(|position| self.0.iter().map(move |f| f64::from(*position as f32 * f)));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
-        let tensor = |values| Tensor::from_data(TensorData::new(values, [tokens, self.0.len()]), device);
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [positions.len(), self.0.len()]), device);
         RopeAngles { cos: tensor(cos), sin: tensor(sin) }
     }
 }

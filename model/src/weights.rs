@@ -4,7 +4,7 @@ use crate::{
     ModelError,
     attention::{Attention, AttentionAtDepth},
     causal_lm::{CausalLm, Decoder, DepthWeights, Layer, Plan, Table},
-    kernels::f32_slice,
+    kernels::{f32_slice, is_cpu},
     linear::{Factor, Linear, LinearAtDepth},
     mlp::{Mlp, MlpAtDepth},
     norm::RmsNorm,
@@ -12,23 +12,54 @@ use crate::{
 };
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Tensor, TensorData},
+    tensor::{DType, Device, Tensor, TensorData},
 };
-use retie_checkpoint::{TensorSource, check_tensors, share_map};
+use half::bf16;
+use retie_checkpoint::{Dtype, TensorSource, check_tensors, share_map};
 use retie_config::ModelConfig;
 use std::sync::Arc;
+
+/// In what type matrices are held in memory. Norms and biases are f32, as is everything that is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightDtype {
+    /// f32.
+    F32,
+    /// bf16, rounded to nearest even where the checkpoint holds more.
+    Bf16,
+    /// bf16 where the checkpoint holds bf16 and the device is the CPU, else f32: no weight is rounded.
+    #[default]
+    Auto,
+}
 
 struct Loader<'a> {
     tensors: &'a dyn TensorSource,
     device: &'a Device,
+    dtype: WeightDtype,
 }
 
 impl Loader<'_> {
     /// A parameter; on an autodiff device it wants gradients.
     fn param<const D: usize>(&self, name: &str) -> Result<Param<Tensor<D>>, ModelError> {
-        let values = self.tensors.read_f32(name)?;
-        let shape = self.tensors.info(name).map(|info| info.shape.clone()).unwrap_or_default();
-        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+        let (stored, shape) = match self.tensors.info(name) {
+            Some(info) => (info.dtype, info.shape.clone()),
+            None => (Dtype::F32, Vec::new()), // reading it will say so
+        };
+        let bf16 = match self.dtype {
+            WeightDtype::F32 => false,
+            WeightDtype::Bf16 => D == 2,
+            WeightDtype::Auto => D == 2 && stored == Dtype::BF16 && is_cpu(self.device),
+        };
+        let tensor = if bf16 {
+            let values: Vec<bf16> = match stored {
+                Dtype::BF16 => {
+                    self.tensors.bytes(name)?.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b)).collect()
+                }
+                _ => self.tensors.read_f32(name)?.into_iter().map(bf16::from_f32).collect(),
+            };
+            Tensor::from_data(TensorData::new(values, shape), (self.device, DType::BF16))
+        } else {
+            Tensor::from_data(TensorData::new(self.tensors.read_f32(name)?, shape), self.device)
+        };
         let tensor = if self.device.is_autodiff() { tensor.require_grad() } else { tensor };
         Ok(Param::initialized(burn::module::ParamId::new(), tensor))
     }
@@ -101,9 +132,25 @@ impl CausalLm {
     /// # Errors
     /// When tensors are missing, unexpected or of another shape (all of them in one error), or a file cannot be read.
     pub fn load(config: &ModelConfig, tensors: &dyn TensorSource, device: &Device) -> Result<Self, ModelError> {
+        Self::load_with(config, tensors, device, WeightDtype::F32)
+    }
+
+    /// As [`CausalLm::load`], for inference with matrices held as `dtype` says.
+    ///
+    /// # Errors
+    /// As [`CausalLm::load`], and for [`WeightDtype::Bf16`] on a device that cannot multiply bf16 into f32, or one with autodiff.
+    pub fn load_with(
+        config: &ModelConfig,
+        tensors: &dyn TensorSource,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Self, ModelError> {
+        if dtype == WeightDtype::Bf16 && (!is_cpu(device) || device.is_autodiff()) {
+            return Err(ModelError::Bf16OnDevice { device: format!("{device:?}") });
+        }
         check_tensors(config, tensors)?;
         let share_map = share_map(config)?;
-        let loader = Loader { tensors, device };
+        let loader = Loader { tensors, device, dtype };
         let table = |name: &str| Ok::<_, ModelError>(Table { weight: loader.param(name)? });
         let model = Decoder {
             embed_tokens: table("model.embed_tokens.weight")?,

@@ -9,7 +9,7 @@ mod support;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use retie_model::{
     CausalLm, KvCache,
-    kernels::{self, HeadInput, LossWeights, head_loss, token_log_probs},
+    kernels::{self, HeadInput, Layout, LossWeights, head_loss, token_log_probs},
 };
 use support::{Golden, differences, ids, values};
 
@@ -93,9 +93,14 @@ fn operations_agree_with_the_cpu() {
         let angles = Tensor::<2>::from_data(random(&[6, 4], 5), &x[0].device().inner());
         kernels::rope(x[0].clone(), angles.clone().cos(), angles.sin())
     });
-    compare("attention", &device, &[&[2, 19, 4, 8], &[2, 19, 2, 8], &[2, 19, 2, 8]], |x: Vec<Tensor<4>>| {
-        kernels::attention(x[0].clone(), x[1].clone(), x[2].clone(), 19)
-    });
+    for (what, layout) in [
+        ("attention", Layout::batch(2, 19)),
+        ("packed attention", Layout::packed([(20, 0..0), (5, 0..20), (1, 0..20), (12, 0..0)])),
+    ] {
+        compare(what, &device, &[&[38, 4, 8], &[38, 2, 8], &[38, 2, 8]], |x: Vec<Tensor<3>>| {
+            kernels::attention(x[0].clone(), x[1].clone(), x[2].clone(), &layout)
+        });
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `retie generate`: text that goes on from a prompt, as it comes.
 
 use crate::{
-    args::{DeviceArgs, JsonArgs},
+    args::{DeviceArgs, DtypeArgs, JsonArgs},
     error::Status,
     model::{self, TextModel},
     number::rate,
@@ -35,6 +35,8 @@ pub struct Generate {
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    dtype: DtypeArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -74,7 +76,7 @@ impl Generate {
         ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "`--top-p` is `{}`, expected above 0, up to 1", self.top_p);
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
-        let model = TextModel::load(&source, &device)?;
+        let model = TextModel::load(&source, &device, self.dtype.get())?;
         let json = self.json.json;
         let generation = self.generate(&model, &mut |text| if json { Ok(()) } else { output::stream(text) })?;
         if json {

@@ -8,11 +8,13 @@
 
 mod head_loss;
 mod host;
+mod layout;
 mod plain;
 #[cfg(test)]
 mod tests;
 
 pub use head_loss::{HeadInput, HeadLoss, LossWeights, head_loss, token_log_probs};
+pub use layout::{Grid, Layout, Segment};
 
 use burn::{
     backend::{Dispatch, DispatchDevice},
@@ -107,13 +109,16 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     }
 }
 
-/// Causal grouped-query attention: `q [B, T, N, H]`; `k`, `v` `[B, capacity, K, H]`, of which the first `kv_len` rows
-/// count and the last `T` of those belong to the queries → `[B, T, N, H]`. Scores are scaled by `1/√H`.
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, kv_len: usize) -> Tensor<4> {
+/// Causal grouped-query attention: `q [M, N, H]`; `k`, `v` `[S, K, H]`; `layout` says which keys each query sees → `[M, N, H]`.
+/// Scores are scaled by `1/√H`.
+///
+/// # Panics
+/// When `layout` names other rows than there are.
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout) -> Tensor<3> {
     if is_cpu(&q.device()) {
         let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-        Tensor::from_dispatch(Dispatch::decoder_attention(q, k, v, kv_len))
+        Tensor::from_dispatch(Dispatch::decoder_attention(q, k, v, layout.clone()))
     } else {
-        plain::attention(q, k, v, kv_len)
+        plain::attention(q, k, v, layout)
     }
 }

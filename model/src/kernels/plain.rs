@@ -1,7 +1,9 @@
 //! The operations in plain burn: for every device but the CPU, and what the tests compare the host kernels with.
 //! Shapes and meanings are those of the functions of the same names in the parent module.
 
+use super::layout::{Grid, Layout};
 use burn::tensor::{Bool, Tensor, activation};
+use std::ops::Range;
 
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     x.matmul(weight.transpose())
@@ -32,12 +34,32 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     Tensor::cat(vec![y1, y2], 3)
 }
 
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, kv_len: usize) -> Tensor<4> {
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout) -> Tensor<3> {
+    let [rows, heads, head_dim] = q.dims();
+    let [_, kv_heads, _] = k.dims();
+    if let Some(Grid { batch, tokens, kv_len, capacity }) = layout.grid() {
+        let keys = |x: Tensor<3>| x.reshape([batch, capacity, kv_heads, head_dim]).narrow(1, 0, kv_len);
+        let q = q.reshape([batch, tokens, heads, head_dim]);
+        return causal(q, keys(k), keys(v)).reshape([rows, heads, head_dim]);
+    }
+    let segments = layout.segments().iter().map(|segment| {
+        let take = |x: &Tensor<3>, rows: &Range<usize>| x.clone().narrow(0, rows.start, rows.len());
+        let keys = |x: &Tensor<3>| match segment.prefix.is_empty() {
+            true => take(x, &segment.keys).unsqueeze(),
+            false => Tensor::cat(vec![take(x, &segment.prefix), take(x, &segment.keys)], 0).unsqueeze(),
+        };
+        causal(take(&q, &segment.queries).unsqueeze(), keys(&k), keys(&v)).squeeze_dim::<3>(0)
+    });
+    Tensor::cat(segments.collect(), 0)
+}
+
+/// `q [B, T, N, H]`; `k`, `v` `[B, S, K, H]`, of which the last `T` belong to the queries → `[B, T, N, H]`.
+fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     let [batch, tokens, heads, head_dim] = q.dims();
-    let [_, _, kv_heads, _] = k.dims();
+    let [_, kv_len, kv_heads, _] = k.dims();
     let repeat = |x: Tensor<4>| {
-        let x = x.narrow(1, 0, kv_len).swap_dims(1, 2); // [B, K, S, H]
-        x.unsqueeze_dim::<5>(2)
+        x.swap_dims(1, 2) // [B, K, S, H]
+            .unsqueeze_dim::<5>(2)
             .expand([batch, kv_heads, heads / kv_heads, kv_len, head_dim])
             .reshape([batch, heads, kv_len, head_dim])
     };

@@ -1,6 +1,6 @@
 //! Host kernels against plain burn operations, value and gradient, in f32.
 
-use super::{HeadInput, LossWeights, f32_slice, head_loss, host::DecoderOps, plain, token_log_probs};
+use super::{Grid, HeadInput, Layout, LossWeights, f32_slice, head_loss, host::DecoderOps, plain, token_log_probs};
 use burn::{
     backend::Dispatch,
     tensor::{Device, Distribution, Int, Tensor},
@@ -107,26 +107,54 @@ fn rope_equals_the_plain_one() {
 
 #[test]
 fn attention_equals_the_plain_one_over_several_blocks() {
-    compare(
-        [random([2, 150, 4, 8], 9), random([2, 150, 4, 8], 10), random([2, 150, 4, 8], 11)],
-        |[q, k, v]| super::attention(q, k, v, 150),
-        |[q, k, v]| plain::attention(q, k, v, 150),
-    );
+    // Three blocks of queries and two of keys.
+    let layout = Layout::batch(2, 150);
+    let long = Layout::batch(1, 530);
+    for (layout, rows) in [(layout, 300), (long, 530)] {
+        compare(
+            [random([rows, 4, 8], 9), random([rows, 4, 8], 10), random([rows, 4, 8], 11)],
+            |[q, k, v]| super::attention(q, k, v, &layout),
+            |[q, k, v]| plain::attention(q, k, v, &layout),
+        );
+    }
 }
 
 #[test]
 fn grouped_attention_with_a_cache_equals_the_plain_one() {
-    let (k, v) = (random([2, 90, 2, 8], 12), random([2, 90, 2, 8], 13));
+    let (k, v) = (random([2 * 90, 2, 8], 12), random([2 * 90, 2, 8], 13));
+    let layout = |tokens| Layout::cached(Grid { batch: 2, tokens, kv_len: 80, capacity: 90 });
+    for tokens in [1, 3, 80] {
+        let layout = layout(tokens);
+        compare(
+            [random([2 * tokens, 6, 8], 14)],
+            |[q]| super::attention(q, k.clone(), v.clone(), &layout),
+            |[q]| plain::attention(q, k.clone(), v.clone(), &layout),
+        );
+        let q = random([2 * tokens, 6, 8], 15);
+        compare(
+            [k.clone(), v.clone()],
+            |[k, v]| super::attention(q.clone(), k, v, &layout),
+            |[k, v]| plain::attention(q.clone(), k, v, &layout),
+        );
+    }
+}
+
+#[test]
+fn packed_attention_with_shared_prefixes_equals_the_plain_one() {
+    // Runs without a prefix, runs that share one, and one of a single row; 600 rows are two blocks of keys.
+    let layout = Layout::packed([(600, 0..0), (70, 0..600), (1, 0..600), (5, 0..0), (9, 671..676)]);
+    let rows = layout.num_rows();
+    let (k, v) = (random([rows, 2, 8], 31), random([rows, 2, 8], 32));
+    let q = random([rows, 4, 8], 33);
     compare(
-        [random([2, 3, 6, 8], 14)],
-        |[q]| super::attention(q, k.clone(), v.clone(), 80),
-        |[q]| plain::attention(q, k.clone(), v.clone(), 80),
+        [q.clone()],
+        |[q]| super::attention(q, k.clone(), v.clone(), &layout),
+        |[q]| plain::attention(q, k.clone(), v.clone(), &layout),
     );
-    let q = random([2, 80, 6, 8], 15);
     compare(
-        [k.narrow(1, 0, 80), v.narrow(1, 0, 80)],
-        |[k, v]| super::attention(q.clone(), k, v, 80),
-        |[k, v]| plain::attention(q.clone(), k, v, 80),
+        [k, v],
+        |[k, v]| super::attention(q.clone(), k, v, &layout),
+        |[k, v]| plain::attention(q.clone(), k, v, &layout),
     );
 }
 

@@ -22,6 +22,7 @@ use burn::tensor::Device;
 use clap::Args;
 use retie_checkpoint::{CheckpointError, Provenance};
 use retie_eval::{EvalReport, PerplexityOptions};
+use retie_model::WeightDtype;
 use retie_trainer::{Outcome, Resume};
 use std::{
     path::{Path, PathBuf},
@@ -123,7 +124,8 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
     let mut files = Vec::new();
     for (name, dir) in MODELS {
         let source = model::open(&out.join(dir).display().to_string())?;
-        let model = TextModel::load(&source, device).with_context(|| format!("the {name} model cannot be loaded"))?;
+        let model = TextModel::load(&source, device, WeightDtype::Auto)
+            .with_context(|| format!("the {name} model cannot be loaded"))?;
         let window = source.config.max_position_embeddings;
         let batch_size = recipe::EVAL_BATCH_SIZE;
         let options = PerplexityOptions { window, stride: window, limit: None, batch_size };

@@ -60,6 +60,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             tokens: None,
             batch_size: 4,
             gradient_accumulation: 1,
+            checkpoint_recursions: false,
             checkpoint_every: 150,
             keep_last: 1,
             eval_every: 30,

@@ -3,7 +3,7 @@
 mod task_files;
 
 use crate::{
-    args::DeviceArgs,
+    args::{DeviceArgs, DtypeArgs},
     command::tasks::PERPLEXITY,
     error::Status,
     model::{self, TextModel},
@@ -55,6 +55,8 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     log_samples: Option<PathBuf>,
     #[command(flatten)]
+    dtype: DtypeArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -72,7 +74,7 @@ impl Eval {
         let source = model::open(&self.model)?;
         let text = self.text.as_deref().map(model::read_text).transpose()?;
         let examples = tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>()?;
-        let model = TextModel::load(&source, &device)?;
+        let model = TextModel::load(&source, &device, self.dtype.get())?;
         let mut evaluation = Evaluation { model: &model, batch_size };
         let mut report = EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None };
         for (task, examples) in tasks.iter().zip(&examples) {

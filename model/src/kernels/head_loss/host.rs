@@ -5,6 +5,7 @@ use crate::kernels::host::{
     matmul::{Matrix, add_product, write_product},
     simd::{exp, max, sum_exp, vectorised},
     tensor::{matrix, on_host, values},
+    weight::Weight,
 };
 use burn::{
     backend::flex::FlexTensor,
@@ -36,7 +37,7 @@ impl Head {
     /// Computes the logits of a chunk.
     fn fill(&mut self, start: usize, rows: usize) {
         let mut logits = std::mem::take(&mut self.logits);
-        write_product(&mut logits[..rows * self.vocab_size], self.hidden(start, rows), matrix(&self.weight).t());
+        Weight::of(&self.weight).write_apply(&mut logits[..rows * self.vocab_size], self.hidden(start, rows));
         self.logits = logits;
     }
 }

@@ -1,6 +1,9 @@
-//! Rows of a table by id, and the gradient of the table: zero but for the rows that were read.
+//! Rows of a table by id, and the gradient of the table: zero but for the rows that were read. A table in bf16 is widened.
 
-use super::tensor::{dense, from_values, values};
+use super::{
+    simd::Scalar,
+    tensor::{bf16_values, dense, from_values, values},
+};
 use burn::{
     backend::{TensorMetadata, flex::FlexTensor},
     tensor::DType,
@@ -11,11 +14,19 @@ pub fn forward(table: FlexTensor, ids: &FlexTensor) -> (FlexTensor, Vec<usize>) 
     let table = dense(table);
     let [_, width] = table.shape().dims();
     let ids = indices(ids);
-    let mut out = Vec::with_capacity(ids.len() * width);
-    for id in &ids {
-        out.extend_from_slice(&values(&table)[id * width..(id + 1) * width]);
-    }
+    let out = match table.dtype() {
+        DType::BF16 => gather(bf16_values(&table), &ids, width),
+        _ => gather(values(&table), &ids, width),
+    };
     (from_values(out, [ids.len(), width]), ids)
+}
+
+fn gather<T: Scalar>(table: &[T], ids: &[usize], width: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(ids.len() * width);
+    for id in ids {
+        out.extend(table[id * width..(id + 1) * width].iter().map(|x| x.widen()));
+    }
+    out
 }
 
 /// The gradient of a table of `num_rows` rows. A row that was read more than once gets the sum, in the order of reading.

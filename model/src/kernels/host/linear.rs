@@ -1,10 +1,12 @@
 //! `y = x·Wᵀ`, alone and with a LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`.
 //!
-//! `x [M, in]`, `W [out, in]`, `A [rank, in]`, `B [out, rank]`, `y [M, out]`. Sums are added by the products themselves.
+//! `x [M, in]`, `W [out, in]`, `A [rank, in]`, `B [out, rank]`, `y [M, out]`. Sums are added by the products themselves. Weights are
+//! f32, or without a backward pass bf16.
 
 use super::{
     matmul::{Matrix, add_product, product},
     tensor::{dense, from_values, matrix},
+    weight::Weight,
 };
 use burn::{backend::TensorMetadata, backend::flex::FlexTensor};
 
@@ -13,7 +15,7 @@ pub fn forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
     let (x, weight) = (dense(x), dense(weight));
     let [rows, _] = x.shape().dims();
     let [out, _] = weight.shape().dims();
-    from_values(product(matrix(&x), matrix(&weight).t()), [rows, out])
+    from_values(Weight::of(&weight).apply(matrix(&x)), [rows, out])
 }
 
 /// Gradients of `x` and `W`, where they are wanted.
@@ -43,9 +45,9 @@ pub fn forward_lora([x, weight, a, b]: [FlexTensor; 4]) -> (FlexTensor, LoraStat
     let (x, weight, a, b) = (dense(x), dense(weight), dense(a), dense(b));
     let [rows, _] = x.shape().dims();
     let [out, rank] = b.shape().dims();
-    let h = product(matrix(&x), matrix(&a).t());
-    let mut y = product(matrix(&x), matrix(&weight).t());
-    add_product(&mut y, Matrix::new(&h, [rows, rank]), matrix(&b).t());
+    let h = Weight::of(&a).apply(matrix(&x));
+    let mut y = Weight::of(&weight).apply(matrix(&x));
+    Weight::of(&b).add_apply(&mut y, Matrix::new(&h, [rows, rank]));
     (from_values(y, [rows, out]), LoraState { x, weight, a, b, h: from_values(h, [rows, rank]) })
 }
 

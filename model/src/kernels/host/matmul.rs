@@ -33,6 +33,21 @@ impl<'a> Matrix<'a> {
         Self { values, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
+    /// How many rows.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// How many columns.
+    pub fn cols(self) -> usize {
+        self.cols
+    }
+
+    /// The elements row after row, unless it is a transpose.
+    pub fn dense(self) -> Option<&'a [f32]> {
+        (self.col_stride == 1).then_some(self.values)
+    }
+
     /// Rows and columns swapped; nothing is moved.
     pub fn t(self) -> Self {
         let Self { values, rows, cols, row_stride, col_stride } = self;
@@ -49,7 +64,7 @@ pub fn product(lhs: Matrix<'_>, rhs: Matrix<'_>) -> Vec<f32> {
     let mut out: Vec<f32> = Vec::with_capacity(len);
     // SAFETY: `out` has room for `len` elements; the product reads none of them and writes all (`lhs.cols` is not 0).
     unsafe {
-        run(out.as_mut_ptr(), false, lhs, rhs);
+        run(out.as_mut_ptr(), rhs.cols, false, lhs, rhs);
         out.set_len(len);
     }
     out
@@ -65,7 +80,21 @@ pub fn write_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) {
         return out.fill(0.0);
     }
     // SAFETY: `out` has as many elements as the product.
-    unsafe { run(out.as_mut_ptr(), false, lhs, rhs) }
+    unsafe { run(out.as_mut_ptr(), rhs.cols, false, lhs, rhs) }
+}
+
+/// `out[:, first..] ← lhs · rhs`, where `out` has rows of `width` elements and keeps those beside the product.
+///
+/// # Panics
+/// When the product does not fit there.
+pub fn write_columns(out: &mut [f32], width: usize, first: usize, lhs: Matrix<'_>, rhs: Matrix<'_>) {
+    assert_eq!(out.len(), lhs.rows * width, "elements of {} rows", lhs.rows);
+    assert!(first + rhs.cols <= width, "columns {first}..{} of {width}", first + rhs.cols);
+    assert_ne!(lhs.cols, 0, "inner size");
+    if lhs.rows > 0 && rhs.cols > 0 {
+        // SAFETY: each row of the product starts at column `first` of a row of `out` and ends within it.
+        unsafe { run(out.as_mut_ptr().add(first), width, false, lhs, rhs) }
+    }
 }
 
 /// `out ← out + lhs · rhs`.
@@ -76,13 +105,14 @@ pub fn add_product(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) {
     assert_eq!(out.len(), lhs.rows * rhs.cols, "elements of the product");
     if lhs.cols != 0 {
         // SAFETY: `out` has as many elements as the product, all of them initialised.
-        unsafe { run(out.as_mut_ptr(), true, lhs, rhs) }
+        unsafe { run(out.as_mut_ptr(), rhs.cols, true, lhs, rhs) }
     }
 }
 
 /// # Safety
-/// `out` must be valid for writes of `lhs.rows · rhs.cols` elements, and with `add` for reads of as many initialised ones.
-unsafe fn run(out: *mut f32, add: bool, lhs: Matrix<'_>, rhs: Matrix<'_>) {
+/// `out` must be valid for writes of `lhs.rows` rows of `rhs.cols` elements that start `width ≥ rhs.cols` elements apart, and with
+/// `add` for reads of as many initialised ones.
+unsafe fn run(out: *mut f32, width: usize, add: bool, lhs: Matrix<'_>, rhs: Matrix<'_>) {
     assert_eq!(lhs.cols, rhs.rows, "inner sizes of a product");
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
     let parallel = m * n * k >= PARALLEL_FROM;
@@ -96,7 +126,7 @@ unsafe fn run(out: *mut f32, add: bool, lhs: Matrix<'_>, rhs: Matrix<'_>) {
             k,
             out,
             1,
-            stride(n),
+            stride(width),
             add,
             lhs.values.as_ptr(),
             stride(lhs.col_stride),
@@ -149,6 +179,17 @@ mod tests {
                 add_product(&mut out, lhs, rhs);
                 assert_eq!(out, expected.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
             }
+        }
+    }
+
+    #[test]
+    fn columns_are_written_beside_what_is_there() {
+        let (a, b) = (counted(15), counted(10));
+        let mut out = vec![7.0; 3 * 6];
+        write_columns(&mut out, 6, 3, Matrix::new(&a, [3, 5]), Matrix::new(&b, [5, 2]));
+        let expected = reference(&a, &b, [3, 5, 2]);
+        for (row, expected) in out.chunks_exact(6).zip(expected.chunks_exact(2)) {
+            assert_eq!(row, [&[7.0; 3], expected, &[7.0]].concat());
         }
     }
 

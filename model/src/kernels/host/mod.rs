@@ -11,8 +11,10 @@ mod rope;
 pub(super) mod simd;
 mod swiglu;
 pub(super) mod tensor;
+pub(super) mod weight;
 
-use attention::{Saved, Sizes};
+use super::layout::Layout;
+use attention::{Heads, Saved};
 use autodiff::{BackwardInput, record};
 use burn::backend::{
     Autodiff, Backend, Flex, TensorMetadata,
@@ -42,24 +44,23 @@ pub trait DecoderOps: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        kv_len: usize,
+        layout: Layout,
     ) -> FloatTensor<Self>;
 }
 
-fn sizes(q: &FlexTensor, k: &FlexTensor, kv_len: usize) -> Sizes {
-    let [batch, tokens, heads, head_dim] = q.shape().dims();
-    let [_, capacity, kv_heads, _] = k.shape().dims();
-    assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
-    Sizes { batch, tokens, heads, kv_heads, head_dim, capacity, kv_len }
+fn heads(q: &FlexTensor, k: &FlexTensor) -> Heads {
+    let [_, heads, head_dim] = q.shape().dims();
+    let [_, kv_heads, _] = k.shape().dims();
+    Heads { heads, kv_heads, head_dim }
 }
 
-fn attention_forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, kv_len: usize) -> (FlexTensor, AttentionState) {
+fn attention_forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Layout) -> (FlexTensor, AttentionState) {
     let (q, k, v) = (dense(q), dense(k), dense(v));
-    let sizes = sizes(&q, &k, kv_len);
-    let (out, log_sums) = attention::forward(values(&q), values(&k), values(&v), sizes);
+    let heads = heads(&q, &k);
+    let (out, log_sums) = attention::forward(values(&q), values(&k), values(&v), heads, &layout);
     let out = from_values(out, q.shape());
-    let log_sums = from_values(log_sums, [sizes.batch, sizes.heads, sizes.tokens]);
-    (out.clone(), AttentionState { q, k, v, out, log_sums, kv_len })
+    let log_sums = from_values(log_sums, [layout.num_rows(), heads.heads]);
+    (out.clone(), AttentionState { q, k, v, out, log_sums, layout })
 }
 
 #[derive(Clone, Debug)]
@@ -69,7 +70,7 @@ struct AttentionState {
     v: FlexTensor,
     out: FlexTensor,
     log_sums: FlexTensor,
-    kv_len: usize,
+    layout: Layout,
 }
 
 fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, turn: Turn) -> FlexTensor {
@@ -116,8 +117,8 @@ impl DecoderOps for Flex {
         rotate(x, &dense(cos), &dense(sin), Turn::Forward)
     }
 
-    fn decoder_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, kv_len: usize) -> FlexTensor {
-        attention_forward(q, k, v, kv_len).0
+    fn decoder_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Layout) -> FlexTensor {
+        attention_forward(q, k, v, layout).0
     }
 }
 
@@ -202,15 +203,15 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        kv_len: usize,
+        layout: Layout,
     ) -> FloatTensor<Self> {
         record::<C, _, 3>(
             [q, k, v],
-            |[q, k, v]| attention_forward(q, k, v, kv_len),
+            |[q, k, v]| attention_forward(q, k, v, layout),
             |BackwardInput { saved, grad, .. }| {
-                let AttentionState { q, k, v, out, log_sums, kv_len } = saved;
+                let AttentionState { q, k, v, out, log_sums, layout } = saved;
                 let grad = dense(grad);
-                let sizes = sizes(&q, &k, kv_len);
+                let heads = heads(&q, &k);
                 let saved = Saved {
                     q: values(&q),
                     k: values(&k),
@@ -218,7 +219,7 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
                     out: values(&out),
                     log_sums: values(&log_sums),
                 };
-                let [grad_q, grad_k, grad_v] = attention::backward(&saved, values(&grad), sizes);
+                let [grad_q, grad_k, grad_v] = attention::backward(&saved, values(&grad), heads, &layout);
                 [
                     Some(from_values(grad_q, q.shape())),
                     Some(from_values(grad_k, k.shape())),

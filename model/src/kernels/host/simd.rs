@@ -41,7 +41,41 @@ pub fn exp(x: f32) -> f32 {
     y * f32::from_bits((((n as i32) + 127) << 23) as u32)
 }
 
-/// Folds `f` of every index over 16 lanes, then the lanes in order.
+/// An element type that widens to f32 without loss.
+pub trait Scalar: Copy + Send + Sync {
+    /// The same number.
+    fn widen(self) -> f32;
+}
+
+impl Scalar for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Scalar for half::bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        // The upper half of an f32, written out: a call of `to_f32` would not become vector code.
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+/// Adds up lanes pairwise.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Folds `f` of every index over 16 lanes, then the lanes pairwise.
 #[inline(always)]
 fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -51,14 +85,7 @@ fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
             *sum += f(start + lane);
         }
     }
-    let mut total = 0.0;
-    for sum in lanes {
-        total += sum;
-    }
-    for i in whole..len {
-        total += f(i);
-    }
-    total
+    (whole..len).fold(fold(lanes), |total, i| total + f(i))
 }
 
 /// Σ x.
@@ -69,9 +96,9 @@ pub fn sum(x: &[f32]) -> f32 {
 
 /// Σ x·y.
 #[inline(always)]
-pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub fn dot<T: Scalar>(x: &[f32], y: &[T]) -> f32 {
     let y = &y[..x.len()];
-    sum_by(x.len(), |i| x[i] * y[i])
+    sum_by(x.len(), |i| x[i] * y[i].widen())
 }
 
 /// Σ x·y·z.

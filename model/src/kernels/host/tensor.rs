@@ -5,6 +5,7 @@ use burn::{
     backend::{BackendTensor, DispatchTensorKind, TensorMetadata, flex::FlexTensor},
     tensor::{Shape, Tensor, TensorData},
 };
+use half::bf16;
 
 /// The tensor behind `tensor`, which is on the CPU and not tracked.
 pub fn on_host<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
@@ -19,9 +20,14 @@ pub fn dense(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() && tensor.layout().start_offset() == 0 { tensor } else { tensor.to_contiguous() }
 }
 
-/// The elements of a dense tensor.
+/// The elements of a dense tensor of f32.
 pub fn values(tensor: &FlexTensor) -> &[f32] {
     &tensor.storage::<f32>()[..tensor.layout().num_elements()]
+}
+
+/// The elements of a dense tensor of bf16.
+pub fn bf16_values(tensor: &FlexTensor) -> &[bf16] {
+    &tensor.storage::<bf16>()[..tensor.layout().num_elements()]
 }
 
 /// A dense tensor of two dimensions.

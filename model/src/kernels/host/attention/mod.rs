@@ -1,0 +1,110 @@
+//! Causal grouped-query attention without repeating keys or values and without a matrix of all scores.
+//!
+//! Blocks of query rows pass over blocks of keys; the forward pass keeps a running maximum and sum of each row, and the backward
+//! pass recomputes the probabilities from the saved log-sum-exp, as FlashAttention does (Dao et al.,
+//! <https://arxiv.org/abs/2205.14135>). So scratch memory does not grow with the context.
+//!
+//! Queries `[M, N, H]`, keys and values `[S, K, H]`. Which keys a query sees is in the [`Layout`].
+
+mod backward;
+mod forward;
+
+pub use backward::{Saved, backward};
+pub use forward::forward;
+
+use crate::kernels::layout::{Layout, Segment};
+use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
+use std::ops::Range;
+
+/// Query rows that are worked on at once.
+const QUERY_BLOCK: usize = 64;
+/// Keys that they pass over at once.
+const KEY_BLOCK: usize = 512;
+
+/// Sizes of the heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Heads {
+    fn scale(self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Rows of one head of the queries (or of anything of their shape): `[rows, H]`.
+    fn of_queries(self, x: &[f32], rows: Range<usize>, head: usize) -> MatRef<'_, f32> {
+        part(x, self.heads, self.head_dim, rows, head)
+    }
+
+    /// Rows of the keys or values that a query head reads: `[rows, H]`.
+    fn of_keys(self, x: &[f32], rows: Range<usize>, head: usize) -> MatRef<'_, f32> {
+        part(x, self.kv_heads, self.head_dim, rows, self.kv_head(head))
+    }
+
+    fn kv_head(self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads)
+    }
+}
+
+fn part(x: &[f32], heads: usize, head_dim: usize, rows: Range<usize>, head: usize) -> MatRef<'_, f32> {
+    let width = heads * head_dim;
+    let x = &x[rows.start * width..rows.end * width];
+    MatRef::from_row_major_slice(x, rows.len(), width).subcols(head * head_dim, head_dim)
+}
+
+/// Keys that a block of queries passes over at once.
+struct KeyBlock {
+    /// Their rows.
+    rows: Range<usize>,
+    /// Where they start among the keys of the segment, the prefix first.
+    start: usize,
+    /// How many of all keys the first query of the block sees; each later one sees one more.
+    seen_by_first: usize,
+}
+
+impl KeyBlock {
+    /// How many of the block's keys the `i`-th query sees.
+    fn visible(&self, i: usize) -> usize {
+        (self.seen_by_first + i).saturating_sub(self.start).min(self.rows.len())
+    }
+}
+
+/// The key blocks of the query rows `queries`, counted from the first of the segment.
+fn key_blocks(segment: &Segment, queries: Range<usize>) -> impl Iterator<Item = KeyBlock> {
+    let seen_by_first = segment.positions().start + queries.start + 1;
+    let seen_by_last = seen_by_first + queries.len() - 1;
+    let own = segment.keys.start..segment.keys.start + seen_by_last - segment.prefix.len();
+    [(segment.prefix.clone(), 0), (own, segment.prefix.len())].into_iter().flat_map(move |(rows, offset)| {
+        let (first, last) = (rows.start, rows.end);
+        rows.step_by(KEY_BLOCK).map(move |start| KeyBlock {
+            rows: start..last.min(start + KEY_BLOCK),
+            start: offset + start - first,
+            seen_by_first,
+        })
+    })
+}
+
+/// Blocks of the query rows of a segment, counted from its first.
+fn query_blocks(segment: &Segment) -> impl Iterator<Item = Range<usize>> {
+    let tokens = segment.queries.len();
+    (0..tokens).step_by(QUERY_BLOCK).map(move |start| start..tokens.min(start + QUERY_BLOCK))
+}
+
+/// Scratch for the scores of any block of a segment.
+fn scratch(segment: &Segment) -> Vec<f32> {
+    vec![0.0; QUERY_BLOCK.min(segment.queries.len()) * KEY_BLOCK.min(segment.num_keys())]
+}
+
+fn product(out: &mut [f32], rows: usize, cols: usize, accum: Accum, lhs: MatRef<'_, f32>, rhs: MatRef<'_, f32>) {
+    matmul(MatMut::from_row_major_slice_mut(&mut out[..rows * cols], rows, cols), accum, lhs, rhs, 1.0, Par::Seq);
+}
+
+/// Checks that every row that the layout names is there.
+fn check(layout: &Layout, queries: usize, keys: usize) {
+    let segments = layout.segments();
+    assert_eq!(layout.num_rows(), queries, "rows of queries");
+    assert!(segments.iter().all(|s| s.prefix.end.max(s.keys.end) <= keys), "rows of keys: {keys}");
+}

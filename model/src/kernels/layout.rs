@@ -1,0 +1,146 @@
+//! Which rows of a forward pass form sequences, and which keys each of their tokens sees.
+
+use std::{ops::Range, sync::Arc};
+
+/// A run of query rows. Each sees all key rows of `prefix`, then those of `keys` causally: the last of them are the queries' own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Rows of the queries.
+    pub queries: Range<usize>,
+    /// Rows of the keys before this run that it shares with others.
+    pub prefix: Range<usize>,
+    /// Rows of the run's own keys, at least as many as queries.
+    pub keys: Range<usize>,
+}
+
+impl Segment {
+    /// Positions of the queries in their sequence.
+    #[must_use]
+    pub fn positions(&self) -> Range<usize> {
+        let end = self.num_keys();
+        end - self.queries.len()..end
+    }
+
+    /// Keys that the last query sees.
+    #[must_use]
+    pub fn num_keys(&self) -> usize {
+        self.prefix.len() + self.keys.len()
+    }
+}
+
+/// Sequences of one length, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Sequences.
+    pub batch: usize,
+    /// Queries of each.
+    pub tokens: usize,
+    /// Keys of each, those of the queries included.
+    pub kv_len: usize,
+    /// Rows of keys from one sequence to the next.
+    pub capacity: usize,
+}
+
+/// The rows of a forward pass, in segments.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    segments: Arc<[Segment]>,
+    grid: Option<Grid>,
+}
+
+impl Layout {
+    /// `batch` sequences of `tokens` rows.
+    #[must_use]
+    pub fn batch(batch: usize, tokens: usize) -> Self {
+        Self::cached(Grid { batch, tokens, kv_len: tokens, capacity: tokens })
+    }
+
+    /// Sequences that go on from keys in a cache.
+    ///
+    /// # Panics
+    /// When there are more queries than keys, or more keys than room.
+    #[must_use]
+    pub fn cached(grid: Grid) -> Self {
+        let Grid { batch, tokens, kv_len, capacity } = grid;
+        assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
+        let segments = (0..batch).map(|row| Segment {
+            queries: row * tokens..(row + 1) * tokens,
+            prefix: 0..0,
+            keys: row * capacity..row * capacity + kv_len,
+        });
+        Self { segments: segments.collect(), grid: Some(grid) }
+    }
+
+    /// Runs of rows behind one another, without padding. A run is its number of rows and the rows of an earlier run without a
+    /// prefix that it goes on from (`0..0` for none); several runs may share one. Runs do not see one another otherwise.
+    ///
+    /// # Panics
+    /// When a prefix does not lie before its run.
+    #[must_use]
+    pub fn packed(runs: impl IntoIterator<Item = (usize, Range<usize>)>) -> Self {
+        let mut start = 0;
+        let mut segments = Vec::new();
+        for (rows, prefix) in runs {
+            assert!(prefix.end <= start, "the prefix {prefix:?} of a run that starts at row {start}");
+            let queries = start..start + rows;
+            start += rows;
+            if rows > 0 {
+                segments.push(Segment { keys: queries.clone(), queries, prefix });
+            }
+        }
+        Self { segments: segments.into(), grid: None }
+    }
+
+    /// The segments, in the order of their rows.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The sizes, if all sequences have the same.
+    #[must_use]
+    pub fn grid(&self) -> Option<Grid> {
+        self.grid
+    }
+
+    /// Rows of queries.
+    #[must_use]
+    pub fn num_rows(&self) -> usize {
+        self.segments.last().map_or(0, |segment| segment.queries.end)
+    }
+
+    /// How often a run of positions repeats over the rows, and that run.
+    #[must_use]
+    pub fn positions(&self) -> (usize, Vec<usize>) {
+        match self.grid {
+            Some(Grid { batch, tokens, kv_len, .. }) => (batch, (kv_len - tokens..kv_len).collect()),
+            None => (1, self.segments.iter().flat_map(Segment::positions).collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_behind_a_prefix_go_on_from_its_positions() {
+        let layout = Layout::packed([(3, 0..0), (2, 0..3), (0, 0..3), (1, 0..3), (2, 0..0)]);
+        assert_eq!(layout.num_rows(), 8);
+        assert_eq!(layout.segments().len(), 4);
+        assert_eq!(layout.positions(), (1, vec![0, 1, 2, 3, 4, 3, 0, 1]));
+    }
+
+    #[test]
+    fn rows_of_a_cache_stand_at_its_end() {
+        let layout = Layout::cached(Grid { batch: 2, tokens: 3, kv_len: 10, capacity: 16 });
+        assert_eq!(layout.positions(), (2, vec![7, 8, 9]));
+        assert_eq!(layout.segments()[1], Segment { queries: 3..6, prefix: 0..0, keys: 16..26 });
+    }
+
+    #[test]
+    #[should_panic(expected = "the prefix 0..4 of a run that starts at row 3")]
+    fn a_prefix_that_is_not_there_yet_is_refused() {
+        let _ = Layout::packed([(3, 0..0), (1, 0..4)]);
+    }
+}
