@@ -86,6 +86,9 @@ pub struct TrainConfig {
     /// Micro-batches of one optimizer step.
     #[serde(default = "one")]
     pub gradient_accumulation: usize,
+    /// Keep only what enters each recursion, and compute the recursion again for its backward pass: less memory, more time.
+    #[serde(default)]
+    pub checkpoint_recursions: bool,
     /// Steps between checkpoints; 0 writes one at the end only.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
@@ -334,6 +337,7 @@ train:
           tokens: 300000
           batch_size: 2
           gradient_accumulation: 1
+          checkpoint_recursions: false
           checkpoint_every: 100
           keep_last: 2
           eval_every: 0

@@ -16,25 +16,17 @@ use std::collections::BTreeMap;
 pub struct Gradients(BTreeMap<String, Tensor<1>>);
 
 impl Gradients {
-    /// Adds what one backward pass left for `model`, and `grad_head` for the weights of its head.
-    pub fn add(&mut self, model: &CausalLm, mut graph: Graph, grad_head: Tensor<2>) {
+    /// Adds what one backward pass left for the parameters of `model`.
+    pub fn add(&mut self, model: &CausalLm, mut graph: Graph) {
         struct Visitor<'a> {
             path: Vec<String>,
             graph: &'a mut Graph,
             grads: &'a mut Gradients,
-            head: Option<Tensor<2>>,
-            head_id: burn::module::ParamId,
         }
         impl ModuleVisitor for Visitor<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let name = self.path.join(".");
                 if let Some(grad) = param.val().grad_remove(self.graph) {
-                    self.grads.add_one(&name, flat(grad));
-                }
-                if param.id == self.head_id
-                    && let Some(head) = self.head.take()
-                {
-                    self.grads.add_one(&name, flat(head));
+                    self.grads.add_one(&self.path.join("."), flat(grad));
                 }
             }
             fn enter_module(&mut self, name: &str, _: &str) {
@@ -44,8 +36,13 @@ impl Gradients {
                 self.path.pop();
             }
         }
-        let head_id = model.head_param().id;
-        model.visit(&mut Visitor { path: Vec::new(), graph: &mut graph, grads: self, head: Some(grad_head), head_id });
+        model.visit(&mut Visitor { path: Vec::new(), graph: &mut graph, grads: self });
+    }
+
+    /// Adds `grad` for the weights of the head: the embeddings, if they are tied.
+    pub fn add_head(&mut self, model: &CausalLm, grad: Tensor<2>) {
+        let name = if model.lm_head.is_some() { "lm_head.weight" } else { "model.embed_tokens.weight" };
+        self.add_one(name, flat(grad));
     }
 
     fn add_one(&mut self, name: &str, grad: Tensor<1>) {

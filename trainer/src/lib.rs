@@ -10,6 +10,7 @@ mod inputs;
 mod metrics;
 mod objective;
 mod plan;
+mod recompute;
 mod run;
 
 pub use error::TrainError;

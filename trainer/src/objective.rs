@@ -1,12 +1,15 @@
 //! The loss of a batch: next-token cross-entropy and forward KL from a frozen teacher that runs beside the student.
 
-use crate::gradients::Gradients;
+use crate::{
+    gradients::Gradients,
+    recompute::{Checkpointed, with_gradient},
+};
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::LossConfig;
 use retie_data::Batch;
 use retie_model::{
     CausalLm,
-    kernels::{HeadInput, HeadLoss, LossWeights, head_loss, token_log_probs},
+    kernels::{HeadInput, HeadLoss, Layout, LossWeights, head_loss, token_log_probs},
 };
 
 /// Losses of one step: means over its tokens, nats per token, before weighting.
@@ -21,12 +24,13 @@ pub struct Losses {
 pub struct Objective {
     weights: LossWeights,
     teacher: Option<CausalLm>,
+    checkpoint_recursions: bool,
 }
 
 impl Objective {
     /// The weighted sum of `losses`. The configuration has checked that a teacher is there if a loss needs one.
     #[must_use]
-    pub fn new(losses: &[LossConfig], teacher: Option<CausalLm>) -> Self {
+    pub fn new(losses: &[LossConfig], teacher: Option<CausalLm>, checkpoint_recursions: bool) -> Self {
         let mut weights = LossWeights { cross_entropy: 0.0, forward_kl: 0.0, temperature: 1.0 };
         for loss in losses {
             match loss {
@@ -37,7 +41,7 @@ impl Objective {
                 }
             }
         }
-        Self { weights, teacher }
+        Self { weights, teacher, checkpoint_recursions }
     }
 
     /// The weighted sum of `losses`.
@@ -57,10 +61,26 @@ impl Objective {
     /// Losses of `batch` and, added to `grads`, the gradient of their weighted sum times `share`: the batch's part of the
     /// optimizer step.
     pub fn backward(&self, student: &CausalLm, batch: &Batch, share: f64, grads: &mut Gradients) -> Losses {
-        let device = student.device();
-        let hidden = student.forward(token_ids(batch, &device), None);
-        let student_head = HeadInput { hidden: hidden.clone().inner(), weight: student.head().inner() };
-        let teacher_head = self.teacher.as_ref().map(|teacher| HeadInput {
+        let ids = token_ids(batch, &student.device());
+        if self.checkpoint_recursions {
+            let layout = Layout::batch(batch.rows, batch.sequence_length);
+            let pass = Checkpointed::forward(student, ids.reshape([batch.inputs.len()]), layout);
+            let loss = self.head_loss(student, pass.hidden(), batch, share);
+            pass.backward(student, loss.grad_hidden, grads);
+            grads.add_head(student, loss.grad_weight);
+            return Losses { cross_entropy: loss.cross_entropy, forward_kl: loss.forward_kl };
+        }
+        let hidden = student.forward(ids, None);
+        let loss = self.head_loss(student, hidden.clone().inner(), batch, share);
+        grads.add(student, with_gradient(hidden, loss.grad_hidden).backward());
+        grads.add_head(student, loss.grad_weight);
+        Losses { cross_entropy: loss.cross_entropy, forward_kl: loss.forward_kl }
+    }
+
+    /// The loss of the student's final hidden states, times `share`, beside the teacher's on the same tokens.
+    fn head_loss(&self, student: &CausalLm, hidden: Tensor<2>, batch: &Batch, share: f64) -> HeadLoss {
+        let student = HeadInput { hidden, weight: student.head().inner() };
+        let teacher = self.teacher.as_ref().map(|teacher| HeadInput {
             hidden: teacher.forward(token_ids(batch, &teacher.device()), None),
             weight: teacher.head(),
         });
@@ -69,13 +89,7 @@ impl Objective {
             forward_kl: self.weights.forward_kl * share as f32,
             ..self.weights
         };
-        let HeadLoss { cross_entropy, forward_kl, grad_hidden, grad_weight } =
-            head_loss(&student_head, teacher_head.as_ref(), &batch.targets, weights);
-        drop((student_head, teacher_head));
-        // d(Σ h·g)/dh = g: the gradient that the head left goes on into the stack.
-        let graph = (hidden * Tensor::from_inner(grad_hidden)).sum().backward();
-        grads.add(student, graph, grad_weight);
-        Losses { cross_entropy, forward_kl }
+        head_loss(&student, teacher.as_ref(), &batch.targets, weights)
     }
 }
 

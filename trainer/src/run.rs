@@ -16,9 +16,12 @@ use crate::{
 };
 use burn::{module::Module, tensor::Device};
 use retie_checkpoint::{ModelSource, Provenance, Staging};
-use retie_config::{ModelConfig, UptrainConfig, document::to_yaml};
+use retie_config::{
+    ModelConfig, UptrainConfig,
+    document::{self, to_yaml},
+};
 use retie_data::{Cursor, Sampler, TokenDataset};
-use retie_model::CausalLm;
+use retie_model::{CausalLm, WeightDtype};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -87,8 +90,9 @@ pub fn uptrain(
     let state = state.unwrap_or(fresh);
     train.check_fingerprint(&state.data)?;
     let sampler = Sampler::new(train, config.train.seed, state.cursor)?;
-    let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device)).transpose()?;
-    let model = load(&inputs.student, &device.clone().autodiff())?;
+    // The teacher is only read: what its file holds in bf16 need not be widened.
+    let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
+    let model = load(&inputs.student, &device.clone().autodiff(), WeightDtype::F32)?;
 
     write_run_files(config, provenance)?;
     let run = Run {
@@ -96,7 +100,7 @@ pub fn uptrain(
         model_config: inputs.student.config.clone(),
         companions: inputs.student.companions.clone(),
         provenance,
-        objective: Objective::new(&config.losses, teacher),
+        objective: Objective::new(&config.losses, teacher, config.train.checkpoint_recursions),
         optimizer: AdamW::restore(config.optimizer.clone(), state.step, moments),
         sampler,
         heldout,
@@ -107,8 +111,8 @@ pub fn uptrain(
     run.train(model, stop, events)
 }
 
-fn load(source: &ModelSource, device: &Device) -> Result<CausalLm, TrainError> {
-    Ok(CausalLm::load(&source.config, source.tensors.as_ref(), device)?)
+fn load(source: &ModelSource, device: &Device, dtype: WeightDtype) -> Result<CausalLm, TrainError> {
+    Ok(CausalLm::load_with(&source.config, source.tensors.as_ref(), device, dtype)?)
 }
 
 impl Run<'_> {
@@ -264,7 +268,10 @@ fn check_config(config: &UptrainConfig) -> Result<(), TrainError> {
             |line: &&str| !["checkpoint_every:", "keep_last:"].iter().any(|key| line.trim_start().starts_with(key));
         text.lines().filter(free).map(str::to_owned).collect()
     };
-    let stored = comparable(&fs_err::read_to_string(&path)?);
+    let text = fs_err::read_to_string(&path)?;
+    // A key that the run's version did not know has its default.
+    let stored = document::parse::<UptrainConfig>(&text, &path, &[]).map_or(Ok(text), |stored| to_yaml(&stored))?;
+    let stored = comparable(&stored);
     let asked = comparable(&to_yaml(config)?);
     let removed = stored.iter().filter(|line| !asked.contains(line)).map(|line| format!("  run:  {}", line.trim()));
     let added = asked.iter().filter(|line| !stored.contains(line)).map(|line| format!("  now:  {}", line.trim()));
