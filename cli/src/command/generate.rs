@@ -10,7 +10,7 @@ use crate::{
 use anyhow::ensure;
 use burn::tensor::{Int, Tensor};
 use clap::Args;
-use retie_model::{KvCache, ModelError, Sampler, Sampling, kernels::f32_slice};
+use retie_model::{KvCache, ModelError, Sampler, Sampling, kernels::{f32_slice, on_worker}};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -78,7 +78,8 @@ impl Generate {
         let source = model::open(&self.model)?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;
         let json = self.json.json;
-        let generation = self.generate(&model, &mut |text| if json { Ok(()) } else { output::stream(text) })?;
+        let mut show = |text: &str| if json { Ok(()) } else { output::stream(text) };
+        let generation = on_worker(|| self.generate(&model, &mut show))?;
         if json {
             output::json(&generation)?;
         } else {

@@ -45,6 +45,12 @@ pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// Runs `f` on one of the threads that the CPU's kernels share their work with. From outside each kernel would hand its work over
+/// and wait; a decoding step has hundreds of them, of a few microseconds each.
+pub fn on_worker<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 /// `x + y`, `[M, D]` each: the residual connection.
 pub fn add(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     if is_cpu(&x.device()) {

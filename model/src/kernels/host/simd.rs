@@ -62,10 +62,10 @@ impl Scalar for half::bf16 {
     }
 }
 
-/// Adds up lanes pairwise.
+/// Adds up lanes pairwise; their number is a power of two.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
+fn fold<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
             lanes[i] += lanes[i + width];
@@ -75,37 +75,55 @@ fn fold(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Folds `f` of every index over 16 lanes, then the lanes pairwise.
+// Whole lanes are arrays below, not indices into slices: with a bounds check in it a loop does not become vector code.
+
+/// Σ f(x).
 #[inline(always)]
-fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let whole = len / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(start + lane);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] += f(x[i]);
         }
     }
-    (whole..len).fold(fold(lanes), |total, i| total + f(i))
+    rest.iter().fold(fold(lanes), |total, x| total + f(*x))
 }
 
 /// Σ x.
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {
-    sum_by(x.len(), |i| x[i])
+    sum_of(x, |x| x)
 }
 
-/// Σ x·y.
+/// Σ x·y, over twice as many lanes: one sum alone is limited by the latency of an addition.
 #[inline(always)]
 pub fn dot<T: Scalar>(x: &[f32], y: &[T]) -> f32 {
-    let y = &y[..x.len()];
-    sum_by(x.len(), |i| x[i] * y[i].widen())
+    const WIDE: usize = 2 * LANES;
+    let mut lanes = [0.0f32; WIDE];
+    let (xs, x_rest) = x.as_chunks::<WIDE>();
+    let (ys, y_rest) = y[..x.len()].as_chunks::<WIDE>();
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..WIDE {
+            lanes[i] += x[i] * y[i].widen();
+        }
+    }
+    x_rest.iter().zip(y_rest).fold(fold(lanes), |total, (x, y)| total + x * y.widen())
 }
 
 /// Σ x·y·z.
 #[inline(always)]
 pub fn dot3(x: &[f32], y: &[f32], z: &[f32]) -> f32 {
-    let (y, z) = (&y[..x.len()], &z[..x.len()]);
-    sum_by(x.len(), |i| x[i] * y[i] * z[i])
+    let mut lanes = [0.0f32; LANES];
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    let (ys, y_rest) = y[..x.len()].as_chunks::<LANES>();
+    let (zs, z_rest) = z[..x.len()].as_chunks::<LANES>();
+    for ((x, y), z) in xs.iter().zip(ys).zip(zs) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * y[i] * z[i];
+        }
+    }
+    x_rest.iter().zip(y_rest).zip(z_rest).fold(fold(lanes), |total, ((x, y), z)| total + x * y * z)
 }
 
 /// The largest element; -∞ of nothing.
@@ -137,7 +155,7 @@ pub fn exp_in_place(x: &mut [f32], scale: f32, shift: f32) -> f32 {
 /// Σ exp(scale·x − shift), without writing.
 #[inline(always)]
 pub fn sum_exp(x: &[f32], scale: f32, shift: f32) -> f32 {
-    sum_by(x.len(), |i| exp(x[i] * scale - shift))
+    sum_of(x, |x| exp(x * scale - shift))
 }
 
 #[cfg(test)]
