@@ -273,6 +273,11 @@ fn a_prompt_that_does_not_fit_the_context_is_refused() {
     error: 257 tokens do not fit the model's context of 256
     hint: shorten the prompt or lower `--max-new-tokens`
     ");
+    assert_snapshot!(place.refused("bench base --seq 64,0"), @"error: `--seq` is 0, expected at least 1");
+    assert_snapshot!(place.refused("bench base --seq 200 --new-tokens 57"), @"
+    error: a prompt of 200 tokens and 57 new ones do not fit the model's context of 256
+    hint: lower `--seq`
+    ");
     assert_snapshot!(place.refused("generate base -p x --top-p 0"), @"error: `--top-p` is `0`, expected above 0, up to 1");
 }
 

@@ -15,6 +15,7 @@ fn help_is_as_recorded() {
         "uptrain",
         "eval",
         "generate",
+        "bench",
         "demo",
         "report",
         "plot",

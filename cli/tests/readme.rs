@@ -19,6 +19,7 @@ const SUBSTITUTIONS: &[(&str, &str)] = &[
     ("warmup_steps: 20, decay_steps: 60", "warmup_steps: 2, decay_steps: 2"),
     ("--limit 200", "--limit 2 --data tasks"),
     ("--window 512", "--window 64 --limit 4"),
+    ("bench checkpoints/store/smollm2-r2", "bench checkpoints/store/smollm2-r2 --seq 16 --new-tokens 4 --rounds 1"),
 ];
 
 fn substituted(text: &str) -> String {

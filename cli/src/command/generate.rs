@@ -10,7 +10,10 @@ use crate::{
 use anyhow::ensure;
 use burn::tensor::{Int, Tensor};
 use clap::Args;
-use retie_model::{KvCache, ModelError, Sampler, Sampling, kernels::{f32_slice, on_worker}};
+use retie_model::{
+    KvCache, ModelError, Sampler, Sampling,
+    kernels::{f32_slice, on_worker},
+};
 use serde::Serialize;
 use std::time::Instant;
 

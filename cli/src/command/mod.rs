@@ -1,5 +1,6 @@
 //! The subcommands, a file each: arguments, then what they do.
 
+pub mod bench;
 pub mod config;
 pub mod convert;
 pub mod demo;

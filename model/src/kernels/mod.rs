@@ -21,6 +21,7 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 use host::DecoderOps;
+pub use host::ceiling::{Ceilings, ceilings};
 
 /// The elements of tensor data that a float tensor of this project gave: it holds f32 throughout.
 #[must_use]

@@ -3,6 +3,7 @@
 mod add;
 mod attention;
 mod autodiff;
+pub(super) mod ceiling;
 mod embedding;
 mod linear;
 pub(super) mod matmul;

@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""The PyTorch side of `scripts/bench-peers`: the same uptraining step on `transformers` modules, on the CPU in f32.
+"""The PyTorch side of `scripts/bench-peers`, on `transformers` modules, on the CPU in f32.
 
-    python scripts/bench-peers.py --steps 4 --threads 2 --lora-rank 64
+    python scripts/bench-peers-torch.py train --steps 4 --threads 2 --lora-rank 64
+    python scripts/bench-peers-torch.py infer --seq 512 --batch 4 --new-tokens 128 --threads 2
 
-Student: the shapes of SmolLM2-135M, 30 depths over 15 stored layers (`cycle`, two recursions). Each depth is a
+train: a student of the shapes of SmolLM2-135M, 30 depths over 15 stored layers (`cycle`, two recursions). Each depth is a
 `LlamaDecoderLayer` with its own norms; the projections of depths d and d + 15 are the same `nn.Linear` objects; `--lora-rank`
 adds LoRA to all seven projections of every depth. Teacher: the 30-layer model, frozen, run in the same step.
 Loss: cross-entropy + KL(teacher || student) over the whole vocabulary at temperature 1, both means over tokens.
 AdamW (`fused`), global norm clipped to 1.0. Random weights and token ids: a step's cost does not depend on them.
+`tokens_per_second` is batch * seq over the median step, the first step left out (unless it is the only one); `peak_rss_mb` is
+`ru_maxrss` in MiB, of the whole process, `import_rss_mb` the part that the libraries alone had taken before the models were built
+(a CUDA build of torch maps its libraries too).
 
-Prints one JSON line. `tokens_per_second` is batch * seq over the median step, the first step left out (unless it is the only
-one); `peak_rss_mb` is `ru_maxrss` in MiB, of the whole process, `import_rss_mb` the part that the libraries alone had taken before
-the models were built (a CUDA build of torch maps its libraries too).
+infer: the original model. Products x·Wᵀ of batch × seq rows with each shape; a forward pass with all logits; `generate`, greedy,
+in one sequence (the prompt alone is timed as the first new token). Medians of `--rounds` after one that warms up.
+
+Prints one JSON line.
 """
 
 import argparse
@@ -24,11 +29,14 @@ import time
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", choices=("train", "infer"))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seq", type=int, default=512)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--lora-rank", type=int, default=0, help="0: no LoRA")
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=2)
     return parser.parse_args()
 
 
@@ -91,7 +99,48 @@ def peak_rss_mb():
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
-def main():
+def median_seconds(work):
+    seconds = []
+    for _ in range(ARGS.rounds + 1):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+@torch.inference_mode()
+def infer():
+    torch.set_num_threads(ARGS.threads)
+    torch.manual_seed(0)
+    rows, model = ARGS.batch * ARGS.seq, llama().eval()
+    shapes = {tuple(p.shape) for p in model.parameters() if p.dim() == 2}
+    products = []
+    for out, size in sorted(shapes):
+        x, weight = torch.randn(rows, size), torch.randn(out, size)
+        seconds = median_seconds(lambda x=x, weight=weight: F.linear(x, weight))
+        products.append({"tokens": rows, "out": out, "in": size, "gflops": 2 * rows * out * size / seconds / 1e9})
+    vocab = SMOLLM2_135M["vocab_size"]
+    ids = torch.tensor([i * 7919 % vocab for i in range(rows)]).view(ARGS.batch, ARGS.seq)
+    forward = median_seconds(lambda: model(input_ids=ids, use_cache=False).logits[-1, -1].tolist())
+    mask = torch.ones(1, ARGS.seq, dtype=torch.long)
+
+    def generate(count):
+        model.generate(ids[:1], attention_mask=mask, do_sample=False, min_new_tokens=count, max_new_tokens=count, pad_token_id=0)
+
+    prefill = median_seconds(lambda: generate(1))
+    # The first new token comes from the prompt's own pass.
+    both = median_seconds(lambda: generate(1 + ARGS.new_tokens))
+    print(json.dumps({
+        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "products": products,
+        "forward_tokens_per_second": rows / forward,
+        "generate": {
+            "prefill_tokens_per_second": ARGS.seq / prefill, "decode_tokens_per_second": ARGS.new_tokens / (both - prefill),
+            "seconds": both,
+        },
+    }))
+
+
+def train():
     import_rss_mb = peak_rss_mb()
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
@@ -121,4 +170,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    {"train": train, "infer": infer}[ARGS.work]()

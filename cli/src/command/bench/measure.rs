@@ -1,0 +1,89 @@
+//! The measurements: each gives seconds, the median of several rounds after one that warms up.
+
+use crate::model::TextModel;
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use retie_model::{
+    KvCache,
+    kernels::{f32_slice, linear},
+};
+use std::time::Instant;
+
+/// Seconds of prompt and of decoding.
+#[derive(Clone, Copy, Debug)]
+pub struct Generated {
+    pub prefill: f64,
+    pub decode: f64,
+}
+
+/// The median of `rounds` calls of `f`, after one that does not count.
+fn median(rounds: usize, mut f: impl FnMut()) -> f64 {
+    f();
+    let mut seconds: Vec<f64> = (0..rounds)
+        .map(|_| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Waits for `tensor`.
+fn wait<const D: usize>(tensor: Tensor<D>) {
+    let _ = tensor.into_data();
+}
+
+/// `x·Wᵀ` of `tokens` rows and a weight `[out, in]`.
+pub fn product(tokens: usize, [out, input]: [usize; 2], device: &Device, rounds: usize) -> f64 {
+    let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Default, device);
+    let (x, weight) = (random([tokens, input]), random([out, input]));
+    median(rounds, || wait(linear(x.clone(), weight.clone())))
+}
+
+/// Ids that are as good as any other for the time they take.
+fn ids(model: &TextModel, [batch, tokens]: [usize; 2]) -> Tensor<2, Int> {
+    let vocab_size = model.model.config().vocab_size;
+    let ids: Vec<i32> = (0..batch * tokens).map(|i| (i * 7919 % vocab_size) as i32).collect();
+    Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device).reshape([batch, tokens])
+}
+
+/// Logits of every token of a batch; of the last a number is read.
+pub fn forward(model: &TextModel, batch: usize, tokens: usize, rounds: usize) -> f64 {
+    let input = ids(model, [batch, tokens]);
+    median(rounds, || {
+        let logits = model.model.logits(model.model.forward(input.clone(), None));
+        wait(logits.narrow(0, batch * tokens - 1, 1));
+    })
+}
+
+/// A prompt of `prompt` tokens, then `new` greedy ones, one at a time.
+pub fn generate(model: &TextModel, prompt: usize, new: usize, rounds: usize) -> Generated {
+    let last = |input: Tensor<2, Int>, cache: &mut KvCache| {
+        let [_, tokens] = input.dims();
+        let hidden = model.model.forward(input, Some(cache)).narrow(0, tokens - 1, 1);
+        let logits = model.model.logits(hidden).into_data();
+        let logits = f32_slice(&logits);
+        (0..logits.len()).reduce(|a, b| if logits[b] > logits[a] { b } else { a }).unwrap_or(0)
+    };
+    let input = ids(model, [1, prompt]);
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for _ in 0..=rounds {
+        let mut cache = KvCache::new(model.model.config(), 1, prompt + new, &model.device);
+        let start = Instant::now();
+        let mut next = last(input.clone(), &mut cache);
+        prefill.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        for _ in 0..new {
+            let input = Tensor::<1, Int>::from_ints([next as i32], &model.device).reshape([1, 1]);
+            next = last(input, &mut cache);
+        }
+        decode.push(start.elapsed().as_secs_f64());
+    }
+    // The first round warms up.
+    let median = |seconds: &mut [f64]| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2]
+    };
+    Generated { prefill: median(&mut prefill[1..]), decode: median(&mut decode[1..]) }
+}
