@@ -19,9 +19,10 @@ use std::process::ExitCode;
 
 /// A step of training makes and drops gigabytes of tensors; the system allocator gives them back to the kernel each time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: retie_model::kernels::Allocator = retie_model::kernels::Allocator;
 
 fn main() -> ExitCode {
+    retie_model::kernels::keep_freed_memory();
     let args = args::Cli::parse();
     let result = logging::start().and_then(|()| args.command.run());
     error::exit_code(result)

@@ -36,13 +36,34 @@ impl Linear {
     /// `x [M, in]` → `[M, out]`.
     pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         let weight = self.weight.val();
-        let out = match (&depth.lora_A, &depth.lora_B) {
-            (Some(a), Some(b)) => kernels::linear_lora(x, weight, a.weight.val(), b.weight.val()),
-            _ => kernels::linear(x, weight),
+        let out = match depth.lora() {
+            Some([a, b]) => kernels::linear_lora(x, weight, a, b),
+            None => kernels::linear(x, weight),
         };
+        self.add_bias(out, depth)
+    }
+
+    /// The same of `silu(gate) · up`, `[M, in]` each.
+    pub fn forward_swiglu(&self, gate: Tensor<2>, up: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
+        let weight = self.weight.val();
+        let out = match depth.lora() {
+            Some([a, b]) => kernels::swiglu_linear_lora(gate, up, weight, a, b),
+            None => kernels::swiglu_linear(gate, up, weight),
+        };
+        self.add_bias(out, depth)
+    }
+
+    fn add_bias(&self, out: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         match self.bias.as_ref().or(depth.bias.as_ref()) {
             Some(bias) => out + bias.val().unsqueeze(),
             None => out,
         }
+    }
+}
+
+impl LinearAtDepth {
+    /// `A` and `B`.
+    fn lora(&self) -> Option<[Tensor<2>; 2]> {
+        Some([self.lora_A.as_ref()?.weight.val(), self.lora_B.as_ref()?.weight.val()])
     }
 }

@@ -1,9 +1,6 @@
 //! SwiGLU feed-forward of one depth.
 
-use crate::{
-    kernels,
-    linear::{Linear, LinearAtDepth},
-};
+use crate::linear::{Linear, LinearAtDepth};
 use burn::{module::Module, tensor::Tensor};
 
 /// Linears of a stored layer.
@@ -27,6 +24,6 @@ impl Mlp {
     pub fn forward(&self, x: Tensor<2>, depth: &MlpAtDepth) -> Tensor<2> {
         let gate = self.gate_proj.forward(x.clone(), &depth.gate_proj);
         let up = self.up_proj.forward(x, &depth.up_proj);
-        self.down_proj.forward(kernels::swiglu(gate, up), &depth.down_proj)
+        self.down_proj.forward_swiglu(gate, up, &depth.down_proj)
     }
 }

@@ -86,8 +86,8 @@ fn operations_agree_with_the_cpu() {
     compare("rms_norm", &device, &[&[37, 24], &[1, 24]], |x: Vec<Tensor<2>>| {
         kernels::rms_norm(x[0].clone(), x[1].clone().reshape([24]), 1e-5)
     });
-    compare("swiglu", &device, &[&[37, 40], &[37, 40]], |x: Vec<Tensor<2>>| {
-        kernels::swiglu(x[0].clone(), x[1].clone())
+    compare("linear of swiglu", &device, &[&[37, 40], &[37, 40], &[24, 40]], |x: Vec<Tensor<2>>| {
+        kernels::swiglu_linear(x[0].clone(), x[1].clone(), x[2].clone())
     });
     compare("rope", &device, &[&[2, 6, 3, 8]], |x: Vec<Tensor<4>>| {
         let angles = Tensor::<2>::from_data(random(&[6, 4], 5), &x[0].device().inner());

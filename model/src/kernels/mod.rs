@@ -6,6 +6,7 @@
 //! Shape legend: `M` rows (batch × tokens), `B` batch, `T` query tokens, `S` key tokens, `N` heads, `K` kv heads, `H` head_dim,
 //! `F` mlp width, `D` hidden, `V` vocabulary.
 
+mod allocator;
 mod head_loss;
 mod host;
 mod layout;
@@ -13,6 +14,7 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
+pub use allocator::{Allocator, keep_freed_memory};
 pub use head_loss::{HeadInput, HeadLoss, LossWeights, head_loss, token_log_probs};
 pub use layout::{Grid, Layout, Segment};
 
@@ -89,21 +91,33 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
     }
 }
 
+/// `swiglu(gate, up)·Wᵀ`: [`linear`] of a product that is not kept for the backward pass but computed again there.
+pub fn swiglu_linear(gate: Tensor<2>, up: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&gate.device()) {
+        let (gate, up, weight) = (gate.into_dispatch(), up.into_dispatch(), weight.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_swiglu_linear(gate, up, weight))
+    } else {
+        plain::linear(plain::swiglu(gate, up), weight)
+    }
+}
+
+/// [`linear_lora`] of `swiglu(gate, up)`, as [`swiglu_linear`].
+pub fn swiglu_linear_lora(gate: Tensor<2>, up: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&gate.device()) {
+        let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
+        let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_swiglu_linear_lora(gate, up, weight, a, b))
+    } else {
+        plain::linear_lora(plain::swiglu(gate, up), weight, a, b)
+    }
+}
+
 /// RMSNorm over the last dimension: `x [M, D]`, `weight [D]`.
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     if is_cpu(&x.device()) {
         Tensor::from_dispatch(Dispatch::decoder_rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
     } else {
         plain::rms_norm(x, weight, eps)
-    }
-}
-
-/// `silu(gate) · up`, elementwise: `[M, F]` each.
-pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    if is_cpu(&gate.device()) {
-        Tensor::from_dispatch(Dispatch::decoder_swiglu(gate.into_dispatch(), up.into_dispatch()))
-    } else {
-        plain::swiglu(gate, up)
     }
 }
 

@@ -90,8 +90,18 @@ fn rms_norm_equals_the_plain_one() {
 }
 
 #[test]
-fn swiglu_equals_the_plain_one() {
-    compare([random([300, 61], 5), random([300, 61], 6)], |[g, u]| super::swiglu(g, u), |[g, u]| plain::swiglu(g, u));
+fn a_linear_of_swiglu_equals_the_plain_one_with_and_without_lora() {
+    let (gate, up, weight) = (random([300, 61], 5), random([300, 61], 6), random([23, 61], 34));
+    compare(
+        [gate.clone(), up.clone(), weight.clone()],
+        |[g, u, w]| super::swiglu_linear(g, u, w),
+        |[g, u, w]| plain::linear(plain::swiglu(g, u), w),
+    );
+    compare(
+        [gate, up, weight, random([3, 61], 35), random([23, 3], 36)],
+        |[g, u, w, a, b]| super::swiglu_linear_lora(g, u, w, a, b),
+        |[g, u, w, a, b]| plain::linear_lora(plain::swiglu(g, u), w, a, b),
+    );
 }
 
 #[test]

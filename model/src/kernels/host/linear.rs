@@ -30,14 +30,30 @@ pub fn backward(
     [grad_x, grad_weight]
 }
 
-/// What the backward pass of [`forward_lora`] needs; `h = x·Aᵀ`.
+/// What the backward pass of [`forward_lora`] needs; `h = x·Aᵀ`. `X` is the input, or nothing where it is computed again.
 #[derive(Clone, Debug)]
-pub struct LoraState {
-    x: FlexTensor,
+pub struct LoraState<X = FlexTensor> {
+    x: X,
     weight: FlexTensor,
     a: FlexTensor,
     b: FlexTensor,
     h: FlexTensor,
+}
+
+impl LoraState {
+    /// All but the input.
+    pub fn forget_x(self) -> LoraState<()> {
+        let Self { x: _, weight, a, b, h } = self;
+        LoraState { x: (), weight, a, b, h }
+    }
+}
+
+impl LoraState<()> {
+    /// With the input again.
+    pub fn with_x(self, x: FlexTensor) -> LoraState {
+        let Self { x: (), weight, a, b, h } = self;
+        LoraState { x, weight, a, b, h }
+    }
 }
 
 /// `x·Wᵀ + h·Bᵀ` with `h = x·Aᵀ`.

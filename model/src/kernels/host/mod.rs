@@ -39,7 +39,18 @@ pub trait DecoderOps: Backend {
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
-    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_swiglu_linear(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_swiglu_linear_lora(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_attention(
         q: FloatTensor<Self>,
@@ -107,11 +118,18 @@ impl DecoderOps for Flex {
         from_values(out, x.shape())
     }
 
-    fn decoder_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        let (gate, up) = (dense(gate), dense(up));
-        let mut out = zeros_like(&gate);
-        swiglu::forward(values(&gate), values(&up), &mut out);
-        from_values(out, gate.shape())
+    fn decoder_swiglu_linear(gate: FlexTensor, up: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        linear::forward(swiglu::forward(&dense(gate), &dense(up)), weight)
+    }
+
+    fn decoder_swiglu_linear_lora(
+        gate: FlexTensor,
+        up: FlexTensor,
+        weight: FlexTensor,
+        a: FlexTensor,
+        b: FlexTensor,
+    ) -> FlexTensor {
+        linear::forward_lora([swiglu::forward(&dense(gate), &dense(up)), weight, a, b]).0
     }
 
     fn decoder_rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
@@ -176,15 +194,46 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         )
     }
 
-    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        record::<C, _, 2>(
-            [gate, up],
-            |[gate, up]| (Flex::decoder_swiglu(gate.clone(), up.clone()), (gate, up)),
-            |BackwardInput { saved: (gate, up), grad, .. }| {
-                let (gate, up, grad) = (dense(gate), dense(up), dense(grad));
-                let (mut grad_gate, mut grad_up) = (zeros_like(&gate), zeros_like(&up));
-                swiglu::backward(values(&gate), values(&up), values(&grad), &mut grad_gate, &mut grad_up);
-                [Some(from_values(grad_gate, gate.shape())), Some(from_values(grad_up, up.shape()))]
+    fn decoder_swiglu_linear(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [gate, up, weight],
+            |[gate, up, weight]| {
+                let (gate, up) = (dense(gate), dense(up));
+                (linear::forward(swiglu::forward(&gate, &up), weight.clone()), (gate, up, weight))
+            },
+            |BackwardInput { saved: (gate, up, weight), grad, wanted }| {
+                let x = swiglu::forward(&gate, &up);
+                let [grad_x, grad_weight] = linear::backward((x, weight), grad, [true, wanted[2]]);
+                let [grad_gate, grad_up] = swiglu::backward(&gate, &up, grad_x);
+                [grad_gate, grad_up, grad_weight]
+            },
+        )
+    }
+
+    fn decoder_swiglu_linear_lora(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 5>(
+            [gate, up, weight, a, b],
+            |[gate, up, weight, a, b]| {
+                let (gate, up) = (dense(gate), dense(up));
+                let (y, state) = linear::forward_lora([swiglu::forward(&gate, &up), weight, a, b]);
+                (y, (gate, up, state.forget_x()))
+            },
+            |BackwardInput { saved: (gate, up, state), grad, wanted }| {
+                let state = state.with_x(swiglu::forward(&gate, &up));
+                let wanted = [true, wanted[2], wanted[3], wanted[4]];
+                let [grad_x, grad_weight, grad_a, grad_b] = linear::backward_lora(state, grad, wanted);
+                let [grad_gate, grad_up] = swiglu::backward(&gate, &up, grad_x);
+                [grad_gate, grad_up, grad_weight, grad_a, grad_b]
             },
         )
     }

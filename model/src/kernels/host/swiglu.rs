@@ -1,13 +1,19 @@
 //! SwiGLU: `y = silu(gate) · up`, `silu(g) = g·σ(g)` (Shazeer, <https://arxiv.org/abs/2002.05202>).
 
-use super::simd::{exp, vectorised};
+use super::{
+    simd::{exp, vectorised},
+    tensor::{dense, from_values, values, zeros_like},
+};
+use burn::backend::{TensorMetadata, flex::FlexTensor};
 use rayon::prelude::*;
 
 const CHUNK: usize = 1 << 14;
 
-/// `gate`, `up` and `out` of one length.
-pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    out.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((out, gate), up)| {
+/// Of two dense tensors of one shape.
+pub fn forward(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
+    let mut out = zeros_like(gate);
+    let inputs = values(gate).par_chunks(CHUNK).zip(values(up).par_chunks(CHUNK));
+    out.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
         vectorised(
             #[inline(always)]
             || {
@@ -18,15 +24,18 @@ pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
             },
         );
     });
+    from_values(out, gate.shape())
 }
 
-/// With `s = σ(g)`: `dgate = dy·up·(s + g·s·(1 − s))`, `dup = dy·g·s`.
-pub fn backward(gate: &[f32], up: &[f32], grad: &[f32], grad_gate: &mut [f32], grad_up: &mut [f32]) {
+/// Gradients of `gate` and `up`. With `s = σ(g)`: `dgate = dy·up·(s + g·s·(1 − s))`, `dup = dy·g·s`.
+pub fn backward(gate: &FlexTensor, up: &FlexTensor, grad: Option<FlexTensor>) -> [Option<FlexTensor>; 2] {
+    let Some(grad) = grad.map(dense) else { return [None, None] };
+    let (mut grad_gate, mut grad_up) = (zeros_like(gate), zeros_like(up));
     grad_gate
         .par_chunks_mut(CHUNK)
         .zip(grad_up.par_chunks_mut(CHUNK))
-        .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-        .zip(grad.par_chunks(CHUNK))
+        .zip(values(gate).par_chunks(CHUNK).zip(values(up).par_chunks(CHUNK)))
+        .zip(values(&grad).par_chunks(CHUNK))
         .for_each(|(((grad_gate, grad_up), (gate, up)), grad)| {
             vectorised(
                 #[inline(always)]
@@ -42,6 +51,7 @@ pub fn backward(gate: &[f32], up: &[f32], grad: &[f32], grad_gate: &mut [f32], g
                 },
             );
         });
+    [(grad_gate, gate), (grad_up, up)].map(|(grad, input)| Some(from_values(grad, input.shape())))
 }
 
 #[inline(always)]
