@@ -2,7 +2,7 @@
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Gradients as Graph, Tensor},
+    tensor::{Gradients as Graph, IndexingUpdateOp, Int, Tensor},
 };
 use rayon::prelude::*;
 use retie_model::{
@@ -39,10 +39,18 @@ impl Gradients {
         model.visit(&mut Visitor { path: Vec::new(), graph: &mut graph, grads: self });
     }
 
-    /// Adds `grad` for the weights of the head: the embeddings, if they are tied.
-    pub fn add_head(&mut self, model: &CausalLm, grad: Tensor<2>) {
-        let name = if model.lm_head.is_some() { "lm_head.weight" } else { "model.embed_tokens.weight" };
-        self.add_one(name, flat(grad));
+    /// Adds what reaches the tables: `grad_head [V, D]` for the weights of the head, and `grad_rows [M, D]` for the rows of the
+    /// embeddings that `ids [M]` name. Where the two are tied, the rows are added in the memory of `grad_head`.
+    pub fn add_tables(&mut self, model: &CausalLm, grad_head: Tensor<2>, ids: &[u32], grad_rows: Tensor<2>) {
+        const EMBEDDINGS: &str = "model.embed_tokens.weight";
+        let grad_embeddings = if model.lm_head.is_some() {
+            let zeros = grad_head.zeros_like();
+            self.add_one("lm_head.weight", flat(grad_head));
+            zeros
+        } else {
+            grad_head
+        };
+        self.add_one(EMBEDDINGS, flat(add_rows(grad_embeddings, ids, grad_rows)));
     }
 
     fn add_one(&mut self, name: &str, grad: Tensor<1>) {
@@ -89,6 +97,24 @@ fn add_in_place(sum: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
     let (mut sum, grad) = (sum.into_data(), grad.into_data());
     f32_slice_mut(&mut sum).par_iter_mut().zip_eq(f32_slice(&grad)).with_min_len(1 << 15).for_each(|(x, y)| *x += y);
     Tensor::from_data(sum, &device)
+}
+
+/// `table[ids[m]] += rows[m]`, in order.
+fn add_rows(table: Tensor<2>, ids: &[u32], rows: Tensor<2>) -> Tensor<2> {
+    let device = table.device();
+    let [_, width] = table.dims();
+    if !is_cpu(&device) {
+        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device);
+        return table.select_assign(0, ids, rows, IndexingUpdateOp::Add);
+    }
+    let (mut table, rows) = (table.into_data(), rows.into_data());
+    let sums = f32_slice_mut(&mut table);
+    for (id, row) in ids.iter().zip(f32_slice(&rows).chunks_exact(width)) {
+        let sum = &mut sums[*id as usize * width..][..width];
+        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+    Tensor::from_data(table, &device)
 }
 
 fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {

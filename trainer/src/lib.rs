@@ -9,8 +9,8 @@ mod gradients;
 mod inputs;
 mod metrics;
 mod objective;
+mod pass;
 mod plan;
-mod recompute;
 mod run;
 
 pub use error::TrainError;

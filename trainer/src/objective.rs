@@ -1,9 +1,6 @@
 //! The loss of a batch: next-token cross-entropy and forward KL from a frozen teacher that runs beside the student.
 
-use crate::{
-    gradients::Gradients,
-    recompute::{Checkpointed, with_gradient},
-};
+use crate::{gradients::Gradients, pass::Pass};
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::LossConfig;
 use retie_data::Batch;
@@ -61,19 +58,13 @@ impl Objective {
     /// Losses of `batch` and, added to `grads`, the gradient of their weighted sum times `share`: the batch's part of the
     /// optimizer step.
     pub fn backward(&self, student: &CausalLm, batch: &Batch, share: f64, grads: &mut Gradients) -> Losses {
-        let ids = token_ids(batch, &student.device());
-        if self.checkpoint_recursions {
-            let layout = Layout::batch(batch.rows, batch.sequence_length);
-            let pass = Checkpointed::forward(student, ids.reshape([batch.inputs.len()]), layout);
-            let loss = self.head_loss(student, pass.hidden(), batch, share);
-            pass.backward(student, loss.grad_hidden, grads);
-            grads.add_head(student, loss.grad_weight);
-            return Losses { cross_entropy: loss.cross_entropy, forward_kl: loss.forward_kl };
-        }
-        let hidden = student.forward(ids, None);
-        let loss = self.head_loss(student, hidden.clone().inner(), batch, share);
-        grads.add(student, with_gradient(hidden, loss.grad_hidden).backward());
-        grads.add_head(student, loss.grad_weight);
+        let ids = token_ids(batch, &student.device()).reshape([batch.inputs.len()]);
+        let layout = Layout::batch(batch.rows, batch.sequence_length);
+        let run = if self.checkpoint_recursions { Pass::by_recursion } else { Pass::whole };
+        let pass = run(student, ids, layout);
+        let loss = self.head_loss(student, pass.hidden(), batch, share);
+        let grad_rows = pass.backward(student, loss.grad_hidden, grads);
+        grads.add_tables(student, loss.grad_weight, &batch.inputs, grad_rows);
         Losses { cross_entropy: loss.cross_entropy, forward_kl: loss.forward_kl }
     }
 

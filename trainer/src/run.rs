@@ -108,6 +108,8 @@ pub fn uptrain(
         saved: checkpoint::list(dir)?.pop(),
         state,
     };
+    // Maps of the models' files would count as memory for the whole run.
+    drop(inputs);
     run.train(model, stop, events)
 }
 
