@@ -38,6 +38,19 @@ impl Attention {
         angles: &RopeAngles,
         cache: Option<KvSlot<'_>>,
     ) -> Tensor<2> {
+        self.o_proj.forward(self.mix(x, depth, config, batch, angles, cache), &depth.o_proj)
+    }
+
+    /// What `o_proj` reads: `x [B·T, D]` → `[B·T, N·H]`.
+    pub fn mix(
+        &self,
+        x: Tensor<2>,
+        depth: &AttentionAtDepth,
+        config: &ModelConfig,
+        batch: usize,
+        angles: &RopeAngles,
+        cache: Option<KvSlot<'_>>,
+    ) -> Tensor<2> {
         let [rows, _] = x.dims();
         let tokens = rows / batch;
         let heads = |x: Tensor<2>, count: usize| x.reshape([batch, tokens, count, config.head_dim]);
@@ -53,6 +66,6 @@ impl Attention {
             }
             None => kernels::attention(q, k, v, tokens),
         };
-        self.o_proj.forward(out.reshape([rows, config.query_size()]), &depth.o_proj)
+        out.reshape([rows, config.query_size()])
     }
 }

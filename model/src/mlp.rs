@@ -25,8 +25,13 @@ pub struct MlpAtDepth {
 impl Mlp {
     /// `x [M, D]` → `[M, D]`.
     pub fn forward(&self, x: Tensor<2>, depth: &MlpAtDepth) -> Tensor<2> {
+        self.down_proj.forward(self.gated(x, depth), &depth.down_proj)
+    }
+
+    /// What `down_proj` reads: `x [M, D]` → `[M, F]`.
+    pub fn gated(&self, x: Tensor<2>, depth: &MlpAtDepth) -> Tensor<2> {
         let gate = self.gate_proj.forward(x.clone(), &depth.gate_proj);
         let up = self.up_proj.forward(x, &depth.up_proj);
-        self.down_proj.forward(kernels::swiglu(gate, up), &depth.down_proj)
+        kernels::swiglu(gate, up)
     }
 }

@@ -14,18 +14,19 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Tensor, TensorData},
 };
-use retie_checkpoint::{TensorSource, check_tensors, share_map};
+use retie_checkpoint::{CheckpointError, TensorSource, check_tensors, share_map};
 use retie_config::ModelConfig;
 use std::sync::Arc;
 
-struct Loader<'a> {
-    tensors: &'a dyn TensorSource,
-    device: &'a Device,
+/// Reads parts of a checkpoint.
+pub(crate) struct Loader<'a> {
+    pub tensors: &'a dyn TensorSource,
+    pub device: &'a Device,
 }
 
 impl Loader<'_> {
     /// A parameter; on an autodiff device it wants gradients.
-    fn param<const D: usize>(&self, name: &str) -> Result<Param<Tensor<D>>, ModelError> {
+    pub fn param<const D: usize>(&self, name: &str) -> Result<Param<Tensor<D>>, CheckpointError> {
         let values = self.tensors.read_f32(name)?;
         let shape = self.tensors.info(name).map(|info| info.shape.clone()).unwrap_or_default();
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
@@ -33,21 +34,21 @@ impl Loader<'_> {
         Ok(Param::initialized(burn::module::ParamId::new(), tensor))
     }
 
-    fn optional<const D: usize>(&self, name: &str) -> Result<Option<Param<Tensor<D>>>, ModelError> {
+    fn optional<const D: usize>(&self, name: &str) -> Result<Option<Param<Tensor<D>>>, CheckpointError> {
         self.tensors.info(name).map(|_| self.param(name)).transpose()
     }
 
-    fn norm(&self, name: &str) -> Result<Option<RmsNorm>, ModelError> {
+    fn norm(&self, name: &str) -> Result<Option<RmsNorm>, CheckpointError> {
         Ok(self.optional(&format!("{name}.weight"))?.map(|weight| RmsNorm { weight }))
     }
 
-    fn linear(&self, name: &str) -> Result<Linear, ModelError> {
+    fn linear(&self, name: &str) -> Result<Linear, CheckpointError> {
         Ok(Linear { weight: self.param(&format!("{name}.weight"))?, bias: self.optional(&format!("{name}.bias"))? })
     }
 
-    fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, ModelError> {
+    fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, CheckpointError> {
         let factor = |part: &str| {
-            Ok::<_, ModelError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }))
+            Ok::<_, CheckpointError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }))
         };
         Ok(LinearAtDepth {
             lora_A: factor("lora_A")?,
@@ -56,7 +57,8 @@ impl Loader<'_> {
         })
     }
 
-    fn layer(&self, index: usize) -> Result<Layer, ModelError> {
+    /// A stored layer.
+    pub fn layer(&self, index: usize) -> Result<Layer, CheckpointError> {
         let at = |part: &str| format!("model.layers.{index}.{part}");
         Ok(Layer {
             input_layernorm: self.norm(&at("input_layernorm"))?,
@@ -75,7 +77,8 @@ impl Loader<'_> {
         })
     }
 
-    fn depth(&self, index: usize) -> Result<DepthWeights, ModelError> {
+    /// What a depth owns; empty in a plain model.
+    pub fn depth(&self, index: usize) -> Result<DepthWeights, CheckpointError> {
         let at = |part: &str| format!("model.depths.{index}.{part}");
         Ok(DepthWeights {
             input_layernorm: self.norm(&at("input_layernorm"))?,
@@ -104,7 +107,7 @@ impl CausalLm {
         check_tensors(config, tensors)?;
         let share_map = share_map(config)?;
         let loader = Loader { tensors, device };
-        let table = |name: &str| Ok::<_, ModelError>(Table { weight: loader.param(name)? });
+        let table = |name: &str| Ok::<_, CheckpointError>(Table { weight: loader.param(name)? });
         let model = Decoder {
             embed_tokens: table("model.embed_tokens.weight")?,
             layers: (0..share_map.num_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?,
