@@ -4,8 +4,7 @@
 mod support;
 
 use burn::tensor::Device;
-use retie_checkpoint::{EMBEDDINGS, TensorSource, layer_tensor};
-use retie_config::{Depth, LayerIndex};
+use retie_checkpoint::{EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, share_map};
 use retie_model::{CausalLm, LayerByLayer, Point, Run};
 use support::{Golden, ids, values};
 
@@ -20,8 +19,8 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
         let runner = LayerByLayer::new(&config, &device);
         let mut hidden =
             runner.embed(flat.iter().flat_map(|id| table[*id as usize * width..][..width].to_vec()).collect());
-        for depth in 0..config.num_hidden_layers {
-            let run = Run { tensors: &golden, layer: LayerIndex(depth), depth: Depth(depth), until: None };
+        for step in share_map(&config).unwrap().depths() {
+            let run = Run { tensors: &golden, layer: step.layer, depth: step.depth, until: None };
             let mut seen = Vec::new();
             let after = runner
                 .run(run, &hidden, tokens, &mut |s| seen.push((s.point, s.inputs.to_vec(), s.residual.to_vec())))
@@ -31,11 +30,19 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
             // What is added to the residual stream at the end is `down_proj` of what was shown.
             let down = golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.weight")).unwrap();
             let bias = golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.bias")).unwrap_or(vec![0.0; width]);
+            let factor = |which: &str| {
+                golden.read_f32(&depth_tensor(run.depth, &format!("mlp.down_proj.{which}.weight"))).unwrap_or_default()
+            };
+            let (a, b) = (factor("lora_A"), factor("lora_B"));
             let (_, inputs, residual) = &seen[3];
-            let inner = inputs.len() / (residual.len() / width);
+            let (inner, rank) = (inputs.len() / (residual.len() / width), b.len() / width);
+            let weight = |i: usize, j: usize| {
+                let low = (0..rank).map(|k| f64::from(b[i * rank + k]) * f64::from(a[k * inner + j])).sum::<f64>();
+                f64::from(down[i * inner + j]) + low
+            };
             for (row, after) in after.chunks(width).enumerate() {
                 for (i, after) in after.iter().enumerate() {
-                    let terms = (0..inner).map(|j| f64::from(down[i * inner + j]) * f64::from(inputs[row * inner + j]));
+                    let terms = (0..inner).map(|j| weight(i, j) * f64::from(inputs[row * inner + j]));
                     let terms: Vec<f64> =
                         terms.chain([f64::from(residual[row * width + i]), f64::from(bias[i])]).collect();
                     let (sum, size) = (terms.iter().sum::<f64>(), terms.iter().map(|x| x.abs()).sum::<f64>());

@@ -4,20 +4,22 @@
 //! linear's input for equally important; a text shows which ones are. From the second moments `C_d = E[x xᵀ]` of what each linear
 //! reads at each depth `d`:
 //!
-//! 1. [`tie_layers`]: the shared weight `W'` and, where there is a LoRA, corrections `B_d A_d` that minimise
+//! 1. `tie`: the shared weight `W'` and, where there is a LoRA, corrections `B_d A_d` that minimise
 //!    `Σ_d ‖W_d − W' − B_d A_d‖²_{C_d}`, the squared error of the outputs, by alternating weighted least squares
-//!    ([`least_squares`]) and truncated SVDs in the metric of `C_d` ([`low_rank`], as SVD-LLM, <https://arxiv.org/abs/2403.07378>).
-//! 2. [`refit`]: with `W'` fixed, the corrections again, depth after depth, to what the tied model really reads.
-//! 3. [`Effects`]: NLL and KL to the source on tokens that the fit did not see.
+//!    (`least_squares`) and truncated SVDs in the metric of `C_d` (`low_rank`, as SVD-LLM, <https://arxiv.org/abs/2403.07378>).
+//! 2. `refit`: with `W'` fixed, the corrections again, depth after depth, to what the tied model really reads.
+//! 3. `effect`: NLL and KL to the source on tokens that the fit did not see.
 //!
 //! # Memory
-//! Beside what the conversion itself holds: hidden states of the calibration's tokens (`R` copies while a `cycle` is tied, two in the
-//! refit), the moments of one tied group (`8 n²` bytes for each of its depths and each of the four inputs of width `n`, three times
-//! that where norms are shared), or one depth's, with what its linears read (`4 M (2D + N H + F)` bytes for `M` tokens), one layer of
-//! the source and of the tied model, and the logits of a few hundred tokens. What is fitted waits on the disk.
+//! Beside what the conversion itself holds, one of these at a time: the embedding table while tokens are looked up; hidden states of the
+//! calibration's `M` tokens (`R` copies while a `cycle` is tied, two in the refit); the moments of one tied group (`8 n²` bytes for
+//! each of its depths and each of the four inputs of width `n`, twice that where norms are shared) and of the site that is
+//! fitted its metrics and targets in f64; in the refit the moments of one site and what all linears of one depth of the source read
+//! (`4 M (2D + N H + F)` bytes, and `8 M D` of the residual stream); one layer of the source and of the tied model; the head
+//! and the logits of a few hundred tokens. What is fitted waits on the disk.
 //!
 //! # Numerics
-//! The model runs in f32; moments are summed in f64 of sums in f32 over blocks of rows ([`moments`]); everything after is f64, and
+//! The model runs in f32; moments are summed in f64 of sums in f32 over blocks of rows (`moments`); everything after is f64, and
 //! rounded once to the stored type. Shared weights are rounded before the corrections are fitted to them.
 
 mod context;
