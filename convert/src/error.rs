@@ -54,7 +54,10 @@ pub enum ConvertError {
     )]
     CalibratedWithoutSharing,
     /// Calibration text and a calibrated start come together.
-    #[error("init `{init}` {}", if *init == Init::Calibrated { "has no calibration text" } else { "takes no calibration text" })]
+    #[error(
+        "init `{init}` {}\nhint: a calibration text and init `calibrated` come together",
+        if *init == Init::Calibrated { "has no calibration text" } else { "takes no calibration text" }
+    )]
     CalibrationMismatch {
         /// The init that was asked for.
         init: Init,
