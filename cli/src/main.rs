@@ -4,6 +4,7 @@
 //! stdout is data, stderr is progress and logs. Exit codes: see [`error`].
 
 mod args;
+mod calibration;
 mod command;
 mod error;
 mod logging;

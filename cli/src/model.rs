@@ -96,7 +96,7 @@ impl TextModel {
 
 /// The token that the tokenizer of `source` puts before every text: what the template in `tokenizer.json` begins with, or, in a
 /// file without a template, `bos_token` if `tokenizer_config.json` has `add_bos_token: true`.
-fn bos_token(source: &ModelSource) -> anyhow::Result<Option<u32>> {
+pub fn bos_token(source: &ModelSource) -> anyhow::Result<Option<u32>> {
     let parse = |name: &str| -> anyhow::Result<Value> {
         let Some((_, bytes)) = source.companions.iter().find(|(file, _)| file == name) else { return Ok(Value::Null) };
         serde_json::from_slice(bytes).with_context(|| format!("`{}` is not JSON", source.path.join(name).display()))

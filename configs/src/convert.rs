@@ -22,6 +22,12 @@ pub struct ConvertConfig {
     pub sharing: Sharing,
     /// Where the shared layers come from.
     pub init: Init,
+    /// Text that `init: calibrated` is fitted to: a `.jsonl` or `.parquet` file with a field `text`, or a plain text file.
+    #[serde(default)]
+    pub calibration: Option<PathBuf>,
+    /// Tokens of it that are fitted to; see [`ConvertConfig::calibration_tokens`] for the default.
+    #[serde(default)]
+    pub calibration_tokens: Option<usize>,
     /// Rank of the per-depth LoRA; none if absent.
     #[serde(default)]
     pub lora_rank: Option<usize>,
@@ -84,6 +90,22 @@ impl std::str::FromStr for StoredDtype {
     }
 }
 
+/// Tokens to fit to, unless another number is asked for.
+const CALIBRATION_TOKENS: usize = 8192;
+/// Fewer say next to nothing about hundreds of directions.
+const LEAST_CALIBRATION_TOKENS: usize = 64;
+
+/// Keys that do not go together, in words for a file and for a command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The key that is at fault.
+    pub key: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: &'static str,
+}
+
 fn default_share_norms() -> bool {
     true
 }
@@ -102,12 +124,55 @@ impl ConvertConfig {
     }
 }
 
+impl ConvertConfig {
+    /// Tokens that `init: calibrated` is fitted to.
+    #[must_use]
+    pub fn calibration_tokens(&self) -> usize {
+        self.calibration_tokens.unwrap_or(CALIBRATION_TOKENS)
+    }
+
+    /// What is wrong between `init` and the keys of a calibration.
+    #[must_use]
+    pub fn calibration_mismatches(&self) -> Vec<Mismatch> {
+        let mut found = Vec::new();
+        let mut add = |key, message: String, hint| found.push(Mismatch { key, message, hint });
+        if self.init == Init::Calibrated {
+            if self.recursions == 1 {
+                let message = "init `calibrated` needs at least 2 recursions: with 1 no layer is shared";
+                add("recursions", message.to_owned(), "with 1 recursion every other init copies the model");
+            }
+            if self.calibration.as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
+                let hint = "name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option";
+                add("init", "init `calibrated` has no text to be fitted to".to_owned(), hint);
+            }
+            if let Some(tokens) = self.calibration_tokens.filter(|tokens| *tokens < LEAST_CALIBRATION_TOKENS) {
+                let message =
+                    format!("{tokens} calibration tokens are too few, expected at least {LEAST_CALIBRATION_TOKENS}");
+                add("calibration_tokens", message, "leave the number out, or ask for some thousands");
+            }
+            return found;
+        }
+        let hint = "ask for init `calibrated`, or leave it out";
+        if self.calibration.is_some() {
+            add("calibration", format!("init `{}` is not fitted to a text, but one is given", self.init), hint);
+        }
+        if self.calibration_tokens.is_some() {
+            let message = format!("init `{}` is not fitted to a text, but a number of tokens is given", self.init);
+            add("calibration_tokens", message, hint);
+        }
+        found
+    }
+}
+
 impl Document for ConvertConfig {
     fn check(&self, checks: &mut Checks) {
         check_schema(self.schema, checks);
         check_text("model", &self.model, checks);
         check_text("output", &self.output.to_string_lossy(), checks);
         checks.require(self.recursions > 0, "recursions", self.recursions, "a positive integer");
+        for mismatch in self.calibration_mismatches() {
+            checks.problem(mismatch.key, mismatch.message).hint(mismatch.hint);
+        }
         if self.lora_rank == Some(0) {
             checks
                 .problem("lora_rank", "`lora_rank` is `0`, expected a positive integer")
@@ -140,6 +205,8 @@ mod tests {
         recursions: 2
         sharing: middle_cycle
         init: average
+        calibration: null
+        calibration_tokens: null
         lora_rank: null
         share_norms: true
         dtype: keep
@@ -161,11 +228,40 @@ mod tests {
         convert.yaml:3:13: `recursions` is `0`, expected a positive integer
         convert.yaml:4:10: `sharing` is `midle_cycle`, expected one of `cycle`, `sequence`, `middle_cycle`, `middle_sequence`
           hint: did you mean `middle_cycle`?
-        convert.yaml:5:7: `init` is `mean`, expected one of `stepwise`, `average`, `lower`, `upper`, `random`
+        convert.yaml:5:7: `init` is `mean`, expected one of `stepwise`, `average`, `lower`, `upper`, `random`, `calibrated`
         convert.yaml:6:12: `lora_rank` is `0`, expected a positive integer
           hint: leave `lora_rank` out for a model without LoRA
         convert.yaml:7:8: `dtype` is `fp8`, expected one of `keep`, `f32`, `bf16`, `f16`
         "#);
+    }
+
+    #[test]
+    fn a_calibration_and_its_init_come_together() {
+        let calibrated = MINIMAL.replace("average", "calibrated");
+        assert_snapshot!(parse(&calibrated).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:5:7: init `calibrated` has no text to be fitted to
+          hint: name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option
+        ");
+        let text = format!("{MINIMAL}calibration: a.jsonl\ncalibration_tokens: 100\n");
+        assert_snapshot!(parse(&text).unwrap_err(), @"
+        `convert.yaml` has 2 problems
+        convert.yaml:7:14: init `average` is not fitted to a text, but one is given
+          hint: ask for init `calibrated`, or leave it out
+        convert.yaml:8:21: init `average` is not fitted to a text, but a number of tokens is given
+          hint: ask for init `calibrated`, or leave it out
+        ");
+        let text = calibrated.replace("recursions: 2", "recursions: 1");
+        let text = format!("{text}calibration: a.jsonl\ncalibration_tokens: 10\n");
+        assert_snapshot!(parse(&text).unwrap_err(), @"
+        `convert.yaml` has 2 problems
+        convert.yaml:3:13: init `calibrated` needs at least 2 recursions: with 1 no layer is shared
+          hint: with 1 recursion every other init copies the model
+        convert.yaml:8:21: 10 calibration tokens are too few, expected at least 64
+          hint: leave the number out, or ask for some thousands
+        ");
+        let config = parse(&format!("{calibrated}calibration: a.jsonl\n")).unwrap();
+        assert_eq!(config.calibration_tokens(), 8192);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod run;
 mod schedule;
 mod share;
 
-pub use convert::{ConvertConfig, StoredDtype};
+pub use convert::{ConvertConfig, Mismatch, StoredDtype};
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
 pub use losses::{CrossEntropyConfig, DistillConfig, Divergence, LossConfig};

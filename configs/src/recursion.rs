@@ -18,11 +18,14 @@ pub enum Init {
     Upper,
     /// Distinct layers drawn with a seed, in ascending order.
     Random,
+    /// Fitted to what the source computes on a calibration text.
+    Calibrated,
 }
 
 impl Init {
     /// Every initialisation, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::Stepwise, Self::Average, Self::Lower, Self::Upper, Self::Random];
+    pub const ALL: [Self; 6] =
+        [Self::Stepwise, Self::Average, Self::Lower, Self::Upper, Self::Random, Self::Calibrated];
 
     /// The name in configurations and on the command line.
     #[must_use]
@@ -33,6 +36,7 @@ impl Init {
             Self::Lower => "lower",
             Self::Upper => "upper",
             Self::Random => "random",
+            Self::Calibrated => "calibrated",
         }
     }
 }
@@ -47,10 +51,11 @@ impl std::str::FromStr for Init {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let known = "stepwise, average, lower, upper, random, calibrated";
         Self::ALL
             .into_iter()
             .find(|i| i.name() == name)
-            .ok_or_else(|| format!("unknown init `{name}`, expected one of stepwise, average, lower, upper, random"))
+            .ok_or_else(|| format!("unknown init `{name}`, expected one of {known}"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Check;
 use retie_checkpoint::CheckpointError;
-use retie_config::{ConfigError, ShareError, Sharing};
+use retie_config::{ConfigError, Init, ShareError, Sharing};
 use std::path::PathBuf;
 
 /// Why a model cannot be converted.
@@ -48,6 +48,30 @@ pub enum ConvertError {
         "LoRA needs at least 2 recursions: with 1 no layer is shared\nhint: ask for more recursions, or leave the LoRA rank out"
     )]
     LoraWithoutSharing,
+    /// A calibrated start is fitted to the depths that share a layer.
+    #[error(
+        "init `calibrated` needs at least 2 recursions: with 1 no layer is shared\nhint: with 1 recursion every init copies the model"
+    )]
+    CalibratedWithoutSharing,
+    /// Calibration text and a calibrated start come together.
+    #[error(
+        "init `{init}` {}\nhint: a calibration text and init `calibrated` come together",
+        if *init == Init::Calibrated { "has no calibration text" } else { "takes no calibration text" }
+    )]
+    CalibrationMismatch {
+        /// The init that was asked for.
+        init: Init,
+    },
+    /// What the linears of a depth read has no second moments.
+    #[error(
+        "what `{projection}` at depth {depth} reads of the calibration text is not finite\nhint: the model overflows on this text; try another one"
+    )]
+    BadMoments {
+        /// Position in the stack.
+        depth: usize,
+        /// The first linear that reads it.
+        projection: String,
+    },
     /// Weights hold infinities or NaNs, of which there is no SVD.
     #[error("{} values that are not finite: {}", if tensors.len() == 1 { "a tensor holds" } else { "tensors hold" }, places(tensors))]
     NotFinite {

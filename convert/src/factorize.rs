@@ -27,7 +27,7 @@ use rand_chacha::{
 };
 
 /// Singular values below this part of the largest are zero: what they hold is below the rounding of the largest in f32.
-const ZERO: f64 = f32::EPSILON as f64 / 2.0;
+pub(crate) const ZERO: f64 = f32::EPSILON as f64 / 2.0;
 
 /// `B`, `A` and how much of the residual they hold.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,7 +90,7 @@ pub(crate) fn factorize(
     }
     let e = MatRef::from_row_major_slice(&wide, out, inp);
     let left = out <= inp;
-    let vectors = top_eigenvectors(if left { e } else { e.transpose() }, rank)?;
+    let vectors = top_eigenvectors(gram(if left { e } else { e.transpose() }).as_ref(), rank)?;
     // Rows of the projection are σ_i v_iᵀ when `vectors` are left singular vectors, and σ_i u_iᵀ when they are right ones.
     let mut projected = Mat::<f64>::zeros(if left { inp } else { out }, rank);
     matmul(projected.as_mut(), Accum::Replace, if left { e.transpose() } else { e }, vectors.as_ref(), 1.0, Par::Seq);
@@ -111,28 +111,34 @@ pub(crate) fn factorize(
     Ok(Factors { a, b, residual_energy, kept_energy: sigmas.iter().map(|s| s * s).sum() })
 }
 
-/// The eigenvectors of `m mᵀ` with the `count` largest eigenvalues, largest first: `[rows of m, count]`.
-fn top_eigenvectors(m: MatRef<'_, f64>, count: usize) -> Result<Mat<f64>, ConvertError> {
-    // One thread each: the result must not depend on how many there are.
-    let (size, par) = (m.nrows(), Par::Seq);
+/// `m mᵀ`, of which the lower triangle is filled: all that [`top_eigenvectors`] reads.
+pub(crate) fn gram(m: MatRef<'_, f64>) -> Mat<f64> {
+    let size = m.nrows();
     let mut gram = Mat::<f64>::zeros(size, size);
     triangular::matmul(
         gram.as_mut(),
-        BlockStructure::TriangularLower, // all that the decomposition reads
+        BlockStructure::TriangularLower,
         Accum::Replace,
         m,
         BlockStructure::Rectangular,
         m.transpose(),
         BlockStructure::Rectangular,
         1.0,
-        par,
+        Par::Seq,
     );
+    gram
+}
+
+/// The eigenvectors of a symmetric matrix with the `count` largest eigenvalues, largest first: `[rows, count]`.
+pub(crate) fn top_eigenvectors(symmetric: MatRef<'_, f64>, count: usize) -> Result<Mat<f64>, ConvertError> {
+    // One thread each: the result must not depend on how many there are.
+    let (size, par) = (symmetric.nrows(), Par::Seq);
     let mut values = Diag::<f64>::zeros(size);
     let mut vectors = Mat::<f64>::zeros(size, size);
     let scratch = self_adjoint_evd_scratch::<f64>(size, ComputeEigenvectors::Yes, par, Default::default());
     let mut memory = MemBuffer::new(scratch);
     self_adjoint_evd(
-        gram.as_ref(),
+        symmetric,
         values.as_mut(),
         Some(vectors.as_mut()),
         par,
@@ -144,8 +150,16 @@ fn top_eigenvectors(m: MatRef<'_, f64>, count: usize) -> Result<Mat<f64>, Conver
     Ok(Mat::from_fn(size, count, |row, i| vectors[(row, size - 1 - i)]))
 }
 
+/// A matrix of independent normal numbers, the same for the same `stream`.
+pub(crate) fn gaussian(rows: usize, columns: usize, stream: u64) -> Mat<f64> {
+    let mut values = vec![0.0; rows * columns];
+    let all: Vec<usize> = (0..rows).collect();
+    fill_gaussian(&mut values, columns, &all, Draw { seed: 0, stream });
+    Mat::from_fn(rows, columns, |i, j| f64::from(values[i * columns + j]))
+}
+
 /// Fills `rows` of a matrix of `width` columns from N(0, 1/width).
-fn fill_gaussian(matrix: &mut [f32], width: usize, rows: &[usize], draw: Draw) {
+pub(crate) fn fill_gaussian(matrix: &mut [f32], width: usize, rows: &[usize], draw: Draw) {
     let mut rng = ChaCha8Rng::seed_from_u64(draw.seed);
     rng.set_stream(draw.stream);
     let scale = 1.0 / (width as f64).sqrt();

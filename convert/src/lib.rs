@@ -1,5 +1,5 @@
 //! From a pretrained model to a recursive one, on the CPU, without any model code: which source layers each stored layer
-//! comes from ([`init`]), the mean over a tied group, per-depth LoRA from the SVD of what sharing changed, a report, and
+//! comes from ([`init`]) or how it is fitted to a text ([`calibrate`]), the mean over a tied group, per-depth LoRA from the SVD of what sharing changed, a report, and
 //! checks of what was written.
 //!
 //! Papers: Relaxed Recursive Transformers (<https://arxiv.org/abs/2410.20672>) §2 and Mixture-of-Recursions
@@ -8,9 +8,10 @@
 //! # Memory
 //! Tensors stream: the source is read and the folder written one tensor at a time. The most that is ever held is one
 //! projection's tied group (its stored weight, `R` residuals, and the working copies of at most as many decompositions as
-//! there are threads, never more than `R`) and the factors of that group.
+//! there are threads, never more than `R`) and the factors of that group. A calibrated start holds more: see [`calibrate`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod calibrate;
 mod counts;
 mod error;
 mod factorize;
@@ -23,8 +24,11 @@ mod report;
 mod tied_group;
 mod verify;
 
+pub use calibrate::Calibration;
 pub use counts::ParameterCounts;
 pub use error::ConvertError;
 pub use options::{ConvertOptions, Extras};
-pub use pipeline::{Progress, REPORT_FILE, Stage, convert};
-pub use report::{Alias, Check, ConvertReport, DepthEnergy, LoraReport, ProjectionEnergy};
+pub use pipeline::{Progress, REPORT_FILE, Stage, convert, convert_calibrated};
+pub use report::{
+    Alias, CalibrationReport, Check, ConvertReport, DepthEnergy, LoraReport, PlainError, ProjectionEnergy,
+};

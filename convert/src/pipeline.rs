@@ -1,13 +1,14 @@
 //! The conversion: plan, write in one pass over the source, verify what was written, publish.
 
 use crate::{
-    ConvertError, ConvertOptions, ConvertReport, Extras,
+    Calibration, ConvertError, ConvertOptions, ConvertReport, Extras,
+    calibrate::{Fitted, Scratch, calibrate},
     plan::{Plan, PlannedTensor},
     tied_group::{group_factors, mean},
-    verify::verify,
+    verify::{plain_error, verify},
 };
 use retie_checkpoint::{CheckpointError, FolderWriter, Staging, TensorSource, narrow, widen};
-use retie_config::ModelConfig;
+use retie_config::{Init, ModelConfig};
 use serde::Serialize;
 use std::{io::Write, path::Path};
 
@@ -17,6 +18,12 @@ pub const REPORT_FILE: &str = "convert.json";
 /// Part of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Shared weights are fitted to a calibration text, layer by layer.
+    Tie,
+    /// Corrections are fitted, depth by depth.
+    Refit,
+    /// The plain start is scored for comparison, depth by depth.
+    Measure,
     /// Tensors are written.
     Write,
     /// What was written is read back and checked.
@@ -28,11 +35,11 @@ pub enum Stage {
 pub struct Progress<'a> {
     /// What is being done.
     pub stage: Stage,
-    /// Tensors of this stage that are done.
+    /// Tensors, layers or depths of this stage that are done.
     pub done: usize,
-    /// Tensors of this stage.
+    /// Tensors, layers or depths of this stage.
     pub total: usize,
-    /// The one that was done last.
+    /// Name of the one that was done last, as it begins in a checkpoint.
     pub tensor: &'a str,
 }
 
@@ -40,8 +47,8 @@ pub struct Progress<'a> {
 /// the extras. The folder appears when all of it is there and every check has passed, or not at all.
 ///
 /// # Errors
-/// When the source does not fit its configuration (all bad tensors are listed), the options do not fit the source, `out` holds
-/// something, a file cannot be read or written, or a check of the result fails.
+/// When the source does not fit its configuration (all bad tensors are listed), the options do not fit the source or want a calibration
+/// (then it is [`convert_calibrated`]), `out` holds something, a file cannot be read or written, or a check of the result fails.
 pub fn convert(
     source: &dyn TensorSource,
     config: &ModelConfig,
@@ -50,12 +57,59 @@ pub fn convert(
     out: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ConvertReport, ConvertError> {
+    run(source, config, options, None, extras, out, progress)
+}
+
+/// As [`convert`], with [`Init::Calibrated`]. The same input gives the same bytes.
+///
+/// # Errors
+/// As [`convert`], and when the options ask for another init or for one recursion, or the model is not finite on the text.
+///
+/// # Panics
+/// When the calibration's tokens are not whole sequences of at least 2 tokens, one or more to fit and one or more held out.
+pub fn convert_calibrated(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+    options: &ConvertOptions,
+    calibration: &Calibration<'_>,
+    extras: &Extras,
+    out: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<ConvertReport, ConvertError> {
+    let length = calibration.sequence_length;
+    let whole = |ids: &[u32]| !ids.is_empty() && ids.len().is_multiple_of(length);
+    assert!(length > 1 && whole(&calibration.fit) && whole(&calibration.heldout), "whole sequences");
+    run(source, config, options, Some(calibration), extras, out, progress)
+}
+
+fn run(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+    options: &ConvertOptions,
+    calibration: Option<&Calibration<'_>>,
+    extras: &Extras,
+    out: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<ConvertReport, ConvertError> {
+    if calibration.is_some() != (options.init == Init::Calibrated) {
+        return Err(ConvertError::CalibrationMismatch { init: options.init });
+    }
     let plan = Plan::new(source, config, options)?;
     let infos = source.names().into_iter().filter_map(|name| source.info(name).cloned());
     let mut report = ConvertReport::new(&plan, config, infos, options.seed)?;
     let staging = Staging::new(out)?;
     write_json(&staging.path().join("config.json"), &plan.config.to_json())?;
-    write_weights(source, &plan, options, staging.path(), &mut report, progress)?;
+    match calibration {
+        None => write_weights(source, &plan, options, None, staging.path(), &mut report, progress)?,
+        Some(calibration) => {
+            report.set_calibration(calibration);
+            let scratch = Scratch::create(staging.path())?;
+            let fitted = calibrate(source, &plan, calibration, options.seed, &scratch, progress)?;
+            write_weights(source, &plan, options, Some(&fitted), staging.path(), &mut report, progress)?;
+            let (source_nll, average, calibrated) = fitted.effect(staging.path(), progress)?;
+            report.set_effect(source_nll, average, calibrated);
+        }
+    }
     report.checks = verify(source, &plan, &report, staging.path(), progress)?;
     let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();
     if !failures.is_empty() {
@@ -76,13 +130,17 @@ fn write_weights(
     source: &dyn TensorSource,
     plan: &Plan,
     options: &ConvertOptions,
+    fitted: Option<&Fitted<'_>>,
     dir: &Path,
     report: &mut ConvertReport,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), ConvertError> {
     let mut writer = FolderWriter::create(dir, &plan.entries(), options.max_shard_bytes)?;
     for (i, tensor) in plan.tensors.iter().enumerate() {
-        write_tensor(source, tensor, options.seed, &mut writer, report)?;
+        match fitted.filter(|_| tensor.fitted) {
+            Some(fitted) => write_fitted(source, tensor, fitted, &mut writer, report)?,
+            None => write_tensor(source, tensor, options.seed, &mut writer, report)?,
+        }
         tracing::debug!(tensor = tensor.name, sources = ?tensor.sources, "written");
         progress(Progress { stage: Stage::Write, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
     }
@@ -113,6 +171,31 @@ fn write_tensor(
         writer.write(&planned.a.0, &narrow(&factors.a, dtype))?;
         writer.write(&planned.b.0, &narrow(&factors.b, dtype))?;
         report.add_energy(planned.projection, planned.depth.0, planned.layer.0, factors);
+    }
+    Ok(())
+}
+
+/// Writes one tensor that was fitted, and its factors.
+fn write_fitted(
+    source: &dyn TensorSource,
+    tensor: &PlannedTensor,
+    fitted: &Fitted<'_>,
+    writer: &mut FolderWriter,
+    report: &mut ConvertReport,
+) -> Result<(), ConvertError> {
+    writer.write(&tensor.name, &fitted.weights.bytes(&tensor.name)?)?;
+    let factors = fitted.factors.as_ref().into_iter().flat_map(|file| tensor.factors.iter().map(move |f| (file, f)));
+    for (file, planned) in factors {
+        writer.write(&planned.a.0, &file.bytes(&planned.a.0)?)?;
+        writer.write(&planned.b.0, &file.bytes(&planned.b.0)?)?;
+        if let Some(energy) = fitted.energy(planned) {
+            report.add_energy(planned.projection, planned.depth.0, planned.layer.0, energy);
+        }
+    }
+    for (i, name) in tensor.sources.iter().enumerate() {
+        let factors = fitted.factors.as_ref().zip(tensor.factors.get(i));
+        let error = plain_error(source, name, (&fitted.weights, &tensor.name), factors)?;
+        report.add_plain_error(name, error);
     }
     Ok(())
 }

@@ -5,17 +5,19 @@ use retie_checkpoint::{
     Dtype, EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor, expected_tensors,
     layer_tensor,
 };
-use retie_config::{Depth, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap};
+use retie_config::{Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap};
 use serde_json::json;
 use std::collections::HashSet;
 
-/// A tensor to write: the mean of its sources, and the factors that correct it for each depth.
+/// A tensor to write: the mean of its sources or what was fitted to them, and the factors that correct it for each depth.
 #[derive(Clone, Debug)]
 pub(crate) struct PlannedTensor {
     pub name: String,
     pub info: TensorInfo,
-    /// Names in the source; one is copied, more are averaged.
+    /// Names in the source; one is copied, more are averaged, or fitted to.
     pub sources: Vec<String>,
+    /// Whether the weight and its factors come from a calibration.
+    pub fitted: bool,
     /// One for each depth of the tied group, when it has LoRA.
     pub factors: Vec<PlannedFactors>,
 }
@@ -49,7 +51,7 @@ pub(crate) struct Plan {
     /// Configuration of the model that is written.
     pub config: ModelConfig,
     pub map: ShareMap,
-    /// For every stored layer, the source layers whose mean it is.
+    /// For every stored layer, the source layers whose mean it is, or that it was fitted to.
     pub layer_sources: Vec<Vec<usize>>,
     pub tensors: Vec<PlannedTensor>,
     /// Source tensors that hold nothing the model needs, and are left out.
@@ -68,6 +70,9 @@ impl Plan {
             return Err(ConvertError::AlreadyRecursive { sharing, num_recursions });
         }
         let map = ShareMap::new(config.num_hidden_layers, options.recursions, options.sharing)?;
+        if options.init == Init::Calibrated && options.recursions == 1 {
+            return Err(ConvertError::CalibratedWithoutSharing);
+        }
         check_rank(config, options)?;
         check_tensors(config, source)?;
         let expected = expected_tensors(config)?;
@@ -80,7 +85,7 @@ impl Plan {
             tensors: Vec::new(),
             redundant,
         };
-        plan.tensors = Tensors { plan: &plan, source, dtype: options.dtype }.all();
+        plan.tensors = Tensors { plan: &plan, source, dtype: options.dtype, init: options.init }.all();
         Ok(plan)
     }
 
@@ -144,6 +149,7 @@ struct Tensors<'a> {
     plan: &'a Plan,
     source: &'a dyn TensorSource,
     dtype: Option<Dtype>,
+    init: Init,
 }
 
 impl Tensors<'_> {
@@ -159,6 +165,7 @@ impl Tensors<'_> {
             for (projection, (name, shape)) in config.projection_shapes().into_iter().enumerate() {
                 let part = format!("{name}.weight");
                 let mut tensor = self.tensor(layer_tensor(layer, &part), &shape, from(&part));
+                tensor.fitted = self.init == Init::Calibrated && map.is_shared(layer);
                 if let Some(lora) = lora.filter(|_| map.is_shared(layer)) {
                     tensor.factors = self.factors(layer, projection, shape, tensor.info.dtype, lora);
                 }
@@ -194,7 +201,7 @@ impl Tensors<'_> {
         let first = dtypes.next().unwrap_or(Dtype::F32);
         let common = if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 };
         let info = TensorInfo { dtype: self.dtype.unwrap_or(common), shape: shape.to_vec() };
-        PlannedTensor { name, info, sources, factors: Vec::new() }
+        PlannedTensor { name, info, sources, fitted: false, factors: Vec::new() }
     }
 
     fn factors(
@@ -227,7 +234,7 @@ impl Tensors<'_> {
 }
 
 /// Norms and biases of one layer with their lengths.
-fn vectors(config: &ModelConfig) -> Vec<(String, usize)> {
+pub(crate) fn vectors(config: &ModelConfig) -> Vec<(String, usize)> {
     let norms = ModelConfig::NORMS.iter().map(|norm| (format!("{norm}.weight"), config.hidden_size));
     let biases = config.projection_shapes().into_iter().filter(|(projection, _)| config.has_bias(projection));
     norms.chain(biases.map(|(projection, [out, _])| (format!("{projection}.bias"), out))).collect()

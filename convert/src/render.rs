@@ -1,6 +1,6 @@
 //! A [`ConvertReport`] as aligned plain text.
 
-use crate::{Alias, ConvertReport, ParameterCounts};
+use crate::{Alias, CalibrationReport, ConvertReport, ParameterCounts};
 use std::fmt::{self, Display, Formatter};
 
 impl Display for ConvertReport {
@@ -30,6 +30,9 @@ impl Display for ConvertReport {
                 };
                 writeln!(f, "{:<18} {:>5}  {}{range}", p.projection, p.rank, of(p.kept))?;
             }
+        }
+        if let Some(calibration) = &self.calibration {
+            effect(f, calibration)?;
         }
         if !self.left_out.is_empty() {
             writeln!(f, "\nleft out, as the model does not need them: {}", self.left_out.join(", "))?;
@@ -68,6 +71,22 @@ fn parameters(f: &mut Formatter<'_>, report: &ConvertReport) -> fmt::Result {
 fn row(f: &mut Formatter<'_>, name: &str, source: u64, target: u64) -> fmt::Result {
     let part = if source == 0 { "–".to_owned() } else { format!("{:.1} %", 100.0 * target as f64 / source as f64) };
     writeln!(f, "{name:<22} {:>16} {:>16} {part:>7}", grouped(source), grouped(target))
+}
+
+fn effect(f: &mut Formatter<'_>, report: &CalibrationReport) -> fmt::Result {
+    writeln!(
+        f,
+        "\nfitted to {} tokens of {}; scores on {} others, in nats per token",
+        grouped(report.tokens as u64),
+        report.text,
+        grouped(report.heldout_tokens as u64)
+    )?;
+    writeln!(f, "{:<22} {:>9} {:>16}", "", "NLL", "KL to the source")?;
+    writeln!(f, "{:<22} {:>9.3}", "source", report.source_nll)?;
+    for (name, effect) in [("average", report.average), ("calibrated", report.calibrated)] {
+        writeln!(f, "{name:<22} {:>9.3} {:>16.3}", effect.nll, effect.kl)?;
+    }
+    Ok(())
 }
 
 /// `1234567` as `1,234,567`.

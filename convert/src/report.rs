@@ -1,6 +1,6 @@
 //! What a conversion did: stored as `convert.json`, shown as text (see `render.rs`).
 
-use crate::{ConvertError, ParameterCounts, factorize::Factors, plan::Plan};
+use crate::{Calibration, ConvertError, ParameterCounts, calibrate::Effect, factorize::Factors, plan::Plan};
 use retie_checkpoint::TensorInfo;
 use retie_config::{ModelConfig, RecursionConfig};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub struct ConvertReport {
     /// How much of what sharing changed the LoRA gives back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraReport>,
+    /// What a calibrated start was fitted to, and what it is worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationReport>,
     /// Source tensors that hold nothing the model needs, and were left out.
     pub left_out: Vec<String>,
     /// What the reader should know.
@@ -49,8 +52,39 @@ pub struct Alias {
     pub layer: usize,
     /// Pass over the shared block; absent for an unshared first or last layer.
     pub recursion: Option<usize>,
-    /// Source layers whose mean the stored layer is.
+    /// Source layers whose mean the stored layer is, or that it was fitted to.
     pub sources: Vec<usize>,
+}
+
+/// A calibrated start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationReport {
+    /// Name of the text.
+    pub text: String,
+    /// Tokens of a sequence.
+    pub sequence_length: usize,
+    /// Tokens that were fitted to.
+    pub tokens: usize,
+    /// Tokens of the same text, not among them, on which the scores below are.
+    pub heldout_tokens: usize,
+    /// NLL of the source, nats per token.
+    pub source_nll: f64,
+    /// The mean over the tied group with plain LoRA of the same rank, for comparison.
+    pub average: Effect,
+    /// This model, as it was written.
+    pub calibrated: Effect,
+    /// How far every fitted weight is from the source's in the plain sense, which calibration does not minimise: the check `fit`
+    /// compares them with the folder.
+    pub plain_errors: Vec<PlainError>,
+}
+
+/// Distance of a depth's weight from the source's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlainError {
+    /// Weight of the source.
+    pub source: String,
+    /// `‖W_d − W' − B A‖²`, Frobenius.
+    pub error: f64,
 }
 
 /// The LoRA of a conversion.
@@ -82,9 +116,10 @@ pub struct DepthEnergy {
     pub depth: usize,
     /// Stored layer.
     pub layer: usize,
-    /// `‖W_d − W'‖²`, Frobenius.
+    /// `‖W_d − W'‖²`: Frobenius, or of a calibrated start in the metric of what the linear reads, with the weight that
+    /// answers the tied model's inputs in place of `W_d`.
     pub residual_energy: f64,
-    /// `‖B A‖²`.
+    /// `‖B A‖²`, likewise.
     pub kept_energy: f64,
     /// Their ratio; absent when there is no residual.
     pub kept: Option<f64>,
@@ -138,10 +173,46 @@ impl ConvertReport {
             source_bytes: source_infos.map(|info| info.num_bytes() as u64).sum(),
             aliases: aliases.collect(),
             lora,
+            calibration: None,
             left_out: plan.redundant.clone(),
             notes: notes(plan),
             checks: Vec::new(),
         })
+    }
+
+    /// Says what the start is fitted to, without scores and errors.
+    pub(crate) fn set_calibration(&mut self, calibration: &Calibration<'_>) {
+        let none = Effect { nll: 0.0, kl: 0.0 };
+        self.calibration = Some(CalibrationReport {
+            text: calibration.text.clone(),
+            sequence_length: calibration.sequence_length,
+            tokens: calibration.fit.len(),
+            heldout_tokens: calibration.heldout.len(),
+            source_nll: 0.0,
+            average: none,
+            calibrated: none,
+            plain_errors: Vec::new(),
+        });
+    }
+
+    /// Adds the scores.
+    pub(crate) fn set_effect(&mut self, source_nll: f64, average: Effect, calibrated: Effect) {
+        let Some(report) = &mut self.calibration else { return };
+        (report.source_nll, report.average, report.calibrated) = (source_nll, average, calibrated);
+        if calibrated.kl >= average.kl {
+            self.notes.push(
+                "on held-out text the calibrated start is not closer to the source than `average`: more calibration tokens, \
+                 or a text like the one the model is for, may help"
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// Adds how far a fitted weight is from the source's.
+    pub(crate) fn add_plain_error(&mut self, source: &str, error: f64) {
+        if let Some(calibration) = &mut self.calibration {
+            calibration.plain_errors.push(PlainError { source: source.to_owned(), error });
+        }
     }
 
     /// Adds the energy of one LoRA.

@@ -3,6 +3,7 @@
 //! - `layout`: the configuration that was written implies exactly the tensors that were written, with the planned types;
 //! - `copies`: every tensor with one source equals it, byte for byte if the type was kept (with one recursion that is all);
 //! - `means`: every mean equals the mean of its sources;
+//! - `fit`: of a calibrated start, every `‖W_d − W' − B A‖²` is what it was when `W'`, `B` and `A` were fitted;
 //! - `lora`: for each depth, `‖W_d − (W' + B A)‖²` is what the discarded singular values add up to.
 
 use crate::{
@@ -64,9 +65,14 @@ pub(crate) fn verify(
     if !checks[0].passed {
         return Ok(checks);
     }
-    let (mut copies, mut means, mut lora) = (Tally::default(), Tally::default(), Tally::default());
+    let [mut copies, mut means, mut fit, mut lora]: [Tally; 4] = std::array::from_fn(|_| Tally::default());
     let mut worst = 0.0f64;
     for (i, tensor) in plan.tensors.iter().enumerate() {
+        if tensor.fitted {
+            check_fit(source, tensor, report, &written, &mut fit)?;
+            progress(Progress { stage: Stage::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
+            continue;
+        }
         let tally = if tensor.sources.len() == 1 { &mut copies } else { &mut means };
         tally.compared += 1;
         if !equals_source(source, tensor, &written)? {
@@ -94,6 +100,11 @@ pub(crate) fn verify(
     ));
     if means.compared > 0 {
         checks.push(means.check("means", "tensors equal the mean of their sources"));
+    }
+    if fit.compared > 0 {
+        checks.push(
+            fit.check("fit", "depths and projections are as far from the source's weight as when they were fitted"),
+        );
     }
     if lora.compared > 0 {
         let what = format!(
@@ -139,6 +150,67 @@ fn equals_source(
     written.equals(&tensor.name, &expected)
 }
 
+/// Part by which an error that is computed twice from the same bytes may differ: none but the order of sums, in f64 over
+/// products in f32.
+const SAME: f64 = 1e-6;
+
+/// Compares the errors of a fitted tensor with the recorded ones.
+fn check_fit(
+    source: &dyn TensorSource,
+    tensor: &PlannedTensor,
+    report: &ConvertReport,
+    written: &SafetensorsFolder,
+    tally: &mut Tally,
+) -> Result<(), CheckpointError> {
+    for (i, name) in tensor.sources.iter().enumerate() {
+        tally.compared += 1;
+        let factors = tensor.factors.get(i).map(|planned| (written, planned));
+        let found = plain_error(source, name, (written, &tensor.name), factors)?;
+        let recorded = report.calibration.iter().flat_map(|calibration| &calibration.plain_errors);
+        let recorded = recorded.filter(|recorded| recorded.source == *name).map(|recorded| recorded.error).next();
+        if !recorded.is_some_and(|recorded| (found - recorded).abs() <= SAME * recorded) {
+            let expected = recorded.map_or_else(|| "none".to_owned(), |recorded| format!("{recorded:.6e}"));
+            tally.bad.push(format!("`{name}`: {found:.6e}, expected {expected}"));
+        }
+    }
+    Ok(())
+}
+
+/// `‖W_d − W' − B A‖²` of a weight of the source, a stored one and factors, the last two with where they are.
+pub(crate) fn plain_error<S: TensorSource, F: TensorSource>(
+    source: &dyn TensorSource,
+    own: &str,
+    (stored_in, stored): (&S, &str),
+    factors: Option<(&F, &PlannedFactors)>,
+) -> Result<f64, CheckpointError> {
+    let (own, stored) = (source.read_f32(own)?, stored_in.read_f32(stored)?);
+    let product = match factors {
+        Some((file, planned)) => product(file, planned)?,
+        None => vec![0.0; own.len()],
+    };
+    Ok(own
+        .iter()
+        .zip(&stored)
+        .zip(&product)
+        .map(|((own, stored), product)| (f64::from(*own) - f64::from(*stored) - f64::from(*product)).powi(2))
+        .sum())
+}
+
+/// `B A` of stored factors, `[out, in]`.
+fn product(file: &dyn TensorSource, planned: &PlannedFactors) -> Result<Vec<f32>, CheckpointError> {
+    let ([out, inp], rank) = (planned.shape, planned.rank);
+    let mut product = vec![0.0f32; out * inp];
+    matmul(
+        MatMut::from_row_major_slice_mut(&mut product, out, inp),
+        Accum::Replace,
+        MatRef::from_row_major_slice(&file.read_f32(&planned.b.0)?, out, rank),
+        MatRef::from_row_major_slice(&file.read_f32(&planned.a.0)?, rank, inp),
+        1.0,
+        Par::Seq,
+    );
+    Ok(product)
+}
+
 /// For each depth of a group, by how much the error of the stored factors differs from the smallest possible one, as a part of the
 /// residual's energy (or, without residual, of the weight's).
 fn excesses(
@@ -153,16 +225,7 @@ fn excesses(
         let energy = energy.into_iter().find(|energy| energy.depth == planned.depth.0);
         let Some(energy) = energy else { return Ok(f64::INFINITY) };
         let own = source.read_f32(&planned.source)?;
-        let mut product = vec![0.0f32; own.len()];
-        let ([out, inp], rank) = (planned.shape, planned.rank);
-        matmul(
-            MatMut::from_row_major_slice_mut(&mut product, out, inp),
-            Accum::Replace,
-            MatRef::from_row_major_slice(&written.read_f32(&planned.b.0)?, out, rank),
-            MatRef::from_row_major_slice(&written.read_f32(&planned.a.0)?, rank, inp),
-            1.0,
-            Par::Seq,
-        );
+        let product = product(written, planned)?;
         let (mut error, mut size) = (0.0, 0.0);
         for ((own, stored), product) in own.iter().zip(&stored).zip(&product) {
             error += (f64::from(*own) - f64::from(*stored) - f64::from(*product)).powi(2);

@@ -5,7 +5,7 @@ mod small_model;
 
 use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, depth_tensor, layer_tensor};
 use retie_config::{Depth, Init, LayerIndex, ModelConfig, ShareMap, Sharing};
-use retie_convert::{ConvertReport, Extras, REPORT_FILE, Stage, convert};
+use retie_convert::{ConvertReport, Extras, REPORT_FILE, Stage, convert, init::INITS};
 use small_model::{SHAPE, Shape, effective, options, run, source_weight, write};
 
 fn kept_energies(report: &ConvertReport, projection: &str) -> Vec<(f64, f64)> {
@@ -23,7 +23,7 @@ fn one_recursion_copies_every_tensor_byte_for_byte() {
         let dir = tempfile::tempdir().unwrap();
         let (config, source) = write(dir.path(), Shape { dtype, tied_embeddings, biases, ..SHAPE }, |i| i);
         for sharing in Sharing::ALL {
-            for init in Init::ALL {
+            for init in INITS.iter().map(|method| method.init) {
                 let out = dir.path().join(format!("{i}-{sharing}-{init}"));
                 run(&source, &config, &options(1, sharing, init), &out).unwrap();
                 let copy = SafetensorsFolder::open(&out).unwrap();
@@ -69,7 +69,7 @@ fn full_rank_and_own_norms_reproduce_the_source() {
         let num_layers = 6 + 2 * sharing.num_unshared_ends();
         let dir = tempfile::tempdir().unwrap();
         let (config, source) = write(dir.path(), Shape { num_layers, biases: true, ..SHAPE }, |i| i);
-        for init in Init::ALL {
+        for init in INITS.iter().map(|method| method.init) {
             for recursions in [2, 3] {
                 let out = dir.path().join(format!("{sharing}-{init}-{recursions}"));
                 let mut options = options(recursions, sharing, init);

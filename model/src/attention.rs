@@ -37,6 +37,18 @@ impl Attention {
         rows: &Rows,
         cache: Option<KvSlot<'_>>,
     ) -> Tensor<2> {
+        self.o_proj.forward(self.mix(x, depth, config, rows, cache), &depth.o_proj)
+    }
+
+    /// What `o_proj` reads: `x [M, D]` → `[M, N·H]`.
+    pub(crate) fn mix(
+        &self,
+        x: Tensor<2>,
+        depth: &AttentionAtDepth,
+        config: &ModelConfig,
+        rows: &Rows,
+        cache: Option<KvSlot<'_>>,
+    ) -> Tensor<2> {
         let [num_rows, _] = x.dims();
         let [batch, tokens] = [rows.batch, num_rows / rows.batch];
         let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
@@ -54,6 +66,6 @@ impl Attention {
             x.reshape([batch * rows, heads, head_dim])
         };
         let out = kernels::attention(flat(q), flat(k), flat(v), &rows.layout); // [M, N, H]
-        self.o_proj.forward(out.reshape([num_rows, config.query_size()]), &depth.o_proj)
+        out.reshape([num_rows, config.query_size()])
     }
 }

@@ -193,7 +193,7 @@ impl CausalLm {
     }
 }
 
-fn norm<'a>(stored: &'a Option<RmsNorm>, own: &'a Option<RmsNorm>) -> &'a RmsNorm {
+pub(crate) fn norm<'a>(stored: &'a Option<RmsNorm>, own: &'a Option<RmsNorm>) -> &'a RmsNorm {
     match own.as_ref().or(stored.as_ref()) {
         Some(norm) => norm,
         None => unreachable!("loading checks that a norm is in the layer or in the depth"),

@@ -1,6 +1,9 @@
 //! SwiGLU feed-forward of one depth.
 
-use crate::linear::{Linear, LinearAtDepth};
+use crate::{
+    kernels,
+    linear::{Linear, LinearAtDepth},
+};
 use burn::{module::Module, tensor::Tensor};
 
 /// Linears of a stored layer.
@@ -22,8 +25,17 @@ pub struct MlpAtDepth {
 impl Mlp {
     /// `x [M, D]` → `[M, D]`.
     pub fn forward(&self, x: Tensor<2>, depth: &MlpAtDepth) -> Tensor<2> {
-        let gate = self.gate_proj.forward(x.clone(), &depth.gate_proj);
-        let up = self.up_proj.forward(x, &depth.up_proj);
+        let [gate, up] = self.gate_and_up(x, depth);
         self.down_proj.forward_swiglu(gate, up, &depth.down_proj)
+    }
+
+    /// What `down_proj` reads: `x [M, D]` → `[M, F]`.
+    pub fn gated(&self, x: Tensor<2>, depth: &MlpAtDepth) -> Tensor<2> {
+        let [gate, up] = self.gate_and_up(x, depth);
+        kernels::swiglu(gate, up)
+    }
+
+    fn gate_and_up(&self, x: Tensor<2>, depth: &MlpAtDepth) -> [Tensor<2>; 2] {
+        [self.gate_proj.forward(x.clone(), &depth.gate_proj), self.up_proj.forward(x, &depth.up_proj)]
     }
 }

@@ -15,7 +15,7 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData},
 };
 use half::bf16;
-use retie_checkpoint::{Dtype, TensorSource, check_tensors, share_map};
+use retie_checkpoint::{CheckpointError, Dtype, TensorSource, check_tensors, share_map};
 use retie_config::ModelConfig;
 use std::sync::Arc;
 
@@ -31,15 +31,16 @@ pub enum WeightDtype {
     Auto,
 }
 
-struct Loader<'a> {
-    tensors: &'a dyn TensorSource,
-    device: &'a Device,
-    dtype: WeightDtype,
+/// Reads parts of a checkpoint.
+pub(crate) struct Loader<'a> {
+    pub tensors: &'a dyn TensorSource,
+    pub device: &'a Device,
+    pub dtype: WeightDtype,
 }
 
 impl Loader<'_> {
     /// A parameter; on an autodiff device it wants gradients.
-    fn param<const D: usize>(&self, name: &str) -> Result<Param<Tensor<D>>, ModelError> {
+    pub fn param<const D: usize>(&self, name: &str) -> Result<Param<Tensor<D>>, CheckpointError> {
         let (stored, shape) = match self.tensors.info(name) {
             Some(info) => (info.dtype, info.shape.clone()),
             None => (Dtype::F32, Vec::new()), // reading it will say so
@@ -64,21 +65,21 @@ impl Loader<'_> {
         Ok(Param::initialized(burn::module::ParamId::new(), tensor))
     }
 
-    fn optional<const D: usize>(&self, name: &str) -> Result<Option<Param<Tensor<D>>>, ModelError> {
+    fn optional<const D: usize>(&self, name: &str) -> Result<Option<Param<Tensor<D>>>, CheckpointError> {
         self.tensors.info(name).map(|_| self.param(name)).transpose()
     }
 
-    fn norm(&self, name: &str) -> Result<Option<RmsNorm>, ModelError> {
+    fn norm(&self, name: &str) -> Result<Option<RmsNorm>, CheckpointError> {
         Ok(self.optional(&format!("{name}.weight"))?.map(|weight| RmsNorm { weight }))
     }
 
-    fn linear(&self, name: &str) -> Result<Linear, ModelError> {
+    fn linear(&self, name: &str) -> Result<Linear, CheckpointError> {
         Ok(Linear { weight: self.param(&format!("{name}.weight"))?, bias: self.optional(&format!("{name}.bias"))? })
     }
 
-    fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, ModelError> {
+    fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, CheckpointError> {
         let factor = |part: &str| {
-            Ok::<_, ModelError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }))
+            Ok::<_, CheckpointError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }))
         };
         Ok(LinearAtDepth {
             lora_A: factor("lora_A")?,
@@ -87,7 +88,8 @@ impl Loader<'_> {
         })
     }
 
-    fn layer(&self, index: usize) -> Result<Layer, ModelError> {
+    /// A stored layer.
+    pub fn layer(&self, index: usize) -> Result<Layer, CheckpointError> {
         let at = |part: &str| format!("model.layers.{index}.{part}");
         Ok(Layer {
             input_layernorm: self.norm(&at("input_layernorm"))?,
@@ -106,7 +108,8 @@ impl Loader<'_> {
         })
     }
 
-    fn depth(&self, index: usize) -> Result<DepthWeights, ModelError> {
+    /// What a depth owns; empty in a plain model.
+    pub fn depth(&self, index: usize) -> Result<DepthWeights, CheckpointError> {
         let at = |part: &str| format!("model.depths.{index}.{part}");
         Ok(DepthWeights {
             input_layernorm: self.norm(&at("input_layernorm"))?,

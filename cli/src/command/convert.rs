@@ -2,6 +2,7 @@
 
 use crate::{
     args::{JsonArgs, SetArgs},
+    calibration::{CalibrationText, Layers},
     error::Status,
     model, output,
     progress::{Progress, Unit},
@@ -30,6 +31,12 @@ pub struct Convert {
     /// Where the shared layers come from
     #[arg(long, required_unless_present = "config", value_parser = names::<Init, _>(Init::ALL.map(Init::name)))]
     init: Option<Init>,
+    /// Text that `--init calibrated` is fitted to; of .jsonl and .parquet files the field `text`
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// Tokens of the text that are fitted to [default: 8192]
+    #[arg(long, value_name = "N")]
+    calibration_tokens: Option<usize>,
     /// Rank of the LoRA that each depth gets; without it there is none
     #[arg(long, value_name = "RANK")]
     lora_rank: Option<usize>,
@@ -47,7 +54,7 @@ pub struct Convert {
     output: Option<PathBuf>,
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "model", "recursions", "sharing", "init", "lora_rank", "share_norms", "dtype", "seed", "output",
+        "model", "recursions", "sharing", "init", "calibration", "calibration_tokens", "lora_rank", "share_norms", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -88,18 +95,24 @@ impl Convert {
                     self.set.set.is_empty(),
                     "`--set` changes a YAML file, expected `--config FILE` with it"
                 );
-                Ok(ConvertConfig {
+                let config = ConvertConfig {
                     schema: 1,
                     model,
                     recursions,
                     sharing,
                     init,
+                    calibration: self.calibration,
+                    calibration_tokens: self.calibration_tokens,
                     lora_rank: self.lora_rank,
                     share_norms: self.share_norms,
                     dtype: self.dtype,
                     seed: self.seed,
                     output,
-                })
+                };
+                match config.calibration_mismatches().first() {
+                    Some(mismatch) => anyhow::bail!("{}\nhint: {}", mismatch.message, mismatch.hint),
+                    None => Ok(config),
+                }
             }
             (_, Some(path)) => Ok(document::load(&path, &self.set.set)?),
             _ => anyhow::bail!("expected MODEL, `--recursions`, `--sharing`, `--init` and `--output`, or `--config`"),
@@ -114,29 +127,52 @@ pub fn convert(source: &ModelSource, config: &ConvertConfig) -> anyhow::Result<C
     }
     let provenance = Provenance::now(command_line(), Some(model::parent(source)?));
     let extras = Extras { files: source.companions.clone(), provenance: Some(provenance) };
-    let mut bars: Option<(Stage, Progress)> = None;
-    let report = retie_convert::convert(
-        source.tensors.as_ref(),
-        &source.config,
-        &ConvertOptions::from(config),
-        &extras,
-        &config.output,
-        &mut |progress| {
-            if bars.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
-                let label = match progress.stage {
-                    Stage::Write => "convert",
-                    Stage::Check => "check",
-                };
-                // The bar before is taken off before the next one is drawn.
-                bars = None;
-                bars = Some((progress.stage, Progress::new(label, Unit::Count("tensors"), progress.total as u64)));
-            }
-            if let Some((_, bar)) = &mut bars {
-                bar.set(progress.done as u64, progress.total as u64, progress.tensor);
-            }
-        },
-    );
+    let mut bars = Bars::default();
+    let options = ConvertOptions::from(config);
+    let tensors = source.tensors.as_ref();
+    let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
+    let report = match &config.calibration {
+        Some(path) => {
+            let text = CalibrationText::read(source, path, config.calibration_tokens())?;
+            let model = Layers::new(&source.config)?;
+            let calibration = text.calibration(&model);
+            retie_convert::convert_calibrated(
+                tensors,
+                &source.config,
+                &options,
+                &calibration,
+                &extras,
+                &config.output,
+                &mut see,
+            )
+        }
+        None => retie_convert::convert(tensors, &source.config, &options, &extras, &config.output, &mut see),
+    };
     Ok(report?)
+}
+
+/// The bar of the stage that is under way.
+#[derive(Default)]
+struct Bars(Option<(Stage, Progress)>);
+
+impl Bars {
+    fn see(&mut self, progress: retie_convert::Progress<'_>) {
+        if self.0.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+            let (label, things) = match progress.stage {
+                Stage::Tie => ("tie", "layers"),
+                Stage::Refit => ("refit", "depths"),
+                Stage::Measure => ("measure", "depths"),
+                Stage::Write => ("convert", "tensors"),
+                Stage::Check => ("check", "tensors"),
+            };
+            // The bar before is taken off before the next one is drawn.
+            self.0 = None;
+            self.0 = Some((progress.stage, Progress::new(label, Unit::Count(things), progress.total as u64)));
+        }
+        if let Some((_, bar)) = &mut self.0 {
+            bar.set(progress.done as u64, progress.total as u64, progress.tensor);
+        }
+    }
 }
 
 /// The command line of this process, for provenance.

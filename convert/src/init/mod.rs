@@ -1,5 +1,8 @@
 //! Which source layers initialise which stored layer (RRT §2.2, MoR Table 12).
 //!
+//! [`Init::Calibrated`] chooses no layers; it is fitted to the tied group ([`crate::calibrate`]), whose layers it has as sources, and whose
+//! means its shared norms and biases are, as those of `average`.
+//!
 //! A method names, for each layer of the shared block, the source layers whose mean it is; all but `average` name one. The
 //! unshared first and last layer, where a pattern has them, come from the first and last layer of the source. A new method is
 //! one file here and one line in [`INITS`].
@@ -35,16 +38,16 @@ pub struct InitMethod {
     pub sources: fn(Block<'_>, u64) -> Vec<Vec<usize>>,
 }
 
-/// Every initialisation, in the order of the documentation.
+/// Every initialisation that chooses layers, in the order of the documentation.
 pub static INITS: &[InitMethod] = &[stepwise::STEPWISE, average::AVERAGE, lower::LOWER, upper::UPPER, random::RANDOM];
 
-/// For every stored layer, the source layers whose mean it is.
+/// For every stored layer, the source layers whose mean it is, or that it is fitted to.
 #[must_use]
 pub fn layer_sources(map: &ShareMap, init: Init, seed: u64) -> Vec<Vec<usize>> {
     let range = map.block();
     let (num_layers, num_depths, num_ends) = (map.num_layers(), map.num_depths(), range.start);
     let block = Block { map, first: num_ends, last: num_depths - 1 - num_ends, num_layers: range.len() };
-    let method = INITS.iter().find(|method| method.init == init).unwrap_or(&stepwise::STEPWISE);
+    let method = INITS.iter().find(|method| method.init == init).unwrap_or(&average::AVERAGE);
     let mut sources: Vec<Vec<usize>> = (0..num_ends).map(|end| vec![end]).collect();
     sources.extend((method.sources)(block, seed));
     sources.extend((0..num_layers - range.end).map(|end| vec![num_depths - (num_layers - range.end) + end]));
@@ -74,9 +77,10 @@ mod tests {
     }
 
     #[test]
-    fn every_init_of_the_configuration_is_registered_once() {
+    fn every_init_of_the_configuration_that_chooses_layers_is_registered_once() {
         let registered: Vec<Init> = INITS.iter().map(|method| method.init).collect();
-        assert_eq!(registered, Init::ALL);
+        let choosing: Vec<Init> = Init::ALL.into_iter().filter(|init| *init != Init::Calibrated).collect();
+        assert_eq!(registered, choosing);
         assert!(INITS.iter().all(|method| !method.summary.is_empty()));
     }
 
@@ -122,7 +126,7 @@ mod tests {
                 let sources = layer_sources(&map, init, seed);
                 prop_assert_eq!(sources.len(), map.num_layers());
                 let inner = &sources[ends..sources.len() - ends];
-                if init == Init::Average {
+                if matches!(init, Init::Average | Init::Calibrated) {
                     let mut all: Vec<usize> = inner.concat();
                     all.sort_unstable();
                     prop_assert_eq!(all, (ends..n - ends).collect::<Vec<_>>());

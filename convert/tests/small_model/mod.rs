@@ -1,6 +1,8 @@
 //! Small random Llama checkpoints for tests, and readers of what a conversion made of them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "each test binary uses a part of it")]
 
+pub mod layers;
+
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -59,7 +61,9 @@ pub fn write(dir: &Path, shape: Shape, twin: impl Fn(usize) -> usize) -> (ModelC
         };
         let seed = name.bytes().fold(7u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..size).map(|_| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.3).collect()
+        // Norms are near 1, as those of a trained model.
+        let center = if name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+        (0..size).map(|_| center + (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.3).collect()
     };
     let entries: Vec<_> =
         expected.into_iter().map(|(name, s)| (name, TensorInfo { dtype: shape.dtype, shape: s })).collect();

@@ -91,6 +91,15 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
     }
 }
 
+/// `silu(gate) · up`, elementwise: `[M, F]` each.
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&gate.device()) {
+        Tensor::from_dispatch(Dispatch::decoder_swiglu(gate.into_dispatch(), up.into_dispatch()))
+    } else {
+        plain::swiglu(gate, up)
+    }
+}
+
 /// `swiglu(gate, up)·Wᵀ`: [`linear`] of a product that is not kept for the backward pass but computed again there.
 pub fn swiglu_linear(gate: Tensor<2>, up: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if is_cpu(&gate.device()) {

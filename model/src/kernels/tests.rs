@@ -90,6 +90,11 @@ fn rms_norm_equals_the_plain_one() {
 }
 
 #[test]
+fn swiglu_equals_the_plain_one() {
+    compare([random([300, 61], 5), random([300, 61], 6)], |[g, u]| super::swiglu(g, u), |[g, u]| plain::swiglu(g, u));
+}
+
+#[test]
 fn a_linear_of_swiglu_equals_the_plain_one_with_and_without_lora() {
     let (gate, up, weight) = (random([300, 61], 5), random([300, 61], 6), random([23, 61], 34));
     compare(

@@ -20,6 +20,8 @@ pub fn convert(out: &Path) -> ConvertConfig {
         recursions: RECURSIONS,
         sharing: Sharing::MiddleCycle,
         init: Init::Average,
+        calibration: None,
+        calibration_tokens: None,
         lora_rank: Some(16),
         share_norms: false,
         dtype: StoredDtype::F32,

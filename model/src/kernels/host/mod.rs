@@ -39,6 +39,7 @@ pub trait DecoderOps: Backend {
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_swiglu_linear(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
@@ -118,6 +119,10 @@ impl DecoderOps for Flex {
         from_values(out, x.shape())
     }
 
+    fn decoder_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        swiglu::forward(&dense(gate), &dense(up))
+    }
+
     fn decoder_swiglu_linear(gate: FlexTensor, up: FlexTensor, weight: FlexTensor) -> FlexTensor {
         linear::forward(swiglu::forward(&dense(gate), &dense(up)), weight)
     }
@@ -191,6 +196,17 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
                 let grad_weight = rms_norm::backward(values(&x), values(&weight), values(&grad), eps, &mut grad_x);
                 [Some(from_values(grad_x, x.shape())), Some(from_values(grad_weight, weight.shape()))]
             },
+        )
+    }
+
+    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [gate, up],
+            |[gate, up]| {
+                let (gate, up) = (dense(gate), dense(up));
+                (swiglu::forward(&gate, &up), (gate, up))
+            },
+            |BackwardInput { saved: (gate, up), grad, .. }| swiglu::backward(&gate, &up, Some(grad)),
         )
     }
 

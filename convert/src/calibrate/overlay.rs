@@ -1,0 +1,60 @@
+//! One layer's weights in memory, under the names of layer 0 and depth 0 of the checkpoint layout.
+
+use super::layers::{LayerRun, Site};
+use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, depth_tensor, layer_tensor, narrow};
+use retie_config::{Depth, LayerIndex};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+/// A layer that is on no disk.
+#[derive(Default)]
+pub(super) struct Overlay {
+    tensors: BTreeMap<String, (TensorInfo, Vec<f32>)>,
+}
+
+impl Overlay {
+    /// Puts a tensor of the layer there, e.g. `self_attn.q_proj.weight`.
+    pub fn set(&mut self, part: &str, shape: &[usize], values: Vec<f32>) {
+        self.insert(layer_tensor(LayerIndex(0), part), shape, values);
+    }
+
+    /// Puts a tensor there that the depth owns, e.g. `self_attn.q_proj.lora_A.weight`.
+    pub fn set_own(&mut self, part: &str, shape: &[usize], values: Vec<f32>) {
+        self.insert(depth_tensor(Depth(0), part), shape, values);
+    }
+
+    fn insert(&mut self, name: String, shape: &[usize], values: Vec<f32>) {
+        self.tensors.insert(name, (TensorInfo { dtype: Dtype::F32, shape: shape.to_vec() }, values));
+    }
+
+    /// Runs it.
+    pub fn run(&self, until: Option<Site>) -> LayerRun<'_> {
+        LayerRun { tensors: self, layer: LayerIndex(0), depth: Depth(0), until }
+    }
+
+    fn get(&self, name: &str) -> Result<&[f32], CheckpointError> {
+        let missing = || CheckpointError::NoTensor { path: self.path_of(name).to_owned(), tensor: name.to_owned() };
+        self.tensors.get(name).map(|(_, values)| values.as_slice()).ok_or_else(missing)
+    }
+}
+
+impl TensorSource for Overlay {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|(info, _)| info)
+    }
+
+    fn path_of(&self, _: &str) -> &Path {
+        Path::new("a layer in memory")
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        Ok(narrow(self.get(name)?, Dtype::F32).into())
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        Ok(self.get(name)?.to_vec())
+    }
+}

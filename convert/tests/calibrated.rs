@@ -1,0 +1,125 @@
+//! What a calibrated start has to keep, on small random models.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod small_model;
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, layer_tensor};
+use retie_config::{Init, LayerIndex, ModelConfig, Sharing};
+use retie_convert::{Calibration, ConvertError, ConvertOptions, ConvertReport, Extras, convert_calibrated};
+use small_model::{SHAPE, Shape, effective, layers::Mixture, options, run, source_weight, write};
+use std::path::Path;
+
+const TOKENS: usize = 32;
+
+fn calibrated(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+    options: &ConvertOptions,
+    num_sequences: usize,
+    out: &Path,
+) -> Result<ConvertReport, ConvertError> {
+    let model = Mixture(config.clone());
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut ids = |count: usize| (0..count * TOKENS).map(|_| rng.next_u32() % 40).collect();
+    let calibration = Calibration {
+        model: &model,
+        text: "a text".to_owned(),
+        sequence_length: TOKENS,
+        fit: ids(num_sequences),
+        heldout: ids(2),
+    };
+    convert_calibrated(source, config, options, &calibration, &Extras::default(), out, &mut |_| {})
+}
+
+/// Every pattern, with and without LoRA, own norms and biases: all checks pass, unshared layers are those of the source, and with a
+/// LoRA held-out hidden states are closer to the source's than those of `average`.
+#[test]
+fn every_pattern_rank_and_kind_of_norms_can_be_calibrated() {
+    for sharing in Sharing::ALL {
+        let num_layers = 6 + 2 * sharing.num_unshared_ends();
+        for (recursions, lora_rank, share_norms, biases) in
+            [(2, None, false, false), (2, Some(4), true, true), (3, Some(4), false, true), (3, None, true, true)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let (config, source) = write(dir.path(), Shape { num_layers, biases, ..SHAPE }, |i| i);
+            let mut options = options(recursions, sharing, Init::Calibrated);
+            (options.lora_rank, options.share_norms) = (lora_rank, share_norms);
+            let out = dir.path().join("out");
+            let report = calibrated(&source, &config, &options, 8, &out).unwrap();
+            let what = format!("{sharing} {recursions} {lora_rank:?} {share_norms} {biases}");
+            assert!(report.checks.iter().all(|check| check.passed), "{what}");
+            let found = report.calibration.unwrap();
+            // Without corrections nothing answers for what the layers before did, and layers of random weights have nothing in common.
+            let closer = found.calibrated.kl < found.average.kl;
+            assert!(closer || lora_rank.is_none(), "{what} {:?} {:?}", found.calibrated, found.average);
+            assert_eq!((found.tokens, found.heldout_tokens), (8 * TOKENS, 2 * TOKENS));
+            assert!(!out.join(".calibration").exists());
+            if sharing.num_unshared_ends() == 1 {
+                let written = SafetensorsFolder::open(&out).unwrap();
+                let last = report.num_layers - 1;
+                for (stored, own) in [(0, 0), (last, num_layers - 1)] {
+                    for projection in ModelConfig::PROJECTIONS {
+                        let name = |layer| layer_tensor(LayerIndex(layer), &format!("{projection}.weight"));
+                        assert_eq!(written.bytes(&name(stored)).unwrap(), source.bytes(&name(own)).unwrap(), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn full_rank_and_own_norms_give_every_weight_of_the_source_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), Shape { biases: true, ..SHAPE }, |i| i);
+    // With 8 tokens of 32 the moments are rank-deficient: damping alone has to hold what the text does not show.
+    for num_sequences in [1, 8] {
+        let out = dir.path().join(num_sequences.to_string());
+        let mut options = options(2, Sharing::Cycle, Init::Calibrated);
+        (options.lora_rank, options.share_norms) = (Some(16), false);
+        calibrated(&source, &config, &options, num_sequences, &out).unwrap();
+        for depth in 0..8 {
+            for projection in ModelConfig::PROJECTIONS {
+                let own = source_weight(&source, projection, depth);
+                let largest = own.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+                for (x, y) in effective(&out, projection, depth).iter().zip(&own) {
+                    // W', A and B are rounded to f32, which a depth passes on to what the next one reads: some units of 6e-8,
+                    // divided by a damped metric that goes down to 1e-2.
+                    assert!((x - y).abs() < 1e-4 * largest, "{projection} {depth} {x} {y}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_text_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let mut options = options(2, Sharing::MiddleCycle, Init::Calibrated);
+    (options.lora_rank, options.dtype) = (Some(3), Some(Dtype::BF16));
+    let bytes = |name: &str| {
+        let out = dir.path().join(name);
+        calibrated(&source, &config, &options, 4, &out).unwrap();
+        ["model.safetensors", "config.json", "convert.json"].map(|file| fs_err::read(out.join(file)).unwrap())
+    };
+    assert!(bytes("a") == bytes("b"));
+}
+
+#[test]
+fn a_calibration_and_its_init_come_together_and_need_recursions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let out = dir.path().join("out");
+    let refused = run(&source, &config, &options(2, Sharing::Cycle, Init::Calibrated), &out).unwrap_err();
+    assert!(matches!(refused, ConvertError::CalibrationMismatch { .. }), "{refused}");
+    let refused = calibrated(&source, &config, &options(2, Sharing::Cycle, Init::Average), 1, &out).unwrap_err();
+    assert!(matches!(refused, ConvertError::CalibrationMismatch { .. }), "{refused}");
+    let refused = calibrated(&source, &config, &options(1, Sharing::Cycle, Init::Calibrated), 1, &out).unwrap_err();
+    assert!(matches!(refused, ConvertError::CalibratedWithoutSharing), "{refused}");
+    assert!(!out.exists());
+}

@@ -1,0 +1,113 @@
+//! A model for the calibration of the small random checkpoints: the linears, norms and residual sums of a Llama, with an elementwise
+//! mixture where attention would be.
+
+use super::config;
+use retie_checkpoint::{CheckpointError, TensorSource, depth_tensor, layer_tensor};
+use retie_config::ModelConfig;
+use retie_convert::calibrate::{Comparison, LayerModel, LayerRun, Seen, Site};
+
+pub struct Mixture(pub ModelConfig);
+
+impl Mixture {
+    pub fn new() -> Self {
+        Self(config(super::SHAPE))
+    }
+}
+
+/// The weights of one depth.
+struct Weights<'a>(LayerRun<'a>);
+
+impl Weights<'_> {
+    fn vector(&self, part: &str) -> Option<Vec<f32>> {
+        let own = self.0.tensors.read_f32(&depth_tensor(self.0.depth, part)).ok();
+        own.or_else(|| self.0.tensors.read_f32(&layer_tensor(self.0.layer, part)).ok())
+    }
+
+    fn norm(&self, x: &[f32], part: &str) -> Vec<f32> {
+        let weight = self.vector(&format!("{part}.weight")).unwrap();
+        let rows = x.chunks(weight.len()).flat_map(|row| {
+            let scale = (row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32 + 1e-5).sqrt().recip();
+            row.iter().zip(&weight).map(|(x, w)| x * scale * w).collect::<Vec<_>>()
+        });
+        rows.collect()
+    }
+
+    fn linear(&self, x: &[f32], part: &str) -> Vec<f32> {
+        let name = layer_tensor(self.0.layer, &format!("{part}.weight"));
+        let shape = self.0.tensors.info(&name).unwrap().shape.clone();
+        let mut out = times(x, &self.0.tensors.read_f32(&name).unwrap(), shape[1]);
+        if let Some(a) = self.vector(&format!("{part}.lora_A.weight")) {
+            let b = self.vector(&format!("{part}.lora_B.weight")).unwrap();
+            let low = times(&times(x, &a, shape[1]), &b, b.len() / shape[0]);
+            out.iter_mut().zip(low).for_each(|(y, z)| *y += z);
+        }
+        if let Some(bias) = self.vector(&format!("{part}.bias")) {
+            out.chunks_mut(shape[0]).for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
+        }
+        out
+    }
+}
+
+/// `x [M, in]`, `weight [out, in]` → `[M, out]`.
+fn times(x: &[f32], weight: &[f32], inp: usize) -> Vec<f32> {
+    let dot = |row: &[f32], w: &[f32]| row.iter().zip(w).map(|(x, w)| x * w).sum();
+    x.chunks(inp).flat_map(|row| weight.chunks(inp).map(|w| dot(row, w)).collect::<Vec<f32>>()).collect()
+}
+
+fn add(x: &[f32], y: &[f32]) -> Vec<f32> {
+    x.iter().zip(y).map(|(x, y)| x + y).collect()
+}
+
+impl LayerModel for Mixture {
+    fn embed(&self, rows: Vec<f32>) -> Vec<f32> {
+        rows
+    }
+
+    fn run(
+        &self,
+        run: LayerRun<'_>,
+        hidden: &[f32],
+        _: usize,
+        see: &mut dyn FnMut(Seen<'_>),
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let (weights, q_size, kv_size) = (Weights(run), self.0.query_size(), self.0.key_value_size());
+        let mut reached = |site, inputs: &[f32], residual: &[f32]| {
+            see(Seen { site, inputs, residual });
+            run.until == Some(site)
+        };
+        let normed = weights.norm(hidden, "input_layernorm");
+        if reached(Site::Attention, &normed, hidden) {
+            return Ok(hidden.to_vec());
+        }
+        let [q, k, v] = ["q", "k", "v"].map(|x| weights.linear(&normed, &format!("self_attn.{x}_proj")));
+        let kv = |values: &[f32], i: usize| values[i / q_size * kv_size + i % kv_size];
+        let mixed: Vec<f32> = q.iter().enumerate().map(|(i, q)| q.tanh() * kv(&k, i) + kv(&v, i)).collect();
+        if reached(Site::Output, &mixed, hidden) {
+            return Ok(hidden.to_vec());
+        }
+        let hidden = add(hidden, &weights.linear(&mixed, "self_attn.o_proj"));
+        let normed = weights.norm(&hidden, "post_attention_layernorm");
+        if reached(Site::Mlp, &normed, &hidden) {
+            return Ok(hidden);
+        }
+        let [gate, up] = ["gate", "up"].map(|x| weights.linear(&normed, &format!("mlp.{x}_proj")));
+        let gated: Vec<f32> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+        if reached(Site::Down, &gated, &hidden) {
+            return Ok(hidden);
+        }
+        Ok(add(&hidden, &weights.linear(&gated, "mlp.down_proj")))
+    }
+
+    /// In place of NLL and KL: the mean squared difference of the hidden states.
+    fn compare(
+        &self,
+        _: &dyn TensorSource,
+        source: &[f32],
+        other: &[f32],
+        targets: &[u32],
+    ) -> Result<Comparison, CheckpointError> {
+        let squares = source.iter().zip(other).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+        let kl = squares / targets.len() as f64;
+        Ok(Comparison { source_nll: 1.0, nll: 1.0 + kl, kl })
+    }
+}

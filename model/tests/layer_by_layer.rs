@@ -1,0 +1,74 @@
+//! A decoder run depth by depth is the decoder.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use burn::tensor::Device;
+use retie_checkpoint::{EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, share_map};
+use retie_model::{CausalLm, LayerByLayer, Point, Run};
+use support::{Golden, ids, values};
+
+#[test]
+fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
+    for name in ["gqa", "tied", "llama3"] {
+        let (golden, device) = (Golden::named(name), Device::flex());
+        let config = golden.config();
+        let (flat, shape) = golden.ints("golden.ids");
+        let (width, tokens) = (config.hidden_size, shape[1]);
+        let table = golden.read_f32(EMBEDDINGS).unwrap();
+        let runner = LayerByLayer::new(&config, &device);
+        let mut hidden =
+            runner.embed(flat.iter().flat_map(|id| table[*id as usize * width..][..width].to_vec()).collect());
+        for step in share_map(&config).unwrap().depths() {
+            let run = Run { tensors: &golden, layer: step.layer, depth: step.depth, until: None };
+            let mut seen = Vec::new();
+            let after = runner
+                .run(run, &hidden, tokens, &mut |s| seen.push((s.point, s.inputs.to_vec(), s.residual.to_vec())))
+                .unwrap();
+            let points: Vec<Point> = seen.iter().map(|s| s.0).collect();
+            assert_eq!(points, [Point::Attention, Point::Output, Point::Mlp, Point::Down]);
+            // What is added to the residual stream at the end is `down_proj` of what was shown.
+            let down = golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.weight")).unwrap();
+            let bias = golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.bias")).unwrap_or(vec![0.0; width]);
+            let factor = |which: &str| {
+                golden.read_f32(&depth_tensor(run.depth, &format!("mlp.down_proj.{which}.weight"))).unwrap_or_default()
+            };
+            let (a, b) = (factor("lora_A"), factor("lora_B"));
+            let (_, inputs, residual) = &seen[3];
+            let (inner, rank) = (inputs.len() / (residual.len() / width), b.len() / width);
+            let weight = |i: usize, j: usize| {
+                let low = (0..rank).map(|k| f64::from(b[i * rank + k]) * f64::from(a[k * inner + j])).sum::<f64>();
+                f64::from(down[i * inner + j]) + low
+            };
+            for (row, after) in after.chunks(width).enumerate() {
+                for (i, after) in after.iter().enumerate() {
+                    let terms = (0..inner).map(|j| weight(i, j) * f64::from(inputs[row * inner + j]));
+                    let terms: Vec<f64> =
+                        terms.chain([f64::from(residual[row * width + i]), f64::from(bias[i])]).collect();
+                    let (sum, size) = (terms.iter().sum::<f64>(), terms.iter().map(|x| x.abs()).sum::<f64>());
+                    // Products and sums in f32: some units of 6e-8 of all that is summed.
+                    assert!((f64::from(*after) - sum).abs() < 1e-6 * size, "{name} {after} {sum} {size}");
+                }
+            }
+            let mut points = Vec::new();
+            let stopped = Run { until: Some(Point::Mlp), ..run };
+            let there = runner.run(stopped, &hidden, tokens, &mut |s| points.push(s.point)).unwrap();
+            assert_eq!((points.len(), &there), (3, &seen[2].2));
+            hidden = after;
+        }
+        let model = CausalLm::load(&config, &golden, &device).unwrap();
+        let rows: Vec<Vec<u32>> = flat.chunks(tokens).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
+        let logits = values(model.logits(model.forward(ids(&rows, &device), None)));
+        let targets: Vec<u32> = rows.concat();
+        let found = runner.compare(&golden, [&hidden, &hidden], &targets).unwrap();
+        let vocab_size = config.vocab_size;
+        let nll = logits.chunks(vocab_size).zip(&targets).map(|(row, target)| {
+            let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+            sum.ln() - f64::from(row[*target as usize])
+        });
+        let nll = nll.sum::<f64>() / targets.len() as f64;
+        // The same kernels on other runs of rows: f32 rounding.
+        assert!((found.reference_nll - nll).abs() < 1e-5 && found.kl == 0.0, "{name} {found:?} {nll}");
+        assert_eq!(found.reference_nll, found.nll);
+    }
+}
