@@ -98,7 +98,7 @@ fn take_back(
 }
 
 /// Runs of depths of one recursion, in order; depths of the unshared ends are runs of their own.
-fn passes(map: &ShareMap) -> Vec<Range<usize>> {
+pub fn passes(map: &ShareMap) -> Vec<Range<usize>> {
     let mut passes: Vec<(Option<usize>, Range<usize>)> = Vec::new();
     for step in map.depths() {
         match passes.last_mut() {

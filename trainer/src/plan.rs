@@ -1,9 +1,10 @@
 //! `--dry-run`: what a run would train, and an estimate of its memory and time.
 
-use crate::{TrainError, adamw::AdamW, inputs::Inputs};
+use crate::{TrainError, adamw::AdamW, inputs::Inputs, pass::passes};
 use burn::tensor::{Device, Distribution, Tensor};
-use retie_checkpoint::{ModelSource, expected_tensors, share_map};
-use retie_config::{ModelConfig, UptrainConfig};
+use retie_checkpoint::{Dtype, ModelSource, expected_tensors, share_map};
+use retie_config::{ModelConfig, ShareMap, UptrainConfig};
+use retie_model::kernels::is_cpu;
 use serde::Serialize;
 use std::{fmt, time::Instant};
 
@@ -50,9 +51,11 @@ pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainErr
     let tokens = config.train.batch_size * config.data.sequence_length;
     let length = config.data.sequence_length;
     let tokens_per_step = config.tokens_per_step();
-    // Forward and backward are three passes over the weights, the teacher's forward one.
+    // Forward and backward are three passes over the weights, computing a recursion again a fourth; the teacher's forward is one.
+    let checkpoint = config.train.checkpoint_recursions;
+    let student_passes = if checkpoint { 4.0 } else { 3.0 };
     let flops_per_token =
-        3.0 * student.forward_flops(length) + teacher.as_ref().map_or(0.0, |t| t.forward_flops(length));
+        student_passes * student.forward_flops(length) + teacher.as_ref().map_or(0.0, |t| t.forward_flops(length));
     let flops_per_step = flops_per_token * tokens_per_step as f64;
     let group = |name, decays| ParameterGroup {
         name,
@@ -65,15 +68,26 @@ pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainErr
         tokens_per_step,
         groups: vec![group("decay", true), group("no_decay", false)],
         student_bytes: student.parameters() * 4 * 4,
-        teacher_bytes: teacher.as_ref().map_or(0, Sizes::parameters) * 4,
-        activation_bytes: student.activations_per_token() * tokens * 4,
+        teacher_bytes: inputs.teacher.as_ref().map(|teacher| held_bytes(teacher, device)).transpose()?.unwrap_or(0),
+        activation_bytes: student.activations_per_token(checkpoint) * tokens * 4,
         flops_per_step,
         seconds: flops_per_step / speed * config.num_steps() as f64,
     })
 }
 
+/// Bytes of the weights of a model that is only read: what its file holds in bf16 stays so on the CPU.
+fn held_bytes(source: &ModelSource, device: &Device) -> Result<usize, TrainError> {
+    let bytes = |(name, shape): (String, Vec<usize>)| {
+        let stored = source.tensors.info(&name).map(|info| info.dtype);
+        let narrow = is_cpu(device) && shape.len() == 2 && stored == Some(Dtype::BF16);
+        elements(&shape) * if narrow { 2 } else { 4 }
+    };
+    Ok(expected_tensors(&source.config)?.into_iter().map(bytes).sum())
+}
+
 struct Sizes {
     config: ModelConfig,
+    map: ShareMap,
     shapes: Vec<Vec<usize>>,
     /// Elements of matrices that one token is multiplied with, each use counted.
     used: usize,
@@ -93,7 +107,7 @@ impl Sizes {
             tensors.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, shape)| elements(shape)).sum();
         let head = config.vocab_size * config.hidden_size;
         let used = layer * map.num_depths() + lora + head;
-        Ok(Self { config, shapes: tensors.into_iter().map(|(_, shape)| shape).collect(), used })
+        Ok(Self { config, map, shapes: tensors.into_iter().map(|(_, shape)| shape).collect(), used })
     }
 
     fn parameters(&self) -> usize {
@@ -106,12 +120,17 @@ impl Sizes {
         2.0 * self.used as f64 + attention as f64
     }
 
-    /// Elements that a depth keeps for its backward pass: two norm inputs and outputs, q, k, v before and after the rotation,
-    /// the attention's output, gate, up and their product.
-    fn activations_per_token(&self) -> usize {
+    /// Elements that the stack keeps for its backward pass. A depth keeps two norm inputs and outputs, q and k after the rotation, v,
+    /// the attention's output, gate and up. With `checkpoint` one recursion does at a time, and the others only what enters them.
+    fn activations_per_token(&self, checkpoint: bool) -> usize {
         let c = &self.config;
-        let depth = 4 * c.hidden_size + 3 * c.query_size() + 3 * c.key_value_size() + 3 * c.intermediate_size;
-        depth * c.num_hidden_layers
+        let depth = 4 * c.hidden_size + 2 * c.query_size() + 2 * c.key_value_size() + 2 * c.intermediate_size;
+        if !checkpoint {
+            return depth * self.map.num_depths();
+        }
+        let passes = passes(&self.map);
+        let longest = passes.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        depth * longest + c.hidden_size * passes.len()
     }
 }
 
