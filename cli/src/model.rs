@@ -2,10 +2,10 @@
 
 use crate::progress::{Progress, Unit};
 use anyhow::{Context, bail};
-use burn::tensor::Device;
+use burn::tensor::{Device, Int, Tensor};
 use retie_checkpoint::{Hub, INDEX_FILE, ModelSource, Parent};
 use retie_data::Tokenizer;
-use retie_model::{CausalLm, WeightDtype};
+use retie_model::{CausalLm, KvCache, WeightDtype, kernels::f32_slice};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -84,6 +84,16 @@ impl TextModel {
         let config = self.model.config();
         let prefix = self.bos_token.or(config.bos_token_id).or(config.eos_token_ids.first().copied());
         prefix.context("the model's configuration has neither `bos_token_id` nor `eos_token_id`, expected one of them")
+    }
+
+    /// Logits `[V]` of the token after `ids`, which join the cache.
+    pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Vec<f32> {
+        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let tokens = ids.len();
+        let input = Tensor::<1, Int>::from_ints(ids.as_slice(), &self.device).reshape([1, tokens]);
+        let hidden = self.model.forward(input, Some(cache)); // [T, D]
+        let last = hidden.narrow(0, tokens - 1, 1); // [1, D]
+        f32_slice(&self.model.logits(last).into_data()).to_vec()
     }
 
     /// Ids of a text that starts at the beginning: after the BOS token where the tokenizer puts one.

@@ -8,12 +8,8 @@ use crate::{
     output,
 };
 use anyhow::ensure;
-use burn::tensor::{Int, Tensor};
 use clap::Args;
-use retie_model::{
-    KvCache, ModelError, Sampler, Sampling,
-    kernels::{f32_slice, on_worker},
-};
+use retie_model::{KvCache, ModelError, Sampler, Sampling, kernels::on_worker};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -123,7 +119,7 @@ impl Generate {
         let (mut ids, mut text) = (Vec::new(), String::new());
         let mut stop = Stop::MaxNewTokens;
         let start = Instant::now();
-        let mut next = sampler.next(&last_logits(model, &prompt, &mut cache));
+        let mut next = sampler.next(&model.next_logits(&prompt, &mut cache));
         let first_token = start.elapsed().as_secs_f64();
         loop {
             if config.eos_token_ids.contains(&next) {
@@ -137,7 +133,7 @@ impl Generate {
             if ids.len() == max_new_tokens {
                 break;
             }
-            next = sampler.next(&last_logits(model, &[next], &mut cache));
+            next = sampler.next(&model.next_logits(&[next], &mut cache));
         }
         let decoding = start.elapsed().as_secs_f64() - first_token;
         let rest = decoder.finish()?;
@@ -158,14 +154,4 @@ impl Generate {
             stop,
         })
     }
-}
-
-/// Logits `[V]` of the token after `ids`, which join the cache.
-fn last_logits(model: &TextModel, ids: &[u32], cache: &mut KvCache) -> Vec<f32> {
-    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-    let tokens = ids.len();
-    let input = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device).reshape([1, tokens]);
-    let hidden = model.model.forward(input, Some(cache)); // [T, D]
-    let last = hidden.narrow(0, tokens - 1, 1); // [1, D]
-    f32_slice(&model.model.logits(last).into_data()).to_vec()
 }

@@ -2,10 +2,7 @@
 
 use crate::model::TextModel;
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use retie_model::{
-    KvCache,
-    kernels::{f32_slice, linear},
-};
+use retie_model::{KvCache, Sampler, Sampling, kernels::linear};
 use std::time::Instant;
 
 /// Seconds of prompt and of decoding.
@@ -18,13 +15,15 @@ pub struct Generated {
 /// The median of `rounds` calls of `f`, after one that does not count.
 fn median(rounds: usize, mut f: impl FnMut()) -> f64 {
     f();
-    let mut seconds: Vec<f64> = (0..rounds)
-        .map(|_| {
-            let start = Instant::now();
-            f();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
+    let seconds = (0..rounds).map(|_| {
+        let start = Instant::now();
+        f();
+        start.elapsed().as_secs_f64()
+    });
+    middle(seconds.collect())
+}
+
+fn middle(mut seconds: Vec<f64>) -> f64 {
     seconds.sort_by(f64::total_cmp);
     seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -42,15 +41,15 @@ pub fn product(tokens: usize, [out, input]: [usize; 2], device: &Device, rounds:
 }
 
 /// Ids that are as good as any other for the time they take.
-fn ids(model: &TextModel, [batch, tokens]: [usize; 2]) -> Tensor<2, Int> {
+fn ids(model: &TextModel, count: usize) -> Vec<u32> {
     let vocab_size = model.model.config().vocab_size;
-    let ids: Vec<i32> = (0..batch * tokens).map(|i| (i * 7919 % vocab_size) as i32).collect();
-    Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device).reshape([batch, tokens])
+    (0..count).map(|i| (i * 7919 % vocab_size) as u32).collect()
 }
 
 /// Logits of every token of a batch; of the last a number is read.
 pub fn forward(model: &TextModel, batch: usize, tokens: usize, rounds: usize) -> f64 {
-    let input = ids(model, [batch, tokens]);
+    let ids: Vec<i32> = ids(model, batch * tokens).into_iter().map(|id| id as i32).collect();
+    let input = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device).reshape([batch, tokens]);
     median(rounds, || {
         let logits = model.model.logits(model.model.forward(input.clone(), None));
         wait(logits.narrow(0, batch * tokens - 1, 1));
@@ -59,31 +58,20 @@ pub fn forward(model: &TextModel, batch: usize, tokens: usize, rounds: usize) ->
 
 /// A prompt of `prompt` tokens, then `new` greedy ones, one at a time.
 pub fn generate(model: &TextModel, prompt: usize, new: usize, rounds: usize) -> Generated {
-    let last = |input: Tensor<2, Int>, cache: &mut KvCache| {
-        let [_, tokens] = input.dims();
-        let hidden = model.model.forward(input, Some(cache)).narrow(0, tokens - 1, 1);
-        let logits = model.model.logits(hidden).into_data();
-        let logits = f32_slice(&logits);
-        (0..logits.len()).reduce(|a, b| if logits[b] > logits[a] { b } else { a }).unwrap_or(0)
-    };
-    let input = ids(model, [1, prompt]);
+    let mut greedy = Sampler::new(Sampling { temperature: 0.0, top_p: 1.0, seed: 0 });
+    let prompt_ids = ids(model, prompt);
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for _ in 0..=rounds {
         let mut cache = KvCache::new(model.model.config(), 1, prompt + new, &model.device);
         let start = Instant::now();
-        let mut next = last(input.clone(), &mut cache);
+        let mut next = greedy.next(&model.next_logits(&prompt_ids, &mut cache));
         prefill.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         for _ in 0..new {
-            let input = Tensor::<1, Int>::from_ints([next as i32], &model.device).reshape([1, 1]);
-            next = last(input, &mut cache);
+            next = greedy.next(&model.next_logits(&[next], &mut cache));
         }
         decode.push(start.elapsed().as_secs_f64());
     }
     // The first round warms up.
-    let median = |seconds: &mut [f64]| {
-        seconds.sort_by(f64::total_cmp);
-        seconds[seconds.len() / 2]
-    };
-    Generated { prefill: median(&mut prefill[1..]), decode: median(&mut decode[1..]) }
+    Generated { prefill: middle(prefill.split_off(1)), decode: middle(decode.split_off(1)) }
 }
