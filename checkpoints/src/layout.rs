@@ -82,7 +82,8 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
 }
 
 /// Norms and biases of one layer or depth with their lengths.
-fn vectors(config: &ModelConfig) -> Vec<(String, usize)> {
+#[must_use]
+pub fn vectors(config: &ModelConfig) -> Vec<(String, usize)> {
     let norms = ModelConfig::NORMS.iter().map(|norm| (format!("{norm}.weight"), config.hidden_size));
     let biases = config.projection_shapes().into_iter().filter(|(projection, _)| config.has_bias(projection));
     norms.chain(biases.map(|(projection, [out, _])| (format!("{projection}.bias"), out))).collect()
@@ -177,7 +178,7 @@ mod tests {
 
     fn recursion(sharing: Sharing, share_norms: bool, lora: Option<usize>) -> Option<RecursionConfig> {
         let lora = lora.map(|rank| LoraConfig { rank });
-        Some(RecursionConfig { num_recursions: 2, sharing, init: Init::Stepwise, share_norms, lora })
+        Some(RecursionConfig { share_norms, lora, ..RecursionConfig::new(2, sharing, Init::Stepwise) })
     }
 
     fn shapes(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {

@@ -18,7 +18,7 @@ pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
 pub use hub::{DownloadProgress, Hub, HubError, HubId, hub_dataset_file};
 pub use layout::{
     EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorProblem, check_tensors, depth_tensor, expected_tensors, layer_tensor,
-    share_map,
+    share_map, vectors,
 };
 pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
 pub use safetensors::{

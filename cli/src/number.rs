@@ -1,17 +1,6 @@
 //! Numbers as people read them.
 
-/// `1234567` as `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+pub use retie_convert::grouped;
 
 /// Bytes in the largest binary unit that leaves 1 or more: `512 B`, `1.5 KiB`, `256.6 MiB`.
 pub fn bytes(number: u64) -> String {

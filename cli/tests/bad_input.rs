@@ -93,11 +93,44 @@ fn recursions_that_do_not_divide_name_those_that_do() {
     let line = "convert base --recursions 4 --sharing middle_cycle --init average -o out";
     assert_snapshot!(place.refused(line), @"
     error: `4` recursions do not divide the 6 layers that `middle_cycle` shares (of 8)
-    hint: these numbers of recursions do: 1, 2, 3, 6
+    hint: these numbers of recursions do: 1, 2, 3, 6; with `fit` (`drop`, `repeat`, `pad-unshared`) others can be had
     ");
     assert_snapshot!(place.refused(&line.replace('4', "0")), @"
-    error: `0` recursions do not divide the 6 layers that `middle_cycle` shares (of 8)
-    hint: these numbers of recursions do: 1, 2, 3, 6
+    error: `recursions` is `0`, expected a positive integer
+    hint: 1 copies the model
+    ");
+}
+
+#[test]
+fn patterns_that_do_not_fit_say_why() {
+    let place = Place::new();
+    let convert = |pattern: &str| place.refused(&format!("convert base {pattern} --init average -o out"));
+    assert_snapshot!(convert("--recursions 2 --sharing middle_cycle --prelude 2"), @"
+    error: sharing `middle_cycle` takes no `prelude` or `coda`: it has one unshared layer at each end
+    hint: ask for `cycle` or `sequence` with the `prelude` and `coda` that you want
+    ");
+    assert_snapshot!(convert("--recursions 2 --sharing cycle --prelude 5 --coda 3"), @"
+    error: `cycle` between 5 and 3 unshared layers needs at least 9 layers, found 8
+    ");
+    assert_snapshot!(convert("--recursions 2 --sharing cycle --prelude 2 --coda 1"), @"
+    error: `2` recursions do not divide the 5 layers that `cycle` between 2 and 1 unshared layers shares (of 8)
+    hint: these numbers of recursions do: 1, 5; with `fit` (`drop`, `repeat`, `pad-unshared`) others can be had
+    ");
+    assert_snapshot!(convert("--map 0,1,2,1,2,3"), @"
+    error: a map of 6 depths does not fit 8 layers
+    hint: give one number for each layer of the model
+    ");
+    assert_snapshot!(convert("--map 0,2,1,2,1,3,4,5"), @"
+    error: layers of a map are numbered in the order of their first use, and depth 1 has `2` where at most `1` is next
+    hint: the same sharing is written [0, 1, 2, 1, 2, 3, 4, 5]
+    ");
+    assert_snapshot!(convert("--map 0,1,2,1,2,3,4,5 --recursions 3"), @"
+    error: the map runs a layer `2` times at most, but `3` recursions are asked for
+    hint: leave the number of recursions out, or correct it
+    ");
+    assert_snapshot!(convert("--map 0,1,2,1,2,3,4,5 --fit drop"), @"
+    error: a `map` takes no `fit`: it says of every layer what becomes of it
+    hint: leave `fit` out
     ");
 }
 
@@ -119,7 +152,7 @@ fn an_unknown_choice_lists_the_choices() {
     let place = Place::new();
     assert_snapshot!(place.refused("convert base --recursions 2 --sharing middle --init average -o out"), @"
     error: invalid value 'middle' for '--sharing <SHARING>'
-      [possible values: cycle, sequence, middle_cycle, middle_sequence]
+      [possible values: cycle, sequence, middle_cycle, middle_sequence, map]
 
       tip: a similar value exists: 'middle_cycle'
 

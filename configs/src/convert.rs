@@ -1,7 +1,7 @@
 //! `retie convert --config FILE.yaml`: from a pretrained model to a recursive one.
 
 use crate::{
-    Init, LoraConfig, RecursionConfig, Sharing,
+    Fit, Init, Pattern, ShareError, Sharing,
     document::{Checks, Document},
     run::{check_schema, check_text},
 };
@@ -16,10 +16,24 @@ pub struct ConvertConfig {
     pub schema: u32,
     /// A Hugging Face folder, a `.gguf` file, or a hub id.
     pub model: String,
-    /// Passes over the shared block, `R`; it has to divide the layers that `sharing` shares.
-    pub recursions: usize,
-    /// Which depths share a layer.
-    pub sharing: Sharing,
+    /// Passes over the shared block, `R`; may be left out with a `map`, which implies it.
+    #[serde(default)]
+    pub recursions: Option<usize>,
+    /// Which depths share a layer; may be left out with a `map`.
+    #[serde(default)]
+    pub sharing: Option<Sharing>,
+    /// Unshared layers before the loop of `cycle` and `sequence`.
+    #[serde(default)]
+    pub prelude: Option<usize>,
+    /// Unshared layers after it.
+    #[serde(default)]
+    pub coda: Option<usize>,
+    /// The stored layer of every depth.
+    #[serde(default)]
+    pub map: Option<Vec<usize>>,
+    /// What becomes of layers that the recursions do not divide.
+    #[serde(default)]
+    pub fit: Option<Fit>,
     /// Where the shared layers come from.
     pub init: Init,
     /// Text that `init: calibrated` is fitted to: a `.jsonl` or `.parquet` file with a field `text`, or a plain text file.
@@ -111,16 +125,82 @@ fn default_share_norms() -> bool {
 }
 
 impl ConvertConfig {
-    /// The `recursion` object of the checkpoint that is written.
+    /// With defaults for everything that has one, and without a pattern.
     #[must_use]
-    pub fn recursion(&self) -> RecursionConfig {
-        RecursionConfig {
-            num_recursions: self.recursions,
-            sharing: self.sharing,
-            init: self.init,
-            share_norms: self.share_norms,
-            lora: self.lora_rank.map(|rank| LoraConfig { rank }),
+    pub fn new(model: String, init: Init, output: PathBuf) -> Self {
+        Self {
+            schema: 1,
+            model,
+            recursions: None,
+            sharing: None,
+            prelude: None,
+            coda: None,
+            map: None,
+            fit: None,
+            init,
+            calibration: None,
+            calibration_tokens: None,
+            lora_rank: None,
+            share_norms: default_share_norms(),
+            dtype: StoredDtype::default(),
+            seed: 0,
+            output,
         }
+    }
+
+    /// Which depths share a layer.
+    ///
+    /// # Errors
+    /// When the keys that say so do not go together.
+    pub fn pattern(&self) -> Result<Pattern, ShareError> {
+        let sharing = match (self.sharing, &self.map) {
+            (Some(sharing), _) => sharing,
+            (None, Some(_)) => Sharing::Map,
+            (None, None) => {
+                let problem = "neither `sharing` nor a `map` says which depths share a layer".to_owned();
+                return Err(ShareError::Mismatch { problem, hint: "name a sharing pattern, e.g. `middle_cycle`" });
+            }
+        };
+        Pattern::new(sharing, self.prelude, self.coda, self.map.as_deref())
+    }
+
+    /// Passes over the shared block; 0 where nothing says how many.
+    #[must_use]
+    pub fn num_recursions(&self) -> usize {
+        let of_map =
+            |map: &Vec<usize>| map.iter().map(|layer| map.iter().filter(|other| *other == layer).count()).max();
+        self.recursions.or_else(|| self.map.as_ref().and_then(of_map)).unwrap_or(0)
+    }
+
+    /// Keys that do not go together.
+    #[must_use]
+    pub fn mismatches(&self) -> Vec<Mismatch> {
+        let mut found = self.pattern_mismatches();
+        found.extend(self.calibration_mismatches());
+        found
+    }
+
+    fn pattern_mismatches(&self) -> Vec<Mismatch> {
+        let mut found = Vec::new();
+        if let Err(error) = self.pattern() {
+            let key = if self.map.is_some() { "map" } else { "sharing" };
+            found.push(match error {
+                ShareError::Mismatch { problem, hint } => Mismatch { key, message: problem, hint },
+                other => Mismatch { key, message: other.to_string(), hint: "correct the pattern" },
+            });
+        }
+        if self.num_recursions() == 0 {
+            let (message, hint) = match self.recursions {
+                Some(_) => ("`recursions` is `0`, expected a positive integer", "1 copies the model"),
+                None => ("nothing says how often the shared layers run", "give the number of recursions, e.g. 2"),
+            };
+            found.push(Mismatch { key: "recursions", message: message.to_owned(), hint });
+        }
+        if self.map.is_some() && self.fit.is_some() {
+            let message = "a `map` takes no `fit`: it says of every layer what becomes of it".to_owned();
+            found.push(Mismatch { key: "fit", message, hint: "leave `fit` out" });
+        }
+        found
     }
 }
 
@@ -132,12 +212,11 @@ impl ConvertConfig {
     }
 
     /// What is wrong between `init` and the keys of a calibration.
-    #[must_use]
-    pub fn calibration_mismatches(&self) -> Vec<Mismatch> {
+    fn calibration_mismatches(&self) -> Vec<Mismatch> {
         let mut found = Vec::new();
         let mut add = |key, message: String, hint| found.push(Mismatch { key, message, hint });
         if self.init == Init::Calibrated {
-            if self.recursions == 1 {
+            if self.num_recursions() == 1 {
                 let message = "init `calibrated` needs at least 2 recursions: with 1 no layer is shared";
                 add("recursions", message.to_owned(), "with 1 recursion every other init copies the model");
             }
@@ -169,8 +248,7 @@ impl Document for ConvertConfig {
         check_schema(self.schema, checks);
         check_text("model", &self.model, checks);
         check_text("output", &self.output.to_string_lossy(), checks);
-        checks.require(self.recursions > 0, "recursions", self.recursions, "a positive integer");
-        for mismatch in self.calibration_mismatches() {
+        for mismatch in self.mismatches() {
             checks.problem(mismatch.key, mismatch.message).hint(mismatch.hint);
         }
         if self.lora_rank == Some(0) {
@@ -204,6 +282,10 @@ mod tests {
         model: m
         recursions: 2
         sharing: middle_cycle
+        prelude: null
+        coda: null
+        map: null
+        fit: null
         init: average
         calibration: null
         calibration_tokens: null
@@ -214,7 +296,7 @@ mod tests {
         output: checkpoints/store/m
         ");
         assert_eq!(parse(&yaml).unwrap(), config);
-        assert_eq!(config.recursion().lora, None);
+        assert_eq!(config.num_recursions(), 2);
     }
 
     #[test]
@@ -226,13 +308,44 @@ mod tests {
         convert.yaml:2:8: `model` is `7`, expected a string
           hint: write it in quotes, `"7"`
         convert.yaml:3:13: `recursions` is `0`, expected a positive integer
-        convert.yaml:4:10: `sharing` is `midle_cycle`, expected one of `cycle`, `sequence`, `middle_cycle`, `middle_sequence`
+          hint: 1 copies the model
+        convert.yaml:4:10: `sharing` is `midle_cycle`, expected one of `cycle`, `sequence`, `middle_cycle`, `middle_sequence`, `map`
           hint: did you mean `middle_cycle`?
         convert.yaml:5:7: `init` is `mean`, expected one of `stepwise`, `average`, `lower`, `upper`, `random`, `calibrated`
         convert.yaml:6:12: `lora_rank` is `0`, expected a positive integer
           hint: leave `lora_rank` out for a model without LoRA
         convert.yaml:7:8: `dtype` is `fp8`, expected one of `keep`, `f32`, `bf16`, `f16`
         "#);
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_with_what_it_takes_or_a_map() {
+        let text = MINIMAL.replace("middle_cycle", "cycle\nprelude: 2\ncoda: 1\nfit: pad-unshared");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.pattern().unwrap(), Pattern::Loop { sharing: Sharing::Cycle, prelude: 2, coda: 1 });
+        assert_eq!(config.fit, Some(Fit::PadUnshared));
+        let text = MINIMAL.replace("recursions: 2\nsharing: middle_cycle", "map: [0, 1, 2, 1, 1, 3]");
+        let config = parse(&text).unwrap();
+        assert_eq!((config.pattern().unwrap().sharing(), config.num_recursions()), (Sharing::Map, 3));
+        assert_snapshot!(parse(&format!("{MINIMAL}coda: 2\n")).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:4:10: sharing `middle_cycle` takes no `prelude` or `coda`: it has one unshared layer at each end
+          hint: ask for `cycle` or `sequence` with the `prelude` and `coda` that you want
+        ");
+        let text = MINIMAL.replace("recursions: 2\nsharing: middle_cycle\n", "");
+        assert_snapshot!(parse(&text).unwrap_err(), @"
+        `convert.yaml` has 2 problems
+        convert.yaml:1:1: neither `sharing` nor a `map` says which depths share a layer
+          hint: name a sharing pattern, e.g. `middle_cycle`
+        convert.yaml:1:1: nothing says how often the shared layers run
+          hint: give the number of recursions, e.g. 2
+        ");
+        let text = MINIMAL.replace("middle_cycle", "map\nmap: [0, 0]\nfit: drop");
+        assert_snapshot!(parse(&text).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:6:6: a `map` takes no `fit`: it says of every layer what becomes of it
+          hint: leave `fit` out
+        ");
     }
 
     #[test]

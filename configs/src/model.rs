@@ -404,11 +404,9 @@ mod tests {
         let mut config = parse(&[]).unwrap();
         assert_eq!(config.to_json()["unknown_key"], json!("kept"));
         config.recursion = Some(RecursionConfig {
-            num_recursions: 2,
-            sharing: crate::Sharing::Cycle,
-            init: crate::Init::Average,
             share_norms: false,
             lora: Some(crate::LoraConfig { rank: 4 }),
+            ..RecursionConfig::new(2, crate::Sharing::Cycle, crate::Init::Average)
         });
         let json = config.to_json();
         assert_eq!(json["model_type"], json!("recursive_llama"));

@@ -1,6 +1,6 @@
 //! The `recursion` object of a converted checkpoint's `config.json`.
 
-use crate::{ConfigError, ModelConfig, ShareMap, Sharing};
+use crate::{ConfigError, ModelConfig, Pattern, ShareError, ShareMap, Sharing};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -83,6 +83,15 @@ pub struct RecursionConfig {
     pub num_recursions: usize,
     /// Which depths share a layer.
     pub sharing: Sharing,
+    /// Unshared layers before the loop of `cycle` and `sequence`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prelude: Option<usize>,
+    /// Unshared layers after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coda: Option<usize>,
+    /// The layer of every depth, for sharing `map`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<Vec<usize>>,
     /// Where the shared layers came from.
     pub init: Init,
     /// Whether norm weights (and biases, if the model has any) are shared too, or each depth keeps its own.
@@ -93,11 +102,32 @@ pub struct RecursionConfig {
 }
 
 impl RecursionConfig {
+    /// With shared norms, no unshared layers but those that `sharing` implies, and without LoRA.
+    #[must_use]
+    pub fn new(num_recursions: usize, sharing: Sharing, init: Init) -> Self {
+        Self { num_recursions, sharing, prelude: None, coda: None, map: None, init, share_norms: true, lora: None }
+    }
+
+    /// The pattern of `map`, with shared norms and without LoRA.
+    #[must_use]
+    pub fn of(map: &ShareMap, init: Init) -> Self {
+        let (prelude, coda, layers) = map.pattern().keys();
+        Self { prelude, coda, map: layers, ..Self::new(map.num_recursions(), map.sharing(), init) }
+    }
+
+    /// The sharing pattern.
+    ///
+    /// # Errors
+    /// When its keys do not go together.
+    pub fn pattern(&self) -> Result<Pattern, ShareError> {
+        Pattern::new(self.sharing, self.prelude, self.coda, self.map.as_deref())
+    }
+
     /// The schedule for `model`.
     ///
     /// # Errors
     /// When the pattern does not fit the model's layers.
     pub fn share_map(&self, model: &ModelConfig) -> Result<ShareMap, ConfigError> {
-        Ok(ShareMap::new(model.num_hidden_layers, self.num_recursions, self.sharing)?)
+        Ok(ShareMap::lay(&self.pattern()?, model.num_hidden_layers, self.num_recursions)?)
     }
 }

@@ -1,13 +1,13 @@
 //! Which stored layer each depth of the unrolled stack uses: parameter sharing by index.
 //!
 //! Source: Relaxed Recursive Transformers, Eq. 2 (<https://arxiv.org/abs/2410.20672>) for `cycle`; Mixture-of-Recursions,
-//! Table 1 (<https://arxiv.org/abs/2507.10524>) for the four patterns.
+//! Table 1 (<https://arxiv.org/abs/2507.10524>) for the four patterns that need nothing but the number of recursions.
 //!
 //! Words: a *layer* is stored weights, a *depth* is an index in the unrolled stack, a *recursion* is one pass over the
 //! shared block. `N` depths, `R` recursions, `K` layers in the shared block.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use crate::{Pattern, Sharing};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 /// Index in the unrolled stack, `0..num_hidden_layers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,68 +29,13 @@ impl fmt::Display for LayerIndex {
     }
 }
 
-/// How depths share layers. `F`, `L`: the unshared first and last layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sharing {
-    /// The block is repeated: `0,1,2,0,1,2`.
-    Cycle,
-    /// Each layer is repeated in place: `0,0,1,1,2,2`.
-    Sequence,
-    /// `cycle` between an unshared first and last layer: `F,0,1,2,0,1,2,L`.
-    MiddleCycle,
-    /// `sequence` between an unshared first and last layer: `F,0,0,1,1,2,2,L`.
-    MiddleSequence,
-}
-
-impl Sharing {
-    /// Every pattern, in the order of the documentation.
-    pub const ALL: [Self; 4] = [Self::Cycle, Self::Sequence, Self::MiddleCycle, Self::MiddleSequence];
-
-    /// The name in configurations and on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cycle => "cycle",
-            Self::Sequence => "sequence",
-            Self::MiddleCycle => "middle_cycle",
-            Self::MiddleSequence => "middle_sequence",
-        }
-    }
-
-    /// Number of unshared layers at each end of the stack.
-    #[must_use]
-    pub fn num_unshared_ends(self) -> usize {
-        match self {
-            Self::Cycle | Self::Sequence => 0,
-            Self::MiddleCycle | Self::MiddleSequence => 1,
-        }
-    }
-}
-
-impl fmt::Display for Sharing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for Sharing {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
-            format!("unknown sharing `{name}`, expected one of cycle, sequence, middle_cycle, middle_sequence")
-        })
-    }
-}
-
 /// Why a sharing pattern cannot be laid over a stack.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShareError {
     /// `R` does not divide the layers that the pattern shares.
     #[error(
-        "`{num_recursions}` recursions do not divide the {num_shared} layers that `{sharing}` shares \
-         (of {num_hidden_layers})\nhint: these numbers of recursions do: {}",
+        "`{num_recursions}` recursions do not divide the {num_shared} layers that {pattern} shares \
+         (of {num_hidden_layers})\nhint: these numbers of recursions do: {}; with `fit` (`drop`, `repeat`, `pad-unshared`) others can be had",
         list(divisors)
     )]
     Indivisible {
@@ -101,19 +46,61 @@ pub enum ShareError {
         /// What was asked for.
         num_recursions: usize,
         /// The pattern.
-        sharing: Sharing,
+        pattern: Pattern,
         /// The numbers that divide.
         divisors: Vec<usize>,
     },
     /// The pattern leaves nothing to share.
-    #[error("`{sharing}` needs at least {needed} layers, found {num_hidden_layers}")]
+    #[error("{pattern} needs at least {needed} layers, found {num_hidden_layers}")]
     TooFewLayers {
         /// Layers of the source model.
         num_hidden_layers: usize,
         /// Smallest stack that the pattern accepts.
         needed: usize,
         /// The pattern.
-        sharing: Sharing,
+        pattern: Pattern,
+    },
+    /// Keys of a pattern that do not go together.
+    #[error("{problem}\nhint: {hint}")]
+    Mismatch {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A map has another length than the stack.
+    #[error(
+        "a map of {found} depths does not fit {num_hidden_layers} layers\nhint: give one number for each layer of the model"
+    )]
+    MapLength {
+        /// Layers of the source model.
+        num_hidden_layers: usize,
+        /// Length of the map.
+        found: usize,
+    },
+    /// A map numbers its layers in another order than that of their first use, or leaves a number out.
+    #[error(
+        "layers of a map are numbered in the order of their first use, and depth {depth} has `{found}` where at most `{expected}` is next\nhint: the same sharing is written {renumbered:?}"
+    )]
+    MapNumbers {
+        /// The first depth at fault.
+        depth: usize,
+        /// Its number.
+        found: usize,
+        /// The next unused number.
+        expected: usize,
+        /// The map with its layers renumbered.
+        renumbered: Vec<usize>,
+    },
+    /// A map has another number of recursions than is said beside it.
+    #[error(
+        "the map runs a layer `{found}` times at most, but `{expected}` recursions are asked for\nhint: leave the number of recursions out, or correct it"
+    )]
+    MapRecursions {
+        /// The most depths of one layer.
+        found: usize,
+        /// What was asked for.
+        expected: usize,
     },
 }
 
@@ -124,8 +111,11 @@ fn list(numbers: &[usize]) -> String {
 /// The numbers of recursions that `sharing` accepts for a stack of `num_hidden_layers`, ascending.
 #[must_use]
 pub fn dividing_recursions(num_hidden_layers: usize, sharing: Sharing) -> Vec<usize> {
-    let num_shared = num_hidden_layers.saturating_sub(2 * sharing.num_unshared_ends());
-    (1..=num_shared).filter(|r| num_shared.is_multiple_of(*r)).collect()
+    divisors(num_hidden_layers.saturating_sub(2 * sharing.num_unshared_ends()))
+}
+
+fn divisors(number: usize) -> Vec<usize> {
+    (1..=number).filter(|r| number.is_multiple_of(*r)).collect()
 }
 
 /// One step of the unrolled stack.
@@ -135,59 +125,65 @@ pub struct DepthPlan {
     pub depth: Depth,
     /// Stored weights that it runs.
     pub layer: LayerIndex,
-    /// Pass over the shared block, 0-based; `None` for an unshared first or last layer.
+    /// Pass over the shared block, 0-based: how many depths before this one run the same layer. `None` for a layer that the
+    /// pattern leaves unshared.
     pub recursion: Option<usize>,
 }
 
 /// The whole schedule: depth → (layer, recursion). Every crate reads sharing from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareMap {
-    sharing: Sharing,
+    pattern: Pattern,
     num_recursions: usize,
     num_layers: usize,
     plan: Vec<DepthPlan>,
 }
 
 impl ShareMap {
-    /// Lays `sharing` with `num_recursions` over a stack of `num_hidden_layers`.
+    /// Lays a pattern that needs nothing but `num_recursions` over a stack of `num_hidden_layers`.
     ///
     /// # Errors
-    /// When the pattern leaves nothing to share, or `num_recursions` does not divide what it shares.
+    /// As [`ShareMap::lay`].
     pub fn new(num_hidden_layers: usize, num_recursions: usize, sharing: Sharing) -> Result<Self, ShareError> {
-        let ends = sharing.num_unshared_ends();
-        let needed = 2 * ends + 1;
-        if num_hidden_layers < needed {
-            return Err(ShareError::TooFewLayers { num_hidden_layers, needed, sharing });
-        }
-        let num_shared = num_hidden_layers - 2 * ends;
-        if num_recursions == 0 || !num_shared.is_multiple_of(num_recursions) {
-            return Err(ShareError::Indivisible {
-                num_hidden_layers,
-                num_shared,
-                num_recursions,
-                sharing,
-                divisors: dividing_recursions(num_hidden_layers, sharing),
-            });
-        }
-        let block = num_shared / num_recursions;
-        let plan = (0..num_hidden_layers)
-            .map(|depth| {
-                let (layer, recursion) = if depth < ends {
-                    (0, None)
-                } else if depth >= ends + num_shared {
-                    (ends + block, None)
-                } else {
-                    let inner = depth - ends;
-                    let (layer, recursion) = match sharing {
-                        Sharing::Cycle | Sharing::MiddleCycle => (inner % block, inner / block),
-                        Sharing::Sequence | Sharing::MiddleSequence => (inner / num_recursions, inner % num_recursions),
-                    };
-                    (ends + layer, Some(recursion))
-                };
-                DepthPlan { depth: Depth(depth), layer: LayerIndex(layer), recursion }
-            })
-            .collect();
-        Ok(Self { sharing, num_recursions, num_layers: block + 2 * ends, plan })
+        Self::lay(&Pattern::new(sharing, None, None, None)?, num_hidden_layers, num_recursions)
+    }
+
+    /// Lays `pattern` with `num_recursions` over a stack of `num_hidden_layers`.
+    ///
+    /// # Errors
+    /// When the pattern leaves nothing to share, `num_recursions` does not divide what it shares, or a map does not fit.
+    pub fn lay(pattern: &Pattern, num_hidden_layers: usize, num_recursions: usize) -> Result<Self, ShareError> {
+        let layers: Vec<(usize, bool)> = match pattern {
+            Pattern::Map(map) => lay_map(map, num_hidden_layers, num_recursions)?,
+            Pattern::Loop { sharing, prelude, coda } => {
+                let num_shared = pattern.num_shared(num_hidden_layers)?;
+                if num_recursions == 0 || !num_shared.is_multiple_of(num_recursions) {
+                    return Err(ShareError::Indivisible {
+                        num_hidden_layers,
+                        num_shared,
+                        num_recursions,
+                        pattern: pattern.clone(),
+                        divisors: divisors(num_shared),
+                    });
+                }
+                let block = num_shared / num_recursions;
+                let inner = (0..num_shared).map(|inner| match sharing.repeats_in_place() {
+                    false => inner % block,
+                    true => inner / num_recursions,
+                });
+                let before = (0..*prelude).map(|layer| (layer, false));
+                let after = (0..*coda).map(|layer| (prelude + block + layer, false));
+                before.chain(inner.map(|layer| (prelude + layer, true))).chain(after).collect()
+            }
+        };
+        let mut uses: BTreeMap<usize, usize> = BTreeMap::new();
+        let plan = layers.into_iter().enumerate().map(|(depth, (layer, looped))| {
+            let uses = uses.entry(layer).or_default();
+            *uses += 1;
+            DepthPlan { depth: Depth(depth), layer: LayerIndex(layer), recursion: looped.then(|| *uses - 1) }
+        });
+        let plan = plan.collect();
+        Ok(Self { pattern: pattern.clone(), num_recursions, num_layers: uses.len(), plan })
     }
 
     /// The map of a model whose depths all have layers of their own.
@@ -196,7 +192,8 @@ impl ShareMap {
         let plan = (0..num_hidden_layers)
             .map(|i| DepthPlan { depth: Depth(i), layer: LayerIndex(i), recursion: Some(0) })
             .collect();
-        Self { sharing: Sharing::Cycle, num_recursions: 1, num_layers: num_hidden_layers, plan }
+        let pattern = Pattern::Loop { sharing: Sharing::Cycle, prelude: 0, coda: 0 };
+        Self { pattern, num_recursions: 1, num_layers: num_hidden_layers, plan }
     }
 
     /// The steps in the order in which they run.
@@ -217,16 +214,22 @@ impl ShareMap {
         self.num_layers
     }
 
-    /// Number of passes over the shared block, `R`.
+    /// Number of passes over the shared block, `R`; of a map the most depths that run one layer.
     #[must_use]
     pub fn num_recursions(&self) -> usize {
         self.num_recursions
     }
 
-    /// The pattern.
+    /// The pattern's name.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
-        self.sharing
+        self.pattern.sharing()
+    }
+
+    /// The pattern.
+    #[must_use]
+    pub fn pattern(&self) -> &Pattern {
+        &self.pattern
     }
 
     /// The depths that run `layer`, ascending: its tied group.
@@ -241,12 +244,49 @@ impl ShareMap {
         self.plan.iter().filter(|p| p.layer == layer).count() > 1
     }
 
-    /// Layers of the shared block, `K`, as a range over stored layers.
+    /// Layers that more than one depth runs, ascending.
     #[must_use]
-    pub fn block(&self) -> std::ops::Range<usize> {
-        let ends = self.sharing.num_unshared_ends();
-        ends..self.num_layers - ends
+    pub fn shared_layers(&self) -> Vec<LayerIndex> {
+        (0..self.num_layers).map(LayerIndex).filter(|layer| self.is_shared(*layer)).collect()
     }
+
+    /// Layers of the shared block, `K`, as a range over stored layers; a map has none.
+    #[must_use]
+    pub fn block(&self) -> Option<Range<usize>> {
+        match &self.pattern {
+            Pattern::Loop { prelude, coda, .. } => Some(*prelude..self.num_layers - coda),
+            Pattern::Map(_) => None,
+        }
+    }
+}
+
+/// The layer of each depth, and whether other depths run it too.
+fn lay_map(map: &[usize], num_hidden_layers: usize, num_recursions: usize) -> Result<Vec<(usize, bool)>, ShareError> {
+    if map.len() != num_hidden_layers {
+        return Err(ShareError::MapLength { num_hidden_layers, found: map.len() });
+    }
+    let mut seen: Vec<usize> = Vec::new(); // in the order of first use
+    let number = |layer: usize, seen: &[usize]| seen.iter().position(|other| *other == layer);
+    let mut fault = None;
+    let mut renumbered = Vec::with_capacity(map.len());
+    for (depth, layer) in map.iter().enumerate() {
+        if number(*layer, &seen).is_none() {
+            if *layer != seen.len() && fault.is_none() {
+                fault = Some((depth, *layer, seen.len()));
+            }
+            seen.push(*layer);
+        }
+        renumbered.extend(number(*layer, &seen));
+    }
+    if let Some((depth, found, expected)) = fault {
+        return Err(ShareError::MapNumbers { depth, found, expected, renumbered });
+    }
+    let count = |layer: &usize| map.iter().filter(|other| *other == layer).count();
+    let found = map.iter().map(count).max().unwrap_or(1);
+    if found != num_recursions {
+        return Err(ShareError::MapRecursions { found, expected: num_recursions });
+    }
+    Ok(map.iter().map(|layer| (*layer, count(layer) > 1)).collect())
 }
 
 #[cfg(test)]
@@ -258,6 +298,10 @@ mod tests {
         ShareMap::new(n, r, sharing).unwrap().depths().iter().map(|p| p.layer.0).collect()
     }
 
+    fn recursions(map: &ShareMap) -> Vec<Option<usize>> {
+        map.depths().iter().map(|p| p.recursion).collect()
+    }
+
     #[test]
     fn unrolled_orders_are_those_of_the_papers() {
         assert_eq!(layers(6, 2, Sharing::Cycle), [0, 1, 2, 0, 1, 2]);
@@ -267,10 +311,42 @@ mod tests {
     }
 
     #[test]
+    fn unshared_layers_stand_before_and_after_the_loop() {
+        let between = |sharing| Pattern::new(sharing, Some(2), Some(1), None).unwrap();
+        let map = ShareMap::lay(&between(Sharing::Cycle), 7, 2).unwrap();
+        assert_eq!(map.depths().iter().map(|p| p.layer.0).collect::<Vec<_>>(), [0, 1, 2, 3, 2, 3, 4]);
+        assert_eq!(recursions(&map), [None, None, Some(0), Some(0), Some(1), Some(1), None]);
+        assert_eq!((map.block(), map.shared_layers()), (Some(2..4), vec![LayerIndex(2), LayerIndex(3)]));
+        let map = ShareMap::lay(&between(Sharing::Sequence), 7, 2).unwrap();
+        assert_eq!(map.depths().iter().map(|p| p.layer.0).collect::<Vec<_>>(), [0, 1, 2, 2, 3, 3, 4]);
+        assert_eq!(
+            ShareMap::lay(&between(Sharing::Cycle), 3, 1).unwrap_err().to_string(),
+            "`cycle` between 2 and 1 unshared layers needs at least 4 layers, found 3"
+        );
+    }
+
+    #[test]
+    fn a_map_says_it_all() {
+        let of = |map: &[usize], n, r| ShareMap::lay(&Pattern::Map(map.to_vec()), n, r);
+        let map = of(&[0, 1, 2, 1, 2, 3], 6, 2).unwrap();
+        assert_eq!((map.num_layers(), map.block(), map.sharing()), (4, None, Sharing::Map));
+        assert_eq!(recursions(&map), [None, Some(0), Some(0), Some(1), Some(1), None]);
+        assert_eq!(map.depths_of(LayerIndex(2)), [Depth(2), Depth(4)]);
+        // Groups of different lengths: the longest is the number of recursions.
+        let map = of(&[0, 1, 0, 0, 1], 5, 3).unwrap();
+        assert_eq!(recursions(&map), [Some(0), Some(0), Some(1), Some(2), Some(1)]);
+        let error = of(&[0, 2, 1, 2], 4, 2).unwrap_err().to_string();
+        assert!(error.contains("depth 1 has `2`") && error.ends_with("[0, 1, 2, 1]"), "{error}");
+        assert!(matches!(of(&[0, 3, 3], 3, 2), Err(ShareError::MapNumbers { .. })));
+        assert!(matches!(of(&[0, 1], 3, 1), Err(ShareError::MapLength { .. })));
+        assert!(matches!(of(&[0, 1, 0], 3, 3), Err(ShareError::MapRecursions { found: 2, expected: 3 })));
+    }
+
+    #[test]
     fn an_indivisible_stack_names_the_recursions_that_fit() {
         let error = ShareMap::new(30, 4, Sharing::Cycle).unwrap_err();
         assert!(
-            error.to_string().ends_with("hint: these numbers of recursions do: 1, 2, 3, 5, 6, 10, 15, 30"),
+            error.to_string().contains("hint: these numbers of recursions do: 1, 2, 3, 5, 6, 10, 15, 30;"),
             "{error}"
         );
         assert!(matches!(ShareMap::new(2, 1, Sharing::MiddleCycle), Err(ShareError::TooFewLayers { .. })));
@@ -286,17 +362,35 @@ mod tests {
             let ends = sharing.num_unshared_ends();
             let map = ShareMap::new(block * recursions + 2 * ends, recursions, sharing).unwrap();
             prop_assert_eq!(map.num_layers(), block + 2 * ends);
+            let looped = map.block().unwrap();
             for layer in 0..map.num_layers() {
                 let group = map.depths_of(LayerIndex(layer));
-                let expected = if map.block().contains(&layer) { recursions } else { 1 };
+                let expected = if looped.contains(&layer) { recursions } else { 1 };
                 prop_assert_eq!(group.len(), expected);
                 let passes: Vec<_> = group.iter().map(|d| map.depths()[d.0].recursion).collect();
-                if map.block().contains(&layer) {
+                if looped.contains(&layer) {
                     prop_assert_eq!(passes, (0..recursions).map(Some).collect::<Vec<_>>());
                 } else {
                     prop_assert_eq!(passes, vec![None]);
                 }
             }
+        }
+
+        #[test]
+        fn a_named_pattern_is_the_loop_and_the_map_that_it_stands_for(
+            block in 1usize..8, recursions in 2usize..6, which in 0usize..4,
+        ) {
+            let sharing = Sharing::ALL[which];
+            let ends = sharing.num_unshared_ends();
+            let n = block * recursions + 2 * ends;
+            let named = ShareMap::new(n, recursions, sharing).unwrap();
+            let inner = if sharing.repeats_in_place() { Sharing::Sequence } else { Sharing::Cycle };
+            let looped = Pattern::new(inner, Some(ends), Some(ends), None).unwrap();
+            let looped = ShareMap::lay(&looped, n, recursions).unwrap();
+            prop_assert_eq!(named.depths(), looped.depths());
+            let map = Pattern::Map(named.depths().iter().map(|p| p.layer.0).collect());
+            let map = ShareMap::lay(&map, n, recursions).unwrap();
+            prop_assert_eq!(named.depths(), map.depths());
         }
 
         #[test]

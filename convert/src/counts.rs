@@ -75,7 +75,7 @@ mod tests {
         rank: Option<usize>,
     ) -> ParameterCounts {
         let lora = rank.map(|rank| LoraConfig { rank });
-        let recursion = RecursionConfig { num_recursions, sharing, init: Init::Average, share_norms: true, lora };
+        let recursion = RecursionConfig { lora, ..RecursionConfig::new(num_recursions, sharing, Init::Average) };
         ParameterCounts::of(&ModelConfig { recursion: Some(recursion), ..config.clone() }).unwrap()
     }
 
@@ -136,11 +136,9 @@ mod tests {
     fn own_vectors_are_counted_at_every_depth_and_unshared_ends_have_no_lora() {
         let mut config = shape(SMOLLM_135M);
         config.recursion = Some(RecursionConfig {
-            num_recursions: 2,
-            sharing: Sharing::MiddleCycle,
-            init: Init::Average,
             share_norms: false,
             lora: Some(LoraConfig { rank: 64 }),
+            ..RecursionConfig::new(2, Sharing::MiddleCycle, Init::Average)
         });
         let counts = ParameterCounts::of(&config).unwrap();
         assert_eq!(counts.depth_vectors, 30 * 2 * 576);

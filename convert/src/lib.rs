@@ -29,6 +29,7 @@ pub use counts::ParameterCounts;
 pub use error::ConvertError;
 pub use options::{ConvertOptions, Extras};
 pub use pipeline::{Progress, REPORT_FILE, Stage, convert, convert_calibrated};
+pub use render::grouped;
 pub use report::{
     Alias, CalibrationReport, Check, ConvertReport, DepthEnergy, LoraReport, PlainError, ProjectionEnergy,
 };

@@ -1,7 +1,8 @@
 //! What a conversion is asked to do.
 
+use crate::ConvertError;
 use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, Dtype, Provenance};
-use retie_config::{ConvertConfig, Init, Sharing, StoredDtype};
+use retie_config::{ConvertConfig, Fit, Init, Pattern, StoredDtype};
 
 /// Choices of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,7 +10,9 @@ pub struct ConvertOptions {
     /// Passes over the shared block, `R`; 1 copies the model.
     pub recursions: usize,
     /// Which depths share a layer.
-    pub sharing: Sharing,
+    pub pattern: Pattern,
+    /// What becomes of layers that the recursions do not divide.
+    pub fit: Option<Fit>,
     /// Where the shared layers come from.
     pub init: Init,
     /// Rank of the per-depth LoRA; none if absent.
@@ -24,12 +27,30 @@ pub struct ConvertOptions {
     pub max_shard_bytes: u64,
 }
 
-impl From<&ConvertConfig> for ConvertOptions {
-    fn from(config: &ConvertConfig) -> Self {
+impl ConvertOptions {
+    /// Shared norms, no LoRA, element types as they are, and no choice for a rest.
+    #[must_use]
+    pub fn new(recursions: usize, pattern: Pattern, init: Init) -> Self {
         Self {
-            recursions: config.recursions,
-            sharing: config.sharing,
-            init: config.init,
+            recursions,
+            pattern,
+            fit: None,
+            init,
+            lora_rank: None,
+            share_norms: true,
+            dtype: None,
+            seed: 0,
+            max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
+        }
+    }
+
+    /// What `config` asks for.
+    ///
+    /// # Errors
+    /// When its keys do not say which depths share a layer.
+    pub fn of(config: &ConvertConfig) -> Result<Self, ConvertError> {
+        Ok(Self {
+            fit: config.fit,
             lora_rank: config.lora_rank,
             share_norms: config.share_norms,
             dtype: match config.dtype {
@@ -39,8 +60,8 @@ impl From<&ConvertConfig> for ConvertOptions {
                 StoredDtype::F16 => Some(Dtype::F16),
             },
             seed: config.seed,
-            max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
-        }
+            ..Self::new(config.num_recursions(), config.pattern()?, config.init)
+        })
     }
 }
 

@@ -192,10 +192,10 @@ fn write_fitted(
             report.add_energy(planned.projection, planned.depth.0, planned.layer.0, energy);
         }
     }
-    for (i, name) in tensor.sources.iter().enumerate() {
-        let factors = fitted.factors.as_ref().zip(tensor.factors.get(i));
+    for (depth, name) in tensor.depths.iter().zip(&tensor.sources) {
+        let factors = fitted.factors.as_ref().zip(tensor.factors_at(*depth));
         let error = plain_error(source, name, (&fitted.weights, &tensor.name), factors)?;
-        report.add_plain_error(name, error);
+        report.add_plain_error(depth.0, name, error);
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 use crate::{ConvertError, ConvertOptions, init::layer_sources};
 use retie_checkpoint::{
     Dtype, EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor, expected_tensors,
-    layer_tensor,
+    layer_tensor, vectors,
 };
-use retie_config::{Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap};
+use retie_config::{Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap, Stack};
 use serde_json::json;
 use std::collections::HashSet;
 
@@ -18,8 +18,17 @@ pub(crate) struct PlannedTensor {
     pub sources: Vec<String>,
     /// Whether the weight and its factors come from a calibration.
     pub fitted: bool,
+    /// Of a linear, the depths that run it.
+    pub depths: Vec<Depth>,
     /// One for each depth of the tied group, when it has LoRA.
     pub factors: Vec<PlannedFactors>,
+}
+
+impl PlannedTensor {
+    /// The factors of a depth.
+    pub fn factors_at(&self, depth: Depth) -> Option<&PlannedFactors> {
+        self.factors.iter().find(|factors| factors.depth == depth)
+    }
 }
 
 /// The LoRA of one projection at one depth.
@@ -50,7 +59,7 @@ impl PlannedFactors {
 pub(crate) struct Plan {
     /// Configuration of the model that is written.
     pub config: ModelConfig,
-    pub map: ShareMap,
+    pub stack: Stack,
     /// For every stored layer, the source layers whose mean it is, or that it was fitted to.
     pub layer_sources: Vec<Vec<usize>>,
     pub tensors: Vec<PlannedTensor>,
@@ -69,7 +78,7 @@ impl Plan {
             let (sharing, num_recursions) = (recursion.sharing, recursion.num_recursions);
             return Err(ConvertError::AlreadyRecursive { sharing, num_recursions });
         }
-        let map = ShareMap::new(config.num_hidden_layers, options.recursions, options.sharing)?;
+        let stack = Stack::new(config.num_hidden_layers, options.recursions, &options.pattern, options.fit)?;
         if options.init == Init::Calibrated && options.recursions == 1 {
             return Err(ConvertError::CalibratedWithoutSharing);
         }
@@ -79,14 +88,24 @@ impl Plan {
         let expected: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
         let redundant = source.names().into_iter().filter(|name| !expected.contains(name)).map(str::to_owned).collect();
         let mut plan = Self {
-            config: target_config(config, options),
-            layer_sources: layer_sources(&map, options.init, options.seed),
-            map,
+            config: target_config(config, options, &stack),
+            layer_sources: layer_sources(&stack, options.init, options.seed),
+            stack,
             tensors: Vec::new(),
             redundant,
         };
         plan.tensors = Tensors { plan: &plan, source, dtype: options.dtype, init: options.init }.all();
         Ok(plan)
+    }
+
+    /// Which stored layer each depth runs.
+    pub fn map(&self) -> &ShareMap {
+        self.stack.map()
+    }
+
+    /// The source layer that `depth` stands for.
+    pub fn source_layer(&self, depth: Depth) -> LayerIndex {
+        LayerIndex(self.stack.sources()[depth.0])
     }
 
     /// Name and type of everything that is written, in order: each shared weight is followed by its factors, so that one pass
@@ -119,14 +138,14 @@ fn check_rank(config: &ModelConfig, options: &ConvertOptions) -> Result<(), Conv
 }
 
 /// The configuration of the model that is written; one recursion gives a plain Llama.
-fn target_config(config: &ModelConfig, options: &ConvertOptions) -> ModelConfig {
+fn target_config(config: &ModelConfig, options: &ConvertOptions, stack: &Stack) -> ModelConfig {
     let mut target = config.clone();
+    target.num_hidden_layers = stack.map().num_depths();
+    target.other.insert("num_hidden_layers".into(), json!(target.num_hidden_layers));
     target.recursion = (options.recursions > 1).then(|| RecursionConfig {
-        num_recursions: options.recursions,
-        sharing: options.sharing,
-        init: options.init,
         share_norms: options.share_norms,
         lora: options.lora_rank.map(|rank| LoraConfig { rank }),
+        ..RecursionConfig::of(stack.map(), options.init)
     });
     if let Some(dtype) = options.dtype {
         // `dtype` since transformers 5, `torch_dtype` before.
@@ -154,7 +173,7 @@ struct Tensors<'a> {
 
 impl Tensors<'_> {
     fn all(&self) -> Vec<PlannedTensor> {
-        let (config, map) = (&self.plan.config, &self.plan.map);
+        let (config, map) = (&self.plan.config, self.plan.map());
         let own_vectors = config.recursion.as_ref().is_some_and(|r| !r.share_norms);
         let lora = config.recursion.as_ref().and_then(|r| r.lora);
         let table = vec![config.vocab_size, config.hidden_size];
@@ -165,6 +184,7 @@ impl Tensors<'_> {
             for (projection, (name, shape)) in config.projection_shapes().into_iter().enumerate() {
                 let part = format!("{name}.weight");
                 let mut tensor = self.tensor(layer_tensor(layer, &part), &shape, from(&part));
+                tensor.depths = map.depths_of(layer);
                 tensor.fitted = self.init == Init::Calibrated && map.is_shared(layer);
                 if let Some(lora) = lora.filter(|_| map.is_shared(layer)) {
                     tensor.factors = self.factors(layer, projection, shape, tensor.info.dtype, lora);
@@ -180,7 +200,7 @@ impl Tensors<'_> {
         if own_vectors {
             for depth in (0..map.num_depths()).map(Depth) {
                 for (part, size) in vectors(config) {
-                    let from = vec![layer_tensor(LayerIndex(depth.0), &part)];
+                    let from = vec![layer_tensor(self.plan.source_layer(depth), &part)];
                     tensors.push(self.tensor(depth_tensor(depth, &part), &[size], from));
                 }
             }
@@ -201,7 +221,7 @@ impl Tensors<'_> {
         let first = dtypes.next().unwrap_or(Dtype::F32);
         let common = if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 };
         let info = TensorInfo { dtype: self.dtype.unwrap_or(common), shape: shape.to_vec() };
-        PlannedTensor { name, info, sources, fitted: false, factors: Vec::new() }
+        PlannedTensor { name, info, sources, fitted: false, depths: Vec::new(), factors: Vec::new() }
     }
 
     fn factors(
@@ -217,7 +237,7 @@ impl Tensors<'_> {
         let named = |depth, which: &str, shape| {
             (depth_tensor(depth, &format!("{part}.{which}.weight")), TensorInfo { dtype, shape })
         };
-        let depths = self.plan.map.depths_of(layer).into_iter();
+        let depths = self.plan.map().depths_of(layer).into_iter();
         depths
             .map(|depth| PlannedFactors {
                 depth,
@@ -225,17 +245,10 @@ impl Tensors<'_> {
                 projection,
                 shape: [out, inp],
                 rank,
-                source: layer_tensor(LayerIndex(depth.0), &format!("{part}.weight")),
+                source: layer_tensor(self.plan.source_layer(depth), &format!("{part}.weight")),
                 a: named(depth, "lora_A", vec![rank, inp]),
                 b: named(depth, "lora_B", vec![out, rank]),
             })
             .collect()
     }
-}
-
-/// Norms and biases of one layer with their lengths.
-pub(crate) fn vectors(config: &ModelConfig) -> Vec<(String, usize)> {
-    let norms = ModelConfig::NORMS.iter().map(|norm| (format!("{norm}.weight"), config.hidden_size));
-    let biases = config.projection_shapes().into_iter().filter(|(projection, _)| config.has_bias(projection));
-    norms.chain(biases.map(|(projection, [out, _])| (format!("{projection}.bias"), out))).collect()
 }

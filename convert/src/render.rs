@@ -1,6 +1,7 @@
 //! A [`ConvertReport`] as aligned plain text.
 
 use crate::{Alias, CalibrationReport, ConvertReport, ParameterCounts};
+use retie_config::RecursionConfig;
 use std::fmt::{self, Display, Formatter};
 
 impl Display for ConvertReport {
@@ -10,7 +11,11 @@ impl Display for ConvertReport {
             Some(r) => writeln!(
                 f,
                 "{} depths from {} stored layers: {}, {} recursions, init {}",
-                self.num_depths, self.num_layers, r.sharing, r.num_recursions, r.init
+                self.num_depths,
+                self.num_layers,
+                pattern(r),
+                r.num_recursions,
+                r.init
             )?,
         }
         parameters(f, self)?;
@@ -46,6 +51,13 @@ impl Display for ConvertReport {
         }
         Ok(())
     }
+}
+
+/// The pattern's name, with its unshared layers where the name does not say them.
+fn pattern(recursion: &RecursionConfig) -> String {
+    let ends = [("prelude", recursion.prelude), ("coda", recursion.coda)];
+    let ends = ends.into_iter().filter_map(|(name, layers)| Some(format!(", {name} {}", layers?)));
+    std::iter::once(recursion.sharing.name().to_owned()).chain(ends).collect()
 }
 
 fn parameters(f: &mut Formatter<'_>, report: &ConvertReport) -> fmt::Result {
@@ -90,7 +102,8 @@ fn effect(f: &mut Formatter<'_>, report: &CalibrationReport) -> fmt::Result {
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
+#[must_use]
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -107,7 +120,8 @@ fn aliases(f: &mut Formatter<'_>, aliases: &[Alias]) -> fmt::Result {
     for alias in aliases {
         let recursion = alias.recursion.map_or_else(|| "unshared".to_owned(), |r| r.to_string());
         let sources = alias.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        writeln!(f, "{:>5} {:>6} {recursion:>10}  {sources}", alias.depth, alias.layer)?;
+        let place = alias.stands_for.map_or_else(String::new, |layer| format!(" (in the place of {layer})"));
+        writeln!(f, "{:>5} {:>6} {recursion:>10}  {sources}{place}", alias.depth, alias.layer)?;
     }
     Ok(())
 }

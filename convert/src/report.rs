@@ -50,8 +50,11 @@ pub struct Alias {
     pub depth: usize,
     /// Stored layer that it runs.
     pub layer: usize,
-    /// Pass over the shared block; absent for an unshared first or last layer.
+    /// Pass over the shared block; absent for an unshared layer.
     pub recursion: Option<usize>,
+    /// Layer of the source in whose place it runs, where that is not the one of the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_for: Option<usize>,
     /// Source layers whose mean the stored layer is, or that it was fitted to.
     pub sources: Vec<usize>,
 }
@@ -81,6 +84,9 @@ pub struct CalibrationReport {
 /// Distance of a depth's weight from the source's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlainError {
+    /// Position in the unrolled stack.
+    #[serde(default)]
+    pub depth: usize,
     /// Weight of the source.
     pub source: String,
     /// `‖W_d − W' − B A‖²`, Frobenius.
@@ -144,11 +150,12 @@ impl ConvertReport {
         source_infos: impl Iterator<Item = TensorInfo>,
         seed: u64,
     ) -> Result<Self, ConvertError> {
-        let steps = plan.map.depths().iter();
+        let steps = plan.map().depths().iter();
         let aliases = steps.map(|step| Alias {
             depth: step.depth.0,
             layer: step.layer.0,
             recursion: step.recursion,
+            stands_for: Some(plan.source_layer(step.depth).0).filter(|layer| *layer != step.depth.0),
             sources: plan.layer_sources[step.layer.0].clone(),
         });
         let lora = plan.config.recursion.as_ref().and_then(|r| r.lora).map(|lora| {
@@ -165,8 +172,8 @@ impl ConvertReport {
             schema: 1,
             recursion: plan.config.recursion.clone(),
             seed,
-            num_depths: plan.map.num_depths(),
-            num_layers: plan.map.num_layers(),
+            num_depths: plan.map().num_depths(),
+            num_layers: plan.map().num_layers(),
             parameters: ParameterCounts::of(&plan.config)?,
             source_parameters: ParameterCounts::of(source_config)?,
             bytes: plan.entries().iter().map(|(_, info)| info.num_bytes() as u64).sum(),
@@ -209,9 +216,9 @@ impl ConvertReport {
     }
 
     /// Adds how far a fitted weight is from the source's.
-    pub(crate) fn add_plain_error(&mut self, source: &str, error: f64) {
+    pub(crate) fn add_plain_error(&mut self, depth: usize, source: &str, error: f64) {
         if let Some(calibration) = &mut self.calibration {
-            calibration.plain_errors.push(PlainError { source: source.to_owned(), error });
+            calibration.plain_errors.push(PlainError { depth, source: source.to_owned(), error });
         }
     }
 
@@ -233,8 +240,8 @@ impl ConvertReport {
 }
 
 fn notes(plan: &Plan) -> Vec<String> {
-    let Some(recursion) = &plan.config.recursion else { return Vec::new() };
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = plan.stack.rest().into_iter().collect();
+    let Some(recursion) = &plan.config.recursion else { return notes };
     if recursion.share_norms {
         let what = match plan.config.attention_bias || plan.config.mlp_bias {
             true => "norms and biases",

@@ -162,15 +162,18 @@ fn check_fit(
     written: &SafetensorsFolder,
     tally: &mut Tally,
 ) -> Result<(), CheckpointError> {
-    for (i, name) in tensor.sources.iter().enumerate() {
+    for (depth, name) in tensor.depths.iter().zip(&tensor.sources) {
         tally.compared += 1;
-        let factors = tensor.factors.get(i).map(|planned| (written, planned));
+        let factors = tensor.factors_at(*depth).map(|planned| (written, planned));
         let found = plain_error(source, name, (written, &tensor.name), factors)?;
         let recorded = report.calibration.iter().flat_map(|calibration| &calibration.plain_errors);
-        let recorded = recorded.filter(|recorded| recorded.source == *name).map(|recorded| recorded.error).next();
+        let recorded = recorded
+            .filter(|recorded| recorded.depth == depth.0 && recorded.source == *name)
+            .map(|recorded| recorded.error)
+            .next();
         if !recorded.is_some_and(|recorded| (found - recorded).abs() <= SAME * recorded) {
             let expected = recorded.map_or_else(|| "none".to_owned(), |recorded| format!("{recorded:.6e}"));
-            tally.bad.push(format!("`{name}`: {found:.6e}, expected {expected}"));
+            tally.bad.push(format!("`{name}` at depth {depth}: {found:.6e}, expected {expected}"));
         }
     }
     Ok(())
@@ -219,20 +222,21 @@ fn excesses(
     report: &ConvertReport,
     written: &SafetensorsFolder,
 ) -> Result<Vec<f64>, CheckpointError> {
-    let stored = written.read_f32(&tensor.name)?;
     let one = |planned: &PlannedFactors| {
         let energy = report.lora.iter().flat_map(|lora| &lora.projections[planned.projection].depths);
         let energy = energy.into_iter().find(|energy| energy.depth == planned.depth.0);
         let Some(energy) = energy else { return Ok(f64::INFINITY) };
-        let own = source.read_f32(&planned.source)?;
-        let product = product(written, planned)?;
-        let (mut error, mut size) = (0.0, 0.0);
-        for ((own, stored), product) in own.iter().zip(&stored).zip(&product) {
-            error += (f64::from(*own) - f64::from(*stored) - f64::from(*product)).powi(2);
-            size += f64::from(*own).powi(2);
-        }
+        let error = plain_error(source, &planned.source, (written, &tensor.name), Some((written, planned)))?;
         let discarded = energy.residual_energy - energy.kept_energy;
-        let scale = if energy.residual_energy > 0.0 { energy.residual_energy } else { size.max(f64::MIN_POSITIVE) };
+        let scale = match energy.residual_energy > 0.0 {
+            true => energy.residual_energy,
+            false => source
+                .read_f32(&planned.source)?
+                .iter()
+                .map(|x| f64::from(*x).powi(2))
+                .sum::<f64>()
+                .max(f64::MIN_POSITIVE),
+        };
         Ok((error - discarded).abs() / scale)
     };
     tensor.factors.par_iter().map(one).collect()

@@ -8,7 +8,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, layer_tensor};
-use retie_config::{Init, LayerIndex, ModelConfig, Sharing};
+use retie_config::{Fit, Init, LayerIndex, ModelConfig, Pattern, Sharing};
 use retie_convert::{Calibration, ConvertError, ConvertOptions, ConvertReport, Extras, convert_calibrated};
 use small_model::{SHAPE, Shape, effective, layers::Mixture, options, run, source_weight, write};
 use std::path::Path;
@@ -69,6 +69,29 @@ fn every_pattern_rank_and_kind_of_norms_can_be_calibrated() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn unshared_layers_maps_and_every_fit_can_be_calibrated() {
+    let looped = |sharing, prelude, coda| Pattern::new(sharing, Some(prelude), Some(coda), None).unwrap();
+    for (pattern, recursions, fit) in [
+        (looped(Sharing::Cycle, 1, 3), 2, None),
+        (Pattern::Map(vec![0, 1, 0, 2, 2, 3, 0, 4]), 3, None),
+        (looped(Sharing::Cycle, 0, 0), 3, Some(Fit::Drop)),
+        (looped(Sharing::Sequence, 0, 1), 2, Some(Fit::Repeat)),
+        (looped(Sharing::Cycle, 0, 0), 3, Some(Fit::Repeat)),
+        (looped(Sharing::Sequence, 0, 0), 3, Some(Fit::PadUnshared)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, source) = write(dir.path(), SHAPE, |i| i);
+        let mut options = options(recursions, Sharing::Cycle, Init::Calibrated);
+        let what = format!("{pattern} {fit:?}");
+        (options.pattern, options.fit, options.lora_rank, options.share_norms) = (pattern, fit, Some(4), false);
+        let report = calibrated(&source, &config, &options, 8, &dir.path().join("out")).unwrap();
+        assert!(report.checks.iter().all(|check| check.passed), "{what}");
+        let found = report.calibration.unwrap();
+        assert!(found.calibrated.kl < found.average.kl, "{what} {:?} {:?}", found.calibrated, found.average);
     }
 }
 

@@ -4,7 +4,7 @@
 mod small_model;
 
 use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, depth_tensor, layer_tensor};
-use retie_config::{Depth, Init, LayerIndex, ModelConfig, ShareMap, Sharing};
+use retie_config::{Depth, Fit, Init, LayerIndex, ModelConfig, Pattern, ShareMap, Sharing};
 use retie_convert::{ConvertReport, Extras, REPORT_FILE, Stage, convert, init::INITS};
 use small_model::{SHAPE, Shape, effective, options, run, source_weight, write};
 
@@ -92,6 +92,56 @@ fn full_rank_and_own_norms_reproduce_the_source() {
                 }
             }
         }
+    }
+}
+
+/// I4 for patterns with unshared layers, maps and every fit: each depth is the source layer that it stands for.
+#[test]
+fn full_rank_gives_every_depth_the_source_layer_that_it_stands_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), Shape { biases: true, ..SHAPE }, |i| i);
+    let looped = |sharing, prelude, coda| Pattern::new(sharing, Some(prelude), Some(coda), None).unwrap();
+    let uneven = Pattern::Map(vec![0, 1, 0, 2, 2, 3, 0, 4]);
+    let cases = [
+        ("between", looped(Sharing::Cycle, 1, 3), 2, None, (0..8).collect()),
+        ("in place", looped(Sharing::Sequence, 2, 0), 3, None, (0..8).collect()),
+        ("map", uneven, 3, None, (0..8).collect()),
+        ("drop", looped(Sharing::Cycle, 0, 1), 3, Some(Fit::Drop), vec![0, 1, 2, 4, 5, 6, 7]),
+        ("repeat", looped(Sharing::Sequence, 0, 0), 3, Some(Fit::Repeat), vec![0, 1, 2, 3, 4, 4, 5, 6, 7]),
+        ("pad", looped(Sharing::Cycle, 0, 0), 3, Some(Fit::PadUnshared), (0..8).collect()),
+    ];
+    for (name, pattern, recursions, fit, sources) in cases {
+        let out = dir.path().join(name);
+        let mut options = options(recursions, Sharing::Cycle, Init::Average);
+        (options.pattern, options.fit, options.lora_rank, options.share_norms) = (pattern, fit, Some(16), false);
+        let report = run(&source, &config, &options, &out).unwrap();
+        assert!(report.checks.iter().all(|check| check.passed), "{name}");
+        let written = SafetensorsFolder::open(&out).unwrap();
+        // The folder is described by its own configuration, whose depths are counted anew.
+        let config = ModelConfig::load(&out.join("config.json")).unwrap();
+        assert_eq!(config.num_hidden_layers, sources.len(), "{name}");
+        let map = retie_checkpoint::share_map(&config).unwrap();
+        assert_eq!((map.num_layers(), map.num_recursions()), (report.num_layers, recursions), "{name}");
+        for (depth, from) in sources.iter().enumerate() {
+            for projection in ModelConfig::PROJECTIONS {
+                let own = source_weight(&source, projection, *from);
+                let largest = own.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+                for (x, y) in effective(&out, projection, depth).iter().zip(&own) {
+                    // W', A and B are rounded to f32: a few units of 6e-8 of the largest weight.
+                    assert!((x - y).abs() < 1e-6 * largest, "{name} {projection} {depth}");
+                }
+            }
+            let part = "input_layernorm.weight";
+            let own = source.bytes(&layer_tensor(LayerIndex(*from), part)).unwrap();
+            assert_eq!(written.bytes(&depth_tensor(Depth(depth), part)).unwrap(), own, "{name}");
+        }
+        let said = match name {
+            "drop" => "source layer 3 left out: the stack has 7 depths",
+            "repeat" => "source layer 4 run twice: the stack has 9 depths",
+            "pad" => "source layers 0, 7 left unshared, as the recursions do not divide",
+            _ => continue,
+        };
+        assert_eq!(report.notes, [said]);
     }
 }
 

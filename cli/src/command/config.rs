@@ -71,8 +71,8 @@ impl Validate {
 
 impl Kind {
     /// Keys at the top that only one kind has.
-    const CONVERT_KEYS: [&str; 9] =
-        ["model", "recursions", "sharing", "init", "lora_rank", "share_norms", "dtype", "seed", "output"];
+    const CONVERT_KEYS: [&str; 10] =
+        ["model", "recursions", "sharing", "map", "init", "lora_rank", "share_norms", "dtype", "seed", "output"];
     const UPTRAIN_KEYS: [&str; 8] = ["run", "student", "teacher", "data", "losses", "optimizer", "schedule", "train"];
 
     /// The kind that most keys at the top of `text` belong to.

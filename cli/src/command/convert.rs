@@ -12,7 +12,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use retie_checkpoint::{ModelSource, Provenance};
-use retie_config::{ConvertConfig, Init, Sharing, StoredDtype, document};
+use retie_config::{ConvertConfig, Fit, Init, Sharing, StoredDtype, document};
 use retie_convert::{ConvertOptions, ConvertReport, Extras, Stage};
 use std::path::PathBuf;
 
@@ -22,12 +22,24 @@ pub struct Convert {
     /// A Hugging Face folder, a .gguf file, or a hub id
     #[arg(value_name = "MODEL", required_unless_present = "config")]
     model: Option<String>,
-    /// Passes over the shared block; has to divide the layers that are shared, 1 copies the model
-    #[arg(long, value_name = "R", required_unless_present = "config")]
+    /// Passes over the shared block; has to divide the layers that are shared unless there is `--fit`, 1 copies the model
+    #[arg(long, value_name = "R", required_unless_present_any = ["config", "map"])]
     recursions: Option<usize>,
     /// Which depths share a layer
-    #[arg(long, required_unless_present = "config", value_parser = names::<Sharing, _>(Sharing::ALL.map(Sharing::name)))]
+    #[arg(long, required_unless_present_any = ["config", "map"], value_parser = names::<Sharing, _>(Sharing::CHOICES.map(Sharing::name)))]
     sharing: Option<Sharing>,
+    /// Unshared layers before the loop of `cycle` and `sequence`
+    #[arg(long, value_name = "LAYERS")]
+    prelude: Option<usize>,
+    /// Unshared layers after it
+    #[arg(long, value_name = "LAYERS")]
+    coda: Option<usize>,
+    /// The stored layer of every depth, e.g. 0,1,2,1,2,3
+    #[arg(long, value_name = "LAYER,…", value_delimiter = ',')]
+    map: Option<Vec<usize>>,
+    /// What becomes of layers that the recursions do not divide: some are left out, run twice, or stay unshared
+    #[arg(long, value_parser = names::<Fit, _>(Fit::ALL.map(Fit::name)))]
+    fit: Option<Fit>,
     /// Where the shared layers come from
     #[arg(long, required_unless_present = "config", value_parser = names::<Init, _>(Init::ALL.map(Init::name)))]
     init: Option<Init>,
@@ -54,7 +66,7 @@ pub struct Convert {
     output: Option<PathBuf>,
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "model", "recursions", "sharing", "init", "calibration", "calibration_tokens", "lora_rank", "share_norms", "dtype", "seed", "output",
+        "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "calibration", "calibration_tokens", "lora_rank", "share_norms", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -88,34 +100,31 @@ impl Convert {
     }
 
     fn into_config(self) -> anyhow::Result<ConvertConfig> {
-        let arguments = (self.model, self.recursions, self.sharing, self.init, self.output);
-        match (arguments, self.config) {
-            ((Some(model), Some(recursions), Some(sharing), Some(init), Some(output)), None) => {
-                anyhow::ensure!(
-                    self.set.set.is_empty(),
-                    "`--set` changes a YAML file, expected `--config FILE` with it"
-                );
-                let config = ConvertConfig {
-                    schema: 1,
-                    model,
-                    recursions,
-                    sharing,
-                    init,
-                    calibration: self.calibration,
-                    calibration_tokens: self.calibration_tokens,
-                    lora_rank: self.lora_rank,
-                    share_norms: self.share_norms,
-                    dtype: self.dtype,
-                    seed: self.seed,
-                    output,
-                };
-                match config.calibration_mismatches().first() {
-                    Some(mismatch) => anyhow::bail!("{}\nhint: {}", mismatch.message, mismatch.hint),
-                    None => Ok(config),
-                }
-            }
-            (_, Some(path)) => Ok(document::load(&path, &self.set.set)?),
-            _ => anyhow::bail!("expected MODEL, `--recursions`, `--sharing`, `--init` and `--output`, or `--config`"),
+        if let Some(path) = self.config {
+            return Ok(document::load(&path, &self.set.set)?);
+        }
+        let (Some(model), Some(init), Some(output)) = (self.model, self.init, self.output) else {
+            anyhow::bail!("expected MODEL, `--init` and `--output`, or `--config`");
+        };
+        anyhow::ensure!(self.set.set.is_empty(), "`--set` changes a YAML file, expected `--config FILE` with it");
+        let config = ConvertConfig {
+            recursions: self.recursions,
+            sharing: self.sharing,
+            prelude: self.prelude,
+            coda: self.coda,
+            map: self.map,
+            fit: self.fit,
+            calibration: self.calibration,
+            calibration_tokens: self.calibration_tokens,
+            lora_rank: self.lora_rank,
+            share_norms: self.share_norms,
+            dtype: self.dtype,
+            seed: self.seed,
+            ..ConvertConfig::new(model, init, output)
+        };
+        match config.mismatches().first() {
+            Some(mismatch) => anyhow::bail!("{}\nhint: {}", mismatch.message, mismatch.hint),
+            None => Ok(config),
         }
     }
 }
@@ -128,7 +137,7 @@ pub fn convert(source: &ModelSource, config: &ConvertConfig) -> anyhow::Result<C
     let provenance = Provenance::now(command_line(), Some(model::parent(source)?));
     let extras = Extras { files: source.companions.clone(), provenance: Some(provenance) };
     let mut bars = Bars::default();
-    let options = ConvertOptions::from(config);
+    let options = ConvertOptions::of(config)?;
     let tensors = source.tensors.as_ref();
     let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
     let report = match &config.calibration {

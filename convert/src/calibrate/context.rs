@@ -7,11 +7,11 @@ use super::{
 };
 use crate::{
     ConvertError,
-    plan::{Plan, PlannedTensor, vectors},
+    plan::{Plan, PlannedTensor},
     tied_group::mean,
 };
 use faer::{Mat, MatRef};
-use retie_checkpoint::{CheckpointError, EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, narrow, widen};
+use retie_checkpoint::{CheckpointError, EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, narrow, vectors, widen};
 use retie_config::{Depth, DepthPlan, LayerIndex, ModelConfig};
 use std::collections::HashMap;
 
@@ -67,20 +67,28 @@ impl<'a> Context<'a> {
         Ok(self.calibration.model.run(run, hidden, self.calibration.sequence_length, see)?)
     }
 
-    /// A depth of the source.
-    pub fn source_run(&self, depth: usize, until: Option<Site>) -> LayerRun<'a> {
-        LayerRun { tensors: self.source, layer: LayerIndex(depth), depth: Depth(depth), until }
+    /// A layer of the source.
+    pub fn source_run(&self, layer: LayerIndex, until: Option<Site>) -> LayerRun<'a> {
+        LayerRun { tensors: self.source, layer, depth: Depth(layer.0), until }
     }
 
-    /// Weight of a projection at a depth of the source, and its name there.
+    /// Runs `hidden`, from before the source layer `from`, to before the source layer `to`.
+    pub fn source_hidden(&self, mut hidden: Vec<f32>, from: usize, to: usize) -> Result<Vec<f32>, ConvertError> {
+        for layer in from..to {
+            hidden = self.run(self.source_run(LayerIndex(layer), None), &hidden, &mut |_| {})?;
+        }
+        Ok(hidden)
+    }
+
+    /// Weight of a projection of the source layer that a depth stands for, and its name there.
     pub fn source_weight(&self, depth: Depth, projection: usize) -> Result<(String, Vec<f32>), CheckpointError> {
         let part = format!("{}.weight", ModelConfig::PROJECTIONS[projection]);
-        let name = layer_tensor(LayerIndex(depth.0), &part);
+        let name = layer_tensor(self.plan.source_layer(depth), &part);
         let values = self.source.read_f32(&name)?;
         Ok((name, values))
     }
 
-    /// A copy of a layer of the source.
+    /// A copy of the source layer that a depth stands for.
     pub fn source_layer(&self, depth: Depth) -> Result<Overlay, ConvertError> {
         let mut overlay = Overlay::default();
         for projection in 0..ModelConfig::PROJECTIONS.len() {
@@ -88,7 +96,7 @@ impl<'a> Context<'a> {
             overlay.set(&format!("{name}.weight"), &shape, self.source_weight(depth, projection)?.1);
         }
         for (part, size) in vectors(&self.plan.config) {
-            overlay.set(&part, &[size], self.source.read_f32(&layer_tensor(LayerIndex(depth.0), &part))?);
+            overlay.set(&part, &[size], self.source.read_f32(&layer_tensor(self.plan.source_layer(depth), &part))?);
         }
         Ok(overlay)
     }
@@ -122,7 +130,7 @@ impl<'a> Context<'a> {
             return Ok(None);
         }
         let part = format!("{name}.bias");
-        let own = self.source.read_f32(&layer_tensor(LayerIndex(step.depth.0), &part))?;
+        let own = self.source.read_f32(&layer_tensor(self.plan.source_layer(step.depth), &part))?;
         let tied = self.tied_vector(step, &part)?;
         Ok(Some(own.iter().zip(tied).map(|(own, tied)| own - tied).collect()))
     }

@@ -40,13 +40,15 @@ impl<'c, 'a> Effects<'c, 'a> {
         let length = context.calibration.sequence_length;
         let targets = context.calibration.heldout.chunks(length).flat_map(|row| row[1..].to_vec()).collect();
         let mut effects = Self { context, source: Vec::new(), targets };
-        effects.source = effects.walk(&mut |step| Ok(Weights::Disk(context.source_run(step.depth.0, None))))?;
+        let before = context.embed(&context.calibration.heldout)?;
+        let after = context.source_hidden(before, 0, context.plan.stack.num_source_layers())?;
+        effects.source = effects.predicting(&after);
         Ok(effects)
     }
 
     /// NLL of the source, and the scores of the mean over the tied group with plain LoRA: what `average` would start from.
     pub fn plain(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(f64, Effect), ConvertError> {
-        let total = self.context.plan.map.num_depths();
+        let total = self.context.plan.map().num_depths();
         let hidden = self.walk(&mut |step| {
             let name = format!("model.depths.{}", step.depth);
             progress(Progress { stage: Stage::Measure, done: step.depth.0 + 1, total, tensor: &name });
@@ -67,16 +69,20 @@ impl<'c, 'a> Effects<'c, 'a> {
         &self,
         weights: &mut dyn FnMut(DepthPlan) -> Result<Weights<'w>, ConvertError>,
     ) -> Result<Vec<f32>, ConvertError> {
-        let (width, length) = (self.context.plan.config.hidden_size, self.context.calibration.sequence_length);
         let mut hidden = self.context.embed(&self.context.calibration.heldout)?;
-        for step in self.context.plan.map.depths() {
+        for step in self.context.plan.map().depths() {
             hidden = match weights(*step)? {
                 Weights::Disk(run) => self.context.run(run, &hidden, &mut |_| {})?,
                 Weights::Memory(layer) => self.context.run(layer.run(None), &hidden, &mut |_| {})?,
             };
         }
-        // The last token of a sequence has no next one.
-        Ok(hidden.chunks(length * width).flat_map(|rows| &rows[..(length - 1) * width]).copied().collect())
+        Ok(self.predicting(&hidden))
+    }
+
+    /// The rows that have a next token: not the last one of a sequence.
+    fn predicting(&self, hidden: &[f32]) -> Vec<f32> {
+        let (width, length) = (self.context.plan.config.hidden_size, self.context.calibration.sequence_length);
+        hidden.chunks(length * width).flat_map(|rows| &rows[..(length - 1) * width]).copied().collect()
     }
 
     fn compare(&self, hidden: &[f32]) -> Result<(f64, Effect), ConvertError> {
@@ -87,8 +93,8 @@ impl<'c, 'a> Effects<'c, 'a> {
 
     fn plain_layer(&self, step: DepthPlan) -> Result<Weights<'a>, ConvertError> {
         let context = self.context;
-        if !context.plan.map.is_shared(step.layer) {
-            return Ok(Weights::Disk(context.source_run(step.depth.0, None)));
+        if !context.plan.map().is_shared(step.layer) {
+            return Ok(Weights::Disk(context.source_run(context.plan.source_layer(step.depth), None)));
         }
         let mut layer = context.tied_vectors(step)?;
         let one = |projection: usize| {

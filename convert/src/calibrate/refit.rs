@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 /// Energies of the corrections, by [`PlannedFactors::stream`].
 pub(super) type Energies = BTreeMap<u64, Factors>;
 
-/// What the source does at one depth, for all rows.
+/// What one layer of the source does, for all rows.
 #[derive(Default)]
 struct Observed {
     /// What the linears of each site read, `[M, in]`.
@@ -53,15 +53,20 @@ pub(super) fn refit(
     scratch: &Scratch,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(SafetensorsFile, Energies), ConvertError> {
-    let map = &context.plan.map;
+    let map = context.plan.map();
     let mut writer = scratch.factors(context.plan)?;
     let mut energies = Energies::new();
     let mut hidden = context.embed(&context.calibration.fit)?;
     let mut tied_hidden = hidden.clone();
+    let mut at = 0; // the source layer that `hidden` is before
     for step in map.depths() {
-        let depth = step.depth.0;
+        let (depth, from) = (step.depth.0, context.plan.source_layer(step.depth));
+        hidden = context.source_hidden(hidden, at, from.0)?;
+        at = from.0;
+        // A layer that runs twice starts from the same hidden states again.
+        let repeated = context.plan.stack.sources().get(depth + 1) == Some(&from.0);
         if map.is_shared(step.layer) {
-            let observed = observe(context, depth, hidden)?;
+            let observed = observe(context, from, &hidden)?;
             let mut layer = tied_layer(context, weights, *step)?;
             for site in Site::ALL {
                 for (planned, factors) in refit_site(context, &layer, &observed, &tied_hidden, *step, site)? {
@@ -73,10 +78,11 @@ pub(super) fn refit(
                 }
             }
             tied_hidden = context.run(layer.run(None), &tied_hidden, &mut |_| {})?;
-            hidden = observed.hidden;
+            if !repeated {
+                (hidden, at) = (observed.hidden, from.0 + 1);
+            }
         } else {
-            tied_hidden = context.run(context.source_run(depth, None), &tied_hidden, &mut |_| {})?;
-            hidden = context.run(context.source_run(depth, None), &hidden, &mut |_| {})?;
+            tied_hidden = context.run(context.source_run(from, None), &tied_hidden, &mut |_| {})?;
         }
         let name = format!("model.depths.{depth}");
         progress(Progress { stage: Stage::Refit, done: depth + 1, total: map.num_depths(), tensor: &name });
@@ -84,9 +90,9 @@ pub(super) fn refit(
     Ok((writer.finish()?, energies))
 }
 
-fn observe(context: &Context<'_>, depth: usize, hidden: Vec<f32>) -> Result<Observed, ConvertError> {
+fn observe(context: &Context<'_>, layer: LayerIndex, hidden: &[f32]) -> Result<Observed, ConvertError> {
     let mut observed = Observed::default();
-    let after = context.run(context.source_run(depth, None), &hidden, &mut |seen| {
+    let after = context.run(context.source_run(layer, None), hidden, &mut |seen| {
         observed.inputs.entry(seen.site).or_default().extend_from_slice(seen.inputs);
         if seen.site.writes_residual() {
             observed.residual.entry(seen.site).or_default().extend_from_slice(seen.residual);

@@ -32,20 +32,21 @@ pub(super) fn tie_layers(
     scratch: &Scratch,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<SafetensorsFile, ConvertError> {
-    let map = &context.plan.map;
+    let map = context.plan.map();
     let mut writer = scratch.weights(context.plan)?;
     let mut streams = Streams::start(context)?;
     for layer in (0..map.num_layers()).map(LayerIndex) {
         let mut group: Vec<(DepthPlan, DepthMoments)> = Vec::new();
         for depth in map.depths_of(layer) {
-            let (step, hidden) = (map.depths()[depth.0], streams.take(depth.0));
+            let (step, from) = (map.depths()[depth.0], context.plan.source_layer(depth));
+            let hidden = streams.take(from);
             if map.is_shared(layer) {
                 let (moments, hidden) = observe(context, step, &hidden)?;
-                streams.put(depth.0 + 1, hidden);
+                streams.put(context, from, hidden)?;
                 group.push((step, moments));
-            } else if streams.wants(depth.0 + 1) {
-                let hidden = context.run(context.source_run(depth.0, None), &hidden, &mut |_| {})?;
-                streams.put(depth.0 + 1, hidden);
+            } else if streams.goes_on(from) {
+                let hidden = context.source_hidden(hidden, from.0, from.0 + 1)?;
+                streams.put(context, from, hidden)?;
             }
         }
         for site in Site::ALL.into_iter().filter(|_| map.is_shared(layer)) {
@@ -60,13 +61,13 @@ pub(super) fn tie_layers(
     Ok(writer.finish()?)
 }
 
-/// Runs a depth of the source; gives the moments of what the tied model's linears would read there, and the hidden states after it.
+/// Runs the source layer that a depth stands for; gives the moments of what the tied model's linears would read there, and the hidden states after it.
 fn observe(context: &Context<'_>, step: DepthPlan, hidden: &[f32]) -> Result<(DepthMoments, Vec<f32>), ConvertError> {
     let mut moments: DepthMoments =
         Site::ALL.into_iter().map(|site| (site, Moments::new(context.input_size(site)))).collect();
     let has_other_norm = |site: Site| context.shares_vectors() && site.norm().is_some();
     let mut kept: BTreeMap<Site, Vec<f32>> = BTreeMap::new();
-    let after = context.run(context.source_run(step.depth.0, None), hidden, &mut |seen| {
+    let after = context.run(context.source_run(context.plan.source_layer(step.depth), None), hidden, &mut |seen| {
         if has_other_norm(seen.site) {
             kept.entry(seen.site).or_default().extend_from_slice(seen.inputs);
         } else if let Some(moments) = moments.get_mut(&seen.site) {

@@ -1,36 +1,40 @@
-//! Hidden states of the source on their way through the layers, in the order of tied groups.
+//! Hidden states of the source on their way through its layers, in the order of tied groups.
 //!
 //! A group of `cycle` has depths that lie far apart. Instead of keeping the moments of every depth until its group is complete, as many
-//! streams of hidden states are kept as a group has depths: one pass over the source leaves a copy before each depth that another
-//! group's does not lead up to, and then the groups are visited one after the other, each stream going on by one depth.
-//! For `sequence` there is one stream, and no pass before.
+//! streams of hidden states are kept as a group has depths: one pass over the source leaves a copy before each layer that another
+//! group's does not lead up to, and then the groups are visited one after the other, each stream going on by one layer (and through the
+//! layers after it that no depth stands for). For `sequence` there is one stream, and no pass before.
 
 use super::context::Context;
 use crate::ConvertError;
-use retie_config::{LayerIndex, ShareMap};
+use retie_config::{LayerIndex, Stack};
 use std::collections::BTreeMap;
 
-/// Hidden states `[M, D]` before some depths.
+/// Hidden states `[M, D]` before some layers of the source.
 pub(super) struct Streams {
     before: BTreeMap<usize, Vec<f32>>,
-    /// Depths that were taken.
-    taken: Vec<bool>,
+    /// How often each layer will still be asked for.
+    uses: Vec<usize>,
 }
 
-/// The depths in the order of their groups.
-pub(super) fn group_order(map: &ShareMap) -> impl Iterator<Item = usize> {
-    (0..map.num_layers()).flat_map(|layer| map.depths_of(LayerIndex(layer))).map(|depth| depth.0)
+/// The source layers of the depths, in the order of their groups.
+fn group_order(stack: &Stack) -> impl Iterator<Item = usize> {
+    let map = stack.map();
+    let depths = (0..map.num_layers()).flat_map(|layer| map.depths_of(LayerIndex(layer)));
+    depths.map(|depth| stack.sources()[depth.0])
 }
 
-/// Depths whose predecessor comes later in that order, so that hidden states before them have to be there from the start.
-fn entries(map: &ShareMap) -> Vec<usize> {
-    let mut visited = vec![false; map.num_depths()];
+/// Layers that are asked for before the one that leads up to them, so that hidden states before them have to be there from the start.
+fn entries(stack: &Stack) -> Vec<usize> {
+    let mut visited = vec![false; stack.num_source_layers()];
     let mut entries = Vec::new();
-    for depth in group_order(map) {
-        if depth == 0 || !visited[depth - 1] {
-            entries.push(depth);
+    for layer in group_order(stack) {
+        // The nearest layer before that any depth stands for leads up to this one.
+        let leads = (0..layer).rev().find(|before| stack.sources().contains(before));
+        if !visited[layer] && leads.is_none_or(|before| !visited[before]) {
+            entries.push(layer);
         }
-        visited[depth] = true;
+        visited[layer] = true;
     }
     entries.sort_unstable();
     entries
@@ -42,58 +46,78 @@ impl Streams {
     /// # Errors
     /// When the source cannot be read.
     pub fn start(context: &Context<'_>) -> Result<Self, ConvertError> {
-        let map = &context.plan.map;
-        let entries = entries(map);
+        let stack = &context.plan.stack;
+        let mut uses = vec![0; stack.num_source_layers()];
+        stack.sources().iter().for_each(|layer| uses[*layer] += 1);
         let mut before = BTreeMap::new();
-        let mut hidden = context.embed(&context.calibration.fit)?;
-        for depth in 0..=entries.last().copied().unwrap_or(0) {
-            if entries.contains(&depth) {
-                before.insert(depth, hidden.clone());
-            }
-            if entries.last() != Some(&depth) {
-                hidden = context.run(context.source_run(depth, None), &hidden, &mut |_| {})?;
-            }
+        let (mut hidden, mut at) = (context.embed(&context.calibration.fit)?, 0);
+        for entry in entries(stack) {
+            hidden = context.source_hidden(hidden, at, entry)?;
+            at = entry;
+            before.insert(entry, hidden.clone());
         }
-        Ok(Self { before, taken: vec![false; map.num_depths()] })
+        Ok(Self { before, uses })
     }
 
-    /// Takes the hidden states before `depth`.
+    /// Takes the hidden states before `layer`.
     ///
     /// # Panics
-    /// When depths are not taken in [`group_order`] or what comes after one was not put there.
-    pub fn take(&mut self, depth: usize) -> Vec<f32> {
-        self.taken[depth] = true;
-        match self.before.remove(&depth) {
+    /// When layers are not taken in [`group_order`] or what comes after one was not put there.
+    pub fn take(&mut self, layer: LayerIndex) -> Vec<f32> {
+        let uses = &mut self.uses[layer.0];
+        *uses -= 1;
+        let hidden = if *uses > 0 { self.before.get(&layer.0).cloned() } else { self.before.remove(&layer.0) };
+        match hidden {
             Some(hidden) => hidden,
-            None => unreachable!("depth {depth} is taken before its predecessor ran"),
+            None => unreachable!("layer {layer} is taken before its predecessor ran"),
         }
     }
 
-    /// Whether the hidden states before `depth` will be asked for.
-    pub fn wants(&self, depth: usize) -> bool {
-        self.taken.get(depth) == Some(&false) && !self.before.contains_key(&depth)
+    /// The next layer after `layer` that will be asked for and is not there, if `layer` leads up to it.
+    fn next(&self, layer: LayerIndex) -> Option<usize> {
+        let next =
+            (layer.0 + 1..self.uses.len()).find(|next| self.uses[*next] > 0 || self.before.contains_key(next))?;
+        (!self.before.contains_key(&next)).then_some(next)
     }
 
-    /// Puts them there.
-    pub fn put(&mut self, depth: usize, hidden: Vec<f32>) {
-        if self.wants(depth) {
-            self.before.insert(depth, hidden);
+    /// Whether what comes after `layer` will be asked for.
+    pub fn goes_on(&self, layer: LayerIndex) -> bool {
+        self.next(layer).is_some()
+    }
+
+    /// Goes on with the hidden states after `layer`.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn put(&mut self, context: &Context<'_>, layer: LayerIndex, hidden: Vec<f32>) -> Result<(), ConvertError> {
+        if let Some(next) = self.next(layer) {
+            let hidden = context.source_hidden(hidden, layer.0 + 1, next)?;
+            self.before.insert(next, hidden);
         }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use retie_config::Sharing;
+    use retie_config::{Fit, Pattern, Sharing};
 
     #[test]
     fn a_cycle_has_an_entry_for_each_recursion_and_a_sequence_has_one() {
-        let entries = |n, r, sharing| entries(&ShareMap::new(n, r, sharing).unwrap());
-        assert_eq!(entries(6, 2, Sharing::Cycle), [0, 3]);
-        assert_eq!(entries(6, 3, Sharing::Cycle), [0, 2, 4]);
-        assert_eq!(entries(8, 2, Sharing::MiddleCycle), [0, 4]);
-        assert_eq!(entries(8, 2, Sharing::MiddleSequence), [0]);
-        assert_eq!(entries(6, 2, Sharing::Sequence), [0]);
+        let of = |n, r, sharing, fit| {
+            entries(&Stack::new(n, r, &Pattern::new(sharing, None, None, None).unwrap(), fit).unwrap())
+        };
+        assert_eq!(of(6, 2, Sharing::Cycle, None), [0, 3]);
+        assert_eq!(of(6, 3, Sharing::Cycle, None), [0, 2, 4]);
+        assert_eq!(of(8, 2, Sharing::MiddleCycle, None), [0, 4]);
+        assert_eq!(of(8, 2, Sharing::MiddleSequence, None), [0]);
+        assert_eq!(of(6, 2, Sharing::Sequence, None), [0]);
+        // 0 1 | 3 4 | 6 7 run, 2 and 5 do not.
+        assert_eq!(of(8, 3, Sharing::Cycle, Some(Fit::Drop)), [0, 3, 6]);
+        assert_eq!(of(8, 3, Sharing::Sequence, Some(Fit::Drop)), [0]);
+        assert_eq!(of(5, 2, Sharing::Sequence, Some(Fit::Repeat)), [0]);
+        let map = Stack::new(6, 3, &Pattern::Map(vec![0, 1, 0, 2, 2, 0]), None).unwrap();
+        assert_eq!(entries(&map), [0, 2, 5]);
     }
 }

@@ -3,9 +3,8 @@
 //! [`Init::Calibrated`] chooses no layers; it is fitted to the tied group ([`crate::calibrate`]), whose layers it has as sources, and whose
 //! means its shared norms and biases are, as those of `average`.
 //!
-//! A method names, for each layer of the shared block, the source layers whose mean it is; all but `average` name one. The
-//! unshared first and last layer, where a pattern has them, come from the first and last layer of the source. A new method is
-//! one file here and one line in [`INITS`].
+//! A method names, for each looped layer, the source layers whose mean it is; all but `average` name one. Unshared layers, where
+//! a pattern has them, come from the source layer at their own place. A new method is one file here and one line in [`INITS`].
 
 mod average;
 mod lower;
@@ -13,19 +12,15 @@ mod random;
 mod stepwise;
 mod upper;
 
-use retie_config::{Init, LayerIndex, ShareMap};
+use retie_config::{Init, LayerIndex, Stack};
 
-/// The shared block of a pattern and the source layers that it may come from.
+/// The looped layers of a pattern and the source layers that they may come from.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
-    /// The schedule.
-    pub map: &'a ShareMap,
-    /// First source layer inside the unshared ends: 0 or 1.
-    pub first: usize,
-    /// Last source layer inside the unshared ends: `N-1` or `N-2`.
-    pub last: usize,
-    /// Layers of the block, `K`.
-    pub num_layers: usize,
+    /// For each looped layer, the source layers of the depths that run it: its tied group.
+    pub groups: &'a [Vec<usize>],
+    /// The source layers that depths of the loop stand for, ascending, each once; at least as many as there are groups.
+    pub candidates: &'a [usize],
 }
 
 /// An initialisation.
@@ -34,7 +29,7 @@ pub struct InitMethod {
     pub init: Init,
     /// What it does, for `--help` and the documentation.
     pub summary: &'static str,
-    /// For each of the `K` layers of a block, the source layers whose mean it is. The seed is for methods that draw.
+    /// For each looped layer, the source layers whose mean it is. The seed is for methods that draw.
     pub sources: fn(Block<'_>, u64) -> Vec<Vec<usize>>,
 }
 
@@ -43,22 +38,25 @@ pub static INITS: &[InitMethod] = &[stepwise::STEPWISE, average::AVERAGE, lower:
 
 /// For every stored layer, the source layers whose mean it is, or that it is fitted to.
 #[must_use]
-pub fn layer_sources(map: &ShareMap, init: Init, seed: u64) -> Vec<Vec<usize>> {
-    let range = map.block();
-    let (num_layers, num_depths, num_ends) = (map.num_layers(), map.num_depths(), range.start);
-    let block = Block { map, first: num_ends, last: num_depths - 1 - num_ends, num_layers: range.len() };
+pub fn layer_sources(stack: &Stack, init: Init, seed: u64) -> Vec<Vec<usize>> {
+    let map = stack.map();
+    let source = |depth: usize| stack.sources()[depth];
+    let own = |layer| map.depths_of(LayerIndex(layer)).into_iter().map(|depth| source(depth.0)).collect::<Vec<_>>();
+    let mut sources: Vec<Vec<usize>> = (0..map.num_layers()).map(own).collect();
+    let steps = || map.depths().iter().filter(|step| step.recursion.is_some());
+    let mut candidates: Vec<usize> = steps().map(|step| source(step.depth.0)).collect();
+    candidates.dedup();
+    let mut looped: Vec<usize> = steps().map(|step| step.layer.0).collect();
+    looped.sort_unstable();
+    looped.dedup();
+    let groups: Vec<Vec<usize>> = looped.iter().map(|layer| sources[*layer].clone()).collect();
     let method = INITS.iter().find(|method| method.init == init).unwrap_or(&average::AVERAGE);
-    let mut sources: Vec<Vec<usize>> = (0..num_ends).map(|end| vec![end]).collect();
-    sources.extend((method.sources)(block, seed));
-    sources.extend((0..num_layers - range.end).map(|end| vec![num_depths - (num_layers - range.end) + end]));
-    sources
-}
-
-impl Block<'_> {
-    /// The depths that run layer `i` of the block.
-    fn tied_group(self, i: usize) -> Vec<usize> {
-        self.map.depths_of(LayerIndex(self.first + i)).into_iter().map(|depth| depth.0).collect()
+    for (layer, from) in
+        looped.into_iter().zip((method.sources)(Block { groups: &groups, candidates: &candidates }, seed))
+    {
+        sources[layer] = from;
     }
+    sources
 }
 
 /// Methods that choose layers give one source each.
@@ -70,10 +68,14 @@ fn one_each(layers: impl IntoIterator<Item = usize>) -> Vec<Vec<usize>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use retie_config::Sharing;
+    use retie_config::{Fit, Pattern, Sharing};
+
+    fn stack(n: usize, r: usize, sharing: Sharing) -> Stack {
+        Stack::new(n, r, &Pattern::new(sharing, None, None, None).unwrap(), None).unwrap()
+    }
 
     fn sources(n: usize, r: usize, sharing: Sharing, init: Init) -> Vec<Vec<usize>> {
-        layer_sources(&ShareMap::new(n, r, sharing).unwrap(), init, 0)
+        layer_sources(&stack(n, r, sharing), init, 0)
     }
 
     #[test]
@@ -88,9 +90,9 @@ mod tests {
     #[test]
     fn unrolled_sources_are_those_of_the_reference() {
         let unrolled = |n, r, sharing, init| -> Vec<usize> {
-            let map = ShareMap::new(n, r, sharing).unwrap();
-            let sources = layer_sources(&map, init, 0);
-            map.depths().iter().map(|step| sources[step.layer.0][0]).collect()
+            let stack = stack(n, r, sharing);
+            let sources = layer_sources(&stack, init, 0);
+            stack.map().depths().iter().map(|step| sources[step.layer.0][0]).collect()
         };
         assert_eq!(unrolled(8, 2, Sharing::Cycle, Init::Stepwise), [0, 2, 5, 7, 0, 2, 5, 7]);
         assert_eq!(unrolled(8, 2, Sharing::MiddleCycle, Init::Stepwise), [0, 1, 4, 6, 1, 4, 6, 7]);
@@ -113,6 +115,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_map_and_a_rest_choose_among_what_is_looped() {
+        let of = |stack: &Stack, init| layer_sources(stack, init, 0);
+        let map = Stack::new(6, 2, &Pattern::Map(vec![0, 1, 2, 1, 2, 3]), None).unwrap();
+        assert_eq!(of(&map, Init::Average), [vec![0], vec![1, 3], vec![2, 4], vec![5]]);
+        assert_eq!(of(&map, Init::Upper), [[0], [3], [4], [5]]);
+        let pattern = Pattern::new(Sharing::Cycle, Some(1), Some(0), None).unwrap();
+        let fitted = |fit| Stack::new(8, 3, &pattern, Some(fit)).unwrap();
+        // 7 layers of the loop: 6 of them run, 9 depths run them, or one more stays unshared.
+        assert_eq!(of(&fitted(Fit::Drop), Init::Average), [vec![0], vec![1, 3, 6], vec![2, 5, 7]]);
+        assert_eq!(of(&fitted(Fit::Drop), Init::Stepwise), [[0], [1], [7]]);
+        let repeat = fitted(Fit::Repeat);
+        assert_eq!(repeat.sources(), [0, 1, 2, 2, 3, 4, 5, 6, 6, 7]);
+        assert_eq!(of(&repeat, Init::Lower), [[0], [1], [2], [3]]);
+        assert_eq!(of(&fitted(Fit::PadUnshared), Init::Average), [vec![0], vec![1], vec![2, 4, 6], vec![3, 5, 7]]);
+    }
+
     proptest! {
         #[test]
         fn chosen_layers_are_distinct_ascending_and_inside_the_ends(
@@ -121,10 +140,10 @@ mod tests {
             let sharing = Sharing::ALL[which];
             let ends = sharing.num_unshared_ends();
             let n = block * recursions + 2 * ends;
-            let map = ShareMap::new(n, recursions, sharing).unwrap();
+            let stack = stack(n, recursions, sharing);
             for init in Init::ALL {
-                let sources = layer_sources(&map, init, seed);
-                prop_assert_eq!(sources.len(), map.num_layers());
+                let sources = layer_sources(&stack, init, seed);
+                prop_assert_eq!(sources.len(), stack.map().num_layers());
                 let inner = &sources[ends..sources.len() - ends];
                 if matches!(init, Init::Average | Init::Calibrated) {
                     let mut all: Vec<usize> = inner.concat();
@@ -139,9 +158,9 @@ mod tests {
 
         #[test]
         fn with_one_recursion_every_layer_comes_from_itself(n in 3usize..40, which in 0usize..4, seed: u64) {
-            let map = ShareMap::new(n, 1, Sharing::ALL[which]).unwrap();
+            let stack = stack(n, 1, Sharing::ALL[which]);
             for init in Init::ALL {
-                prop_assert_eq!(layer_sources(&map, init, seed), one_each(0..n));
+                prop_assert_eq!(layer_sources(&stack, init, seed), one_each(0..n));
             }
         }
     }

@@ -1,27 +1,24 @@
-//! Layers spread evenly over the source, ends included (RRT §2.2).
-//!
-//! The reference rounds numpy's `linspace` in f64 with ties to even. Exact fractions give other layers in some cases (30 layers,
-//! 15 kept: the eighth is 15, exactly it would be 14), so the order of the operations here is numpy's.
+//! Layers spread evenly over the source, ends included (RRT §2.2), rounded as the reference does: see [`spread`].
 
-use super::{InitMethod, one_each};
-use retie_config::Init;
+use super::{Block, InitMethod, one_each};
+use retie_config::{Init, spread};
 
 pub(super) const STEPWISE: InitMethod = InitMethod {
     init: Init::Stepwise,
     summary: "layers spread evenly over the source",
-    sources: |block, _seed| one_each(spread(block.first, block.last, block.num_layers)),
+    sources: |block, _seed| one_each(evenly(block)),
 };
 
-/// `round(linspace(first, last, count))`.
-fn spread(first: usize, last: usize, count: usize) -> Vec<usize> {
-    let step = (last - first) as f64 / (count.max(2) - 1) as f64;
-    let at = |i: usize| (i as f64 * step + first as f64).round_ties_even() as usize;
-    (0..count).map(|i| if i > 0 && i == count - 1 { last } else { at(i) }).collect()
+/// Positions are spread from the first candidate on, so that candidates without a gap are spread as numbers.
+fn evenly(block: Block<'_>) -> Vec<usize> {
+    let Some(first) = block.candidates.first() else { return Vec::new() };
+    let positions = spread(*first, first + block.candidates.len() - 1, block.groups.len());
+    positions.into_iter().map(|position| block.candidates[position - first]).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use retie_config::spread;
 
     /// Layers that the reference code kept when it was run.
     #[test]

@@ -11,7 +11,7 @@ use retie_checkpoint::{
     Dtype, FolderWriter, SafetensorsFolder, TensorInfo, TensorSource, depth_tensor, expected_tensors, layer_tensor,
     narrow,
 };
-use retie_config::{Depth, Init, LayerIndex, ModelConfig, Sharing};
+use retie_config::{Depth, Init, LayerIndex, ModelConfig, Pattern, Sharing};
 use retie_convert::{ConvertError, ConvertOptions, ConvertReport, Extras, convert};
 use serde_json::{Map, json};
 use std::path::Path;
@@ -76,16 +76,8 @@ pub fn write(dir: &Path, shape: Shape, twin: impl Fn(usize) -> usize) -> (ModelC
 }
 
 pub fn options(recursions: usize, sharing: Sharing, init: Init) -> ConvertOptions {
-    ConvertOptions {
-        recursions,
-        sharing,
-        init,
-        lora_rank: None,
-        share_norms: true,
-        dtype: None,
-        seed: 0,
-        max_shard_bytes: u64::MAX,
-    }
+    let pattern = Pattern::new(sharing, None, None, None).unwrap();
+    ConvertOptions { max_shard_bytes: u64::MAX, ..ConvertOptions::new(recursions, pattern, init) }
 }
 
 /// Converts without extras.

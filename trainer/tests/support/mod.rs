@@ -1,8 +1,8 @@
 //! The demo model, converted, and a short run on it.
 #![allow(dead_code)] // each test file uses a part
 
-use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, ModelSource, Provenance};
-use retie_config::{Init, Sharing, UptrainConfig, document};
+use retie_checkpoint::{ModelSource, Provenance};
+use retie_config::{Init, Pattern, Sharing, UptrainConfig, document};
 use retie_convert::{ConvertOptions, Extras, convert};
 use retie_trainer::{Event, Outcome, Resume, StepRow, TrainError, read_metrics, uptrain};
 use std::{
@@ -21,14 +21,9 @@ pub fn config(dir: &Path) -> UptrainConfig {
     if !student.exists() {
         let source = ModelSource::open(base.to_str().unwrap()).unwrap();
         let options = ConvertOptions {
-            recursions: 2,
-            sharing: Sharing::Cycle,
-            init: Init::Average,
             lora_rank: Some(4),
             share_norms: false,
-            dtype: None,
-            seed: 0,
-            max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
+            ..ConvertOptions::new(2, Pattern::new(Sharing::Cycle, None, None, None).unwrap(), Init::Average)
         };
         let extras = Extras { files: source.companions.clone(), provenance: None };
         convert(source.tensors.as_ref(), &source.config, &options, &extras, &student, &mut |_| {}).unwrap();

@@ -15,18 +15,12 @@ pub const EVAL_BATCH_SIZE: usize = 8;
 /// From `base` to `converted`.
 pub fn convert(out: &Path) -> ConvertConfig {
     ConvertConfig {
-        schema: 1,
-        model: assets::base(out).display().to_string(),
-        recursions: RECURSIONS,
-        sharing: Sharing::MiddleCycle,
-        init: Init::Average,
-        calibration: None,
-        calibration_tokens: None,
+        recursions: Some(RECURSIONS),
+        sharing: Some(Sharing::MiddleCycle),
         lora_rank: Some(16),
         share_norms: false,
         dtype: StoredDtype::F32,
-        seed: 0,
-        output: out.join("converted"),
+        ..ConvertConfig::new(assets::base(out).display().to_string(), Init::Average, out.join("converted"))
     }
 }
 

@@ -206,15 +206,13 @@ impl Recursion {
             }
             false => None,
         };
-        let sources = |depth: usize| {
-            let aliases = converted.as_ref().map(|report| &report.aliases);
-            aliases.and_then(|a| a.get(depth)).map(|alias| alias.sources.clone()).unwrap_or_default()
-        };
+        let converted = |depth: usize| converted.as_ref().and_then(|report| report.aliases.get(depth));
         let aliases = map.depths().iter().map(|step| Alias {
             depth: step.depth.0,
             layer: step.layer.0,
             recursion: step.recursion,
-            sources: sources(step.depth.0),
+            stands_for: converted(step.depth.0).and_then(|alias| alias.stands_for),
+            sources: converted(step.depth.0).map(|alias| alias.sources.clone()).unwrap_or_default(),
         });
         Ok(Self { config: recursion.clone(), stored_layers: map.num_layers(), aliases: aliases.collect() })
     }

@@ -106,6 +106,11 @@ impl Display for Recursion {
         let c = &self.config;
         field(f, "recursions", c.num_recursions)?;
         field(f, "sharing", c.sharing)?;
+        for (name, layers) in [("  prelude", c.prelude), ("  coda", c.coda)] {
+            if let Some(layers) = layers {
+                field(f, name, format!("{layers} unshared"))?;
+            }
+        }
         field(f, "init", c.init)?;
         field(f, "norms", if c.share_norms { "shared" } else { "each depth has its own" })?;
         field(f, "LoRA", c.lora.map_or_else(|| "none".to_owned(), |lora| format!("rank {}", lora.rank)))?;
@@ -122,7 +127,8 @@ impl Display for Recursion {
         for alias in &self.aliases {
             let recursion = alias.recursion.map_or_else(|| "unshared".to_owned(), |r| r.to_string());
             let sources = alias.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let line = format!("{:>5} {:>6} {recursion:>10}  {sources}", alias.depth, alias.layer);
+            let place = alias.stands_for.map_or_else(String::new, |layer| format!(" (in the place of {layer})"));
+            let line = format!("{:>5} {:>6} {recursion:>10}  {sources}{place}", alias.depth, alias.layer);
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
