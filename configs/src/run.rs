@@ -322,6 +322,8 @@ train:
         losses:
         - cross_entropy:
             weight: 1.0
+            label_smoothing: 0.0
+            z_loss: 0.0
         optimizer:
           lr: 0.003
           beta1: 0.9
@@ -360,8 +362,10 @@ train:
                 "run.dir='1e3'",
                 "student.model=\"a: 'b' # c\"",
             ],
+            &["losses=[{distill: {weight: 0.1, divergence: {skew_kl: {}}}}]", "teacher.model=t"],
+            &["losses=[{distill: {weight: 0.1, divergence: tvd}}]", "teacher.model=t"],
             &[
-                "losses=[{distill: {weight: 0.1}}]",
+                "losses=[{distill: {weight: 0.1, divergence: {jsd: {beta: 0.25}}}}]",
                 "teacher.model=true story",
                 "data.heldout=[h.txt]",
                 "data.cache_dir=c",
@@ -409,8 +413,8 @@ data:
   heldout: [b.txt]
   sequence_length: 1
 losses:
-  - cross_entropy: {weight: -1}
-  - distill: {weight: .nan, temperature: 0}
+  - cross_entropy: {weight: -1, label_smoothing: 1, z_loss: -1}
+  - distill: {weight: .nan, temperature: 0, divergence: {jsd: {beta: 1}}}
   - cross_entropy: {weight: 0.5}
 optimizer: {lr: 0, beta1: 1.0, beta2: -0.1, eps: 0, weight_decay: -1, max_grad_norm: .inf}
 schedule:
@@ -418,7 +422,7 @@ schedule:
 train: {steps: 100, batch_size: 0, gradient_accumulation: 0, keep_last: 0, eval_sequences: 0}
 ";
         assert_snapshot!(error(text, &[]), @"
-        `uptrain.yaml` has 23 problems
+        `uptrain.yaml` has 26 problems
         uptrain.yaml:1:1: loss `distill` needs a teacher, and `teacher` is missing
           hint: `teacher: {model: …}` names the model to distil from, e.g. the unconverted original
         uptrain.yaml:1:9: `schema` is `2`, expected `1`, the version that this build reads
@@ -428,8 +432,11 @@ train: {steps: 100, batch_size: 0, gradient_accumulation: 0, keep_last: 0, eval_
         uptrain.yaml:6:13: `data.heldout.0` is `b.txt`, which stands already at `data.train.1`
         uptrain.yaml:7:20: `data.sequence_length` is `1`, expected 2 or more (the first token is not predicted)
         uptrain.yaml:9:29: `losses.0.cross_entropy.weight` is `-1`, expected a finite number, 0 or more
+        uptrain.yaml:9:50: `losses.0.cross_entropy.label_smoothing` is `1`, expected a number from 0 to below 1
+        uptrain.yaml:9:61: `losses.0.cross_entropy.z_loss` is `-1`, expected a finite number, 0 or more
         uptrain.yaml:10:23: `losses.1.distill.weight` is `NaN`, expected a finite number, 0 or more
         uptrain.yaml:10:42: `losses.1.distill.temperature` is `0`, expected a finite number above 0
+        uptrain.yaml:10:70: `losses.1.distill.divergence.jsd.beta` is `1`, expected a number between 0 and 1
         uptrain.yaml:11:5: loss `cross_entropy` stands already at `losses.0`
           hint: one entry with the sum of the weights says the same
         uptrain.yaml:12:17: `optimizer.lr` is `0`, expected a finite number above 0
@@ -474,6 +481,25 @@ train: {steps: 100, batch_size: 0, gradient_accumulation: 0, keep_last: 0, eval_
         `uptrain.yaml` has 1 problem
         --set teacher.model=t: `teacher` is given, but no loss uses one
           hint: add a `distill` loss or remove `teacher`
+        ");
+    }
+
+    #[test]
+    fn a_divergence_is_a_name_or_a_name_with_settings() {
+        let set = |divergence| error(MINIMAL, &["teacher.model=t", divergence]);
+        assert_snapshot!(set("losses=[{distill: {weight: 1, divergence: jsd}}]"), @"
+        `uptrain.yaml` has 1 problem
+        --set losses=[{distill: {weight: 1, divergence: jsd}}]: `losses.0.distill.divergence` is `jsd`, expected `jsd: { … }` with its settings
+        ");
+        assert_snapshot!(set("losses=[{distill: {weight: 1, divergence: {skew_kl: {beta: 0.1}}}}]"), @"
+        `uptrain.yaml` has 1 problem
+        --set losses=[{distill: {weight: 1, divergence: {skew_kl: {beta: 0.1}}}}]: unknown key `losses.0.distill.divergence.skew_kl.beta`
+          hint: the keys here are `alpha`
+        ");
+        assert_snapshot!(set("losses=[{distill: {weight: 1, divergence: revers_kl}}]"), @"
+        `uptrain.yaml` has 1 problem
+        --set losses=[{distill: {weight: 1, divergence: revers_kl}}]: `losses.0.distill.divergence` is `revers_kl`, expected one of `forward_kl`, `reverse_kl`, `jsd`, `tvd`, `skew_kl`
+          hint: did you mean `reverse_kl`?
         ");
     }
 

@@ -7,9 +7,13 @@
 mod support;
 
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use retie_config::Divergence;
 use retie_model::{
     CausalLm, KvCache,
-    kernels::{self, HeadInput, Layout, LossWeights, head_loss, token_log_probs},
+    kernels::{
+        self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, head_loss,
+        token_log_probs,
+    },
 };
 use support::{Golden, differences, ids, values};
 
@@ -106,21 +110,38 @@ fn operations_agree_with_the_cpu() {
 #[test]
 fn head_loss_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
-    let losses = [&device, &Device::flex()].map(|device| {
-        let tensor = |shape: &[usize], seed| Tensor::<2>::from_data(random(shape, seed), device);
-        let student = HeadInput { hidden: tensor(&[13, 16], 1), weight: tensor(&[50, 16], 2) };
-        let teacher = HeadInput { hidden: tensor(&[13, 24], 3), weight: tensor(&[50, 24], 4) };
-        let weights = LossWeights { cross_entropy: 0.3, forward_kl: 0.7, temperature: 2.0 };
-        let targets: Vec<u32> = (0..13).collect();
-        (head_loss(&student, Some(&teacher), &targets, weights), token_log_probs(&student, &targets))
-    });
-    let [(actual, (log_probs, greedy)), (expected, (expected_log_probs, expected_greedy))] = losses;
-    assert_close("log-probabilities", &log_probs, &expected_log_probs);
-    assert_eq!(greedy, expected_greedy);
-    assert!((actual.cross_entropy - expected.cross_entropy).abs() < 1e-4);
-    assert!((actual.forward_kl.unwrap() - expected.forward_kl.unwrap()).abs() < 1e-4);
-    assert_close("gradient of the hidden states", &values(actual.grad_hidden), &values(expected.grad_hidden));
-    assert_close("gradient of the head", &values(actual.grad_weight), &values(expected.grad_weight));
+    let distill = |divergence| DistillTerm { weight: 0.7, divergence, temperature: 2.0 };
+    let cross_entropy = CrossEntropyTerm { weight: 0.3, label_smoothing: 0.1, z_loss: 0.01 };
+    for divergence in [
+        Divergence::ForwardKl,
+        Divergence::ReverseKl,
+        Divergence::Jsd { beta: 0.25 },
+        Divergence::Tvd,
+        Divergence::SkewKl { alpha: 0.1 },
+    ] {
+        let losses = [&device, &Device::flex()].map(|device| {
+            let tensor = |shape: &[usize], seed| Tensor::<2>::from_data(random(shape, seed), device);
+            let (weight, hidden) = (tensor(&[50, 16], 2), tensor(&[13, 16], 1));
+            let teacher = HeadInput { hidden: tensor(&[13, 24], 3), weight: tensor(&[50, 24], 4) };
+            let last = HeadTerms { cross_entropy, teacher: Some(distill(divergence)), last: None };
+            let exit = HeadTerms { last: Some(distill(divergence)), ..last };
+            let targets: Vec<u32> = (0..13).collect();
+            let log_probs = token_log_probs(&HeadInput { hidden: hidden.clone(), weight: weight.clone() }, &targets);
+            let readouts = [Readout { hidden: tensor(&[13, 16], 5), terms: exit }, Readout { hidden, terms: last }];
+            (head_loss(weight, &readouts, Some(&teacher), &targets), log_probs)
+        });
+        let [(actual, (log_probs, greedy)), (expected, (expected_log_probs, expected_greedy))] = losses;
+        assert_close("log-probabilities", &log_probs, &expected_log_probs);
+        assert_eq!(greedy, expected_greedy);
+        assert_close("gradient of the head", &values(actual.grad_weight), &values(expected.grad_weight));
+        for (actual, expected) in actual.readouts.into_iter().zip(expected.readouts) {
+            let values_of = |v: HeadValues| {
+                [v.nll, v.cross_entropy, v.z_loss, v.teacher.unwrap(), v.last.unwrap_or(0.0)].map(|x| x as f32)
+            };
+            assert_close("values", &values_of(actual.values), &values_of(expected.values));
+            assert_close("gradient of the hidden states", &values(actual.grad_hidden), &values(expected.grad_hidden));
+        }
+    }
 }
 
 #[test]

@@ -2,20 +2,19 @@
 
 use retie_data::Progress;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-/// One row of `metrics.jsonl`: a training step. Losses are means over the step's tokens, in nats per token, before weighting.
+/// One row of `metrics.jsonl`: a training step. Losses are means over the step's tokens, in nats per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRow {
     /// 1 for the first step.
     pub step: u64,
-    /// The weighted sum that was minimised.
+    /// The weighted sum of the terms, which was minimised.
     pub loss: f64,
-    /// Next-token cross-entropy.
+    /// Next-token cross-entropy, whatever the terms are.
     pub cross_entropy: f64,
-    /// Forward KL from the teacher at the configured temperature, without the factor `T²`.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub forward_kl: Option<f64>,
+    /// The terms of the loss by name, before weighting.
+    pub terms: BTreeMap<String, f64>,
     /// Learning rate of the step.
     pub lr: f64,
     /// Norm of the whole gradient before clipping.

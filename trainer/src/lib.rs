@@ -7,6 +7,7 @@ mod error;
 mod event;
 mod gradients;
 mod inputs;
+mod loss;
 mod metrics;
 mod objective;
 mod pass;

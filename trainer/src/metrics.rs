@@ -60,11 +60,38 @@ fn read_lines(path: &Path) -> Result<Vec<(StepRow, String)>, TrainError> {
     let lines: Vec<&str> = text.lines().collect();
     let mut rows = Vec::with_capacity(lines.len());
     for (index, line) in lines.iter().enumerate() {
-        match serde_json::from_str(line) {
+        match read_row(line) {
             Ok(row) => rows.push((row, (*line).to_owned())),
             Err(_) if index + 1 == lines.len() => {}
             Err(source) => return Err(TrainError::BadRunFile { path: path.to_owned(), source }),
         }
     }
     Ok(rows)
+}
+
+/// A row, also one of a version that had no `terms` but `forward_kl` beside `cross_entropy`.
+fn read_row(line: &str) -> Result<StepRow, serde_json::Error> {
+    let mut row: serde_json::Value = serde_json::from_str(line)?;
+    if let Some(row) = row.as_object_mut()
+        && !row.contains_key("terms")
+    {
+        let columns = [("cross_entropy", "cross_entropy"), ("forward_kl", "distill")];
+        let terms = columns.into_iter().filter_map(|(column, term)| Some((term.to_owned(), row.get(column)?.clone())));
+        let terms = terms.collect::<serde_json::Map<_, _>>();
+        row.insert("terms".to_owned(), terms.into());
+    }
+    serde_json::from_value(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_terms_are_read() {
+        let old = r#"{"step":2,"loss":3.5,"cross_entropy":4.25,"forward_kl":1.125,"lr":0.001,"grad_norm":1.5,"tokens":64,"seconds":0.5,"tokens_per_second":128.0}"#;
+        let row = read_row(old).unwrap();
+        assert_eq!((row.step, row.cross_entropy), (2, 4.25));
+        assert_eq!(Vec::from_iter(row.terms), [("cross_entropy".into(), 4.25), ("distill".into(), 1.125)]);
+    }
 }

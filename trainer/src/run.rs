@@ -11,8 +11,9 @@ use crate::{
     event::{Baseline, Event, Outcome, StepRow},
     gradients::Gradients,
     inputs::{Inputs, Texts},
+    loss::Losses,
     metrics::Metrics,
-    objective::{Losses, Objective, cross_entropy},
+    objective::{Objective, cross_entropy},
 };
 use burn::{module::Module, tensor::Device};
 use retie_checkpoint::{ModelSource, Provenance, Staging};
@@ -185,11 +186,9 @@ impl Run<'_> {
         let mut losses = Losses::default();
         for _ in 0..count {
             let batch = self.sampler.next_batch(self.config.train.batch_size);
-            let part = self.objective.backward(&model, &batch, share, &mut grads);
-            losses.cross_entropy += part.cross_entropy * share;
-            losses.forward_kl = part.forward_kl.map(|kl| losses.forward_kl.unwrap_or(0.0) + kl * share);
+            self.objective.backward(&model, &batch, share, &mut grads, &mut losses);
         }
-        let loss = self.objective.total(losses);
+        let Losses { loss, cross_entropy, terms } = losses;
         let lr = self.config.lr_at(step);
         let (model, grad_norm) = self.optimizer.step(model, grads, lr);
         if !(loss.is_finite() && grad_norm.is_finite()) {
@@ -203,8 +202,8 @@ impl Run<'_> {
         let row = StepRow {
             step,
             loss,
-            cross_entropy: losses.cross_entropy,
-            forward_kl: losses.forward_kl,
+            cross_entropy,
+            terms,
             lr,
             grad_norm,
             tokens: self.state.tokens,

@@ -193,12 +193,12 @@ impl Watcher {
 }
 
 fn message(row: &StepRow) -> String {
-    let kl = row.forward_kl.map_or_else(String::new, |kl| format!(" kl {kl:.4}"));
+    let terms: Vec<String> = row.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
     let heldout = row.heldout_cross_entropy.map_or_else(String::new, |loss| format!("  held-out {loss:.4}"));
     format!(
-        "loss {:.4} (ce {:.4}{kl})  lr {:.2e}  {} tok/s{heldout}",
+        "loss {:.4} ({})  lr {:.2e}  {} tok/s{heldout}",
         row.loss,
-        row.cross_entropy,
+        terms.join(", "),
         row.lr,
         rate(row.tokens_per_second)
     )

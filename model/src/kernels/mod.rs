@@ -15,7 +15,10 @@ mod plain;
 mod tests;
 
 pub use allocator::{Allocator, keep_freed_memory};
-pub use head_loss::{HeadInput, HeadLoss, LossWeights, head_loss, token_log_probs};
+pub use head_loss::{
+    CrossEntropyTerm, DistillTerm, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, head_loss,
+    token_log_probs,
+};
 pub use layout::{Grid, Layout, Segment};
 
 use burn::{

@@ -13,7 +13,6 @@ These four hold the weights under their checkpoint names, and `golden.ids` [B, T
 [1] (mean next-token cross-entropy over the batch, positions 1..T) and `golden.grad.<weight>`; metadata `config` is the text
 of `config.json`.
 
-* `distill.safetensors`  cross-entropy, KL(teacher || student) and gradients, computed in f64 (see `distill`).
 * `adamw.safetensors`    three steps of `torch.optim.AdamW`, with and without clipping (see `adamw`).
 
 Weights are drawn wide enough that a wrong rotation, norm, bias or head order changes the logits by far more than rounding.
@@ -146,32 +145,6 @@ def tied(seed):
     write("tied", golden(model, weights, generator), {"config": json.dumps(config, indent=2)})
 
 
-def distill(seed):
-    """Losses over 7 tokens, vocabulary 50. `kl.t1`, `kl.t2`: T^2 * mean over tokens of KL(teacher || student), both softened by T.
-
-    `loss.tT` = 0.3 * ce + 0.7 * kl.tT, `grad.tT.*` its gradients. f64 on the stored f32 inputs, rounded to f32.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {
-        "student.hidden": torch.randn(7, 16, generator=generator), "student.head": 0.5 * torch.randn(50, 16, generator=generator),
-        "teacher.hidden": torch.randn(7, 24, generator=generator), "teacher.head": 0.5 * torch.randn(50, 24, generator=generator),
-    }
-    targets = torch.randint(50, (7,), generator=generator)
-    wide = {k: v.double().requires_grad_(k.startswith("student")) for k, v in inputs.items()}
-    student = wide["student.hidden"] @ wide["student.head"].T
-    teacher = wide["teacher.hidden"] @ wide["teacher.head"].T
-    ce = F.cross_entropy(student, targets)
-    out = inputs | {"targets": targets, "ce": ce.reshape(1)}
-    for t in (1, 2):
-        kl = t * t * F.kl_div(F.log_softmax(student / t, -1), F.log_softmax(teacher / t, -1), log_target=True, reduction="batchmean")
-        loss = 0.3 * ce + 0.7 * kl
-        leaves = ["student.hidden", "student.head"]
-        grads = torch.autograd.grad(loss, [wide[k] for k in leaves], retain_graph=True)
-        out |= {f"kl.t{t}": kl.reshape(1), f"loss.t{t}": loss.reshape(1)}
-        out |= {f"grad.t{t}.{k}": g for k, g in zip(leaves, grads)}
-    write("distill", {k: v.float() if v.dtype == torch.float64 else v for k, v in out.items()})
-
-
 def adamw(seed):
     """`param` [5, 7] and `grad.{0,1,2}`; `plain.param.{i}` after step i, `clipped.param.{i}` with the norm clipped to 1.0 first.
 
@@ -215,7 +188,6 @@ def main():
     }
     llama("linear", 3, linear, as_transformers_writes_it=True)
     tied(4)
-    distill(5)
     adamw(6)
 
 

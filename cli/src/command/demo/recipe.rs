@@ -39,7 +39,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             cache_dir: None,
         },
         losses: vec![
-            LossConfig::CrossEntropy(CrossEntropyConfig { weight: 0.3 }),
+            LossConfig::CrossEntropy(CrossEntropyConfig { weight: 0.3, label_smoothing: 0.0, z_loss: 0.0 }),
             LossConfig::Distill(DistillConfig { divergence: Divergence::ForwardKl, weight: 0.7, temperature: 1.0 }),
         ],
         optimizer: OptimizerConfig {

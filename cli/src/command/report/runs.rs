@@ -7,6 +7,7 @@ use retie_eval::{Chart, Level, Series, Table};
 use retie_trainer::{Baseline, StepRow, read_metrics};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     path::{Path, PathBuf},
     str::FromStr,
@@ -205,13 +206,11 @@ impl Run {
         self.rows.iter().filter_map(|row| Some((row.tokens as f64, value(row)?))).collect()
     }
 
+    /// The loss and each of its terms.
     fn terms(&self) -> Vec<Series> {
-        let loss = self.points(|row| Some(row.loss));
-        let terms = [
-            ("cross-entropy", self.points(|row| Some(row.cross_entropy))),
-            ("forward KL from the teacher", self.points(|row| row.forward_kl)),
-        ];
-        std::iter::once(("loss", loss))
+        let names: BTreeSet<&str> = self.rows.iter().flat_map(|row| row.terms.keys()).map(String::as_str).collect();
+        let terms = names.into_iter().map(|name| (name, self.points(|row| row.terms.get(name).copied())));
+        std::iter::once(("loss", self.points(|row| Some(row.loss))))
             .chain(terms)
             .filter(|(_, points)| !points.is_empty())
             .map(|(name, points)| Series { name: name.to_owned(), points })

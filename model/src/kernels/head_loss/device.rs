@@ -1,40 +1,44 @@
 //! The loss in plain burn operations, for every device but the CPU.
 
-use super::{Chunks, HeadInput, HeadLoss, LossWeights};
+use super::{Chunks, CrossEntropyTerm, DistillTerm, HeadInput, HeadLoss, Readout, ReadoutLoss, Sums};
 use crate::kernels::plain::linear;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation};
+use retie_config::Divergence;
 
 pub fn head_loss(
-    student: &HeadInput,
+    weight: Tensor<2>,
+    readouts: &[Readout],
     teacher: Option<&HeadInput>,
     targets: &[u32],
-    weights: LossWeights,
     chunks: Chunks,
 ) -> HeadLoss {
-    let tokens = chunks.tokens;
-    let (mut cross_entropy, mut forward_kl) = (0.0, 0.0);
-    let mut grads_hidden = Vec::new();
-    let mut grad_weight: Option<Tensor<2>> = None;
+    let mut sums = vec![Sums::default(); readouts.len()];
+    let mut grads_hidden: Vec<Vec<Tensor<2>>> = vec![Vec::new(); readouts.len()];
+    let mut grad_weight = weight.zeros_like();
     for (start, rows) in chunks.iter() {
-        let hidden = student.hidden.clone().narrow(0, start, rows);
-        let logits = linear(hidden.clone(), student.weight.clone());
-        let teacher = teacher.map(|t| linear(t.hidden.clone().narrow(0, start, rows), t.weight.clone()));
-        let (grad, sums) = grad_of_logits(logits, teacher, &targets[start..start + rows], weights, tokens as f32);
-        cross_entropy += sums[0];
-        forward_kl += sums[1];
-        grads_hidden.push(grad.clone().matmul(student.weight.clone()));
-        let part = grad.transpose().matmul(hidden);
-        grad_weight = Some(match grad_weight {
-            Some(sum) => sum + part,
-            None => part,
-        });
+        let hidden = |all: &Tensor<2>| all.clone().narrow(0, start, rows);
+        let teacher = teacher.map(|t| linear(hidden(&t.hidden), t.weight.clone()));
+        let logits: Vec<Tensor<2>> = readouts.iter().map(|r| linear(hidden(&r.hidden), weight.clone())).collect();
+        let last = logits.last().cloned();
+        for (index, readout) in readouts.iter().enumerate() {
+            let references = [&teacher, &last]
+                .into_iter()
+                .zip([readout.terms.teacher, readout.terms.last])
+                .map(|(logits, term)| term.zip(logits.clone()));
+            let targets = &targets[start..start + rows];
+            let (grad, values) =
+                grad_of_logits(&logits[index], references, targets, readout.terms.cross_entropy, chunks.tokens as f32);
+            sums[index].add(values);
+            grads_hidden[index].push(grad.clone().matmul(weight.clone()));
+            grad_weight = grad_weight + grad.transpose().matmul(hidden(&readout.hidden));
+        }
     }
-    HeadLoss {
-        cross_entropy: cross_entropy / tokens as f64,
-        forward_kl: teacher.map(|_| forward_kl / tokens as f64),
-        grad_hidden: Tensor::cat(grads_hidden, 0),
-        grad_weight: grad_weight.unwrap_or_else(|| student.weight.zeros_like()),
-    }
+    let parts = readouts.iter().zip(sums).zip(grads_hidden);
+    let readouts = parts.map(|((readout, sums), grads)| ReadoutLoss {
+        values: sums.mean(&readout.terms, chunks.tokens),
+        grad_hidden: Tensor::cat(grads, 0),
+    });
+    HeadLoss { readouts: readouts.collect(), grad_weight }
 }
 
 pub fn token_log_probs(head: &HeadInput, targets: &[u32], chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
@@ -59,35 +63,76 @@ fn floats(tensor: Tensor<2>) -> Vec<f32> {
     crate::kernels::f32_slice(&tensor.into_data()).to_vec()
 }
 
-/// The gradient of one chunk's logits, and the sums of cross-entropy and KL.
+fn total(tensor: Tensor<2>) -> f64 {
+    f64::from(tensor.sum().into_scalar::<f32>())
+}
+
+/// The gradient of one chunk's logits, and the sums of the values in the order of [`super::HeadValues`].
 fn grad_of_logits(
-    logits: Tensor<2>,
-    teacher: Option<Tensor<2>>,
+    logits: &Tensor<2>,
+    references: impl Iterator<Item = Option<(DistillTerm, Tensor<2>)>>,
     targets: &[u32],
-    weights: LossWeights,
+    text: CrossEntropyTerm,
     tokens: f32,
-) -> (Tensor<2>, [f64; 2]) {
-    let LossWeights { cross_entropy, forward_kl, temperature } = weights;
+) -> (Tensor<2>, [f64; 5]) {
+    let CrossEntropyTerm { weight, label_smoothing, z_loss } = text;
     let device = logits.device();
     let [rows, vocab_size] = logits.dims();
-    let ids = target_ids(targets, &logits);
+    let ids = target_ids(targets, logits);
     let log_q = activation::log_softmax(logits.clone(), 1);
-    let chosen = log_q.clone().gather(1, ids.clone());
-    let loss = -f64::from(chosen.sum().into_scalar::<f32>());
+    let log_sum = (logits.clone() - log_q.clone()).narrow(1, 0, 1); // [rows, 1]
     let one_hot = Tensor::<2>::zeros([rows, vocab_size], &device).scatter(
         1,
-        ids,
+        ids.clone(),
         Tensor::ones([rows, 1], &device),
         IndexingUpdateOp::Add,
     );
-    let mut grad = (log_q.exp() - one_hot) * (cross_entropy / tokens);
-    let mut divergence = 0.0;
-    if let Some(teacher) = teacher {
-        let log_p = activation::log_softmax(teacher / temperature, 1);
-        let log_q = activation::log_softmax(logits / temperature, 1);
-        let p = log_p.clone().exp();
-        divergence = f64::from((p.clone() * (log_p - log_q.clone())).sum().into_scalar::<f32>());
-        grad = grad + (log_q.exp() - p) * (forward_kl * temperature / tokens);
+    let nll = -total(log_q.clone().gather(1, ids));
+    let uniform = -total(log_q.clone().mean_dim(1));
+    let smoothing = f64::from(label_smoothing);
+    let mut values = [nll, (1.0 - smoothing) * nll + smoothing * uniform, total(log_sum.clone().square()), 0.0, 0.0];
+    let own = log_q.exp() * (log_sum * (2.0 * z_loss) + 1.0);
+    let labels = one_hot * (1.0 - label_smoothing) + label_smoothing / vocab_size as f32;
+    let mut grad = (own - labels) * (weight / tokens);
+    for (value, reference) in values[3..].iter_mut().zip(references) {
+        let Some((DistillTerm { weight, divergence, temperature }, reference)) = reference else { continue };
+        let log_p = activation::log_softmax(reference / temperature, 1);
+        let log_q = activation::log_softmax(logits.clone() / temperature, 1);
+        let (sum, slope) = divergence_of(divergence, log_p, log_q);
+        *value = sum;
+        grad = grad + slope * (weight * temperature / tokens);
     }
-    (grad, [loss, divergence])
+    (grad, values)
+}
+
+/// The divergence, summed over the rows, and its gradient for the logits of `q`; see [`super::divergence`].
+fn divergence_of(kind: Divergence, log_p: Tensor<2>, log_q: Tensor<2>) -> (f64, Tensor<2>) {
+    let (p, q) = (log_p.clone().exp(), log_q.clone().exp());
+    // q (g − Σ q g)
+    let gradient = |g: Tensor<2>| q.clone() * (g.clone() - (q.clone() * g).sum_dim(1));
+    match kind {
+        Divergence::ForwardKl => (total(p.clone() * (log_p - log_q)), q - p),
+        Divergence::ReverseKl => {
+            let ratio = log_q - log_p;
+            (total(q.clone() * ratio.clone()), gradient(ratio))
+        }
+        Divergence::Jsd { beta } => {
+            let beta = beta as f32;
+            let log_m = (p.clone() * beta + q.clone() * (1.0 - beta)).log();
+            let of_p = total(p * (log_p - log_m.clone()));
+            let ratio = log_q - log_m;
+            let of_q = total(q.clone() * ratio.clone());
+            (f64::from(beta) * of_p + f64::from(1.0 - beta) * of_q, gradient(ratio * (1.0 - beta)))
+        }
+        Divergence::Tvd => {
+            let difference = q.clone() - p;
+            (0.5 * total(difference.clone().abs()), gradient(difference.sign() * 0.5))
+        }
+        Divergence::SkewKl { alpha } => {
+            let alpha = alpha as f32;
+            let m = p.clone() * alpha + q.clone() * (1.0 - alpha);
+            let value = total(p.clone() * (log_p - m.clone().log()));
+            (value, gradient(p / m * (alpha - 1.0)))
+        }
+    }
 }

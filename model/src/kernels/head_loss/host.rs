@@ -1,9 +1,12 @@
 //! The loss on the CPU: products into buffers that every chunk uses again, then one pass over each row of logits.
 
-use super::{Chunks, HeadInput, HeadLoss, LossWeights};
+use super::{
+    Chunks, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums,
+    row::{References, row},
+};
 use crate::kernels::host::{
     matmul::{Matrix, add_product, write_product},
-    simd::{exp, max, sum_exp, vectorised},
+    simd::{max, sum_exp, vectorised},
     tensor::{matrix, on_host, values},
     weight::Weight,
 };
@@ -13,20 +16,18 @@ use burn::{
 };
 use rayon::prelude::*;
 
-/// Hidden states and head as slices, and a buffer for the logits of one chunk.
+/// Hidden states and head as slices.
 struct Head {
     hidden: FlexTensor,
     weight: FlexTensor,
     hidden_size: usize,
     vocab_size: usize,
-    logits: Vec<f32>,
 }
 
 impl Head {
-    fn new(input: &HeadInput, chunks: Chunks) -> Self {
-        let [vocab_size, hidden_size] = input.weight.dims();
-        let (hidden, weight) = (on_host(input.hidden.clone()), on_host(input.weight.clone()));
-        Self { hidden, weight, hidden_size, vocab_size, logits: vec![0.0; chunks.rows * vocab_size] }
+    fn new(hidden: &Tensor<2>, weight: &Tensor<2>) -> Self {
+        let [vocab_size, hidden_size] = weight.dims();
+        Self { hidden: on_host(hidden.clone()), weight: on_host(weight.clone()), hidden_size, vocab_size }
     }
 
     fn hidden(&self, start: usize, rows: usize) -> Matrix<'_> {
@@ -35,49 +36,88 @@ impl Head {
     }
 
     /// Computes the logits of a chunk.
-    fn fill(&mut self, start: usize, rows: usize) {
-        let mut logits = std::mem::take(&mut self.logits);
+    fn fill(&self, start: usize, rows: usize, logits: &mut [f32]) {
         Weight::of(&self.weight).write_apply(&mut logits[..rows * self.vocab_size], self.hidden(start, rows));
-        self.logits = logits;
     }
 }
 
 pub fn head_loss(
-    student: &HeadInput,
+    weight: Tensor<2>,
+    readouts: &[Readout],
     teacher: Option<&HeadInput>,
     targets: &[u32],
-    weights: LossWeights,
     chunks: Chunks,
 ) -> HeadLoss {
-    let mut student = Head::new(student, chunks);
-    let mut teacher = teacher.map(|teacher| Head::new(teacher, chunks));
-    let (tokens, width, vocab_size) = (chunks.tokens, student.hidden_size, student.vocab_size);
+    let [vocab_size, width] = weight.dims();
+    let heads: Vec<Head> = readouts.iter().map(|r| Head::new(&r.hidden, &weight)).collect();
+    let Some((last, exits)) = heads.split_last() else { unreachable!("a loss without a readout") };
+    let teacher = teacher.map(|teacher| Head::new(&teacher.hidden, &teacher.weight));
     assert!(teacher.as_ref().is_none_or(|teacher| teacher.vocab_size == vocab_size), "one vocabulary");
-    let row_loss = RowLoss { weights, tokens: tokens as f32 };
-    let mut grad_hidden = vec![0.0; tokens * width];
+    let logits = || vec![0.0; chunks.rows * vocab_size];
+    let mut last_logits = logits();
+    let mut exit_logits = if exits.is_empty() { Vec::new() } else { logits() };
+    let mut teacher_logits = teacher.as_ref().map(|_| logits());
     let mut grad_weight = vec![0.0; vocab_size * width];
-    let (mut cross_entropy, mut forward_kl) = (0.0, 0.0);
+    let mut grads_hidden: Vec<Vec<f32>> = readouts.iter().map(|_| vec![0.0; chunks.tokens * width]).collect();
+    let mut sums = vec![Sums::default(); readouts.len()];
     for (start, rows) in chunks.iter() {
-        student.fill(start, rows);
-        if let Some(teacher) = &mut teacher {
-            teacher.fill(start, rows);
-        }
         let count = rows * vocab_size;
-        let teacher_logits = teacher.as_ref().map(|teacher| &teacher.logits[..count]);
-        let sums =
-            row_loss.rows(&mut student.logits[..count], teacher_logits, &targets[start..start + rows], vocab_size);
-        cross_entropy += sums[0];
-        forward_kl += sums[1];
-        let grad = Matrix::new(&student.logits[..count], [rows, vocab_size]);
-        write_product(&mut grad_hidden[start * width..(start + rows) * width], grad, matrix(&student.weight));
-        add_product(&mut grad_weight, grad.t(), student.hidden(start, rows));
+        let targets = &targets[start..start + rows];
+        last.fill(start, rows, &mut last_logits);
+        if let (Some(teacher), Some(logits)) = (&teacher, &mut teacher_logits) {
+            teacher.fill(start, rows, logits);
+        }
+        let teacher = teacher_logits.as_ref().map(|logits| &logits[..count]);
+        let mut take = |index: usize, head: &Head, logits: &mut [f32], references: References<'_>| {
+            sums[index].add(all_rows(&readouts[index].terms, chunks.tokens, logits, references, targets));
+            let grad = Matrix::new(logits, [rows, vocab_size]);
+            let grad_hidden = &mut grads_hidden[index][start * width..(start + rows) * width];
+            write_product(grad_hidden, grad, matrix(&head.weight));
+            add_product(&mut grad_weight, grad.t(), head.hidden(start, rows));
+        };
+        for (index, exit) in exits.iter().enumerate() {
+            exit.fill(start, rows, &mut exit_logits);
+            let references = References { teacher, last: Some(&last_logits[..count]) };
+            take(index, exit, &mut exit_logits[..count], references);
+        }
+        take(readouts.len() - 1, last, &mut last_logits[..count], References { teacher, last: None });
     }
-    HeadLoss {
-        cross_entropy: cross_entropy / tokens as f64,
-        forward_kl: teacher.map(|_| forward_kl / tokens as f64),
-        grad_hidden: tensor(grad_hidden, [tokens, width]),
-        grad_weight: tensor(grad_weight, [vocab_size, width]),
-    }
+    let parts = readouts.iter().zip(sums).zip(grads_hidden);
+    let readouts = parts.map(|((readout, sums), grad)| ReadoutLoss {
+        values: sums.mean(&readout.terms, chunks.tokens),
+        grad_hidden: tensor(grad, [chunks.tokens, width]),
+    });
+    HeadLoss { readouts: readouts.collect(), grad_weight: tensor(grad_weight, [vocab_size, width]) }
+}
+
+/// Turns the logits of a chunk into their gradient; gives the sums of the values.
+fn all_rows(
+    terms: &HeadTerms,
+    tokens: usize,
+    logits: &mut [f32],
+    references: References<'_>,
+    targets: &[u32],
+) -> [f64; 5] {
+    let vocab_size = logits.len() / targets.len();
+    let values: Vec<[f64; 5]> = logits
+        .par_chunks_exact_mut(vocab_size)
+        .zip(targets)
+        .enumerate()
+        .map(|(index, (logits, target))| {
+            let part = index * vocab_size..(index + 1) * vocab_size;
+            let references = References {
+                teacher: references.teacher.map(|all| &all[part.clone()]),
+                last: references.last.map(|all| &all[part.clone()]),
+            };
+            vectorised(
+                #[inline(always)]
+                || row(terms, tokens as f32, logits, references, *target as usize),
+            )
+        })
+        .collect();
+    let mut sums = Sums::default();
+    values.into_iter().for_each(|values| sums.add(values));
+    sums.0
 }
 
 fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
@@ -85,12 +125,13 @@ fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
 }
 
 pub fn token_log_probs(head: &HeadInput, targets: &[u32], chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
-    let mut head = Head::new(head, chunks);
+    let head = Head::new(&head.hidden, &head.weight);
+    let mut logits = vec![0.0; chunks.rows * head.vocab_size];
     let mut results = Vec::with_capacity(chunks.tokens);
     for (start, rows) in chunks.iter() {
-        head.fill(start, rows);
-        let logits = head.logits[..rows * head.vocab_size].par_chunks_exact(head.vocab_size);
-        let scores: Vec<_> = logits.zip(&targets[start..start + rows]).map(score_row).collect();
+        head.fill(start, rows, &mut logits);
+        let each = logits[..rows * head.vocab_size].par_chunks_exact(head.vocab_size);
+        let scores: Vec<_> = each.zip(&targets[start..start + rows]).map(score_row).collect();
         results.extend(scores);
     }
     results.into_iter().unzip()
@@ -107,84 +148,4 @@ fn score_row((row, target): (&[f32], &u32)) -> (f32, bool) {
             (log_prob, row.iter().position(|x| *x == shift) == Some(target))
         },
     )
-}
-
-#[derive(Clone, Copy)]
-struct RowLoss {
-    weights: LossWeights,
-    tokens: f32,
-}
-
-impl RowLoss {
-    /// Turns the student's logits into their gradient; gives the sums of cross-entropy and KL.
-    fn rows(self, logits: &mut [f32], teacher: Option<&[f32]>, targets: &[u32], vocab_size: usize) -> [f64; 2] {
-        let sums: Vec<[f32; 2]> = logits
-            .par_chunks_exact_mut(vocab_size)
-            .zip(targets)
-            .enumerate()
-            .map(|(row, (logits, target))| {
-                let teacher = teacher.map(|t| &t[row * vocab_size..][..vocab_size]);
-                vectorised(
-                    #[inline(always)]
-                    || self.row(logits, teacher, *target as usize),
-                )
-            })
-            .collect();
-        sums.iter().fold([0.0; 2], |[a, b], [x, y]| [a + f64::from(*x), b + f64::from(*y)])
-    }
-
-    /// One token: `student` holds logits and then their gradient.
-    #[inline(always)]
-    fn row(self, student: &mut [f32], teacher: Option<&[f32]>, target: usize) -> [f32; 2] {
-        let LossWeights { cross_entropy, forward_kl, temperature } = self.weights;
-        let shift = max(student);
-        let log_sum = shift + sum_exp(student, 1.0, shift).ln();
-        let loss = log_sum - student[target];
-        let ce = cross_entropy / self.tokens;
-        let mut divergence = 0.0;
-        match teacher {
-            None => {
-                for s in student.iter_mut() {
-                    *s = ce * exp(*s - log_sum);
-                }
-            }
-            Some(teacher) => {
-                let teacher = &teacher[..student.len()];
-                let inverse = 1.0 / temperature;
-                let teacher_shift = max(teacher) * inverse;
-                let teacher_log_sum = teacher_shift + sum_exp(teacher, inverse, teacher_shift).ln();
-                let log_sum_t = if temperature == 1.0 {
-                    log_sum
-                } else {
-                    shift * inverse + sum_exp(student, inverse, shift * inverse).ln()
-                };
-                let kl = forward_kl * temperature / self.tokens;
-                let mut lanes = [0.0f32; 16];
-                let (students, student_rest) = student.as_chunks_mut::<16>();
-                let (teachers, teacher_rest) = teacher.as_chunks::<16>();
-                for (students, teachers) in students.iter_mut().zip(teachers) {
-                    for i in 0..16 {
-                        let (s, t) = (students[i], teachers[i]);
-                        let log_p = t * inverse - teacher_log_sum;
-                        let log_q = s * inverse - log_sum_t;
-                        let p = exp(log_p);
-                        lanes[i] += p * (log_p - log_q);
-                        students[i] = ce * exp(s - log_sum) + kl * (exp(log_q) - p);
-                    }
-                }
-                for lane in lanes {
-                    divergence += lane;
-                }
-                for (s, t) in student_rest.iter_mut().zip(teacher_rest) {
-                    let log_p = t * inverse - teacher_log_sum;
-                    let log_q = *s * inverse - log_sum_t;
-                    let p = exp(log_p);
-                    divergence += p * (log_p - log_q);
-                    *s = ce * exp(*s - log_sum) + kl * (exp(log_q) - p);
-                }
-            }
-        }
-        student[target] -= ce;
-        [loss, divergence]
-    }
 }

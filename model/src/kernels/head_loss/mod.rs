@@ -1,17 +1,27 @@
 //! Output head and loss in one, in chunks of tokens: no `tokens × vocabulary` tensor is ever whole.
 //!
-//! With `s`, `t` the student's and teacher's logits of one token, `q = softmax(s)`, and `q_T`, `p_T` the softmax of `s/T`, `t/T`:
-//! cross-entropy `−log q[target]`, forward KL `Σ p_T (log p_T − log q_T)`, and
-//! `loss = w_ce · CE + w_kl · T² · KL` (Hinton et al., <https://arxiv.org/abs/1503.02531>), each a mean over tokens, in nats.
-//! The gradient of one token's logits is `w_ce (q − 1[target]) + w_kl T (q_T − p_T)`, divided by the number of tokens.
+//! The student's head reads its hidden states at one place or at several: the final ones, and those of early exits. Such a place
+//! is a [`Readout`] and has terms of its own. For one token let `s` be the logits of a readout, `q = softmax(s)`, `Z = log Σ exp(s)`:
+//!
+//! - cross-entropy with label smoothing ε: `CE = −Σ y log q`, `y = (1 − ε)·1[target] + ε/V` (<https://arxiv.org/abs/1512.00567>);
+//! - z-loss: `Z²` (<https://arxiv.org/abs/2204.02311>);
+//! - a divergence `D(p_T, q_T)` from the logits `t` of a reference, `p_T = softmax(t/T)`, `q_T = softmax(s/T)`; see [`divergence`].
+//!
+//! `loss = Σ over readouts of w_ce (CE + ζ Z²) + w T² D`, each a mean over tokens, in nats. `T²` keeps the size of a KL's gradient
+//! when the temperature changes (Hinton et al., <https://arxiv.org/abs/1503.02531>). A reference has no gradient.
 
 mod device;
+mod divergence;
 mod host;
+mod row;
+#[cfg(test)]
+mod tests;
 
 use super::is_cpu;
 use burn::tensor::Tensor;
+use retie_config::Divergence;
 
-/// Logits in flight at once, in elements: 64 MB of f32 for each model.
+/// Logits in flight at once, in elements: 64 MB of f32 for each of student, teacher and early exit.
 const CHUNK_ELEMENTS: usize = 1 << 24;
 
 /// Final hidden states `[M, D]` and the head `[V, D]` that reads them. Both without autodiff.
@@ -23,13 +33,44 @@ pub struct HeadInput {
     pub weight: Tensor<2>,
 }
 
-/// Weights of the loss's terms.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossWeights {
+/// Hidden states after the final norm, `[M, D]`, without autodiff, and the terms that their logits have.
+#[derive(Clone, Debug)]
+pub struct Readout {
+    /// What the head reads.
+    pub hidden: Tensor<2>,
+    /// What is asked of the logits.
+    pub terms: HeadTerms,
+}
+
+/// Terms of one readout.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HeadTerms {
+    /// Against the text.
+    pub cross_entropy: CrossEntropyTerm,
+    /// Against the teacher's logits.
+    pub teacher: Option<DistillTerm>,
+    /// Against the logits of the last readout; not for the last one itself.
+    pub last: Option<DistillTerm>,
+}
+
+/// Cross-entropy and z-loss; all zero is no term.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CrossEntropyTerm {
     /// `w_ce`.
-    pub cross_entropy: f32,
-    /// `w_kl`; counts only with a teacher.
-    pub forward_kl: f32,
+    pub weight: f32,
+    /// ε.
+    pub label_smoothing: f32,
+    /// ζ.
+    pub z_loss: f32,
+}
+
+/// A divergence from a reference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DistillTerm {
+    /// `w`.
+    pub weight: f32,
+    /// `D`.
+    pub divergence: Divergence,
     /// `T`.
     pub temperature: f32,
 }
@@ -37,27 +78,51 @@ pub struct LossWeights {
 /// What [`head_loss`] gives.
 #[derive(Clone, Debug)]
 pub struct HeadLoss {
-    /// Mean next-token cross-entropy, nats per token, unweighted.
-    pub cross_entropy: f64,
-    /// Mean forward KL at the temperature, nats per token, unweighted and without `T²`; `None` without a teacher.
-    pub forward_kl: Option<f64>,
-    /// Gradient of the weighted loss for the student's hidden states `[M, D]`.
-    pub grad_hidden: Tensor<2>,
+    /// One for each readout.
+    pub readouts: Vec<ReadoutLoss>,
     /// Gradient of the weighted loss for the student's head `[V, D]`.
     pub grad_weight: Tensor<2>,
 }
 
-/// The loss of `targets` (one id per row of `student.hidden`) and its gradients.
+/// The part of one readout.
+#[derive(Clone, Debug)]
+pub struct ReadoutLoss {
+    /// Means over tokens.
+    pub values: HeadValues,
+    /// Gradient of the weighted loss for the readout's hidden states `[M, D]`.
+    pub grad_hidden: Tensor<2>,
+}
+
+/// Values of the terms, nats per token, unweighted and without `T²`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HeadValues {
+    /// `−log q[target]`.
+    pub nll: f64,
+    /// `CE`; `nll` without label smoothing.
+    pub cross_entropy: f64,
+    /// `Z²`.
+    pub z_loss: f64,
+    /// `D` from the teacher, where it is asked for.
+    pub teacher: Option<f64>,
+    /// `D` from the last readout, where it is asked for.
+    pub last: Option<f64>,
+}
+
+/// Values and gradients of the terms of `readouts`, which are all read by the student's head `weight [V, D]`; `targets` has one
+/// id per row.
 ///
 /// # Panics
-/// When the number of targets is not that of the rows, or the two vocabularies differ: the caller has checked both.
+/// When the number of targets is not that of the rows, the vocabularies differ, there is no readout, or a term has no reference:
+/// the caller has checked them.
 #[must_use]
-pub fn head_loss(student: &HeadInput, teacher: Option<&HeadInput>, targets: &[u32], weights: LossWeights) -> HeadLoss {
-    let chunks = student.chunks(targets);
-    if is_cpu(&student.hidden.device()) {
-        host::head_loss(student, teacher, targets, weights, chunks)
+pub fn head_loss(weight: Tensor<2>, readouts: &[Readout], teacher: Option<&HeadInput>, targets: &[u32]) -> HeadLoss {
+    let Some(last) = readouts.last() else { unreachable!("a loss without a readout") };
+    assert!(last.terms.last.is_none(), "the last readout is not its own reference");
+    let chunks = Chunks::new(&last.hidden, &weight, targets);
+    if is_cpu(&weight.device()) {
+        host::head_loss(weight, readouts, teacher, targets, chunks)
     } else {
-        device::head_loss(student, teacher, targets, weights, chunks)
+        device::head_loss(weight, readouts, teacher, targets, chunks)
     }
 }
 
@@ -67,7 +132,7 @@ pub fn head_loss(student: &HeadInput, teacher: Option<&HeadInput>, targets: &[u3
 /// When the number of targets is not that of the rows.
 #[must_use]
 pub fn token_log_probs(head: &HeadInput, targets: &[u32]) -> (Vec<f32>, Vec<bool>) {
-    let chunks = head.chunks(targets);
+    let chunks = Chunks::new(&head.hidden, &head.weight, targets);
     if is_cpu(&head.hidden.device()) {
         host::token_log_probs(head, targets, chunks)
     } else {
@@ -83,17 +148,36 @@ struct Chunks {
 }
 
 impl Chunks {
+    fn new(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[u32]) -> Self {
+        let [tokens, _] = hidden.dims();
+        let [vocab_size, _] = weight.dims();
+        assert_eq!(targets.len(), tokens, "one target per row");
+        Self { tokens, rows: (CHUNK_ELEMENTS / vocab_size).clamp(1, tokens.max(1)) }
+    }
+
     /// First row and number of rows of each chunk.
     fn iter(self) -> impl Iterator<Item = (usize, usize)> {
         (0..self.tokens).step_by(self.rows).map(move |start| (start, self.rows.min(self.tokens - start)))
     }
 }
 
-impl HeadInput {
-    fn chunks(&self, targets: &[u32]) -> Chunks {
-        let [tokens, _] = self.hidden.dims();
-        let [vocab_size, _] = self.weight.dims();
-        assert_eq!(targets.len(), tokens, "one target per row");
-        Chunks { tokens, rows: (CHUNK_ELEMENTS / vocab_size).clamp(1, tokens.max(1)) }
+/// Values of one token or sums over many, in the order of [`HeadValues`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums([f64; 5]);
+
+impl Sums {
+    fn add(&mut self, values: [f64; 5]) {
+        self.0.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+    }
+
+    fn mean(self, terms: &HeadTerms, tokens: usize) -> HeadValues {
+        let [nll, cross_entropy, z_loss, teacher, last] = self.0.map(|sum| sum / tokens as f64);
+        HeadValues {
+            nll,
+            cross_entropy,
+            z_loss,
+            teacher: terms.teacher.map(|_| teacher),
+            last: terms.last.map(|_| last),
+        }
     }
 }

@@ -1,5 +1,11 @@
 //! The terms of the training loss. Their formulas live beside their implementation in the trainer; a term's parameters live
-//! here, in its own struct.
+//! here, in a file of their own.
+
+mod cross_entropy;
+mod distill;
+
+pub use cross_entropy::CrossEntropyConfig;
+pub use distill::{DistillConfig, Divergence};
 
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
@@ -12,41 +18,6 @@ pub enum LossConfig {
     CrossEntropy(CrossEntropyConfig),
     /// Divergence from the teacher's distribution (RRT Appendix I).
     Distill(DistillConfig),
-}
-
-/// Parameters of [`LossConfig::CrossEntropy`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CrossEntropyConfig {
-    /// Factor of this term.
-    pub weight: f64,
-}
-
-/// Parameters of [`LossConfig::Distill`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DistillConfig {
-    /// Which divergence.
-    #[serde(default)]
-    pub divergence: Divergence,
-    /// Factor of this term.
-    pub weight: f64,
-    /// Both distributions are softmax(logits / temperature).
-    #[serde(default = "default_temperature")]
-    pub temperature: f64,
-}
-
-/// Divergence between teacher `p` and student `q`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Divergence {
-    /// KL(p ‖ q), the one that RRT chose.
-    #[default]
-    ForwardKl,
-}
-
-fn default_temperature() -> f64 {
-    1.0
 }
 
 impl LossConfig {
@@ -73,6 +44,14 @@ impl LossConfig {
     pub fn needs_teacher(&self) -> bool {
         matches!(self, Self::Distill(_))
     }
+
+    /// Checks the term's own settings; `key` is where it stands.
+    fn check(&self, key: &str, checks: &mut Checks) {
+        match self {
+            Self::CrossEntropy(c) => c.check(key, checks),
+            Self::Distill(c) => c.check(key, checks),
+        }
+    }
 }
 
 /// Checks the list `losses`.
@@ -86,10 +65,7 @@ pub(crate) fn check(losses: &[LossConfig], checks: &mut Checks) {
         let weight = loss.weight();
         let fits = weight.is_finite() && weight >= 0.0;
         checks.require(fits, format!("{key}.weight"), weight, "a finite number, 0 or more");
-        if let LossConfig::Distill(DistillConfig { temperature, .. }) = loss {
-            let fits = temperature.is_finite() && *temperature > 0.0;
-            checks.require(fits, format!("{key}.temperature"), temperature, "a finite number above 0");
-        }
+        loss.check(&key, checks);
         if let Some(first) = losses[..index].iter().position(|other| other.name() == name) {
             checks
                 .problem(key, format!("loss `{name}` stands already at `losses.{first}`"))

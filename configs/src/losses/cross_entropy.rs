@@ -1,0 +1,28 @@
+//! Parameters of the next-token cross-entropy.
+
+use crate::document::Checks;
+use serde::{Deserialize, Serialize};
+
+/// Parameters of [`super::LossConfig::CrossEntropy`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrossEntropyConfig {
+    /// Factor of this term.
+    pub weight: f64,
+    /// Part of a label that is spread evenly over the vocabulary.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// Factor of the squared logarithm of the softmax's normaliser, within this term.
+    #[serde(default)]
+    pub z_loss: f64,
+}
+
+impl CrossEntropyConfig {
+    pub(super) fn check(&self, key: &str, checks: &mut Checks) {
+        let Self { label_smoothing, z_loss, .. } = self;
+        let fits = (0.0..1.0).contains(label_smoothing);
+        checks.require(fits, format!("{key}.label_smoothing"), label_smoothing, "a number from 0 to below 1");
+        let fits = z_loss.is_finite() && *z_loss >= 0.0;
+        checks.require(fits, format!("{key}.z_loss"), z_loss, "a finite number, 0 or more");
+    }
+}

@@ -1,0 +1,148 @@
+//! The losses against plain operations, known values, and finite differences. `model/tests/losses.rs` has torch's values.
+
+use super::{CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, Readout, device, head_loss, host};
+use crate::kernels::f32_slice;
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use retie_config::Divergence;
+
+const DIVERGENCES: [Divergence; 6] = [
+    Divergence::ForwardKl,
+    Divergence::ReverseKl,
+    Divergence::Jsd { beta: 0.5 },
+    Divergence::Jsd { beta: 0.1 },
+    Divergence::Tvd,
+    Divergence::SkewKl { alpha: 0.1 },
+];
+
+fn random(shape: [usize; 2], seed: u64) -> Tensor<2> {
+    let device = Device::flex();
+    device.seed(seed);
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
+}
+
+fn floats(tensor: Tensor<2>) -> Vec<f32> {
+    f32_slice(&tensor.into_data()).to_vec()
+}
+
+fn distill(divergence: Divergence, temperature: f32) -> HeadTerms {
+    HeadTerms { teacher: Some(DistillTerm { weight: 1.0, divergence, temperature }), ..HeadTerms::default() }
+}
+
+/// `rows` as logits: hidden states under a head that changes nothing.
+fn logits<const R: usize>(rows: [[f32; 3]; R]) -> HeadInput {
+    let device = Device::flex();
+    let hidden = Tensor::from_data(TensorData::new(rows.concat(), [R, 3]), &device);
+    HeadInput { hidden, weight: Tensor::eye(3, &device) }
+}
+
+fn divergence(student: &HeadInput, teacher: &HeadInput, kind: Divergence) -> (f64, Tensor<2>) {
+    let [rows, _] = student.hidden.dims();
+    let readout = Readout { hidden: student.hidden.clone(), terms: distill(kind, 1.0) };
+    let mut loss = head_loss(student.weight.clone(), &[readout], Some(teacher), &vec![0; rows]);
+    let loss = loss.readouts.pop().unwrap();
+    (loss.values.teacher.unwrap(), loss.grad_hidden)
+}
+
+#[test]
+fn host_and_plain_operations_agree() {
+    // 53 is three times 16 lanes and a rest; chunks of 16 rows leave one of 9.
+    let (weight, hidden, early) = (random([53, 9], 17), random([41, 9], 16), random([41, 9], 15));
+    let teacher = HeadInput { hidden: random([41, 5], 18), weight: random([53, 5], 19) };
+    let targets: Vec<u32> = (0..41).map(|i| (i * 7) % 53).collect();
+    for kind in DIVERGENCES {
+        for temperature in [1.0, 2.5] {
+            let cross_entropy = CrossEntropyTerm { weight: 0.3, label_smoothing: 0.1, z_loss: 0.01 };
+            let last = HeadTerms { cross_entropy, ..distill(kind, temperature) };
+            let exit = HeadTerms { last: last.teacher, ..last };
+            let only_last = HeadTerms { teacher: None, ..exit };
+            let readouts = [(&early, exit), (&hidden, only_last), (&hidden, last)]
+                .map(|(hidden, terms)| Readout { hidden: hidden.clone(), terms });
+            let chunks = super::Chunks { tokens: 41, rows: 16 };
+            let host = host::head_loss(weight.clone(), &readouts, Some(&teacher), &targets, chunks);
+            let plain = device::head_loss(weight.clone(), &readouts, Some(&teacher), &targets, chunks);
+            let close = |what: &str, a: Tensor<2>, b: Tensor<2>| {
+                // Gradients of a mean over 41 tokens are below 1; both sides sum 53 products in f32.
+                let max = (a - b).abs().max().into_scalar::<f32>();
+                assert!(max < 1e-6, "{kind:?} at {temperature}: gradient of {what} differs by {max}");
+            };
+            close("the head", host.grad_weight, plain.grad_weight);
+            for (host, plain) in host.readouts.into_iter().zip(plain.readouts) {
+                let (a, b) = (host.values, plain.values);
+                for (a, b) in [
+                    (a.nll, b.nll),
+                    (a.cross_entropy, b.cross_entropy),
+                    (a.z_loss, b.z_loss),
+                    (a.teacher.unwrap_or(0.0), b.teacher.unwrap_or(0.0)),
+                    (a.last.unwrap_or(0.0), b.last.unwrap_or(0.0)),
+                ] {
+                    assert!((a - b).abs() < 2e-6 * a.abs().max(1.0), "{kind:?} at {temperature}: {a} and {b}");
+                }
+                close("the hidden states", host.grad_hidden, plain.grad_hidden);
+            }
+        }
+    }
+}
+
+#[test]
+fn divergences_have_the_known_values() {
+    // Computed in f64 by another implementation, on these logits.
+    let student = logits([[1.0, 0.0, -1.0], [0.5, 0.2, 0.1]]);
+    let teacher = logits([[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]]);
+    for (kind, expected) in [
+        (Divergence::ForwardKl, 0.354_796_817_0),
+        (Divergence::ReverseKl, 0.373_548_072_1),
+        (Divergence::Jsd { beta: 0.5 }, 0.087_741_363_8),
+        (Divergence::Tvd, 0.396_378_327_1),
+    ] {
+        let (value, _) = divergence(&student, &teacher, kind);
+        assert!((value - expected).abs() < 1e-7, "{kind:?}: {value} and {expected}"); // one rounding of f32
+    }
+}
+
+#[test]
+fn a_divergence_of_a_model_from_itself_is_zero_and_has_no_gradient() {
+    let head = HeadInput { hidden: random([8, 9], 20), weight: random([53, 9], 21) };
+    for kind in DIVERGENCES {
+        let (value, grad) = divergence(&head, &head, kind);
+        let largest = floats(grad).into_iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        match kind {
+            // `log m` is rounded where `m` is a mixture.
+            Divergence::Jsd { .. } | Divergence::SkewKl { .. } => {
+                assert!(value.abs() < 2e-7 && largest < 2e-7, "{kind:?}: {value}, gradient {largest}");
+            }
+            _ => assert_eq!((value, largest), (0.0, 0.0), "{kind:?}"),
+        }
+    }
+}
+
+#[test]
+fn jsd_is_at_most_ln_2_and_symmetric_at_one_half() {
+    let half = Divergence::Jsd { beta: 0.5 };
+    let (apart, _) = divergence(&logits([[200.0, 0.0, 0.0]]), &logits([[0.0, 0.0, 200.0]]), half);
+    assert!((apart - std::f64::consts::LN_2).abs() < 1e-7, "{apart}");
+    let (a, b) = (logits([[1.0, 0.0, -1.0]]), logits([[0.0, 3.0, -1.0]]));
+    let ((there, _), (back, _)) = (divergence(&a, &b, half), divergence(&b, &a, half));
+    assert!((there - back).abs() < 1e-7 && there > 0.1, "{there} and {back}");
+    let quarter = Divergence::Jsd { beta: 0.25 };
+    let ((there, _), (back, _)) = (divergence(&a, &b, quarter), divergence(&b, &a, quarter));
+    assert!((there - back).abs() > 1e-3, "{there} and {back}");
+}
+
+#[test]
+fn gradients_are_finite_differences_of_the_values() {
+    let teacher = logits([[0.0, 1.0, -1.0]]);
+    let base = [1.0f32, 0.25, -1.0];
+    let step = 1.0 / 64.0; // values are exact to 1e-7, so quotients to 1e-5; the next order of the quotient is below 1e-4
+    for kind in DIVERGENCES {
+        let (_, grad) = divergence(&logits([base]), &teacher, kind);
+        for (i, slope) in floats(grad).into_iter().enumerate() {
+            let at = |by: f32| {
+                let mut row = base;
+                row[i] += by;
+                divergence(&logits([row]), &teacher, kind).0
+            };
+            let quotient = (at(step) - at(-step)) / f64::from(2.0 * step);
+            assert!((quotient - f64::from(slope)).abs() < 1e-4, "{kind:?}[{i}]: {slope} and {quotient}");
+        }
+    }
+}
