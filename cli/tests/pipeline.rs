@@ -52,6 +52,26 @@ fn a_converted_model_is_inspected_measured_and_generates() {
 }
 
 #[test]
+fn every_exit_is_measured_and_the_last_is_the_model() {
+    let place = Place::new();
+    place.retie(CONVERT).ok();
+    let eval = "eval converted --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64";
+    place.retie(&format!("{eval} --json last.json")).ok();
+    let text = place.retie(&format!("{eval} --depths all --json all.json")).ok();
+    assert!(text.contains("recursion 1 of 2, 4 depths\n") && text.contains("recursion 2 of 2, 8 depths\n"), "{text}");
+    let (last, mut all) = (json(&place.read("last.json")), json(&place.read("all.json")));
+    let exits = all.as_object_mut().unwrap().remove("exits").unwrap();
+    assert_eq!(all, last);
+    assert_eq!((&exits[0]["recursion"], &exits[0]["depths"]), (&1.into(), &4.into()));
+    let nll = |results: &Value| results["perplexity"]["token_nll"].as_f64().unwrap();
+    // An untrained exit knows less than the whole stack, and is no random function.
+    assert!(nll(&exits[0]["results"]) > nll(&last["results"]) && nll(&exits[0]["results"]) < 20.0, "{exits}");
+    assert_eq!(exits.as_array().unwrap().len(), 1);
+    let run = place.retie("eval base --tasks perplexity --text text/heldout.jsonl --limit 1 --window 64 --depths all");
+    assert!(!run.ok().contains("recursion"), "a model of one recursion has no exits");
+}
+
+#[test]
 fn a_conversion_with_one_recursion_is_the_model_byte_for_byte() {
     let place = Place::new();
     place.retie("convert base --recursions 1 --sharing cycle --init stepwise -o copy").ok();

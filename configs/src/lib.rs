@@ -21,7 +21,10 @@ pub use convert::{ConvertConfig, Mismatch, StoredDtype};
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
 pub use fit::{Fit, Stack, spread};
-pub use losses::{CrossEntropyConfig, DistillConfig, Divergence, LossConfig};
+pub use losses::{
+    CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
+    ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig,
+};
 pub use model::{Architecture, ModelConfig, RopeScaling};
 pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};

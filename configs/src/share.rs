@@ -250,6 +250,29 @@ impl ShareMap {
         (0..self.num_layers).map(LayerIndex).filter(|layer| self.is_shared(*layer)).collect()
     }
 
+    /// Runs of depths of one recursion, in order; depths of the unshared ends are runs of their own.
+    #[must_use]
+    pub fn passes(&self) -> Vec<Range<usize>> {
+        let mut passes: Vec<(Option<usize>, Range<usize>)> = Vec::new();
+        for step in &self.plan {
+            match passes.last_mut() {
+                Some((recursion, depths)) if *recursion == step.recursion => depths.end = step.depth.0 + 1,
+                _ => passes.push((step.recursion, step.depth.0..step.depth.0 + 1)),
+            }
+        }
+        passes.into_iter().map(|(_, depths)| depths).collect()
+    }
+
+    /// Number of depths up to the end of each recursion, where recursions run one after the other. `None` where they do not, as in
+    /// `sequence`.
+    #[must_use]
+    pub fn recursion_ends(&self) -> Option<Vec<usize>> {
+        let recursion = |depths: &Range<usize>| self.plan[depths.start].recursion;
+        let passes = self.passes().into_iter().filter(|depths| recursion(depths).is_some());
+        let (recursions, ends): (Vec<_>, Vec<_>) = passes.map(|depths| (recursion(&depths), depths.end)).unzip();
+        recursions.into_iter().eq((0..self.num_recursions).map(Some)).then_some(ends)
+    }
+
     /// Layers of the shared block, `K`, as a range over stored layers; a map has none.
     #[must_use]
     pub fn block(&self) -> Option<Range<usize>> {
@@ -300,6 +323,18 @@ mod tests {
 
     fn recursions(map: &ShareMap) -> Vec<Option<usize>> {
         map.depths().iter().map(|p| p.recursion).collect()
+    }
+
+    #[test]
+    fn a_pass_is_one_recursion_or_an_unshared_end() {
+        let of = |n, r, sharing| {
+            let map = ShareMap::new(n, r, sharing).unwrap();
+            (map.passes(), map.recursion_ends())
+        };
+        assert_eq!(of(6, 2, Sharing::Cycle), (vec![0..3, 3..6], Some(vec![3, 6])));
+        assert_eq!(of(8, 2, Sharing::MiddleCycle), (vec![0..1, 1..4, 4..7, 7..8], Some(vec![4, 7])));
+        assert_eq!(of(4, 2, Sharing::Sequence), (vec![0..1, 1..2, 2..3, 3..4], None));
+        assert_eq!(of(4, 4, Sharing::Sequence), (vec![0..1, 1..2, 2..3, 3..4], Some(vec![1, 2, 3, 4])));
     }
 
     #[test]

@@ -32,10 +32,12 @@ pub struct CausalLm {
 }
 
 /// What does not change in training.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub config: ModelConfig,
     pub share_map: ShareMap,
+    /// Depths that a forward pass runs: all of them, or fewer for an early exit.
+    pub num_depths: usize,
     pub rope: RopeFrequencies,
 }
 
@@ -94,6 +96,17 @@ impl CausalLm {
         &self.plan.share_map
     }
 
+    /// The model that leaves the stack after `num_depths` depths, for the same final norm and head. The weights are the same.
+    ///
+    /// # Panics
+    /// When the stack is not that deep.
+    #[must_use]
+    pub fn until(&self, num_depths: usize) -> Self {
+        assert!(num_depths <= self.plan.share_map.num_depths(), "a stack of {}", self.plan.share_map.num_depths());
+        let plan = Arc::new(Plan { num_depths, ..(*self.plan).clone() });
+        Self { plan, ..self.clone() }
+    }
+
     /// Where the weights are.
     #[must_use]
     pub fn device(&self) -> Device {
@@ -124,8 +137,7 @@ impl CausalLm {
 
     fn run(&self, ids: Tensor<1, Int>, layout: Layout, cache: Option<&mut KvCache>) -> Tensor<2> {
         let rows = self.rows(layout);
-        let depths = 0..self.plan.share_map.num_depths();
-        self.norm(self.run_depths(self.embed(ids), depths, &rows, cache))
+        self.norm(self.run_depths(self.embed(ids), 0..self.plan.num_depths, &rows, cache))
     }
 
     /// What the depths of a forward pass over `layout` need to know.

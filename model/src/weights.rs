@@ -163,7 +163,8 @@ impl CausalLm {
         };
         let lm_head = (!config.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?;
         let rope = RopeFrequencies::new(config);
-        Ok(Self { model, lm_head, plan: Arc::new(Plan { config: config.clone(), share_map, rope }) })
+        let num_depths = share_map.num_depths();
+        Ok(Self { model, lm_head, plan: Arc::new(Plan { config: config.clone(), share_map, num_depths, rope }) })
     }
 
     /// Names and shapes of all parameters, in the order of the module tree.

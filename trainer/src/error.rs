@@ -62,6 +62,16 @@ pub enum TrainError {
         /// How they differ.
         reason: String,
     },
+    /// A loss asks for what the models do not have.
+    #[error("loss `{loss}` does not fit the models: {reason}\nhint: {hint}")]
+    Loss {
+        /// The loss.
+        loss: &'static str,
+        /// What is missing.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A file of a run is not what this program wrote.
     #[error("`{}` cannot be read as a file of a run", path.display())]
     BadRunFile {

@@ -24,6 +24,9 @@ pub struct StepRow {
     /// Mean cross-entropy on the held-out rows after the step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub heldout_cross_entropy: Option<f64>,
+    /// The same after each recursion but the last, where early exits are trained.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub heldout_exits: Vec<f64>,
     /// Wall-clock time of the step without the held-out measurement, in seconds.
     pub seconds: f64,
     /// Tokens of the step divided by its seconds.
@@ -32,10 +35,13 @@ pub struct StepRow {
 
 /// What a run starts from and what it may hope for: mean cross-entropy on the held-out rows, nats per token; the file
 /// `eval/step-0.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
     /// Of the student before the first step.
     pub heldout_cross_entropy: f64,
+    /// Of its early exits, where they are trained.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub heldout_exits: Vec<f64>,
     /// Of the teacher, if there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub teacher_heldout_cross_entropy: Option<f64>,
@@ -59,7 +65,7 @@ pub enum Event<'a> {
         path: &'a Path,
     },
     /// The held-out loss before the first step.
-    Baseline(Baseline),
+    Baseline(&'a Baseline),
     /// A step is done and its row is written.
     Step {
         /// The row.

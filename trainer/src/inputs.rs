@@ -1,7 +1,10 @@
 //! What a run reads: student, teacher, tokenizer, text; checked against each other before anything is written.
 
-use crate::{Event, TrainError};
-use retie_checkpoint::ModelSource;
+use crate::{
+    Event, TrainError,
+    loss::{self, Stacks},
+};
+use retie_checkpoint::{ModelSource, share_map};
 use retie_config::UptrainConfig;
 use retie_data::{DatasetOptions, TokenDataset, Tokenizer, document::check_files};
 use std::{path::PathBuf, sync::Arc};
@@ -17,6 +20,7 @@ const PROBE: &str = "The 2 quick-brown foxes' naïve café — 12345.678\n\tfor 
 pub struct Inputs {
     pub student: ModelSource,
     pub teacher: Option<ModelSource>,
+    pub stacks: Stacks,
     pub tokenizer: Tokenizer,
     pub end_of_text: u32,
 }
@@ -49,7 +53,9 @@ impl Inputs {
             teacher.validate()?;
             check_vocabularies(teacher, &student, &tokenizer)?;
         }
-        Ok(Self { student, teacher, tokenizer, end_of_text })
+        let stacks = stacks(&student, teacher.as_ref())?;
+        config.losses.iter().try_for_each(|loss| loss::of(loss).check(&stacks))?;
+        Ok(Self { student, teacher, stacks, tokenizer, end_of_text })
     }
 
     /// Tokenises the texts of `config`.
@@ -74,6 +80,14 @@ impl Inputs {
         };
         Ok(Texts { train, heldout })
     }
+}
+
+fn stacks(student: &ModelSource, teacher: Option<&ModelSource>) -> Result<Stacks, TrainError> {
+    Ok(Stacks {
+        student: share_map(&student.config)?,
+        teacher_depths: teacher.map(|teacher| teacher.config.num_hidden_layers),
+        widths: (student.config.hidden_size, teacher.map(|teacher| teacher.config.hidden_size)),
+    })
 }
 
 fn tokenizer(model: &ModelSource) -> Result<Tokenizer, TrainError> {

@@ -6,6 +6,8 @@
 //! one part are in memory at a time. The gradients are those of one graph over the whole stack, but for the order in which the
 //! uses of a shared weight are summed.
 //!
+//! Hidden states are read, and their gradients given back, at the ends of parts: losses may want those of any depth.
+//!
 //! The embeddings are outside of it: their gradient is that of the first part's input, by row.
 
 use crate::gradients::Gradients;
@@ -13,112 +15,150 @@ use burn::{
     module::Module,
     tensor::{Int, Tensor},
 };
-use retie_config::ShareMap;
 use retie_model::{CausalLm, Rows, kernels::Layout};
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 /// A forward pass that can be taken back.
 #[derive(Debug)]
 pub struct Pass {
     rows: Rows,
-    /// Depths that are not in the graph of `hidden`, and the hidden states `[M, D]` that enter them.
-    parts: Vec<(Range<usize>, Tensor<2>)>,
-    /// What enters the graph of `hidden`: its leaf.
-    entering: Tensor<2>,
-    /// After the final norm.
-    hidden: Tensor<2>,
+    parts: Vec<Part>,
+    /// What the depths up to each end leave, `[M, D]`, without a graph.
+    states: BTreeMap<usize, Tensor<2>>,
 }
+
+/// Depths with one graph.
+#[derive(Debug)]
+struct Part {
+    /// Runs of depths, one after the other.
+    runs: Vec<Range<usize>>,
+    /// What enters them: the graph's leaf, or a plain tensor where there is none yet.
+    entering: Tensor<2>,
+    /// What each run leaves, in the graph; `None` where it is made for the backward pass.
+    leaving: Option<Vec<Tensor<2>>>,
+}
+
+/// Gradients of hidden states, `[M, D]`, by the number of depths before them.
+pub type StateGradients = BTreeMap<usize, Tensor<2>>;
 
 impl Pass {
-    /// Runs `student` over `ids [M]` with one graph.
-    pub fn whole(student: &CausalLm, ids: Tensor<1, Int>, layout: Layout) -> Self {
+    /// Runs `student` over `ids [M]`. The hidden states after each number of depths in `ends` can be read, and those after the last
+    /// depth. With `recompute` there is no graph until the backward pass, which makes one for a recursion at a time.
+    pub fn run(student: &CausalLm, ids: Tensor<1, Int>, layout: Layout, ends: &[usize], recompute: bool) -> Self {
         let rows = student.rows(layout);
-        let entering = leaf(student.valid().embed(ids));
-        let depths = 0..student.share_map().num_depths();
-        let hidden = student.norm(student.run_depths(entering.clone(), depths, &rows, None));
-        Self { rows, parts: Vec::new(), entering, hidden }
-    }
-
-    /// Runs `student` over `ids [M]` without a graph but for the final norm's.
-    pub fn by_recursion(student: &CausalLm, ids: Tensor<1, Int>, layout: Layout) -> Self {
         let plain = student.valid();
-        let rows = plain.rows(layout);
-        let mut x = plain.embed(ids);
+        let runs = runs(student, ends);
+        let x = plain.embed(ids);
+        let mut states = BTreeMap::new();
         let mut parts = Vec::new();
-        for depths in passes(student.share_map()) {
-            let entering = x.clone();
-            x = plain.run_depths(x, depths.clone(), &rows, None);
-            parts.push((depths, entering));
+        if recompute {
+            let mut x = x;
+            for run in runs {
+                let left = plain.run_depths(x.clone(), run.clone(), &rows, None);
+                states.insert(run.end, left.clone());
+                parts.push(Part { runs: vec![run], entering: x, leaving: None });
+                x = left;
+            }
+        } else {
+            let entering = leaf(x);
+            let leaving = run_all(student, entering.clone(), &runs, &rows);
+            states.extend(runs.iter().zip(&leaving).map(|(run, x)| (run.end, x.clone().inner())));
+            parts.push(Part { runs, entering, leaving: Some(leaving) });
         }
-        let entering = leaf(x);
-        let hidden = student.norm(entering.clone());
-        Self { rows, parts, entering, hidden }
+        let last = student.share_map().num_depths();
+        states.retain(|end, _| *end == last || ends.contains(end));
+        Self { rows, parts, states }
     }
 
-    /// Hidden states after the final norm, `[M, D]`.
-    pub fn hidden(&self) -> Tensor<2> {
-        self.hidden.clone().inner()
+    /// Hidden states `[M, D]` after `end` depths, before the final norm.
+    ///
+    /// # Panics
+    /// When nobody asked for them.
+    pub fn state(&self, end: usize) -> Tensor<2> {
+        self.states[&end].clone()
     }
 
-    /// Adds the gradients of everything between embeddings and head, given that of [`Pass::hidden`]; gives the gradient of the
-    /// embeddings' rows, `[M, D]`.
-    pub fn backward(self, student: &CausalLm, grad_hidden: Tensor<2>, grads: &mut Gradients) -> Tensor<2> {
-        let Self { rows, parts, entering, hidden } = self;
-        let mut grad = take_back(student, hidden, &entering, grad_hidden, grads);
-        drop(entering);
-        for (depths, entering) in parts.into_iter().rev() {
-            let entering = leaf(entering);
-            let left = student.run_depths(entering.clone(), depths, &rows, None);
-            grad = take_back(student, left, &entering, grad, grads);
+    /// Adds the gradients of everything between embeddings and final norm, given those of some of the states; gives the gradient of
+    /// the embeddings' rows, `[M, D]`.
+    ///
+    /// # Panics
+    /// When the last state has no gradient.
+    pub fn backward(self, student: &CausalLm, mut of_states: StateGradients, grads: &mut Gradients) -> Tensor<2> {
+        let Self { rows, parts, .. } = self;
+        let last = student.share_map().num_depths();
+        let Some(mut incoming) = of_states.remove(&last) else { unreachable!("the last state is always read") };
+        for Part { runs, entering, leaving } in parts.into_iter().rev() {
+            let (entering, leaving) = match leaving {
+                Some(leaving) => (entering, leaving),
+                None => {
+                    let entering = leaf(entering);
+                    let leaving = run_all(student, entering.clone(), &runs, &rows);
+                    (entering, leaving)
+                }
+            };
+            let Some(end) = runs.last().map(|run| run.end) else { continue };
+            add_state(&mut of_states, end, incoming);
+            let given = runs.iter().zip(leaving).filter_map(|(run, x)| Some((x, of_states.remove(&run.end)?)));
+            incoming = take_back(student, given, &entering, grads);
         }
-        grad
+        incoming
     }
 }
 
-fn leaf(x: Tensor<2>) -> Tensor<2> {
+/// Recursions and unshared ends, divided where one of `ends` lies within.
+fn runs(student: &CausalLm, ends: &[usize]) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    for pass in student.share_map().passes() {
+        let mut start = pass.start;
+        for end in pass.start + 1..=pass.end {
+            if end == pass.end || ends.contains(&end) {
+                runs.push(start..end);
+                start = end;
+            }
+        }
+    }
+    runs
+}
+
+fn run_all(model: &CausalLm, mut x: Tensor<2>, runs: &[Range<usize>], rows: &Rows) -> Vec<Tensor<2>> {
+    let mut run = |depths: &Range<usize>| {
+        x = model.run_depths(x.clone(), depths.clone(), rows, None);
+        x.clone()
+    };
+    runs.iter().map(&mut run).collect()
+}
+
+/// A tensor that a graph begins with.
+pub fn leaf(x: Tensor<2>) -> Tensor<2> {
     Tensor::from_inner(x).require_grad()
 }
 
-/// Adds the gradients of the parameters between `input` and `output`; gives the gradient of `input`.
-fn take_back(
+/// Adds a gradient of the state after `end` depths.
+pub fn add_state(of_states: &mut StateGradients, end: usize, grad: Tensor<2>) {
+    let sum = match of_states.remove(&end) {
+        Some(sum) => sum + grad,
+        None => grad,
+    };
+    of_states.insert(end, sum);
+}
+
+/// Adds the gradients of the parameters between `input` and outputs with the given gradients; gives the gradient of `input`.
+pub fn take_back(
     student: &CausalLm,
-    output: Tensor<2>,
+    outputs: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>,
     input: &Tensor<2>,
-    grad_output: Tensor<2>,
     grads: &mut Gradients,
 ) -> Tensor<2> {
-    // d(Σ x·g)/dx = g: the gradient goes on into the graph.
-    let mut graph = (output * Tensor::from_inner(grad_output)).sum().backward();
+    // d(Σ x·g)/dx = g: the gradients go on into the graph.
+    let sums = outputs.into_iter().map(|(x, grad)| (x * Tensor::from_inner(grad)).sum());
+    let mut graph = match sums.reduce(|a, b| a + b) {
+        Some(sum) => sum.backward(),
+        None => unreachable!("an output with a gradient"),
+    };
     let grad = match input.grad_remove(&mut graph) {
         Some(grad) => grad,
         None => unreachable!("a leaf that the output depends on has a gradient"),
     };
     grads.add(student, graph);
     grad
-}
-
-/// Runs of depths of one recursion, in order; depths of the unshared ends are runs of their own.
-pub fn passes(map: &ShareMap) -> Vec<Range<usize>> {
-    let mut passes: Vec<(Option<usize>, Range<usize>)> = Vec::new();
-    for step in map.depths() {
-        match passes.last_mut() {
-            Some((recursion, depths)) if *recursion == step.recursion => depths.end = step.depth.0 + 1,
-            _ => passes.push((step.recursion, step.depth.0..step.depth.0 + 1)),
-        }
-    }
-    passes.into_iter().map(|(_, depths)| depths).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use retie_config::Sharing;
-
-    #[test]
-    fn a_pass_is_one_recursion_or_an_unshared_end() {
-        let of = |n, r, sharing| passes(&ShareMap::new(n, r, sharing).unwrap());
-        assert_eq!(of(6, 2, Sharing::Cycle), [0..3, 3..6]);
-        assert_eq!(of(8, 2, Sharing::MiddleCycle), [0..1, 1..4, 4..7, 7..8]);
-        assert_eq!(of(4, 2, Sharing::Sequence), [0..1, 1..2, 2..3, 3..4]);
-    }
 }

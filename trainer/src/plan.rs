@@ -1,6 +1,6 @@
 //! `--dry-run`: what a run would train, and an estimate of its memory and time.
 
-use crate::{TrainError, adamw::AdamW, inputs::Inputs, pass::passes};
+use crate::{TrainError, adamw::AdamW, inputs::Inputs};
 use burn::tensor::{Device, Distribution, Tensor};
 use retie_checkpoint::{Dtype, ModelSource, expected_tensors, share_map};
 use retie_config::{ModelConfig, ShareMap, UptrainConfig};
@@ -128,7 +128,7 @@ impl Sizes {
         if !checkpoint {
             return depth * self.map.num_depths();
         }
-        let passes = passes(&self.map);
+        let passes = self.map.passes();
         let longest = passes.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         depth * longest + c.hidden_size * passes.len()
     }

@@ -83,8 +83,7 @@ pub fn uptrain(
         Some(Restored { model, moments, state }) => (Some(model), moments, Some(state)),
         None => (None, std::collections::BTreeMap::new(), None),
     };
-    let Inputs { student, teacher, tokenizer, end_of_text } = Inputs::open(config, student)?;
-    let inputs = Inputs { student, teacher, tokenizer, end_of_text };
+    let inputs = Inputs::open(config, student)?;
     let Texts { train, heldout } = inputs.texts(config, events)?;
     let fingerprint = train.fingerprint();
     let fresh = State { step: 0, tokens: 0, cursor: Cursor::default(), data: fingerprint };
@@ -101,7 +100,7 @@ pub fn uptrain(
         model_config: inputs.student.config.clone(),
         companions: inputs.student.companions.clone(),
         provenance,
-        objective: Objective::new(&config.losses, teacher, config.train.checkpoint_recursions),
+        objective: Objective::new(&config.losses, teacher, inputs.stacks.clone(), config.train.checkpoint_recursions),
         optimizer: AdamW::restore(config.optimizer.clone(), state.step, moments),
         sampler,
         heldout,
@@ -131,15 +130,18 @@ impl Run<'_> {
             && train.eval_every > 0
             && let Some(heldout_cross_entropy) = self.heldout_loss(&model.valid())?
         {
+            let heldout_exits = self.heldout_exits(&model.valid())?;
             let teacher = self.objective.teacher().map(|teacher| self.heldout_loss(teacher)).transpose()?;
-            let baseline = Baseline { heldout_cross_entropy, teacher_heldout_cross_entropy: teacher.flatten() };
+            let baseline =
+                Baseline { heldout_cross_entropy, heldout_exits, teacher_heldout_cross_entropy: teacher.flatten() };
             self.write_heldout(json!({
                 "step": 0,
                 "tokens": 0,
                 "heldout_cross_entropy": heldout_cross_entropy,
+                "heldout_exits": baseline.heldout_exits,
                 "teacher_heldout_cross_entropy": baseline.teacher_heldout_cross_entropy,
             }))?;
-            events(Event::Baseline(baseline));
+            events(Event::Baseline(&baseline));
         }
         while self.state.step < num_steps {
             let (next, mut row) = self.step(model)?;
@@ -147,10 +149,14 @@ impl Run<'_> {
             let last = row.step == num_steps;
             if train.eval_every > 0 && (row.step.is_multiple_of(train.eval_every) || last) {
                 row.heldout_cross_entropy = self.heldout_loss(&model.valid())?;
+                row.heldout_exits = self.heldout_exits(&model.valid())?;
                 if let Some(loss) = row.heldout_cross_entropy {
-                    self.write_heldout(
-                        json!({ "step": row.step, "tokens": row.tokens, "heldout_cross_entropy": loss }),
-                    )?;
+                    self.write_heldout(json!({
+                        "step": row.step,
+                        "tokens": row.tokens,
+                        "heldout_cross_entropy": loss,
+                        "heldout_exits": row.heldout_exits,
+                    }))?;
                 }
             }
             self.metrics.write(&row)?;
@@ -208,6 +214,7 @@ impl Run<'_> {
             grad_norm,
             tokens: self.state.tokens,
             heldout_cross_entropy: None,
+            heldout_exits: Vec::new(),
             seconds,
             tokens_per_second: tokens as f64 / seconds,
         };
@@ -218,6 +225,12 @@ impl Run<'_> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let batches = heldout.heldout_batches(self.config.train.batch_size, Some(self.config.train.eval_sequences))?;
         Ok(Some(cross_entropy(model, batches)))
+    }
+
+    /// Held-out loss of every early exit that is trained.
+    fn heldout_exits(&self, model: &CausalLm) -> Result<Vec<f64>, TrainError> {
+        let losses = self.objective.exits().into_iter().map(|end| self.heldout_loss(&model.until(end)));
+        Ok(losses.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     fn write_heldout(&self, row: serde_json::Value) -> Result<(), TrainError> {

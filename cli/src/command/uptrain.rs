@@ -143,11 +143,14 @@ impl Watcher {
                 output::line(&format!("resumed after step {step} from {}", path.display()));
                 self.bar(step).start_at(step);
             }
-            Event::Baseline(Baseline { heldout_cross_entropy, teacher_heldout_cross_entropy: teacher }) => {
-                self.summary.baseline = Some(heldout_cross_entropy);
-                self.summary.heldout = Some(heldout_cross_entropy);
-                let teacher = teacher.map_or_else(String::new, |loss| format!(", of the teacher {loss:.4}"));
-                output::line(&format!("held-out cross-entropy before training {heldout_cross_entropy:.4}{teacher}"));
+            Event::Baseline(baseline) => {
+                let Baseline { heldout_cross_entropy: loss, heldout_exits, teacher_heldout_cross_entropy } = baseline;
+                self.summary.baseline = Some(*loss);
+                self.summary.heldout = Some(*loss);
+                let teacher = teacher_heldout_cross_entropy.map(|loss| format!(", of the teacher {loss:.4}"));
+                let teacher = teacher.unwrap_or_default();
+                let exits = exits(heldout_exits);
+                output::line(&format!("held-out cross-entropy before training {loss:.4}{exits}{teacher}"));
             }
             Event::Step { row, num_steps } => self.step(row, num_steps),
             Event::Checkpoint { step, path } => {
@@ -192,9 +195,16 @@ impl Watcher {
     }
 }
 
+/// Losses of early exits, behind that of the whole model.
+fn exits(losses: &[f64]) -> String {
+    let losses: Vec<String> = losses.iter().map(|loss| format!("{loss:.4}")).collect();
+    if losses.is_empty() { String::new() } else { format!(" (exits {})", losses.join(", ")) }
+}
+
 fn message(row: &StepRow) -> String {
     let terms: Vec<String> = row.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-    let heldout = row.heldout_cross_entropy.map_or_else(String::new, |loss| format!("  held-out {loss:.4}"));
+    let heldout = row.heldout_cross_entropy.map(|loss| format!("  held-out {loss:.4}{}", exits(&row.heldout_exits)));
+    let heldout = heldout.unwrap_or_default();
     format!(
         "loss {:.4} ({})  lr {:.2e}  {} tok/s{heldout}",
         row.loss,

@@ -3,9 +3,13 @@
 
 mod cross_entropy;
 mod distill;
+mod early_exit;
+mod hidden;
 
 pub use cross_entropy::CrossEntropyConfig;
 pub use distill::{DistillConfig, Divergence};
+pub use early_exit::{EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights};
+pub use hidden::{HiddenConfig, HiddenDistance, HiddenPair};
 
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
@@ -18,6 +22,10 @@ pub enum LossConfig {
     CrossEntropy(CrossEntropyConfig),
     /// Divergence from the teacher's distribution (RRT Appendix I).
     Distill(DistillConfig),
+    /// Losses of the logits after each recursion but the last (RRT Section 3.7).
+    EarlyExit(EarlyExitConfig),
+    /// Distance of hidden states from the teacher's.
+    Hidden(HiddenConfig),
 }
 
 impl LossConfig {
@@ -27,6 +35,8 @@ impl LossConfig {
         match self {
             Self::CrossEntropy(_) => "cross_entropy",
             Self::Distill(_) => "distill",
+            Self::EarlyExit(_) => "early_exit",
+            Self::Hidden(_) => "hidden",
         }
     }
 
@@ -36,13 +46,19 @@ impl LossConfig {
         match self {
             Self::CrossEntropy(c) => c.weight,
             Self::Distill(c) => c.weight,
+            Self::EarlyExit(c) => c.weight,
+            Self::Hidden(c) => c.weight,
         }
     }
 
-    /// Whether the term needs a teacher's logits.
+    /// Whether the term needs a teacher.
     #[must_use]
     pub fn needs_teacher(&self) -> bool {
-        matches!(self, Self::Distill(_))
+        match self {
+            Self::CrossEntropy(_) => false,
+            Self::Distill(_) | Self::Hidden(_) => true,
+            Self::EarlyExit(c) => c.distill_from(ExitReference::Teacher).is_some(),
+        }
     }
 
     /// Checks the term's own settings; `key` is where it stands.
@@ -50,6 +66,8 @@ impl LossConfig {
         match self {
             Self::CrossEntropy(c) => c.check(key, checks),
             Self::Distill(c) => c.check(key, checks),
+            Self::EarlyExit(c) => c.check(key, checks),
+            Self::Hidden(c) => c.check(key, checks),
         }
     }
 }

@@ -1,21 +1,38 @@
-//! The terms of the objective, one a file. A term says what it asks of the logits, and takes its values out of what was found.
+//! The terms of the objective, one a file. A term says what it asks of the forward passes, and takes its values out of what was found.
 //!
 //! A configuration's entry is the term: [`Loss`] is implemented by the parameter structs of `losses`.
 
 mod cross_entropy;
 mod distill;
+mod early_exit;
+mod hidden;
+mod states;
 
-use retie_config::LossConfig;
+pub use states::States;
+
+use crate::TrainError;
+use retie_config::{LossConfig, ShareMap};
 use retie_model::kernels::{HeadTerms, HeadValues};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A term of the objective.
 pub trait Loss {
-    /// Adds what it asks of the logits, its weight times `share`: a micro-batch's part of the step.
-    fn ask(&self, share: f64, terms: &mut HeadTerms);
+    /// Refuses models that it cannot be taken of.
+    ///
+    /// # Errors
+    /// [`TrainError::Loss`].
+    fn check(&self, _stacks: &Stacks) -> Result<(), TrainError> {
+        Ok(())
+    }
 
-    /// Adds its values.
-    fn record(&self, found: &HeadValues, losses: &mut Part<'_>);
+    /// Adds what it asks for, its weight times `share`: a micro-batch's part of the step.
+    fn ask(&self, share: f64, stacks: &Stacks, asked: &mut Asked);
+
+    /// Adds gradients of the hidden states that it asked for, and what it found.
+    fn compare(&self, _share: f64, _stacks: &Stacks, _states: &mut States<'_>, _losses: &mut Part<'_>) {}
+
+    /// Adds the values of what it asked of logits.
+    fn record(&self, _stacks: &Stacks, _found: &BTreeMap<usize, HeadValues>, _losses: &mut Part<'_>) {}
 }
 
 /// The term that an entry of the configuration is.
@@ -23,6 +40,69 @@ pub fn of(config: &LossConfig) -> &dyn Loss {
     match config {
         LossConfig::CrossEntropy(config) => config,
         LossConfig::Distill(config) => config,
+        LossConfig::EarlyExit(config) => config,
+        LossConfig::Hidden(config) => config,
+    }
+}
+
+/// The stacks of student and teacher.
+#[derive(Clone, Debug)]
+pub struct Stacks {
+    /// Which layer each depth of the student runs.
+    pub student: ShareMap,
+    /// Depths of the teacher.
+    pub teacher_depths: Option<usize>,
+    /// Sizes of the hidden states of the two.
+    pub widths: (usize, Option<usize>),
+}
+
+impl Stacks {
+    /// Depths of the student.
+    pub fn num_depths(&self) -> usize {
+        self.student.num_depths()
+    }
+
+    /// Number of depths before each early exit: the ends of all recursions but the last.
+    pub fn exits(&self) -> Vec<usize> {
+        let mut ends = self.student.recursion_ends().unwrap_or_default();
+        ends.pop();
+        ends
+    }
+}
+
+/// What the terms ask of the forward passes. Hidden states are named by the number of depths before them.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Terms of logits: those of hidden states through the final norm and the head.
+    pub readouts: BTreeMap<usize, HeadTerms>,
+    /// Hidden states of the student.
+    pub states: BTreeSet<usize>,
+    /// Hidden states of the teacher.
+    pub teacher_states: BTreeSet<usize>,
+}
+
+impl Asked {
+    /// What `losses` ask; the last hidden states are always read, for the cross-entropy that every step reports.
+    pub fn by(losses: &[LossConfig], share: f64, stacks: &Stacks) -> Self {
+        let mut asked = Self::default();
+        asked.readout(stacks.num_depths());
+        losses.iter().for_each(|loss| of(loss).ask(share, stacks, &mut asked));
+        asked
+    }
+
+    /// The terms of the logits after `end` depths.
+    pub fn readout(&mut self, end: usize) -> &mut HeadTerms {
+        self.readouts.entry(end).or_default()
+    }
+
+    /// The student's hidden states that are read in any way.
+    pub fn ends(&self) -> Vec<usize> {
+        self.states.iter().chain(self.readouts.keys()).copied().collect()
+    }
+
+    /// Whether the teacher's logits are compared with.
+    pub fn teacher_logits(&self) -> bool {
+        self.readouts.values().any(|terms| terms.teacher.is_some())
     }
 }
 

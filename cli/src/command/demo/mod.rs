@@ -132,7 +132,7 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
         let perplexity = Evaluation { model: &model, batch_size }.text("heldout.jsonl", &text, options)?;
         let report = EvalReport { model: dir.to_owned(), limit: None, tasks: Vec::new(), perplexity: Some(perplexity) };
         let file = folder.join(format!("{name}.json"));
-        write_json(&file, &source, &report)?;
+        write_json(&file, &source, &report, Vec::new())?;
         files.push((name.to_owned(), file));
     }
     Ok(files)

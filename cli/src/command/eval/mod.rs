@@ -11,8 +11,8 @@ use crate::{
     progress::{Progress, Unit},
 };
 use anyhow::{Context, bail, ensure};
-use clap::Args;
-use retie_checkpoint::ModelSource;
+use clap::{Args, ValueEnum};
+use retie_checkpoint::{ModelSource, share_map};
 use retie_convert::ParameterCounts;
 use retie_eval::{EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RunError, Task};
 use serde_json::{Value, json};
@@ -48,6 +48,9 @@ pub struct Eval {
     /// Tokens from one window's start to the next's; by default the window
     #[arg(long, value_name = "S", requires = "text")]
     stride: Option<usize>,
+    /// What is measured: the whole stack, or also what each recursion but the last leaves, through the same final norm and head
+    #[arg(long, value_name = "DEPTHS", default_value = "last")]
+    depths: Depths,
     /// Write the numbers here too, as JSON
     #[arg(long, short = 'o', value_name = "FILE")]
     json: Option<PathBuf>,
@@ -58,6 +61,19 @@ pub struct Eval {
     dtype: DtypeArgs,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// `--depths`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Depths {
+    Last,
+    All,
+}
+
+/// What was measured, after how many depths.
+struct Measured {
+    num_depths: usize,
+    report: EvalReport,
 }
 
 /// Window where the model's context allows.
@@ -74,18 +90,42 @@ impl Eval {
         let source = model::open(&self.model)?;
         let text = self.text.as_deref().map(model::read_text).transpose()?;
         let examples = tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>()?;
-        let model = TextModel::load(&source, &device, self.dtype.get())?;
-        let mut evaluation = Evaluation { model: &model, batch_size };
-        let mut report = EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None };
-        for (task, examples) in tasks.iter().zip(&examples) {
-            report.tasks.push(evaluation.task(task, examples)?);
+        let map = share_map(&source.config)?;
+        let mut ends = match self.depths {
+            Depths::Last => Vec::new(),
+            Depths::All => map.recursion_ends().with_context(|| {
+                format!(
+                    "the recursions of `{}` do not run one after the other\nhint: leave `--depths` out",
+                    map.sharing()
+                )
+            })?,
+        };
+        ends.pop();
+        ends.push(map.num_depths());
+        let mut model = TextModel::load(&source, &device, self.dtype.get())?;
+        let whole = model.model.clone();
+        let mut measured = Vec::new();
+        for num_depths in ends {
+            model.model = whole.until(num_depths);
+            let mut evaluation = Evaluation { model: &model, batch_size };
+            let mut report = EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None };
+            for (task, examples) in tasks.iter().zip(&examples) {
+                report.tasks.push(evaluation.task(task, examples)?);
+            }
+            if let (Some(path), Some(text)) = (&self.text, &text) {
+                let options = self.windows(source.config.max_position_embeddings, limit);
+                report.perplexity = Some(evaluation.text(&path.display().to_string(), text, options)?);
+            }
+            measured.push(Measured { num_depths, report });
         }
-        if let (Some(path), Some(text)) = (&self.text, &text) {
-            let options = self.windows(source.config.max_position_embeddings, limit);
-            report.perplexity = Some(evaluation.text(&path.display().to_string(), text, options)?);
+        for (index, Measured { num_depths, report }) in measured.iter().enumerate() {
+            let heading = match measured.len() {
+                1 => String::new(),
+                count => format!("recursion {} of {count}, {num_depths} depths\n", index + 1),
+            };
+            output::data(format!("{heading}{report}"))?;
         }
-        output::data(&report)?;
-        self.write(&source, &report)?;
+        self.write(&source, &measured)?;
         Ok(Status::Done)
     }
 
@@ -139,9 +179,14 @@ impl Eval {
         PerplexityOptions { window, stride: self.stride.unwrap_or(window), limit, batch_size }
     }
 
-    fn write(&self, source: &ModelSource, report: &EvalReport) -> anyhow::Result<()> {
+    /// Writes the numbers of the whole stack, and those of the exits before it.
+    fn write(&self, source: &ModelSource, measured: &[Measured]) -> anyhow::Result<()> {
+        let Some((Measured { report, .. }, exits)) = measured.split_last() else { return Ok(()) };
         if let Some(path) = &self.json {
-            write_json(path, source, report)?;
+            let exits = exits.iter().enumerate().map(|(index, Measured { num_depths, report })| {
+                json!({ "recursion": index + 1, "depths": num_depths, "results": report.to_json()["results"] })
+            });
+            write_json(path, source, report, exits.collect())?;
             output::wrote(path);
         }
         if let Some(path) = &self.log_samples {
@@ -159,8 +204,8 @@ impl Eval {
     }
 }
 
-/// Writes the numbers with the model's size.
-pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport) -> anyhow::Result<()> {
+/// Writes the numbers with the model's size and, if there are any, those of early exits.
+pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits: Vec<Value>) -> anyhow::Result<()> {
     let mut value = report.to_json();
     let counts = ParameterCounts::of(&source.config)?;
     if let Value::Object(map) = &mut value {
@@ -168,6 +213,9 @@ pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport) -> any
             "embedding": counts.embedding, "non_embedding": counts.non_embedding(), "total": counts.total(),
         });
         map.insert("parameters".to_owned(), counts);
+        if !exits.is_empty() {
+            map.insert("exits".to_owned(), exits.into());
+        }
     }
     Ok(fs_err::write(path, serde_json::to_string_pretty(&value)? + "\n")?)
 }

@@ -77,13 +77,14 @@ impl Runs {
 
     /// Held-out loss of every run, and that of the teachers.
     pub fn heldout(&self) -> Chart {
-        let series = self.0.iter().map(Run::heldout).filter(|series| !series.points.is_empty()).collect();
+        let series = self.0.iter().flat_map(|run| std::iter::once(run.heldout()).chain(run.exits()));
+        let series = series.filter(|series| !series.points.is_empty()).collect();
         chart("Held-out cross-entropy", series, self.teachers())
     }
 
     /// The teachers' held-out losses; one line where all runs have the same.
     fn teachers(&self) -> Vec<Level> {
-        let loss = |run: &Run| run.baseline?.teacher_heldout_cross_entropy;
+        let loss = |run: &Run| run.baseline.as_ref()?.teacher_heldout_cross_entropy;
         let losses: Vec<(&Run, f64)> = self.0.iter().filter_map(|run| Some((run, loss(run)?))).collect();
         match losses.as_slice() {
             [] => Vec::new(),
@@ -217,8 +218,20 @@ impl Run {
             .collect()
     }
 
+    /// Held-out losses of the early exits.
+    fn exits(&self) -> Vec<Series> {
+        let baseline = |index: usize| self.baseline.as_ref()?.heldout_exits.get(index).copied();
+        let count = self.rows.iter().map(|row| row.heldout_exits.len()).max().unwrap_or(0);
+        let series = |index: usize| {
+            let start = baseline(index).map(|loss| (0.0, loss));
+            let points = start.into_iter().chain(self.points(|row| row.heldout_exits.get(index).copied()));
+            Series { name: format!("{}, exit {}", self.name, index + 1), points: points.collect() }
+        };
+        (0..count).map(series).collect()
+    }
+
     fn heldout(&self) -> Series {
-        let baseline = self.baseline.map(|baseline| (0.0, baseline.heldout_cross_entropy));
+        let baseline = self.baseline.as_ref().map(|baseline| (0.0, baseline.heldout_cross_entropy));
         let points = baseline.into_iter().chain(self.points(|row| row.heldout_cross_entropy));
         Series { name: self.name.clone(), points: points.collect() }
     }

@@ -1,0 +1,126 @@
+//! The objective of a batch: the sum of its terms, beside a frozen teacher where a term needs one.
+
+use crate::{
+    gradients::Gradients,
+    loss::{self, Asked, Losses, Stacks, States},
+    pass::{Pass, StateGradients, add_state, leaf, take_back},
+};
+use burn::tensor::{Device, Int, Tensor};
+use retie_config::LossConfig;
+use retie_data::Batch;
+use retie_model::{
+    CausalLm,
+    kernels::{HeadInput, HeadLoss, Layout, Readout, head_loss, token_log_probs},
+};
+use std::collections::BTreeMap;
+
+/// What is minimised.
+#[derive(Debug)]
+pub struct Objective {
+    losses: Vec<LossConfig>,
+    teacher: Option<CausalLm>,
+    stacks: Stacks,
+    checkpoint_recursions: bool,
+}
+
+/// What a teacher has on a batch: some of its hidden states, by the number of depths before them, and what its head reads.
+type TeacherRun = (BTreeMap<usize, Tensor<2>>, Option<HeadInput>);
+
+impl Objective {
+    /// The weighted sum of `losses`, which have been checked against `stacks`.
+    #[must_use]
+    pub fn new(losses: &[LossConfig], teacher: Option<CausalLm>, stacks: Stacks, checkpoint_recursions: bool) -> Self {
+        Self { losses: losses.to_vec(), teacher, stacks, checkpoint_recursions }
+    }
+
+    /// The frozen teacher.
+    #[must_use]
+    pub fn teacher(&self) -> Option<&CausalLm> {
+        self.teacher.as_ref()
+    }
+
+    /// Number of depths before each early exit that a loss trains.
+    #[must_use]
+    pub fn exits(&self) -> Vec<usize> {
+        let trained = self.losses.iter().any(|loss| matches!(loss, LossConfig::EarlyExit(_)));
+        if trained { self.stacks.exits() } else { Vec::new() }
+    }
+
+    /// Adds the gradient of the objective on `batch`, times `share`, to `grads`, and its values to `losses`: the batch's part of the
+    /// optimizer step.
+    pub fn backward(&self, student: &CausalLm, batch: &Batch, share: f64, grads: &mut Gradients, losses: &mut Losses) {
+        let ids = token_ids(batch, &student.device()).reshape([batch.inputs.len()]);
+        let layout = Layout::batch(batch.rows, batch.sequence_length);
+        let asked = Asked::by(&self.losses, share, &self.stacks);
+        let pass = Pass::run(student, ids, layout, &asked.ends(), self.checkpoint_recursions);
+        let (teacher_states, teacher_head) = self.run_teacher(batch, &asked);
+        let mut of_states = StateGradients::new();
+        let mut part = losses.part(share);
+
+        // The final norm of each readout is a graph of its own.
+        let norms: Vec<_> =
+            asked.readouts.keys().map(|end| leaf(pass.state(*end))).map(|x| (student.norm(x.clone()), x)).collect();
+        let readouts: Vec<_> = norms
+            .iter()
+            .zip(asked.readouts.values())
+            .map(|((normed, _), terms)| Readout { hidden: normed.clone().inner(), terms: *terms })
+            .collect();
+        let HeadLoss { readouts, grad_weight } =
+            head_loss(student.head().inner(), &readouts, teacher_head.as_ref(), &batch.targets);
+        let mut found = BTreeMap::new();
+        for ((end, (normed, entering)), readout) in asked.readouts.keys().zip(norms).zip(readouts) {
+            let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, grads);
+            add_state(&mut of_states, *end, grad);
+            found.insert(*end, readout.values);
+        }
+
+        part.add_cross_entropy(found[&self.stacks.num_depths()].nll);
+        let mut states = States::new(&pass, &teacher_states, &mut of_states);
+        for term in self.losses.iter().map(loss::of) {
+            term.record(&self.stacks, &found, &mut part);
+            term.compare(share, &self.stacks, &mut states, &mut part);
+        }
+        let grad_rows = pass.backward(student, of_states, grads);
+        grads.add_tables(student, grad_weight, &batch.inputs, grad_rows);
+    }
+
+    fn run_teacher(&self, batch: &Batch, asked: &Asked) -> TeacherRun {
+        let mut states = BTreeMap::new();
+        let Some(teacher) = &self.teacher else { return (states, None) };
+        let rows = teacher.rows(Layout::batch(batch.rows, batch.sequence_length));
+        let mut x = teacher.embed(token_ids(batch, &teacher.device()).reshape([batch.inputs.len()]));
+        let mut start = 0;
+        for end in &asked.teacher_states {
+            x = teacher.run_depths(x, start..*end, &rows, None);
+            states.insert(*end, x.clone());
+            start = *end;
+        }
+        let head = asked.teacher_logits().then(|| {
+            let depths = start..teacher.share_map().num_depths();
+            let hidden = teacher.norm(teacher.run_depths(x, depths, &rows, None));
+            HeadInput { hidden, weight: teacher.head() }
+        });
+        (states, head)
+    }
+}
+
+/// Mean cross-entropy of `batches`, nats per token.
+pub fn cross_entropy<'a>(model: &CausalLm, batches: impl Iterator<Item = Batch> + 'a) -> f64 {
+    let device = model.device();
+    let (mut total, mut tokens) = (0.0, 0usize);
+    for batch in batches {
+        let hidden = model.forward(token_ids(&batch, &device), None);
+        let (log_probs, _) = token_log_probs(&HeadInput { hidden, weight: model.head() }, &batch.targets);
+        total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
+        tokens += log_probs.len();
+    }
+    total / tokens.max(1) as f64
+}
+
+fn token_ids(batch: &Batch, device: &Device) -> Tensor<2, Int> {
+    let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
+    Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([batch.rows, batch.sequence_length])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Runs with several terms: accumulation, exits of weight 0, models that a term does not fit.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod support;
+
+use retie_config::{
+    CrossEntropyConfig, EarlyExitConfig, ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance,
+    HiddenPair, LossConfig, UptrainConfig,
+};
+use retie_trainer::{Resume, StepRow, TrainError};
+use std::{path::Path, sync::atomic::AtomicBool};
+use support::{config, run, start};
+
+fn exits(weights: ExitWeights, from: Vec<ExitReference>) -> LossConfig {
+    let distill = ExitDistillConfig {
+        from,
+        cross_entropy: retie_config::ExitCrossEntropy::Keep,
+        divergence: retie_config::Divergence::ForwardKl,
+        temperature: 1.0,
+    };
+    let distill = Some(distill).filter(|distill| !distill.from.is_empty());
+    LossConfig::EarlyExit(EarlyExitConfig { weight: 1.0, weights, distill })
+}
+
+fn hidden(map: Option<Vec<HiddenPair>>) -> LossConfig {
+    LossConfig::Hidden(HiddenConfig { weight: 0.5, distance: HiddenDistance::Mse, map })
+}
+
+fn with(dir: &Path, name: &str, losses: Vec<LossConfig>) -> UptrainConfig {
+    let mut config = config(dir);
+    config.run.dir = dir.join(name);
+    config.losses.extend(losses);
+    config.train.steps = Some(4);
+    config
+}
+
+fn assert_same(a: &[StepRow], b: &[StepRow]) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert!(a.terms.keys().all(|name| b.terms.contains_key(name)), "{:?} {:?}", a.terms, b.terms);
+        let terms = a.terms.iter().map(|(name, value)| (name.as_str(), *value, b.terms[name]));
+        // The same sums in another order: rounding of f32, carried through four steps of AdamW.
+        for (what, a, b) in terms.chain([("loss", a.loss, b.loss), ("gradient norm", a.grad_norm, b.grad_norm)]) {
+            assert!((a - b).abs() <= 1e-5 * a.abs().max(1e-3), "{what}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn accumulated_and_recomputed_steps_are_those_of_one_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let losses = || {
+        let inner = HiddenPair { student: 1, teacher: 4 };
+        vec![
+            exits(ExitWeights::Weighted, vec![ExitReference::Final, ExitReference::Teacher]),
+            hidden(Some(vec![inner])),
+        ]
+    };
+    let mut whole = with(dir.path(), "whole", losses());
+    whole.train.batch_size = 4;
+    whole.train.gradient_accumulation = 1;
+    let mut parts = with(dir.path(), "parts", losses());
+    parts.train.batch_size = 1;
+    parts.train.gradient_accumulation = 4;
+    let mut again = whole.clone();
+    again.run.dir = dir.path().join("again");
+    again.train.checkpoint_recursions = true;
+    let whole = run(&whole, "cpu");
+    let names: Vec<&str> = whole[0].terms.keys().map(String::as_str).collect();
+    let exits = ["exit_1_cross_entropy", "exit_1_final", "exit_1_teacher"];
+    assert_eq!(names, [&["cross_entropy", "distill"][..], &exits, &["hidden"]].concat());
+    assert_same(&whole, &run(&parts, "cpu"));
+    assert_same(&whole, &run(&again, "cpu"));
+    assert_eq!(whole[2].heldout_exits.len(), 1);
+    assert!(whole[2].heldout_exits[0] > whole[2].heldout_cross_entropy.unwrap());
+}
+
+#[test]
+fn exits_of_weight_zero_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = run(&with(dir.path(), "plain", Vec::new()), "cpu");
+    let exits = exits(ExitWeights::Aggressive { c: 0.0 }, vec![ExitReference::Final]);
+    assert_same(&plain, &run(&with(dir.path(), "exits", vec![exits]), "cpu"));
+}
+
+#[test]
+fn a_trained_exit_gets_better() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = with(dir.path(), "run", vec![exits(ExitWeights::Aggressive { c: 1.0 }, Vec::new())]);
+    config.losses.retain(|loss| !matches!(loss, LossConfig::Distill(_)));
+    config.teacher = None;
+    config.train.steps = Some(20);
+    let rows = run(&config, "cpu");
+    let losses: Vec<f64> = rows.iter().flat_map(|row| row.heldout_exits.clone()).collect();
+    assert!(losses.len() >= 6 && losses[losses.len() - 1] < losses[0] - 0.2, "{losses:?}");
+}
+
+#[test]
+fn what_a_term_needs_of_the_models_is_checked_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let refusal = |losses| {
+        let config = with(dir.path(), "run", losses);
+        let result = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {});
+        assert!(!config.run.dir.exists());
+        match result {
+            Err(error @ TrainError::Loss { .. }) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        refusal(vec![exits(ExitWeights::Each(vec![0.1, 0.2]), Vec::new())]),
+        "loss `early_exit` does not fit the models: `weights.each` has 2 factors, expected 1\n\
+         hint: one for each recursion but the last"
+    );
+    assert_eq!(
+        refusal(vec![hidden(Some(vec![HiddenPair { student: 8, teacher: 0 }]))]),
+        "loss `hidden` does not fit the models: `map` compares depth 8 of 8 with depth 0 of 8\nhint: depths are counted from 0"
+    );
+    let mut config = with(dir.path(), "run", vec![exits(ExitWeights::Weighted, Vec::new())]);
+    config.student.model = support::assets().join("demo-model").display().to_string();
+    config.losses.push(LossConfig::CrossEntropy(CrossEntropyConfig { weight: 1.0, label_smoothing: 0.0, z_loss: 0.0 }));
+    let result = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {});
+    assert!(matches!(result, Err(TrainError::Loss { loss: "early_exit", .. })), "{result:?}");
+}
