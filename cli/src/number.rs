@@ -1,6 +1,7 @@
 //! Numbers as people read them.
 
 pub use retie_convert::grouped;
+use std::time::Duration;
 
 /// Bytes in the largest binary unit that leaves 1 or more: `512 B`, `1.5 KiB`, `256.6 MiB`.
 pub fn bytes(number: u64) -> String {
@@ -37,9 +38,40 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// A length of time such as `45s`, `90m`, `1h30m`, `2d`.
+///
+/// # Errors
+/// When it is not one, or none at all.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a length of time\nhint: e.g. `45s`, `90m`, `1h30m`, `2d`");
+    let mut seconds = 0u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit = match rest.as_bytes()[digits] {
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 3600,
+            b'd' => 86_400,
+            _ => return Err(wrong()),
+        };
+        seconds = number.checked_mul(unit).and_then(|n| seconds.checked_add(n)).ok_or_else(wrong)?;
+        rest = &rest[digits + 1..];
+    }
+    if seconds == 0 { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_of_time_is_numbers_with_units() {
+        let seconds = |text| parse_duration(text).ok().map(|time| time.as_secs());
+        assert_eq!(["45s", "90m", "1h30m", "2d"].map(seconds), [Some(45), Some(5400), Some(5400), Some(172_800)]);
+        assert_eq!(["", "5", "0m", "m", "1x", "1h-1m", "99999999999999999999d"].map(seconds), [None; 7]);
+    }
 
     #[test]
     fn numbers_have_the_unit_that_fits() {

@@ -88,6 +88,20 @@ fn a_signal_saves_and_exits_with_130() {
 }
 
 #[test]
+fn a_time_limit_saves_and_exits_with_130_and_the_run_goes_on() {
+    let place = place(100_000);
+    let run = place.retie("uptrain run.yaml --time-limit 2s");
+    assert_eq!(run.code, Some(130), "{run:?}");
+    let (last, _) = losses(&place, "run").pop().unwrap();
+    assert!(place.path(&format!("run/ckpt/step-{last}")).is_dir());
+    assert!(run.stderr.contains(&format!("interrupted after step {last} of 100000")), "{run:?}");
+    let run = place.retie("uptrain run.yaml --resume --time-limit 1s");
+    assert!(run.code == Some(130) && run.stderr.contains(&format!("resumed after step {last}")), "{run:?}");
+    let run = place.retie("uptrain run.yaml --resume --time-limit soon");
+    assert!(run.code == Some(2) && run.stderr.contains("`soon` is not a length of time"), "{run:?}");
+}
+
+#[test]
 fn a_disk_that_is_full_during_a_checkpoint_leaves_the_one_before() {
     let place = place(4000);
     let child = start(&place, "uptrain run.yaml");
@@ -137,7 +151,7 @@ fn a_dry_run_shows_the_configuration_and_writes_nothing() {
     let place = place(4);
     let before = place.listing();
     let text = place.retie("uptrain run.yaml --dry-run --set train.steps=7").ok();
-    assert!(text.contains("steps: 7\n") && text.contains("no_decay"), "{text}");
+    assert!(text.contains("steps: 7\n") && text.contains("rate × 1, decay 0.01"), "{text}");
     let json: Value = serde_json::from_str(&place.retie("uptrain run.yaml --dry-run --json").ok()).unwrap();
     assert_eq!((json["config"]["train"]["steps"].as_u64(), json["plan"]["steps"].as_u64()), (Some(4), Some(4)));
     assert_eq!(place.listing(), before);

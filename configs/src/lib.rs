@@ -8,6 +8,7 @@ mod convert;
 pub mod document;
 mod error;
 mod fit;
+mod groups;
 mod losses;
 mod model;
 mod optimizer;
@@ -21,14 +22,15 @@ pub use convert::{ConvertConfig, Mismatch, StoredDtype};
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
 pub use fit::{Fit, Stack, spread};
+pub use groups::{Group, GroupConfig, GroupsConfig};
 pub use losses::{
     CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
-    ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig,
+    ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig, WeightPoint,
 };
 pub use model::{Architecture, ModelConfig, RopeScaling};
 pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, LoraConfig, RecursionConfig};
-pub use run::{DataConfig, ModelSource, RunConfig, TrainConfig, UptrainConfig};
+pub use run::{DataConfig, ModelSource, NonFinite, RunConfig, TrainConfig, UptrainConfig};
 pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthPlan, LayerIndex, ShareError, ShareMap, dividing_recursions};

@@ -1,9 +1,9 @@
 //! AdamW (<https://arxiv.org/abs/1711.05101>) and the clipping before it.
 
-use crate::document::Checks;
+use crate::{Group, GroupsConfig, document::Checks};
 use serde::{Deserialize, Serialize};
 
-/// Settings of AdamW. Norm weights have no weight decay.
+/// Settings of AdamW. Norms and biases have no weight decay, unless their group says otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
@@ -24,6 +24,9 @@ pub struct OptimizerConfig {
     /// Gradients whose global L2 norm is larger are scaled down to it; a very large value switches clipping off.
     #[serde(default = "default_max_grad_norm")]
     pub max_grad_norm: f64,
+    /// Groups of parameters with a rate and a decay of their own.
+    #[serde(default)]
+    pub groups: GroupsConfig,
 }
 
 fn default_beta1() -> f64 {
@@ -47,6 +50,13 @@ fn default_max_grad_norm() -> f64 {
 }
 
 impl OptimizerConfig {
+    /// Weight decay of a tensor of `group` with `rank` dimensions.
+    #[must_use]
+    pub fn weight_decay_of(&self, group: Group, rank: usize) -> f64 {
+        let by_default = if rank > 1 { self.weight_decay } else { 0.0 };
+        self.groups.get(group).weight_decay.unwrap_or(by_default)
+    }
+
     pub(crate) fn check(&self, checks: &mut Checks) {
         let above_zero = |x: f64| x.is_finite() && x > 0.0;
         let mean = |x: f64| (0.0..1.0).contains(&x);
@@ -58,5 +68,6 @@ impl OptimizerConfig {
         checks.require(fits, "optimizer.weight_decay", self.weight_decay, "a finite number, 0 or more");
         let fits = above_zero(self.max_grad_norm);
         checks.require(fits, "optimizer.max_grad_norm", self.max_grad_norm, "a finite number above 0");
+        self.groups.check("optimizer.groups", checks);
     }
 }

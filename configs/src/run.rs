@@ -92,9 +92,15 @@ pub struct TrainConfig {
     /// Steps between checkpoints; 0 writes one at the end only.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept; older ones are deleted.
+    /// Newest checkpoints, which are kept; older ones are deleted.
     #[serde(default = "default_keep_last")]
     pub keep_last: usize,
+    /// Checkpoints with the lowest held-out cross-entropy, which are kept too.
+    #[serde(default)]
+    pub keep_best: usize,
+    /// What happens when a loss or a gradient is not a number.
+    #[serde(default)]
+    pub non_finite: NonFinite,
     /// Steps between measurements on the held-out text; 0 for none.
     #[serde(default)]
     pub eval_every: u64,
@@ -104,6 +110,25 @@ pub struct TrainConfig {
     /// Seed of the order of the text and of everything else that is drawn.
     #[serde(default = "default_seed")]
     pub seed: u64,
+}
+
+/// What happens when the loss or the gradient of a step is not a finite number. The step's text is kept in the run's folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum NonFinite {
+    /// The run ends.
+    #[default]
+    Stop,
+    /// The step changes nothing, and the run goes on.
+    Skip {
+        /// Steps in a row that may be skipped; one more ends the run.
+        #[serde(default = "default_in_a_row")]
+        in_a_row: u64,
+    },
+}
+
+fn default_in_a_row() -> u64 {
+    5
 }
 
 fn default_text_field() -> String {
@@ -247,6 +272,20 @@ impl TrainConfig {
         ] {
             checks.require(value > 0, key, value, positive);
         }
+        if let NonFinite::Skip { in_a_row } = self.non_finite {
+            checks.require(in_a_row > 0, "train.non_finite.skip.in_a_row", in_a_row, positive);
+        }
+        let measured = self.eval_every > 0 && self.checkpoint_every.is_multiple_of(self.eval_every);
+        if self.keep_best > 0 && !measured {
+            let message = format!(
+                "`train.keep_best` is `{}`, but not every checkpoint is measured: `train.checkpoint_every` is `{}` and `train.eval_every` `{}`",
+                self.keep_best, self.checkpoint_every, self.eval_every
+            );
+            checks
+                .problem("train.keep_best", message)
+                .also(&["train.checkpoint_every", "train.eval_every"])
+                .hint("`checkpoint_every` has to be a multiple of `eval_every`");
+        }
         if self.eval_every > 0 && data.heldout.is_empty() {
             let message = format!("`train.eval_every` is `{}`, but there is no held-out text", self.eval_every);
             checks
@@ -322,6 +361,7 @@ train:
         losses:
         - cross_entropy:
             weight: 1.0
+            weight_schedule: []
             label_smoothing: 0.0
             z_loss: 0.0
         optimizer:
@@ -331,6 +371,22 @@ train:
           eps: 1.0e-8
           weight_decay: 0.01
           max_grad_norm: 1.0
+          groups:
+            shared:
+              lr: 1.0
+              weight_decay: null
+            unshared:
+              lr: 1.0
+              weight_decay: null
+            lora:
+              lr: 1.0
+              weight_decay: null
+            norms:
+              lr: 1.0
+              weight_decay: null
+            embeddings:
+              lr: 1.0
+              weight_decay: null
         schedule:
           cosine:
             warmup_steps: 20
@@ -342,6 +398,8 @@ train:
           checkpoint_recursions: false
           checkpoint_every: 100
           keep_last: 2
+          keep_best: 0
+          non_finite: stop
           eval_every: 0
           eval_sequences: 16
           seed: 42
@@ -520,6 +578,30 @@ train: {steps: 100, batch_size: 0, gradient_accumulation: 0, keep_last: 0, eval_
         --set data.train=[]: `data.train` is empty, expected at least one file
         --set train.eval_every=5: `train.eval_every` is `5`, but there is no held-out text
           hint: give files in `data.heldout`, or leave `train.eval_every` out
+        ");
+    }
+
+    #[test]
+    fn schedules_groups_and_kept_checkpoints_are_checked() {
+        let yaml =
+            "losses=[{cross_entropy: {weight: 1, weight_schedule: [{step: 2, factor: 1}, {step: 2, factor: -1}]}}]";
+        assert_snapshot!(error(MINIMAL, &[yaml, "optimizer.groups={lora: {lr: -1}, norms: {weight_decay: -1}}"]), @"
+        `uptrain.yaml` has 4 problems
+        --set losses=[{cross_entropy: {weight: 1, weight_schedule: [{step: 2, factor: 1}, {step: 2, factor: -1}]}}]: `losses.0.cross_entropy.weight_schedule.1.factor` is `-1`, expected a finite number, 0 or more
+        --set losses=[{cross_entropy: {weight: 1, weight_schedule: [{step: 2, factor: 1}, {step: 2, factor: -1}]}}]: `losses.0.cross_entropy.weight_schedule.1.step` is `2`, expected more than 2: steps are counted from 1 and ascend
+        --set optimizer.groups={lora: {lr: -1}, norms: {weight_decay: -1}}: `optimizer.groups.lora.lr` is `-1`, expected a finite number, 0 or more
+        --set optimizer.groups={lora: {lr: -1}, norms: {weight_decay: -1}}: `optimizer.groups.norms.weight_decay` is `-1`, expected a finite number, 0 or more
+        ");
+        let groups = "{shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}";
+        assert_snapshot!(error(MINIMAL, &[&format!("optimizer.groups={groups}")]), @"
+        `uptrain.yaml` has 1 problem
+        --set optimizer.groups={shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}: every group has a rate of 0, nothing would be trained
+        ");
+        assert_snapshot!(error(MINIMAL, &["train.keep_best=1", "train.non_finite={skip: {in_a_row: 0}}"]), @"
+        `uptrain.yaml` has 2 problems
+        --set train.keep_best=1: `train.keep_best` is `1`, but not every checkpoint is measured: `train.checkpoint_every` is `100` and `train.eval_every` `0`
+          hint: `checkpoint_every` has to be a multiple of `eval_every`
+        --set train.non_finite={skip: {in_a_row: 0}}: `train.non_finite.skip.in_a_row` is `0`, expected a positive integer
         ");
     }
 

@@ -1,7 +1,7 @@
 //! AdamW with decoupled weight decay (Loshchilov & Hutter, <https://arxiv.org/abs/1711.05101>), the arithmetic of
 //! `torch.optim.AdamW`; one fused pass over each parameter on the CPU.
 //!
-//! Matrices decay; norm weights and biases do not. A parameter without a gradient is left as it is.
+//! Rate and decay are those of a parameter's group. A parameter without a gradient is left as it is.
 
 use crate::gradients::Gradients;
 use burn::{
@@ -9,7 +9,7 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use rayon::prelude::*;
-use retie_config::OptimizerConfig;
+use retie_config::{Group, OptimizerConfig, ShareMap};
 use retie_model::{
     CausalLm,
     kernels::{f32_slice, f32_slice_mut, is_cpu},
@@ -29,6 +29,7 @@ pub struct Moments {
 #[derive(Debug)]
 pub struct AdamW {
     config: OptimizerConfig,
+    share_map: ShareMap,
     steps: u64,
     moments: BTreeMap<String, Moments>,
 }
@@ -52,8 +53,13 @@ struct Factors {
 impl AdamW {
     /// An optimizer after `steps` steps; without moments it is one before its first step.
     #[must_use]
-    pub fn restore(config: OptimizerConfig, steps: u64, moments: BTreeMap<String, Moments>) -> Self {
-        Self { config, steps, moments }
+    pub fn restore(
+        config: OptimizerConfig,
+        share_map: ShareMap,
+        steps: u64,
+        moments: BTreeMap<String, Moments>,
+    ) -> Self {
+        Self { config, share_map, steps, moments }
     }
 
     /// The moments by parameter name.
@@ -62,24 +68,19 @@ impl AdamW {
         &self.moments
     }
 
-    /// Whether weight decay applies to a parameter of `rank` dimensions.
+    /// One step with a gradient whose norm is `norm`.
     #[must_use]
-    pub fn decays(rank: usize) -> bool {
-        rank > 1
-    }
-
-    /// One step; gives the model and the norm of the gradient before clipping.
-    #[must_use]
-    pub fn step(&mut self, model: CausalLm, mut grads: Gradients, lr: f64) -> (CausalLm, f64) {
+    pub fn step(&mut self, model: CausalLm, grads: Gradients, norm: f64, lr: f64) -> CausalLm {
         self.steps += 1;
-        let norm = grads.norm();
         let clip = (self.config.max_grad_norm / (norm + CLIP_EPS)).min(1.0);
         let mut mapper = Mapper { optimizer: self, grads, lr, scale: clip as f32, path: Vec::new() };
-        (model.map(&mut mapper), norm)
+        model.map(&mut mapper)
     }
 
-    fn factors(&self, lr: f64, scale: f32, decays: bool) -> Factors {
-        let &OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = &self.config;
+    fn factors(&self, lr: f64, scale: f32, group: Group, rank: usize) -> Factors {
+        let &OptimizerConfig { beta1, beta2, eps, .. } = &self.config;
+        let lr = lr * self.config.groups.get(group).lr;
+        let weight_decay = self.config.weight_decay_of(group, rank);
         let steps: f64 = self.steps as f64;
         Factors {
             beta1: beta1 as f32,
@@ -87,7 +88,7 @@ impl AdamW {
             eps: eps as f32,
             step_size: (lr / (1.0 - beta1.powf(steps))) as f32,
             inverse_root: (1.0 - beta2.powf(steps)).sqrt().recip() as f32,
-            keep: if decays { (1.0 - lr * weight_decay) as f32 } else { 1.0 },
+            keep: (1.0 - lr * weight_decay) as f32,
             scale,
         }
     }
@@ -115,7 +116,8 @@ impl ModuleMapper for Mapper<'_> {
         let zeros = || Tensor::zeros([shape.iter().product::<usize>()], &grad.device());
         let moments =
             self.optimizer.moments.remove(&name).unwrap_or_else(|| Moments { mean: zeros(), square: zeros() });
-        let factors = self.optimizer.factors(self.lr, self.scale, AdamW::decays(D));
+        let group = Group::of(&name, &self.optimizer.share_map);
+        let factors = self.optimizer.factors(self.lr, self.scale, group, D);
         let (value, moments) = if is_cpu(&device) {
             factors.on_host(value, grad, moments)
         } else {
@@ -179,6 +181,7 @@ impl Factors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use retie_config::{GroupConfig, GroupsConfig};
     use safetensors::SafeTensors;
     use std::path::Path;
 
@@ -191,9 +194,16 @@ mod tests {
     }
 
     fn optimizer() -> AdamW {
-        let config =
-            OptimizerConfig { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, max_grad_norm: 1.0 };
-        AdamW::restore(config, 0, BTreeMap::new())
+        let config = OptimizerConfig {
+            lr: 1e-2,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            max_grad_norm: 1.0,
+            groups: GroupsConfig::default(),
+        };
+        AdamW::restore(config, ShareMap::identity(1), 0, BTreeMap::new())
     }
 
     fn run(clip: bool, on_host: bool) {
@@ -209,7 +219,7 @@ mod tests {
             let norm = grads.norm();
             let scale = if clip { (1.0 / (norm + CLIP_EPS)).min(1.0) } else { 1.0 };
             assert!((norm - f64::from(golden(&format!("norm.{step}"))[0])).abs() < 1e-5);
-            let factors = optimizer.factors(1e-2, scale as f32, true);
+            let factors = optimizer.factors(1e-2, scale as f32, Group::Unshared, 2);
             let grad = grads.take("w").unwrap();
             (value, moments) =
                 if on_host { factors.on_host(value, grad, moments) } else { factors.on_device(value, grad, moments) };
@@ -232,8 +242,18 @@ mod tests {
     }
 
     #[test]
-    fn norms_and_biases_do_not_decay() {
-        assert!(AdamW::decays(2) && !AdamW::decays(1));
-        assert_eq!(optimizer().factors(1e-2, 1.0, false).keep, 1.0);
+    fn a_group_has_its_rate_and_its_decay() {
+        let mut optimizer = optimizer();
+        optimizer.steps = 1;
+        optimizer.config.groups.lora = GroupConfig { lr: 0.5, weight_decay: Some(0.2) };
+        let found = |group, rank| {
+            let Factors { step_size, keep, .. } = optimizer.factors(1e-2, 1.0, group, rank);
+            [step_size, keep]
+        };
+        // The first step divides the rate by 1 − β₁ = 0.1.
+        assert_eq!(found(Group::Shared, 2), [0.1, 0.999]);
+        assert_eq!(found(Group::Shared, 1), [0.1, 1.0]);
+        assert_eq!(found(Group::Norms, 1), [0.1, 1.0]);
+        assert_eq!(found(Group::Lora, 2), [0.05, 0.999]);
     }
 }

@@ -28,7 +28,10 @@ const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 pub struct State {
     /// Steps that are done.
     pub step: u64,
-    /// Tokens trained on.
+    /// Those of them that were left out, because a loss or gradient was not a finite number.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Tokens of all steps.
     pub tokens: u64,
     /// Where the next batch begins.
     pub cursor: Cursor,
@@ -135,16 +138,28 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
     Ok(steps)
 }
 
-/// Removes all but the last `keep` step folders.
+/// Removes all step folders but the last `keep_last` and the `keep_best` with the lowest held-out cross-entropy.
 ///
 /// # Errors
 /// When one cannot be removed.
-pub fn prune(run_dir: &Path, keep: usize) -> Result<(), TrainError> {
+pub fn prune(run_dir: &Path, keep_last: usize, keep_best: usize) -> Result<(), TrainError> {
     let steps = list(run_dir)?;
-    for (_, path) in steps.iter().rev().skip(keep.max(1)) {
-        fs_err::remove_dir_all(path)?;
+    let mut measured: Vec<(f64, u64)> =
+        steps.iter().filter_map(|(step, _)| Some((heldout(run_dir, *step)?, *step))).collect();
+    measured.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let best: Vec<u64> = measured.into_iter().take(keep_best).map(|(_, step)| step).collect();
+    for (step, path) in steps.iter().rev().skip(keep_last.max(1)) {
+        if !best.contains(step) {
+            fs_err::remove_dir_all(path)?;
+        }
     }
     Ok(())
+}
+
+/// The held-out cross-entropy of a step, if it was measured.
+fn heldout(run_dir: &Path, step: u64) -> Option<f64> {
+    let text = fs_err::read(run_dir.join("eval").join(format!("step-{step}.json"))).ok()?;
+    serde_json::from_slice::<serde_json::Value>(&text).ok()?.get("heldout_cross_entropy")?.as_f64()
 }
 
 /// What a step folder holds.

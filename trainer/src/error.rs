@@ -82,7 +82,9 @@ pub enum TrainError {
     },
     /// The loss or the gradient is no longer a number.
     #[error(
-        "the loss of step {step} is `{loss}` and its gradient norm `{grad_norm}`\nhint: a lower `optimizer.lr` or a longer warm-up; the last checkpoint is intact"
+        "the loss of step {step} is `{loss}` and its gradient norm `{grad_norm}`, after {skipped} steps that were skipped; its text is in `{}`\n\
+         hint: a lower `optimizer.lr` or a longer warm-up; the last checkpoint is intact",
+        path.display()
     )]
     NotFinite {
         /// The step.
@@ -91,5 +93,9 @@ pub enum TrainError {
         loss: f64,
         /// The norm.
         grad_norm: f64,
+        /// Steps before it that were skipped for the same reason.
+        skipped: u64,
+        /// Where the step's text is.
+        path: PathBuf,
     },
 }

@@ -73,6 +73,17 @@ pub enum Event<'a> {
         /// Steps of the whole run.
         num_steps: u64,
     },
+    /// A step was left out: its loss or gradient was not a finite number.
+    Skipped {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// The norm of its gradient.
+        grad_norm: f64,
+        /// Where its text is.
+        path: &'a Path,
+    },
     /// A checkpoint is in place.
     Checkpoint {
         /// Steps that it holds.

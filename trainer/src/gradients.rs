@@ -40,9 +40,12 @@ impl Gradients {
     }
 
     /// Adds what reaches the tables: `grad_head [V, D]` for the weights of the head, and `grad_rows [M, D]` for the rows of the
-    /// embeddings that `ids [M]` name. Where the two are tied, the rows are added in the memory of `grad_head`.
+    /// embeddings that `ids [M]` name. Where the two are tied, the rows are added in the memory of `grad_head`. Frozen tables get none.
     pub fn add_tables(&mut self, model: &CausalLm, grad_head: Tensor<2>, ids: &[u32], grad_rows: Tensor<2>) {
         const EMBEDDINGS: &str = "model.embed_tokens.weight";
+        if !model.model.embed_tokens.weight.val().is_require_grad() {
+            return;
+        }
         let grad_embeddings = if model.lm_head.is_some() {
             let zeros = grad_head.zeros_like();
             self.add_one("lm_head.weight", flat(grad_head));

@@ -6,6 +6,7 @@ mod checkpoint;
 mod error;
 mod event;
 mod gradients;
+mod guard;
 mod inputs;
 mod loss;
 mod metrics;

@@ -1,18 +1,22 @@
 //! `--dry-run`: what a run would train, and an estimate of its memory and time.
 
-use crate::{TrainError, adamw::AdamW, inputs::Inputs};
+use crate::{TrainError, inputs::Inputs};
 use burn::tensor::{Device, Distribution, Tensor};
 use retie_checkpoint::{Dtype, ModelSource, expected_tensors, share_map};
-use retie_config::{ModelConfig, ShareMap, UptrainConfig};
+use retie_config::{Group, ModelConfig, OptimizerConfig, ShareMap, UptrainConfig};
 use retie_model::kernels::is_cpu;
 use serde::Serialize;
 use std::{fmt, time::Instant};
 
 /// Parameters that the optimizer treats alike.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ParameterGroup {
-    /// `decay` or `no_decay`.
+    /// The group's.
     pub name: &'static str,
+    /// Factor of the learning rate; 0: frozen.
+    pub lr: f64,
+    /// Of its matrices; of norms and biases, where it has no matrix.
+    pub weight_decay: f64,
     /// Tensors in it.
     pub tensors: usize,
     /// Elements in it.
@@ -57,17 +61,14 @@ pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainErr
     let flops_per_token =
         student_passes * student.forward_flops(length) + teacher.as_ref().map_or(0.0, |t| t.forward_flops(length));
     let flops_per_step = flops_per_token * tokens_per_step as f64;
-    let group = |name, decays| ParameterGroup {
-        name,
-        tensors: student.shapes.iter().filter(|s| AdamW::decays(s.len()) == decays).count(),
-        parameters: student.shapes.iter().filter(|s| AdamW::decays(s.len()) == decays).map(|s| elements(s)).sum(),
-    };
+    let groups = student.groups(&config.optimizer);
+    let trained: usize = groups.iter().filter(|group| group.lr > 0.0).map(|group| group.parameters).sum();
     let speed = product_speed(&inputs.student.config, tokens, device);
     Ok(RunPlan {
         steps: config.num_steps(),
         tokens_per_step,
-        groups: vec![group("decay", true), group("no_decay", false)],
-        student_bytes: student.parameters() * 4 * 4,
+        groups,
+        student_bytes: (student.parameters() + 3 * trained) * 4,
         teacher_bytes: inputs.teacher.as_ref().map(|teacher| held_bytes(teacher, device)).transpose()?.unwrap_or(0),
         activation_bytes: student.activations_per_token(checkpoint) * tokens * 4,
         flops_per_step,
@@ -88,7 +89,7 @@ fn held_bytes(source: &ModelSource, device: &Device) -> Result<usize, TrainError
 struct Sizes {
     config: ModelConfig,
     map: ShareMap,
-    shapes: Vec<Vec<usize>>,
+    tensors: Vec<(String, Vec<usize>)>,
     /// Elements of matrices that one token is multiplied with, each use counted.
     used: usize,
 }
@@ -107,11 +108,27 @@ impl Sizes {
             tensors.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, shape)| elements(shape)).sum();
         let head = config.vocab_size * config.hidden_size;
         let used = layer * map.num_depths() + lora + head;
-        Ok(Self { config, map, shapes: tensors.into_iter().map(|(_, shape)| shape).collect(), used })
+        Ok(Self { config, map, tensors, used })
     }
 
     fn parameters(&self) -> usize {
-        self.shapes.iter().map(|s| elements(s)).sum()
+        self.tensors.iter().map(|(_, shape)| elements(shape)).sum()
+    }
+
+    /// The groups that have a tensor.
+    fn groups(&self, optimizer: &OptimizerConfig) -> Vec<ParameterGroup> {
+        let of = |group: Group| {
+            let shapes: Vec<_> = self.tensors.iter().filter(|(name, _)| Group::of(name, &self.map) == group).collect();
+            let rank = shapes.iter().map(|(_, shape)| shape.len()).max()?;
+            Some(ParameterGroup {
+                name: group.name(),
+                lr: optimizer.groups.get(group).lr,
+                weight_decay: optimizer.weight_decay_of(group, rank),
+                tensors: shapes.len(),
+                parameters: shapes.iter().map(|(_, shape)| elements(shape)).sum(),
+            })
+        };
+        Group::ALL.into_iter().filter_map(of).collect()
     }
 
     /// Operations of one token's forward pass in sequences of `length`; attention sees half of them in the mean.
@@ -155,7 +172,12 @@ impl fmt::Display for RunPlan {
         let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
         writeln!(f, "steps                {} of {} tokens", self.steps, self.tokens_per_step)?;
         for group in &self.groups {
-            writeln!(f, "{:<20} {} parameters in {} tensors", group.name, group.parameters, group.tensors)?;
+            let ParameterGroup { name, lr, weight_decay, tensors, parameters } = group;
+            let treatment = match lr {
+                0.0 => "frozen".to_owned(),
+                _ => format!("rate × {lr}, decay {weight_decay}"),
+            };
+            writeln!(f, "{name:<20} {parameters} parameters in {tensors} tensors, {treatment}")?;
         }
         writeln!(f, "student              {:.0} MiB: weights, gradients, two moments", mib(self.student_bytes))?;
         writeln!(f, "teacher              {:.0} MiB", mib(self.teacher_bytes))?;

@@ -10,15 +10,19 @@ use crate::{
     checkpoint::{self, ModelFiles, Restored, State},
     event::{Baseline, Event, Outcome, StepRow},
     gradients::Gradients,
+    guard::{Guard, StepValues},
     inputs::{Inputs, Texts},
     loss::Losses,
     metrics::Metrics,
-    objective::{Objective, cross_entropy},
+    objective::{Objective, Turn, cross_entropy},
 };
-use burn::{module::Module, tensor::Device};
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{Device, Tensor},
+};
 use retie_checkpoint::{ModelSource, Provenance, Staging};
 use retie_config::{
-    ModelConfig, UptrainConfig,
+    Group, GroupsConfig, ModelConfig, ShareMap, UptrainConfig,
     document::{self, to_yaml},
 };
 use retie_data::{Cursor, Sampler, TokenDataset};
@@ -55,6 +59,7 @@ struct Run<'a> {
     sampler: Sampler,
     heldout: Option<TokenDataset>,
     metrics: Metrics,
+    guard: Guard,
     state: State,
     saved: Option<(u64, PathBuf)>,
 }
@@ -86,13 +91,15 @@ pub fn uptrain(
     let inputs = Inputs::open(config, student)?;
     let Texts { train, heldout } = inputs.texts(config, events)?;
     let fingerprint = train.fingerprint();
-    let fresh = State { step: 0, tokens: 0, cursor: Cursor::default(), data: fingerprint };
+    let fresh = State { step: 0, skipped: 0, tokens: 0, cursor: Cursor::default(), data: fingerprint };
     let state = state.unwrap_or(fresh);
     train.check_fingerprint(&state.data)?;
     let sampler = Sampler::new(train, config.train.seed, state.cursor)?;
     // The teacher is only read: what its file holds in bf16 need not be widened.
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
     let model = load(&inputs.student, &device.clone().autodiff(), WeightDtype::F32)?;
+    let share_map = inputs.stacks.student.clone();
+    let model = freeze(model, &config.optimizer.groups, &share_map);
 
     write_run_files(config, provenance)?;
     let run = Run {
@@ -101,16 +108,39 @@ pub fn uptrain(
         companions: inputs.student.companions.clone(),
         provenance,
         objective: Objective::new(&config.losses, teacher, inputs.stacks.clone(), config.train.checkpoint_recursions),
-        optimizer: AdamW::restore(config.optimizer.clone(), state.step, moments),
+        optimizer: AdamW::restore(config.optimizer.clone(), share_map, state.step - state.skipped, moments),
         sampler,
         heldout,
         metrics: Metrics::open(dir, state.step)?,
+        guard: Guard::new(config.train.non_finite),
         saved: checkpoint::list(dir)?.pop(),
         state,
     };
     // Maps of the models' files would count as memory for the whole run.
     drop(inputs);
     run.train(model, stop, events)
+}
+
+/// `model` without gradients for the groups whose rate is 0.
+fn freeze(model: CausalLm, groups: &GroupsConfig, share_map: &ShareMap) -> CausalLm {
+    struct Freeze<'a> {
+        groups: &'a GroupsConfig,
+        share_map: &'a ShareMap,
+        path: Vec<String>,
+    }
+    impl ModuleMapper for Freeze<'_> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let group = Group::of(&self.path.join("."), self.share_map);
+            if self.groups.get(group).lr > 0.0 { param } else { param.set_require_grad(false) }
+        }
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+    }
+    model.map(&mut Freeze { groups, share_map, path: Vec::new() })
 }
 
 fn load(source: &ModelSource, device: &Device, dtype: WeightDtype) -> Result<CausalLm, TrainError> {
@@ -144,24 +174,18 @@ impl Run<'_> {
             events(Event::Baseline(&baseline));
         }
         while self.state.step < num_steps {
-            let (next, mut row) = self.step(model)?;
+            let (next, row) = self.step(model, events)?;
             model = next;
-            let last = row.step == num_steps;
-            if train.eval_every > 0 && (row.step.is_multiple_of(train.eval_every) || last) {
-                row.heldout_cross_entropy = self.heldout_loss(&model.valid())?;
-                row.heldout_exits = self.heldout_exits(&model.valid())?;
-                if let Some(loss) = row.heldout_cross_entropy {
-                    self.write_heldout(json!({
-                        "step": row.step,
-                        "tokens": row.tokens,
-                        "heldout_cross_entropy": loss,
-                        "heldout_exits": row.heldout_exits,
-                    }))?;
+            let step = self.state.step;
+            let last = step == num_steps;
+            if let Some(mut row) = row {
+                if train.eval_every > 0 && (step.is_multiple_of(train.eval_every) || last) {
+                    self.measure(&model.valid(), &mut row)?;
                 }
+                self.metrics.write(&row)?;
+                events(Event::Step { row: &row, num_steps });
             }
-            self.metrics.write(&row)?;
-            events(Event::Step { row: &row, num_steps });
-            let due = train.checkpoint_every > 0 && row.step.is_multiple_of(train.checkpoint_every);
+            let due = train.checkpoint_every > 0 && step.is_multiple_of(train.checkpoint_every);
             let stopped = stop.load(Ordering::Relaxed) && !last;
             if due || last || stopped {
                 self.save(&model, events)?;
@@ -183,27 +207,36 @@ impl Run<'_> {
         ModelFiles { config: &self.model_config, companions: &self.companions, provenance: self.provenance }
     }
 
-    fn step(&mut self, model: CausalLm) -> Result<(CausalLm, StepRow), TrainError> {
+    /// One step; no row if it was left out.
+    fn step(
+        &mut self,
+        model: CausalLm,
+        events: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(CausalLm, Option<StepRow>), TrainError> {
         let start = Instant::now();
         let step = self.state.step + 1;
         let count = self.config.train.gradient_accumulation;
-        let share = 1.0 / count as f64;
+        let turn = Turn { step, share: 1.0 / count as f64 };
         let mut grads = Gradients::default();
         let mut losses = Losses::default();
-        for _ in 0..count {
-            let batch = self.sampler.next_batch(self.config.train.batch_size);
-            self.objective.backward(&model, &batch, share, &mut grads, &mut losses);
+        let batches: Vec<_> = (0..count).map(|_| self.sampler.next_batch(self.config.train.batch_size)).collect();
+        for batch in &batches {
+            self.objective.backward(&model, batch, turn, &mut grads, &mut losses);
         }
         let Losses { loss, cross_entropy, terms } = losses;
-        let lr = self.config.lr_at(step);
-        let (model, grad_norm) = self.optimizer.step(model, grads, lr);
-        if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(TrainError::NotFinite { step, loss, grad_norm });
-        }
+        let grad_norm = grads.norm();
         let tokens = self.config.tokens_per_step();
+        let skipped = self.guard.check(&self.config.run.dir, StepValues { step, loss, grad_norm }, &batches)?;
         self.state.step = step;
         self.state.tokens += tokens;
         self.state.cursor = self.sampler.cursor();
+        if let Some(path) = skipped {
+            self.state.skipped += 1;
+            events(Event::Skipped { step, loss, grad_norm, path: &path });
+            return Ok((model, None));
+        }
+        let lr = self.config.lr_at(step);
+        let model = self.optimizer.step(model, grads, grad_norm, lr);
         let seconds = start.elapsed().as_secs_f64();
         let row = StepRow {
             step,
@@ -218,7 +251,22 @@ impl Run<'_> {
             seconds,
             tokens_per_second: tokens as f64 / seconds,
         };
-        Ok((model, row))
+        Ok((model, Some(row)))
+    }
+
+    /// Adds the held-out losses to the row of a step.
+    fn measure(&self, model: &CausalLm, row: &mut StepRow) -> Result<(), TrainError> {
+        row.heldout_cross_entropy = self.heldout_loss(model)?;
+        row.heldout_exits = self.heldout_exits(model)?;
+        if let Some(loss) = row.heldout_cross_entropy {
+            self.write_heldout(json!({
+                "step": row.step,
+                "tokens": row.tokens,
+                "heldout_cross_entropy": loss,
+                "heldout_exits": row.heldout_exits,
+            }))?;
+        }
+        Ok(())
     }
 
     fn heldout_loss(&self, model: &CausalLm) -> Result<Option<f64>, TrainError> {
@@ -249,7 +297,7 @@ impl Run<'_> {
         let path = checkpoint::save(dir, model, self.files(), moments, &self.state)?;
         events(Event::Checkpoint { step, path: &path });
         self.saved = Some((step, path));
-        checkpoint::prune(dir, self.config.train.keep_last)
+        checkpoint::prune(dir, self.config.train.keep_last, self.config.train.keep_best)
     }
 }
 
@@ -271,15 +319,16 @@ fn restore(
     Ok(Some(restored))
 }
 
-/// The stored configuration must say what `config` says, but for how often and how many checkpoints are kept.
+/// The stored configuration must say what `config` says, but for how often checkpoints are written and which are kept.
 fn check_config(config: &UptrainConfig) -> Result<(), TrainError> {
     let path = config.run.dir.join(CONFIG_FILE);
     if !path.exists() {
         return Ok(());
     }
     let comparable = |text: &str| -> Vec<String> {
-        let free =
-            |line: &&str| !["checkpoint_every:", "keep_last:"].iter().any(|key| line.trim_start().starts_with(key));
+        let free = |line: &&str| {
+            !["checkpoint_every:", "keep_last:", "keep_best:"].iter().any(|key| line.trim_start().starts_with(key))
+        };
         text.lines().filter(free).map(str::to_owned).collect()
     };
     let text = fs_err::read_to_string(&path)?;

@@ -5,8 +5,8 @@
 mod support;
 
 use retie_config::{
-    CrossEntropyConfig, EarlyExitConfig, ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance,
-    HiddenPair, LossConfig, UptrainConfig,
+    CrossEntropyConfig, EarlyExitConfig, ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenPair,
+    LossConfig, UptrainConfig,
 };
 use retie_trainer::{Resume, StepRow, TrainError};
 use std::{path::Path, sync::atomic::AtomicBool};
@@ -20,11 +20,11 @@ fn exits(weights: ExitWeights, from: Vec<ExitReference>) -> LossConfig {
         temperature: 1.0,
     };
     let distill = Some(distill).filter(|distill| !distill.from.is_empty());
-    LossConfig::EarlyExit(EarlyExitConfig { weight: 1.0, weights, distill })
+    LossConfig::EarlyExit(EarlyExitConfig { weights, distill, ..EarlyExitConfig::new(1.0) })
 }
 
 fn hidden(map: Option<Vec<HiddenPair>>) -> LossConfig {
-    LossConfig::Hidden(HiddenConfig { weight: 0.5, distance: HiddenDistance::Mse, map })
+    LossConfig::Hidden(HiddenConfig { map, ..HiddenConfig::new(0.5) })
 }
 
 fn with(dir: &Path, name: &str, losses: Vec<LossConfig>) -> UptrainConfig {
@@ -119,7 +119,7 @@ fn what_a_term_needs_of_the_models_is_checked_before_anything_is_written() {
     );
     let mut config = with(dir.path(), "run", vec![exits(ExitWeights::Weighted, Vec::new())]);
     config.student.model = support::assets().join("demo-model").display().to_string();
-    config.losses.push(LossConfig::CrossEntropy(CrossEntropyConfig { weight: 1.0, label_smoothing: 0.0, z_loss: 0.0 }));
+    config.losses.push(LossConfig::CrossEntropy(CrossEntropyConfig::new(1.0)));
     let result = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {});
     assert!(matches!(result, Err(TrainError::Loss { loss: "early_exit", .. })), "{result:?}");
 }

@@ -5,7 +5,7 @@ use crate::{
     command::convert::command_line,
     error::Status,
     model,
-    number::{duration, grouped, rate},
+    number::{duration, grouped, parse_duration, rate},
     output,
     progress::{Progress, Unit},
     signal,
@@ -17,6 +17,7 @@ use retie_trainer::{Baseline, Event, Outcome, Resume, StepRow};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -34,6 +35,9 @@ pub struct Uptrain {
     /// Check everything and show the run's configuration, size and time; train nothing, write nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// Save and stop after the step that leaves no time for another, e.g. 90m or 1h30m; `--resume` goes on
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    time_limit: Option<Duration>,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -59,8 +63,15 @@ impl Uptrain {
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(command_line(), Some(parent));
         let mut watcher = Watcher::default();
-        let outcome =
-            retie_trainer::uptrain(&config, &device, resume, &provenance, &stop, &mut |event| watcher.see(event));
+        let mut clock = Clock::new(self.time_limit);
+        // Not the signals' own flag: with that set, the next signal would end the process while it saves.
+        let halt = AtomicBool::new(false);
+        let outcome = retie_trainer::uptrain(&config, &device, resume, &provenance, &halt, &mut |event| {
+            if matches!(event, Event::Step { .. } | Event::Skipped { .. }) {
+                halt.store(clock.is_over() || stop.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            watcher.see(event);
+        });
         let summary = watcher.finish();
         let outcome = outcome?;
         match self.json.json {
@@ -100,6 +111,30 @@ fn fetch(config: &UptrainConfig) -> anyhow::Result<()> {
         model::open(&source.model)?;
     }
     Ok(())
+}
+
+/// The time that a run has.
+struct Clock {
+    limit: Option<Duration>,
+    start: Instant,
+    last: Instant,
+    /// The longest time from one step to the next, with measurements and checkpoints.
+    longest: Duration,
+}
+
+impl Clock {
+    fn new(limit: Option<Duration>) -> Self {
+        let start = Instant::now();
+        Self { limit, start, last: start, longest: Duration::ZERO }
+    }
+
+    /// Whether a step and a checkpoint, in the longest time that a step took yet, would end after the limit.
+    fn is_over(&mut self) -> bool {
+        let now = Instant::now();
+        self.longest = self.longest.max(now - self.last);
+        self.last = now;
+        self.limit.is_some_and(|limit| now - self.start + 2 * self.longest > limit)
+    }
 }
 
 /// Shows a run while it goes on.
@@ -153,6 +188,11 @@ impl Watcher {
                 output::line(&format!("held-out cross-entropy before training {loss:.4}{exits}{teacher}"));
             }
             Event::Step { row, num_steps } => self.step(row, num_steps),
+            Event::Skipped { step, loss, grad_norm, path } => {
+                let text =
+                    format!("step {step} left out: loss {loss}, gradient norm {grad_norm}; text in {}", path.display());
+                output::line(&text);
+            }
             Event::Checkpoint { step, path } => {
                 tracing::info!(step, path = %path.display(), "checkpoint");
             }

@@ -1,5 +1,6 @@
 //! Parameters of the next-token cross-entropy.
 
+use super::WeightPoint;
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct CrossEntropyConfig {
     /// Factor of this term.
     pub weight: f64,
+    /// Factor of the weight over the run; by default 1 throughout.
+    #[serde(default)]
+    pub weight_schedule: Vec<WeightPoint>,
     /// Part of a label that is spread evenly over the vocabulary.
     #[serde(default)]
     pub label_smoothing: f64,
@@ -18,6 +22,12 @@ pub struct CrossEntropyConfig {
 }
 
 impl CrossEntropyConfig {
+    /// The term with this weight, and the other settings as they are by default.
+    #[must_use]
+    pub fn new(weight: f64) -> Self {
+        Self { weight, weight_schedule: Vec::new(), label_smoothing: 0.0, z_loss: 0.0 }
+    }
+
     pub(super) fn check(&self, key: &str, checks: &mut Checks) {
         let Self { label_smoothing, z_loss, .. } = self;
         let fits = (0.0..1.0).contains(label_smoothing);

@@ -1,5 +1,6 @@
 //! Parameters of the distillation from a teacher's logits.
 
+use super::WeightPoint;
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,9 @@ pub struct DistillConfig {
     pub divergence: Divergence,
     /// Factor of this term.
     pub weight: f64,
+    /// Factor of the weight over the run; by default 1 throughout.
+    #[serde(default)]
+    pub weight_schedule: Vec<WeightPoint>,
     /// Both distributions are softmax(logits / temperature).
     #[serde(default = "default_temperature")]
     pub temperature: f64,
@@ -56,6 +60,13 @@ fn default_alpha() -> f64 {
 }
 
 impl DistillConfig {
+    /// The term with this weight, and the other settings as they are by default.
+    #[must_use]
+    pub fn new(weight: f64) -> Self {
+        let (divergence, temperature) = (Divergence::default(), default_temperature());
+        Self { divergence, weight, weight_schedule: Vec::new(), temperature }
+    }
+
     pub(super) fn check(&self, key: &str, checks: &mut Checks) {
         check_softened(key, self.divergence, self.temperature, checks);
     }

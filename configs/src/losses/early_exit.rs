@@ -1,6 +1,9 @@
 //! Parameters of the early exits: losses of what each recursion but the last leaves.
 
-use super::distill::{Divergence, check_softened, default_temperature};
+use super::{
+    WeightPoint,
+    distill::{Divergence, check_softened, default_temperature},
+};
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct EarlyExitConfig {
     /// Factor of this term.
     pub weight: f64,
+    /// Factor of the weight over the run; by default 1 throughout.
+    #[serde(default)]
+    pub weight_schedule: Vec<WeightPoint>,
     /// Factors of the exits within it.
     #[serde(default)]
     pub weights: ExitWeights,
@@ -91,6 +97,12 @@ impl ExitWeights {
 }
 
 impl EarlyExitConfig {
+    /// The term with this weight, and the other settings as they are by default.
+    #[must_use]
+    pub fn new(weight: f64) -> Self {
+        Self { weight, weight_schedule: Vec::new(), weights: ExitWeights::default(), distill: None }
+    }
+
     /// The distillation from `reference`, if there is one.
     #[must_use]
     pub fn distill_from(&self, reference: ExitReference) -> Option<&ExitDistillConfig> {

@@ -1,5 +1,6 @@
 //! Parameters of the match of hidden states with the teacher's.
 
+use super::WeightPoint;
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct HiddenConfig {
     /// Factor of this term.
     pub weight: f64,
+    /// Factor of the weight over the run; by default 1 throughout.
+    #[serde(default)]
+    pub weight_schedule: Vec<WeightPoint>,
     /// How far two hidden states are from each other.
     #[serde(default)]
     pub distance: HiddenDistance,
@@ -39,6 +43,12 @@ pub struct HiddenPair {
 }
 
 impl HiddenConfig {
+    /// The term with this weight, and the other settings as they are by default.
+    #[must_use]
+    pub fn new(weight: f64) -> Self {
+        Self { weight, weight_schedule: Vec::new(), distance: HiddenDistance::default(), map: None }
+    }
+
     pub(super) fn check(&self, key: &str, checks: &mut Checks) {
         let Some(map) = &self.map else { return };
         if map.is_empty() {

@@ -5,11 +5,13 @@ mod cross_entropy;
 mod distill;
 mod early_exit;
 mod hidden;
+mod schedule;
 
 pub use cross_entropy::CrossEntropyConfig;
 pub use distill::{DistillConfig, Divergence};
 pub use early_exit::{EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights};
 pub use hidden::{HiddenConfig, HiddenDistance, HiddenPair};
+pub use schedule::WeightPoint;
 
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
@@ -51,6 +53,29 @@ impl LossConfig {
         }
     }
 
+    /// The term as it is in optimizer step `step`, counted from 1: its weight as its schedule says.
+    #[must_use]
+    pub fn at(&self, step: u64) -> Self {
+        let mut term = self.clone();
+        let (weight, schedule) = match &mut term {
+            Self::CrossEntropy(c) => (&mut c.weight, &c.weight_schedule),
+            Self::Distill(c) => (&mut c.weight, &c.weight_schedule),
+            Self::EarlyExit(c) => (&mut c.weight, &c.weight_schedule),
+            Self::Hidden(c) => (&mut c.weight, &c.weight_schedule),
+        };
+        *weight *= schedule::factor_at(schedule, step);
+        term
+    }
+
+    fn weight_schedule(&self) -> &[WeightPoint] {
+        match self {
+            Self::CrossEntropy(c) => &c.weight_schedule,
+            Self::Distill(c) => &c.weight_schedule,
+            Self::EarlyExit(c) => &c.weight_schedule,
+            Self::Hidden(c) => &c.weight_schedule,
+        }
+    }
+
     /// Whether the term needs a teacher.
     #[must_use]
     pub fn needs_teacher(&self) -> bool {
@@ -83,6 +108,7 @@ pub(crate) fn check(losses: &[LossConfig], checks: &mut Checks) {
         let weight = loss.weight();
         let fits = weight.is_finite() && weight >= 0.0;
         checks.require(fits, format!("{key}.weight"), weight, "a finite number, 0 or more");
+        schedule::check(loss.weight_schedule(), &key, checks);
         loss.check(&key, checks);
         if let Some(first) = losses[..index].iter().position(|other| other.name() == name) {
             checks

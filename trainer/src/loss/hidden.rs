@@ -126,7 +126,7 @@ mod tests {
             teacher_depths: Some(teacher),
             widths: (4, Some(4)),
         };
-        let mut config = HiddenConfig { weight: 1.0, distance: HiddenDistance::Mse, map: None };
+        let mut config = HiddenConfig::new(1.0);
         assert_eq!(pairs(&config, &stacks(8)), [(4, 4), (7, 7)]);
         assert_eq!(pairs(&config, &stacks(12)), [(4, 6), (7, 11)]);
         config.map = Some(vec![HiddenPair { student: 0, teacher: 11 }]);

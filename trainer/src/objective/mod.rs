@@ -23,6 +23,15 @@ pub struct Objective {
     checkpoint_recursions: bool,
 }
 
+/// Where a micro-batch stands in the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// Optimizer step, counted from 1.
+    pub step: u64,
+    /// The micro-batch's part of it.
+    pub share: f64,
+}
+
 /// What a teacher has on a batch: some of its hidden states, by the number of depths before them, and what its head reads.
 type TeacherRun = (BTreeMap<usize, Tensor<2>>, Option<HeadInput>);
 
@@ -46,12 +55,14 @@ impl Objective {
         if trained { self.stacks.exits() } else { Vec::new() }
     }
 
-    /// Adds the gradient of the objective on `batch`, times `share`, to `grads`, and its values to `losses`: the batch's part of the
+    /// Adds the gradient of the objective on `batch`, times the share of its turn, to `grads`, and its values to `losses`: the batch's part of the
     /// optimizer step.
-    pub fn backward(&self, student: &CausalLm, batch: &Batch, share: f64, grads: &mut Gradients, losses: &mut Losses) {
+    pub fn backward(&self, student: &CausalLm, batch: &Batch, turn: Turn, grads: &mut Gradients, losses: &mut Losses) {
         let ids = token_ids(batch, &student.device()).reshape([batch.inputs.len()]);
         let layout = Layout::batch(batch.rows, batch.sequence_length);
-        let asked = Asked::by(&self.losses, share, &self.stacks);
+        let Turn { step, share } = turn;
+        let terms: Vec<LossConfig> = self.losses.iter().map(|loss| loss.at(step)).collect();
+        let asked = Asked::by(&terms, share, &self.stacks);
         let pass = Pass::run(student, ids, layout, &asked.ends(), self.checkpoint_recursions);
         let (teacher_states, teacher_head) = self.run_teacher(batch, &asked);
         let mut of_states = StateGradients::new();
@@ -76,7 +87,7 @@ impl Objective {
 
         part.add_cross_entropy(found[&self.stacks.num_depths()].nll);
         let mut states = States::new(&pass, &teacher_states, &mut of_states);
-        for term in self.losses.iter().map(loss::of) {
+        for term in terms.iter().map(loss::of) {
             term.record(&self.stacks, &found, &mut part);
             term.compare(share, &self.stacks, &mut states, &mut part);
         }

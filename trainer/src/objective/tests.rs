@@ -21,10 +21,22 @@ fn losses() -> Vec<LossConfig> {
         temperature: 2.0,
     };
     vec![
-        LossConfig::CrossEntropy(CrossEntropyConfig { weight: 0.3, label_smoothing: 0.1, z_loss: 1e-3 }),
-        LossConfig::Distill(DistillConfig { divergence: Divergence::Jsd { beta: 0.5 }, weight: 0.7, temperature: 1.5 }),
-        LossConfig::EarlyExit(EarlyExitConfig { weight: 0.8, weights: ExitWeights::Weighted, distill: Some(distill) }),
-        LossConfig::Hidden(HiddenConfig { weight: 0.5, distance: HiddenDistance::Cosine, map: None }),
+        LossConfig::CrossEntropy(CrossEntropyConfig {
+            label_smoothing: 0.1,
+            z_loss: 1e-3,
+            ..CrossEntropyConfig::new(0.3)
+        }),
+        LossConfig::Distill(DistillConfig {
+            divergence: Divergence::Jsd { beta: 0.5 },
+            temperature: 1.5,
+            ..DistillConfig::new(0.7)
+        }),
+        LossConfig::EarlyExit(EarlyExitConfig {
+            weights: ExitWeights::Weighted,
+            distill: Some(distill),
+            ..EarlyExitConfig::new(0.8)
+        }),
+        LossConfig::Hidden(HiddenConfig { distance: HiddenDistance::Cosine, ..HiddenConfig::new(0.5) }),
     ]
 }
 
@@ -64,7 +76,7 @@ impl Case {
 
     fn backward(&self, student: &CausalLm) -> (Losses, Gradients) {
         let (mut losses, mut grads) = (Losses::default(), Gradients::default());
-        self.objective.backward(student, &self.batch, 1.0, &mut grads, &mut losses);
+        self.objective.backward(student, &self.batch, Turn { step: 1, share: 1.0 }, &mut grads, &mut losses);
         (losses, grads)
     }
 }

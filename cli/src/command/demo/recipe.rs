@@ -2,8 +2,9 @@
 
 use super::assets;
 use retie_config::{
-    ConvertConfig, CosineConfig, CrossEntropyConfig, DataConfig, DistillConfig, Divergence, Init, LossConfig,
-    ModelSource, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TrainConfig, UptrainConfig,
+    ConvertConfig, CosineConfig, CrossEntropyConfig, DataConfig, DistillConfig, GroupsConfig, Init, LossConfig,
+    ModelSource, NonFinite, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TrainConfig,
+    UptrainConfig,
 };
 use std::path::Path;
 
@@ -39,8 +40,8 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             cache_dir: None,
         },
         losses: vec![
-            LossConfig::CrossEntropy(CrossEntropyConfig { weight: 0.3, label_smoothing: 0.0, z_loss: 0.0 }),
-            LossConfig::Distill(DistillConfig { divergence: Divergence::ForwardKl, weight: 0.7, temperature: 1.0 }),
+            LossConfig::CrossEntropy(CrossEntropyConfig::new(0.3)),
+            LossConfig::Distill(DistillConfig::new(0.7)),
         ],
         optimizer: OptimizerConfig {
             lr: 1e-3,
@@ -49,6 +50,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             eps: 1e-8,
             weight_decay: 0.01,
             max_grad_norm: 1.0,
+            groups: GroupsConfig::default(),
         },
         schedule: ScheduleConfig::Cosine(CosineConfig { warmup_steps: 20, min_lr_ratio: 0.05 }),
         train: TrainConfig {
@@ -59,6 +61,8 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             checkpoint_recursions: false,
             checkpoint_every: 150,
             keep_last: 1,
+            keep_best: 0,
+            non_finite: NonFinite::Stop,
             eval_every: 30,
             eval_sequences: 32,
             seed: 42,
