@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | linears `[out, in]` | always | never |
 //! | norms `[D]`, biases `[out]` | if `share_norms` or not recursive | if not `share_norms` |
-//! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` of each linear | never | if LoRA, and the depth's layer is shared |
+//! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` of each linear | never | if LoRA with a rank there, and the depth's layer is shared |
 
 use crate::{CheckpointError, TensorSource};
 use retie_config::{ConfigError, Depth, LayerIndex, ModelConfig, ShareMap};
@@ -50,7 +50,7 @@ pub fn share_map(config: &ModelConfig) -> Result<ShareMap, ConfigError> {
 /// When the sharing pattern does not fit the number of layers.
 pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)>, ConfigError> {
     let map = share_map(config)?;
-    let lora = config.recursion.as_ref().and_then(|r| r.lora);
+    let lora = config.recursion.as_ref().and_then(|r| r.lora.as_ref());
     let own_vectors = config.recursion.as_ref().is_some_and(|r| !r.share_norms);
     let table = vec![config.vocab_size, config.hidden_size];
     let mut tensors = vec![(EMBEDDINGS.to_owned(), table.clone())];
@@ -69,7 +69,10 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
         }
         let Some(lora) = lora.filter(|_| map.is_shared(step.layer)) else { continue };
         for (projection, [out, inp]) in config.projection_shapes() {
-            let rank = lora.rank_for(out, inp);
+            let rank = lora.rank_at(step.depth, projection, [out, inp]);
+            if rank == 0 {
+                continue;
+            }
             tensors.push((depth_tensor(step.depth, &format!("{projection}.lora_A.weight")), vec![rank, inp]));
             tensors.push((depth_tensor(step.depth, &format!("{projection}.lora_B.weight")), vec![out, rank]));
         }
@@ -177,7 +180,7 @@ mod tests {
     }
 
     fn recursion(sharing: Sharing, share_norms: bool, lora: Option<usize>) -> Option<RecursionConfig> {
-        let lora = lora.map(|rank| LoraConfig { rank });
+        let lora = lora.map(LoraConfig::uniform);
         Some(RecursionConfig { share_norms, lora, ..RecursionConfig::new(2, sharing, Init::Stepwise) })
     }
 
@@ -243,6 +246,25 @@ mod tests {
         let middle = shapes(&config(false, recursion(Sharing::MiddleCycle, true, Some(6))));
         let depths = |depth: usize| middle.keys().filter(|name| name.contains(&format!("depths.{depth}."))).count();
         assert_eq!([0, 1, 2, 3].map(depths), [0, 14, 14, 0]);
+    }
+
+    #[test]
+    fn a_table_of_ranks_says_which_factors_there_are() {
+        let ranks = BTreeMap::from([("mlp.up_proj".to_owned(), vec![0, 0, 2, 5])]);
+        let lora = LoraConfig::table(ranks);
+        let recursion = RecursionConfig { lora, ..RecursionConfig::new(2, Sharing::Cycle, Init::Stepwise) };
+        let shapes = shapes(&config(false, Some(recursion)));
+        let factors: Vec<_> =
+            shapes.iter().filter(|(name, _)| name.contains("lora")).map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+        assert_eq!(
+            factors,
+            [
+                ("model.depths.2.mlp.up_proj.lora_A.weight", [2, 8].as_slice()),
+                ("model.depths.2.mlp.up_proj.lora_B.weight", &[16, 2]),
+                ("model.depths.3.mlp.up_proj.lora_A.weight", &[5, 8]),
+                ("model.depths.3.mlp.up_proj.lora_B.weight", &[16, 5]),
+            ]
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod provenance;
 mod safetensors;
 mod source;
 mod staging;
+mod stored_layers;
 mod tensor;
 
 pub use error::CheckpointError;
@@ -27,4 +28,5 @@ pub use safetensors::{
 };
 pub use source::ModelSource;
 pub use staging::Staging;
+pub use stored_layers::{StoredLayer, stored_layers};
 pub use tensor::{Dtype, TensorInfo, TensorSource, narrow, widen};

@@ -109,9 +109,7 @@ fn patterns_that_do_not_fit_say_why() {
     error: sharing `middle_cycle` takes no `prelude` or `coda`: it has one unshared layer at each end
     hint: ask for `cycle` or `sequence` with the `prelude` and `coda` that you want
     ");
-    assert_snapshot!(convert("--recursions 2 --sharing cycle --prelude 5 --coda 3"), @"
-    error: `cycle` between 5 and 3 unshared layers needs at least 9 layers, found 8
-    ");
+    assert_snapshot!(convert("--recursions 2 --sharing cycle --prelude 5 --coda 3"), @"error: `cycle` between 5 and 3 unshared layers needs at least 9 layers, found 8");
     assert_snapshot!(convert("--recursions 2 --sharing cycle --prelude 2 --coda 1"), @"
     error: `2` recursions do not divide the 5 layers that `cycle` between 2 and 1 unshared layers shares (of 8)
     hint: these numbers of recursions do: 1, 5; with `fit` (`drop`, `repeat`, `pad-unshared`) others can be had
@@ -145,6 +143,34 @@ fn a_rank_out_of_range_names_the_range() {
     error: LoRA rank `129` is out of range, expected 1 to 128
     hint: 128 is the full rank of `self_attn.q_proj`
     ");
+}
+
+#[test]
+fn lora_that_cannot_be_says_why() {
+    let place = Place::new();
+    let convert = |lora: &str| place.refused(&format!("convert base {TO} {lora}"));
+    assert_snapshot!(convert("--lora-rank 4 --lora-budget 1000"), @"
+    error: both ranks and a budget of the LoRA are given
+    hint: the budget decides about ranks: give one or the other
+    ");
+    assert_snapshot!(convert("--lora-from 1"), @"
+    error: LoRA is asked for from recursion 1 on, but there is none
+    hint: give it a rank or a budget, or leave `lora_from` out
+    ");
+    assert_snapshot!(convert("--lora-rank 4 --lora-from 2"), @"
+    error: LoRA from recursion 2 on is none: they are 0 to 1
+    hint: 1 leaves out the first
+    ");
+    assert_snapshot!(convert("--lora-ranks k_proj=4,qkv=2"), @"
+    error: the model has no linear `qkv`
+    hint: its linears are `self_attn.q_proj`, `self_attn.k_proj`, `self_attn.v_proj`, `self_attn.o_proj`, `mlp.gate_proj`, `mlp.up_proj`, `mlp.down_proj`
+    ");
+    assert_snapshot!(convert("--lora-ranks k_proj"), @"
+    error: invalid value 'k_proj' for '--lora-ranks <LINEAR=RANK,…>': expected LINEAR=RANK
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(convert("--lora-budget 100"), @"error: 100 parameters of LoRA buy nothing: one rank has at least 192, or nothing is lost by sharing");
 }
 
 #[test]

@@ -66,3 +66,30 @@ fn flags_and_yaml_give_the_same_pattern() {
     place.retie("convert base --recursions 2 --sharing middle_cycle --init average -o named").ok();
     assert_eq!(read("mapped/model.safetensors"), read("named/model.safetensors"));
 }
+
+/// Ranks that differ by linear and depth, and a first recursion without any, are trained and read back like others.
+#[test]
+fn every_kind_of_ranks_is_a_model_for_every_command() {
+    let place = Place::new();
+    let to = "--recursions 2 --sharing middle_cycle --init average --share-norms false";
+    for (name, lora) in [
+        ("linears", "--lora-rank 4 --lora-ranks k_proj=16,mlp.down_proj=2 --lora-from 1"),
+        ("budget", "--lora-budget 40000"),
+    ] {
+        place.retie(&format!("convert base {to} {lora} -o {name}")).ok();
+        place.write("run.yaml", uptrain_yaml(2));
+        place.retie(&format!("uptrain run.yaml --set student.model={name} --set run.dir=run-{name}")).ok();
+        let facts = |model: &str| json(&place.retie(&format!("inspect {model} --json")).ok());
+        let (converted, trained) = (facts(name), facts(&format!("run-{name}/model")));
+        assert_eq!(converted["recursion"]["lora"], trained["recursion"]["lora"]);
+        assert_eq!(converted["parameters"], trained["parameters"]);
+        let spent = converted["parameters"]["lora"].as_u64().unwrap();
+        assert!(name != "budget" || (spent <= 40000 && spent + 480 > 40000), "{spent}");
+        place.retie(&format!("generate {name} -p The --max-new-tokens 2")).ok();
+    }
+    let yaml = "schema: 1\nmodel: base\nrecursions: 2\nsharing: middle_cycle\ninit: average\nlora_rank: 4\nlora_ranks: {k_proj: 16, mlp.down_proj: 2}\nlora_from: 1\nshare_norms: false\noutput: file\n";
+    place.write("convert.yaml", yaml);
+    place.retie("convert --config convert.yaml").ok();
+    let read = |name: &str| fs_err::read(place.path(name)).unwrap();
+    assert_eq!(read("linears/model.safetensors"), read("file/model.safetensors"));
+}

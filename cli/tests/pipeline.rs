@@ -31,7 +31,20 @@ fn a_converted_model_is_inspected_measured_and_generates() {
     );
     assert_eq!(facts["recursion"]["num_recursions"], 2);
     assert_eq!(facts["recursion"]["aliases"], report["aliases"]);
-    assert!(place.retie("inspect converted").ok().contains("LoRA                 rank 4"));
+    let page = place.retie("inspect converted").ok();
+    assert!(page.contains("LoRA                 rank 4"), "{page}");
+    // Who shares with whom is read from the folder: without its report it is the same, but for the layers of the source.
+    fs_err::remove_file(place.path("converted/convert.json")).unwrap();
+    let layers = facts["recursion"]["layers"].as_array().unwrap();
+    assert_eq!(
+        layers.iter().map(|layer| layer["depths"].to_string()).collect::<Vec<_>>(),
+        ["[0]", "[1,4]", "[2,5]", "[3,6]", "[7]"]
+    );
+    assert_eq!(
+        &json(&place.retie("inspect converted --json").ok())["recursion"]["layers"],
+        &facts["recursion"]["layers"]
+    );
+    assert!(page.contains(&format!("{}…", &layers[1]["sha256"].as_str().unwrap()[..12])), "{page}");
 
     let eval = "eval converted --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64 --json eval.json";
     let table = place.retie(eval).ok();

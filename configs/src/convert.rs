@@ -6,7 +6,7 @@ use crate::{
     run::{check_schema, check_text},
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// A conversion. See `configs/recipes/convert-smollm2-r2.yaml` for a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,15 @@ pub struct ConvertConfig {
     /// Rank of the per-depth LoRA; none if absent.
     #[serde(default)]
     pub lora_rank: Option<usize>,
+    /// Ranks of some linears, e.g. `k_proj`; the others have `lora_rank`.
+    #[serde(default)]
+    pub lora_ranks: BTreeMap<String, usize>,
+    /// Parameters that all LoRA may have together; they are spread over depths and linears by where the residuals' energy is.
+    #[serde(default)]
+    pub lora_budget: Option<usize>,
+    /// First recursion that has LoRA: 0, the default, is the first.
+    #[serde(default)]
+    pub lora_from: usize,
     /// Whether norm weights are shared too, or each depth keeps its own.
     #[serde(default = "default_share_norms")]
     pub share_norms: bool,
@@ -141,6 +150,9 @@ impl ConvertConfig {
             calibration: None,
             calibration_tokens: None,
             lora_rank: None,
+            lora_ranks: BTreeMap::new(),
+            lora_budget: None,
+            lora_from: 0,
             share_norms: default_share_norms(),
             dtype: StoredDtype::default(),
             seed: 0,
@@ -177,6 +189,44 @@ impl ConvertConfig {
     pub fn mismatches(&self) -> Vec<Mismatch> {
         let mut found = self.pattern_mismatches();
         found.extend(self.calibration_mismatches());
+        found.extend(self.lora_mismatches());
+        found
+    }
+
+    fn lora_mismatches(&self) -> Vec<Mismatch> {
+        let mut found = Vec::new();
+        let mut add = |key, message: String, hint| found.push(Mismatch { key, message, hint });
+        let has_ranks = self.lora_rank.is_some() || !self.lora_ranks.is_empty();
+        if has_ranks && self.lora_budget.is_some() {
+            let message = "both ranks and a budget of the LoRA are given".to_owned();
+            add("lora_budget", message, "the budget decides about ranks: give one or the other");
+        }
+        if self.lora_from > 0 && !has_ranks && self.lora_budget.is_none() {
+            let message = format!("LoRA is asked for from recursion {} on, but there is none", self.lora_from);
+            add("lora_from", message, "give it a rank or a budget, or leave `lora_from` out");
+        }
+        if self.lora_from > 0 && self.lora_from >= self.num_recursions() {
+            let message = format!(
+                "LoRA from recursion {} on is none: they are 0 to {}",
+                self.lora_from,
+                self.num_recursions().saturating_sub(1)
+            );
+            add("lora_from", message, "1 leaves out the first");
+        }
+        if let Some((name, _)) = self.lora_ranks.iter().find(|(_, rank)| **rank == 0) {
+            add(
+                "lora_ranks",
+                format!("the LoRA of `{name}` has rank 0, expected a positive integer"),
+                "leave it out, and give `lora_ranks` of the others",
+            );
+        }
+        if self.lora_budget == Some(0) {
+            add(
+                "lora_budget",
+                "`lora_budget` is `0`, expected a positive integer".to_owned(),
+                "leave `lora_budget` out for a model without LoRA",
+            );
+        }
         found
     }
 
@@ -290,6 +340,9 @@ mod tests {
         calibration: null
         calibration_tokens: null
         lora_rank: null
+        lora_ranks: {}
+        lora_budget: null
+        lora_from: 0
         share_norms: true
         dtype: keep
         seed: 0

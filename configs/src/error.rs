@@ -55,6 +55,12 @@ pub enum ConfigError {
     /// A configuration cannot be written as YAML.
     #[error("cannot write the configuration as YAML")]
     WriteYaml(#[source] serde_saphyr::ser_error::Error),
+    /// Ranks of a LoRA do not fit the model.
+    #[error("the ranks of `recursion.lora` do not fit the model:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
+    LoraRanks {
+        /// Everything that does not fit.
+        problems: Vec<String>,
+    },
     /// The sharing pattern does not fit.
     #[error(transparent)]
     Share(#[from] ShareError),

@@ -9,6 +9,7 @@ pub mod document;
 mod error;
 mod fit;
 mod groups;
+mod lora;
 mod losses;
 mod model;
 mod optimizer;
@@ -23,6 +24,7 @@ pub use document::{Document, DocumentError};
 pub use error::ConfigError;
 pub use fit::{Fit, Stack, spread};
 pub use groups::{Group, GroupConfig, GroupsConfig};
+pub use lora::LoraConfig;
 pub use losses::{
     CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
     ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig, WeightPoint,
@@ -30,7 +32,7 @@ pub use losses::{
 pub use model::{Architecture, ModelConfig, RopeScaling};
 pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};
-pub use recursion::{Init, LoraConfig, RecursionConfig};
+pub use recursion::{Init, RecursionConfig};
 pub use run::{DataConfig, ModelSource, NonFinite, RunConfig, TrainConfig, UptrainConfig};
 pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthPlan, LayerIndex, ShareError, ShareMap, dividing_recursions};

@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(config.to_json()["unknown_key"], json!("kept"));
         config.recursion = Some(RecursionConfig {
             share_norms: false,
-            lora: Some(crate::LoraConfig { rank: 4 }),
+            lora: Some(crate::LoraConfig::uniform(4)),
             ..RecursionConfig::new(2, crate::Sharing::Cycle, crate::Init::Average)
         });
         let json = config.to_json();

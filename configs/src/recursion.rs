@@ -1,6 +1,6 @@
 //! The `recursion` object of a converted checkpoint's `config.json`.
 
-use crate::{ConfigError, ModelConfig, Pattern, ShareError, ShareMap, Sharing};
+use crate::{ConfigError, LoraConfig, ModelConfig, Pattern, ShareError, ShareMap, Sharing};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -59,22 +59,6 @@ impl std::str::FromStr for Init {
     }
 }
 
-/// Per-depth LoRA on every shared linear: `h = W'x + B A x`, scaling 1 (RRT Eq. 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Rank `r`; a matrix with a smaller side takes that side.
-    pub rank: usize,
-}
-
-impl LoraConfig {
-    /// The rank that a `[out_features, in_features]` matrix takes.
-    #[must_use]
-    pub fn rank_for(self, out_features: usize, in_features: usize) -> usize {
-        self.rank.min(out_features).min(in_features)
-    }
-}
-
 /// What makes a checkpoint recursive. `num_hidden_layers` beside it stays the length of the unrolled stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,8 +110,12 @@ impl RecursionConfig {
     /// The schedule for `model`.
     ///
     /// # Errors
-    /// When the pattern does not fit the model's layers.
+    /// When the pattern does not fit the model's layers, or the ranks of the LoRA do not fit its depths and linears.
     pub fn share_map(&self, model: &ModelConfig) -> Result<ShareMap, ConfigError> {
-        Ok(ShareMap::lay(&self.pattern()?, model.num_hidden_layers, self.num_recursions)?)
+        let map = ShareMap::lay(&self.pattern()?, model.num_hidden_layers, self.num_recursions)?;
+        if let Some(lora) = &self.lora {
+            lora.check(model, &map)?;
+        }
+        Ok(map)
     }
 }

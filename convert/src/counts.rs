@@ -74,7 +74,7 @@ mod tests {
         sharing: Sharing,
         rank: Option<usize>,
     ) -> ParameterCounts {
-        let lora = rank.map(|rank| LoraConfig { rank });
+        let lora = rank.map(LoraConfig::uniform);
         let recursion = RecursionConfig { lora, ..RecursionConfig::new(num_recursions, sharing, Init::Average) };
         ParameterCounts::of(&ModelConfig { recursion: Some(recursion), ..config.clone() }).unwrap()
     }
@@ -132,12 +132,40 @@ mod tests {
         }
     }
 
+    /// Table G.1 of RRT, Gemma with two recursions: ranks of q, of k and v, of o, and of the MLP; parameters in billions.
+    #[test]
+    fn ranks_by_projection_count_as_in_the_paper() {
+        let model = shape(GEMMA_2B);
+        let table = [
+            ([256, 256, 256, 256], 1.305),
+            ([128, 256, 128, 256], 1.286),
+            ([256, 128, 256, 256], 1.294),
+            ([256, 256, 256, 128], 1.177),
+            ([128, 128, 128, 256], 1.275),
+            ([128, 128, 128, 128], 1.148),
+            ([64, 128, 64, 128], 1.138),
+            ([128, 64, 128, 128], 1.143),
+            ([128, 128, 128, 64], 1.084),
+            ([64, 64, 64, 128], 1.133),
+        ];
+        for ([q, kv, o, mlp], billions) in table {
+            let ranks = [q, kv, kv, o, mlp, mlp, mlp];
+            let of = |(name, rank): (&str, usize)| (name.to_owned(), vec![rank; 18]);
+            let ranks = ModelConfig::PROJECTIONS.into_iter().zip(ranks).map(of).collect();
+            let lora = LoraConfig::table(ranks);
+            let recursion = RecursionConfig { lora, ..RecursionConfig::new(2, Sharing::Cycle, Init::Average) };
+            let counts = ParameterCounts::of(&ModelConfig { recursion: Some(recursion), ..model.clone() }).unwrap();
+            // The paper's figures are rounded to a million.
+            assert!((counts.non_embedding() as f64 / 1e9 - billions).abs() < 0.0006, "{q} {kv} {o} {mlp}");
+        }
+    }
+
     #[test]
     fn own_vectors_are_counted_at_every_depth_and_unshared_ends_have_no_lora() {
         let mut config = shape(SMOLLM_135M);
         config.recursion = Some(RecursionConfig {
             share_norms: false,
-            lora: Some(LoraConfig { rank: 64 }),
+            lora: Some(LoraConfig::uniform(64)),
             ..RecursionConfig::new(2, Sharing::MiddleCycle, Init::Average)
         });
         let counts = ParameterCounts::of(&config).unwrap();

@@ -41,7 +41,34 @@ pub enum ConvertError {
         /// Largest full rank of a projection.
         largest: usize,
         /// A projection that has it.
-        projection: &'static str,
+        projection: String,
+    },
+    /// Ranks are given for what the model does not have.
+    #[error("the model has no linear {}\nhint: its linears are {}", quoted(unknown), quoted(known))]
+    UnknownProjections {
+        /// The names.
+        unknown: Vec<String>,
+        /// Those that it has.
+        known: Vec<String>,
+    },
+    /// Both ranks and a budget are given.
+    #[error(
+        "both ranks and a budget of the LoRA are given\nhint: the budget decides about ranks: give one or the other"
+    )]
+    BudgetAndRanks,
+    /// A budget does not reach for one rank anywhere.
+    #[error("{budget} parameters of LoRA buy nothing: one rank has at least {cheapest}, or nothing is lost by sharing")]
+    BudgetTooSmall {
+        /// What was given.
+        budget: usize,
+        /// Parameters of the smallest rank.
+        cheapest: usize,
+    },
+    /// No depth is left that could have LoRA.
+    #[error("no depth has LoRA from recursion {from} on\nhint: recursions are counted from 0; 1 leaves out the first")]
+    NoDepthForLora {
+        /// The first recursion that has it.
+        from: usize,
     },
     /// LoRA corrects what sharing changed; one recursion shares nothing.
     #[error(
@@ -90,6 +117,10 @@ pub enum ConvertError {
         /// Every failed check.
         failures: Vec<Check>,
     },
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn places(tensors: &[(String, PathBuf)]) -> String {

@@ -49,6 +49,18 @@ impl Factors {
         Self { b: self.b.iter().map(|x| -x).collect(), ..self.clone() }
     }
 
+    /// The first `rank` directions of a residual `[out, in]`.
+    #[must_use]
+    pub fn cut(self, [out, inp]: [usize; 2], rank: usize) -> Self {
+        let of = self.a.len() / inp;
+        if rank >= of {
+            return self;
+        }
+        let b: Vec<f32> = (0..out).flat_map(|row| self.b[row * of..][..rank].iter().copied()).collect();
+        let kept_energy = b.iter().map(|x| f64::from(*x).powi(2)).sum();
+        Self { a: self.a[..rank * inp].to_vec(), b, kept_energy, ..self }
+    }
+
     /// Part of the residual that is kept; `None` when there is no residual.
     #[must_use]
     pub fn kept(&self) -> Option<f64> {
@@ -150,6 +162,19 @@ pub(crate) fn top_eigenvectors(symmetric: MatRef<'_, f64>, count: usize) -> Resu
     Ok(Mat::from_fn(size, count, |row, i| vectors[(row, size - 1 - i)]))
 }
 
+/// The eigenvalues of a symmetric matrix of which none should be negative, largest first; what rounding leaves of zero is zero.
+pub(crate) fn eigenvalues(symmetric: MatRef<'_, f64>) -> Result<Vec<f64>, ConvertError> {
+    let (size, par) = (symmetric.nrows(), Par::Seq);
+    let mut values = Diag::<f64>::zeros(size);
+    let scratch = self_adjoint_evd_scratch::<f64>(size, ComputeEigenvectors::No, par, Default::default());
+    let mut memory = MemBuffer::new(scratch);
+    self_adjoint_evd(symmetric, values.as_mut(), None, par, MemStack::new(&mut memory), Default::default())
+        .map_err(|_| ConvertError::NoConvergence { tensor: String::new() })?;
+    let largest = (0..size).map(|i| values[i]).fold(0.0, f64::max);
+    // Ascending order.
+    Ok((0..size).rev().map(|i| if values[i] > ZERO * ZERO * largest { values[i] } else { 0.0 }).collect())
+}
+
 /// A matrix of independent normal numbers, the same for the same `stream`.
 pub(crate) fn gaussian(rows: usize, columns: usize, stream: u64) -> Mat<f64> {
     let mut values = vec![0.0; rows * columns];
@@ -232,6 +257,17 @@ mod tests {
             let relative = (error(&matrix, shape, rank, &factors) / factors.residual_energy).sqrt();
             assert!(relative < 1.2e-7, "{name}: {relative}");
         }
+    }
+
+    #[test]
+    fn factors_that_are_cut_are_those_of_the_smaller_rank() {
+        let [out, inp] = [7, 9];
+        let matrix: Vec<f32> = (0..out * inp).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
+        let full = factorize(&matrix, [out, inp], 6, DRAW).unwrap();
+        let (cut, own) = (full.cut([out, inp], 2), factorize(&matrix, [out, inp], 2, DRAW).unwrap());
+        assert_eq!((&cut.a, &cut.b, cut.residual_energy), (&own.a, &own.b, own.residual_energy));
+        // Lengths of columns that are rounded to f32.
+        assert!((cut.kept_energy - own.kept_energy).abs() < 1e-6 * own.kept_energy);
     }
 
     #[test]

@@ -19,8 +19,10 @@ pub mod init;
 mod options;
 mod pipeline;
 mod plan;
+mod ranks;
 mod render;
 mod report;
+mod spectra;
 mod tied_group;
 mod verify;
 

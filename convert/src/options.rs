@@ -2,7 +2,8 @@
 
 use crate::ConvertError;
 use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, Dtype, Provenance};
-use retie_config::{ConvertConfig, Fit, Init, Pattern, StoredDtype};
+use retie_config::{ConvertConfig, DepthPlan, Fit, Init, Pattern, ShareMap, StoredDtype};
+use std::collections::BTreeMap;
 
 /// Choices of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,12 @@ pub struct ConvertOptions {
     pub init: Init,
     /// Rank of the per-depth LoRA; none if absent.
     pub lora_rank: Option<usize>,
+    /// Ranks of some linears, by their name or its last part; the others have `lora_rank`.
+    pub lora_ranks: BTreeMap<String, usize>,
+    /// Parameters of the LoRA, to be spread by where the residuals' energy is; in place of ranks.
+    pub lora_budget: Option<usize>,
+    /// First recursion that has LoRA.
+    pub lora_from: usize,
     /// Whether norms and biases are shared too, or each depth keeps its own.
     pub share_norms: bool,
     /// Element type to write; `None` keeps each tensor's (F32 for a mean over tensors of different types).
@@ -37,11 +44,24 @@ impl ConvertOptions {
             fit: None,
             init,
             lora_rank: None,
+            lora_ranks: BTreeMap::new(),
+            lora_budget: None,
+            lora_from: 0,
             share_norms: true,
             dtype: None,
             seed: 0,
             max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
         }
+    }
+
+    /// Whether ranks are asked for.
+    pub(crate) fn has_ranks(&self) -> bool {
+        self.lora_rank.is_some() || !self.lora_ranks.is_empty()
+    }
+
+    /// Whether a depth may have LoRA, if there is any.
+    pub(crate) fn may_have_lora(&self, map: &ShareMap, step: &DepthPlan) -> bool {
+        map.is_shared(step.layer) && step.recursion.is_some_and(|recursion| recursion >= self.lora_from)
     }
 
     /// What `config` asks for.
@@ -52,6 +72,9 @@ impl ConvertOptions {
         Ok(Self {
             fit: config.fit,
             lora_rank: config.lora_rank,
+            lora_ranks: config.lora_ranks.clone(),
+            lora_budget: config.lora_budget,
+            lora_from: config.lora_from,
             share_norms: config.share_norms,
             dtype: match config.dtype {
                 StoredDtype::Keep => None,

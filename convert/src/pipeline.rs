@@ -2,8 +2,10 @@
 
 use crate::{
     Calibration, ConvertError, ConvertOptions, ConvertReport, Extras,
-    calibrate::{Fitted, Scratch, calibrate},
+    calibrate::{Fitted, Scratch, calibrate, calibrated_spectra},
     plan::{Plan, PlannedTensor},
+    ranks::spread_budget,
+    spectra::plain_spectra,
     tied_group::{group_factors, mean},
     verify::{plain_error, verify},
 };
@@ -18,6 +20,8 @@ pub const REPORT_FILE: &str = "convert.json";
 /// Part of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Ranks are chosen within a budget, tensor by tensor, or with a calibration layer by layer.
+    Spread,
     /// Shared weights are fitted to a calibration text, layer by layer.
     Tie,
     /// Corrections are fitted, depth by depth.
@@ -94,7 +98,15 @@ fn run(
     if calibration.is_some() != (options.init == Init::Calibrated) {
         return Err(ConvertError::CalibrationMismatch { init: options.init });
     }
-    let plan = Plan::new(source, config, options)?;
+    let mut plan = Plan::new(source, config, options)?;
+    if let Some(budget) = options.lora_budget {
+        let spectra = match calibration {
+            None => plain_spectra(source, &plan, options, progress)?,
+            Some(calibration) => calibrated_spectra(source, &plan, options, calibration, progress)?,
+        };
+        let lora = spread_budget(budget, &spectra, &plan.config, plan.map())?;
+        plan = plan.with_lora(source, options, lora);
+    }
     let infos = source.names().into_iter().filter_map(|name| source.info(name).cloned());
     let mut report = ConvertReport::new(&plan, config, infos, options.seed)?;
     let staging = Staging::new(out)?;
@@ -170,7 +182,7 @@ fn write_tensor(
     for (planned, factors) in tensor.factors.iter().zip(&factors) {
         writer.write(&planned.a.0, &narrow(&factors.a, dtype))?;
         writer.write(&planned.b.0, &narrow(&factors.b, dtype))?;
-        report.add_energy(planned.projection, planned.depth.0, planned.layer.0, factors);
+        report.add_energy(planned, factors);
     }
     Ok(())
 }
@@ -189,7 +201,7 @@ fn write_fitted(
         writer.write(&planned.a.0, &file.bytes(&planned.a.0)?)?;
         writer.write(&planned.b.0, &file.bytes(&planned.b.0)?)?;
         if let Some(energy) = fitted.energy(planned) {
-            report.add_energy(planned.projection, planned.depth.0, planned.layer.0, energy);
+            report.add_energy(planned, energy);
         }
     }
     for (depth, name) in tensor.depths.iter().zip(&tensor.sources) {

@@ -1,6 +1,6 @@
 //! What will be written, from what: every tensor of the recursive model with its sources, before any weight is read.
 
-use crate::{ConvertError, ConvertOptions, init::layer_sources};
+use crate::{ConvertError, ConvertOptions, init::layer_sources, ranks::named_ranks};
 use retie_checkpoint::{
     Dtype, EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor, expected_tensors,
     layer_tensor, vectors,
@@ -18,6 +18,8 @@ pub(crate) struct PlannedTensor {
     pub sources: Vec<String>,
     /// Whether the weight and its factors come from a calibration.
     pub fitted: bool,
+    /// Of a linear, its position in [`ModelConfig::PROJECTIONS`].
+    pub projection: Option<usize>,
     /// Of a linear, the depths that run it.
     pub depths: Vec<Depth>,
     /// One for each depth of the tied group, when it has LoRA.
@@ -82,13 +84,20 @@ impl Plan {
         if options.init == Init::Calibrated && options.recursions == 1 {
             return Err(ConvertError::CalibratedWithoutSharing);
         }
-        check_rank(config, options)?;
+        let wants_lora = options.has_ranks() || options.lora_budget.is_some();
+        if wants_lora && options.recursions == 1 {
+            return Err(ConvertError::LoraWithoutSharing);
+        }
+        if options.has_ranks() && options.lora_budget.is_some() {
+            return Err(ConvertError::BudgetAndRanks);
+        }
+        let lora = options.has_ranks().then(|| named_ranks(options, config, stack.map())).transpose()?;
         check_tensors(config, source)?;
         let expected = expected_tensors(config)?;
         let expected: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
         let redundant = source.names().into_iter().filter(|name| !expected.contains(name)).map(str::to_owned).collect();
         let mut plan = Self {
-            config: target_config(config, options, &stack),
+            config: target_config(config, options, &stack, lora),
             layer_sources: layer_sources(&stack, options.init, options.seed),
             stack,
             tensors: Vec::new(),
@@ -96,6 +105,16 @@ impl Plan {
         };
         plan.tensors = Tensors { plan: &plan, source, dtype: options.dtype, init: options.init }.all();
         Ok(plan)
+    }
+
+    /// The same with other LoRA.
+    pub fn with_lora(mut self, source: &dyn TensorSource, options: &ConvertOptions, lora: LoraConfig) -> Self {
+        if let Some(recursion) = &mut self.config.recursion {
+            recursion.lora = Some(lora);
+        }
+        let tensors = Tensors { plan: &self, source, dtype: options.dtype, init: options.init }.all();
+        self.tensors = tensors;
+        self
     }
 
     /// Which stored layer each depth runs.
@@ -120,31 +139,19 @@ impl Plan {
     }
 }
 
-fn check_rank(config: &ModelConfig, options: &ConvertOptions) -> Result<(), ConvertError> {
-    let Some(rank) = options.lora_rank else { return Ok(()) };
-    if options.recursions == 1 {
-        return Err(ConvertError::LoraWithoutSharing);
-    }
-    let (mut largest, mut projection) = (0, "");
-    for (name, [out, inp]) in config.projection_shapes() {
-        if out.min(inp) > largest {
-            (largest, projection) = (out.min(inp), name);
-        }
-    }
-    match (1..=largest).contains(&rank) {
-        true => Ok(()),
-        false => Err(ConvertError::RankOutOfRange { rank, largest, projection }),
-    }
-}
-
 /// The configuration of the model that is written; one recursion gives a plain Llama.
-fn target_config(config: &ModelConfig, options: &ConvertOptions, stack: &Stack) -> ModelConfig {
+fn target_config(
+    config: &ModelConfig,
+    options: &ConvertOptions,
+    stack: &Stack,
+    lora: Option<LoraConfig>,
+) -> ModelConfig {
     let mut target = config.clone();
     target.num_hidden_layers = stack.map().num_depths();
     target.other.insert("num_hidden_layers".into(), json!(target.num_hidden_layers));
     target.recursion = (options.recursions > 1).then(|| RecursionConfig {
         share_norms: options.share_norms,
-        lora: options.lora_rank.map(|rank| LoraConfig { rank }),
+        lora,
         ..RecursionConfig::of(stack.map(), options.init)
     });
     if let Some(dtype) = options.dtype {
@@ -175,7 +182,7 @@ impl Tensors<'_> {
     fn all(&self) -> Vec<PlannedTensor> {
         let (config, map) = (&self.plan.config, self.plan.map());
         let own_vectors = config.recursion.as_ref().is_some_and(|r| !r.share_norms);
-        let lora = config.recursion.as_ref().and_then(|r| r.lora);
+        let lora = config.recursion.as_ref().and_then(|r| r.lora.as_ref());
         let table = vec![config.vocab_size, config.hidden_size];
         let mut tensors = vec![self.copy(EMBEDDINGS, &table)];
         for (index, sources) in self.plan.layer_sources.iter().enumerate() {
@@ -184,7 +191,7 @@ impl Tensors<'_> {
             for (projection, (name, shape)) in config.projection_shapes().into_iter().enumerate() {
                 let part = format!("{name}.weight");
                 let mut tensor = self.tensor(layer_tensor(layer, &part), &shape, from(&part));
-                tensor.depths = map.depths_of(layer);
+                (tensor.projection, tensor.depths) = (Some(projection), map.depths_of(layer));
                 tensor.fitted = self.init == Init::Calibrated && map.is_shared(layer);
                 if let Some(lora) = lora.filter(|_| map.is_shared(layer)) {
                     tensor.factors = self.factors(layer, projection, shape, tensor.info.dtype, lora);
@@ -221,7 +228,7 @@ impl Tensors<'_> {
         let first = dtypes.next().unwrap_or(Dtype::F32);
         let common = if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 };
         let info = TensorInfo { dtype: self.dtype.unwrap_or(common), shape: shape.to_vec() };
-        PlannedTensor { name, info, sources, fitted: false, depths: Vec::new(), factors: Vec::new() }
+        PlannedTensor { name, info, sources, fitted: false, projection: None, depths: Vec::new(), factors: Vec::new() }
     }
 
     fn factors(
@@ -230,16 +237,17 @@ impl Tensors<'_> {
         projection: usize,
         [out, inp]: [usize; 2],
         dtype: Dtype,
-        lora: LoraConfig,
+        lora: &LoraConfig,
     ) -> Vec<PlannedFactors> {
         let part = ModelConfig::PROJECTIONS[projection];
-        let rank = lora.rank_for(out, inp);
         let named = |depth, which: &str, shape| {
             (depth_tensor(depth, &format!("{part}.{which}.weight")), TensorInfo { dtype, shape })
         };
         let depths = self.plan.map().depths_of(layer).into_iter();
         depths
-            .map(|depth| PlannedFactors {
+            .map(|depth| (depth, lora.rank_at(depth, part, [out, inp])))
+            .filter(|(_, rank)| *rank > 0)
+            .map(|(depth, rank)| PlannedFactors {
                 depth,
                 layer,
                 projection,

@@ -1,6 +1,6 @@
 //! A [`ConvertReport`] as aligned plain text.
 
-use crate::{Alias, CalibrationReport, ConvertReport, ParameterCounts};
+use crate::{Alias, CalibrationReport, ConvertReport, ParameterCounts, ProjectionEnergy};
 use retie_config::RecursionConfig;
 use std::fmt::{self, Display, Formatter};
 
@@ -21,8 +21,8 @@ impl Display for ConvertReport {
         parameters(f, self)?;
         aliases(f, &self.aliases)?;
         if let Some(lora) = &self.lora {
-            writeln!(f, "\n{:<18} {:>5}  residual energy kept (lowest to highest depth)", "LoRA", "rank")?;
-            for p in &lora.projections {
+            writeln!(f, "\n{:<18} {:>7}  residual energy kept (lowest to highest depth)", "LoRA", "rank")?;
+            for p in lora.projections.iter().filter(|p| p.rank > 0) {
                 let of = |kept: Option<f64>| {
                     kept.map_or_else(|| "no residual".to_owned(), |k| format!("{:.1} %", 100.0 * k))
                 };
@@ -33,7 +33,7 @@ impl Display for ConvertReport {
                     }
                     None => String::new(),
                 };
-                writeln!(f, "{:<18} {:>5}  {}{range}", p.projection, p.rank, of(p.kept))?;
+                writeln!(f, "{:<18} {:>7}  {}{range}", p.projection, ranks(p), of(p.kept))?;
             }
         }
         if let Some(calibration) = &self.calibration {
@@ -58,6 +58,15 @@ fn pattern(recursion: &RecursionConfig) -> String {
     let ends = [("prelude", recursion.prelude), ("coda", recursion.coda)];
     let ends = ends.into_iter().filter_map(|(name, layers)| Some(format!(", {name} {}", layers?)));
     std::iter::once(recursion.sharing.name().to_owned()).chain(ends).collect()
+}
+
+/// One rank, or the least (of those that have any) and the most.
+fn ranks(projection: &ProjectionEnergy) -> String {
+    let each = projection.depths.iter().map(|depth| depth.rank.unwrap_or(projection.rank));
+    match each.min() {
+        Some(least) if least != projection.rank => format!("{least}–{}", projection.rank),
+        _ => projection.rank.to_string(),
+    }
 }
 
 fn parameters(f: &mut Formatter<'_>, report: &ConvertReport) -> fmt::Result {

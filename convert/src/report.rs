@@ -1,6 +1,11 @@
 //! What a conversion did: stored as `convert.json`, shown as text (see `render.rs`).
 
-use crate::{Calibration, ConvertError, ParameterCounts, calibrate::Effect, factorize::Factors, plan::Plan};
+use crate::{
+    Calibration, ConvertError, ParameterCounts,
+    calibrate::Effect,
+    factorize::Factors,
+    plan::{Plan, PlannedFactors},
+};
 use retie_checkpoint::TensorInfo;
 use retie_config::{ModelConfig, RecursionConfig};
 use serde::{Deserialize, Serialize};
@@ -96,7 +101,7 @@ pub struct PlainError {
 /// The LoRA of a conversion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraReport {
-    /// The rank that was asked for.
+    /// The rank, or the largest of several.
     pub rank: usize,
     /// The seven linears.
     pub projections: Vec<ProjectionEnergy>,
@@ -107,7 +112,7 @@ pub struct LoraReport {
 pub struct ProjectionEnergy {
     /// One of [`ModelConfig::PROJECTIONS`].
     pub projection: String,
-    /// Its rank.
+    /// Its rank, or the largest of several.
     pub rank: usize,
     /// Mean of `kept` over the depths that have a residual; absent if none has.
     pub kept: Option<f64>,
@@ -122,6 +127,9 @@ pub struct DepthEnergy {
     pub depth: usize,
     /// Stored layer.
     pub layer: usize,
+    /// Rank there; absent where it is that of the projection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
     /// `‖W_d − W'‖²`: Frobenius, or of a calibrated start in the metric of what the linear reads, with the weight that
     /// answers the tied model's inputs in place of `W_d`.
     pub residual_energy: f64,
@@ -158,11 +166,11 @@ impl ConvertReport {
             stands_for: Some(plan.source_layer(step.depth).0).filter(|layer| *layer != step.depth.0),
             sources: plan.layer_sources[step.layer.0].clone(),
         });
-        let lora = plan.config.recursion.as_ref().and_then(|r| r.lora).map(|lora| {
-            let shapes = plan.config.projection_shapes().into_iter();
+        let lora = plan.config.recursion.as_ref().and_then(|r| r.lora.as_ref()).map(|lora| {
+            let (shapes, depths) = (plan.config.projection_shapes().into_iter(), plan.map().depths());
             let projections = shapes.map(|(projection, [out, inp])| ProjectionEnergy {
                 projection: projection.to_owned(),
-                rank: lora.rank_for(out, inp),
+                rank: depths.iter().map(|step| lora.rank_at(step.depth, projection, [out, inp])).max().unwrap_or(0),
                 kept: None,
                 depths: Vec::new(),
             });
@@ -223,12 +231,13 @@ impl ConvertReport {
     }
 
     /// Adds the energy of one LoRA.
-    pub(crate) fn add_energy(&mut self, projection: usize, depth: usize, layer: usize, factors: &Factors) {
+    pub(crate) fn add_energy(&mut self, planned: &PlannedFactors, factors: &Factors) {
         let Some(lora) = &mut self.lora else { return };
-        let of = &mut lora.projections[projection];
+        let of = &mut lora.projections[planned.projection];
         of.depths.push(DepthEnergy {
-            depth,
-            layer,
+            depth: planned.depth.0,
+            layer: planned.layer.0,
+            rank: (planned.rank != of.rank).then_some(planned.rank),
             residual_energy: factors.residual_energy,
             kept_energy: factors.kept_energy,
             kept: factors.kept(),

@@ -45,13 +45,21 @@ pub(crate) fn group_factors(
     }
     let twins: Vec<Option<usize>> =
         (0..residuals.len()).map(|i| (0..i).find(|j| are_opposite(&residuals[i], &residuals[*j]))).collect();
+    // One decomposition serves a residual and its twins, at the largest of their ranks.
+    let mut ranks: Vec<usize> = planned.iter().map(|p| p.rank).collect();
+    for (i, twin) in twins.iter().enumerate() {
+        if let Some(j) = twin {
+            ranks[*j] = ranks[*j].max(planned[i].rank);
+        }
+    }
     let own: Vec<Option<Factors>> = planned
         .par_iter()
         .zip(&residuals)
         .zip(&twins)
-        .map(|((p, residual), twin)| {
+        .zip(&ranks)
+        .map(|(((p, residual), twin), rank)| {
             let draw = Draw { seed, stream: p.stream() };
-            let run = || factorize(residual, p.shape, p.rank, draw);
+            let run = || factorize(residual, p.shape, *rank, draw);
             let named = |error| match error {
                 ConvertError::NoConvergence { .. } => ConvertError::NoConvergence { tensor: p.source.clone() },
                 other => other,
@@ -60,15 +68,15 @@ pub(crate) fn group_factors(
         })
         .collect::<Result<_, _>>()?;
     let mut all: Vec<Factors> = Vec::with_capacity(own.len());
-    for (factors, twin) in own.into_iter().zip(twins) {
+    for (factors, twin) in own.into_iter().zip(&twins) {
         let factors = factors.or_else(|| twin.map(|j| all[j].negated()));
         all.extend(factors);
     }
-    Ok(all)
+    Ok(all.into_iter().zip(planned).map(|(factors, p)| factors.cut(p.shape, p.rank)).collect())
 }
 
 /// The mean of two weights lies half-way: their residuals are opposite, and one decomposition serves both.
-fn are_opposite(x: &[f32], y: &[f32]) -> bool {
+pub(crate) fn are_opposite(x: &[f32], y: &[f32]) -> bool {
     let (mut left, mut length) = (0.0, 0.0);
     for (x, y) in x.iter().zip(y) {
         left += f64::from(x + y).powi(2);

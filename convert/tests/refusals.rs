@@ -48,6 +48,21 @@ fn ranks_out_of_range_name_the_range() {
 }
 
 #[test]
+fn ranks_that_cannot_be_name_what_is_wrong() {
+    let text = message(|o| o.lora_ranks = [("kv_proj".to_owned(), 4), ("up_proj".to_owned(), 4)].into());
+    assert!(
+        text.starts_with("the model has no linear `kv_proj`\nhint: its linears are `self_attn.q_proj`, "),
+        "{text}"
+    );
+    let text = message(|o| (o.lora_rank, o.lora_from) = (Some(4), 2));
+    assert!(text.starts_with("no depth has LoRA from recursion 2 on"), "{text}");
+    let text = message(|o| (o.lora_rank, o.lora_budget) = (Some(4), Some(1000)));
+    assert!(text.starts_with("both ranks and a budget of the LoRA are given"), "{text}");
+    let text = message(|o| o.lora_budget = Some(20));
+    assert!(text.starts_with("20 parameters of LoRA buy nothing: one rank has at least 28"), "{text}");
+}
+
+#[test]
 fn a_recursive_source_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);

@@ -52,6 +52,15 @@ pub struct Convert {
     /// Rank of the LoRA that each depth gets; without it there is none
     #[arg(long, value_name = "RANK")]
     lora_rank: Option<usize>,
+    /// Ranks of some linears, e.g. k_proj=16,v_proj=16; the others have `--lora-rank`
+    #[arg(long, value_name = "LINEAR=RANK,…", value_delimiter = ',', value_parser = linear_rank)]
+    lora_ranks: Vec<(String, usize)>,
+    /// Parameters that all LoRA may have together, in place of ranks: spread by where the residuals' energy is
+    #[arg(long, value_name = "PARAMETERS")]
+    lora_budget: Option<usize>,
+    /// First recursion that has LoRA; with 1 the first runs the bare shared weights
+    #[arg(long, value_name = "RECURSION", default_value_t = 0)]
+    lora_from: usize,
     /// Whether norms and biases are shared too, or each depth keeps its own
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     share_norms: bool,
@@ -66,7 +75,8 @@ pub struct Convert {
     output: Option<PathBuf>,
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "calibration", "calibration_tokens", "lora_rank", "share_norms", "dtype", "seed", "output",
+        "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "calibration", "calibration_tokens", "lora_rank", "lora_ranks",
+        "lora_budget", "lora_from", "share_norms", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -81,6 +91,12 @@ where
     T: std::str::FromStr<Err = String> + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>().map_err(std::io::Error::other))
+}
+
+/// `NAME=RANK`.
+fn linear_rank(text: &str) -> Result<(String, usize), String> {
+    let (name, rank) = text.split_once('=').ok_or("expected LINEAR=RANK")?;
+    Ok((name.to_owned(), rank.parse().map_err(|_| format!("`{rank}` is no rank, expected a positive integer"))?))
 }
 
 impl Convert {
@@ -117,6 +133,9 @@ impl Convert {
             calibration: self.calibration,
             calibration_tokens: self.calibration_tokens,
             lora_rank: self.lora_rank,
+            lora_ranks: self.lora_ranks.into_iter().collect(),
+            lora_budget: self.lora_budget,
+            lora_from: self.lora_from,
             share_norms: self.share_norms,
             dtype: self.dtype,
             seed: self.seed,
@@ -168,6 +187,7 @@ impl Bars {
     fn see(&mut self, progress: retie_convert::Progress<'_>) {
         if self.0.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
             let (label, things) = match progress.stage {
+                Stage::Spread => ("ranks", "steps"),
                 Stage::Tie => ("tie", "layers"),
                 Stage::Refit => ("refit", "depths"),
                 Stage::Measure => ("measure", "depths"),

@@ -101,7 +101,7 @@ impl<'c, 'a> Effects<'c, 'a> {
             let Some(planned) = context.planned(step.layer, projection) else { return Ok(None) };
             let dtype = planned.info.dtype;
             let shared = widen(&narrow(&mean(context.source, &planned.sources)?, dtype), dtype);
-            let Some(f) = planned.factors.iter().find(|f| f.depth == step.depth) else {
+            let Some(f) = planned.factors_at(step.depth) else {
                 return Ok(Some((projection, shared, None)));
             };
             let own = context.source.read_f32(&f.source)?;

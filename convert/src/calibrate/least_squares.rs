@@ -22,22 +22,19 @@ pub(super) struct Member<'a> {
     pub target: Mat<f64>,
     /// `C_d`.
     pub metric: &'a Metric,
+    /// Rank of its correction; 0 for none.
+    pub rank: usize,
 }
 
-/// The shared weight of `members`, whose metrics sum up to `sum`, next to corrections of `rank`, after `rounds`; without a rank that of
-/// weighted least squares alone.
+/// The shared weight of `members`, whose metrics sum up to `sum`, next to the corrections of each, after `rounds`; where none has one that
+/// of weighted least squares alone.
 ///
 /// # Errors
 /// [`ConvertError::BadMoments`] with empty fields for the caller to fill, when a target is not finite.
 ///
 /// # Panics
 /// When there are no members.
-pub(super) fn tie(
-    members: &[Member<'_>],
-    sum: &Metric,
-    rank: Option<usize>,
-    rounds: usize,
-) -> Result<Mat<f64>, ConvertError> {
+pub(super) fn tie(members: &[Member<'_>], sum: &Metric, rounds: usize) -> Result<Mat<f64>, ConvertError> {
     let (rows, columns) = (members[0].target.nrows(), members[0].target.ncols());
     let total = |parts: &[Mat<f64>]| Mat::from_fn(rows, columns, |i, j| parts.iter().map(|p| p[(i, j)]).sum::<f64>());
     // Relative to the plain mean, so that equal targets give themselves.
@@ -45,14 +42,19 @@ pub(super) fn tie(
     let mean = Mat::from_fn(rows, columns, |i, j| members.iter().map(|m| m.target[(i, j)]).sum::<f64>() / count);
     let wanted: Vec<Mat<f64>> = members.par_iter().map(|m| m.metric.times((&m.target - &mean).as_ref())).collect();
     let alone = &mean + &sum.divide(total(&wanted));
-    let Some(rank) = rank else { return Ok(alone) };
+    if members.iter().all(|member| member.rank == 0) {
+        return Ok(alone);
+    }
     let mut shared = alone.clone();
-    let mut bases: Vec<Mat<f64>> = (0..members.len() as u64).map(|i| gaussian(rows, rank, i)).collect();
+    let mut bases: Vec<Mat<f64>> = members.iter().zip(0..).map(|(m, i)| gaussian(rows, m.rank, i)).collect();
     for _ in 0..rounds {
         let corrections: Vec<(Mat<f64>, Mat<f64>)> = members
             .par_iter()
             .zip(bases)
             .map(|(m, mut basis)| {
+                if m.rank == 0 {
+                    return Ok((basis, Mat::zeros(rows, columns)));
+                }
                 let residual = &m.target - &shared;
                 for _ in 0..STEPS {
                     let inputs = m.metric.times(product(basis.transpose(), residual.as_ref()).as_ref()); // Uᵀ E C
@@ -70,13 +72,15 @@ pub(super) fn tie(
     Ok(shared)
 }
 
-/// `Σ_d ‖T_d − W' − B_d A_d‖²_{C_d}` with the best corrections of `rank`.
+/// `Σ_d ‖T_d − W' − B_d A_d‖²_{C_d}` with the best corrections of their ranks.
 #[cfg(test)]
-fn objective(members: &[Member<'_>], shared: &Mat<f64>, rank: Option<usize>) -> Result<f64, ConvertError> {
+fn objective(members: &[Member<'_>], shared: &Mat<f64>) -> Result<f64, ConvertError> {
     let one = |m: &Member<'_>| {
         let residual = &m.target - shared;
-        let Some(rank) = rank else { return Ok(m.metric.energy(residual.as_ref())) };
-        let best = crate::calibrate::low_rank::LowRank::of(residual.as_ref(), m.metric, rank)?;
+        if m.rank == 0 {
+            return Ok(m.metric.energy(residual.as_ref()));
+        }
+        let best = crate::calibrate::low_rank::LowRank::of(residual.as_ref(), m.metric, m.rank)?;
         Ok(best.residual_energy - best.kept_energy)
     };
     members.iter().map(one).sum()
@@ -122,8 +126,8 @@ mod tests {
             inputs.iter().map(|x| Metric::new(product(x.transpose(), x.as_ref()), 0.0).unwrap()).collect();
         let sum = Metric::sum(&metrics.iter().collect::<Vec<_>>()).unwrap();
         let members: Vec<Member<'_>> =
-            weights.iter().zip(&metrics).map(|(w, metric)| Member { target: w.clone(), metric }).collect();
-        let found = tie(&members, &sum, None, 4).unwrap();
+            weights.iter().zip(&metrics).map(|(w, metric)| Member { target: w.clone(), metric, rank: 0 }).collect();
+        let found = tie(&members, &sum, 4).unwrap();
         let x = Mat::from_fn(3 * rows, inp, |i, j| inputs[i / rows][(i % rows, j)]);
         let outputs: Vec<Mat<f64>> =
             inputs.iter().zip(&weights).map(|(x, w)| product(x.as_ref(), w.transpose())).collect();
@@ -133,7 +137,7 @@ mod tests {
         // f64 on a well-conditioned problem.
         assert!(distance(&found, &expected) < 1e-10);
         let left = &y - &product(x.as_ref(), expected.transpose());
-        let objective = objective(&members, &found, None).unwrap();
+        let objective = objective(&members, &found).unwrap();
         assert!((objective - inner(left.as_ref(), left.as_ref())).abs() < 1e-9);
     }
 
@@ -163,13 +167,18 @@ mod tests {
         for [out, inp] in [[7, 9], [9, 7]] {
             let metrics: Vec<Metric> = (0..3).map(|_| Metric::new(random.moments(inp), 1e-2).unwrap()).collect();
             let sum = Metric::sum(&metrics.iter().collect::<Vec<_>>()).unwrap();
-            let members: Vec<Member<'_>> =
-                metrics.iter().map(|metric| Member { target: random.matrix(out, inp), metric }).collect();
-            let after = |rounds| objective(&members, &tie(&members, &sum, Some(2), rounds).unwrap(), Some(2)).unwrap();
-            let objectives: Vec<f64> = (0..8).map(after).collect();
-            // Rounding of f64.
-            assert!(objectives.windows(2).all(|w| w[1] <= w[0] * (1.0 + 1e-12)), "{objectives:?}");
-            assert!(objectives[7] < 0.99 * objectives[0], "{objectives:?}");
+            let targets: Vec<Mat<f64>> = (0..3).map(|_| random.matrix(out, inp)).collect();
+            // Equal ranks, and one depth without a correction.
+            for ranks in [[2, 2, 2], [0, 3, 1]] {
+                let members = targets.iter().zip(&metrics).zip(ranks);
+                let members: Vec<Member<'_>> =
+                    members.map(|((target, metric), rank)| Member { target: target.clone(), metric, rank }).collect();
+                let after = |rounds| objective(&members, &tie(&members, &sum, rounds).unwrap()).unwrap();
+                let objectives: Vec<f64> = (0..8).map(after).collect();
+                // Rounding of f64.
+                assert!(objectives.windows(2).all(|w| w[1] <= w[0] * (1.0 + 1e-12)), "{objectives:?}");
+                assert!(objectives[7] < 0.99 * objectives[0], "{objectives:?}");
+            }
         }
     }
 
@@ -179,9 +188,11 @@ mod tests {
         let metrics: Vec<Metric> = (0..2).map(|_| Metric::new(random.moments(5), 1e-2).unwrap()).collect();
         let target = random.matrix(3, 5);
         let sum = Metric::sum(&metrics.iter().collect::<Vec<_>>()).unwrap();
-        let members: Vec<Member<'_>> = metrics.iter().map(|m| Member { target: target.clone(), metric: m }).collect();
-        assert_eq!(tie(&members, &sum, None, 1).unwrap(), target);
-        assert_eq!(tie(&members, &sum, Some(2), 3).unwrap(), target);
+        for rank in [0, 2] {
+            let members: Vec<Member<'_>> =
+                metrics.iter().map(|metric| Member { target: target.clone(), metric, rank }).collect();
+            assert_eq!(tie(&members, &sum, 3).unwrap(), target);
+        }
     }
 
     /// Regression of the outputs `W x + e` on `x̂`, row by row.

@@ -8,7 +8,7 @@
 use super::metric::{Metric, inner, product};
 use crate::{
     ConvertError,
-    factorize::{Draw, Factors, ZERO, fill_gaussian, gram, top_eigenvectors},
+    factorize::{Draw, Factors, ZERO, eigenvalues, fill_gaussian, gram, top_eigenvectors},
 };
 use faer::{Mat, MatRef, Par, linalg::triangular_solve::solve_upper_triangular_in_place};
 
@@ -82,6 +82,17 @@ impl LowRank {
     }
 }
 
+/// The squared singular values of `E` in a metric, largest first, as many as the smaller side has.
+///
+/// # Errors
+/// As [`LowRank::of`].
+pub(super) fn squared_singular_values(e: MatRef<'_, f64>, metric: &Metric) -> Result<Vec<f64>, ConvertError> {
+    match e.nrows() <= e.ncols() {
+        true => eigenvalues(product(metric.times(e).as_ref(), e.transpose()).as_ref()), // E C Eᵀ
+        false => eigenvalues(gram(product(e, metric.lower()).transpose()).as_ref()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +115,8 @@ mod tests {
             for rank in 1..=out.min(inp) {
                 let best = LowRank::of(e.as_ref(), &metric, rank).unwrap();
                 let found = error(&e, &best.product(), &metric);
+                let values = squared_singular_values(e.as_ref(), &metric).unwrap();
+                assert!((values[rank..].iter().sum::<f64>() - found).abs() < 1e-10 * best.residual_energy);
                 // What it says of itself.
                 let left = best.residual_energy - best.kept_energy;
                 assert!((found - left).abs() < 1e-10 * best.residual_energy, "{found} {left}");

@@ -42,9 +42,10 @@ pub use layers::{Comparison, LayerModel, LayerRun, Seen, Site};
 pub(crate) use scratch::Scratch;
 
 use crate::{
-    ConvertError, Progress,
+    ConvertError, ConvertOptions, Progress,
     factorize::Factors,
     plan::{Plan, PlannedFactors},
+    ranks::Spectrum,
 };
 use context::Context;
 use effect::Effects;
@@ -83,6 +84,21 @@ pub(crate) struct Fitted<'a> {
     pub weights: SafetensorsFile,
     pub factors: Option<SafetensorsFile>,
     energies: Energies,
+}
+
+/// Where sharing loses what, in the metric of what linears read: see [`tie::spectra`].
+///
+/// # Errors
+/// When something cannot be read, or is not finite.
+pub(crate) fn calibrated_spectra(
+    source: &dyn TensorSource,
+    plan: &Plan,
+    options: &ConvertOptions,
+    calibration: &Calibration<'_>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Spectrum>, ConvertError> {
+    let context = Context::new(source, plan, calibration, options.seed);
+    tie::spectra(&context, &|step| options.may_have_lora(plan.map(), step), progress)
 }
 
 /// Fits everything that `plan` marks as fitted.

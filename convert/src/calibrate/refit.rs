@@ -135,6 +135,12 @@ fn refit_site<'c>(
     step: DepthPlan,
     site: Site,
 ) -> Result<Vec<(&'c PlannedFactors, Factors)>, ConvertError> {
+    let planned =
+        site.projections().filter_map(|projection| context.planned(step.layer, projection)?.factors_at(step.depth));
+    let planned: Vec<&PlannedFactors> = planned.collect();
+    if planned.is_empty() {
+        return Ok(Vec::new());
+    }
     let (mut moments, width) = (Moments::new(context.input_size(site)), context.plan.config.hidden_size);
     let mut row = 0;
     context.run(layer.run(Some(site)), tied_hidden, &mut |seen| {
@@ -153,10 +159,6 @@ fn refit_site<'c>(
         projection: context.projection(site.projections().start).0.to_owned(),
     })?;
     let (shift, residual) = (moments.shift(), moments.residual());
-    let planned = site.projections().filter_map(|projection| {
-        let factors = &context.planned(step.layer, projection)?.factors;
-        factors.iter().find(|factors| factors.depth == step.depth)
-    });
     let one = |planned: &'c PlannedFactors| {
         let (name, shape) = context.projection(planned.projection);
         let mut extra = residual.as_ref().map(|residual| residual * faer::Scale(RESIDUAL));
@@ -174,5 +176,5 @@ fn refit_site<'c>(
         })?;
         Ok((planned, best.factors(Draw { seed: context.seed, stream: planned.stream() })))
     };
-    planned.collect::<Vec<_>>().into_par_iter().map(one).collect()
+    planned.into_par_iter().map(one).collect()
 }

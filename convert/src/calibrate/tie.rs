@@ -8,20 +8,24 @@ use super::{
     context::{Context, row_major, wide},
     layers::Site,
     least_squares::{Member, target, tie},
+    low_rank::squared_singular_values,
     metric::Metric,
     moments::{Moments, Pair},
     scratch::Scratch,
     walk::Streams,
 };
-use crate::{ConvertError, Progress, Stage};
+use crate::{ConvertError, Progress, Stage, ranks::Spectrum};
 use faer::Mat;
 use rayon::prelude::*;
 use retie_checkpoint::{SafetensorsFile, narrow};
-use retie_config::{DepthPlan, LayerIndex, ModelConfig};
+use retie_config::{Depth, DepthPlan, LayerIndex, ModelConfig};
 use std::collections::BTreeMap;
 
 /// The moments of one depth, a site each.
 type DepthMoments = BTreeMap<Site, Moments>;
+
+/// A tied group: its depths and what their linears read.
+type Group = Vec<(DepthPlan, DepthMoments)>;
 
 /// Fits every shared weight and writes it to `scratch`.
 ///
@@ -32,11 +36,78 @@ pub(super) fn tie_layers(
     scratch: &Scratch,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<SafetensorsFile, ConvertError> {
-    let map = context.plan.map();
     let mut writer = scratch.weights(context.plan)?;
+    visit_groups(context, Stage::Tie, progress, &mut |layer, group| {
+        for site in Site::ALL {
+            let metrics = Metrics::of(context, group, site)?;
+            let one = |projection: usize| {
+                let planned = context.planned(layer, projection);
+                let rank = |depth| planned.and_then(|planned| planned.factors_at(depth)).map_or(0, |f| f.rank);
+                let members = members(context, group, site, projection, &metrics, &rank)?;
+                let shared = tie(&members, &metrics.sum, ROUNDS).map_err(metrics.place(context, site))?;
+                tracing::debug!(layer = layer.0, projection = ModelConfig::PROJECTIONS[projection], "tied");
+                Ok(row_major(shared.as_ref()))
+            };
+            let weights = site.projections().into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
+            for (projection, weight) in site.projections().zip(weights) {
+                let Some(planned) = context.planned(layer, projection) else { continue };
+                writer.write(&planned.name, &narrow(&weight, planned.info.dtype))?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(writer.finish()?)
+}
+
+/// The spectra, in the metric of what is read, of what every depth that may have LoRA loses to the shared weight that is best
+/// without any.
+///
+/// # Errors
+/// When the source cannot be read or holds what is not finite.
+pub(super) fn spectra(
+    context: &Context<'_>,
+    may_have_lora: &(dyn Fn(&DepthPlan) -> bool + Sync),
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Spectrum>, ConvertError> {
+    let mut spectra = Vec::new();
+    visit_groups(context, Stage::Spread, progress, &mut |_, group| {
+        for site in Site::ALL {
+            let metrics = Metrics::of(context, group, site)?;
+            let one = |projection: usize| {
+                let members = members(context, group, site, projection, &metrics, &|_| 0)?;
+                let shared = tie(&members, &metrics.sum, ROUNDS).map_err(metrics.place(context, site))?;
+                let of = |((step, _), member): (&(DepthPlan, DepthMoments), &Member<'_>)| {
+                    let residual = &member.target - &shared;
+                    let values = squared_singular_values(residual.as_ref(), member.metric)?;
+                    Ok(Spectrum { depth: step.depth, projection, values })
+                };
+                let eligible = group.iter().zip(&members).filter(|((step, _), _)| may_have_lora(step));
+                eligible.map(of).collect::<Result<Vec<_>, ConvertError>>().map_err(|error| match error {
+                    ConvertError::NoConvergence { .. } => {
+                        ConvertError::NoConvergence { tensor: ModelConfig::PROJECTIONS[projection].to_owned() }
+                    }
+                    other => other,
+                })
+            };
+            let found = site.projections().into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
+            spectra.extend(found.into_iter().flatten());
+        }
+        Ok(())
+    })?;
+    Ok(spectra)
+}
+
+/// Runs the source and calls `see` with every layer that is shared and its group.
+fn visit_groups(
+    context: &Context<'_>,
+    stage: Stage,
+    progress: &mut dyn FnMut(Progress<'_>),
+    see: &mut dyn FnMut(LayerIndex, &Group) -> Result<(), ConvertError>,
+) -> Result<(), ConvertError> {
+    let map = context.plan.map();
     let mut streams = Streams::start(context)?;
     for layer in (0..map.num_layers()).map(LayerIndex) {
-        let mut group: Vec<(DepthPlan, DepthMoments)> = Vec::new();
+        let mut group = Group::new();
         for depth in map.depths_of(layer) {
             let (step, from) = (map.depths()[depth.0], context.plan.source_layer(depth));
             let hidden = streams.take(from);
@@ -49,16 +120,13 @@ pub(super) fn tie_layers(
                 streams.put(context, from, hidden)?;
             }
         }
-        for site in Site::ALL.into_iter().filter(|_| map.is_shared(layer)) {
-            for (projection, weight) in site.projections().zip(tie_site(context, &group, site)?) {
-                let Some(planned) = context.planned(layer, projection) else { continue };
-                writer.write(&planned.name, &narrow(&weight, planned.info.dtype))?;
-            }
+        if !group.is_empty() {
+            see(layer, &group)?;
         }
         let name = format!("model.layers.{layer}");
-        progress(Progress { stage: Stage::Tie, done: layer.0 + 1, total: map.num_layers(), tensor: &name });
+        progress(Progress { stage, done: layer.0 + 1, total: map.num_layers(), tensor: &name });
     }
-    Ok(writer.finish()?)
+    Ok(())
 }
 
 /// Runs the source layer that a depth stands for; gives the moments of what the tied model's linears would read there, and the hidden states after it.
@@ -91,43 +159,59 @@ fn observe(context: &Context<'_>, step: DepthPlan, hidden: &[f32]) -> Result<(De
     Ok((moments, after))
 }
 
-/// The shared weights of the projections of a site, row-major.
-fn tie_site(
+/// What the linears of a site read, at each depth of a group, as metrics.
+struct Metrics {
+    each: Vec<Metric>,
+    sum: Metric,
+    /// The first depth of the group.
+    first: usize,
+}
+
+impl Metrics {
+    fn of(context: &Context<'_>, group: &Group, site: Site) -> Result<Self, ConvertError> {
+        let metric = |(step, moments): &(DepthPlan, DepthMoments)| {
+            Metric::new(moments[&site].gram(), DAMPING).map_err(place(context, site, step.depth.0))
+        };
+        let each: Vec<Metric> = group.par_iter().map(metric).collect::<Result<_, _>>()?;
+        let first = group[0].0.depth.0;
+        let sum = Metric::sum(&each.iter().collect::<Vec<_>>()).map_err(place(context, site, first))?;
+        Ok(Self { each, sum, first })
+    }
+
+    fn place(&self, context: &Context<'_>, site: Site) -> impl Fn(ConvertError) -> ConvertError {
+        place(context, site, self.first)
+    }
+}
+
+/// Says where moments are not finite.
+fn place(context: &Context<'_>, site: Site, depth: usize) -> impl Fn(ConvertError) -> ConvertError + use<> {
+    let projection = context.projection(site.projections().start).0;
+    move |error| match error {
+        ConvertError::BadMoments { .. } => ConvertError::BadMoments { depth, projection: projection.to_owned() },
+        other => other,
+    }
+}
+
+/// What each depth of a group wants of a projection, next to a correction of the rank that `rank` gives it.
+fn members<'m>(
     context: &Context<'_>,
-    group: &[(DepthPlan, DepthMoments)],
+    group: &Group,
     site: Site,
-) -> Result<Vec<Vec<f32>>, ConvertError> {
-    let name = |projection: usize| ModelConfig::PROJECTIONS[projection].to_owned();
-    let at = |step: &DepthPlan| {
-        let (depth, projection) = (step.depth.0, name(site.projections().start));
-        move |error| match error {
-            ConvertError::BadMoments { .. } => ConvertError::BadMoments { depth, projection },
-            other => other,
-        }
-    };
-    let metrics: Vec<Metric> = group
-        .par_iter()
-        .map(|(step, moments)| Metric::new(moments[&site].gram(), DAMPING).map_err(at(step)))
-        .collect::<Result<_, _>>()?;
-    let sum = Metric::sum(&metrics.iter().collect::<Vec<_>>()).map_err(at(&group[0].0))?;
-    let one = |projection: usize| {
-        let shape = context.projection(projection).1;
-        let weights = group.iter().map(|(step, _)| context.source_weight(step.depth, projection));
-        let weights = finite(context, weights.collect::<Result<_, _>>()?)?;
-        let mut members = Vec::new();
-        for (((step, moments), metric), weight) in group.iter().zip(&metrics).zip(weights) {
-            let moments = &moments[&site];
-            let bias = context.bias_gap(*step, projection)?.map(|gap| outer(&gap, shape[1], moments.mean()));
-            let target = target(wide(&weight, shape), metric, moments.shift().as_ref(), bias.as_ref());
-            members.push(Member { target, metric });
-        }
-        let rank = context.plan.config.recursion.as_ref().and_then(|r| r.lora);
-        let rank = rank.map(|lora| lora.rank_for(shape[0], shape[1]));
-        let shared = tie(&members, &sum, rank, ROUNDS).map_err(at(&group[0].0))?;
-        tracing::debug!(layer = group[0].0.layer.0, projection = name(projection), "tied");
-        Ok(row_major(shared.as_ref()))
-    };
-    site.projections().into_par_iter().map(one).collect()
+    projection: usize,
+    metrics: &'m Metrics,
+    rank: &dyn Fn(Depth) -> usize,
+) -> Result<Vec<Member<'m>>, ConvertError> {
+    let shape = context.projection(projection).1;
+    let weights = group.iter().map(|(step, _)| context.source_weight(step.depth, projection));
+    let weights = finite(context, weights.collect::<Result<_, _>>()?)?;
+    let mut members = Vec::new();
+    for (((step, moments), metric), weight) in group.iter().zip(&metrics.each).zip(weights) {
+        let moments = &moments[&site];
+        let bias = context.bias_gap(*step, projection)?.map(|gap| outer(&gap, shape[1], moments.mean()));
+        let target = target(wide(&weight, shape), metric, moments.shift().as_ref(), bias.as_ref());
+        members.push(Member { target, metric, rank: rank(step.depth) });
+    }
+    Ok(members)
 }
 
 /// `e mᵀ`: how a constant of the output shows in `E[e xᵀ]`.

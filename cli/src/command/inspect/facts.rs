@@ -2,7 +2,7 @@
 
 use crate::model;
 use anyhow::Context;
-use retie_checkpoint::{GgufFile, ModelSource, Provenance};
+use retie_checkpoint::{GgufFile, ModelSource, Provenance, StoredLayer, stored_layers};
 use retie_config::{Architecture, ModelConfig, RecursionConfig, RopeScaling, Sharing, dividing_recursions};
 use retie_convert::{Alias, ConvertReport, ParameterCounts, REPORT_FILE};
 use serde::Serialize;
@@ -100,6 +100,8 @@ pub struct Recursion {
     #[serde(flatten)]
     pub config: RecursionConfig,
     pub stored_layers: usize,
+    /// Who shares with whom, from the bytes on the disk.
+    pub layers: Vec<StoredLayer>,
     /// Which layer each depth runs; `sources` is empty where the folder has no `convert.json`.
     pub aliases: Vec<Alias>,
 }
@@ -214,6 +216,11 @@ impl Recursion {
             stands_for: converted(step.depth.0).and_then(|alias| alias.stands_for),
             sources: converted(step.depth.0).map(|alias| alias.sources.clone()).unwrap_or_default(),
         });
-        Ok(Self { config: recursion.clone(), stored_layers: map.num_layers(), aliases: aliases.collect() })
+        Ok(Self {
+            config: recursion.clone(),
+            stored_layers: map.num_layers(),
+            layers: stored_layers(&source.config, source.tensors.as_ref())?,
+            aliases: aliases.collect(),
+        })
     }
 }

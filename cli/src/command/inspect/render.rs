@@ -2,6 +2,7 @@
 
 use super::facts::{Inspection, Recursion, Sizes, Token};
 use crate::number::{bytes, grouped};
+use retie_checkpoint::StoredLayer;
 use std::fmt::{self, Display, Formatter};
 
 impl Display for Inspection {
@@ -113,7 +114,14 @@ impl Display for Recursion {
         }
         field(f, "init", c.init)?;
         field(f, "norms", if c.share_norms { "shared" } else { "each depth has its own" })?;
-        field(f, "LoRA", c.lora.map_or_else(|| "none".to_owned(), |lora| format!("rank {}", lora.rank)))?;
+        let lora = c.lora.as_ref().map_or_else(
+            || "none".to_owned(),
+            |lora| match lora.ranks.is_empty() {
+                true => format!("rank {}", lora.rank),
+                false => format!("ranks up to {}, by depth and linear", lora.rank),
+            },
+        );
+        field(f, "LoRA", lora)?;
         field(f, "stored layers", format!("{} for {} depths", self.stored_layers, self.aliases.len()))?;
         let known = self.aliases.iter().any(|alias| !alias.sources.is_empty());
         writeln!(
@@ -131,8 +139,33 @@ impl Display for Recursion {
             let line = format!("{:>5} {:>6} {recursion:>10}  {sources}{place}", alias.depth, alias.layer);
             writeln!(f, "{}", line.trim_end())?;
         }
-        Ok(())
+        layers(f, &self.layers)
     }
+}
+
+/// What is on the disk for each stored layer and the depths that run it.
+fn layers(f: &mut Formatter<'_>, layers: &[StoredLayer]) -> fmt::Result {
+    let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let width = layers.iter().map(|layer| list(&layer.depths).len()).max().unwrap_or(0).max("depths".len());
+    writeln!(
+        f,
+        "\n{:>5}  {:<width$} {:>11} {:>13}  SHA-256 of the layer",
+        "layer", "depths", "on disk", "own of depths"
+    )?;
+    for layer in layers {
+        let own = layer.own_bytes.iter().sum::<usize>();
+        let same = layer.same_as.map_or_else(String::new, |other| format!(", the same as layer {other}"));
+        writeln!(
+            f,
+            "{:>5}  {:<width$} {:>11} {:>13}  {}…{same}",
+            layer.layer,
+            list(&layer.depths),
+            bytes(layer.bytes as u64),
+            bytes(own as u64),
+            &layer.sha256[..12]
+        )?;
+    }
+    Ok(())
 }
 
 fn field(f: &mut Formatter<'_>, name: &str, value: impl Display) -> fmt::Result {

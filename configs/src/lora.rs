@@ -1,0 +1,128 @@
+//! Per-depth LoRA: which ranks a checkpoint has, and how a conversion is asked for them.
+
+use crate::{ConfigError, Depth, ModelConfig, ShareMap};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Per-depth LoRA on shared linears: `h = W'x + B A x`, scaling 1 (RRT Eq. 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank `r` of every linear at every depth whose layer is shared; a matrix with a smaller side takes that side. Of `ranks`
+    /// the largest.
+    pub rank: usize,
+    /// By linear, e.g. `self_attn.q_proj`, its rank at every depth, 0 for none. Empty where `rank` says it all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ranks: BTreeMap<String, Vec<usize>>,
+}
+
+impl LoraConfig {
+    /// The same rank everywhere.
+    #[must_use]
+    pub fn uniform(rank: usize) -> Self {
+        Self { rank, ranks: BTreeMap::new() }
+    }
+
+    /// Ranks by linear and depth; `None` if all of them are 0.
+    #[must_use]
+    pub fn table(ranks: BTreeMap<String, Vec<usize>>) -> Option<Self> {
+        let rank = ranks.values().flatten().copied().max().filter(|rank| *rank > 0)?;
+        Some(Self { rank, ranks })
+    }
+
+    /// The rank of the linear `projection` of shape `[out_features, in_features]` at a depth whose layer is shared; 0 for none.
+    #[must_use]
+    pub fn rank_at(&self, depth: Depth, projection: &str, [out_features, in_features]: [usize; 2]) -> usize {
+        match self.ranks.is_empty() {
+            true => self.rank.min(out_features).min(in_features),
+            false => self.ranks.get(projection).and_then(|ranks| ranks.get(depth.0)).copied().unwrap_or(0),
+        }
+    }
+
+    /// Checks the ranks against the model that they are for.
+    ///
+    /// # Errors
+    /// With everything that does not fit.
+    pub fn check(&self, model: &ModelConfig, map: &ShareMap) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        let shapes: BTreeMap<&str, [usize; 2]> = model.projection_shapes().into_iter().collect();
+        for (projection, ranks) in &self.ranks {
+            let Some([out, inp]) = shapes.get(projection.as_str()) else {
+                problems.push(format!("`{projection}` is no linear of the model"));
+                continue;
+            };
+            if ranks.len() != map.num_depths() {
+                problems.push(format!("`{projection}` has {} ranks, expected {}", ranks.len(), map.num_depths()));
+                continue;
+            }
+            for (step, rank) in map.depths().iter().zip(ranks) {
+                let largest = if map.is_shared(step.layer) { *out.min(inp) } else { 0 };
+                if *rank > largest {
+                    problems.push(format!(
+                        "`{projection}` at depth {} has rank {rank}, expected {largest} at most",
+                        step.depth
+                    ));
+                }
+            }
+        }
+        if self.rank == 0 || (!self.ranks.is_empty() && self.ranks.values().flatten().max() != Some(&self.rank)) {
+            problems.push(format!("`rank` is {}, expected the largest of the ranks, above 0", self.rank));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::LoraRanks { problems }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Sharing;
+    use serde_json::json;
+    use std::path::Path;
+
+    fn model() -> ModelConfig {
+        let serde_json::Value::Object(map) = json!({
+            "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 4,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5,
+        }) else {
+            unreachable!()
+        };
+        ModelConfig::from_json(map, Path::new("x")).unwrap()
+    }
+
+    #[test]
+    fn one_rank_is_clamped_and_a_table_says_it_all() {
+        let uniform = LoraConfig::uniform(6);
+        assert_eq!(uniform.rank_at(Depth(3), "self_attn.k_proj", [4, 8]), 4);
+        assert_eq!(serde_json::to_value(&uniform).unwrap(), json!({ "rank": 6 }));
+        let ranks = BTreeMap::from([("mlp.up_proj".to_owned(), vec![0, 2, 0, 5])]);
+        let table = LoraConfig::table(ranks).unwrap();
+        let at = |projection, depth| table.rank_at(Depth(depth), projection, [16, 8]);
+        assert_eq!((table.rank, at("mlp.up_proj", 1), at("mlp.up_proj", 2), at("mlp.gate_proj", 1)), (5, 2, 0, 0));
+        let back: LoraConfig = serde_json::from_value(serde_json::to_value(&table).unwrap()).unwrap();
+        assert_eq!(back, table);
+        assert_eq!(LoraConfig::table(BTreeMap::from([("mlp.up_proj".to_owned(), vec![0, 0])])), None);
+    }
+
+    #[test]
+    fn ranks_that_do_not_fit_the_model_are_all_named() {
+        let map = ShareMap::new(4, 2, Sharing::MiddleCycle).unwrap();
+        let ranks = BTreeMap::from([
+            ("mlp.up_proj".to_owned(), vec![1, 9, 8, 0]),
+            ("mlp.gate_proj".to_owned(), vec![1]),
+            ("qkv".to_owned(), vec![]),
+        ]);
+        let error = LoraConfig { rank: 4, ranks }.check(&model(), &map).unwrap_err().to_string();
+        assert_eq!(
+            error.lines().collect::<Vec<_>>(),
+            [
+                "the ranks of `recursion.lora` do not fit the model:",
+                "  `mlp.gate_proj` has 1 ranks, expected 4",
+                "  `mlp.up_proj` at depth 0 has rank 1, expected 0 at most",
+                "  `mlp.up_proj` at depth 1 has rank 9, expected 8 at most",
+                "  `qkv` is no linear of the model",
+                "  `rank` is 4, expected the largest of the ranks, above 0",
+            ]
+        );
+        LoraConfig::uniform(3).check(&model(), &map).unwrap();
+    }
+}

@@ -1,0 +1,140 @@
+//! Which rank each linear has at each depth: as asked for, or a number of parameters spread by where the residuals' energy is.
+//!
+//! The best correction of rank `r` keeps the `r` largest singular values of a residual, so one more rank there is worth `σ²_{r+1}`, and it
+//! costs `in + out` parameters. The ranks that keep most in total are those with the largest `σ² / (in + out)`: singular values only
+//! fall, so taking them in that order takes every linear's in theirs. What is kept is counted as the start counts it: `‖W_d − W'‖²`, or with
+//! a calibration the squared error of the output. Counted in parts of the linear's own energy it makes worse starts (`docs/log.md`).
+
+use crate::{ConvertError, ConvertOptions};
+use retie_config::{Depth, LoraConfig, ModelConfig, ShareMap};
+use std::collections::BTreeMap;
+
+/// Squared singular values of the residual of one linear at one depth, largest first.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Spectrum {
+    pub depth: Depth,
+    /// Position in [`ModelConfig::PROJECTIONS`].
+    pub projection: usize,
+    /// As many as the smaller side of the matrix.
+    pub values: Vec<f64>,
+}
+
+/// The ranks that `options` names, for the model of `config` over `map`.
+///
+/// # Errors
+/// When a rank is out of range, a linear is unknown, or no depth is left that could have LoRA.
+pub(crate) fn named_ranks(
+    options: &ConvertOptions,
+    config: &ModelConfig,
+    map: &ShareMap,
+) -> Result<LoraConfig, ConvertError> {
+    let shapes = config.projection_shapes();
+    let (largest, widest) = shapes.iter().fold((0, ""), |(largest, name), (projection, [out, inp])| {
+        if *out.min(inp) > largest { (*out.min(inp), *projection) } else { (largest, name) }
+    });
+    let wanted = options.lora_ranks.values().copied().chain(options.lora_rank);
+    for rank in wanted {
+        if !(1..=largest).contains(&rank) {
+            return Err(ConvertError::RankOutOfRange { rank, largest, projection: widest.to_owned() });
+        }
+    }
+    let matches = |name: &str, projection: &str| name == projection || projection.ends_with(&format!(".{name}"));
+    let unknown =
+        options.lora_ranks.keys().filter(|name| !shapes.iter().any(|(projection, _)| matches(name, projection)));
+    let unknown: Vec<String> = unknown.cloned().collect();
+    if !unknown.is_empty() {
+        let known = shapes.iter().map(|(projection, _)| (*projection).to_owned()).collect();
+        return Err(ConvertError::UnknownProjections { unknown, known });
+    }
+    if options.lora_from == 0
+        && options.lora_ranks.is_empty()
+        && let Some(rank) = options.lora_rank
+    {
+        return Ok(LoraConfig::uniform(rank));
+    }
+    let ranks = shapes.iter().map(|(projection, [out, inp])| {
+        let named = options.lora_ranks.iter().find(|(name, _)| matches(name, projection)).map(|(_, rank)| *rank);
+        let rank = named.or(options.lora_rank).unwrap_or(0).min(*out).min(*inp);
+        let at = |step| if options.may_have_lora(map, step) { rank } else { 0 };
+        ((*projection).to_owned(), map.depths().iter().map(at).collect())
+    });
+    LoraConfig::table(ranks.collect()).ok_or(ConvertError::NoDepthForLora { from: options.lora_from })
+}
+
+/// Spreads at most `budget` parameters over `spectra`.
+///
+/// # Errors
+/// When the budget buys nothing.
+pub(crate) fn spread_budget(
+    budget: usize,
+    spectra: &[Spectrum],
+    config: &ModelConfig,
+    map: &ShareMap,
+) -> Result<LoraConfig, ConvertError> {
+    let shapes = config.projection_shapes();
+    let cost = |spectrum: &Spectrum| shapes[spectrum.projection].1.iter().sum::<usize>();
+    let mut offers: Vec<(f64, usize, usize)> = Vec::new(); // worth of a parameter, rank, which
+    for (which, spectrum) in spectra.iter().enumerate() {
+        let worth = spectrum.values.iter().map(|value| value / cost(spectrum) as f64).enumerate();
+        offers.extend(worth.filter(|(_, worth)| *worth > 0.0).map(|(rank, worth)| (worth, rank, which)));
+    }
+    offers.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.2, x.1).cmp(&(y.2, y.1))));
+    let mut ranks: BTreeMap<String, Vec<usize>> =
+        shapes.iter().map(|(projection, _)| ((*projection).to_owned(), vec![0; map.num_depths()])).collect();
+    let mut left = budget;
+    for (_, _, which) in offers {
+        let (spectrum, cost) = (&spectra[which], cost(&spectra[which]));
+        if let (Some(rest), Some(ranks)) = (left.checked_sub(cost), ranks.get_mut(shapes[spectrum.projection].0)) {
+            ranks[spectrum.depth.0] += 1;
+            left = rest;
+        }
+    }
+    let cheapest = spectra.iter().map(cost).min().unwrap_or(0);
+    LoraConfig::table(ranks).ok_or(ConvertError::BudgetTooSmall { budget, cheapest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use retie_config::Sharing;
+    use serde_json::json;
+    use std::path::Path;
+
+    /// Costs of one rank: 16 for q and o, 12 for k and v, 24 for the MLP.
+    fn model() -> (ModelConfig, ShareMap) {
+        let serde_json::Value::Object(map) = json!({
+            "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 4,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5,
+        }) else {
+            unreachable!()
+        };
+        (ModelConfig::from_json(map, Path::new("x")).unwrap(), ShareMap::new(4, 2, Sharing::Cycle).unwrap())
+    }
+
+    fn spectrum(depth: usize, projection: usize, values: &[f64]) -> Spectrum {
+        Spectrum { depth: Depth(depth), projection, values: values.to_vec() }
+    }
+
+    #[test]
+    fn a_budget_goes_where_a_parameter_keeps_most() {
+        let (config, map) = model();
+        // Worth of a parameter: q at depth 0: 4/16, 1/16; k at depth 1: 4/12, 0; up at depth 2: 3/24, 3/24, 1/24.
+        let spectra = [spectrum(0, 0, &[4.0, 1.0]), spectrum(1, 1, &[4.0, 0.0]), spectrum(2, 5, &[3.0, 3.0, 1.0])];
+        let ranks = |budget| {
+            let lora = spread_budget(budget, &spectra, &config, &map).unwrap();
+            [("self_attn.q_proj", 0), ("self_attn.k_proj", 1), ("mlp.up_proj", 2)]
+                .map(|(name, depth)| lora.ranks[name][depth])
+        };
+        assert_eq!(ranks(12), [0, 1, 0]);
+        // What is dearer than what is left is passed over for what is not.
+        assert_eq!(ranks(27), [0, 1, 0]);
+        assert_eq!(ranks(28), [1, 1, 0]);
+        assert_eq!(ranks(76), [1, 1, 2]);
+        // Nothing is bought that keeps nothing.
+        assert_eq!(ranks(10_000), [2, 1, 3]);
+        assert!(matches!(
+            spread_budget(11, &spectra, &config, &map),
+            Err(ConvertError::BudgetTooSmall { cheapest: 12, .. })
+        ));
+    }
+}
