@@ -10,7 +10,7 @@
 //! | norms `[D]`, biases `[out]` | if `share_norms` or not recursive | if not `share_norms` |
 //! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` of each linear | never | if LoRA with a rank there, and the depth's layer is shared |
 
-use crate::{CheckpointError, TensorSource};
+use crate::{CheckpointError, TensorSource, router_layout::router_tensors};
 use retie_config::{ConfigError, Depth, LayerIndex, ModelConfig, ShareMap};
 use std::{collections::HashSet, path::PathBuf};
 
@@ -44,7 +44,7 @@ pub fn share_map(config: &ModelConfig) -> Result<ShareMap, ConfigError> {
     }
 }
 
-/// Every tensor that `config` implies, in the order of the forward pass: embeddings, layers, depths, final norm, head.
+/// Every tensor that `config` implies, in the order of the forward pass: embeddings, layers, depths, routers, final norm, head.
 ///
 /// # Errors
 /// When the sharing pattern does not fit the number of layers.
@@ -77,6 +77,7 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
             tensors.push((depth_tensor(step.depth, &format!("{projection}.lora_B.weight")), vec![out, rank]));
         }
     }
+    tensors.extend(router_tensors(config));
     tensors.push((FINAL_NORM.to_owned(), vec![config.hidden_size]));
     if !config.tie_word_embeddings {
         tensors.push((LM_HEAD.to_owned(), table));

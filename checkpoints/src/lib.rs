@@ -8,6 +8,7 @@ mod hub;
 mod layout;
 mod mmap;
 mod provenance;
+mod router_layout;
 mod safetensors;
 mod source;
 mod staging;
@@ -22,6 +23,7 @@ pub use layout::{
     share_map, vectors,
 };
 pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
+pub use router_layout::{router_tensor, router_tensors};
 pub use safetensors::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,
     SafetensorsWriter,

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use burn::tensor::{Device, Int, Tensor};
 use retie_checkpoint::{Hub, INDEX_FILE, ModelSource, Parent};
 use retie_data::Tokenizer;
-use retie_model::{CausalLm, KvCache, WeightDtype, kernels::f32_slice};
+use retie_model::{CausalLm, KvCache, Routing, WeightDtype, kernels::f32_slice};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -88,10 +88,15 @@ impl TextModel {
 
     /// Logits `[V]` of the token after `ids`, which join the cache.
     pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Vec<f32> {
+        self.next_logits_with(ids, cache, &mut Routing::default())
+    }
+
+    /// As [`TextModel::next_logits`], with what routers do in `routing`.
+    pub fn next_logits_with(&self, ids: &[u32], cache: &mut KvCache, routing: &mut Routing) -> Vec<f32> {
         let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
         let tokens = ids.len();
         let input = Tensor::<1, Int>::from_ints(ids.as_slice(), &self.device).reshape([1, tokens]);
-        let hidden = self.model.forward(input, Some(cache)); // [T, D]
+        let hidden = self.model.forward_with(input, Some(cache), routing); // [T, D]
         let last = hidden.narrow(0, tokens - 1, 1); // [1, D]
         f32_slice(&self.model.logits(last).into_data()).to_vec()
     }

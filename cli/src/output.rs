@@ -71,6 +71,18 @@ impl Style {
         if wanted && io::stderr().is_terminal() { Self::Colour } else { Self::Plain }
     }
 
+    /// For stdout, likewise.
+    pub fn of_stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if wanted && io::stdout().is_terminal() { Self::Colour } else { Self::Plain }
+    }
+
+    /// For a token that went through `depth` recursions: the deeper, the warmer.
+    pub fn depth(self, depth: usize, text: &str) -> String {
+        const COLOURS: [&str; 6] = ["2", "38;5;39", "38;5;34", "38;5;178", "38;5;208", "38;5;196"];
+        self.paint(COLOURS[depth.min(COLOURS.len() - 1)], text)
+    }
+
     /// For what went wrong.
     pub fn red(self, text: &str) -> String {
         self.paint("1;31", text)
@@ -88,6 +100,7 @@ impl Style {
 
     fn paint(self, code: &str, text: &str) -> String {
         match self {
+            Self::Colour if text.is_empty() => String::new(),
             Self::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
             Self::Plain => text.to_owned(),
         }

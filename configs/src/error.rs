@@ -61,6 +61,12 @@ pub enum ConfigError {
         /// Everything that does not fit.
         problems: Vec<String>,
     },
+    /// A router does not fit its model.
+    #[error("the router cannot be used:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
+    BadRouter {
+        /// Everything that is wrong.
+        problems: Vec<String>,
+    },
     /// The sharing pattern does not fit.
     #[error(transparent)]
     Share(#[from] ShareError),

@@ -12,6 +12,8 @@ pub enum Group {
     Unshared,
     /// The LoRA of a depth.
     Lora,
+    /// A router.
+    Routers,
     /// A norm.
     Norms,
     /// Embeddings and head.
@@ -28,6 +30,8 @@ pub struct GroupsConfig {
     pub unshared: GroupConfig,
     /// Of [`Group::Lora`].
     pub lora: GroupConfig,
+    /// Of [`Group::Routers`].
+    pub routers: GroupConfig,
     /// Of [`Group::Norms`].
     pub norms: GroupConfig,
     /// Of [`Group::Embeddings`].
@@ -52,7 +56,7 @@ impl Default for GroupConfig {
 
 impl Group {
     /// All groups.
-    pub const ALL: [Self; 5] = [Self::Shared, Self::Unshared, Self::Lora, Self::Norms, Self::Embeddings];
+    pub const ALL: [Self; 6] = [Self::Shared, Self::Unshared, Self::Lora, Self::Routers, Self::Norms, Self::Embeddings];
 
     /// The name in configurations.
     #[must_use]
@@ -61,6 +65,7 @@ impl Group {
             Self::Shared => "shared",
             Self::Unshared => "unshared",
             Self::Lora => "lora",
+            Self::Routers => "routers",
             Self::Norms => "norms",
             Self::Embeddings => "embeddings",
         }
@@ -71,6 +76,9 @@ impl Group {
     pub fn of(name: &str, map: &ShareMap) -> Self {
         if name.contains(".lora_") {
             return Self::Lora;
+        }
+        if name.starts_with("model.routers.") {
+            return Self::Routers;
         }
         if name.starts_with("model.embed_tokens.") || name.starts_with("lm_head.") {
             return Self::Embeddings;
@@ -91,6 +99,7 @@ impl GroupsConfig {
             Group::Shared => &self.shared,
             Group::Unshared => &self.unshared,
             Group::Lora => &self.lora,
+            Group::Routers => &self.routers,
             Group::Norms => &self.norms,
             Group::Embeddings => &self.embeddings,
         }
@@ -129,6 +138,7 @@ mod tests {
             ("model.layers.1.self_attn.q_norm.weight", Group::Norms),
             ("model.norm.weight", Group::Norms),
             ("model.depths.7.self_attn.q_proj.lora_A.weight", Group::Lora),
+            ("model.routers.1.out_proj.weight", Group::Routers),
             ("model.embed_tokens.weight", Group::Embeddings),
             ("lm_head.weight", Group::Embeddings),
         ] {

@@ -15,6 +15,7 @@ mod model;
 mod optimizer;
 mod pattern;
 mod recursion;
+mod router;
 mod run;
 mod schedule;
 mod share;
@@ -27,12 +28,13 @@ pub use groups::{Group, GroupConfig, GroupsConfig};
 pub use lora::LoraConfig;
 pub use losses::{
     CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
-    ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig, WeightPoint,
+    ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig, RouterBceConfig, RouterZLossConfig, WeightPoint,
 };
 pub use model::{Architecture, ModelConfig, RopeScaling};
 pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, RecursionConfig};
+pub use router::{ExpertChoiceConfig, Gating, KvStrategy, RouterConfig, RouterInput, RouterNetwork, RouterScore};
 pub use run::{DataConfig, ModelSource, NonFinite, RunConfig, TrainConfig, UptrainConfig};
 pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthPlan, LayerIndex, ShareError, ShareMap, dividing_recursions};

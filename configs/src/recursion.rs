@@ -1,6 +1,6 @@
 //! The `recursion` object of a converted checkpoint's `config.json`.
 
-use crate::{ConfigError, LoraConfig, ModelConfig, Pattern, ShareError, ShareMap, Sharing};
+use crate::{ConfigError, LoraConfig, ModelConfig, Pattern, RouterConfig, ShareError, ShareMap, Sharing};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -60,7 +60,7 @@ impl std::str::FromStr for Init {
 }
 
 /// What makes a checkpoint recursive. `num_hidden_layers` beside it stays the length of the unrolled stack.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecursionConfig {
     /// Passes over the shared block, `R`.
@@ -83,13 +83,26 @@ pub struct RecursionConfig {
     /// Per-depth LoRA, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
+    /// What chooses the recursion depth of each token; every token goes through all recursions without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterConfig>,
 }
 
 impl RecursionConfig {
-    /// With shared norms, no unshared layers but those that `sharing` implies, and without LoRA.
+    /// With shared norms, no unshared layers but those that `sharing` implies, and without LoRA or a router.
     #[must_use]
     pub fn new(num_recursions: usize, sharing: Sharing, init: Init) -> Self {
-        Self { num_recursions, sharing, prelude: None, coda: None, map: None, init, share_norms: true, lora: None }
+        Self {
+            num_recursions,
+            sharing,
+            prelude: None,
+            coda: None,
+            map: None,
+            init,
+            share_norms: true,
+            lora: None,
+            router: None,
+        }
     }
 
     /// The pattern of `map`, with shared norms and without LoRA.
@@ -110,11 +123,15 @@ impl RecursionConfig {
     /// The schedule for `model`.
     ///
     /// # Errors
-    /// When the pattern does not fit the model's layers, or the ranks of the LoRA do not fit its depths and linears.
+    /// When the pattern does not fit the model's layers, the ranks of the LoRA do not fit its depths and linears, or the router does not
+    /// fit the pattern.
     pub fn share_map(&self, model: &ModelConfig) -> Result<ShareMap, ConfigError> {
         let map = ShareMap::lay(&self.pattern()?, model.num_hidden_layers, self.num_recursions)?;
         if let Some(lora) = &self.lora {
             lora.check(model, &map)?;
+        }
+        if let Some(router) = &self.router {
+            router.check(self.num_recursions, self.sharing)?;
         }
         Ok(map)
     }

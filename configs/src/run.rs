@@ -89,6 +89,9 @@ pub struct TrainConfig {
     /// Keep only what enters each recursion, and compute the recursion again for its backward pass: less memory, more time.
     #[serde(default)]
     pub checkpoint_recursions: bool,
+    /// Steps over which the capacities of a routed model fall from 1 to their own; 0 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_warmup_steps: Option<u64>,
     /// Steps between checkpoints; 0 writes one at the end only.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
@@ -381,6 +384,9 @@ train:
             lora:
               lr: 1.0
               weight_decay: null
+            routers:
+              lr: 1.0
+              weight_decay: null
             norms:
               lr: 1.0
               weight_decay: null
@@ -592,10 +598,10 @@ train: {steps: 100, batch_size: 0, gradient_accumulation: 0, keep_last: 0, eval_
         --set optimizer.groups={lora: {lr: -1}, norms: {weight_decay: -1}}: `optimizer.groups.lora.lr` is `-1`, expected a finite number, 0 or more
         --set optimizer.groups={lora: {lr: -1}, norms: {weight_decay: -1}}: `optimizer.groups.norms.weight_decay` is `-1`, expected a finite number, 0 or more
         ");
-        let groups = "{shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}";
+        let groups = "{shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, routers: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}";
         assert_snapshot!(error(MINIMAL, &[&format!("optimizer.groups={groups}")]), @"
         `uptrain.yaml` has 1 problem
-        --set optimizer.groups={shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}: every group has a rate of 0, nothing would be trained
+        --set optimizer.groups={shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, routers: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}: every group has a rate of 0, nothing would be trained
         ");
         assert_snapshot!(error(MINIMAL, &["train.keep_best=1", "train.non_finite={skip: {in_a_row: 0}}"]), @"
         `uptrain.yaml` has 2 problems

@@ -16,6 +16,9 @@ pub struct ParameterCounts {
     pub depth_vectors: usize,
     /// Per-depth LoRA.
     pub lora: usize,
+    /// Routers.
+    #[serde(default)]
+    pub routers: usize,
 }
 
 impl ParameterCounts {
@@ -30,6 +33,7 @@ impl ParameterCounts {
             let kind = match name.as_str() {
                 EMBEDDINGS | LM_HEAD => &mut counts.embedding,
                 lora if lora.contains(".lora_") => &mut counts.lora,
+                router if router.starts_with("model.routers.") => &mut counts.routers,
                 depth if depth.starts_with("model.depths.") => &mut counts.depth_vectors,
                 _ => &mut counts.layers,
             };
@@ -41,7 +45,7 @@ impl ParameterCounts {
     /// Everything but the embedding.
     #[must_use]
     pub fn non_embedding(&self) -> usize {
-        self.layers + self.depth_vectors + self.lora
+        self.layers + self.depth_vectors + self.lora + self.routers
     }
 
     /// Everything.

@@ -31,6 +31,21 @@ pub enum ConvertError {
         /// Its number of recursions.
         num_recursions: usize,
     },
+    /// Routers are for the recursions of a recursive model.
+    #[error(
+        "the model is not recursive, expected one whose layers run in a loop\n\
+         hint: convert it first (`--recursions`, `--sharing cycle` or `middle_cycle`, `--init`), then add the router to what was written"
+    )]
+    RouterWithoutRecursion,
+    /// The source has a router.
+    #[error(
+        "the model has an `{kind}` router already, expected one without\n\
+         hint: add another one to the model that it was made from (`parent` in its `retie.json`)"
+    )]
+    AlreadyRouted {
+        /// Its kind.
+        kind: &'static str,
+    },
     /// No matrix of the model has that rank.
     #[error(
         "LoRA rank `{rank}` is out of range, expected 1 to {largest}\nhint: {largest} is the full rank of `{projection}`"

@@ -22,6 +22,7 @@ mod plan;
 mod ranks;
 mod render;
 mod report;
+mod router;
 mod spectra;
 mod tied_group;
 mod verify;
@@ -35,3 +36,4 @@ pub use render::grouped;
 pub use report::{
     Alias, CalibrationReport, Check, ConvertReport, DepthEnergy, LoraReport, PlainError, ProjectionEnergy,
 };
+pub use router::{ROUTER_REPORT_FILE, RouterReport, add_router};

@@ -212,7 +212,7 @@ fn write_fitted(
     Ok(())
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ConvertError> {
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ConvertError> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|source| CheckpointError::BadJson { path: path.to_owned(), source })?;
     text.push('\n');

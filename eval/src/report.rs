@@ -1,6 +1,6 @@
 //! Results as JSON, as a table, and as a row an example.
 
-use crate::{Perplexity, TaskResult};
+use crate::{Perplexity, RouterReport, TaskResult};
 use serde_json::{Map, Value, json};
 use std::{fmt, io};
 
@@ -15,10 +15,12 @@ pub struct EvalReport {
     pub tasks: Vec<TaskResult>,
     /// The text, if there was one.
     pub perplexity: Option<Perplexity>,
+    /// What the model's routers do on it, if that was asked for.
+    pub router: Option<RouterReport>,
 }
 
 impl EvalReport {
-    /// `{"model", "limit", "results": {task: {"examples", metric, metric_stderr, …}, "perplexity": {"token_nll", …}}}`.
+    /// `{"model", "limit", "results": {task: {"examples", metric, metric_stderr, …}, "perplexity": {"token_nll", …}}, "router"}`.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut results = Map::new();
@@ -36,7 +38,11 @@ impl EvalReport {
         if let Some(perplexity) = &self.perplexity {
             results.insert("perplexity".into(), json!(perplexity));
         }
-        json!({ "model": self.model, "limit": self.limit, "results": results })
+        let mut report = json!({ "model": self.model, "limit": self.limit, "results": results });
+        if let Some(router) = &self.router {
+            report["router"] = json!(router);
+        }
+        report
     }
 
     /// Writes `{"task", "id", "gold", "loglikelihoods": [..]}`, a line for each example.
@@ -97,6 +103,9 @@ impl fmt::Display for EvalReport {
             let line = format!("{task:<a$}  {examples:>b$}  {metric:<c$}  {value:>d$}  {stderr:>e$}");
             writeln!(f, "{}", line.trim_end())?;
         }
+        if let Some(router) = &self.router {
+            write!(f, "\n{router}")?;
+        }
         Ok(())
     }
 }
@@ -142,6 +151,7 @@ mod tests {
                 byte_perplexity: 0.75_f64.exp(),
                 bits_per_byte: 1.082_021_3,
             }),
+            router: None,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     mlp::{Mlp, MlpAtDepth},
     norm::RmsNorm,
     rope::{RopeAngles, RopeFrequencies},
+    router::{Router, Routing},
 };
 use burn::{
     module::{Module, Param},
@@ -31,7 +32,7 @@ pub struct CausalLm {
     pub(crate) plan: Arc<Plan>,
 }
 
-/// What does not change in training.
+/// What does not change in training, but for a router's thresholds.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub config: ModelConfig,
@@ -56,6 +57,8 @@ pub struct Decoder {
     pub embed_tokens: Table,
     pub layers: Vec<Layer>,
     pub depths: Vec<DepthWeights>,
+    /// One a recursion; none without routers, or with routers that have no weights.
+    pub routers: Vec<Router>,
     pub norm: RmsNorm,
 }
 
@@ -117,13 +120,23 @@ impl CausalLm {
     ///
     /// With a cache, `ids` continue what it holds, and join it. Rows of a batch that are shorter than others are padded on the
     /// right: attention is causal, so padding changes no hidden state before it.
-    pub fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<2> {
+    pub fn forward(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<2> {
+        self.forward_with(ids, cache, &mut Routing::default())
+    }
+
+    /// As [`CausalLm::forward`], with what the routers do in `routing`; it is one forward pass's.
+    pub fn forward_with(
+        &self,
+        ids: Tensor<2, Int>,
+        mut cache: Option<&mut KvCache>,
+        routing: &mut Routing,
+    ) -> Tensor<2> {
         let [batch, tokens] = ids.dims();
         let layout = match &cache {
             Some(cache) => cache.layout(batch, tokens),
             None => Layout::batch(batch, tokens),
         };
-        let hidden = self.run(ids.reshape([batch * tokens]), layout, cache.as_deref_mut());
+        let hidden = self.run(ids.reshape([batch * tokens]), layout, routing, cache.as_deref_mut());
         if let Some(cache) = cache {
             cache.advance(tokens);
         }
@@ -132,12 +145,20 @@ impl CausalLm {
 
     /// Hidden states after the final norm, `[M, D]`, of sequences that lie behind one another in `ids [M]`, as `layout` says.
     pub fn forward_packed(&self, ids: Tensor<1, Int>, layout: Layout) -> Tensor<2> {
-        self.run(ids, layout, None)
+        self.run(ids, layout, &mut Routing::default(), None)
     }
 
-    fn run(&self, ids: Tensor<1, Int>, layout: Layout, cache: Option<&mut KvCache>) -> Tensor<2> {
+    pub(crate) fn run(
+        &self,
+        ids: Tensor<1, Int>,
+        layout: Layout,
+        routing: &mut Routing,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
         let rows = self.rows(layout);
-        self.norm(self.run_depths(self.embed(ids), 0..self.plan.num_depths, &rows, cache))
+        self.draw_lots(&ids, &rows, routing);
+        let x = self.run_passes(self.embed(ids), 0..self.plan.num_depths, &rows, routing, cache);
+        self.norm(x)
     }
 
     /// What the depths of a forward pass over `layout` need to know.
@@ -176,7 +197,14 @@ impl CausalLm {
         self.model.norm.forward(x, self.plan.config.rms_norm_eps)
     }
 
-    fn run_depth(&self, x: Tensor<2>, layer: usize, depth: usize, rows: &Rows, slot: Option<KvSlot<'_>>) -> Tensor<2> {
+    pub(crate) fn run_depth(
+        &self,
+        x: Tensor<2>,
+        layer: usize,
+        depth: usize,
+        rows: &Rows,
+        slot: Option<KvSlot<'_>>,
+    ) -> Tensor<2> {
         let config = &self.plan.config;
         let (stored, own) = (&self.model.layers[layer], &self.model.depths[depth]);
         let normed = norm(&stored.input_layernorm, &own.input_layernorm).forward(x.clone(), config.rms_norm_eps);

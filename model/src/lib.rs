@@ -15,6 +15,7 @@ mod linear;
 mod mlp;
 mod norm;
 mod rope;
+mod router;
 mod sampling;
 mod weights;
 
@@ -23,5 +24,6 @@ pub use causal_lm::{CausalLm, Rows};
 pub use device::{backends, device};
 pub use error::ModelError;
 pub use layer_by_layer::{Comparison, LayerByLayer, Point, Run, Seen};
+pub use router::{Choice, Decision, Router, RouterLoss, Routing, binary_cross_entropy, calibrate, z_loss};
 pub use sampling::{Sampler, Sampling};
 pub use weights::{ParameterView, WeightDtype};

@@ -9,13 +9,14 @@ use crate::{
     mlp::{Mlp, MlpAtDepth},
     norm::RmsNorm,
     rope::RopeFrequencies,
+    router::Router,
 };
 use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{DType, Device, Tensor, TensorData},
 };
 use half::bf16;
-use retie_checkpoint::{CheckpointError, Dtype, TensorSource, check_tensors, share_map};
+use retie_checkpoint::{CheckpointError, Dtype, TensorSource, check_tensors, router_tensor, router_tensors, share_map};
 use retie_config::ModelConfig;
 use std::sync::Arc;
 
@@ -108,6 +109,22 @@ impl Loader<'_> {
         })
     }
 
+    /// The routers, in f32 whatever the other matrices are held in.
+    fn routers(&self, config: &ModelConfig) -> Result<Vec<Router>, CheckpointError> {
+        let Some(recursion) = config.recursion.as_ref().filter(|_| !router_tensors(config).is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let exact = Self { dtype: WeightDtype::F32, ..*self };
+        let table = |weight| Table { weight };
+        let router = |r| {
+            Ok(Router {
+                up_proj: exact.optional(&router_tensor(r, "up_proj.weight"))?.map(table),
+                out_proj: table(exact.param(&router_tensor(r, "out_proj.weight"))?),
+            })
+        };
+        (0..recursion.num_recursions).map(router).collect()
+    }
+
     /// What a depth owns; empty in a plain model.
     pub fn depth(&self, index: usize) -> Result<DepthWeights, CheckpointError> {
         let at = |part: &str| format!("model.depths.{index}.{part}");
@@ -159,6 +176,7 @@ impl CausalLm {
             embed_tokens: table("model.embed_tokens.weight")?,
             layers: (0..share_map.num_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?,
             depths: (0..share_map.num_depths()).map(|i| loader.depth(i)).collect::<Result<_, _>>()?,
+            routers: loader.routers(config)?,
             norm: RmsNorm { weight: loader.param("model.norm.weight")? },
         };
         let lm_head = (!config.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?;

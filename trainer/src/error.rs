@@ -72,6 +72,18 @@ pub enum TrainError {
         /// What to do.
         hint: &'static str,
     },
+    /// Settings of routers for a model that has none, or none with weights.
+    #[error(
+        "`{model}` has no router that could be trained, but there {} {}\nhint: give it one with `retie convert --router`, or leave that out",
+        if keys.len() == 1 { "is" } else { "are" },
+        keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" and ")
+    )]
+    NoRouter {
+        /// The model.
+        model: String,
+        /// The settings.
+        keys: Vec<String>,
+    },
     /// A file of a run is not what this program wrote.
     #[error("`{}` cannot be read as a file of a run", path.display())]
     BadRunFile {

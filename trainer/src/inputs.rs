@@ -2,7 +2,8 @@
 
 use crate::{
     Event, TrainError,
-    loss::{self, Stacks},
+    loss::{self, Asked, Stacks},
+    routing,
 };
 use retie_checkpoint::{ModelSource, share_map};
 use retie_config::UptrainConfig;
@@ -44,6 +45,7 @@ impl Inputs {
             None => ModelSource::open(&config.student.model)?,
         };
         student.validate()?;
+        routing::check(config, &student)?;
         let tokenizer = tokenizer(&student)?;
         tokenizer.check_vocab(student.config.vocab_size)?;
         let end_of_text = tokenizer.token_id(END_OF_TEXT).or_else(|| student.config.eos_token_ids.first().copied());
@@ -55,6 +57,7 @@ impl Inputs {
         }
         let stacks = stacks(&student, teacher.as_ref())?;
         config.losses.iter().try_for_each(|loss| loss::of(loss).check(&stacks))?;
+        routing::check_states(&student, teacher.as_ref(), &Asked::by(&config.losses, 1.0, &stacks))?;
         Ok(Self { student, teacher, stacks, tokenizer, end_of_text })
     }
 

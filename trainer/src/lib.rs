@@ -13,6 +13,7 @@ mod metrics;
 mod objective;
 mod pass;
 mod plan;
+mod routing;
 mod run;
 
 pub use error::TrainError;

@@ -6,6 +6,9 @@
 //! one part are in memory at a time. The gradients are those of one graph over the whole stack, but for the order in which the
 //! uses of a shared weight are summed.
 //!
+//! Routers choose once: a recursion that runs again runs over the same rows. What a loss asks of a router's logits enters the graph of
+//! its recursion.
+//!
 //! Hidden states are read, and their gradients given back, at the ends of parts: losses may want those of any depth.
 //!
 //! The embeddings are outside of it: their gradient is that of the first part's input, by row.
@@ -13,9 +16,9 @@
 use crate::gradients::Gradients;
 use burn::{
     module::Module,
-    tensor::{Int, Tensor},
+    tensor::{Int, Tensor, TensorData},
 };
-use retie_model::{CausalLm, Rows, kernels::Layout};
+use retie_model::{CausalLm, Choice, Decision, Routing, Rows, kernels::Layout};
 use std::{collections::BTreeMap, ops::Range};
 
 /// A forward pass that can be taken back.
@@ -25,6 +28,8 @@ pub struct Pass {
     parts: Vec<Part>,
     /// What the depths up to each end leave, `[M, D]`, without a graph.
     states: BTreeMap<usize, Tensor<2>>,
+    /// What the routers did, recursion by recursion.
+    decisions: Vec<Decision>,
 }
 
 /// Depths with one graph.
@@ -36,6 +41,8 @@ struct Part {
     entering: Tensor<2>,
     /// What each run leaves, in the graph; `None` where it is made for the backward pass.
     leaving: Option<Vec<Tensor<2>>>,
+    /// Which decisions are made in it.
+    decisions: Range<usize>,
 }
 
 /// Gradients of hidden states, `[M, D]`, by the number of depths before them.
@@ -43,31 +50,44 @@ pub type StateGradients = BTreeMap<usize, Tensor<2>>;
 
 impl Pass {
     /// Runs `student` over `ids [M]`. The hidden states after each number of depths in `ends` can be read, and those after the last
-    /// depth. With `recompute` there is no graph until the backward pass, which makes one for a recursion at a time.
-    pub fn run(student: &CausalLm, ids: Tensor<1, Int>, layout: Layout, ends: &[usize], recompute: bool) -> Self {
+    /// depth; of a routed model, in which `choice` goes through a recursion, at the ends of recursions only. With `recompute` there is
+    /// no graph until the backward pass, which makes one for a recursion at a time.
+    pub fn run(
+        student: &CausalLm,
+        ids: Tensor<1, Int>,
+        layout: Layout,
+        choice: Choice,
+        ends: &[usize],
+        recompute: bool,
+    ) -> Self {
+        let mut routing = Routing::new(choice);
         let rows = student.rows(layout);
         let plain = student.valid();
         let runs = runs(student, ends);
+        plain.draw_lots(&ids, &rows, &mut routing);
         let x = plain.embed(ids);
         let mut states = BTreeMap::new();
         let mut parts = Vec::new();
         if recompute {
             let mut x = x;
             for run in runs {
-                let left = plain.run_depths(x.clone(), run.clone(), &rows, None);
+                let before = routing.decisions().len();
+                let left = plain.run_pass(x.clone(), run.clone(), &rows, &mut routing, None);
                 states.insert(run.end, left.clone());
-                parts.push(Part { runs: vec![run], entering: x, leaving: None });
+                let decisions = before..routing.decisions().len();
+                parts.push(Part { runs: vec![run], entering: x, leaving: None, decisions });
                 x = left;
             }
         } else {
             let entering = leaf(x);
-            let leaving = run_all(student, entering.clone(), &runs, &rows);
+            let leaving = run_all(student, entering.clone(), &runs, &rows, &mut routing);
             states.extend(runs.iter().zip(&leaving).map(|(run, x)| (run.end, x.clone().inner())));
-            parts.push(Part { runs, entering, leaving: Some(leaving) });
+            let decisions = 0..routing.decisions().len();
+            parts.push(Part { runs, entering, leaving: Some(leaving), decisions });
         }
         let last = student.share_map().num_depths();
         states.retain(|end, _| *end == last || ends.contains(end));
-        Self { rows, parts, states }
+        Self { rows, parts, states, decisions: routing.into_decisions() }
     }
 
     /// Hidden states `[M, D]` after `end` depths, before the final norm.
@@ -78,28 +98,42 @@ impl Pass {
         self.states[&end].clone()
     }
 
-    /// Adds the gradients of everything between embeddings and final norm, given those of some of the states; gives the gradient of
-    /// the embeddings' rows, `[M, D]`.
+    /// What the routers did, recursion by recursion; nothing without routers.
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
+    /// Adds the gradients of everything between embeddings and final norm, given those of some of the states and, for each of
+    /// [`Pass::decisions`], of its logits; gives the gradient of the embeddings' rows, `[M, D]`.
     ///
     /// # Panics
     /// When the last state has no gradient.
-    pub fn backward(self, student: &CausalLm, mut of_states: StateGradients, grads: &mut Gradients) -> Tensor<2> {
-        let Self { rows, parts, .. } = self;
+    pub fn backward(
+        self,
+        student: &CausalLm,
+        mut of_states: StateGradients,
+        of_logits: &[Vec<f32>],
+        grads: &mut Gradients,
+    ) -> Tensor<2> {
+        let Self { rows, parts, decisions, .. } = self;
         let last = student.share_map().num_depths();
         let Some(mut incoming) = of_states.remove(&last) else { unreachable!("the last state is always read") };
-        for Part { runs, entering, leaving } in parts.into_iter().rev() {
-            let (entering, leaving) = match leaving {
-                Some(leaving) => (entering, leaving),
+        for Part { runs, entering, leaving, decisions: made } in parts.into_iter().rev() {
+            let (before, asked) = (&decisions[made.clone()], &of_logits[made]);
+            let (entering, leaving, decided) = match leaving {
+                Some(leaving) => (entering, leaving, before.to_vec()),
                 None => {
                     let entering = leaf(entering);
-                    let leaving = run_all(student, entering.clone(), &runs, &rows);
-                    (entering, leaving)
+                    let mut routing = before.first().map_or_else(Routing::default, Routing::again);
+                    let leaving = run_all(student, entering.clone(), &runs, &rows, &mut routing);
+                    (entering, leaving, routing.into_decisions())
                 }
             };
             let Some(end) = runs.last().map(|run| run.end) else { continue };
             add_state(&mut of_states, end, incoming);
             let given = runs.iter().zip(leaving).filter_map(|(run, x)| Some((x, of_states.remove(&run.end)?)));
-            incoming = take_back(student, given, &entering, grads);
+            let logits = decided.iter().zip(asked).filter_map(|(decision, grad)| with_gradient(decision, grad));
+            incoming = take_back(student, given.chain(logits), &entering, grads);
         }
         incoming
     }
@@ -120,12 +154,26 @@ fn runs(student: &CausalLm, ends: &[usize]) -> Vec<Range<usize>> {
     runs
 }
 
-fn run_all(model: &CausalLm, mut x: Tensor<2>, runs: &[Range<usize>], rows: &Rows) -> Vec<Tensor<2>> {
+fn run_all(
+    model: &CausalLm,
+    mut x: Tensor<2>,
+    runs: &[Range<usize>],
+    rows: &Rows,
+    routing: &mut Routing,
+) -> Vec<Tensor<2>> {
     let mut run = |depths: &Range<usize>| {
-        x = model.run_depths(x.clone(), depths.clone(), rows, None);
+        x = model.run_pass(x.clone(), depths.clone(), rows, routing, None);
         x.clone()
     };
     runs.iter().map(&mut run).collect()
+}
+
+/// The logits of a decision in its graph, `[n, 1]`, and their gradient.
+fn with_gradient(decision: &Decision, grad: &[f32]) -> Option<(Tensor<2>, Tensor<2>)> {
+    let logits = decision.logits.clone()?;
+    let data = TensorData::new(grad.to_vec(), [grad.len(), 1]);
+    let grad = Tensor::from_data(data, &logits.device().inner());
+    Some((logits, grad))
 }
 
 /// A tensor that a graph begins with.

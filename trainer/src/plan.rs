@@ -1,6 +1,6 @@
 //! `--dry-run`: what a run would train, and an estimate of its memory and time.
 
-use crate::{TrainError, inputs::Inputs};
+use crate::{TrainError, inputs::Inputs, routing::capacity};
 use burn::tensor::{Device, Distribution, Tensor};
 use retie_checkpoint::{Dtype, ModelSource, expected_tensors, share_map};
 use retie_config::{Group, ModelConfig, OptimizerConfig, ShareMap, UptrainConfig};
@@ -90,8 +90,10 @@ struct Sizes {
     config: ModelConfig,
     map: ShareMap,
     tensors: Vec<(String, Vec<usize>)>,
-    /// Elements of matrices that one token is multiplied with, each use counted.
-    used: usize,
+    /// Elements of matrices that one token is multiplied with in the mean, each use counted.
+    used: f64,
+    /// For each depth, which part of the tokens go through it.
+    parts: Vec<f64>,
 }
 
 fn elements(shape: &[usize]) -> usize {
@@ -107,8 +109,12 @@ impl Sizes {
         let lora: usize =
             tensors.iter().filter(|(name, _)| name.contains(".lora_")).map(|(_, shape)| elements(shape)).sum();
         let head = config.vocab_size * config.hidden_size;
-        let used = layer * map.num_depths() + lora + head;
-        Ok(Self { config, map, tensors, used })
+        let parts: Vec<f64> = map.depths().iter().map(|step| capacity(&config, step.recursion)).collect();
+        let shared =
+            map.depths().iter().zip(&parts).filter(|(step, _)| map.is_shared(step.layer)).map(|(_, part)| part);
+        let mean = shared.clone().sum::<f64>() / shared.count().max(1) as f64;
+        let used = layer as f64 * parts.iter().sum::<f64>() + lora as f64 * mean + head as f64;
+        Ok(Self { config, map, tensors, used, parts })
     }
 
     fn parameters(&self) -> usize {
@@ -131,10 +137,11 @@ impl Sizes {
         Group::ALL.into_iter().filter_map(of).collect()
     }
 
-    /// Operations of one token's forward pass in sequences of `length`; attention sees half of them in the mean.
+    /// Operations of one token's forward pass in sequences of `length`; attention sees half of them in the mean, and of a recursion
+    /// that takes a part of the tokens that part of that part.
     fn forward_flops(&self, length: usize) -> f64 {
-        let attention = 2 * self.config.query_size() * length * self.config.num_hidden_layers;
-        2.0 * self.used as f64 + attention as f64
+        let attention = 2 * self.config.query_size() * length;
+        2.0 * self.used + attention as f64 * self.parts.iter().map(|part| part * part).sum::<f64>()
     }
 
     /// Elements that the stack keeps for its backward pass. A depth keeps two norm inputs and outputs, q and k after the rotation, v,
@@ -143,7 +150,7 @@ impl Sizes {
         let c = &self.config;
         let depth = 4 * c.hidden_size + 2 * c.query_size() + 2 * c.key_value_size() + 2 * c.intermediate_size;
         if !checkpoint {
-            return depth * self.map.num_depths();
+            return (depth as f64 * self.parts.iter().sum::<f64>()) as usize;
         }
         let passes = self.map.passes();
         let longest = passes.iter().map(ExactSizeIterator::len).max().unwrap_or(0);

@@ -15,6 +15,7 @@ use crate::{
     loss::Losses,
     metrics::Metrics,
     objective::{Objective, Turn, cross_entropy},
+    routing,
 };
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -156,11 +157,12 @@ impl Run<'_> {
     ) -> Result<Outcome, TrainError> {
         let num_steps = self.config.num_steps();
         let train = &self.config.train;
-        if self.state.step == 0
-            && train.eval_every > 0
-            && let Some(heldout_cross_entropy) = self.heldout_loss(&model.valid())?
+        let baseline = self.state.step == 0 && train.eval_every > 0;
+        let student = baseline.then(|| self.for_inference(&model)).transpose()?;
+        if let Some(student) = student
+            && let Some(heldout_cross_entropy) = self.heldout_loss(&student)?
         {
-            let heldout_exits = self.heldout_exits(&model.valid())?;
+            let heldout_exits = self.heldout_exits(&student)?;
             let teacher = self.objective.teacher().map(|teacher| self.heldout_loss(teacher)).transpose()?;
             let baseline =
                 Baseline { heldout_cross_entropy, heldout_exits, teacher_heldout_cross_entropy: teacher.flatten() };
@@ -180,7 +182,7 @@ impl Run<'_> {
             let last = step == num_steps;
             if let Some(mut row) = row {
                 if train.eval_every > 0 && (step.is_multiple_of(train.eval_every) || last) {
-                    self.measure(&model.valid(), &mut row)?;
+                    self.measure(&self.for_inference(&model)?, &mut row)?;
                 }
                 self.metrics.write(&row)?;
                 events(Event::Step { row: &row, num_steps });
@@ -220,8 +222,9 @@ impl Run<'_> {
         let mut grads = Gradients::default();
         let mut losses = Losses::default();
         let batches: Vec<_> = (0..count).map(|_| self.sampler.next_batch(self.config.train.batch_size)).collect();
+        let choice = routing::choice(&model, step, &self.config.train);
         for batch in &batches {
-            self.objective.backward(&model, batch, turn, &mut grads, &mut losses);
+            self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses);
         }
         let Losses { loss, cross_entropy, terms } = losses;
         let grad_norm = grads.norm();
@@ -269,6 +272,10 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn for_inference(&self, model: &CausalLm) -> Result<CausalLm, TrainError> {
+        routing::for_inference(model, self.heldout.as_ref(), &self.config.train)
+    }
+
     fn heldout_loss(&self, model: &CausalLm) -> Result<Option<f64>, TrainError> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let batches = heldout.heldout_batches(self.config.train.batch_size, Some(self.config.train.eval_sequences))?;
@@ -292,6 +299,8 @@ impl Run<'_> {
         if self.saved.as_ref().is_some_and(|(saved, _)| *saved == step) {
             return Ok(());
         }
+        // With the thresholds that a routed model has now.
+        self.model_config = self.for_inference(model)?.config().clone();
         let dir = &self.config.run.dir;
         let moments = self.optimizer.moments();
         let path = checkpoint::save(dir, model, self.files(), moments, &self.state)?;

@@ -1,4 +1,6 @@
-//! `retie convert`: from a pretrained model to a recursive one.
+//! `retie convert`: from a pretrained model to a recursive one, and from a recursive one to a routed one.
+
+mod router;
 
 use crate::{
     args::{JsonArgs, SetArgs},
@@ -14,6 +16,7 @@ use clap::{
 use retie_checkpoint::{ModelSource, Provenance};
 use retie_config::{ConvertConfig, Fit, Init, Sharing, StoredDtype, document};
 use retie_convert::{ConvertOptions, ConvertReport, Extras, Stage};
+use router::RouterArgs;
 use std::path::PathBuf;
 
 /// Turn a pretrained model into a recursive one
@@ -23,10 +26,10 @@ pub struct Convert {
     #[arg(value_name = "MODEL", required_unless_present = "config")]
     model: Option<String>,
     /// Passes over the shared block; has to divide the layers that are shared unless there is `--fit`, 1 copies the model
-    #[arg(long, value_name = "R", required_unless_present_any = ["config", "map"])]
+    #[arg(long, value_name = "R", required_unless_present_any = ["config", "map", "router"])]
     recursions: Option<usize>,
     /// Which depths share a layer
-    #[arg(long, required_unless_present_any = ["config", "map"], value_parser = names::<Sharing, _>(Sharing::CHOICES.map(Sharing::name)))]
+    #[arg(long, required_unless_present_any = ["config", "map", "router"], value_parser = names::<Sharing, _>(Sharing::CHOICES.map(Sharing::name)))]
     sharing: Option<Sharing>,
     /// Unshared layers before the loop of `cycle` and `sequence`
     #[arg(long, value_name = "LAYERS")]
@@ -41,7 +44,7 @@ pub struct Convert {
     #[arg(long, value_parser = names::<Fit, _>(Fit::ALL.map(Fit::name)))]
     fit: Option<Fit>,
     /// Where the shared layers come from
-    #[arg(long, required_unless_present = "config", value_parser = names::<Init, _>(Init::ALL.map(Init::name)))]
+    #[arg(long, required_unless_present_any = ["config", "router"], value_parser = names::<Init, _>(Init::ALL.map(Init::name)))]
     init: Option<Init>,
     /// Text that `--init calibrated` is fitted to; of .jsonl and .parquet files the field `text`
     #[arg(long, value_name = "FILE")]
@@ -67,7 +70,7 @@ pub struct Convert {
     /// Element type of the written weights
     #[arg(long, default_value = "keep", value_parser = names::<StoredDtype, _>(StoredDtype::ALL.map(StoredDtype::name)))]
     dtype: StoredDtype,
-    /// Seed of `--init random`
+    /// Seed of `--init random`, and of new routers
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Folder to write; it may not hold anything yet
@@ -79,6 +82,8 @@ pub struct Convert {
         "lora_budget", "lora_from", "share_norms", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    router: RouterArgs,
     #[command(flatten)]
     set: SetArgs,
     #[command(flatten)]
@@ -102,6 +107,12 @@ fn linear_rank(text: &str) -> Result<(String, usize), String> {
 impl Convert {
     pub fn run(self) -> anyhow::Result<Status> {
         let json = self.json;
+        if self.router.is_given() {
+            let (Some(model), Some(output)) = (&self.model, &self.output) else {
+                anyhow::bail!("expected MODEL and `--output` with `--router`");
+            };
+            return self.router.run(model, output, self.seed, json.json);
+        }
         let config = self.into_config()?;
         let source = model::open(&config.model)?;
         let report = convert(&source, &config)?;

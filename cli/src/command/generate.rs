@@ -1,5 +1,7 @@
 //! `retie generate`: text that goes on from a prompt, as it comes.
 
+mod depth;
+
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
     error::Status,
@@ -9,7 +11,8 @@ use crate::{
 };
 use anyhow::ensure;
 use clap::Args;
-use retie_model::{KvCache, ModelError, Sampler, Sampling, kernels::on_worker};
+use depth::{Depths, Pieces};
+use retie_model::{KvCache, ModelError, Routing, Sampler, Sampling, kernels::on_worker};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -34,6 +37,9 @@ pub struct Generate {
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Of a routed model: show the prompt too, and each token in the colour of the recursions it went through
+    #[arg(long)]
+    show_depth: bool,
     #[command(flatten)]
     dtype: DtypeArgs,
     #[command(flatten)]
@@ -50,6 +56,9 @@ struct Generation {
     ids: Vec<u32>,
     stop: Stop,
     prompt_tokens: usize,
+    /// Recursions of each token of the prompt, and of each new one, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    depths: Option<Depths>,
     /// Tokens of the prompt by the time until the first new token.
     prefill_tokens_per_second: f64,
     /// New tokens after the first by the time after it; absent if there is only one.
@@ -76,6 +85,11 @@ impl Generate {
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;
+        ensure!(
+            model.model.router().is_some() || !self.show_depth,
+            "every token of `{}` goes through all recursions: it has no router\nhint: leave `--show-depth` out",
+            self.model
+        );
         let json = self.json.json;
         let mut show = |text: &str| if json { Ok(()) } else { output::stream(text) };
         let generation = on_worker(|| self.generate(&model, &mut show))?;
@@ -83,6 +97,9 @@ impl Generate {
             output::json(&generation)?;
         } else {
             output::stream("\n")?;
+        }
+        if let Some(depths) = &generation.depths {
+            output::line(&depths.legend(output::Style::of_stderr()));
         }
         let decode = generation.decode_tokens_per_second;
         output::line(&format!(
@@ -115,33 +132,39 @@ impl Generate {
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
         let mut sampler = Sampler::new(sampling);
         let mut cache = KvCache::new(config, 1, asked, &model.device);
-        let mut decoder = model.tokenizer.decode_stream(true);
-        let (mut ids, mut text) = (Vec::new(), String::new());
+        let mut text_of = Pieces::new(model, show, self.show_depth);
+        let mut ids = Vec::new();
         let mut stop = Stop::MaxNewTokens;
         let start = Instant::now();
-        let mut next = sampler.next(&model.next_logits(&prompt, &mut cache));
+        let mut routing = Routing::default();
+        let mut next = sampler.next(&model.next_logits_with(&prompt, &mut cache, &mut routing));
         let first_token = start.elapsed().as_secs_f64();
+        text_of.prompt(&prompt, &routing)?;
         loop {
             if config.eos_token_ids.contains(&next) {
                 stop = Stop::EndOfText;
                 break;
             }
             ids.push(next);
-            let piece = decoder.step(next)?;
-            show(&piece)?;
-            text += &piece;
+            text_of.token(next)?;
+            // The depth of a token is known when it has been read.
+            if ids.len() == max_new_tokens && !self.show_depth {
+                break;
+            }
+            let mut routing = Routing::default();
+            let logits = model.next_logits_with(&[next], &mut cache, &mut routing);
+            text_of.depth(&routing)?;
             if ids.len() == max_new_tokens {
                 break;
             }
-            next = sampler.next(&model.next_logits(&[next], &mut cache));
+            next = sampler.next(&logits);
         }
         let decoding = start.elapsed().as_secs_f64() - first_token;
-        let rest = decoder.finish()?;
-        show(&rest)?;
-        text += &rest;
+        let (text, depths) = text_of.finish()?;
         // Each forward pass after the first gave one token, the one that ended the text included.
         let decoded = match stop {
             Stop::EndOfText => ids.len(),
+            Stop::MaxNewTokens if self.show_depth => ids.len(),
             Stop::MaxNewTokens => ids.len() - 1,
         };
         Ok(Generation {
@@ -149,6 +172,7 @@ impl Generate {
             prefill_tokens_per_second: prompt.len() as f64 / first_token,
             decode_tokens_per_second: (decoded > 0).then(|| decoded as f64 / decoding),
             prompt: self.prompt,
+            depths,
             text,
             ids,
             stop,

@@ -5,12 +5,14 @@ mod cross_entropy;
 mod distill;
 mod early_exit;
 mod hidden;
+mod router;
 mod schedule;
 
 pub use cross_entropy::CrossEntropyConfig;
 pub use distill::{DistillConfig, Divergence};
 pub use early_exit::{EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights};
 pub use hidden::{HiddenConfig, HiddenDistance, HiddenPair};
+pub use router::{RouterBceConfig, RouterZLossConfig};
 pub use schedule::WeightPoint;
 
 use crate::document::Checks;
@@ -28,6 +30,10 @@ pub enum LossConfig {
     EarlyExit(EarlyExitConfig),
     /// Distance of hidden states from the teacher's.
     Hidden(HiddenConfig),
+    /// Binary cross-entropy of a router's logits with what top-k chose (Mixture-of-Recursions, §2.2.1).
+    RouterBce(RouterBceConfig),
+    /// The square of a router's logits.
+    RouterZLoss(RouterZLossConfig),
 }
 
 impl LossConfig {
@@ -39,6 +45,8 @@ impl LossConfig {
             Self::Distill(_) => "distill",
             Self::EarlyExit(_) => "early_exit",
             Self::Hidden(_) => "hidden",
+            Self::RouterBce(_) => "router_bce",
+            Self::RouterZLoss(_) => "router_z_loss",
         }
     }
 
@@ -50,6 +58,8 @@ impl LossConfig {
             Self::Distill(c) => c.weight,
             Self::EarlyExit(c) => c.weight,
             Self::Hidden(c) => c.weight,
+            Self::RouterBce(c) => c.weight,
+            Self::RouterZLoss(c) => c.weight,
         }
     }
 
@@ -62,6 +72,8 @@ impl LossConfig {
             Self::Distill(c) => (&mut c.weight, &c.weight_schedule),
             Self::EarlyExit(c) => (&mut c.weight, &c.weight_schedule),
             Self::Hidden(c) => (&mut c.weight, &c.weight_schedule),
+            Self::RouterBce(c) => (&mut c.weight, &c.weight_schedule),
+            Self::RouterZLoss(c) => (&mut c.weight, &c.weight_schedule),
         };
         *weight *= schedule::factor_at(schedule, step);
         term
@@ -73,6 +85,8 @@ impl LossConfig {
             Self::Distill(c) => &c.weight_schedule,
             Self::EarlyExit(c) => &c.weight_schedule,
             Self::Hidden(c) => &c.weight_schedule,
+            Self::RouterBce(c) => &c.weight_schedule,
+            Self::RouterZLoss(c) => &c.weight_schedule,
         }
     }
 
@@ -80,10 +94,16 @@ impl LossConfig {
     #[must_use]
     pub fn needs_teacher(&self) -> bool {
         match self {
-            Self::CrossEntropy(_) => false,
+            Self::CrossEntropy(_) | Self::RouterBce(_) | Self::RouterZLoss(_) => false,
             Self::Distill(_) | Self::Hidden(_) => true,
             Self::EarlyExit(c) => c.distill_from(ExitReference::Teacher).is_some(),
         }
+    }
+
+    /// Whether the term is about the student's routers.
+    #[must_use]
+    pub fn needs_router(&self) -> bool {
+        matches!(self, Self::RouterBce(_) | Self::RouterZLoss(_))
     }
 
     /// Checks the term's own settings; `key` is where it stands.
@@ -93,6 +113,7 @@ impl LossConfig {
             Self::Distill(c) => c.check(key, checks),
             Self::EarlyExit(c) => c.check(key, checks),
             Self::Hidden(c) => c.check(key, checks),
+            Self::RouterBce(_) | Self::RouterZLoss(_) => {}
         }
     }
 }

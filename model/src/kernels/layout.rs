@@ -91,6 +91,20 @@ impl Layout {
         Self { segments: segments.into(), grid: None }
     }
 
+    /// Segments that each see keys of their own, which may lie anywhere: no two have the same length or room.
+    ///
+    /// # Panics
+    /// When the queries do not lie behind one another, or are more than their keys.
+    #[must_use]
+    pub fn ragged(segments: Vec<Segment>) -> Self {
+        let mut start = 0;
+        for segment in &segments {
+            assert!(segment.queries.start == start && segment.queries.len() <= segment.keys.len(), "{segment:?}");
+            start = segment.queries.end;
+        }
+        Self { segments: segments.into(), grid: None }
+    }
+
     /// The segments, in the order of their rows.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {

@@ -10,6 +10,7 @@ mod allocator;
 mod head_loss;
 mod host;
 mod layout;
+mod merge;
 mod plain;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use head_loss::{
     token_log_probs,
 };
 pub use layout::{Grid, Layout, Segment};
+pub use merge::{Merge, gather, merge};
 
 use burn::{
     backend::{Dispatch, DispatchDevice},

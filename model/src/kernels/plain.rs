@@ -1,8 +1,12 @@
 //! The operations in plain burn: for every device but the CPU, and what the tests compare the host kernels with.
 //! Shapes and meanings are those of the functions of the same names in the parent module.
 
-use super::layout::{Grid, Layout};
-use burn::tensor::{Bool, Tensor, activation};
+use super::{
+    layout::{Grid, Layout},
+    merge::Merge,
+};
+use burn::tensor::{Bool, IndexingUpdateOp, Tensor, activation};
+use retie_config::Gating;
 use std::ops::Range;
 
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
@@ -32,6 +36,29 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     let y1 = x1.clone() * cos.clone() - x2.clone() * sin.clone();
     let y2 = x2 * cos + x1 * sin;
     Tensor::cat(vec![y1, y2], 3)
+}
+
+pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tensor<2> {
+    let [num_rows, _] = x.dims();
+    let device = x.device();
+    let entered = x.clone().select(0, merge.indices(&device));
+    let values = match merge.gating {
+        // 1 in the forward pass, with the gradient of `gate`.
+        Gating::StraightThrough => {
+            let one = gate.clone() - gate.detach();
+            y.clone() + one * (y - entered).detach()
+        }
+        Gating::Delta => entered * (-gate.clone() + 1.0) + y * gate,
+        Gating::Weighted => entered + y * gate,
+        Gating::Additive => entered + y,
+    };
+    // Rows that go through are taken out before they are put back: `0 + v` is `v`, `x + v − x` is not.
+    let put = |values: Tensor<2>, target: Tensor<2>| {
+        target.select_assign(0, merge.indices(&device), values, IndexingUpdateOp::Add)
+    };
+    let ones = Tensor::<2>::ones([merge.rows.len(), 1], &device);
+    let through = put(ones, Tensor::zeros([num_rows, 1], &device)); // [M, 1]
+    put(values, x * (-through + 1.0))
 }
 
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout) -> Tensor<3> {

@@ -1,10 +1,11 @@
 //! Host kernels against plain burn operations, value and gradient, in f32.
 
-use super::{Grid, HeadInput, Layout, f32_slice, host::DecoderOps, plain, token_log_probs};
+use super::{Grid, HeadInput, Layout, Merge, f32_slice, host::DecoderOps, plain, token_log_probs};
 use burn::{
     backend::Dispatch,
     tensor::{Device, Distribution, Int, Tensor},
 };
+use retie_config::Gating;
 
 fn floats(data: burn::tensor::TensorData) -> Vec<f32> {
     f32_slice(&data).to_vec()
@@ -63,6 +64,33 @@ fn rows_of_a_table_equal_the_plain_selection() {
     // Row 3 is read three times, row 0 never.
     let ids = Tensor::<1, Int>::from_ints([3, 1, 3, 6, 3], &device());
     compare([random([7, 37], 30)], |[t]| super::embedding(t, ids.clone()), |[t]| t.select(0, ids.clone()));
+}
+
+#[test]
+fn what_a_block_left_is_put_back_as_in_plain_operations_for_every_gating() {
+    for gating in [Gating::StraightThrough, Gating::Delta, Gating::Weighted] {
+        let how = Merge { rows: [0, 3, 4, 6].into(), gating };
+        let inputs = || [random([7, 5], 31), random([4, 5], 32), random([4, 5], 33)];
+        // `compare` takes inputs of one rank; of the third the first column is the gate.
+        compare(
+            inputs(),
+            |[x, y, g]| super::merge(x, y, g.narrow(1, 0, 1), how.clone()),
+            |[x, y, g]| plain::merge(x, y, g.narrow(1, 0, 1), &how),
+        );
+        let [x, y, g] = inputs().map(Tensor::inner);
+        let out = floats(super::merge(x.clone(), y.clone(), g.clone().narrow(1, 0, 1) * 0.0 + 1.0, how).into_data());
+        let (x, y) = (floats(x.into_data()), floats(y.into_data()));
+        assert_eq!(out[5..15], x[5..15], "rows that are not named");
+        let weighted: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+        assert_eq!(out[..5], if gating == Gating::Weighted { &weighted } else { &y }[..5], "a gate of 1");
+    }
+    let how = Merge { rows: [1, 2].into(), gating: Gating::Additive };
+    let gate = || random::<2>([2, 1], 34);
+    compare(
+        [random([4, 3], 35), random([2, 3], 36)],
+        |[x, y]| super::merge(x, y, gate(), how.clone()),
+        |[x, y]| plain::merge(x, y, gate(), &how),
+    );
 }
 
 #[test]

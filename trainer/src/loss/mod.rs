@@ -1,4 +1,5 @@
-//! The terms of the objective, one a file. A term says what it asks of the forward passes, and takes its values out of what was found.
+//! The terms of the objective, one a file. A term says what it asks of the forward passes, and takes its values out of what was
+//! found; or it is about the logits of routers.
 //!
 //! A configuration's entry is the term: [`Loss`] is implemented by the parameter structs of `losses`.
 
@@ -6,13 +7,17 @@ mod cross_entropy;
 mod distill;
 mod early_exit;
 mod hidden;
+mod router;
 mod states;
 
 pub use states::States;
 
 use crate::TrainError;
 use retie_config::{LossConfig, ShareMap};
-use retie_model::kernels::{HeadTerms, HeadValues};
+use retie_model::{
+    RouterLoss,
+    kernels::{HeadTerms, HeadValues},
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A term of the objective.
@@ -26,13 +31,19 @@ pub trait Loss {
     }
 
     /// Adds what it asks for, its weight times `share`: a micro-batch's part of the step.
-    fn ask(&self, share: f64, stacks: &Stacks, asked: &mut Asked);
+    fn ask(&self, _share: f64, _stacks: &Stacks, _asked: &mut Asked) {}
 
     /// Adds gradients of the hidden states that it asked for, and what it found.
     fn compare(&self, _share: f64, _stacks: &Stacks, _states: &mut States<'_>, _losses: &mut Part<'_>) {}
 
     /// Adds the values of what it asked of logits.
     fn record(&self, _stacks: &Stacks, _found: &BTreeMap<usize, HeadValues>, _losses: &mut Part<'_>) {}
+
+    /// What it makes of the logits of a recursion's router and of which tokens went through, with its factor. Its value is added to
+    /// `losses`.
+    fn of_router(&self, _logits: &[f32], _chosen: &[bool], _losses: &mut Part<'_>) -> Option<(f64, RouterLoss)> {
+        None
+    }
 }
 
 /// The term that an entry of the configuration is.
@@ -42,6 +53,8 @@ pub fn of(config: &LossConfig) -> &dyn Loss {
         LossConfig::Distill(config) => config,
         LossConfig::EarlyExit(config) => config,
         LossConfig::Hidden(config) => config,
+        LossConfig::RouterBce(config) => config,
+        LossConfig::RouterZLoss(config) => config,
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Int, Tensor};
 use retie_config::LossConfig;
 use retie_data::Batch;
 use retie_model::{
-    CausalLm,
+    CausalLm, Choice, Decision, Routing,
     kernels::{HeadInput, HeadLoss, Layout, Readout, head_loss, token_log_probs},
 };
 use std::collections::BTreeMap;
@@ -56,14 +56,22 @@ impl Objective {
     }
 
     /// Adds the gradient of the objective on `batch`, times the share of its turn, to `grads`, and its values to `losses`: the batch's part of the
-    /// optimizer step.
-    pub fn backward(&self, student: &CausalLm, batch: &Batch, turn: Turn, grads: &mut Gradients, losses: &mut Losses) {
+    /// optimizer step. Of its tokens `choice` goes through the recursions of a routed model.
+    pub fn backward(
+        &self,
+        student: &CausalLm,
+        batch: &Batch,
+        choice: Choice,
+        turn: Turn,
+        grads: &mut Gradients,
+        losses: &mut Losses,
+    ) {
         let ids = token_ids(batch, &student.device()).reshape([batch.inputs.len()]);
         let layout = Layout::batch(batch.rows, batch.sequence_length);
         let Turn { step, share } = turn;
         let terms: Vec<LossConfig> = self.losses.iter().map(|loss| loss.at(step)).collect();
         let asked = Asked::by(&terms, share, &self.stacks);
-        let pass = Pass::run(student, ids, layout, &asked.ends(), self.checkpoint_recursions);
+        let pass = Pass::run(student, ids, layout, choice, &asked.ends(), self.checkpoint_recursions);
         let (teacher_states, teacher_head) = self.run_teacher(batch, &asked);
         let mut of_states = StateGradients::new();
         let mut part = losses.part(share);
@@ -91,7 +99,19 @@ impl Objective {
             term.record(&self.stacks, &found, &mut part);
             term.compare(share, &self.stacks, &mut states, &mut part);
         }
-        let grad_rows = pass.backward(student, of_states, grads);
+        let of_router = |decision: &Decision| {
+            let (logits, chosen) = (decision.values(), decision.mask());
+            let mut grad = vec![0.0; logits.len()];
+            for (factor, loss) in
+                terms.iter().map(loss::of).filter_map(|term| term.of_router(&logits, &chosen, &mut part))
+            {
+                let factor = (factor * share) as f32;
+                grad.iter_mut().zip(&loss.grad).for_each(|(sum, grad)| *sum += factor * grad);
+            }
+            grad
+        };
+        let of_logits: Vec<Vec<f32>> = pass.decisions().iter().map(of_router).collect();
+        let grad_rows = pass.backward(student, of_states, &of_logits, grads);
         grads.add_tables(student, grad_weight, &batch.inputs, grad_rows);
     }
 
@@ -99,16 +119,19 @@ impl Objective {
         let mut states = BTreeMap::new();
         let Some(teacher) = &self.teacher else { return (states, None) };
         let rows = teacher.rows(Layout::batch(batch.rows, batch.sequence_length));
-        let mut x = teacher.embed(token_ids(batch, &teacher.device()).reshape([batch.inputs.len()]));
+        let ids = token_ids(batch, &teacher.device()).reshape([batch.inputs.len()]);
+        let mut routing = Routing::default();
+        teacher.draw_lots(&ids, &rows, &mut routing);
+        let mut x = teacher.embed(ids);
         let mut start = 0;
         for end in &asked.teacher_states {
-            x = teacher.run_depths(x, start..*end, &rows, None);
+            x = teacher.run_passes(x, start..*end, &rows, &mut routing, None);
             states.insert(*end, x.clone());
             start = *end;
         }
         let head = asked.teacher_logits().then(|| {
             let depths = start..teacher.share_map().num_depths();
-            let hidden = teacher.norm(teacher.run_depths(x, depths, &rows, None));
+            let hidden = teacher.norm(teacher.run_passes(x, depths, &rows, &mut routing, None));
             HeadInput { hidden, weight: teacher.head() }
         });
         (states, head)

@@ -76,7 +76,14 @@ impl Case {
 
     fn backward(&self, student: &CausalLm) -> (Losses, Gradients) {
         let (mut losses, mut grads) = (Losses::default(), Gradients::default());
-        self.objective.backward(student, &self.batch, Turn { step: 1, share: 1.0 }, &mut grads, &mut losses);
+        self.objective.backward(
+            student,
+            &self.batch,
+            Choice::Threshold,
+            Turn { step: 1, share: 1.0 },
+            &mut grads,
+            &mut losses,
+        );
         (losses, grads)
     }
 }

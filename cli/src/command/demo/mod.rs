@@ -130,7 +130,13 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
         let batch_size = recipe::EVAL_BATCH_SIZE;
         let options = PerplexityOptions { window, stride: window, limit: None, batch_size };
         let perplexity = Evaluation { model: &model, batch_size }.text("heldout.jsonl", &text, options)?;
-        let report = EvalReport { model: dir.to_owned(), limit: None, tasks: Vec::new(), perplexity: Some(perplexity) };
+        let report = EvalReport {
+            model: dir.to_owned(),
+            limit: None,
+            tasks: Vec::new(),
+            perplexity: Some(perplexity),
+            router: None,
+        };
         let file = folder.join(format!("{name}.json"));
         write_json(&file, &source, &report, Vec::new())?;
         files.push((name.to_owned(), file));

@@ -59,6 +59,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             batch_size: 4,
             gradient_accumulation: 1,
             checkpoint_recursions: false,
+            capacity_warmup_steps: None,
             checkpoint_every: 150,
             keep_last: 1,
             keep_best: 0,

@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use retie_checkpoint::{ModelSource, share_map};
 use retie_convert::ParameterCounts;
-use retie_eval::{EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RunError, Task};
+use retie_eval::{EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RouterReport, RunError, Task};
 use serde_json::{Value, json};
 use std::{
     io::{BufWriter, Write},
@@ -51,6 +51,9 @@ pub struct Eval {
     /// What is measured: the whole stack, or also what each recursion but the last leaves, through the same final norm and head
     #[arg(long, value_name = "DEPTHS", default_value = "last")]
     depths: Depths,
+    /// Report what the routers do on the text too, in inference and as in training
+    #[arg(long, requires = "text")]
+    router_report: bool,
     /// Write the numbers here too, as JSON
     #[arg(long, short = 'o', value_name = "FILE")]
     json: Option<PathBuf>,
@@ -88,6 +91,12 @@ impl Eval {
         let device = retie_model::device(&self.device.device)?;
         // Everything is read before anything is scored: a bad last task should not cost an hour.
         let source = model::open(&self.model)?;
+        let routed = source.config.recursion.as_ref().is_some_and(|recursion| recursion.router.is_some());
+        ensure!(
+            routed || !self.router_report,
+            "`{}` has no router to report on\nhint: leave `--router-report` out",
+            self.model
+        );
         let text = self.text.as_deref().map(model::read_text).transpose()?;
         let examples = tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>()?;
         let map = share_map(&source.config)?;
@@ -108,13 +117,17 @@ impl Eval {
         for num_depths in ends {
             model.model = whole.until(num_depths);
             let mut evaluation = Evaluation { model: &model, batch_size };
-            let mut report = EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None };
+            let mut report =
+                EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None, router: None };
             for (task, examples) in tasks.iter().zip(&examples) {
                 report.tasks.push(evaluation.task(task, examples)?);
             }
             if let (Some(path), Some(text)) = (&self.text, &text) {
                 let options = self.windows(source.config.max_position_embeddings, limit);
                 report.perplexity = Some(evaluation.text(&path.display().to_string(), text, options)?);
+                if self.router_report && num_depths == map.num_depths() {
+                    report.router = evaluation.routers(text, options)?;
+                }
             }
             measured.push(Measured { num_depths, report });
         }
@@ -243,6 +256,16 @@ impl Evaluation<'_> {
         let mut scorer = ModelScorer::new(&self.model.model);
         retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut scorer, self.batch_size, &mut progress)
             .map_err(unwrapped)
+    }
+
+    /// What the routers of the model do on `text`, under a progress bar; `None` without routers.
+    pub fn routers(&self, text: &str, options: PerplexityOptions) -> anyhow::Result<Option<RouterReport>> {
+        let tokens = self.model.tokenizer.encode(text)?;
+        let windows = retie_data::windows(&tokens, options.window, options.stride)?;
+        let windows: Vec<&[u32]> = windows.take(options.limit.unwrap_or(usize::MAX)).map(|w| w.tokens).collect();
+        let mut bar = Progress::new("routers", Unit::Count("windows"), 0);
+        let mut progress = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
+        Ok(retie_eval::measure_router(&self.model.model, &windows, options.batch_size, &mut progress))
     }
 
     /// Measures `text`, which `name` names, under a progress bar.

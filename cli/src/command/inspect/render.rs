@@ -3,6 +3,7 @@
 use super::facts::{Inspection, Recursion, Sizes, Token};
 use crate::number::{bytes, grouped};
 use retie_checkpoint::StoredLayer;
+use retie_config::RouterConfig;
 use std::fmt::{self, Display, Formatter};
 
 impl Display for Inspection {
@@ -122,6 +123,13 @@ impl Display for Recursion {
             },
         );
         field(f, "LoRA", lora)?;
+        if let Some(RouterConfig::ExpertChoice(router)) = &c.router {
+            let parts: Vec<_> = router.capacities.iter().map(|part| format!("{part:.3}")).collect();
+            field(f, "router", format!("expert_choice, {}, gating {}", router.network, router.gating))?;
+            field(f, "  capacities", parts.join(", "))?;
+            let how = if router.thresholds.is_some() { "calibrated" } else { "0, not calibrated" };
+            field(f, "  thresholds", how)?;
+        }
         field(f, "stored layers", format!("{} for {} depths", self.stored_layers, self.aliases.len()))?;
         let known = self.aliases.iter().any(|alias| !alias.sources.is_empty());
         writeln!(

@@ -7,6 +7,7 @@ pub(super) mod ceiling;
 mod embedding;
 mod linear;
 pub(super) mod matmul;
+mod merge;
 mod rms_norm;
 mod rope;
 pub(super) mod simd;
@@ -14,7 +15,7 @@ mod swiglu;
 pub(super) mod tensor;
 pub(super) mod weight;
 
-use super::layout::Layout;
+use super::{layout::Layout, merge::Merge};
 use attention::{Heads, Saved};
 use autodiff::{BackwardInput, record};
 use burn::backend::{
@@ -58,6 +59,12 @@ pub trait DecoderOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         layout: Layout,
+    ) -> FloatTensor<Self>;
+    fn decoder_merge(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        merge: Merge,
     ) -> FloatTensor<Self>;
 }
 
@@ -143,6 +150,10 @@ impl DecoderOps for Flex {
 
     fn decoder_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Layout) -> FlexTensor {
         attention_forward(q, k, v, layout).0
+    }
+
+    fn decoder_merge(x: FlexTensor, y: FlexTensor, gate: FlexTensor, merge: Merge) -> FlexTensor {
+        merge::forward(x, y, gate, merge).0
     }
 }
 
@@ -292,6 +303,19 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
                     Some(from_values(grad_v, v.shape())),
                 ]
             },
+        )
+    }
+
+    fn decoder_merge(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        merge: Merge,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [x, y, gate],
+            |[x, y, gate]| merge::forward(x, y, gate, merge),
+            |BackwardInput { saved, grad, .. }| merge::backward(&saved, grad),
         )
     }
 }

@@ -1,0 +1,142 @@
+//! Models whose routers choose a recursion depth for every token.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+use support::{Place, uptrain_yaml};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// A place with a model of three recursions in `looped`.
+fn place() -> Place {
+    let place = Place::new();
+    place.retie("convert base --recursions 3 --sharing middle_cycle --init average --lora-rank 4 -o looped").ok();
+    place
+}
+
+fn nll(place: &Place, model: &str) -> f64 {
+    let eval =
+        format!("eval {model} --tasks perplexity --text text/heldout.jsonl --limit 3 --window 64 --json {model}.json");
+    place.retie(&eval).ok();
+    json(&place.read(&format!("{model}.json")))["results"]["perplexity"]["token_nll"].as_f64().unwrap()
+}
+
+#[test]
+fn routers_that_take_every_token_change_no_output() {
+    let place = place();
+    let generate = |model: &str| {
+        json(&place.retie(&format!("generate {model} -p The --max-new-tokens 12 --json")).ok())["ids"].clone()
+    };
+    let (ids, loss) = (generate("looped"), nll(&place, "looped"));
+    for (gating, out) in [("straight_through", "straight"), ("delta", "delta")] {
+        let convert =
+            format!("convert looped --router expert_choice --capacities 1,1,1 --gating {gating} -o {out} --json");
+        let report = json(&place.retie(&convert).ok());
+        assert!(report["checks"].as_array().unwrap().iter().all(|check| check["passed"] == true));
+        assert_eq!(json(&place.read(&format!("{out}/router.json"))), report);
+        assert_eq!((generate(out), nll(&place, out)), (ids.clone(), loss));
+    }
+    // With the paper's capacities and gate it is another model, which has to be uptrained.
+    place.retie("convert looped --router expert_choice --gating weighted -o weighted").ok();
+    assert_eq!(
+        json(&place.read("weighted/config.json"))["recursion"]["router"]["expert_choice"]["capacities"],
+        json("[1.0, 0.6666666666666666, 0.3333333333333333]")
+    );
+    assert!(nll(&place, "weighted") > loss);
+}
+
+#[test]
+fn a_routed_model_is_uptrained_measured_and_shown() {
+    let place = place();
+    place.retie("convert looped --router expert_choice --capacities 1,0.6,0.3 -o routed").ok();
+    let yaml = uptrain_yaml(6)
+        .replace("{model: converted}", "{model: routed}")
+        .replace("optimizer:", "  - router_bce: {weight: 0.1}\n  - router_z_loss: {weight: 0.001}\noptimizer:")
+        .replace("batch_size: 2,", "batch_size: 2, capacity_warmup_steps: 3,");
+    place.write("run.yaml", yaml);
+    place.retie("uptrain run.yaml").ok();
+    let row = place.read("run/metrics.jsonl");
+    let row = json(row.lines().last().unwrap());
+    assert!(
+        row["terms"]["router_bce"].as_f64().unwrap() > 0.0 && row["heldout_cross_entropy"].as_f64().unwrap() > 0.0,
+        "{row}"
+    );
+
+    let eval = "eval run/model --tasks perplexity --text text/heldout.jsonl --limit 6 --window 33 --router-report --json r.json";
+    let table = place.retie(eval).ok();
+    assert!(table.contains("routers on 192 tokens, windows of 33") && table.contains("looks ahead"), "{table}");
+    let report = json(&place.read("r.json"));
+    let router = &report["router"];
+    // Thresholds choose a token whatever stands beside it, so packing changes rounding only.
+    let [of_report, of_task] =
+        [&router["token_nll"], &report["results"]["perplexity"]["token_nll"]].map(|x| x.as_f64().unwrap());
+    assert!((of_report - of_task).abs() < 1e-5, "{of_report} {of_task}");
+    let recursions = router["recursions"].as_array().unwrap();
+    let taken: Vec<f64> = recursions.iter().map(|r| r["taken"].as_f64().unwrap()).collect();
+    // Calibrated on 64 tokens of the same text.
+    assert!(taken[0] == 1.0 && (taken[1] - 0.6).abs() < 0.2 && (taken[2] - 0.3).abs() < 0.2, "{taken:?}");
+    let mean = router["mean_depth"].as_f64().unwrap();
+    assert!((mean - taken.iter().sum::<f64>()).abs() < 1e-9, "{mean}");
+
+    let generate = "generate run/model -p The --max-new-tokens 9 --show-depth";
+    let generation = json(&place.retie(&format!("{generate} --json")).ok());
+    let depths = generation["depths"]["new"].as_array().unwrap();
+    assert_eq!(depths.len(), generation["ids"].as_array().unwrap().len());
+    assert!(depths.iter().all(|depth| (1..=3).contains(&depth.as_u64().unwrap())), "{depths:?}");
+    let run = place.retie(generate);
+    // No terminal, no colours.
+    assert_eq!(run.stdout, format!("The{}\n", generation["text"].as_str().unwrap()));
+    assert!(run.stderr.contains("in the mean\n"), "{}", run.stderr);
+}
+
+#[test]
+fn a_router_that_does_not_fit_is_refused() {
+    let place = place();
+    assert_snapshot!(place.refused("convert base --router expert_choice -o out"), @"
+    error: `base` does not get a router
+      caused by: the model is not recursive, expected one whose layers run in a loop
+    hint: convert it first (`--recursions`, `--sharing cycle` or `middle_cycle`, `--init`), then add the router to what was written
+    ");
+    assert_snapshot!(place.refused("convert looped --router expert_choice --capacities 0.5,0.7 -o out"), @"
+    error: `looped` does not get a router
+      caused by: the router cannot be used:
+          2 capacities for 3 recursions, expected one for each
+          the capacity rises from `0.5` to `0.7` at recursion 1: a recursion chooses among the tokens of the one before
+    ");
+    assert_snapshot!(place.refused("convert looped --router expert_choice --recursions 2 -o out"), @"
+    error: the argument '--router <KIND>' cannot be used with '--recursions <R>'
+
+    Usage: retie convert --router <KIND> --output <DIR> <MODEL>
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(place.refused("convert looped --gating delta -o out"), @"
+    error: the following required arguments were not provided:
+      --router <KIND>
+      --recursions <R>
+      --sharing <SHARING>
+      --init <INIT>
+
+    Usage: retie convert --router <KIND> --gating <GATING> --output <DIR> --recursions <R> --sharing <SHARING> --init <INIT> <MODEL>
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(place.refused("generate looped -p The --show-depth"), @"
+    error: every token of `looped` goes through all recursions: it has no router
+    hint: leave `--show-depth` out
+    ");
+    assert_snapshot!(place.refused("eval looped --tasks perplexity --text text/heldout.jsonl --router-report"), @"
+    error: `looped` has no router to report on
+    hint: leave `--router-report` out
+    ");
+    let yaml = uptrain_yaml(1).replace("{model: converted}", "{model: looped}");
+    place.write("run.yaml", yaml.replace("optimizer:", "  - router_bce: {weight: 0.1}\noptimizer:"));
+    assert_snapshot!(place.refused("uptrain run.yaml --set train.capacity_warmup_steps=2"), @"
+    error: `looped` has no router that could be trained, but there are `losses: router_bce` and `train.capacity_warmup_steps`
+    hint: give it one with `retie convert --router`, or leave that out
+    ");
+}

@@ -1,0 +1,328 @@
+//! One recursion of a routed model: score the tokens that are under way, run the block over those that are chosen, put them back.
+//!
+//! Training, prefill and decode are this one path. They differ in who chooses ([`Choice`]) and in whether there is a cache.
+
+use super::{choose, lots, network::scores};
+use crate::{
+    cache::KvCache,
+    causal_lm::{CausalLm, Rows},
+    kernels::{self, Layout, Merge, Segment, f32_slice},
+    rope::RopeAngles,
+};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use retie_config::{ExpertChoiceConfig, RouterConfig};
+use std::{ops::Range, sync::Arc};
+
+/// Who goes through a recursion.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Choice {
+    /// Tokens whose logit is above the threshold: causal, whatever else is in the batch.
+    #[default]
+    Threshold,
+    /// The highest of each sequence, one capacity a recursion. A token's choice depends on later tokens: for training, and for
+    /// comparison. It needs whole sequences: no cache, no shared prefix.
+    TopK(Vec<f64>),
+    /// These rows, in every recursion that is run: what was chosen before.
+    Given(Arc<[usize]>),
+}
+
+/// What passes from recursion to recursion of one forward pass.
+#[derive(Clone, Debug, Default)]
+pub struct Routing {
+    choice: Choice,
+    /// Rows that went through the last recursion; all if `None`.
+    alive: Option<Arc<[usize]>>,
+    decisions: Vec<Decision>,
+    /// Of routers without weights, a logit a row.
+    lots: Option<Arc<[f32]>>,
+    /// The logits of [`Routing::alive`] for the next recursion of such routers, where they are known.
+    drawn: Option<Vec<f32>>,
+}
+
+/// What the router of one recursion did.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Which recursion.
+    pub recursion: usize,
+    /// Rows that it had before it, ascending.
+    pub alive: Arc<[usize]>,
+    /// Their logits `u`, `[n, 1]`; in the graph of the forward pass, if it has one. `None` where there was no row.
+    pub logits: Option<Tensor<2>>,
+    /// The rows of `alive` that it chose, ascending.
+    pub chosen: Arc<[usize]>,
+}
+
+impl Decision {
+    /// The logits of [`Decision::alive`].
+    #[must_use]
+    pub fn values(&self) -> Vec<f32> {
+        self.logits.as_ref().map_or_else(Vec::new, |u| f32_slice(&u.clone().into_data()).to_vec())
+    }
+
+    /// For each row of [`Decision::alive`], whether it was chosen.
+    #[must_use]
+    pub fn mask(&self) -> Vec<bool> {
+        let mut chosen = self.chosen.iter().peekable();
+        self.alive.iter().map(|row| chosen.next_if_eq(&row).is_some()).collect()
+    }
+}
+
+impl Routing {
+    /// Routing as `choice` says, from the first recursion on.
+    #[must_use]
+    pub fn new(choice: Choice) -> Self {
+        Self { choice, ..Self::default() }
+    }
+
+    /// The recursion that `decision` is of, again: the same rows before it, the same rows through it.
+    #[must_use]
+    pub fn again(decision: &Decision) -> Self {
+        Self {
+            choice: Choice::Given(decision.chosen.clone()),
+            alive: Some(decision.alive.clone()),
+            drawn: Some(decision.values()),
+            ..Self::default()
+        }
+    }
+
+    /// The decisions so far, in order.
+    #[must_use]
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
+    /// The decisions, in order.
+    #[must_use]
+    pub fn into_decisions(self) -> Vec<Decision> {
+        self.decisions
+    }
+
+    /// The logits of the rows `alive`, of routers without weights, `[n, 1]`.
+    fn drawn(&mut self, alive: &[usize], device: &Device) -> Tensor<2> {
+        let values =
+            self.drawn.take().or_else(|| self.lots.as_ref().map(|lots| alive.iter().map(|row| lots[*row]).collect()));
+        let Some(values) = values else { unreachable!("lots are drawn before a forward pass") };
+        Tensor::from_data(TensorData::new(values, [alive.len(), 1]), device)
+    }
+
+    /// How many recursions each of `num_rows` rows went through.
+    #[must_use]
+    pub fn depths(&self, num_rows: usize) -> Vec<usize> {
+        let mut depths = vec![0; num_rows];
+        for row in self.decisions.iter().flat_map(|decision| decision.chosen.iter()) {
+            depths[*row] += 1;
+        }
+        depths
+    }
+}
+
+impl CausalLm {
+    /// The router's configuration, if there is one.
+    #[must_use]
+    pub fn router(&self) -> Option<&ExpertChoiceConfig> {
+        match self.plan.config.recursion.as_ref()?.router.as_ref()? {
+            RouterConfig::ExpertChoice(router) => Some(router),
+        }
+    }
+
+    /// Replaces the thresholds of the router, one a recursion; without a router nothing changes.
+    pub fn set_thresholds(&mut self, thresholds: Vec<Option<f64>>) {
+        let recursion = Arc::make_mut(&mut self.plan).config.recursion.as_mut();
+        if let Some(RouterConfig::ExpertChoice(router)) = recursion.and_then(|recursion| recursion.router.as_mut()) {
+            router.thresholds = Some(thresholds);
+        }
+    }
+
+    /// Draws what routers without weights go by, for the rows of a forward pass over `ids [M]`; other models need nothing.
+    pub fn draw_lots(&self, ids: &Tensor<1, Int>, rows: &Rows, routing: &mut Routing) {
+        if self.router().is_some_and(|router| !router.network.has_weights()) {
+            let (_, positions) = rows.layout.positions();
+            routing.lots = Some(lots::draw(ids, &positions));
+        }
+    }
+
+    /// Runs the depths of one of [`ShareMap::passes`](retie_config::ShareMap::passes) over hidden states `[M, D]`: with a router, of
+    /// the rows that it chooses.
+    #[must_use]
+    pub fn run_pass(
+        &self,
+        x: Tensor<2>,
+        depths: Range<usize>,
+        rows: &Rows,
+        routing: &mut Routing,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        let recursion = self.plan.share_map.depths()[depths.start].recursion;
+        match (self.router(), recursion) {
+            (Some(router), Some(recursion)) => self.run_recursion(x, recursion, depths, rows, router, routing, cache),
+            _ => self.run_depths(x, depths, rows, cache),
+        }
+    }
+
+    /// Runs some depths, pass by pass; of a routed model, whole recursions.
+    #[must_use]
+    pub fn run_passes(
+        &self,
+        mut x: Tensor<2>,
+        depths: Range<usize>,
+        rows: &Rows,
+        routing: &mut Routing,
+        mut cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        for pass in self.plan.share_map.passes() {
+            let part = pass.start.max(depths.start)..pass.end.min(depths.end);
+            if !part.is_empty() {
+                x = self.run_pass(x, part, rows, routing, cache.as_deref_mut());
+            }
+        }
+        x
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "those of `run_pass`, and what it found out")]
+    fn run_recursion(
+        &self,
+        x: Tensor<2>,
+        recursion: usize,
+        depths: Range<usize>,
+        rows: &Rows,
+        router: &ExpertChoiceConfig,
+        routing: &mut Routing,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        let [num_rows, _] = x.dims();
+        let before = routing.alive.take().unwrap_or_else(|| (0..num_rows).collect());
+        if before.is_empty() {
+            let nobody = Decision { recursion, alive: before.clone(), logits: None, chosen: before.clone() };
+            routing.decisions.push(nobody);
+            routing.alive = Some(before);
+            return x;
+        }
+        let alive = if before.len() == num_rows { x.clone() } else { kernels::gather(x.clone(), &before) };
+        let logits = match self.model.routers.get(recursion) {
+            Some(network) => network.logits(alive.clone(), router.input), // [n, 1]
+            None => routing.drawn(&before, &x.device()),
+        };
+        let chosen: Arc<[usize]> = match &routing.choice {
+            Choice::Given(rows) => rows.clone(),
+            choice => {
+                let data = logits.clone().into_data();
+                let logits = f32_slice(&data);
+                match choice {
+                    Choice::TopK(capacities) => {
+                        choose::highest(&before, logits, rows.layout.segments(), capacities[recursion])
+                    }
+                    _ => choose::above(&before, logits, router.threshold(recursion)),
+                }
+                .into()
+            }
+        };
+        let x = if chosen.is_empty() {
+            x
+        } else {
+            let gate = scores(logits.clone(), router.score, router.alpha);
+            let (entering, gate) = if chosen.len() == before.len() {
+                (alive, gate)
+            } else {
+                let among = positions(&before, &chosen);
+                (kernels::gather(x.clone(), &chosen), kernels::gather(gate, &among))
+            };
+            let left = self.run_chosen(entering, recursion, depths, rows, &chosen, cache);
+            kernels::merge(x, left, gate, Merge { rows: chosen.clone(), gating: router.gating })
+        };
+        routing.decisions.push(Decision { recursion, alive: before, logits: Some(logits), chosen: chosen.clone() });
+        routing.alive = Some(chosen);
+        x
+    }
+
+    /// Runs `depths` over the rows `chosen` of a forward pass, whose hidden states are `x [k, D]`.
+    fn run_chosen(
+        &self,
+        mut x: Tensor<2>,
+        recursion: usize,
+        depths: Range<usize>,
+        rows: &Rows,
+        chosen: &[usize],
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        let Some(cache) = cache else {
+            if chosen.len() == rows.layout.num_rows() {
+                return self.run_depths(x, depths, rows, None);
+            }
+            return self.run_depths(x, depths, &rows.only(chosen, among(&rows.layout, chosen)), None);
+        };
+        let counts = counts(&rows.layout, chosen);
+        let Some((runs, layout)) = cache.make_room(recursion, depths.clone(), &counts) else {
+            return self.run_depths(x, depths, rows, Some(cache));
+        };
+        let rows = rows.only(chosen, layout);
+        for step in &self.plan.share_map.depths()[depths] {
+            let slot = cache.slot_for(step.depth.0, &runs);
+            x = self.run_depth(x, step.layer.0, step.depth.0, &rows, Some(slot));
+        }
+        cache.advance_recursion(recursion, &counts);
+        x
+    }
+
+    /// Hidden states after the final norm, `[M, D]`, and what the routers did, of sequences that lie behind one another in `ids [M]`.
+    pub fn forward_routed(&self, ids: Tensor<1, Int>, layout: Layout, choice: Choice) -> (Tensor<2>, Routing) {
+        let mut routing = Routing::new(choice);
+        let hidden = self.run(ids, layout, &mut routing, None);
+        (hidden, routing)
+    }
+}
+
+/// Where the ascending `some` stand in the ascending `all`.
+fn positions(all: &[usize], some: &[usize]) -> Vec<usize> {
+    let mut at = 0;
+    let position = |row: &usize| {
+        at += all[at..].partition_point(|other| other < row);
+        at
+    };
+    some.iter().map(position).collect()
+}
+
+/// How many of `chosen` are in each segment.
+fn counts(layout: &Layout, chosen: &[usize]) -> Vec<usize> {
+    layout.segments().iter().map(|segment| range(chosen, &segment.queries).len()).collect()
+}
+
+/// Where the rows of `rows` stand in the ascending `chosen`.
+fn range(chosen: &[usize], rows: &Range<usize>) -> Range<usize> {
+    let to = |bound: usize| chosen.partition_point(|row| *row < bound);
+    to(rows.start)..to(rows.end)
+}
+
+/// The layout of an attention in which `chosen` see one another, and those they share as a prefix, without a cache.
+fn among(layout: &Layout, chosen: &[usize]) -> Layout {
+    let segments = layout.segments().iter().map(|segment| {
+        let queries = range(chosen, &segment.queries);
+        Segment { prefix: range(chosen, &segment.prefix), keys: queries.clone(), queries }
+    });
+    Layout::ragged(segments.filter(|segment| !segment.queries.is_empty()).collect())
+}
+
+impl Rows {
+    /// The rows `chosen` of these, at their positions, which see what `layout` says.
+    fn only(&self, chosen: &[usize], layout: Layout) -> Self {
+        let [repeat, _] = self.angles.cos.dims();
+        let at: Vec<usize> = chosen.iter().map(|row| row % repeat).collect();
+        let take = |x: &Tensor<2>| kernels::gather(x.clone(), &at);
+        Self { layout, batch: 1, angles: RopeAngles { cos: take(&self.angles.cos), sin: take(&self.angles.sin) } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chosen_rows_of_packed_sequences_see_the_chosen_rows_of_their_prefix() {
+        let layout = Layout::packed([(4, 0..0), (2, 0..4), (3, 0..3)]);
+        let chosen = [0, 2, 3, 6, 8];
+        let found = among(&layout, &chosen);
+        let segment = |queries: Range<usize>, prefix| Segment { keys: queries.clone(), queries, prefix };
+        assert_eq!(found.segments(), [segment(0..3, 0..0), segment(3..5, 0..2)]);
+        assert_eq!(counts(&layout, &chosen), [3, 0, 2]);
+        assert_eq!(positions(&[0, 2, 3, 6, 8], &[2, 8]), [1, 4]);
+    }
+}

@@ -1,0 +1,460 @@
+//! Routed models: against a reference of their own (`golden/make_router.py`), and what makes routing usable (causal decoding with
+//! ragged caches, exactness where nothing is left out).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Int, Tensor},
+};
+use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
+use retie_config::{ExpertChoiceConfig, Gating, ModelConfig, RouterConfig, RouterNetwork, RouterScore};
+use retie_model::{
+    CausalLm, Choice, KvCache, Routing, binary_cross_entropy, calibrate,
+    kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, Layout, Readout, head_loss},
+    z_loss,
+};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use support::{Golden, differences, ids, values};
+
+const NAMES: [&str; 2] = ["routed_mlp", "routed_linear"];
+/// f32 rounding over a few layers of random weights, relative to the largest logit.
+const LOGITS: f32 = 5e-6;
+/// The same through the backward pass, relative to the largest element of each gradient.
+const GRADIENTS: f32 = 5e-5;
+
+/// A golden model with another configuration and, for some tensors, other values.
+struct Changed {
+    golden: Golden,
+    config: ModelConfig,
+    values: BTreeMap<String, Vec<f32>>,
+}
+
+impl Changed {
+    fn new(name: &str, change: impl FnOnce(&mut ExpertChoiceConfig)) -> Self {
+        let golden = Golden::named(name);
+        let mut config = golden.config();
+        let Some(RouterConfig::ExpertChoice(router)) = &mut config.recursion.as_mut().unwrap().router else { panic!() };
+        change(router);
+        Self { golden, config, values: BTreeMap::new() }
+    }
+
+    /// Every router gives 0 for everything.
+    fn without_preference(mut self) -> Self {
+        for name in self.golden.weight_names() {
+            if name.ends_with("out_proj.weight") {
+                let size = self.golden.floats(name).len();
+                self.values.insert(name.to_owned(), vec![0.0; size]);
+            }
+        }
+        self
+    }
+
+    /// The same weights without routers.
+    fn unrouted(mut self) -> Self {
+        self.config.recursion.as_mut().unwrap().router = None;
+        self
+    }
+
+    fn load(&self) -> CausalLm {
+        CausalLm::load(&self.config, self, &Device::flex()).unwrap()
+    }
+}
+
+impl TensorSource for Changed {
+    fn names(&self) -> Vec<&str> {
+        let routed = !retie_checkpoint::router_tensors(&self.config).is_empty();
+        self.golden.weight_names().into_iter().filter(|name| routed || !name.contains(".routers.")).collect()
+    }
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.golden.info(name)
+    }
+    fn path_of(&self, name: &str) -> &Path {
+        self.golden.path_of(name)
+    }
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        match self.values.get(name) {
+            Some(values) => Ok(narrow(values, Dtype::F32).into()),
+            None => self.golden.bytes(name),
+        }
+    }
+}
+
+fn load(name: &str) -> CausalLm {
+    Changed::new(name, |_| {}).load()
+}
+
+fn rows(name: &str) -> Vec<Vec<u32>> {
+    let (flat, shape) = Golden::named(name).ints("golden.ids");
+    flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
+}
+
+fn flat(rows: &[Vec<u32>], device: &Device) -> Tensor<1, Int> {
+    let count = rows.iter().map(Vec::len).sum::<usize>();
+    ids(rows, device).reshape([count])
+}
+
+/// Logits of whole sequences of one length, and what the routers did.
+fn run(model: &CausalLm, rows: &[Vec<u32>], choice: Choice) -> (Vec<f32>, Routing) {
+    let layout = Layout::batch(rows.len(), rows[0].len());
+    let (hidden, routing) = model.forward_routed(flat(rows, &model.device()), layout, choice);
+    (values(model.logits(hidden)), routing)
+}
+
+fn top_k(model: &CausalLm) -> Choice {
+    Choice::TopK(model.router().unwrap().capacities.clone())
+}
+
+fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
+    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    let (max, _) = differences(actual, expected);
+    assert!(max <= LOGITS * scale, "{what}: differs by {max}, the largest is {scale}");
+}
+
+fn chosen(golden: &Golden, name: &str) -> Vec<usize> {
+    golden.ints(name).0.into_iter().map(|row| row as usize).collect()
+}
+
+#[test]
+fn top_k_over_whole_sequences_has_the_values_and_gradients_of_the_reference() {
+    for name in NAMES {
+        let golden = Golden::named(name);
+        let device = Device::flex().autodiff();
+        let model = CausalLm::load(&golden.config(), &golden, &device).unwrap();
+        let rows = rows(name);
+        let (batch, tokens) = (rows.len(), rows[0].len());
+        let layout = Layout::batch(batch, tokens);
+        let (hidden, routing) = model.forward_routed(flat(&rows, &device), layout, top_k(&model));
+        assert_close(name, &values(model.logits(hidden.clone()).inner()), &golden.floats("golden.logits"));
+
+        // The loss of the script: cross-entropy, and the routers' losses with their weights.
+        let hidden_size = golden.config().hidden_size;
+        let hidden = hidden.reshape([batch, tokens, hidden_size]).narrow(1, 0, tokens - 1);
+        let hidden = hidden.reshape([batch * (tokens - 1), hidden_size]);
+        let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
+        let cross_entropy = CrossEntropyTerm { weight: 1.0, ..Default::default() };
+        let terms = HeadTerms { cross_entropy, ..Default::default() };
+        let readout = Readout { hidden: hidden.clone().inner(), terms };
+        let HeadLoss { mut readouts, grad_weight } = head_loss(model.head().inner(), &[readout], None, &targets);
+        let head = readouts.remove(0);
+        let mut loss = head.values.nll;
+        let mut graph = (hidden * Tensor::from_inner(head.grad_hidden)).sum();
+        for decision in routing.decisions() {
+            let r = decision.recursion;
+            assert_eq!(*decision.chosen, chosen(&golden, &format!("golden.chosen.{r}")), "{name} {r}");
+            let logits = decision.values();
+            assert_close("router", &logits, &golden.floats(&format!("golden.router_logits.{r}")));
+            let (bce, z) = (binary_cross_entropy(&logits, &decision.mask()), z_loss(&logits));
+            for (found, expected) in [(bce.value, "bce"), (z.value, "z")] {
+                let expected = f64::from(golden.floats(&format!("golden.{expected}.{r}"))[0]);
+                assert!((found - expected).abs() < 2e-6 * expected.max(1.0), "means of a few f32: {found} {expected}");
+            }
+            loss += 0.3 * bce.value + 0.02 * z.value;
+            let grad: Vec<f32> = bce.grad.iter().zip(&z.grad).map(|(bce, z)| 0.3 * bce + 0.02 * z).collect();
+            let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([logits.len(), 1]);
+            graph = graph + (decision.logits.clone().unwrap() * grad).sum();
+        }
+        let expected = f64::from(golden.floats("golden.loss")[0]);
+        assert!((loss - expected).abs() < 1e-5, "{name}: loss {loss} and {expected}");
+
+        struct Visitor<'a> {
+            path: Vec<String>,
+            grads: burn::tensor::Gradients,
+            tied_head: Vec<f32>,
+            golden: &'a Golden,
+            seen: usize,
+        }
+        impl ModuleVisitor for Visitor<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let name = self.path.join(".");
+                let mut grad = values(param.val().grad_remove(&mut self.grads).expect(&name));
+                if name == "model.embed_tokens.weight" {
+                    grad.iter_mut().zip(&self.tied_head).for_each(|(grad, head)| *grad += head);
+                }
+                let expected = self.golden.floats(&format!("golden.grad.{name}"));
+                let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+                let (max, _) = differences(&grad, &expected);
+                assert!(max <= GRADIENTS * scale, "gradient of {name} differs by {max}, scale {scale}");
+                self.seen += 1;
+            }
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.path.pop();
+            }
+        }
+        let (grads, tied_head) = (graph.backward(), values(grad_weight));
+        let mut visitor = Visitor { path: Vec::new(), grads, tied_head, golden: &golden, seen: 0 };
+        model.visit(&mut visitor);
+        assert_eq!(visitor.seen, golden.weight_names().len());
+    }
+}
+
+#[test]
+fn every_gating_has_the_logits_of_the_reference() {
+    for name in NAMES {
+        let golden = Golden::named(name);
+        for gating in Gating::ALL.iter().copied() {
+            let changed = Changed::new(name, |router| router.gating = gating);
+            let own = golden.config() == changed.config;
+            let expected = if own { "golden.logits".to_owned() } else { format!("golden.{gating}.logits") };
+            let model = changed.load();
+            assert_close(&expected, &run(&model, &rows(name), top_k(&model)).0, &golden.floats(&expected));
+        }
+    }
+}
+
+#[test]
+fn thresholds_choose_as_in_the_reference() {
+    for name in NAMES {
+        let golden = Golden::named(name);
+        let (logits, routing) = run(&load(name), &rows(name), Choice::Threshold);
+        for decision in routing.decisions() {
+            let expected = chosen(&golden, &format!("golden.threshold.chosen.{}", decision.recursion));
+            assert_eq!(*decision.chosen, expected, "{name} {}", decision.recursion);
+        }
+        assert_close(name, &logits, &golden.floats("golden.threshold.logits"));
+    }
+}
+
+#[test]
+fn rows_that_are_not_chosen_are_not_touched_and_choices_are_nested() {
+    for name in NAMES {
+        let model = load(name);
+        let capacities = model.router().unwrap().capacities.clone();
+        let rows = rows(name);
+        let (_, routing) = run(&model, &rows, top_k(&model));
+        let tokens = rows[0].len();
+        let mut before: Vec<usize> = (0..rows.len() * tokens).collect();
+        for (decision, capacity) in routing.decisions().iter().zip(capacities) {
+            assert_eq!(*decision.alive, before);
+            assert!(decision.chosen.iter().all(|row| before.contains(row)) && decision.chosen.is_sorted());
+            assert_eq!(decision.chosen.len(), rows.len() * ExpertChoiceConfig::tokens(capacity, tokens));
+            before = decision.chosen.to_vec();
+        }
+        let passes: usize = routing.decisions().iter().map(|decision| decision.chosen.len()).sum();
+        assert_eq!(routing.depths(rows.len() * tokens).into_iter().sum::<usize>(), passes);
+    }
+}
+
+#[test]
+fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
+    let drawn = Changed::new("routed_mlp", |router| {
+        router.network = RouterNetwork::Random;
+        router.thresholds = Some(vec![None, Some(-0.5), Some(0.7)]);
+    });
+    let drawn = ("routed_mlp", drawn.load());
+    for (name, model) in NAMES.map(|name| (name, load(name))).into_iter().chain([drawn]) {
+        let (rows, device) = (rows(name), model.device());
+        let (batch, tokens) = (rows.len(), rows[0].len());
+        let (expected, routing) = run(&model, &rows, Choice::Threshold);
+        let vocab_size = model.config().vocab_size;
+        for prompt in [1, 5, tokens] {
+            let mut cache = KvCache::new(model.config(), batch, tokens, &device);
+            let mut at = 0;
+            let mut depths = vec![vec![0; tokens]; batch];
+            while at < tokens {
+                let count = if at == 0 { prompt } else { 1 };
+                let step: Vec<Vec<u32>> = rows.iter().map(|row| row[at..at + count].to_vec()).collect();
+                let mut routing = Routing::default();
+                let hidden = model.forward_with(ids(&step, &device), Some(&mut cache), &mut routing);
+                let logits = values(model.logits(hidden));
+                for (row, logits) in logits.chunks(count * vocab_size).enumerate() {
+                    let from = (row * tokens + at) * vocab_size;
+                    assert_close(name, logits, &expected[from..from + count * vocab_size]);
+                }
+                for (i, depth) in routing.depths(batch * count).into_iter().enumerate() {
+                    depths[i / count][at + i % count] = depth;
+                }
+                at += count;
+            }
+            assert_eq!(depths.concat(), routing.depths(batch * tokens));
+            // A recursion's cache holds the tokens that reached it, and room for little more.
+            for decision in routing.decisions() {
+                let reached = |row: usize| decision.chosen.iter().filter(|i| **i / tokens == row).count();
+                let expected: Vec<usize> = (0..batch).map(reached).collect();
+                match cache.reached(decision.recursion) {
+                    Some(found) => assert_eq!(found, expected),
+                    None => assert_eq!(expected, vec![tokens; batch]),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_of_a_routed_model_is_smaller_by_its_capacities() {
+    let (routed, plain) = (load("routed_mlp"), Changed::new("routed_mlp", |_| {}).unrouted().load());
+    let bytes = |model: &CausalLm| KvCache::new(model.config(), 2, 100, &model.device()).bytes();
+    // Two depths of each recursion, at capacities 1, 0.7 and 0.3, and two unshared ones.
+    assert_eq!(bytes(&plain), 8 * 2 * 2 * 100 * 8 * 4);
+    assert_eq!(bytes(&routed), (2 * 100 + 2 * 100 + 2 * 70 + 2 * 30) * 2 * 2 * 8 * 4);
+}
+
+#[test]
+fn changing_a_token_changes_nothing_before_it() {
+    for name in NAMES {
+        let model = load(name);
+        let row = rows(name).remove(0);
+        let logits = |row: &[u32]| run(&model, &[row.to_vec()], Choice::Threshold).0;
+        let (expected, width) = (logits(&row), model.config().vocab_size);
+        for at in [3, 9, row.len() - 1] {
+            let mut other = row.clone();
+            other[at] = (other[at] + 7) % width as u32;
+            let found = logits(&other);
+            // Products of other numbers of rows may sum in another order.
+            assert_close("before", &found[..at * width], &expected[..at * width]);
+            assert!(differences(&found[at * width..], &expected[at * width..]).0 > 0.01, "after");
+        }
+    }
+}
+
+#[test]
+fn top_k_looks_ahead() {
+    let model = load("routed_mlp");
+    let row = rows("routed_mlp").remove(0);
+    let width = model.config().vocab_size;
+    let logits = |row: &[u32]| run(&model, &[row.to_vec()], top_k(&model)).0;
+    let (expected, last) = (logits(&row), row.len() - 1);
+    let changed = (0..width as u32).any(|id| {
+        let mut other = row.clone();
+        other[last] = id;
+        differences(&logits(&other)[..last * width], &expected[..last * width]).0 > 0.01
+    });
+    assert!(changed, "some last token takes the place of an earlier one");
+}
+
+#[test]
+fn padding_and_neighbours_do_not_matter() {
+    for name in NAMES {
+        let model = load(name);
+        let rows = rows(name);
+        let (tokens, width) = (rows[0].len(), model.config().vocab_size);
+        let padded: Vec<Vec<u32>> =
+            rows.iter().enumerate().map(|(i, row)| [&row[..tokens - 3 * i], &vec![0; 3 * i][..]].concat()).collect();
+        let (batch, _) = run(&model, &padded, Choice::Threshold);
+        for (i, row) in rows.iter().enumerate() {
+            let alone = run(&model, &[row[..tokens - 3 * i].to_vec()], Choice::Threshold).0;
+            assert_close(name, &batch[i * tokens * width..][..alone.len()], &alone);
+        }
+        // Top-k is by sequence: rows that change places take their logits with them.
+        let (forward, _) = run(&model, &rows, top_k(&model));
+        let (backward, _) = run(&model, &rows.iter().rev().cloned().collect::<Vec<_>>(), top_k(&model));
+        for (a, b) in forward.chunks(tokens * width).zip(backward.rchunks(tokens * width)) {
+            assert_close(name, a, b);
+        }
+    }
+}
+
+#[test]
+fn packed_sequences_with_a_shared_beginning_give_what_they_give_alone() {
+    for name in NAMES {
+        let model = load(name);
+        let rows = rows(name);
+        let (beginning, ends) = (&rows[0][..6], [&rows[0][6..11], &rows[1][2..4]]);
+        let all = [beginning, ends[0], ends[1], &rows[1][..8]].concat();
+        let layout = Layout::packed([(6, 0..0), (5, 0..6), (2, 0..6), (8, 0..0)]);
+        let hidden = model.forward_packed(flat(&[all], &model.device()), layout);
+        let logits = values(model.logits(hidden));
+        let width = model.config().vocab_size;
+        let alone = |row: Vec<u32>| run(&model, &[row], Choice::Threshold).0;
+        let first = alone([beginning, ends[0]].concat());
+        assert_close("first", &logits[..11 * width], &first);
+        let second = alone([beginning, ends[1]].concat());
+        assert_close("second", &logits[11 * width..13 * width], &second[6 * width..]);
+        assert_close("third", &logits[13 * width..], &alone(rows[1][..8].to_vec()));
+    }
+}
+
+#[test]
+fn a_gate_of_one_and_a_capacity_of_one_are_the_plain_recursive_model_bit_for_bit() {
+    for name in NAMES {
+        let rows = rows(name);
+        let everyone = |router: &mut ExpertChoiceConfig| {
+            router.capacities.fill(1.0);
+            router.thresholds = None;
+        };
+        let plain = Changed::new(name, everyone).unrouted().load();
+        let expected = values(plain.logits(plain.forward(ids(&rows, &plain.device()), None)));
+        // A sigmoid of 0 is ½ exactly, twice that is 1.
+        let delta = Changed::new(name, |router| {
+            everyone(router);
+            (router.gating, router.score, router.alpha) = (Gating::Delta, RouterScore::Sigmoid, 2.0);
+        });
+        let straight = Changed::new(name, |router| {
+            everyone(router);
+            router.gating = Gating::StraightThrough;
+        });
+        for model in [delta.without_preference().load(), straight.load()] {
+            for choice in [Choice::Threshold, top_k(&model)] {
+                assert_eq!(run(&model, &rows, choice).0, expected);
+            }
+        }
+        let weighted = Changed::new(name, |router| {
+            everyone(router);
+            (router.gating, router.score, router.alpha) = (Gating::Weighted, RouterScore::Sigmoid, 2.0);
+        });
+        let (weighted, _) = run(&weighted.without_preference().load(), &rows, Choice::Threshold);
+        assert!(differences(&weighted, &expected).0 > 0.01, "x + block(x) is not block(x)");
+    }
+}
+
+#[test]
+fn a_gate_of_zero_leaves_the_unshared_layers_alone() {
+    let rows = rows("routed_mlp");
+    let device = Device::flex();
+    let shut = |gating| {
+        Changed::new("routed_mlp", |router| (router.gating, router.score) = (gating, RouterScore::Tanh))
+            .without_preference()
+    };
+    let plain = shut(Gating::Delta).unrouted().load();
+    let depths = plain.share_map().num_depths();
+    let packed = plain.rows(Layout::batch(rows.len(), rows[0].len()));
+    let x = plain.run_depths(plain.embed(flat(&rows, &device)), 0..1, &packed, None);
+    let x = plain.run_depths(x, depths - 1..depths, &packed, None);
+    let expected = values(plain.logits(plain.norm(x)));
+    for gating in [Gating::Delta, Gating::Weighted] {
+        let model = shut(gating).load();
+        assert_eq!(run(&model, &rows, top_k(&model)).0, expected);
+    }
+}
+
+#[test]
+fn lots_leave_out_as_many_as_the_capacities_say_and_have_nothing_to_learn() {
+    let model = Changed::new("routed_mlp", |router| router.network = RouterNetwork::Random).load();
+    assert!(model.parameters().iter().all(|(name, _)| !name.contains("routers")));
+    let rows = rows("routed_mlp");
+    let (_, routing) = run(&model, &rows, top_k(&model));
+    let taken: Vec<usize> = routing.decisions().iter().map(|decision| decision.chosen.len()).collect();
+    assert_eq!(taken, [54, 36, 15]);
+    // Where a token went further than another of its sequence, its draw was higher.
+    let [first, _, last] = routing.decisions() else { panic!() };
+    let values = first.values();
+    let lowest = last.chosen.iter().map(|row| (row / 18, values[*row]));
+    for (row, depth) in routing.depths(54).into_iter().enumerate().filter(|(_, depth)| *depth < 3) {
+        assert!(lowest.clone().filter(|(at, _)| *at == row / 18).all(|(_, u)| u > values[row]), "{row} {depth}");
+    }
+}
+
+#[test]
+fn calibrated_thresholds_take_the_capacities_of_the_text() {
+    for name in NAMES {
+        let rows = rows(name);
+        let model = calibrate(load(name), &rows);
+        let router = model.router().unwrap();
+        let (_, routing) = run(&model, &rows, Choice::Threshold);
+        let total = rows.len() * rows[0].len();
+        for (decision, capacity) in routing.decisions().iter().zip(&router.capacities) {
+            let expected = (capacity * total as f64).floor() as usize;
+            let found = decision.chosen.len();
+            // The first router of `cycle` reads embeddings: a token that occurs in each of the three rows has one logit.
+            let ties = if name == "routed_linear" { rows.len() - 1 } else { 0 };
+            assert!(found <= expected && found + ties >= expected, "{name}: {found} and {expected}");
+        }
+        assert_eq!(router.threshold(0).is_none(), router.capacities[0] == 1.0);
+        assert_eq!(router.thresholds.as_ref().map(Vec::len), Some(router.capacities.len()));
+    }
+}
