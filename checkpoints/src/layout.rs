@@ -1,13 +1,13 @@
 //! Which tensors a checkpoint holds: names (Hugging Face's spelling) and shapes, as its `config.json` implies them.
 //!
-//! A plain Llama has `model.embed_tokens.weight` `[V, D]`, `model.layers.{i}.…`, `model.norm.weight` `[D]` and, unless the
+//! A plain model has, whatever its family (see `gpt_neox.rs` for one whose files have other names), `model.embed_tokens.weight` `[V, D]`, `model.layers.{i}.…`, `model.norm.weight` `[D]` and, unless the
 //! embeddings are tied, `lm_head.weight` `[V, D]`. A recursive model has the same, with layers counted as stored, and
 //! per-depth tensors under `model.depths.{d}.…`:
 //!
 //! | tensor | under `model.layers.{i}` | under `model.depths.{d}` |
 //! |---|---|---|
 //! | linears `[out, in]` | always | never |
-//! | norms `[D]`, biases `[out]` | if `share_norms` or not recursive | if not `share_norms` |
+//! | norms `[D]` (of queries and keys `[H]`, or all heads at once), biases `[out]` | if `share_norms` or not recursive | if not `share_norms` |
 //! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` of each linear | never | if LoRA with a rank there, and the depth's layer is shared |
 
 use crate::{CheckpointError, TensorSource, router_layout::router_tensors};
@@ -18,6 +18,8 @@ use std::{collections::HashSet, path::PathBuf};
 pub const EMBEDDINGS: &str = "model.embed_tokens.weight";
 /// Name of the final norm, `[D]`.
 pub const FINAL_NORM: &str = "model.norm.weight";
+/// Name of the final norm's bias, `[D]`, in families whose norms have one.
+pub const FINAL_NORM_BIAS: &str = "model.norm.bias";
 /// Name of the output projection, `[V, D]`; absent when the embeddings are tied.
 pub const LM_HEAD: &str = "lm_head.weight";
 
@@ -59,13 +61,16 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
             tensors.push((layer_tensor(layer, &format!("{projection}.weight")), shape.to_vec()));
         }
         if !own_vectors {
-            tensors.extend(vectors(config).into_iter().map(|(part, size)| (layer_tensor(layer, &part), vec![size])));
+            tensors.extend(
+                config.layer_vectors().into_iter().map(|(part, size)| (layer_tensor(layer, &part), vec![size])),
+            );
         }
     }
     for step in map.depths() {
         if own_vectors {
-            tensors
-                .extend(vectors(config).into_iter().map(|(part, size)| (depth_tensor(step.depth, &part), vec![size])));
+            tensors.extend(
+                config.layer_vectors().into_iter().map(|(part, size)| (depth_tensor(step.depth, &part), vec![size])),
+            );
         }
         let Some(lora) = lora.filter(|_| map.is_shared(step.layer)) else { continue };
         for (projection, [out, inp]) in config.projection_shapes() {
@@ -79,23 +84,18 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
     }
     tensors.extend(router_tensors(config));
     tensors.push((FINAL_NORM.to_owned(), vec![config.hidden_size]));
-    if !config.tie_word_embeddings {
+    if config.anatomy.norm_bias() {
+        tensors.push((FINAL_NORM_BIAS.to_owned(), vec![config.hidden_size]));
+    }
+    if !config.anatomy.tie_word_embeddings {
         tensors.push((LM_HEAD.to_owned(), table));
     }
     Ok(tensors)
 }
 
-/// Norms and biases of one layer or depth with their lengths.
-#[must_use]
-pub fn vectors(config: &ModelConfig) -> Vec<(String, usize)> {
-    let norms = ModelConfig::NORMS.iter().map(|norm| (format!("{norm}.weight"), config.hidden_size));
-    let biases = config.projection_shapes().into_iter().filter(|(projection, _)| config.has_bias(projection));
-    norms.chain(biases.map(|(projection, [out, _])| (format!("{projection}.bias"), out))).collect()
-}
-
 /// Whether a tensor that `config` does not imply may be there: it holds nothing that the model needs.
 fn is_redundant(name: &str, config: &ModelConfig) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == LM_HEAD)
+    name.ends_with(".rotary_emb.inv_freq") || (config.anatomy.tie_word_embeddings && name == LM_HEAD)
 }
 
 /// One tensor that does not fit the configuration.
@@ -165,7 +165,7 @@ pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result
 mod tests {
     use super::*;
     use crate::{Dtype, TensorInfo};
-    use retie_config::{Init, LoraConfig, RecursionConfig, Sharing};
+    use retie_config::{Anatomy, Init, LoraConfig, RecursionConfig, Sharing};
     use serde_json::json;
     use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
@@ -199,7 +199,9 @@ mod tests {
         assert_eq!(tied["model.layers.3.self_attn.k_proj.weight"], [4, 8]);
         assert_eq!(tied["model.layers.0.mlp.down_proj.weight"], [8, 16]);
         assert_eq!(tied["model.norm.weight"], [8]);
-        let untied = ModelConfig { tie_word_embeddings: false, mlp_bias: true, ..config(true, None) };
+        let biased = config(true, None);
+        let anatomy = Anatomy { tie_word_embeddings: false, mlp_bias: true, ..biased.anatomy.clone() };
+        let untied = ModelConfig { anatomy, ..biased };
         let untied = shapes(&untied);
         assert_eq!(untied.len(), 3 + 4 * 16);
         assert_eq!(untied["lm_head.weight"], [11, 8]);

@@ -4,6 +4,7 @@
 
 mod error;
 mod gguf;
+mod gpt_neox;
 mod hub;
 mod layout;
 mod mmap;
@@ -19,8 +20,8 @@ pub use error::CheckpointError;
 pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
 pub use hub::{DownloadProgress, Hub, HubError, HubId, hub_dataset_file};
 pub use layout::{
-    EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorProblem, check_tensors, depth_tensor, expected_tensors, layer_tensor,
-    share_map, vectors,
+    EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, TensorProblem, check_tensors, depth_tensor, expected_tensors,
+    layer_tensor, share_map,
 };
 pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
 pub use router_layout::{router_tensor, router_tensors};
@@ -28,7 +29,7 @@ pub use safetensors::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,
     SafetensorsWriter,
 };
-pub use source::ModelSource;
+pub use source::{ModelSource, under_our_names};
 pub use staging::Staging;
 pub use stored_layers::{StoredLayer, stored_layers};
 pub use tensor::{Dtype, TensorInfo, TensorSource, narrow, widen};

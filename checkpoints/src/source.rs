@@ -1,7 +1,7 @@
 //! A model by what a user types: a local folder, a `.gguf` file, or a name on the hub.
 
-use crate::{CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource, layout};
-use retie_config::ModelConfig;
+use crate::{CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource, gpt_neox::GptNeox, layout};
+use retie_config::{ModelConfig, TensorNames};
 use std::path::{Path, PathBuf};
 
 /// The small files that make a folder of weights usable; they are copied as they are.
@@ -76,12 +76,12 @@ impl ModelSource {
 
     fn folder(spec: &str, path: &Path) -> Result<Self, CheckpointError> {
         let config = ModelConfig::load(&path.join("config.json"))?;
-        let tensors = SafetensorsFolder::open(path)?;
+        let tensors = under_our_names(SafetensorsFolder::open(path)?, &config);
         let companions = COMPANIONS.iter().filter(|name| path.join(name).is_file());
         let companions = companions
             .map(|name| Ok(((*name).to_owned(), fs_err::read(path.join(name))?)))
             .collect::<Result<_, CheckpointError>>()?;
-        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors: Box::new(tensors), companions })
+        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors, companions })
     }
 
     fn file(spec: &str, path: &Path) -> Result<Self, CheckpointError> {
@@ -106,6 +106,17 @@ impl ModelSource {
     /// One error that lists every tensor that does not fit.
     pub fn validate(&self) -> Result<(), CheckpointError> {
         layout::check_tensors(&self.config, self.tensors.as_ref())
+    }
+}
+
+/// The tensors of a checkpoint of `config` under the names that [`layout`] gives them.
+#[must_use]
+pub fn under_our_names(tensors: impl TensorSource + 'static, config: &ModelConfig) -> Box<dyn TensorSource> {
+    match config.architecture.tensor_names {
+        TensorNames::GptNeox if config.recursion.is_none() => {
+            Box::new(GptNeox::new(tensors, config.num_attention_heads))
+        }
+        _ => Box::new(tensors),
     }
 }
 

@@ -30,8 +30,9 @@ fn its_shape_is_that_of_the_hub() {
     assert_eq!((config.num_hidden_layers, config.hidden_size, config.intermediate_size), (30, 576, 1536));
     assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.head_dim), (9, 3, 64));
     assert_eq!((config.vocab_size, config.max_position_embeddings), (49_152, 8192));
-    assert_eq!((config.rms_norm_eps, config.rope_theta), (1e-5, 100_000.0));
-    assert!(config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias);
+    let anatomy = &config.anatomy;
+    assert_eq!((anatomy.norm_eps, anatomy.ropes[0].theta), (1e-5, 100_000.0));
+    assert!(anatomy.tie_word_embeddings && !anatomy.qkv_bias && !anatomy.output_bias && !anatomy.mlp_bias);
     assert_eq!((config.bos_token_id, &config.eos_token_ids[..]), (Some(1), &[2][..]));
     let names = source.tensors.names();
     assert_eq!(names.len(), 272);

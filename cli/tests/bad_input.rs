@@ -69,11 +69,11 @@ fn all_tensors_of_a_wrong_shape_are_listed() {
 #[test]
 fn an_unknown_architecture_is_refused_with_what_is_known() {
     let place = Place::new();
-    let config = place.read("base/config.json").replace("\"model_type\": \"llama\"", "\"model_type\": \"gpt_neox\"");
+    let config = place.read("base/config.json").replace("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"");
     place.write("base/config.json", config);
     assert_snapshot!(place.refused(&format!("convert base {TO}")), @"
-    error: `base/config.json`: `model_type: gpt_neox` is not supported
-    hint: supported: `llama` (Llama, SmolLM, SmolLM2, TinyLlama) and the folders that `retie convert` writes
+    error: `base/config.json`: `model_type: mamba` is not supported
+    hint: supported: `llama` (Llama 1 to 3, SmolLM, SmolLM2, TinyLlama), `mistral` (Mistral 7B, Ministral), `qwen2` (Qwen2, Qwen2.5), `qwen3` (Qwen3 without experts), `smollm3` (SmolLM3), `gemma` (Gemma 1), `gemma2` (Gemma 2), `gemma3_text` (Gemma 3 270M and 1B), `gpt_neox` (GPT-NeoX, Pythia), `olmo2` (OLMo 2), and the folders that `retie convert` writes
     ");
 }
 

@@ -57,6 +57,9 @@ pub struct ConvertConfig {
     /// Whether norm weights are shared too, or each depth keeps its own.
     #[serde(default = "default_share_norms")]
     pub share_norms: bool,
+    /// Whether depths that differ in kind (a window, another rotation) may share a layer; each keeps its own kind.
+    #[serde(default)]
+    pub tie_across_kinds: bool,
     /// Element type of the weights that are written.
     #[serde(default)]
     pub dtype: StoredDtype,
@@ -154,6 +157,7 @@ impl ConvertConfig {
             lora_budget: None,
             lora_from: 0,
             share_norms: default_share_norms(),
+            tie_across_kinds: false,
             dtype: StoredDtype::default(),
             seed: 0,
             output,
@@ -344,6 +348,7 @@ mod tests {
         lora_budget: null
         lora_from: 0
         share_norms: true
+        tie_across_kinds: false
         dtype: keep
         seed: 0
         output: checkpoints/store/m

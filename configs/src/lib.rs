@@ -4,11 +4,13 @@
 //! a value that we do not implement is an error. Our own files are YAML and refuse every unknown key.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod arch;
 mod convert;
 pub mod document;
 mod error;
 mod fit;
 mod groups;
+mod keys;
 mod lora;
 mod losses;
 mod model;
@@ -20,6 +22,10 @@ mod run;
 mod schedule;
 mod share;
 
+pub use arch::{
+    ARCHITECTURES, Activation, Anatomy, Architecture, DepthKind, MlpKind, NormKind, QkNorm, Residual, Rope,
+    RopeScaling, TensorNames,
+};
 pub use convert::{ConvertConfig, Mismatch, StoredDtype};
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
@@ -30,7 +36,7 @@ pub use losses::{
     CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
     ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig, RouterBceConfig, RouterZLossConfig, WeightPoint,
 };
-pub use model::{Architecture, ModelConfig, RopeScaling};
+pub use model::ModelConfig;
 pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, RecursionConfig};

@@ -132,6 +132,12 @@ impl RecursionConfig {
         }
         if let Some(router) = &self.router {
             router.check(self.num_recursions, self.sharing)?;
+            if let Some(window) = model.anatomy.depths.iter().find_map(|depth| depth.window) {
+                let problem = format!(
+                    "depths see a window of {window} tokens, which a selection of the tokens does not have, expected full attention"
+                );
+                return Err(ConfigError::BadRouter { problems: vec![problem] });
+            }
         }
         Ok(map)
     }

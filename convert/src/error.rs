@@ -2,7 +2,7 @@
 
 use crate::Check;
 use retie_checkpoint::CheckpointError;
-use retie_config::{ConfigError, Init, ShareError, Sharing};
+use retie_config::{ConfigError, Init, LayerIndex, ShareError, Sharing};
 use std::path::PathBuf;
 
 /// Why a model cannot be converted.
@@ -85,6 +85,25 @@ pub enum ConvertError {
         /// The first recursion that has it.
         from: usize,
     },
+    /// A layer would serve depths that compute different things.
+    #[error(
+        "`{sharing}` with {num_recursions} recursions ties depths that differ in kind: layer {layer} would run {} and {}\nhint: {}",
+        depths[0],
+        depths[1],
+        mixed_hint(fits)
+    )]
+    MixedKinds {
+        /// The pattern.
+        sharing: Sharing,
+        /// Its number of recursions.
+        num_recursions: usize,
+        /// The first such layer.
+        layer: LayerIndex,
+        /// Two of its depths, with their kinds.
+        depths: [String; 2],
+        /// What ties depths of one kind only.
+        fits: Vec<String>,
+    },
     /// LoRA corrects what sharing changed; one recursion shares nothing.
     #[error(
         "LoRA needs at least 2 recursions: with 1 no layer is shared\nhint: ask for more recursions, or leave the LoRA rank out"
@@ -144,4 +163,12 @@ fn places(tensors: &[(String, PathBuf)]) -> String {
 
 fn lines(failures: &[Check]) -> String {
     failures.iter().map(|check| format!("  {}: {}", check.name, check.detail)).collect::<Vec<_>>().join("\n")
+}
+
+fn mixed_hint(fits: &[String]) -> String {
+    let allow = "`tie_across_kinds` (`--tie-across-kinds`) ties them all the same: each depth keeps its own window and rotation";
+    match fits {
+        [] => allow.to_owned(),
+        fits => format!("these tie depths of one kind: {}; {allow}", fits.join("; ")),
+    }
 }

@@ -16,6 +16,7 @@ mod counts;
 mod error;
 mod factorize;
 pub mod init;
+mod kinds;
 mod options;
 mod pipeline;
 mod plan;

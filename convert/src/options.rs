@@ -26,6 +26,8 @@ pub struct ConvertOptions {
     pub lora_from: usize,
     /// Whether norms and biases are shared too, or each depth keeps its own.
     pub share_norms: bool,
+    /// Whether depths that differ in kind may share a layer.
+    pub tie_across_kinds: bool,
     /// Element type to write; `None` keeps each tensor's (F32 for a mean over tensors of different types).
     pub dtype: Option<Dtype>,
     /// Seed of `init: random` and of the `A` of a LoRA whose residual is zero.
@@ -48,6 +50,7 @@ impl ConvertOptions {
             lora_budget: None,
             lora_from: 0,
             share_norms: true,
+            tie_across_kinds: false,
             dtype: None,
             seed: 0,
             max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
@@ -76,6 +79,7 @@ impl ConvertOptions {
             lora_budget: config.lora_budget,
             lora_from: config.lora_from,
             share_norms: config.share_norms,
+            tie_across_kinds: config.tie_across_kinds,
             dtype: match config.dtype {
                 StoredDtype::Keep => None,
                 StoredDtype::F32 => Some(Dtype::F32),

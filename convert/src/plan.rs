@@ -1,11 +1,11 @@
 //! What will be written, from what: every tensor of the recursive model with its sources, before any weight is read.
 
-use crate::{ConvertError, ConvertOptions, init::layer_sources, ranks::named_ranks};
+use crate::{ConvertError, ConvertOptions, init::layer_sources, kinds, ranks::named_ranks};
 use retie_checkpoint::{
-    Dtype, EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor, expected_tensors,
-    layer_tensor, vectors,
+    Dtype, EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor,
+    expected_tensors, layer_tensor,
 };
-use retie_config::{Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap, Stack};
+use retie_config::{Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap, Stack, TensorNames};
 use serde_json::json;
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ pub(crate) struct PlannedTensor {
     pub sources: Vec<String>,
     /// Whether the weight and its factors come from a calibration.
     pub fitted: bool,
-    /// Of a linear, its position in [`ModelConfig::PROJECTIONS`].
+    /// Of a linear, its position in the configuration's `projection_shapes`.
     pub projection: Option<usize>,
     /// Of a linear, the depths that run it.
     pub depths: Vec<Depth>,
@@ -38,7 +38,7 @@ impl PlannedTensor {
 pub(crate) struct PlannedFactors {
     pub depth: Depth,
     pub layer: LayerIndex,
-    /// Position in [`ModelConfig::PROJECTIONS`].
+    /// Position in the configuration's `projection_shapes`.
     pub projection: usize,
     /// `[out, in]`.
     pub shape: [usize; 2],
@@ -103,6 +103,9 @@ impl Plan {
             tensors: Vec::new(),
             redundant,
         };
+        if !options.tie_across_kinds {
+            kinds::check(&plan.config, plan.map())?;
+        }
         plan.tensors = Tensors { plan: &plan, source, dtype: options.dtype, init: options.init }.all();
         Ok(plan)
     }
@@ -139,17 +142,16 @@ impl Plan {
     }
 }
 
-/// The configuration of the model that is written; one recursion gives a plain Llama.
+/// The configuration of the model that is written; one recursion gives a plain model, if its family has the names that are written.
 fn target_config(
     config: &ModelConfig,
     options: &ConvertOptions,
     stack: &Stack,
     lora: Option<LoraConfig>,
 ) -> ModelConfig {
-    let mut target = config.clone();
-    target.num_hidden_layers = stack.map().num_depths();
-    target.other.insert("num_hidden_layers".into(), json!(target.num_hidden_layers));
-    target.recursion = (options.recursions > 1).then(|| RecursionConfig {
+    let mut target = config.with_depths(stack.sources());
+    let is_plain = options.recursions == 1 && config.architecture.tensor_names == TensorNames::Llama;
+    target.recursion = (!is_plain).then(|| RecursionConfig {
         share_norms: options.share_norms,
         lora,
         ..RecursionConfig::of(stack.map(), options.init)
@@ -194,26 +196,29 @@ impl Tensors<'_> {
                 (tensor.projection, tensor.depths) = (Some(projection), map.depths_of(layer));
                 tensor.fitted = self.init == Init::Calibrated && map.is_shared(layer);
                 if let Some(lora) = lora.filter(|_| map.is_shared(layer)) {
-                    tensor.factors = self.factors(layer, projection, shape, tensor.info.dtype, lora);
+                    tensor.factors = self.factors(layer, (projection, name), shape, tensor.info.dtype, lora);
                 }
                 tensors.push(tensor);
             }
             if !own_vectors {
-                for (part, size) in vectors(config) {
+                for (part, size) in config.layer_vectors() {
                     tensors.push(self.tensor(layer_tensor(layer, &part), &[size], from(&part)));
                 }
             }
         }
         if own_vectors {
             for depth in (0..map.num_depths()).map(Depth) {
-                for (part, size) in vectors(config) {
+                for (part, size) in config.layer_vectors() {
                     let from = vec![layer_tensor(self.plan.source_layer(depth), &part)];
                     tensors.push(self.tensor(depth_tensor(depth, &part), &[size], from));
                 }
             }
         }
         tensors.push(self.copy(FINAL_NORM, &[config.hidden_size]));
-        if !config.tie_word_embeddings {
+        if config.anatomy.norm_bias() {
+            tensors.push(self.copy(FINAL_NORM_BIAS, &[config.hidden_size]));
+        }
+        if !config.anatomy.tie_word_embeddings {
             tensors.push(self.copy(LM_HEAD, &table));
         }
         tensors
@@ -234,12 +239,11 @@ impl Tensors<'_> {
     fn factors(
         &self,
         layer: LayerIndex,
-        projection: usize,
+        (projection, part): (usize, &str),
         [out, inp]: [usize; 2],
         dtype: Dtype,
         lora: &LoraConfig,
     ) -> Vec<PlannedFactors> {
-        let part = ModelConfig::PROJECTIONS[projection];
         let named = |depth, which: &str, shape| {
             (depth_tensor(depth, &format!("{part}.{which}.weight")), TensorInfo { dtype, shape })
         };

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spectrum {
     pub depth: Depth,
-    /// Position in [`ModelConfig::PROJECTIONS`].
+    /// Position in the configuration's `projection_shapes`.
     pub projection: usize,
     /// As many as the smaller side of the matrix.
     pub values: Vec<f64>,

@@ -4,6 +4,7 @@ use crate::{
     Calibration, ConvertError, ParameterCounts,
     calibrate::Effect,
     factorize::Factors,
+    kinds,
     plan::{Plan, PlannedFactors},
 };
 use retie_checkpoint::TensorInfo;
@@ -252,12 +253,13 @@ fn notes(plan: &Plan) -> Vec<String> {
     let mut notes: Vec<String> = plan.stack.rest().into_iter().collect();
     let Some(recursion) = &plan.config.recursion else { return notes };
     if recursion.share_norms {
-        let what = match plan.config.attention_bias || plan.config.mlp_bias {
+        let what = match plan.config.layer_vectors().iter().any(|(part, _)| part.ends_with(".bias")) {
             true => "norms and biases",
             false => "norms",
         };
         let lora = if recursion.lora.is_some() { ", and LoRA cannot give them back" } else { "" };
         notes.push(format!("{what} are shared{lora}: with `share_norms: false` every depth keeps its own"));
     }
+    notes.extend(kinds::note(&plan.config, plan.map()));
     notes
 }

@@ -10,7 +10,7 @@ use crate::{
 use faer::MatRef;
 use rayon::prelude::*;
 use retie_checkpoint::{CheckpointError, TensorSource, layer_tensor, narrow, widen};
-use retie_config::{Depth, ModelConfig};
+use retie_config::Depth;
 
 /// The spectra of every linear at every depth that may have LoRA.
 ///
@@ -49,7 +49,7 @@ fn of_group(
     let dtype = tensor.info.dtype;
     let stored = widen(&narrow(&mean(source, &tensor.sources)?, dtype), dtype);
     let named = |depth: &Depth| {
-        layer_tensor(plan.source_layer(*depth), &format!("{}.weight", ModelConfig::PROJECTIONS[projection]))
+        layer_tensor(plan.source_layer(*depth), &format!("{}.weight", plan.config.projection_shapes()[projection].0))
     };
     let read = |depth: &Depth| {
         Ok(source.read_f32(&named(depth))?.iter().zip(&stored).map(|(own, stored)| own - stored).collect())

@@ -63,6 +63,35 @@ fn ranks_that_cannot_be_name_what_is_wrong() {
 }
 
 #[test]
+fn depths_that_differ_in_kind_are_tied_only_when_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let mut map = config.to_json();
+    map.insert("model_type".into(), "smollm3".into());
+    map.insert("no_rope_layers".into(), vec![1, 0, 1, 1, 1, 0, 1, 1].into());
+    let config = ModelConfig::from_json(map, Path::new("config.json")).unwrap();
+    let cycle = |recursions| options(recursions, Sharing::Cycle, Init::Average);
+    let text = refused(&source, &config, &cycle(4)).to_string();
+    assert_eq!(
+        text,
+        "`cycle` with 4 recursions ties depths that differ in kind: layer 1 would run depth 1 (all tokens, no rope) and depth 3 \
+         (all tokens, rope base 10000)\n\
+         hint: these tie depths of one kind: `cycle` with 2; `tie_across_kinds` (`--tie-across-kinds`) ties them all the same: each \
+         depth keeps its own window and rotation"
+    );
+    run(&source, &config, &cycle(2), &dir.path().join("two")).unwrap();
+    let allowed = ConvertOptions { tie_across_kinds: true, ..cycle(4) };
+    let report = run(&source, &config, &allowed, &dir.path().join("four")).unwrap();
+    assert!(
+        report.notes.iter().any(|note| note.starts_with("depths of different kinds share layers 1:")),
+        "{:?}",
+        report.notes
+    );
+    let again = ModelConfig::load(&dir.path().join("four/config.json")).unwrap();
+    assert_eq!(again.anatomy, config.anatomy);
+}
+
+#[test]
 fn a_recursive_source_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);

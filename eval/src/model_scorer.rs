@@ -36,7 +36,7 @@ impl Scorer for ModelScorer<'_> {
         let ids = indices(ids.into_iter().map(|id| id as i32).collect());
         let rows = indices(rows.into_iter().map(|row| row as i32).collect());
         let hidden = self.model.forward_packed(ids, layout).select(0, rows);
-        let (log_probs, greedy) = token_log_probs(&HeadInput { hidden, weight: self.model.head() }, &targets);
+        let (log_probs, greedy) = token_log_probs(&HeadInput { hidden, head: self.model.head() }, &targets);
         let mut start = 0;
         let scores = requests.iter().map(|request| {
             let end = start + request.num_scored();

@@ -1,7 +1,7 @@
 //! Perplexity of a text, in windows.
 //!
-//! The text is encoded as one sequence, without BOS, and cut by [`retie_data::windows()`]; every window is scored from its second
-//! token. Where windows overlap (`stride < window`), a token counts once for each window that scores it.
+//! The text is encoded as one sequence and cut by [`retie_data::windows()`]; every window is scored from its second token. Where the
+//! tokenizer puts a BOS before a text, every window starts with one, which counts as one of its tokens. Where windows overlap (`stride < window`), a token counts once for each window that scores it.
 //!
 //! - `token_nll` = −(sum of log-probabilities) / (number of scored tokens), in nats;
 //! - `word_perplexity` = exp(−sum / words), `byte_perplexity` = exp(−sum / bytes), as the harness divides: words are what
@@ -76,10 +76,14 @@ pub fn measure_perplexity<S: Scorer>(
         return Err(EvalError::WindowTooLong { window, max_length: encoder.max_length }.into());
     }
     let tokens = encoder.codec.encode(text).map_err(EvalError::from)?;
-    let windows = retie_data::windows(&tokens, window, stride).map_err(EvalError::from)?;
+    // The first token of a window is not scored: the one that the tokenizer puts there, or one of the text.
+    let bos: Vec<u32> = encoder.bos_token.into_iter().collect();
+    let of_text = window.saturating_sub(bos.len());
+    let windows = retie_data::windows(&tokens, of_text, if stride == window { of_text } else { stride })
+        .map_err(EvalError::from)?;
     let requests: Vec<ScoreRequest> = windows
         .take(limit.unwrap_or(usize::MAX))
-        .map(|w| ScoreRequest { tokens: w.tokens.to_vec(), scored_from: 1 })
+        .map(|w| ScoreRequest { tokens: [&bos, w.tokens].concat(), scored_from: 1 })
         .collect();
     if requests.is_empty() {
         return Err(EvalError::TextTooShort { name: name.to_owned(), found: tokens.len() }.into());
@@ -122,8 +126,18 @@ mod tests {
     const TEXT: &str = "it was the best of times, it was the worst of times, it was the age of wisdom";
 
     fn measure(text: &str, window: usize, stride: usize, limit: Option<usize>) -> Result<Perplexity, String> {
+        measure_with(&ENCODER, text, window, stride, limit)
+    }
+
+    fn measure_with(
+        encoder: &PromptEncoder<'_>,
+        text: &str,
+        window: usize,
+        stride: usize,
+        limit: Option<usize>,
+    ) -> Result<Perplexity, String> {
         let options = PerplexityOptions { window, stride, limit, batch_size: 3 };
-        measure_perplexity("t.txt", text, options, &ENCODER, &mut Formula::default(), &mut |_| ())
+        measure_perplexity("t.txt", text, options, encoder, &mut Formula::default(), &mut |_| ())
             .map_err(|e| e.to_string())
     }
 
@@ -149,6 +163,17 @@ mod tests {
         let all = measure(TEXT, 4, 4, None).unwrap();
         assert_eq!((all.windows, all.tokens), (5, 3 * 4 + 1));
         assert_eq!(measure(TEXT, 4, 4, Some(99)).unwrap(), all);
+    }
+
+    #[test]
+    fn every_window_starts_with_the_bos_of_a_tokenizer_that_has_one() {
+        let ids = Pieces.encode(TEXT).unwrap();
+        let encoder = PromptEncoder { bos_token: Some(PREFIX), ..ENCODER };
+        let result = measure_with(&encoder, TEXT, 4, 4, Some(2)).unwrap();
+        let window = |at: usize| [&[PREFIX], &ids[at..at + 3]].concat();
+        let nll = -(by_hand(&window(0), 1..4) + by_hand(&window(3), 1..4)) / 6.0;
+        assert_eq!((result.windows, result.tokens), (2, 6));
+        assert!((result.token_nll - nll).abs() < 1e-12);
     }
 
     #[test]

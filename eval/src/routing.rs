@@ -123,7 +123,7 @@ fn read(model: &CausalLm, batch: &[&[u32]], choice: Choice) -> Reading {
     let targets: Vec<u32> = batch.iter().flat_map(|tokens| &tokens[1..]).copied().collect();
     let ids = Tensor::<1, Int>::from_ints(inputs.as_slice(), &model.device());
     let (hidden, routing) = model.forward_routed(ids, layout, choice);
-    let (log_probs, _) = token_log_probs(&HeadInput { hidden, weight: model.head() }, &targets);
+    let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &targets);
     let depths = routing.depths(targets.len());
     Reading { nll: -log_probs.iter().map(|p| f64::from(*p)).sum::<f64>(), routing, depths }
 }

@@ -1,21 +1,24 @@
-//! Self-attention of one depth: projections, rotary embedding, cache, causal attention.
+//! Self-attention of one depth: projections, norms of queries and keys, rotary embedding, cache, causal attention.
 
 use crate::{
+    block::Rows,
     cache::KvSlot,
-    causal_lm::Rows,
-    kernels,
+    kernels::{self, Scoring},
     linear::{Linear, LinearAtDepth},
+    norm::{Norm, chosen},
 };
 use burn::{module::Module, tensor::Tensor};
-use retie_config::ModelConfig;
+use retie_config::{DepthKind, ModelConfig, QkNorm};
 
-/// Linears of a stored layer.
+/// Weights of a stored layer. Norms are absent where each depth has its own, and where the family has none.
 #[derive(Module, Debug)]
 pub struct Attention {
     pub q_proj: Linear,
     pub k_proj: Linear,
     pub v_proj: Linear,
     pub o_proj: Linear,
+    pub q_norm: Option<Norm>,
+    pub k_norm: Option<Norm>,
 }
 
 /// What one depth adds to them.
@@ -25,37 +28,42 @@ pub struct AttentionAtDepth {
     pub k_proj: LinearAtDepth,
     pub v_proj: LinearAtDepth,
     pub o_proj: LinearAtDepth,
+    pub q_norm: Option<Norm>,
+    pub k_norm: Option<Norm>,
 }
 
 impl Attention {
-    /// `x [M, D]` → `[M, D]`; with a cache, the keys and values of `x` join it and all of it is attended to.
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<2>,
-        depth: &AttentionAtDepth,
-        config: &ModelConfig,
-        rows: &Rows,
-        cache: Option<KvSlot<'_>>,
-    ) -> Tensor<2> {
-        self.o_proj.forward(self.mix(x, depth, config, rows, cache), &depth.o_proj)
-    }
-
-    /// What `o_proj` reads: `x [M, D]` → `[M, N·H]`.
+    /// What `o_proj` reads: `x [M, D]` → `[M, N·H]`; with a cache, the keys and values of `x` join it and all of it is attended to.
     pub(crate) fn mix(
         &self,
         x: Tensor<2>,
         depth: &AttentionAtDepth,
         config: &ModelConfig,
+        kind: DepthKind,
         rows: &Rows,
         cache: Option<KvSlot<'_>>,
     ) -> Tensor<2> {
         let [num_rows, _] = x.dims();
         let [batch, tokens] = [rows.batch, num_rows / rows.batch];
-        let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let split = |x: Tensor<2>, heads: usize| x.reshape([batch, tokens, heads, head_dim]);
-        let rotate = |x: Tensor<4>| kernels::rope(x, rows.angles.cos.clone(), rows.angles.sin.clone());
-        let q = rotate(split(self.q_proj.forward(x.clone(), &depth.q_proj), heads)); // [B, T, N, H]
-        let k = rotate(split(self.k_proj.forward(x.clone(), &depth.k_proj), kv_heads)); // [B, T, K, H]
+        let anatomy = &config.anatomy;
+        let split = |x: Tensor<2>, heads: usize| x.reshape([batch, tokens, heads, config.head_dim]);
+        // Norm and rotation of queries or keys, [M, heads·H] → [B, T, heads, H].
+        let prepare = |x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &Option<Norm>| {
+            let x = match anatomy.qk_norm {
+                None => split(x, heads),
+                Some(QkNorm::Full) => split(chosen(stored, own).forward(x, anatomy), heads),
+                Some(QkNorm::Head) => chosen(stored, own).forward_heads(split(x, heads), anatomy),
+            };
+            match kind.rope.map(|rope| &rows.angles[rope]) {
+                Some(angles) => kernels::rope(x, angles.cos.clone(), angles.sin.clone()),
+                None => x,
+            }
+        };
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let q = self.q_proj.forward(x.clone(), &depth.q_proj);
+        let q = prepare(q, heads, &self.q_norm, &depth.q_norm); // [B, T, N, H]
+        let k = self.k_proj.forward(x.clone(), &depth.k_proj);
+        let k = prepare(k, kv_heads, &self.k_norm, &depth.k_norm); // [B, T, K, H]
         let v = split(self.v_proj.forward(x, &depth.v_proj), kv_heads); // [B, T, K, H]
         let [k, v] = match cache {
             Some(slot) => slot.append(k, v),
@@ -65,7 +73,12 @@ impl Attention {
             let [batch, rows, heads, head_dim] = x.dims();
             x.reshape([batch * rows, heads, head_dim])
         };
-        let out = kernels::attention(flat(q), flat(k), flat(v), &rows.layout); // [M, N, H]
+        let scoring = Scoring {
+            scale: (1.0 / anatomy.query_pre_attn_scalar.sqrt()) as f32,
+            softcap: anatomy.attn_logit_softcapping.map(|cap| cap as f32),
+            window: kind.window,
+        };
+        let out = kernels::attention(flat(q), flat(k), flat(v), &rows.layout, scoring); // [M, N, H]
         out.reshape([num_rows, config.query_size()])
     }
 }

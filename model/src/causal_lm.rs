@@ -7,12 +7,11 @@
 //! is the tensor of that name.
 
 use crate::{
-    attention::{Attention, AttentionAtDepth},
+    block::{Block, DepthWeights, Layer, Rows},
     cache::{KvCache, KvSlot},
-    kernels::{self, Layout},
-    mlp::{Mlp, MlpAtDepth},
-    norm::RmsNorm,
-    rope::{RopeAngles, RopeFrequencies},
+    kernels::{self, Head, Layout},
+    norm::Norm,
+    rope::RopeFrequencies,
     router::{Router, Routing},
 };
 use burn::{
@@ -39,16 +38,8 @@ pub(crate) struct Plan {
     pub share_map: ShareMap,
     /// Depths that a forward pass runs: all of them, or fewer for an early exit.
     pub num_depths: usize,
-    pub rope: RopeFrequencies,
-}
-
-/// What all depths of a forward pass know of its rows.
-#[derive(Debug)]
-pub struct Rows {
-    pub(crate) layout: Layout,
-    /// How often the positions of `angles` repeat.
-    pub(crate) batch: usize,
-    pub(crate) angles: RopeAngles,
+    /// One for each rotation.
+    pub ropes: Vec<RopeFrequencies>,
 }
 
 /// Everything under `model.`.
@@ -59,31 +50,13 @@ pub struct Decoder {
     pub depths: Vec<DepthWeights>,
     /// One a recursion; none without routers, or with routers that have no weights.
     pub routers: Vec<Router>,
-    pub norm: RmsNorm,
+    pub norm: Norm,
 }
 
 /// A vector per token id: `weight [V, D]`.
 #[derive(Module, Debug)]
 pub struct Table {
     pub weight: Param<Tensor<2>>,
-}
-
-/// Stored weights, run by one depth or by several. Norms are absent where each depth has its own.
-#[derive(Module, Debug)]
-pub struct Layer {
-    pub input_layernorm: Option<RmsNorm>,
-    pub self_attn: Attention,
-    pub post_attention_layernorm: Option<RmsNorm>,
-    pub mlp: Mlp,
-}
-
-/// What belongs to one depth alone.
-#[derive(Module, Debug)]
-pub struct DepthWeights {
-    pub input_layernorm: Option<RmsNorm>,
-    pub self_attn: AttentionAtDepth,
-    pub post_attention_layernorm: Option<RmsNorm>,
-    pub mlp: MlpAtDepth,
 }
 
 impl CausalLm {
@@ -165,14 +138,28 @@ impl CausalLm {
     #[must_use]
     pub fn rows(&self, layout: Layout) -> Rows {
         let (batch, positions) = layout.positions();
-        let angles = self.plan.rope.angles(&positions, &self.device().inner());
+        let device = self.device().inner();
+        let angles = self.plan.ropes.iter().map(|rope| rope.angles(&positions, &device)).collect();
         Rows { layout, batch, angles }
     }
 
     /// What the first depth reads: a row for each token id, `[M]` → `[M, D]`.
     #[must_use]
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        kernels::embedding(self.model.embed_tokens.weight.val(), ids)
+        self.scaled(kernels::embedding(self.model.embed_tokens.weight.val(), ids))
+    }
+
+    /// The gradient of the rows of the embeddings, given that of what [`CausalLm::embed`] makes of them, `[M, D]`.
+    #[must_use]
+    pub fn embed_backward(&self, grad: Tensor<2>) -> Tensor<2> {
+        self.scaled(grad)
+    }
+
+    fn scaled(&self, rows: Tensor<2>) -> Tensor<2> {
+        match self.plan.config.anatomy.embedding_scale {
+            Some(scale) => rows * scale as f32,
+            None => rows,
+        }
     }
 
     /// Runs some depths of the stack over hidden states `[M, D]`.
@@ -194,7 +181,7 @@ impl CausalLm {
     /// The final norm over what the last depth left, `[M, D]`.
     #[must_use]
     pub fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(x, self.plan.config.rms_norm_eps)
+        self.model.norm.forward(x, &self.plan.config.anatomy)
     }
 
     pub(crate) fn run_depth(
@@ -206,19 +193,15 @@ impl CausalLm {
         slot: Option<KvSlot<'_>>,
     ) -> Tensor<2> {
         let config = &self.plan.config;
-        let (stored, own) = (&self.model.layers[layer], &self.model.depths[depth]);
-        let normed = norm(&stored.input_layernorm, &own.input_layernorm).forward(x.clone(), config.rms_norm_eps);
-        let attended = stored.self_attn.forward(normed, &own.self_attn, config, rows, slot);
-        let x = kernels::add(x, attended);
-        let normed = norm(&stored.post_attention_layernorm, &own.post_attention_layernorm)
-            .forward(x.clone(), config.rms_norm_eps);
-        kernels::add(x, stored.mlp.forward(normed, &own.mlp))
+        let (layer, own) = (&self.model.layers[layer], &self.model.depths[depth]);
+        Block { layer, own, config, kind: config.anatomy.depths[depth] }.forward(x, rows, slot)
     }
 
-    /// The table that turns hidden states into logits, `[V, D]`.
+    /// What turns hidden states into logits.
     #[must_use]
-    pub fn head(&self) -> Tensor<2> {
-        self.head_param().val()
+    pub fn head(&self) -> Head {
+        let softcap = self.plan.config.anatomy.final_logit_softcapping.map(|cap| cap as f32);
+        Head { weight: self.head_param().val(), softcap }
     }
 
     /// The parameter behind [`CausalLm::head`]: `lm_head.weight`, or the embeddings if they are tied.
@@ -229,13 +212,11 @@ impl CausalLm {
 
     /// Logits `[M, V]` of hidden states `[M, D]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        kernels::linear(hidden, self.head())
-    }
-}
-
-pub(crate) fn norm<'a>(stored: &'a Option<RmsNorm>, own: &'a Option<RmsNorm>) -> &'a RmsNorm {
-    match own.as_ref().or(stored.as_ref()) {
-        Some(norm) => norm,
-        None => unreachable!("loading checks that a norm is in the layer or in the depth"),
+        let Head { weight, softcap } = self.head();
+        let logits = kernels::linear(hidden, weight);
+        match softcap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
     }
 }

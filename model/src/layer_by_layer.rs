@@ -6,15 +6,15 @@
 //! Shapes: hidden states `[M, D]`, rows of a sequence one after the other, `M` a multiple of the sequence length `T`.
 
 use crate::{
-    causal_lm::{DepthWeights, Layer, Rows, norm},
+    block::{Block, Rows},
     kernels::{self, Layout, f32_slice},
     rope::RopeFrequencies,
     weights::{Loader, WeightDtype},
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
-use retie_checkpoint::{CheckpointError, EMBEDDINGS, FINAL_NORM, LM_HEAD, TensorSource};
-use retie_config::{Depth, LayerIndex, ModelConfig};
+use retie_checkpoint::{CheckpointError, EMBEDDINGS, LM_HEAD, TensorSource};
+use retie_config::{Depth, LayerIndex, ModelConfig, Residual};
 
 /// Rows that run at once; more share the reading of weights, and need memory.
 const ROWS: usize = 2048;
@@ -74,7 +74,7 @@ pub struct Comparison {
 #[derive(Debug)]
 pub struct LayerByLayer {
     config: ModelConfig,
-    rope: RopeFrequencies,
+    ropes: Vec<RopeFrequencies>,
     device: Device,
 }
 
@@ -82,12 +82,15 @@ impl LayerByLayer {
     /// For models of the shape of `config`, on a device without autodiff.
     #[must_use]
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
-        Self { config: config.clone(), rope: RopeFrequencies::new(config), device: device.clone() }
+        Self { config: config.clone(), ropes: RopeFrequencies::all(config), device: device.clone() }
     }
 
     /// Hidden states before depth 0, of the embeddings `[M, D]` of the tokens.
     #[must_use]
-    pub fn embed(&self, rows: Vec<f32>) -> Vec<f32> {
+    pub fn embed(&self, mut rows: Vec<f32>) -> Vec<f32> {
+        if let Some(scale) = self.config.anatomy.embedding_scale {
+            rows.iter_mut().for_each(|x| *x *= scale as f32);
+        }
         rows
     }
 
@@ -109,52 +112,20 @@ impl LayerByLayer {
         let loader = Loader { tensors: run.tensors, device: &self.device, dtype: WeightDtype::F32 };
         let weights = (loader.layer(run.layer.0)?, loader.depth(run.depth.0)?);
         let positions: Vec<usize> = (0..tokens).collect();
-        let (width, angles) = (self.config.hidden_size, self.rope.angles(&positions, &self.device));
+        let width = self.config.hidden_size;
+        let angles: Vec<_> = self.ropes.iter().map(|rope| rope.angles(&positions, &self.device)).collect();
+        let kind = self.config.anatomy.depths[run.depth.0];
+        let block = Block { layer: &weights.0, own: &weights.1, config: &self.config, kind };
         assert_eq!(hidden.len() % (tokens * width), 0, "whole sequences");
         let mut out = Vec::with_capacity(hidden.len());
         for rows in hidden.chunks((ROWS / tokens).max(1) * tokens * width) {
             let batch = rows.len() / (tokens * width);
             let x = self.tensor(rows.to_vec(), width);
             let rows = Rows { layout: Layout::batch(batch, tokens), batch, angles: angles.clone() };
-            let x = self.run_rows(&weights, x, &rows, run.until, see);
+            let x = run_rows(block, x, &rows, run.until, see);
             out.extend_from_slice(f32_slice(&x.into_data()));
         }
         Ok(out)
-    }
-
-    fn run_rows(
-        &self,
-        (layer, own): &(Layer, DepthWeights),
-        x: Tensor<2>,
-        rows: &Rows,
-        until: Option<Point>,
-        see: &mut dyn FnMut(Seen<'_>),
-    ) -> Tensor<2> {
-        let config = &self.config;
-        let mut show = |point, inputs: &Tensor<2>, residual: &Tensor<2>| {
-            let (inputs, residual) = (inputs.clone().into_data(), residual.clone().into_data());
-            see(Seen { point, inputs: f32_slice(&inputs), residual: f32_slice(&residual) });
-            until == Some(point)
-        };
-        let normed = norm(&layer.input_layernorm, &own.input_layernorm).forward(x.clone(), config.rms_norm_eps);
-        if show(Point::Attention, &normed, &x) {
-            return x;
-        }
-        let mixed = layer.self_attn.mix(normed, &own.self_attn, config, rows, None);
-        if show(Point::Output, &mixed, &x) {
-            return x;
-        }
-        let x = kernels::add(x, layer.self_attn.o_proj.forward(mixed, &own.self_attn.o_proj));
-        let normed = norm(&layer.post_attention_layernorm, &own.post_attention_layernorm);
-        let normed = normed.forward(x.clone(), config.rms_norm_eps);
-        if show(Point::Mlp, &normed, &x) {
-            return x;
-        }
-        let gated = layer.mlp.gated(normed, &own.mlp);
-        if show(Point::Down, &gated, &x) {
-            return x;
-        }
-        kernels::add(x, layer.mlp.down_proj.forward(gated, &own.mlp.down_proj))
     }
 
     /// Compares the predictions of two models from their hidden states `[M, D]` after the last depth; `targets` has one token
@@ -174,12 +145,11 @@ impl LayerByLayer {
         let (width, vocab_size) = (self.config.hidden_size, self.config.vocab_size);
         assert!(reference.len() == other.len() && other.len() == targets.len() * width, "one target a row");
         let loader = Loader { tensors, device: &self.device, dtype: WeightDtype::F32 };
-        let weight = loader.param::<1>(FINAL_NORM)?.val();
-        let head = if self.config.tie_word_embeddings { EMBEDDINGS } else { LM_HEAD };
+        let norm = loader.final_norm()?;
+        let head = if self.config.anatomy.tie_word_embeddings { EMBEDDINGS } else { LM_HEAD };
         let head = loader.param::<2>(head)?.val();
         let logits = |hidden: &[f32]| {
-            let x =
-                kernels::rms_norm(self.tensor(hidden.to_vec(), width), weight.clone(), self.config.rms_norm_eps as f32);
+            let x = norm.forward(self.tensor(hidden.to_vec(), width), &self.config.anatomy);
             kernels::linear(x, head.clone()).into_data()
         };
         let rows = (LOGITS / vocab_size).max(1);
@@ -201,6 +171,39 @@ impl LayerByLayer {
         let rows = values.len() / width;
         Tensor::from_data(TensorData::new(values, [rows, width]), &self.device)
     }
+}
+
+/// Runs a block; `see` is shown what each point reads.
+fn run_rows(
+    block: Block<'_>,
+    x: Tensor<2>,
+    rows: &Rows,
+    until: Option<Point>,
+    see: &mut dyn FnMut(Seen<'_>),
+) -> Tensor<2> {
+    let mut show = |point, inputs: &Tensor<2>, residual: &Tensor<2>| {
+        let (inputs, residual) = (inputs.clone().into_data(), residual.clone().into_data());
+        see(Seen { point, inputs: f32_slice(&inputs), residual: f32_slice(&residual) });
+        until == Some(point)
+    };
+    let read = block.attention_input(x.clone());
+    if show(Point::Attention, &read, &x) {
+        return x;
+    }
+    let mixed = block.mix(read, rows, None);
+    if show(Point::Output, &mixed, &x) {
+        return x;
+    }
+    let attended = kernels::add(x.clone(), block.attention_output(mixed));
+    let read = block.mlp_input(if block.config.anatomy.residual == Residual::Parallel { x } else { attended.clone() });
+    if show(Point::Mlp, &read, &attended) {
+        return attended;
+    }
+    let inner = block.inner(read);
+    if show(Point::Down, &inner, &attended) {
+        return attended;
+    }
+    kernels::add(attended, block.mlp_output(inner))
 }
 
 /// `[−log p[target], −log q[target], KL(p ‖ q)]` of the logits of one row.

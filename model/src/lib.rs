@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod attention;
+mod block;
 mod cache;
 mod causal_lm;
 mod device;
@@ -19,8 +20,9 @@ mod router;
 mod sampling;
 mod weights;
 
+pub use block::Rows;
 pub use cache::KvCache;
-pub use causal_lm::{CausalLm, Rows};
+pub use causal_lm::CausalLm;
 pub use device::{backends, device};
 pub use error::ModelError;
 pub use layer_by_layer::{Comparison, LayerByLayer, Point, Run, Seen};

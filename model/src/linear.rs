@@ -10,6 +10,7 @@ use burn::{
     module::{Module, Param},
     tensor::Tensor,
 };
+use retie_config::Activation;
 
 /// Weights of a stored layer: `weight [out, in]`, `bias [out]`.
 #[derive(Module, Debug)]
@@ -43,12 +44,18 @@ impl Linear {
         self.add_bias(out, depth)
     }
 
-    /// The same of `silu(gate) · up`, `[M, in]` each.
-    pub fn forward_swiglu(&self, gate: Tensor<2>, up: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
+    /// The same of `act(gate) · up`, `[M, in]` each.
+    pub fn forward_gated(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        activation: Activation,
+        depth: &LinearAtDepth,
+    ) -> Tensor<2> {
         let weight = self.weight.val();
         let out = match depth.lora() {
-            Some([a, b]) => kernels::swiglu_linear_lora(gate, up, weight, a, b),
-            None => kernels::swiglu_linear(gate, up, weight),
+            Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight, a, b),
+            None => kernels::gated_linear(gate, up, activation, weight),
         };
         self.add_bias(out, depth)
     }

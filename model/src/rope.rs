@@ -3,13 +3,13 @@
 //! Angles are products of f32 numbers, as the reference computes them: at position 8192 an angle in f64 would differ by 5e-4.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use retie_config::{ModelConfig, RopeScaling};
+use retie_config::{ModelConfig, Rope, RopeScaling};
 
-/// Frequency of each of the `H/2` pairs, in radians per token.
+/// Frequency of each of the `R/2` pairs of numbers that are rotated, in radians per token.
 #[derive(Clone, Debug)]
 pub struct RopeFrequencies(Vec<f32>);
 
-/// Cosines and sines `[T, H/2]` of some positions.
+/// Cosines and sines `[T, R/2]` of some positions.
 #[derive(Clone, Debug)]
 pub struct RopeAngles {
     pub cos: Tensor<2>,
@@ -17,13 +17,19 @@ pub struct RopeAngles {
 }
 
 impl RopeFrequencies {
-    /// The frequencies of `config`.
+    /// The frequencies of a rotation.
     #[must_use]
-    pub fn new(config: &ModelConfig) -> Self {
-        let pairs = config.head_dim / 2;
-        let base = config.rope_theta as f32;
-        let plain = (0..pairs).map(|i| 1.0 / base.powf((2 * i) as f32 / config.head_dim as f32));
-        Self(plain.map(|frequency| scaled(frequency, config.rope_scaling)).collect())
+    pub fn new(rope: &Rope) -> Self {
+        let Rope { theta, scaling, rotary_dim } = *rope;
+        let base = theta as f32;
+        let plain = (0..rotary_dim / 2).map(|i| 1.0 / base.powf((2 * i) as f32 / rotary_dim as f32));
+        Self(plain.map(|frequency| scaled(frequency, scaling)).collect())
+    }
+
+    /// Those of every rotation of a model.
+    #[must_use]
+    pub fn all(config: &ModelConfig) -> Vec<Self> {
+        config.anatomy.ropes.iter().map(Self::new).collect()
     }
 
     /// The angles of `positions`.

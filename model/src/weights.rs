@@ -3,11 +3,12 @@
 use crate::{
     ModelError,
     attention::{Attention, AttentionAtDepth},
-    causal_lm::{CausalLm, Decoder, DepthWeights, Layer, Plan, Table},
+    block::{DepthWeights, Layer},
+    causal_lm::{CausalLm, Decoder, Plan, Table},
     kernels::{f32_slice, is_cpu},
     linear::{Factor, Linear, LinearAtDepth},
     mlp::{Mlp, MlpAtDepth},
-    norm::RmsNorm,
+    norm::Norm,
     rope::RopeFrequencies,
     router::Router,
 };
@@ -16,7 +17,10 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData},
 };
 use half::bf16;
-use retie_checkpoint::{CheckpointError, Dtype, TensorSource, check_tensors, router_tensor, router_tensors, share_map};
+use retie_checkpoint::{
+    CheckpointError, Dtype, FINAL_NORM, FINAL_NORM_BIAS, TensorSource, check_tensors, router_tensor, router_tensors,
+    share_map,
+};
 use retie_config::ModelConfig;
 use std::sync::Arc;
 
@@ -70,12 +74,22 @@ impl Loader<'_> {
         self.tensors.info(name).map(|_| self.param(name)).transpose()
     }
 
-    fn norm(&self, name: &str) -> Result<Option<RmsNorm>, CheckpointError> {
-        Ok(self.optional(&format!("{name}.weight"))?.map(|weight| RmsNorm { weight }))
+    fn norm(&self, name: &str) -> Result<Option<Norm>, CheckpointError> {
+        let bias = self.optional(&format!("{name}.bias"))?;
+        Ok(self.optional(&format!("{name}.weight"))?.map(|weight| Norm { weight, bias }))
+    }
+
+    /// The norm after the last depth.
+    pub fn final_norm(&self) -> Result<Norm, CheckpointError> {
+        Ok(Norm { weight: self.param(FINAL_NORM)?, bias: self.optional(FINAL_NORM_BIAS)? })
     }
 
     fn linear(&self, name: &str) -> Result<Linear, CheckpointError> {
         Ok(Linear { weight: self.param(&format!("{name}.weight"))?, bias: self.optional(&format!("{name}.bias"))? })
+    }
+
+    fn optional_linear(&self, name: &str) -> Result<Option<Linear>, CheckpointError> {
+        self.tensors.info(&format!("{name}.weight")).map(|_| self.linear(name)).transpose()
     }
 
     fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, CheckpointError> {
@@ -99,13 +113,17 @@ impl Loader<'_> {
                 k_proj: self.linear(&at("self_attn.k_proj"))?,
                 v_proj: self.linear(&at("self_attn.v_proj"))?,
                 o_proj: self.linear(&at("self_attn.o_proj"))?,
+                q_norm: self.norm(&at("self_attn.q_norm"))?,
+                k_norm: self.norm(&at("self_attn.k_norm"))?,
             },
             post_attention_layernorm: self.norm(&at("post_attention_layernorm"))?,
+            pre_feedforward_layernorm: self.norm(&at("pre_feedforward_layernorm"))?,
             mlp: Mlp {
-                gate_proj: self.linear(&at("mlp.gate_proj"))?,
+                gate_proj: self.optional_linear(&at("mlp.gate_proj"))?,
                 up_proj: self.linear(&at("mlp.up_proj"))?,
                 down_proj: self.linear(&at("mlp.down_proj"))?,
             },
+            post_feedforward_layernorm: self.norm(&at("post_feedforward_layernorm"))?,
         })
     }
 
@@ -135,13 +153,17 @@ impl Loader<'_> {
                 k_proj: self.linear_at_depth(&at("self_attn.k_proj"))?,
                 v_proj: self.linear_at_depth(&at("self_attn.v_proj"))?,
                 o_proj: self.linear_at_depth(&at("self_attn.o_proj"))?,
+                q_norm: self.norm(&at("self_attn.q_norm"))?,
+                k_norm: self.norm(&at("self_attn.k_norm"))?,
             },
             post_attention_layernorm: self.norm(&at("post_attention_layernorm"))?,
+            pre_feedforward_layernorm: self.norm(&at("pre_feedforward_layernorm"))?,
             mlp: MlpAtDepth {
                 gate_proj: self.linear_at_depth(&at("mlp.gate_proj"))?,
                 up_proj: self.linear_at_depth(&at("mlp.up_proj"))?,
                 down_proj: self.linear_at_depth(&at("mlp.down_proj"))?,
             },
+            post_feedforward_layernorm: self.norm(&at("post_feedforward_layernorm"))?,
         })
     }
 }
@@ -177,12 +199,12 @@ impl CausalLm {
             layers: (0..share_map.num_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?,
             depths: (0..share_map.num_depths()).map(|i| loader.depth(i)).collect::<Result<_, _>>()?,
             routers: loader.routers(config)?,
-            norm: RmsNorm { weight: loader.param("model.norm.weight")? },
+            norm: loader.final_norm()?,
         };
-        let lm_head = (!config.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?;
-        let rope = RopeFrequencies::new(config);
+        let lm_head = (!config.anatomy.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?;
+        let ropes = RopeFrequencies::all(config);
         let num_depths = share_map.num_depths();
-        Ok(Self { model, lm_head, plan: Arc::new(Plan { config: config.clone(), share_map, num_depths, rope }) })
+        Ok(Self { model, lm_head, plan: Arc::new(Plan { config: config.clone(), share_map, num_depths, ropes }) })
     }
 
     /// Names and shapes of all parameters, in the order of the module tree.

@@ -7,11 +7,11 @@
 mod support;
 
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use retie_config::Divergence;
+use retie_config::{Activation, Divergence};
 use retie_model::{
     CausalLm, KvCache,
     kernels::{
-        self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, head_loss,
+        self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, Scoring, head_loss,
         token_log_probs,
     },
 };
@@ -90,19 +90,26 @@ fn operations_agree_with_the_cpu() {
     compare("rms_norm", &device, &[&[37, 24], &[1, 24]], |x: Vec<Tensor<2>>| {
         kernels::rms_norm(x[0].clone(), x[1].clone().reshape([24]), 1e-5)
     });
-    compare("linear of swiglu", &device, &[&[37, 40], &[37, 40], &[24, 40]], |x: Vec<Tensor<2>>| {
-        kernels::swiglu_linear(x[0].clone(), x[1].clone(), x[2].clone())
+    compare("layer_norm", &device, &[&[37, 24], &[1, 24], &[1, 24]], |x: Vec<Tensor<2>>| {
+        kernels::layer_norm(x[0].clone(), x[1].clone().reshape([24]), x[2].clone().reshape([24]), 1e-5)
     });
+    for activation in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
+        compare("linear of a gated activation", &device, &[&[37, 40], &[37, 40], &[24, 40]], |x: Vec<Tensor<2>>| {
+            kernels::gated_linear(x[0].clone(), x[1].clone(), activation, x[2].clone())
+        });
+    }
     compare("rope", &device, &[&[2, 6, 3, 8]], |x: Vec<Tensor<4>>| {
         let angles = Tensor::<2>::from_data(random(&[6, 4], 5), &x[0].device().inner());
         kernels::rope(x[0].clone(), angles.clone().cos(), angles.sin())
     });
-    for (what, layout) in [
-        ("attention", Layout::batch(2, 19)),
-        ("packed attention", Layout::packed([(20, 0..0), (5, 0..20), (1, 0..20), (12, 0..0)])),
+    let packed = Layout::packed([(20, 0..0), (5, 0..20), (1, 0..20), (12, 0..0)]);
+    for (what, layout, scoring) in [
+        ("attention", Layout::batch(2, 19), Scoring::plain(8)),
+        ("packed attention", packed.clone(), Scoring::plain(8)),
+        ("attention in a window", packed, Scoring { softcap: Some(1.5), window: Some(7), ..Scoring::plain(8) }),
     ] {
         compare(what, &device, &[&[38, 4, 8], &[38, 2, 8], &[38, 2, 8]], |x: Vec<Tensor<3>>| {
-            kernels::attention(x[0].clone(), x[1].clone(), x[2].clone(), &layout)
+            kernels::attention(x[0].clone(), x[1].clone(), x[2].clone(), &layout, scoring)
         });
     }
 }
@@ -122,13 +129,14 @@ fn head_loss_agrees_with_the_cpu() {
         let losses = [&device, &Device::flex()].map(|device| {
             let tensor = |shape: &[usize], seed| Tensor::<2>::from_data(random(shape, seed), device);
             let (weight, hidden) = (tensor(&[50, 16], 2), tensor(&[13, 16], 1));
-            let teacher = HeadInput { hidden: tensor(&[13, 24], 3), weight: tensor(&[50, 24], 4) };
+            let teacher = HeadInput { hidden: tensor(&[13, 24], 3), head: tensor(&[50, 24], 4).into() };
             let last = HeadTerms { cross_entropy, teacher: Some(distill(divergence)), last: None };
             let exit = HeadTerms { last: Some(distill(divergence)), ..last };
             let targets: Vec<u32> = (0..13).collect();
-            let log_probs = token_log_probs(&HeadInput { hidden: hidden.clone(), weight: weight.clone() }, &targets);
+            let log_probs =
+                token_log_probs(&HeadInput { hidden: hidden.clone(), head: weight.clone().into() }, &targets);
             let readouts = [Readout { hidden: tensor(&[13, 16], 5), terms: exit }, Readout { hidden, terms: last }];
-            (head_loss(weight, &readouts, Some(&teacher), &targets), log_probs)
+            (head_loss(weight.into(), &readouts, Some(&teacher), &targets), log_probs)
         });
         let [(actual, (log_probs, greedy)), (expected, (expected_log_probs, expected_greedy))] = losses;
         assert_close("log-probabilities", &log_probs, &expected_log_probs);

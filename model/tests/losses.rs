@@ -15,7 +15,7 @@ fn values_and_gradients_of_the_head_losses_are_those_of_torch() {
     let device = Device::flex();
     let tensor = |name: &str| golden.tensor::<2>(name, &device);
     let targets: Vec<u32> = golden.ints("targets").0.iter().map(|t| *t as u32).collect();
-    let teacher = HeadInput { hidden: tensor("teacher.hidden"), weight: tensor("teacher.head") };
+    let teacher = HeadInput { hidden: tensor("teacher.hidden"), head: tensor("teacher.head").into() };
     for (name, divergence) in [
         ("forward_kl", Divergence::ForwardKl),
         ("reverse_kl", Divergence::ReverseKl),
@@ -32,7 +32,7 @@ fn values_and_gradients_of_the_head_losses_are_those_of_torch() {
             let readouts = [("exit", "exit", exit), ("last", "student", last)];
             let asked =
                 readouts.map(|(_, hidden, terms)| Readout { hidden: tensor(&format!("{hidden}.hidden")), terms });
-            let found = head_loss(tensor("head"), &asked, Some(&teacher), &targets);
+            let found = head_loss(tensor("head").into(), &asked, Some(&teacher), &targets);
             // Values of up to 20 nats² and gradients below 1, sums of 50 products: a few roundings of f32.
             for ((column, hidden, _), found) in readouts.iter().zip(found.readouts) {
                 let HeadValues { nll, cross_entropy, z_loss, teacher, last } = found.values;

@@ -135,7 +135,7 @@ impl Pass {
             let logits = decided.iter().zip(asked).filter_map(|(decision, grad)| with_gradient(decision, grad));
             incoming = take_back(student, given.chain(logits), &entering, grads);
         }
-        incoming
+        student.embed_backward(incoming)
     }
 }
 

@@ -1,17 +1,16 @@
-//! Metadata of the `llama` architecture → a Hugging Face `config.json`.
+//! Metadata → a Hugging Face `config.json`.
 //!
 //! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#llm>.
 
 use super::{
     GgufError,
+    family::Family,
     metadata::{Metadata, required},
     names,
     parse::Header,
     rope_factors,
 };
 use serde_json::{Map, Value, json};
-
-const ARCHITECTURE: &str = "llama";
 
 /// Keys that describe the shape and are read below, or that say nothing about the computation.
 const READ: &[&str] = &[
@@ -37,19 +36,16 @@ const READ: &[&str] = &[
     "expert_used_count",
 ];
 
-fn key(name: &str) -> String {
-    format!("{ARCHITECTURE}.{name}")
-}
-
 /// The keys of `config.json`. `rope_freqs` are the values of that tensor, if there is one.
-pub(super) fn hugging_face(header: &Header, rope_freqs: Option<&[f32]>) -> Result<Map<String, Value>, GgufError> {
+pub(super) fn hugging_face(
+    header: &Header,
+    family: &Family,
+    rope_freqs: Option<&[f32]>,
+) -> Result<Map<String, Value>, GgufError> {
     let metadata = &header.metadata;
-    let architecture = required(metadata.optional_text("general.architecture")?, "general.architecture")?;
-    if architecture != ARCHITECTURE {
-        return Err(GgufError::Architecture { found: architecture.to_owned() });
-    }
-    refuse_the_unknown(metadata)?;
-    let optional = |name: &str| bounded(metadata, name);
+    refuse_the_unknown(metadata, family)?;
+    let key = |name: &str| family.key(name);
+    let optional = |name: &str| bounded(metadata, &key(name));
     let size = |name: &str| required(optional(name)?, &key(name));
     let num_layers = size("block_count")?;
     if num_layers > header.tensors.len() {
@@ -60,7 +56,7 @@ pub(super) fn hugging_face(header: &Header, rope_freqs: Option<&[f32]>) -> Resul
         });
     }
     let hidden_size = size("embedding_length")?;
-    let heads = positive(size("attention.head_count")?, "attention.head_count")?;
+    let heads = positive(size("attention.head_count")?, key("attention.head_count"))?;
     let head_dim = match optional("attention.key_length")? {
         Some(head_dim) => head_dim,
         None => hidden_size / heads,
@@ -78,8 +74,8 @@ pub(super) fn hugging_face(header: &Header, rope_freqs: Option<&[f32]>) -> Resul
     let has = |name: &str| header.tensors.iter().any(|tensor| tensor.name == name);
     let ids = |name: &str| metadata.optional_size(&format!("tokenizer.ggml.{name}_token_id"));
     let config = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [family.class_name],
+        "model_type": family.model_type,
         "vocab_size": vocab_size(header)?,
         "hidden_size": hidden_size,
         "intermediate_size": size("feed_forward_length")?,
@@ -87,10 +83,10 @@ pub(super) fn hugging_face(header: &Header, rope_freqs: Option<&[f32]>) -> Resul
         "num_attention_heads": heads,
         "num_key_value_heads": optional("attention.head_count_kv")?.unwrap_or(heads),
         "head_dim": head_dim,
-        "hidden_act": "silu",
+        (family.hidden_act.0): family.hidden_act.1,
         "rms_norm_eps": required(metadata.optional_number(&key("attention.layer_norm_rms_epsilon"))?, &key("attention.layer_norm_rms_epsilon"))?,
         "rope_theta": theta,
-        "rope_scaling": rope_scaling(metadata, rope_freqs, theta, head_dim)?,
+        "rope_scaling": rope_scaling(metadata, family, rope_freqs, theta, head_dim)?,
         "max_position_embeddings": size("context_length")?,
         "tie_word_embeddings": !has(names::OUTPUT),
         "attention_bias": has("blk.0.attn_q.bias"),
@@ -100,26 +96,36 @@ pub(super) fn hugging_face(header: &Header, rope_freqs: Option<&[f32]>) -> Resul
         "pad_token_id": ids("padding")?,
     });
     match config {
-        Value::Object(map) => Ok(map),
+        Value::Object(mut map) => {
+            (family.json)(metadata, &mut map)?;
+            Ok(map)
+        }
         _ => unreachable!("the literal above is an object"),
     }
 }
 
+/// The family that the file is of.
+pub(super) fn family(header: &Header) -> Result<&'static Family, GgufError> {
+    const KEY: &str = "general.architecture";
+    Family::of(required(header.metadata.optional_text(KEY)?, KEY)?)
+}
+
 /// A size that is small enough to be multiplied by another one.
-fn bounded(metadata: &Metadata, name: &str) -> Result<Option<usize>, GgufError> {
-    match metadata.optional_size(&key(name))? {
+fn bounded(metadata: &Metadata, key: &str) -> Result<Option<usize>, GgufError> {
+    match metadata.optional_size(key)? {
         Some(n) if u32::try_from(n).is_err() => {
-            Err(GgufError::BadValue { key: key(name), found: n.to_string(), expected: format!("at most {}", u32::MAX) })
+            let expected = format!("at most {}", u32::MAX);
+            Err(GgufError::BadValue { key: key.to_owned(), found: n.to_string(), expected })
         }
         n => Ok(n),
     }
 }
 
-fn positive(n: usize, name: &str) -> Result<usize, GgufError> {
+fn positive(n: usize, key: String) -> Result<usize, GgufError> {
     if n > 0 {
         return Ok(n);
     }
-    Err(GgufError::BadValue { key: key(name), found: n.to_string(), expected: "a positive integer".to_owned() })
+    Err(GgufError::BadValue { key, found: n.to_string(), expected: "a positive integer".to_owned() })
 }
 
 /// Rows of the embeddings: a tokenizer may have fewer tokens than that.
@@ -137,8 +143,8 @@ fn vocab_size(header: &Header) -> Result<u64, GgufError> {
 }
 
 /// A key of the architecture that is not known may change the computation (a scale, a window, a soft cap).
-fn refuse_the_unknown(metadata: &Metadata) -> Result<(), GgufError> {
-    let experts = key("expert_count");
+fn refuse_the_unknown(metadata: &Metadata, family: &Family) -> Result<(), GgufError> {
+    let experts = family.key("expert_count");
     if let Some(found) = metadata.optional_size(&experts)?.filter(|n| *n > 0) {
         return Err(GgufError::Unsupported {
             key: experts,
@@ -146,8 +152,9 @@ fn refuse_the_unknown(metadata: &Metadata) -> Result<(), GgufError> {
             hint: "mixtures of experts are not supported".to_owned(),
         });
     }
-    let prefix = key("");
-    let unknown = metadata.iter().find(|(key, _)| key.strip_prefix(&prefix).is_some_and(|name| !READ.contains(&name)));
+    let prefix = family.key("");
+    let is_known = |name: &str| READ.contains(&name) || family.keys.contains(&name);
+    let unknown = metadata.iter().find(|(key, _)| key.strip_prefix(&prefix).is_some_and(|name| !is_known(name)));
     match unknown {
         None => Ok(()),
         Some((key, value)) => Err(GgufError::Unsupported {
@@ -160,10 +167,12 @@ fn refuse_the_unknown(metadata: &Metadata) -> Result<(), GgufError> {
 
 fn rope_scaling(
     metadata: &Metadata,
+    family: &Family,
     rope_freqs: Option<&[f32]>,
     theta: f64,
     head_dim: usize,
 ) -> Result<Value, GgufError> {
+    let key = |name: &str| family.key(name);
     let kind_key = key("rope.scaling.type");
     let kind = metadata.optional_text(&kind_key)?;
     let factor = match metadata.optional_number(&key("rope.scaling.factor"))? {
@@ -212,7 +221,8 @@ mod tests {
     }
 
     fn read(file: TestFile) -> Result<Map<String, Value>, GgufError> {
-        hugging_face(&parse(&file.build())?, None)
+        let header = parse(&file.build())?;
+        hugging_face(&header, family(&header)?, None)
     }
 
     #[test]
@@ -221,10 +231,11 @@ mod tests {
         let config = ModelConfig::from_json(map, Path::new("x.gguf")).unwrap();
         assert_eq!((config.vocab_size, config.hidden_size, config.intermediate_size), (4, 8, 16));
         assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.head_dim), (2, 2, 4));
-        assert_eq!((config.rms_norm_eps, config.rope_theta), (1e-5, 10_000.0));
-        assert_eq!((config.rope_scaling, config.max_position_embeddings), (RopeScaling::Default, 64));
+        let anatomy = &config.anatomy;
+        assert_eq!((anatomy.norm_eps, anatomy.ropes[0].theta), (1e-5, 10_000.0));
+        assert_eq!((anatomy.ropes[0].scaling, config.max_position_embeddings), (RopeScaling::Default, 64));
         assert_eq!((config.bos_token_id, config.eos_token_ids), (None, vec![3]));
-        assert!(config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias);
+        assert!(anatomy.tie_word_embeddings && !anatomy.qkv_bias && !anatomy.mlp_bias);
     }
 
     #[test]
@@ -246,7 +257,7 @@ mod tests {
         let old = llama().pair("llama.rope.scale_linear", 6, &factor);
         for file in [new, old] {
             let config = ModelConfig::from_json(read(file).unwrap(), Path::new("x")).unwrap();
-            assert_eq!(config.rope_scaling, RopeScaling::Linear { factor: 4.0 });
+            assert_eq!(config.anatomy.ropes[0].scaling, RopeScaling::Linear { factor: 4.0 });
         }
     }
 
@@ -254,8 +265,8 @@ mod tests {
     fn what_is_not_implemented_is_refused_by_name() {
         let error = |file: TestFile| read(file).unwrap_err().to_string();
         assert_eq!(
-            error(TestFile::default().pair("general.architecture", 8, &text("gemma3"))),
-            "architecture `gemma3` is not supported\nhint: supported: `llama` (Llama, SmolLM, SmolLM2, TinyLlama)"
+            error(TestFile::default().pair("general.architecture", 8, &text("mamba"))),
+            "architecture `mamba` is not supported\nhint: supported: `llama`, `gemma3`; use the model's Hugging Face folder"
         );
         assert!(error(TestFile::default()).starts_with("metadata key `general.architecture` is missing"));
         let cases: [(&str, u32, Vec<u8>); 5] = [

@@ -86,10 +86,15 @@ pub enum GgufError {
         tensors: Vec<(String, String)>,
     },
     /// A family of models that is not read.
-    #[error("architecture `{found}` is not supported\nhint: supported: `llama` (Llama, SmolLM, SmolLM2, TinyLlama)")]
+    #[error(
+        "architecture `{found}` is not supported\nhint: supported: {}; use the model's Hugging Face folder",
+        supported.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    )]
     Architecture {
         /// The value of `general.architecture`.
         found: String,
+        /// Values that are.
+        supported: Vec<&'static str>,
     },
     /// A tensor that the configuration is read from is absent.
     #[error("tensor `{tensor}` is missing")]

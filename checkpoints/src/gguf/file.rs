@@ -1,7 +1,8 @@
-//! A GGUF file of the `llama` architecture as a [`TensorSource`] under Hugging Face's names.
+//! A GGUF file as a [`TensorSource`] under Hugging Face's names.
 
 use super::{
     GgufError, config,
+    family::Family,
     metadata::Metadata,
     names,
     parse::{Header, RawTensor, parse},
@@ -9,7 +10,7 @@ use super::{
     quant::{self, Format},
     tokenizer::Tokenizer,
 };
-use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, mmap};
+use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, mmap, narrow};
 use memmap2::Mmap;
 use retie_config::ModelConfig;
 use std::{
@@ -20,7 +21,7 @@ use std::{
 };
 
 /// An open GGUF file. Tensors have Hugging Face's names, shapes and row order; quantised ones are [`Dtype::F32`] and are
-/// dequantised when they are read. Tensors that a Llama does not have keep the name that they have in the file.
+/// dequantised when they are read. Tensors that the family does not have keep the name that they have in the file.
 pub struct GgufFile {
     path: PathBuf,
     map: Mmap,
@@ -35,6 +36,8 @@ struct Tensor {
     range: Range<usize>,
     /// Heads whose rows are to be put back in order, for the query and key projections.
     permuted_heads: Option<usize>,
+    /// Whether it is stored with 1 added.
+    plus_one: bool,
 }
 
 impl GgufFile {
@@ -47,9 +50,10 @@ impl GgufFile {
         let wrong = |source| CheckpointError::Gguf { path: path.to_owned(), source };
         let header = parse(&map).map_err(wrong)?;
         let rope_freqs = rope_freqs(&header, &map).map_err(wrong)?;
-        let json = config::hugging_face(&header, rope_freqs.as_deref()).map_err(wrong)?;
+        let family = config::family(&header).map_err(wrong)?;
+        let json = config::hugging_face(&header, family, rope_freqs.as_deref()).map_err(wrong)?;
         let config = ModelConfig::from_json(json, path)?;
-        let tensors = tensors(&header, &config, map.len() as u64).map_err(wrong)?;
+        let tensors = tensors(&header, family, &config, map.len() as u64).map_err(wrong)?;
         Ok(Self { path: path.to_owned(), map, metadata: header.metadata, config, tensors })
     }
 
@@ -131,6 +135,9 @@ impl TensorSource for GgufFile {
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
         let tensor = self.tensor(name)?;
         let stored = self.stored(tensor);
+        if tensor.plus_one {
+            return Ok(narrow(&self.read_f32(name)?, Dtype::F32).into());
+        }
         Ok(if is_presented_as_stored(tensor.format) {
             stored
         } else {
@@ -140,7 +147,11 @@ impl TensorSource for GgufFile {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let tensor = self.tensor(name)?;
-        Ok(tensor.format.dequantize(&self.stored(tensor)))
+        let mut values = tensor.format.dequantize(&self.stored(tensor));
+        if tensor.plus_one {
+            values.iter_mut().for_each(|x| *x -= 1.0);
+        }
+        Ok(values)
     }
 }
 
@@ -157,7 +168,12 @@ fn dtype(format: &Format) -> Dtype {
 }
 
 /// Checks every row of the tensor table and gives it its name, shape and place.
-fn tensors(header: &Header, config: &ModelConfig, file_len: u64) -> Result<BTreeMap<String, Tensor>, GgufError> {
+fn tensors(
+    header: &Header,
+    family: &Family,
+    config: &ModelConfig,
+    file_len: u64,
+) -> Result<BTreeMap<String, Tensor>, GgufError> {
     let unsupported: Vec<_> = header
         .tensors
         .iter()
@@ -168,13 +184,18 @@ fn tensors(header: &Header, config: &ModelConfig, file_len: u64) -> Result<BTree
     }
     let mut tensors = BTreeMap::new();
     for raw in header.tensors.iter().filter(|raw| raw.name != names::ROPE_FREQS) {
-        let name = names::to_hugging_face(&raw.name).unwrap_or_else(|| raw.name.clone());
+        let name = names::to_hugging_face(&raw.name, family).unwrap_or_else(|| raw.name.clone());
         let (format, range) = place(raw, file_len)?;
         // fits: a tensor's values are in the file, whose length was a `usize`
         let shape: Vec<usize> = raw.dimensions.iter().rev().map(|d| *d as usize).collect();
-        let permuted_heads = permuted_heads(raw, format, &name, config)?;
-        let info = TensorInfo { dtype: dtype(format), shape };
-        if tensors.insert(name.clone(), Tensor { info, format, range, permuted_heads }).is_some() {
+        let permuted_heads = match family.interleaved_rope {
+            true => permuted_heads(raw, format, &name, config)?,
+            false => None,
+        };
+        let plus_one = family.norms_plus_one && name.ends_with("norm.weight");
+        let dtype = if plus_one { Dtype::F32 } else { dtype(format) };
+        let info = TensorInfo { dtype, shape };
+        if tensors.insert(name.clone(), Tensor { info, format, range, permuted_heads, plus_one }).is_some() {
             return Err(GgufError::Duplicate { what: "tensor", name });
         }
     }

@@ -112,6 +112,19 @@ impl Metadata {
         })
     }
 
+    pub(super) fn optional_floats(&self, key: &str) -> Result<Option<Vec<f32>>, GgufError> {
+        self.typed(key, "an array of numbers", |value| match value {
+            MetaValue::Array(items) => items
+                .iter()
+                .map(|item| match item {
+                    MetaValue::Float(x) => Some(*x as f32),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        })
+    }
+
     pub(super) fn optional_integers(&self, key: &str) -> Result<Option<Vec<i64>>, GgufError> {
         self.typed(key, "an array of integers", |value| match value {
             MetaValue::Array(items) => items

@@ -1,7 +1,8 @@
-//! GGUF files: the container, its quantised types, and the `llama` architecture in it.
+//! GGUF files: the container, its quantised types, and the model families that are read from it.
 
 mod config;
 mod error;
+mod family;
 mod file;
 mod metadata;
 mod names;
@@ -9,6 +10,7 @@ mod parse;
 mod permute;
 mod quant;
 mod rope_factors;
+mod sentencepiece;
 #[cfg(test)]
 mod test_file;
 mod tokenizer;

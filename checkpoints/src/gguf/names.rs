@@ -1,6 +1,8 @@
-//! Tensor names of the `llama` architecture: GGUF's → Hugging Face's.
+//! Tensor names: GGUF's → Hugging Face's.
 //!
 //! Source: <https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/tensor_mapping.py>.
+
+use super::family::Family;
 
 /// Tensor of Llama 3.1's rotary factors, `[H / 2]`; it belongs to the configuration.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -12,32 +14,19 @@ pub(super) const TOKEN_EMBEDDINGS: &str = "token_embd.weight";
 const MODEL: &[(&str, &str)] =
     &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
-/// Under `blk.{i}.` there and `model.layers.{i}.` here.
-const LAYER: &[(&str, &str)] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
 fn lookup(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
     table.iter().find(|(gguf, _)| *gguf == name).map(|(_, hugging_face)| *hugging_face)
 }
 
-/// Hugging Face's name, or `None` for a tensor that a Llama does not have.
-pub(super) fn to_hugging_face(name: &str) -> Option<String> {
+/// Hugging Face's name, or `None` for a tensor that the family does not have.
+pub(super) fn to_hugging_face(name: &str, family: &Family) -> Option<String> {
     let (stem, suffix) = name.rsplit_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
     if let Some(model) = lookup(MODEL, stem) {
         return Some(format!("{model}.{suffix}"));
     }
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     let layer: usize = layer.parse().ok()?;
-    Some(format!("model.layers.{layer}.{}.{suffix}", lookup(LAYER, part)?))
+    Some(format!("model.layers.{layer}.{}.{suffix}", lookup(family.layer, part)?))
 }
 
 #[cfg(test)]
@@ -46,6 +35,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_hugging_face() {
+        let family = Family::of("llama").unwrap();
         let pairs = [
             ("token_embd.weight", Some("model.embed_tokens.weight")),
             ("output.weight", Some("lm_head.weight")),
@@ -59,7 +49,7 @@ mod tests {
             ("token_embd", None),
         ];
         for (gguf, expected) in pairs {
-            assert_eq!(to_hugging_face(gguf).as_deref(), expected, "{gguf}");
+            assert_eq!(to_hugging_face(gguf, family).as_deref(), expected, "{gguf}");
         }
     }
 }

@@ -3,28 +3,35 @@
 //! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with a pre-tokenizer that Hugging Face's library reproduces exactly:
 //! `gpt-2`, the pattern of GPT-2, and `smollm`, the same after every digit is split off. Pre-tokenizers are those of
 //! <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>, the file's form is that of
-//! <https://huggingface.co/docs/tokenizers>.
+//! <https://huggingface.co/docs/tokenizers>. And SentencePiece (`llama`) without a space put before the text: see [`sentencepiece`].
 
 use super::{
     GgufError,
     metadata::{Metadata, required},
+    sentencepiece::{self, CONTROL, SPACE, USER_DEFINED},
 };
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
-/// Values of `tokenizer.ggml.token_type`.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
-
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+const SCORES: &str = "tokenizer.ggml.scores";
 
 /// A tokenizer as the metadata state it.
 pub(super) struct Tokenizer<'a> {
     metadata: &'a Metadata,
-    tokens: Vec<&'a str>,
-    ids: HashMap<&'a str, usize>,
+    kind: Kind,
+    tokens: Vec<String>,
+    ids: HashMap<String, usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Byte-level BPE, with merges.
+    ByteLevel,
+    /// Pieces with scores.
+    SentencePiece,
 }
 
 impl<'a> Tokenizer<'a> {
@@ -34,13 +41,18 @@ impl<'a> Tokenizer<'a> {
     /// When there is no vocabulary, a token occurs twice, or there are more tokens than embeddings.
     pub fn read(metadata: &'a Metadata, num_embeddings: usize) -> Result<Self, GgufError> {
         let model = required(metadata.optional_text("tokenizer.ggml.model")?, "tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(GgufError::Unsupported {
-                key: "tokenizer.ggml.model".to_owned(),
-                found: model.to_owned(),
-                hint: "supported: `gpt2` (byte-level BPE); use the model's Hugging Face folder".to_owned(),
-            });
-        }
+        let kind = match model {
+            "gpt2" => Kind::ByteLevel,
+            "llama" => Kind::SentencePiece,
+            found => {
+                return Err(GgufError::Unsupported {
+                    key: "tokenizer.ggml.model".to_owned(),
+                    found: found.to_owned(),
+                    hint: "supported: `gpt2` (byte-level BPE), `llama` (SentencePiece); use the model's Hugging Face folder"
+                        .to_owned(),
+                });
+            }
+        };
         let tokens = required(metadata.optional_texts(TOKENS)?, TOKENS)?;
         if tokens.len() > num_embeddings {
             return Err(GgufError::BadValue {
@@ -49,13 +61,21 @@ impl<'a> Tokenizer<'a> {
                 expected: format!("at most as many tokens as embeddings, {num_embeddings}"),
             });
         }
+        let types = one_for_each(metadata.optional_integers(TOKEN_TYPES)?, TOKEN_TYPES, tokens.len())?;
+        let type_of = |id: usize| types.as_ref().map_or(0, |types| types[id]);
+        let tokens: Vec<String> = match kind {
+            Kind::ByteLevel => tokens.into_iter().map(str::to_owned).collect(),
+            Kind::SentencePiece => {
+                tokens.iter().enumerate().map(|(id, token)| sentencepiece::piece(token, type_of(id))).collect()
+            }
+        };
         let mut ids = HashMap::with_capacity(tokens.len());
         for (id, token) in tokens.iter().enumerate() {
-            if ids.insert(*token, id).is_some() {
-                return Err(GgufError::Duplicate { what: "token", name: (*token).to_owned() });
+            if ids.insert(token.clone(), id).is_some() {
+                return Err(GgufError::Duplicate { what: "token", name: token.clone() });
             }
         }
-        Ok(Self { metadata, tokens, ids })
+        Ok(Self { metadata, kind, tokens, ids })
     }
 
     /// `tokenizer.json`.
@@ -64,24 +84,35 @@ impl<'a> Tokenizer<'a> {
     /// When the pre-tokenizer cannot be reproduced, or a part of the metadata does not fit the vocabulary.
     pub fn json(&self) -> Result<Value, GgufError> {
         let vocab: Map<String, Value> =
-            self.tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
+            self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+        let pieces = self.kind == Kind::SentencePiece;
+        let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
         Ok(json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": self.added_tokens()?,
-            "normalizer": null,
+            "normalizer": if pieces { replace(" ", SPACE) } else { Value::Null },
             "pre_tokenizer": self.pre_tokenizer()?,
             "post_processor": self.post_processor()?,
-            "decoder": byte_level(),
+            "decoder": match self.kind {
+                Kind::ByteLevel => byte_level(),
+                Kind::SentencePiece => json!({
+                    "type": "Sequence",
+                    "decoders": [replace(SPACE, " "), { "type": "ByteFallback" }, { "type": "Fuse" }],
+                }),
+            },
             "model": {
                 "type": "BPE",
                 "dropout": null,
-                "unk_token": null,
+                "unk_token": match self.special_id("unknown")?.filter(|_| pieces) {
+                    Some(id) => json!(self.tokens[id]),
+                    None => Value::Null,
+                },
                 "continuing_subword_prefix": null,
                 "end_of_word_suffix": null,
-                "fuse_unk": false,
-                "byte_fallback": false,
+                "fuse_unk": pieces,
+                "byte_fallback": pieces,
                 "ignore_merges": false,
                 "vocab": vocab,
                 "merges": self.merges()?,
@@ -151,6 +182,9 @@ impl<'a> Tokenizer<'a> {
                 hint: "supported: `false`".to_owned(),
             });
         }
+        if self.kind == Kind::SentencePiece {
+            return Ok(Value::Null);
+        }
         match required(self.metadata.optional_text(KEY)?, KEY)? {
             "gpt-2" => Ok(byte_level()),
             "smollm" => Ok(json!({
@@ -166,14 +200,7 @@ impl<'a> Tokenizer<'a> {
     }
 
     fn added_tokens(&self) -> Result<Vec<Value>, GgufError> {
-        let types = self.metadata.optional_integers(TOKEN_TYPES)?.unwrap_or_default();
-        if !types.is_empty() && types.len() != self.tokens.len() {
-            return Err(GgufError::BadValue {
-                key: TOKEN_TYPES.to_owned(),
-                found: format!("an array of {} items", types.len()),
-                expected: format!("one for each of the {} tokens", self.tokens.len()),
-            });
-        }
+        let types = self.types()?.unwrap_or_default();
         let added =
             types.iter().zip(&self.tokens).enumerate().filter(|(_, (t, _))| matches!(**t, CONTROL | USER_DEFINED));
         let added = added.map(|(id, (token_type, token))| {
@@ -188,6 +215,10 @@ impl<'a> Tokenizer<'a> {
             })
         });
         Ok(added.collect())
+    }
+
+    fn types(&self) -> Result<Option<Vec<i64>>, GgufError> {
+        one_for_each(self.metadata.optional_integers(TOKEN_TYPES)?, TOKEN_TYPES, self.tokens.len())
     }
 
     /// Adds BOS and EOS where the metadata ask for it; never otherwise.
@@ -213,8 +244,8 @@ impl<'a> Tokenizer<'a> {
             .into_iter()
             .flatten()
             .map(|id| {
-                let token = self.tokens[id];
-                (token.to_owned(), json!({ "id": token, "ids": [id], "tokens": [token] }))
+                let token = &self.tokens[id];
+                (token.clone(), json!({ "id": token, "ids": [id], "tokens": [token] }))
             })
             .collect();
         Ok(json!({
@@ -225,7 +256,18 @@ impl<'a> Tokenizer<'a> {
         }))
     }
 
-    fn merges(&self) -> Result<Vec<[&'a str; 2]>, GgufError> {
+    fn merges(&self) -> Result<Vec<[&str; 2]>, GgufError> {
+        match self.kind {
+            Kind::ByteLevel => self.stated_merges(),
+            Kind::SentencePiece => {
+                let scores = one_for_each(self.metadata.optional_floats(SCORES)?, SCORES, self.tokens.len())?;
+                let types = required(self.types()?, TOKEN_TYPES)?;
+                Ok(sentencepiece::merges(&self.tokens, &required(scores, SCORES)?, &types))
+            }
+        }
+    }
+
+    fn stated_merges(&self) -> Result<Vec<[&str; 2]>, GgufError> {
         let merges = required(self.metadata.optional_texts(MERGES)?, MERGES)?;
         let bad =
             |index: usize, problem: &'static str| GgufError::Merge { index, found: merges[index].to_owned(), problem };
@@ -238,6 +280,18 @@ impl<'a> Tokenizer<'a> {
             Ok([left, right])
         };
         merges.iter().enumerate().map(split).collect()
+    }
+}
+
+/// The list, if it has one entry for each token.
+fn one_for_each<T>(list: Option<Vec<T>>, key: &str, tokens: usize) -> Result<Option<Vec<T>>, GgufError> {
+    match list {
+        Some(list) if list.len() != tokens => Err(GgufError::BadValue {
+            key: key.to_owned(),
+            found: format!("an array of {} items", list.len()),
+            expected: format!("one for each of the {tokens} tokens"),
+        }),
+        list => Ok(list),
     }
 }
 
@@ -307,8 +361,8 @@ mod tests {
     fn what_cannot_be_reproduced_is_refused_by_name() {
         let error = |file: TestFile| json(file).unwrap_err().to_string();
         assert!(error(small("llama-bpe")).starts_with("`tokenizer.ggml.pre: llama-bpe` is not supported"));
-        let sentencepiece = TestFile::default().pair("tokenizer.ggml.model", 8, &text("llama"));
-        assert!(error(sentencepiece).starts_with("`tokenizer.ggml.model: llama` is not supported"));
+        let unigram = TestFile::default().pair("tokenizer.ggml.model", 8, &text("t5"));
+        assert!(error(unigram).starts_with("`tokenizer.ggml.model: t5` is not supported"));
         let file = |tokens: &[&str], merges: &[&str]| {
             TestFile::default()
                 .pair("tokenizer.ggml.model", 8, &text("gpt2"))

@@ -67,6 +67,9 @@ pub struct Convert {
     /// Whether norms and biases are shared too, or each depth keeps its own
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     share_norms: bool,
+    /// Let depths that differ in kind (a window, another rotation) share a layer; each keeps its own kind
+    #[arg(long)]
+    tie_across_kinds: bool,
     /// Element type of the written weights
     #[arg(long, default_value = "keep", value_parser = names::<StoredDtype, _>(StoredDtype::ALL.map(StoredDtype::name)))]
     dtype: StoredDtype,
@@ -79,7 +82,7 @@ pub struct Convert {
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "calibration", "calibration_tokens", "lora_rank", "lora_ranks",
-        "lora_budget", "lora_from", "share_norms", "dtype", "seed", "output",
+        "lora_budget", "lora_from", "share_norms", "tie_across_kinds", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -148,6 +151,7 @@ impl Convert {
             lora_budget: self.lora_budget,
             lora_from: self.lora_from,
             share_norms: self.share_norms,
+            tie_across_kinds: self.tie_across_kinds,
             dtype: self.dtype,
             seed: self.seed,
             ..ConvertConfig::new(model, init, output)

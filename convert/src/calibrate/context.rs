@@ -11,9 +11,9 @@ use crate::{
     tied_group::mean,
 };
 use faer::{Mat, MatRef};
-use retie_checkpoint::{CheckpointError, EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, narrow, vectors, widen};
-use retie_config::{Depth, DepthPlan, LayerIndex, ModelConfig};
-use std::collections::HashMap;
+use retie_checkpoint::{CheckpointError, EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, narrow, widen};
+use retie_config::{Depth, DepthPlan, LayerIndex};
+use std::{collections::HashMap, ops::Range};
 
 pub(super) struct Context<'a> {
     pub source: &'a dyn TensorSource,
@@ -34,14 +34,24 @@ impl<'a> Context<'a> {
         self.plan.config.projection_shapes()[projection]
     }
 
+    /// Linears of a layer.
+    pub fn num_projections(&self) -> usize {
+        self.plan.config.projection_shapes().len()
+    }
+
+    /// The linears of a site, as positions in the configuration's `projection_shapes`.
+    pub fn projections(&self, site: Site) -> Range<usize> {
+        site.projections(&self.plan.config)
+    }
+
     /// Length of what the linears of a site read.
     pub fn input_size(&self, site: Site) -> usize {
-        self.projection(site.projections().start).1[1]
+        self.projection(self.projections(site).start).1[1]
     }
 
     /// The plan of a projection of a stored layer, and its name there.
     pub fn planned(&self, layer: LayerIndex, projection: usize) -> Option<&'a PlannedTensor> {
-        let name = layer_tensor(layer, &format!("{}.weight", ModelConfig::PROJECTIONS[projection]));
+        let name = layer_tensor(layer, &format!("{}.weight", self.projection(projection).0));
         self.planned.get(name.as_str()).copied()
     }
 
@@ -82,7 +92,7 @@ impl<'a> Context<'a> {
 
     /// Weight of a projection of the source layer that a depth stands for, and its name there.
     pub fn source_weight(&self, depth: Depth, projection: usize) -> Result<(String, Vec<f32>), CheckpointError> {
-        let part = format!("{}.weight", ModelConfig::PROJECTIONS[projection]);
+        let part = format!("{}.weight", self.projection(projection).0);
         let name = layer_tensor(self.plan.source_layer(depth), &part);
         let values = self.source.read_f32(&name)?;
         Ok((name, values))
@@ -91,11 +101,11 @@ impl<'a> Context<'a> {
     /// A copy of the source layer that a depth stands for.
     pub fn source_layer(&self, depth: Depth) -> Result<Overlay, ConvertError> {
         let mut overlay = Overlay::default();
-        for projection in 0..ModelConfig::PROJECTIONS.len() {
+        for projection in 0..self.num_projections() {
             let (name, shape) = self.projection(projection);
             overlay.set(&format!("{name}.weight"), &shape, self.source_weight(depth, projection)?.1);
         }
-        for (part, size) in vectors(&self.plan.config) {
+        for (part, size) in self.plan.config.layer_vectors() {
             overlay.set(&part, &[size], self.source.read_f32(&layer_tensor(self.plan.source_layer(depth), &part))?);
         }
         Ok(overlay)
@@ -104,7 +114,7 @@ impl<'a> Context<'a> {
     /// The norms and biases of the tied model at a depth, without linears.
     pub fn tied_vectors(&self, step: DepthPlan) -> Result<Overlay, ConvertError> {
         let mut overlay = Overlay::default();
-        for (part, size) in vectors(&self.plan.config) {
+        for (part, size) in self.plan.config.layer_vectors() {
             overlay.set(&part, &[size], self.tied_vector(step, &part)?);
         }
         Ok(overlay)

@@ -8,7 +8,7 @@ use crate::{
 };
 use rayon::prelude::*;
 use retie_checkpoint::{SafetensorsFolder, narrow, widen};
-use retie_config::{DepthPlan, ModelConfig};
+use retie_config::DepthPlan;
 use serde::{Deserialize, Serialize};
 
 /// Held-out scores of a start, in nats per token.
@@ -109,12 +109,12 @@ impl<'c, 'a> Effects<'c, 'a> {
             let factors = factorize(&residual, f.shape, f.rank, Draw { seed: context.seed, stream: f.stream() })?;
             Ok::<_, ConvertError>(Some((projection, shared, Some((f, factors)))))
         };
-        let all: Vec<_> = (0..ModelConfig::PROJECTIONS.len()).into_par_iter().map(one).collect::<Result<_, _>>()?;
+        let all: Vec<_> = (0..context.num_projections()).into_par_iter().map(one).collect::<Result<_, _>>()?;
         for (projection, shared, factors) in all.into_iter().flatten() {
             let (name, shape) = context.projection(projection);
             layer.set(&format!("{name}.weight"), &shape, shared);
             if let Some((planned, factors)) = factors {
-                super::refit::set_factors(&mut layer, planned, factors);
+                super::refit::set_factors(&mut layer, name, planned, factors);
             }
         }
         Ok(Weights::Memory(layer))

@@ -2,7 +2,8 @@
 //! program gives it one.
 
 use retie_checkpoint::{CheckpointError, TensorSource};
-use retie_config::{Depth, LayerIndex, ModelConfig};
+use retie_config::{Depth, LayerIndex, ModelConfig, Residual};
+use std::ops::Range;
 
 /// Linears that read the same vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,31 +22,37 @@ impl Site {
     /// In the order of the forward pass.
     pub const ALL: [Self; 4] = [Self::Attention, Self::Output, Self::Mlp, Self::Down];
 
-    /// Positions in [`ModelConfig::PROJECTIONS`], which have the order of the sites.
+    /// Positions in `config.projection_shapes()`, which have the order of the sites.
     #[must_use]
-    pub fn projections(self) -> std::ops::Range<usize> {
+    pub fn projections(self, config: &ModelConfig) -> Range<usize> {
+        let last = config.projection_shapes().len() - 1;
         match self {
             Self::Attention => 0..3,
             Self::Output => 3..4,
-            Self::Mlp => 4..6,
-            Self::Down => 6..7,
+            Self::Mlp => 4..last,
+            Self::Down => last..last + 1,
         }
     }
 
     /// The norm right before, if there is one.
     #[must_use]
-    pub fn norm(self) -> Option<&'static str> {
-        match self {
-            Self::Attention => Some(ModelConfig::NORMS[0]),
-            Self::Mlp => Some(ModelConfig::NORMS[1]),
-            Self::Output | Self::Down => None,
+    pub fn norm(self, config: &ModelConfig) -> Option<&'static str> {
+        match (self, config.anatomy.residual) {
+            (Self::Output | Self::Down, _) | (_, Residual::PostNorm) => None,
+            (Self::Attention, _) => Some("input_layernorm"),
+            (Self::Mlp, Residual::Sandwich) => Some("pre_feedforward_layernorm"),
+            (Self::Mlp, Residual::PreNorm | Residual::Parallel) => Some("post_attention_layernorm"),
         }
     }
 
-    /// Whether the output is added to the residual stream.
+    /// Whether the output is added to the residual stream as it is, and is the last that is: it can make up for a difference there.
     #[must_use]
-    pub fn writes_residual(self) -> bool {
-        matches!(self, Self::Output | Self::Down)
+    pub fn writes_residual(self, config: &ModelConfig) -> bool {
+        match config.anatomy.residual {
+            Residual::PreNorm => matches!(self, Self::Output | Self::Down),
+            Residual::Parallel => self == Self::Down,
+            Residual::Sandwich | Residual::PostNorm => false,
+        }
     }
 }
 

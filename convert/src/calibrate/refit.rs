@@ -25,7 +25,7 @@ use crate::{
 };
 use rayon::prelude::*;
 use retie_checkpoint::{SafetensorsFile, TensorSource, layer_tensor, narrow, widen};
-use retie_config::{DepthPlan, LayerIndex, ModelConfig};
+use retie_config::{DepthPlan, LayerIndex};
 use std::collections::BTreeMap;
 
 /// Energies of the corrections, by [`PlannedFactors::stream`].
@@ -73,7 +73,7 @@ pub(super) fn refit(
                     writer.write(&planned.a.0, &narrow(&factors.a, planned.a.1.dtype))?;
                     writer.write(&planned.b.0, &narrow(&factors.b, planned.b.1.dtype))?;
                     let energy = Factors { a: Vec::new(), b: Vec::new(), ..factors };
-                    set_factors(&mut layer, planned, factors);
+                    set_factors(&mut layer, context.projection(planned.projection).0, planned, factors);
                     energies.insert(planned.stream(), energy);
                 }
             }
@@ -94,7 +94,7 @@ fn observe(context: &Context<'_>, layer: LayerIndex, hidden: &[f32]) -> Result<O
     let mut observed = Observed::default();
     let after = context.run(context.source_run(layer, None), hidden, &mut |seen| {
         observed.inputs.entry(seen.site).or_default().extend_from_slice(seen.inputs);
-        if seen.site.writes_residual() {
+        if seen.site.writes_residual(&context.plan.config) {
             observed.residual.entry(seen.site).or_default().extend_from_slice(seen.residual);
         }
     })?;
@@ -108,7 +108,7 @@ pub(super) fn tied_layer(
     step: DepthPlan,
 ) -> Result<Overlay, ConvertError> {
     let mut layer = context.tied_vectors(step)?;
-    for projection in 0..ModelConfig::PROJECTIONS.len() {
+    for projection in 0..context.num_projections() {
         let (name, shape) = context.projection(projection);
         if let Some(planned) = context.planned(step.layer, projection) {
             layer.set(&format!("{name}.weight"), &shape, weights.read_f32(&planned.name)?);
@@ -118,8 +118,7 @@ pub(super) fn tied_layer(
 }
 
 /// Puts factors there as they are after rounding to their type.
-pub(super) fn set_factors(layer: &mut Overlay, planned: &PlannedFactors, factors: Factors) {
-    let name = ModelConfig::PROJECTIONS[planned.projection];
+pub(super) fn set_factors(layer: &mut Overlay, name: &str, planned: &PlannedFactors, factors: Factors) {
     for (which, (_, info), values) in [("lora_A", &planned.a, factors.a), ("lora_B", &planned.b, factors.b)] {
         let rounded = widen(&narrow(&values, info.dtype), info.dtype);
         layer.set_own(&format!("{name}.{which}.weight"), &info.shape, rounded);
@@ -135,8 +134,9 @@ fn refit_site<'c>(
     step: DepthPlan,
     site: Site,
 ) -> Result<Vec<(&'c PlannedFactors, Factors)>, ConvertError> {
-    let planned =
-        site.projections().filter_map(|projection| context.planned(step.layer, projection)?.factors_at(step.depth));
+    let planned = context
+        .projections(site)
+        .filter_map(|projection| context.planned(step.layer, projection)?.factors_at(step.depth));
     let planned: Vec<&PlannedFactors> = planned.collect();
     if planned.is_empty() {
         return Ok(Vec::new());
@@ -156,7 +156,7 @@ fn refit_site<'c>(
     })?;
     let metric = Metric::new(moments.gram(), DAMPING).map_err(|_| ConvertError::BadMoments {
         depth: step.depth.0,
-        projection: context.projection(site.projections().start).0.to_owned(),
+        projection: context.projection(context.projections(site).start).0.to_owned(),
     })?;
     let (shift, residual) = (moments.shift(), moments.residual());
     let one = |planned: &'c PlannedFactors| {

@@ -18,7 +18,7 @@ use crate::{ConvertError, Progress, Stage, ranks::Spectrum};
 use faer::Mat;
 use rayon::prelude::*;
 use retie_checkpoint::{SafetensorsFile, narrow};
-use retie_config::{Depth, DepthPlan, LayerIndex, ModelConfig};
+use retie_config::{Depth, DepthPlan, LayerIndex};
 use std::collections::BTreeMap;
 
 /// The moments of one depth, a site each.
@@ -45,11 +45,12 @@ pub(super) fn tie_layers(
                 let rank = |depth| planned.and_then(|planned| planned.factors_at(depth)).map_or(0, |f| f.rank);
                 let members = members(context, group, site, projection, &metrics, &rank)?;
                 let shared = tie(&members, &metrics.sum, ROUNDS).map_err(metrics.place(context, site))?;
-                tracing::debug!(layer = layer.0, projection = ModelConfig::PROJECTIONS[projection], "tied");
+                tracing::debug!(layer = layer.0, projection = context.projection(projection).0, "tied");
                 Ok(row_major(shared.as_ref()))
             };
-            let weights = site.projections().into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
-            for (projection, weight) in site.projections().zip(weights) {
+            let weights =
+                context.projections(site).into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
+            for (projection, weight) in context.projections(site).zip(weights) {
                 let Some(planned) = context.planned(layer, projection) else { continue };
                 writer.write(&planned.name, &narrow(&weight, planned.info.dtype))?;
             }
@@ -84,12 +85,12 @@ pub(super) fn spectra(
                 let eligible = group.iter().zip(&members).filter(|((step, _), _)| may_have_lora(step));
                 eligible.map(of).collect::<Result<Vec<_>, ConvertError>>().map_err(|error| match error {
                     ConvertError::NoConvergence { .. } => {
-                        ConvertError::NoConvergence { tensor: ModelConfig::PROJECTIONS[projection].to_owned() }
+                        ConvertError::NoConvergence { tensor: context.projection(projection).0.to_owned() }
                     }
                     other => other,
                 })
             };
-            let found = site.projections().into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
+            let found = context.projections(site).into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
             spectra.extend(found.into_iter().flatten());
         }
         Ok(())
@@ -133,7 +134,7 @@ fn visit_groups(
 fn observe(context: &Context<'_>, step: DepthPlan, hidden: &[f32]) -> Result<(DepthMoments, Vec<f32>), ConvertError> {
     let mut moments: DepthMoments =
         Site::ALL.into_iter().map(|site| (site, Moments::new(context.input_size(site)))).collect();
-    let has_other_norm = |site: Site| context.shares_vectors() && site.norm().is_some();
+    let has_other_norm = |site: Site| context.shares_vectors() && site.norm(&context.plan.config).is_some();
     let mut kept: BTreeMap<Site, Vec<f32>> = BTreeMap::new();
     let after = context.run(context.source_run(context.plan.source_layer(step.depth), None), hidden, &mut |seen| {
         if has_other_norm(seen.site) {
@@ -143,10 +144,13 @@ fn observe(context: &Context<'_>, step: DepthPlan, hidden: &[f32]) -> Result<(De
         }
     })?;
     for (site, inputs) in &kept {
-        let (Some(norm), Some(moments)) = (site.norm(), moments.get_mut(site)) else { continue };
+        let config = &context.plan.config;
+        let (Some(norm), Some(moments)) = (site.norm(config), moments.get_mut(site)) else { continue };
         let mut layer = context.source_layer(step.depth)?;
-        let part = format!("{norm}.weight");
-        layer.set(&part, &[context.plan.config.hidden_size], context.tied_vector(step, &part)?);
+        let parts = config.layer_vectors().into_iter().filter(|(part, _)| part.split('.').next() == Some(norm));
+        for (part, size) in parts {
+            layer.set(&part, &[size], context.tied_vector(step, &part)?);
+        }
         let mut from = 0;
         context.run(layer.run(Some(*site)), hidden, &mut |seen| {
             if seen.site == *site {
@@ -185,7 +189,7 @@ impl Metrics {
 
 /// Says where moments are not finite.
 fn place(context: &Context<'_>, site: Site, depth: usize) -> impl Fn(ConvertError) -> ConvertError + use<> {
-    let projection = context.projection(site.projections().start).0;
+    let projection = context.projection(context.projections(site).start).0;
     move |error| match error {
         ConvertError::BadMoments { .. } => ConvertError::BadMoments { depth, projection: projection.to_owned() },
         other => other,

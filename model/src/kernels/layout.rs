@@ -41,6 +41,25 @@ pub struct Grid {
     pub capacity: usize,
 }
 
+/// What the score of a query and a key is, and which of the keys that a layout shows count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scoring {
+    /// Factor of their product.
+    pub scale: f32,
+    /// `c` of `c·tanh(s/c)`.
+    pub softcap: Option<f32>,
+    /// A query sees its own position and `window − 1` before it.
+    pub window: Option<usize>,
+}
+
+impl Scoring {
+    /// Factor `1/√H`, all keys.
+    #[must_use]
+    pub fn plain(head_dim: usize) -> Self {
+        Self { scale: 1.0 / (head_dim as f32).sqrt(), softcap: None, window: None }
+    }
+}
+
 /// The rows of a forward pass, in segments.
 #[derive(Clone, Debug)]
 pub struct Layout {

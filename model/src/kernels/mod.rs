@@ -17,18 +17,19 @@ mod tests;
 
 pub use allocator::{Allocator, keep_freed_memory};
 pub use head_loss::{
-    CrossEntropyTerm, DistillTerm, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, head_loss,
+    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, head_loss,
     token_log_probs,
 };
-pub use layout::{Grid, Layout, Segment};
+pub use layout::{Grid, Layout, Scoring, Segment};
 pub use merge::{Merge, gather, merge};
 
 use burn::{
     backend::{Dispatch, DispatchDevice},
     tensor::{Device, Int, Tensor, TensorData},
 };
-use host::DecoderOps;
 pub use host::ceiling::{Ceilings, ceilings};
+use host::{DecoderOps, gated::Gate};
+use retie_config::Activation;
 
 /// The elements of tensor data that a float tensor of this project gave: it holds f32 throughout.
 #[must_use]
@@ -96,33 +97,46 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
     }
 }
 
-/// `silu(gate) · up`, elementwise: `[M, F]` each.
-pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    if is_cpu(&gate.device()) {
-        Tensor::from_dispatch(Dispatch::decoder_swiglu(gate.into_dispatch(), up.into_dispatch()))
-    } else {
-        plain::swiglu(gate, up)
+/// `act(gate) · up`, elementwise: `[M, F]` each.
+pub fn gated(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
+    match Gate::of(activation).filter(|_| is_cpu(&gate.device())) {
+        Some(kind) => Tensor::from_dispatch(Dispatch::decoder_gated(gate.into_dispatch(), up.into_dispatch(), kind)),
+        None => plain::gated(gate, up, activation),
     }
 }
 
-/// `swiglu(gate, up)·Wᵀ`: [`linear`] of a product that is not kept for the backward pass but computed again there.
-pub fn swiglu_linear(gate: Tensor<2>, up: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    if is_cpu(&gate.device()) {
-        let (gate, up, weight) = (gate.into_dispatch(), up.into_dispatch(), weight.into_dispatch());
-        Tensor::from_dispatch(Dispatch::decoder_swiglu_linear(gate, up, weight))
-    } else {
-        plain::linear(plain::swiglu(gate, up), weight)
+/// `act(x)`, elementwise.
+pub fn activation(x: Tensor<2>, activation: Activation) -> Tensor<2> {
+    plain::activation(x, activation)
+}
+
+/// `gated(gate, up)·Wᵀ`: [`linear`] of a product that is not kept for the backward pass but computed again there.
+pub fn gated_linear(gate: Tensor<2>, up: Tensor<2>, activation: Activation, weight: Tensor<2>) -> Tensor<2> {
+    match Gate::of(activation).filter(|_| is_cpu(&gate.device())) {
+        Some(kind) => {
+            let (gate, up, weight) = (gate.into_dispatch(), up.into_dispatch(), weight.into_dispatch());
+            Tensor::from_dispatch(Dispatch::decoder_gated_linear(gate, up, kind, weight))
+        }
+        None => linear(plain::gated(gate, up, activation), weight),
     }
 }
 
-/// [`linear_lora`] of `swiglu(gate, up)`, as [`swiglu_linear`].
-pub fn swiglu_linear_lora(gate: Tensor<2>, up: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    if is_cpu(&gate.device()) {
-        let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
-        let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
-        Tensor::from_dispatch(Dispatch::decoder_swiglu_linear_lora(gate, up, weight, a, b))
-    } else {
-        plain::linear_lora(plain::swiglu(gate, up), weight, a, b)
+/// [`linear_lora`] of `gated(gate, up)`, as [`gated_linear`].
+pub fn gated_linear_lora(
+    gate: Tensor<2>,
+    up: Tensor<2>,
+    activation: Activation,
+    weight: Tensor<2>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+) -> Tensor<2> {
+    match Gate::of(activation).filter(|_| is_cpu(&gate.device())) {
+        Some(kind) => {
+            let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
+            let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+            Tensor::from_dispatch(Dispatch::decoder_gated_linear_lora(gate, up, kind, weight, a, b))
+        }
+        None => linear_lora(plain::gated(gate, up, activation), weight, a, b),
     }
 }
 
@@ -135,7 +149,17 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     }
 }
 
-/// Rotates `x [B, T, N, H]`; `cos`, `sin` are `[T, H/2]`, without gradient.
+/// LayerNorm over the last dimension: `x [M, D]`; `weight`, `bias` `[D]`.
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
+    if is_cpu(&x.device()) {
+        let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_layer_norm(x, weight, bias, eps))
+    } else {
+        plain::layer_norm(x, weight, bias, eps)
+    }
+}
+
+/// Rotates the first `R` numbers of each head of `x [B, T, N, H]`; `cos`, `sin` are `[T, R/2]`, without gradient.
 pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     if is_cpu(&x.device()) {
         Tensor::from_dispatch(Dispatch::decoder_rope(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
@@ -145,15 +169,15 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
 }
 
 /// Causal grouped-query attention: `q [M, N, H]`; `k`, `v` `[S, K, H]`; `layout` says which keys each query sees → `[M, N, H]`.
-/// Scores are scaled by `1/√H`.
+/// `scoring` says what the scores are.
 ///
 /// # Panics
 /// When `layout` names other rows than there are.
-pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout) -> Tensor<3> {
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
     if is_cpu(&q.device()) {
         let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-        Tensor::from_dispatch(Dispatch::decoder_attention(q, k, v, layout.clone()))
+        Tensor::from_dispatch(Dispatch::decoder_attention(q, k, v, layout.clone(), scoring))
     } else {
-        plain::attention(q, k, v, layout)
+        plain::attention(q, k, v, layout, scoring)
     }
 }

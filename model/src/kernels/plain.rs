@@ -2,11 +2,11 @@
 //! Shapes and meanings are those of the functions of the same names in the parent module.
 
 use super::{
-    layout::{Grid, Layout},
+    layout::{Grid, Layout, Scoring},
     merge::Merge,
 };
 use burn::tensor::{Bool, IndexingUpdateOp, Tensor, activation};
-use retie_config::Gating;
+use retie_config::{Activation, Gating};
 use std::ops::Range;
 
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
@@ -22,20 +22,38 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     x * scale * weight.unsqueeze()
 }
 
-pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    activation::silu(gate) * up
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
+    let x = x.clone() - x.mean_dim(1);
+    let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
+    x * scale * weight.unsqueeze() + bias.unsqueeze()
+}
+
+pub fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
+    match kind {
+        Activation::Silu => activation::silu(x),
+        Activation::GeluTanh => activation::gelu_approximate(x),
+        Activation::Gelu => activation::gelu(x),
+    }
+}
+
+pub fn gated(gate: Tensor<2>, up: Tensor<2>, kind: Activation) -> Tensor<2> {
+    activation(gate, kind) * up
 }
 
 pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
     let [_, tokens, _, head_dim] = x.dims();
-    let half = head_dim / 2;
+    let [_, half] = cos.dims();
     let cos = cos.reshape([1, tokens, 1, half]);
     let sin = sin.reshape([1, tokens, 1, half]);
     let x1 = x.clone().narrow(3, 0, half);
-    let x2 = x.narrow(3, half, half);
+    let x2 = x.clone().narrow(3, half, half);
     let y1 = x1.clone() * cos.clone() - x2.clone() * sin.clone();
     let y2 = x2 * cos + x1 * sin;
-    Tensor::cat(vec![y1, y2], 3)
+    let mut parts = vec![y1, y2];
+    if 2 * half < head_dim {
+        parts.push(x.narrow(3, 2 * half, head_dim - 2 * half));
+    }
+    Tensor::cat(parts, 3)
 }
 
 pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tensor<2> {
@@ -61,13 +79,13 @@ pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tens
     put(values, x * (-through + 1.0))
 }
 
-pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout) -> Tensor<3> {
+pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
     let [rows, heads, head_dim] = q.dims();
     let [_, kv_heads, _] = k.dims();
     if let Some(Grid { batch, tokens, kv_len, capacity }) = layout.grid() {
         let keys = |x: Tensor<3>| x.reshape([batch, capacity, kv_heads, head_dim]).narrow(1, 0, kv_len);
         let q = q.reshape([batch, tokens, heads, head_dim]);
-        return causal(q, keys(k), keys(v)).reshape([rows, heads, head_dim]);
+        return causal(q, keys(k), keys(v), scoring).reshape([rows, heads, head_dim]);
     }
     let segments = layout.segments().iter().map(|segment| {
         let take = |x: &Tensor<3>, rows: &Range<usize>| x.clone().narrow(0, rows.start, rows.len());
@@ -75,13 +93,13 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout) -> T
             true => take(x, &segment.keys).unsqueeze(),
             false => Tensor::cat(vec![take(x, &segment.prefix), take(x, &segment.keys)], 0).unsqueeze(),
         };
-        causal(take(&q, &segment.queries).unsqueeze(), keys(&k), keys(&v)).squeeze_dim::<3>(0)
+        causal(take(&q, &segment.queries).unsqueeze(), keys(&k), keys(&v), scoring).squeeze_dim::<3>(0)
     });
     Tensor::cat(segments.collect(), 0)
 }
 
 /// `q [B, T, N, H]`; `k`, `v` `[B, S, K, H]`, of which the last `T` belong to the queries → `[B, T, N, H]`.
-fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scoring: Scoring) -> Tensor<4> {
     let [batch, tokens, heads, head_dim] = q.dims();
     let [_, kv_len, kv_heads, _] = k.dims();
     let repeat = |x: Tensor<4>| {
@@ -91,8 +109,15 @@ fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
             .reshape([batch, heads, kv_len, head_dim])
     };
     let device = q.device();
-    let scores = q.swap_dims(1, 2).matmul(repeat(k).swap_dims(2, 3)) / (head_dim as f64).sqrt(); // [B, N, T, S]
-    let hidden = Tensor::<2, Bool>::tril_mask([tokens, kv_len], (kv_len - tokens) as i64, &device);
+    let mut scores = q.swap_dims(1, 2).matmul(repeat(k).swap_dims(2, 3)) * scoring.scale; // [B, N, T, S]
+    if let Some(cap) = scoring.softcap {
+        scores = (scores / cap).tanh() * cap;
+    }
+    let last = (kv_len - tokens) as i64; // key of the first query
+    let mut hidden = Tensor::<2, Bool>::tril_mask([tokens, kv_len], last, &device);
+    if let Some(window) = scoring.window.filter(|window| *window < kv_len) {
+        hidden = hidden.bool_or(Tensor::<2, Bool>::triu_mask([tokens, kv_len], last - window as i64 + 1, &device));
+    }
     let scores = scores
         .mask_fill(hidden.reshape([1, 1, tokens, kv_len]).expand([batch, heads, tokens, kv_len]), f32::NEG_INFINITY);
     activation::softmax(scores, 3).matmul(repeat(v)).swap_dims(1, 2) // [B, T, N, H]

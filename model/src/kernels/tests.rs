@@ -1,11 +1,11 @@
 //! Host kernels against plain burn operations, value and gradient, in f32.
 
-use super::{Grid, HeadInput, Layout, Merge, f32_slice, host::DecoderOps, plain, token_log_probs};
+use super::{Grid, HeadInput, Layout, Merge, Scoring, f32_slice, host::DecoderOps, plain, token_log_probs};
 use burn::{
     backend::Dispatch,
     tensor::{Device, Distribution, Int, Tensor},
 };
-use retie_config::Gating;
+use retie_config::{Activation, Gating};
 
 fn floats(data: burn::tensor::TensorData) -> Vec<f32> {
     f32_slice(&data).to_vec()
@@ -118,22 +118,39 @@ fn rms_norm_equals_the_plain_one() {
 }
 
 #[test]
-fn swiglu_equals_the_plain_one() {
-    compare([random([300, 61], 5), random([300, 61], 6)], |[g, u]| super::swiglu(g, u), |[g, u]| plain::swiglu(g, u));
+fn layer_norm_equals_the_plain_one() {
+    let (x, w, b) = (random([70, 37], 44), random([1, 37], 45), random([1, 37], 46));
+    let flat = |x: Tensor<2>| x.reshape([37]);
+    compare(
+        [x * 2.0 + 1.0, w, b],
+        |[x, w, b]| super::layer_norm(x, flat(w), flat(b), 1e-5),
+        |[x, w, b]| plain::layer_norm(x, flat(w), flat(b), 1e-5),
+    );
 }
 
 #[test]
-fn a_linear_of_swiglu_equals_the_plain_one_with_and_without_lora() {
+fn a_gated_activation_equals_the_plain_one() {
+    for act in [Activation::Silu, Activation::GeluTanh] {
+        compare(
+            [random([300, 61], 5) * 3.0, random([300, 61], 6)],
+            |[g, u]| super::gated(g, u, act),
+            |[g, u]| plain::gated(g, u, act),
+        );
+    }
+}
+
+#[test]
+fn a_linear_of_a_gated_activation_equals_the_plain_one_with_and_without_lora() {
     let (gate, up, weight) = (random([300, 61], 5), random([300, 61], 6), random([23, 61], 34));
     compare(
         [gate.clone(), up.clone(), weight.clone()],
-        |[g, u, w]| super::swiglu_linear(g, u, w),
-        |[g, u, w]| plain::linear(plain::swiglu(g, u), w),
+        |[g, u, w]| super::gated_linear(g, u, Activation::GeluTanh, w),
+        |[g, u, w]| plain::linear(plain::gated(g, u, Activation::GeluTanh), w),
     );
     compare(
         [gate, up, weight, random([3, 61], 35), random([23, 3], 36)],
-        |[g, u, w, a, b]| super::swiglu_linear_lora(g, u, w, a, b),
-        |[g, u, w, a, b]| plain::linear_lora(plain::swiglu(g, u), w, a, b),
+        |[g, u, w, a, b]| super::gated_linear_lora(g, u, Activation::Silu, w, a, b),
+        |[g, u, w, a, b]| plain::linear_lora(plain::gated(g, u, Activation::Silu), w, a, b),
     );
 }
 
@@ -143,6 +160,12 @@ fn rope_equals_the_plain_one() {
     let (cos, sin) = (angles.clone().cos(), angles.sin());
     compare(
         [random([2, 6, 3, 8], 8)],
+        |[x]| super::rope(x, cos.clone(), sin.clone()),
+        |[x]| plain::rope(x, cos.clone(), sin.clone()),
+    );
+    // Of a longer head only the first eight numbers are rotated.
+    compare(
+        [random([2, 6, 3, 14], 8)],
         |[x]| super::rope(x, cos.clone(), sin.clone()),
         |[x]| plain::rope(x, cos.clone(), sin.clone()),
     );
@@ -156,9 +179,27 @@ fn attention_equals_the_plain_one_over_several_blocks() {
     for (layout, rows) in [(layout, 300), (long, 530)] {
         compare(
             [random([rows, 4, 8], 9), random([rows, 4, 8], 10), random([rows, 4, 8], 11)],
-            |[q, k, v]| super::attention(q, k, v, &layout),
-            |[q, k, v]| plain::attention(q, k, v, &layout),
+            |[q, k, v]| super::attention(q, k, v, &layout, Scoring::plain(8)),
+            |[q, k, v]| plain::attention(q, k, v, &layout, Scoring::plain(8)),
         );
+    }
+}
+
+#[test]
+fn attention_with_a_window_and_a_soft_cap_equals_the_plain_one() {
+    // Windows within a block of queries, over several of them, and over two blocks of keys; a prefix that the window leaves behind.
+    let (grid, packed) = (Layout::batch(1, 700), Layout::packed([(40, 0..0), (90, 0..40), (5, 0..40)]));
+    for (layout, rows) in [(grid, 700), (packed, 135)] {
+        for (softcap, window) in
+            [(None, Some(3)), (Some(0.7), Some(100)), (Some(2.0), None), (None, Some(600)), (None, Some(1))]
+        {
+            let scoring = Scoring { scale: 0.3, softcap, window };
+            compare(
+                [random([rows, 2, 8], 41), random([rows, 2, 8], 42), random([rows, 2, 8], 43)],
+                |[q, k, v]| super::attention(q, k, v, &layout, scoring),
+                |[q, k, v]| plain::attention(q, k, v, &layout, scoring),
+            );
+        }
     }
 }
 
@@ -170,14 +211,14 @@ fn grouped_attention_with_a_cache_equals_the_plain_one() {
         let layout = layout(tokens);
         compare(
             [random([2 * tokens, 6, 8], 14)],
-            |[q]| super::attention(q, k.clone(), v.clone(), &layout),
-            |[q]| plain::attention(q, k.clone(), v.clone(), &layout),
+            |[q]| super::attention(q, k.clone(), v.clone(), &layout, Scoring::plain(8)),
+            |[q]| plain::attention(q, k.clone(), v.clone(), &layout, Scoring::plain(8)),
         );
         let q = random([2 * tokens, 6, 8], 15);
         compare(
             [k.clone(), v.clone()],
-            |[k, v]| super::attention(q.clone(), k, v, &layout),
-            |[k, v]| plain::attention(q.clone(), k, v, &layout),
+            |[k, v]| super::attention(q.clone(), k, v, &layout, Scoring::plain(8)),
+            |[k, v]| plain::attention(q.clone(), k, v, &layout, Scoring::plain(8)),
         );
     }
 }
@@ -191,20 +232,20 @@ fn packed_attention_with_shared_prefixes_equals_the_plain_one() {
     let q = random([rows, 4, 8], 33);
     compare(
         [q.clone()],
-        |[q]| super::attention(q, k.clone(), v.clone(), &layout),
-        |[q]| plain::attention(q, k.clone(), v.clone(), &layout),
+        |[q]| super::attention(q, k.clone(), v.clone(), &layout, Scoring::plain(8)),
+        |[q]| plain::attention(q, k.clone(), v.clone(), &layout, Scoring::plain(8)),
     );
     compare(
         [k, v],
-        |[k, v]| super::attention(q.clone(), k, v, &layout),
-        |[k, v]| plain::attention(q.clone(), k, v, &layout),
+        |[k, v]| super::attention(q.clone(), k, v, &layout, Scoring::plain(8)),
+        |[k, v]| plain::attention(q.clone(), k, v, &layout, Scoring::plain(8)),
     );
 }
 
 #[test]
 fn token_log_probs_are_those_of_the_softmax() {
-    let head = HeadInput { hidden: random([4, 9], 22).inner(), weight: random([53, 9], 23).inner() };
-    let logits = plain::linear(head.hidden.clone(), head.weight.clone());
+    let head = HeadInput { hidden: random([4, 9], 22).inner(), head: random([53, 9], 23).inner().into() };
+    let logits = plain::linear(head.hidden.clone(), head.head.weight.clone());
     let expected = floats(burn::tensor::activation::log_softmax(logits.clone(), 1).into_data());
     let best = floats(logits.argmax(1).float().into_data());
     let targets = [best[0] as u32, 1, 2, 3];

@@ -4,8 +4,9 @@
 
 use super::{choose, lots, network::scores};
 use crate::{
+    block::Rows,
     cache::KvCache,
-    causal_lm::{CausalLm, Rows},
+    causal_lm::CausalLm,
     kernels::{self, Layout, Merge, Segment, f32_slice},
     rope::RopeAngles,
 };
@@ -304,10 +305,13 @@ fn among(layout: &Layout, chosen: &[usize]) -> Layout {
 impl Rows {
     /// The rows `chosen` of these, at their positions, which see what `layout` says.
     fn only(&self, chosen: &[usize], layout: Layout) -> Self {
-        let [repeat, _] = self.angles.cos.dims();
-        let at: Vec<usize> = chosen.iter().map(|row| row % repeat).collect();
-        let take = |x: &Tensor<2>| kernels::gather(x.clone(), &at);
-        Self { layout, batch: 1, angles: RopeAngles { cos: take(&self.angles.cos), sin: take(&self.angles.sin) } }
+        let angles = self.angles.iter().map(|RopeAngles { cos, sin }| {
+            let [repeat, _] = cos.dims();
+            let at: Vec<usize> = chosen.iter().map(|row| row % repeat).collect();
+            let take = |x: &Tensor<2>| kernels::gather(x.clone(), &at);
+            RopeAngles { cos: take(cos), sin: take(sin) }
+        });
+        Self { layout, batch: 1, angles: angles.collect() }
     }
 }
 

@@ -21,10 +21,7 @@ impl Golden {
     pub fn open(path: &Path) -> Self {
         let bytes = fs_err::read(path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let weights = tensors
-            .tensors()
-            .into_iter()
-            .filter(|(name, _)| name.starts_with("model.") || name.starts_with("lm_head."));
+        let weights = tensors.tensors().into_iter().filter(|(name, _)| !name.starts_with("golden."));
         let weights = weights
             .map(|(name, view)| (name, TensorInfo { dtype: Dtype::F32, shape: view.shape().to_vec() }))
             .collect();

@@ -132,7 +132,7 @@ impl Objective {
         let head = asked.teacher_logits().then(|| {
             let depths = start..teacher.share_map().num_depths();
             let hidden = teacher.norm(teacher.run_passes(x, depths, &rows, &mut routing, None));
-            HeadInput { hidden, weight: teacher.head() }
+            HeadInput { hidden, head: teacher.head() }
         });
         (states, head)
     }
@@ -144,7 +144,7 @@ pub fn cross_entropy<'a>(model: &CausalLm, batches: impl Iterator<Item = Batch> 
     let (mut total, mut tokens) = (0.0, 0usize);
     for batch in batches {
         let hidden = model.forward(token_ids(&batch, &device), None);
-        let (log_probs, _) = token_log_probs(&HeadInput { hidden, weight: model.head() }, &batch.targets);
+        let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &batch.targets);
         total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
         tokens += log_probs.len();
     }

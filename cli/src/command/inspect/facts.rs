@@ -3,7 +3,7 @@
 use crate::model;
 use anyhow::Context;
 use retie_checkpoint::{GgufFile, ModelSource, Provenance, StoredLayer, stored_layers};
-use retie_config::{Architecture, ModelConfig, RecursionConfig, RopeScaling, Sharing, dividing_recursions};
+use retie_config::{Anatomy, DepthKind, ModelConfig, RecursionConfig, Rope, RopeScaling, Sharing, dividing_recursions};
 use retie_convert::{Alias, ConvertReport, ParameterCounts, REPORT_FILE};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub struct Inspection {
     pub model: String,
     pub path: String,
-    pub architecture: &'static str,
+    pub architecture: String,
     pub sizes: Sizes,
     pub parameters: Parameters,
     /// How the weights are stored, by the type of their elements.
@@ -40,12 +40,37 @@ pub struct Sizes {
     pub head_dim: usize,
     pub vocab_size: usize,
     pub max_position_embeddings: usize,
-    pub rope_theta: f64,
-    pub rope_scaling: &'static str,
-    pub rms_norm_eps: f64,
+    /// One for each rotation.
+    pub rope: Vec<RopeFacts>,
+    pub norm_eps: f64,
     pub tie_word_embeddings: bool,
-    pub attention_bias: bool,
+    pub qkv_bias: bool,
+    pub output_bias: bool,
     pub mlp_bias: bool,
+    /// Where depths differ: one entry for each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depths: Vec<DepthFacts>,
+}
+
+/// A rotation of queries and keys.
+#[derive(Debug, Serialize)]
+pub struct RopeFacts {
+    pub theta: f64,
+    pub scaling: &'static str,
+    /// Numbers of a head that it rotates.
+    pub rotary_dim: usize,
+}
+
+/// What sets the attention of a depth apart.
+#[derive(Debug, Serialize)]
+pub struct DepthFacts {
+    /// In words.
+    #[serde(skip)]
+    pub kind: String,
+    /// Base of its rotation, if it has one.
+    pub rope_theta: Option<f64>,
+    /// Tokens that a token sees, if not all.
+    pub window: Option<usize>,
 }
 
 /// Stored parameters; a shared one counts once.
@@ -116,9 +141,9 @@ impl Inspection {
         Ok(Self {
             model: source.spec.clone(),
             path: source.path.display().to_string(),
-            architecture: match (config.architecture, plain) {
-                (Architecture::Llama, true) => "llama",
-                (Architecture::Llama, false) => "recursive_llama",
+            architecture: match plain {
+                true => config.architecture.model_type.to_owned(),
+                false => format!("recursive_{}", config.architecture.model_type),
             },
             sizes: Sizes::of(config),
             parameters: Parameters {
@@ -142,6 +167,7 @@ impl Inspection {
 
 impl Sizes {
     fn of(config: &ModelConfig) -> Self {
+        let anatomy = &config.anatomy;
         Self {
             num_hidden_layers: config.num_hidden_layers,
             hidden_size: config.hidden_size,
@@ -151,16 +177,38 @@ impl Sizes {
             head_dim: config.head_dim,
             vocab_size: config.vocab_size,
             max_position_embeddings: config.max_position_embeddings,
-            rope_theta: config.rope_theta,
-            rope_scaling: match config.rope_scaling {
-                RopeScaling::Default => "none",
-                RopeScaling::Linear { .. } => "linear",
-                RopeScaling::Llama3 { .. } => "llama3",
+            rope: anatomy.ropes.iter().map(RopeFacts::of).collect(),
+            norm_eps: anatomy.norm_eps,
+            tie_word_embeddings: anatomy.tie_word_embeddings,
+            qkv_bias: anatomy.qkv_bias,
+            output_bias: anatomy.output_bias,
+            mlp_bias: anatomy.mlp_bias,
+            depths: match anatomy.depths.windows(2).all(|pair| pair[0] == pair[1]) && anatomy.depths[0].window.is_none()
+            {
+                true => Vec::new(),
+                false => anatomy.depths.iter().map(|kind| DepthFacts::of(*kind, anatomy)).collect(),
             },
-            rms_norm_eps: config.rms_norm_eps,
-            tie_word_embeddings: config.tie_word_embeddings,
-            attention_bias: config.attention_bias,
-            mlp_bias: config.mlp_bias,
+        }
+    }
+}
+
+impl RopeFacts {
+    fn of(rope: &Rope) -> Self {
+        let scaling = match rope.scaling {
+            RopeScaling::Default => "none",
+            RopeScaling::Linear { .. } => "linear",
+            RopeScaling::Llama3 { .. } => "llama3",
+        };
+        Self { theta: rope.theta, scaling, rotary_dim: rope.rotary_dim }
+    }
+}
+
+impl DepthFacts {
+    fn of(kind: DepthKind, anatomy: &Anatomy) -> Self {
+        Self {
+            kind: anatomy.describe(kind),
+            rope_theta: kind.rope.map(|rope| anatomy.ropes[rope].theta),
+            window: kind.window,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! An [`Inspection`] as plain text.
 
-use super::facts::{Inspection, Recursion, Sizes, Token};
+use super::facts::{DepthFacts, Inspection, Recursion, Sizes, Token};
 use crate::number::{bytes, grouped};
 use retie_checkpoint::StoredLayer;
 use retie_config::RouterConfig;
@@ -12,7 +12,7 @@ impl Display for Inspection {
         if self.path != self.model {
             field(f, "path", &self.path)?;
         }
-        field(f, "architecture", self.architecture)?;
+        field(f, "architecture", &self.architecture)?;
         sizes(f, &self.sizes)?;
         writeln!(f)?;
         let p = &self.parameters;
@@ -84,14 +84,23 @@ fn sizes(f: &mut Formatter<'_>, s: &Sizes) -> fmt::Result {
         format!("{}, {}", grouped(s.vocab_size as u64), if s.tie_word_embeddings { "tied" } else { "untied" }),
     )?;
     field(f, "context", format!("{} tokens", grouped(s.max_position_embeddings as u64)))?;
-    field(f, "rope", format!("base {}, scaling {}", s.rope_theta, s.rope_scaling))?;
-    let biases = match (s.attention_bias, s.mlp_bias) {
-        (false, false) => "none",
-        (true, false) => "attention",
-        (false, true) => "mlp",
-        (true, true) => "attention and mlp",
-    };
-    field(f, "biases", biases)
+    for rope in &s.rope {
+        let part =
+            if rope.rotary_dim < s.head_dim { format!(", {} of a head", rope.rotary_dim) } else { String::new() };
+        field(f, "rope", format!("base {}, scaling {}{part}", rope.theta, rope.scaling))?;
+    }
+    if !s.depths.is_empty() {
+        field(f, "depths", kinds(&s.depths))?;
+    }
+    let named = [(s.qkv_bias, "q, k, v"), (s.output_bias, "o"), (s.mlp_bias, "mlp")];
+    let biases: Vec<&str> = named.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
+    field(f, "biases", if biases.is_empty() { "none".to_owned() } else { biases.join(", ") })
+}
+
+/// Runs of depths of one kind: `5 × window of 512 tokens, rope base 10000; 1 × …`.
+fn kinds(depths: &[DepthFacts]) -> String {
+    let runs = depths.chunk_by(|a, b| a.kind == b.kind);
+    runs.map(|run| format!("{} × {}", run.len(), run[0].kind)).collect::<Vec<_>>().join("; ")
 }
 
 impl Display for Token {

@@ -1,12 +1,12 @@
 //! The loss in plain burn operations, for every device but the CPU.
 
-use super::{Chunks, CrossEntropyTerm, DistillTerm, HeadInput, HeadLoss, Readout, ReadoutLoss, Sums};
+use super::{Chunks, CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, Readout, ReadoutLoss, Sums};
 use crate::kernels::plain::linear;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation};
 use retie_config::Divergence;
 
 pub fn head_loss(
-    weight: Tensor<2>,
+    head: &Head,
     readouts: &[Readout],
     teacher: Option<&HeadInput>,
     targets: &[u32],
@@ -14,12 +14,12 @@ pub fn head_loss(
 ) -> HeadLoss {
     let mut sums = vec![Sums::default(); readouts.len()];
     let mut grads_hidden: Vec<Vec<Tensor<2>>> = vec![Vec::new(); readouts.len()];
-    let mut grad_weight = weight.zeros_like();
+    let mut grad_weight = head.weight.zeros_like();
     for (start, rows) in chunks.iter() {
         let hidden = |all: &Tensor<2>| all.clone().narrow(0, start, rows);
-        let teacher = teacher.map(|t| linear(hidden(&t.hidden), t.weight.clone()));
-        let logits: Vec<Tensor<2>> = readouts.iter().map(|r| linear(hidden(&r.hidden), weight.clone())).collect();
-        let last = logits.last().cloned();
+        let teacher = teacher.map(|t| logits(hidden(&t.hidden), &t.head));
+        let all: Vec<Tensor<2>> = readouts.iter().map(|r| logits(hidden(&r.hidden), head)).collect();
+        let last = all.last().cloned();
         for (index, readout) in readouts.iter().enumerate() {
             let references = [&teacher, &last]
                 .into_iter()
@@ -27,9 +27,13 @@ pub fn head_loss(
                 .map(|(logits, term)| term.zip(logits.clone()));
             let targets = &targets[start..start + rows];
             let (grad, values) =
-                grad_of_logits(&logits[index], references, targets, readout.terms.cross_entropy, chunks.tokens as f32);
+                grad_of_logits(&all[index], references, targets, readout.terms.cross_entropy, chunks.tokens as f32);
             sums[index].add(values);
-            grads_hidden[index].push(grad.clone().matmul(weight.clone()));
+            let grad = match head.softcap {
+                Some(cap) => grad * ((all[index].clone() / cap).square().neg() + 1.0),
+                None => grad,
+            };
+            grads_hidden[index].push(grad.clone().matmul(head.weight.clone()));
             grad_weight = grad_weight + grad.transpose().matmul(hidden(&readout.hidden));
         }
     }
@@ -41,16 +45,24 @@ pub fn head_loss(
     HeadLoss { readouts: readouts.collect(), grad_weight }
 }
 
-pub fn token_log_probs(head: &HeadInput, targets: &[u32], chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
+pub fn token_log_probs(input: &HeadInput, targets: &[u32], chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
     let (mut log_probs, mut greedy) = (Vec::new(), Vec::new());
     for (start, rows) in chunks.iter() {
-        let logits = linear(head.hidden.clone().narrow(0, start, rows), head.weight.clone());
+        let logits = logits(input.hidden.clone().narrow(0, start, rows), &input.head);
         let ids = target_ids(&targets[start..start + rows], &logits);
         let chosen = activation::log_softmax(logits.clone(), 1).gather(1, ids.clone());
         log_probs.extend(floats(chosen));
         greedy.extend(floats(logits.argmax(1).equal(ids).float()).iter().map(|is_best| *is_best != 0.0));
     }
     (log_probs, greedy)
+}
+
+fn logits(hidden: Tensor<2>, head: &Head) -> Tensor<2> {
+    let logits = linear(hidden, head.weight.clone());
+    match head.softcap {
+        Some(cap) => (logits / cap).tanh() * cap,
+        None => logits,
+    }
 }
 
 /// `[rows, 1]`, on the device of `logits`.

@@ -1,12 +1,12 @@
 //! The loss on the CPU: products into buffers that every chunk uses again, then one pass over each row of logits.
 
 use super::{
-    Chunks, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums,
+    Chunks, Head, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums,
     row::{References, row},
 };
 use crate::kernels::host::{
     matmul::{Matrix, add_product, write_product},
-    simd::{max, sum_exp, vectorised},
+    simd::{cap, max, slopes, sum_exp, vectorised},
     tensor::{matrix, on_host, values},
     weight::Weight,
 };
@@ -17,17 +17,19 @@ use burn::{
 use rayon::prelude::*;
 
 /// Hidden states and head as slices.
-struct Head {
+struct Rows {
     hidden: FlexTensor,
     weight: FlexTensor,
+    softcap: Option<f32>,
     hidden_size: usize,
     vocab_size: usize,
 }
 
-impl Head {
-    fn new(hidden: &Tensor<2>, weight: &Tensor<2>) -> Self {
-        let [vocab_size, hidden_size] = weight.dims();
-        Self { hidden: on_host(hidden.clone()), weight: on_host(weight.clone()), hidden_size, vocab_size }
+impl Rows {
+    fn new(hidden: &Tensor<2>, head: &Head) -> Self {
+        let [vocab_size, hidden_size] = head.weight.dims();
+        let (hidden, weight) = (on_host(hidden.clone()), on_host(head.weight.clone()));
+        Self { hidden, weight, softcap: head.softcap, hidden_size, vocab_size }
     }
 
     fn hidden(&self, start: usize, rows: usize) -> Matrix<'_> {
@@ -37,21 +39,30 @@ impl Head {
 
     /// Computes the logits of a chunk.
     fn fill(&self, start: usize, rows: usize, logits: &mut [f32]) {
-        Weight::of(&self.weight).write_apply(&mut logits[..rows * self.vocab_size], self.hidden(start, rows));
+        let logits = &mut logits[..rows * self.vocab_size];
+        Weight::of(&self.weight).write_apply(logits, self.hidden(start, rows));
+        if let Some(limit) = self.softcap {
+            logits.par_chunks_mut(self.vocab_size).for_each(|row| {
+                vectorised(
+                    #[inline(always)]
+                    || cap(row, 1.0, limit),
+                );
+            });
+        }
     }
 }
 
 pub fn head_loss(
-    weight: Tensor<2>,
+    head: &Head,
     readouts: &[Readout],
     teacher: Option<&HeadInput>,
     targets: &[u32],
     chunks: Chunks,
 ) -> HeadLoss {
-    let [vocab_size, width] = weight.dims();
-    let heads: Vec<Head> = readouts.iter().map(|r| Head::new(&r.hidden, &weight)).collect();
+    let [vocab_size, width] = head.weight.dims();
+    let heads: Vec<Rows> = readouts.iter().map(|r| Rows::new(&r.hidden, head)).collect();
     let Some((last, exits)) = heads.split_last() else { unreachable!("a loss without a readout") };
-    let teacher = teacher.map(|teacher| Head::new(&teacher.hidden, &teacher.weight));
+    let teacher = teacher.map(|teacher| Rows::new(&teacher.hidden, &teacher.head));
     assert!(teacher.as_ref().is_none_or(|teacher| teacher.vocab_size == vocab_size), "one vocabulary");
     let logits = || vec![0.0; chunks.rows * vocab_size];
     let mut last_logits = logits();
@@ -68,8 +79,14 @@ pub fn head_loss(
             teacher.fill(start, rows, logits);
         }
         let teacher = teacher_logits.as_ref().map(|logits| &logits[..count]);
-        let mut take = |index: usize, head: &Head, logits: &mut [f32], references: References<'_>| {
-            sums[index].add(all_rows(&readouts[index].terms, chunks.tokens, logits, references, targets));
+        let mut take = |index: usize, head: &Rows, logits: &mut [f32], references: References<'_>| {
+            sums[index].add(all_rows(
+                &readouts[index].terms,
+                (chunks.tokens, head.softcap),
+                logits,
+                references,
+                targets,
+            ));
             let grad = Matrix::new(logits, [rows, vocab_size]);
             let grad_hidden = &mut grads_hidden[index][start * width..(start + rows) * width];
             write_product(grad_hidden, grad, matrix(&head.weight));
@@ -93,7 +110,7 @@ pub fn head_loss(
 /// Turns the logits of a chunk into their gradient; gives the sums of the values.
 fn all_rows(
     terms: &HeadTerms,
-    tokens: usize,
+    (tokens, softcap): (usize, Option<f32>),
     logits: &mut [f32],
     references: References<'_>,
     targets: &[u32],
@@ -111,7 +128,14 @@ fn all_rows(
             };
             vectorised(
                 #[inline(always)]
-                || row(terms, tokens as f32, logits, references, *target as usize),
+                || {
+                    let slopes: Option<Vec<f32>> = softcap.map(|limit| slopes(logits, limit).collect());
+                    let values = row(terms, tokens as f32, logits, references, *target as usize);
+                    if let Some(slopes) = slopes {
+                        logits.iter_mut().zip(slopes).for_each(|(grad, slope)| *grad *= slope);
+                    }
+                    values
+                },
             )
         })
         .collect();
@@ -124,8 +148,8 @@ fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
-pub fn token_log_probs(head: &HeadInput, targets: &[u32], chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
-    let head = Head::new(&head.hidden, &head.weight);
+pub fn token_log_probs(input: &HeadInput, targets: &[u32], chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
+    let head = Rows::new(&input.hidden, &input.head);
     let mut logits = vec![0.0; chunks.rows * head.vocab_size];
     let mut results = Vec::with_capacity(chunks.tokens);
     for (start, rows) in chunks.iter() {

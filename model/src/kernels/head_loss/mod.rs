@@ -29,8 +29,31 @@ const CHUNK_ELEMENTS: usize = 1 << 24;
 pub struct HeadInput {
     /// After the final norm.
     pub hidden: Tensor<2>,
-    /// `lm_head.weight`, or the embedding if it is tied.
+    /// What reads them.
+    pub head: Head,
+}
+
+/// The table that turns hidden states into logits, and what becomes of those.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// `lm_head.weight`, or the embedding if it is tied, `[V, D]`.
     pub weight: Tensor<2>,
+    /// `c` of `c·tanh(z/c)`: the logits are its values.
+    pub softcap: Option<f32>,
+}
+
+impl Head {
+    /// Without autodiff.
+    #[must_use]
+    pub fn inner(self) -> Self {
+        Self { weight: self.weight.inner(), ..self }
+    }
+}
+
+impl From<Tensor<2>> for Head {
+    fn from(weight: Tensor<2>) -> Self {
+        Self { weight, softcap: None }
+    }
 }
 
 /// Hidden states after the final norm, `[M, D]`, without autodiff, and the terms that their logits have.
@@ -108,35 +131,35 @@ pub struct HeadValues {
     pub last: Option<f64>,
 }
 
-/// Values and gradients of the terms of `readouts`, which are all read by the student's head `weight [V, D]`; `targets` has one
-/// id per row.
+/// Values and gradients of the terms of `readouts`, which are all read by the student's `head`; `targets` has one id per row. The
+/// gradient of the head is that of its table.
 ///
 /// # Panics
 /// When the number of targets is not that of the rows, the vocabularies differ, there is no readout, or a term has no reference:
 /// the caller has checked them.
 #[must_use]
-pub fn head_loss(weight: Tensor<2>, readouts: &[Readout], teacher: Option<&HeadInput>, targets: &[u32]) -> HeadLoss {
+pub fn head_loss(head: Head, readouts: &[Readout], teacher: Option<&HeadInput>, targets: &[u32]) -> HeadLoss {
     let Some(last) = readouts.last() else { unreachable!("a loss without a readout") };
     assert!(last.terms.last.is_none(), "the last readout is not its own reference");
-    let chunks = Chunks::new(&last.hidden, &weight, targets);
-    if is_cpu(&weight.device()) {
-        host::head_loss(weight, readouts, teacher, targets, chunks)
+    let chunks = Chunks::new(&last.hidden, &head.weight, targets);
+    if is_cpu(&head.weight.device()) {
+        host::head_loss(&head, readouts, teacher, targets, chunks)
     } else {
-        device::head_loss(weight, readouts, teacher, targets, chunks)
+        device::head_loss(&head, readouts, teacher, targets, chunks)
     }
 }
 
-/// Log-probabilities of `targets` and whether each is the most probable token; one per row of `head.hidden`.
+/// Log-probabilities of `targets` and whether each is the most probable token; one per row of `input.hidden`.
 ///
 /// # Panics
 /// When the number of targets is not that of the rows.
 #[must_use]
-pub fn token_log_probs(head: &HeadInput, targets: &[u32]) -> (Vec<f32>, Vec<bool>) {
-    let chunks = Chunks::new(&head.hidden, &head.weight, targets);
-    if is_cpu(&head.hidden.device()) {
-        host::token_log_probs(head, targets, chunks)
+pub fn token_log_probs(input: &HeadInput, targets: &[u32]) -> (Vec<f32>, Vec<bool>) {
+    let chunks = Chunks::new(&input.hidden, &input.head.weight, targets);
+    if is_cpu(&input.hidden.device()) {
+        host::token_log_probs(input, targets, chunks)
     } else {
-        device::token_log_probs(head, targets, chunks)
+        device::token_log_probs(input, targets, chunks)
     }
 }
 

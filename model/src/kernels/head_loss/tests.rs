@@ -1,6 +1,6 @@
 //! The losses against plain operations, known values, and finite differences. `model/tests/losses.rs` has torch's values.
 
-use super::{CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, Readout, device, head_loss, host};
+use super::{CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, device, head_loss, host};
 use crate::kernels::f32_slice;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use retie_config::Divergence;
@@ -32,13 +32,13 @@ fn distill(divergence: Divergence, temperature: f32) -> HeadTerms {
 fn logits<const R: usize>(rows: [[f32; 3]; R]) -> HeadInput {
     let device = Device::flex();
     let hidden = Tensor::from_data(TensorData::new(rows.concat(), [R, 3]), &device);
-    HeadInput { hidden, weight: Tensor::eye(3, &device) }
+    HeadInput { hidden, head: Tensor::eye(3, &device).into() }
 }
 
 fn divergence(student: &HeadInput, teacher: &HeadInput, kind: Divergence) -> (f64, Tensor<2>) {
     let [rows, _] = student.hidden.dims();
     let readout = Readout { hidden: student.hidden.clone(), terms: distill(kind, 1.0) };
-    let mut loss = head_loss(student.weight.clone(), &[readout], Some(teacher), &vec![0; rows]);
+    let mut loss = head_loss(student.head.clone(), &[readout], Some(teacher), &vec![0; rows]);
     let loss = loss.readouts.pop().unwrap();
     (loss.values.teacher.unwrap(), loss.grad_hidden)
 }
@@ -47,7 +47,8 @@ fn divergence(student: &HeadInput, teacher: &HeadInput, kind: Divergence) -> (f6
 fn host_and_plain_operations_agree() {
     // 53 is three times 16 lanes and a rest; chunks of 16 rows leave one of 9.
     let (weight, hidden, early) = (random([53, 9], 17), random([41, 9], 16), random([41, 9], 15));
-    let teacher = HeadInput { hidden: random([41, 5], 18), weight: random([53, 5], 19) };
+    let capped = Head { weight: random([53, 5], 19), softcap: Some(3.0) };
+    let teacher = HeadInput { hidden: random([41, 5], 18), head: capped };
     let targets: Vec<u32> = (0..41).map(|i| (i * 7) % 53).collect();
     for kind in DIVERGENCES {
         for temperature in [1.0, 2.5] {
@@ -58,8 +59,9 @@ fn host_and_plain_operations_agree() {
             let readouts = [(&early, exit), (&hidden, only_last), (&hidden, last)]
                 .map(|(hidden, terms)| Readout { hidden: hidden.clone(), terms });
             let chunks = super::Chunks { tokens: 41, rows: 16 };
-            let host = host::head_loss(weight.clone(), &readouts, Some(&teacher), &targets, chunks);
-            let plain = device::head_loss(weight.clone(), &readouts, Some(&teacher), &targets, chunks);
+            let head = Head { weight: weight.clone(), softcap: (temperature > 1.0).then_some(2.0) };
+            let host = host::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
+            let plain = device::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
             let close = |what: &str, a: Tensor<2>, b: Tensor<2>| {
                 // Gradients of a mean over 41 tokens are below 1; both sides sum 53 products in f32.
                 let max = (a - b).abs().max().into_scalar::<f32>();
@@ -101,7 +103,7 @@ fn divergences_have_the_known_values() {
 
 #[test]
 fn a_divergence_of_a_model_from_itself_is_zero_and_has_no_gradient() {
-    let head = HeadInput { hidden: random([8, 9], 20), weight: random([53, 9], 21) };
+    let head = HeadInput { hidden: random([8, 9], 20), head: random([53, 9], 21).into() };
     for kind in DIVERGENCES {
         let (value, grad) = divergence(&head, &head, kind);
         let largest = floats(grad).into_iter().fold(0.0f32, |m, x| m.max(x.abs()));

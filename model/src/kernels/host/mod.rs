@@ -5,17 +5,21 @@ mod attention;
 mod autodiff;
 pub(super) mod ceiling;
 mod embedding;
+pub(super) mod gated;
+mod layer_norm;
 mod linear;
 pub(super) mod matmul;
 mod merge;
 mod rms_norm;
 mod rope;
 pub(super) mod simd;
-mod swiglu;
 pub(super) mod tensor;
 pub(super) mod weight;
 
-use super::{layout::Layout, merge::Merge};
+use super::{
+    layout::{Layout, Scoring},
+    merge::Merge,
+};
 use attention::{Heads, Saved};
 use autodiff::{BackwardInput, record};
 use burn::backend::{
@@ -25,6 +29,7 @@ use burn::backend::{
     flex::FlexTensor,
     tensor::{FloatTensor, IntTensor},
 };
+use gated::Gate;
 use rope::Turn;
 use tensor::{dense, from_values, values, zeros_like};
 
@@ -40,15 +45,23 @@ pub trait DecoderOps: Backend {
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
-    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn decoder_swiglu_linear(
+    fn decoder_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self>;
+    fn decoder_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self>;
+    fn decoder_gated_linear(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        kind: Gate,
         weight: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    fn decoder_swiglu_linear_lora(
+    fn decoder_gated_linear_lora(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        kind: Gate,
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -59,6 +72,7 @@ pub trait DecoderOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         layout: Layout,
+        scoring: Scoring,
     ) -> FloatTensor<Self>;
     fn decoder_merge(
         x: FloatTensor<Self>,
@@ -68,19 +82,25 @@ pub trait DecoderOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-fn heads(q: &FlexTensor, k: &FlexTensor) -> Heads {
+fn heads(q: &FlexTensor, k: &FlexTensor, scoring: Scoring) -> Heads {
     let [_, heads, head_dim] = q.shape().dims();
     let [_, kv_heads, _] = k.shape().dims();
-    Heads { heads, kv_heads, head_dim }
+    Heads { heads, kv_heads, head_dim, scoring }
 }
 
-fn attention_forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Layout) -> (FlexTensor, AttentionState) {
+fn attention_forward(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    layout: Layout,
+    scoring: Scoring,
+) -> (FlexTensor, AttentionState) {
     let (q, k, v) = (dense(q), dense(k), dense(v));
-    let heads = heads(&q, &k);
+    let heads = heads(&q, &k, scoring);
     let (out, log_sums) = attention::forward(values(&q), values(&k), values(&v), heads, &layout);
     let out = from_values(out, q.shape());
     let log_sums = from_values(log_sums, [layout.num_rows(), heads.heads]);
-    (out.clone(), AttentionState { q, k, v, out, log_sums, layout })
+    (out.clone(), AttentionState { q, k, v, out, log_sums, layout, scoring })
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +111,7 @@ struct AttentionState {
     out: FlexTensor,
     log_sums: FlexTensor,
     layout: Layout,
+    scoring: Scoring,
 }
 
 fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, turn: Turn) -> FlexTensor {
@@ -126,30 +147,38 @@ impl DecoderOps for Flex {
         from_values(out, x.shape())
     }
 
-    fn decoder_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        swiglu::forward(&dense(gate), &dense(up))
+    fn decoder_layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f32) -> FlexTensor {
+        let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
+        let mut out = zeros_like(&x);
+        layer_norm::forward(values(&x), values(&weight), values(&bias), eps, &mut out);
+        from_values(out, x.shape())
     }
 
-    fn decoder_swiglu_linear(gate: FlexTensor, up: FlexTensor, weight: FlexTensor) -> FlexTensor {
-        linear::forward(swiglu::forward(&dense(gate), &dense(up)), weight)
+    fn decoder_gated(gate: FlexTensor, up: FlexTensor, kind: Gate) -> FlexTensor {
+        gated::forward(&dense(gate), &dense(up), kind)
     }
 
-    fn decoder_swiglu_linear_lora(
+    fn decoder_gated_linear(gate: FlexTensor, up: FlexTensor, kind: Gate, weight: FlexTensor) -> FlexTensor {
+        linear::forward(gated::forward(&dense(gate), &dense(up), kind), weight)
+    }
+
+    fn decoder_gated_linear_lora(
         gate: FlexTensor,
         up: FlexTensor,
+        kind: Gate,
         weight: FlexTensor,
         a: FlexTensor,
         b: FlexTensor,
     ) -> FlexTensor {
-        linear::forward_lora([swiglu::forward(&dense(gate), &dense(up)), weight, a, b]).0
+        linear::forward_lora([gated::forward(&dense(gate), &dense(up), kind), weight, a, b]).0
     }
 
     fn decoder_rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
         rotate(x, &dense(cos), &dense(sin), Turn::Forward)
     }
 
-    fn decoder_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Layout) -> FlexTensor {
-        attention_forward(q, k, v, layout).0
+    fn decoder_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Layout, scoring: Scoring) -> FlexTensor {
+        attention_forward(q, k, v, layout, scoring).0
     }
 
     fn decoder_merge(x: FlexTensor, y: FlexTensor, gate: FlexTensor, merge: Merge) -> FlexTensor {
@@ -210,40 +239,61 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         )
     }
 
-    fn decoder_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn decoder_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [x, weight, bias],
+            |[x, weight, bias]| (Flex::decoder_layer_norm(x.clone(), weight.clone(), bias, eps), (x, weight, eps)),
+            |BackwardInput { saved: (x, weight, eps), grad, .. }| {
+                let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
+                let mut grad_x = zeros_like(&x);
+                let grads = layer_norm::backward(values(&x), values(&weight), values(&grad), eps, &mut grad_x);
+                let [grad_weight, grad_bias] = grads.map(|grad| Some(from_values(grad, weight.shape())));
+                [Some(from_values(grad_x, x.shape())), grad_weight, grad_bias]
+            },
+        )
+    }
+
+    fn decoder_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self> {
         record::<C, _, 2>(
             [gate, up],
             |[gate, up]| {
                 let (gate, up) = (dense(gate), dense(up));
-                (swiglu::forward(&gate, &up), (gate, up))
+                (gated::forward(&gate, &up, kind), (gate, up, kind))
             },
-            |BackwardInput { saved: (gate, up), grad, .. }| swiglu::backward(&gate, &up, Some(grad)),
+            |BackwardInput { saved: (gate, up, kind), grad, .. }| gated::backward(&gate, &up, kind, Some(grad)),
         )
     }
 
-    fn decoder_swiglu_linear(
+    fn decoder_gated_linear(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        kind: Gate,
         weight: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         record::<C, _, 3>(
             [gate, up, weight],
             |[gate, up, weight]| {
                 let (gate, up) = (dense(gate), dense(up));
-                (linear::forward(swiglu::forward(&gate, &up), weight.clone()), (gate, up, weight))
+                (linear::forward(gated::forward(&gate, &up, kind), weight.clone()), (gate, up, kind, weight))
             },
-            |BackwardInput { saved: (gate, up, weight), grad, wanted }| {
-                let x = swiglu::forward(&gate, &up);
+            |BackwardInput { saved: (gate, up, kind, weight), grad, wanted }| {
+                let x = gated::forward(&gate, &up, kind);
                 let [grad_x, grad_weight] = linear::backward((x, weight), grad, [true, wanted[2]]);
-                let [grad_gate, grad_up] = swiglu::backward(&gate, &up, grad_x);
+                let [grad_gate, grad_up] = gated::backward(&gate, &up, kind, grad_x);
                 [grad_gate, grad_up, grad_weight]
             },
         )
     }
 
-    fn decoder_swiglu_linear_lora(
+    fn decoder_gated_linear_lora(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        kind: Gate,
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -252,14 +302,14 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
             [gate, up, weight, a, b],
             |[gate, up, weight, a, b]| {
                 let (gate, up) = (dense(gate), dense(up));
-                let (y, state) = linear::forward_lora([swiglu::forward(&gate, &up), weight, a, b]);
-                (y, (gate, up, state.forget_x()))
+                let (y, state) = linear::forward_lora([gated::forward(&gate, &up, kind), weight, a, b]);
+                (y, (gate, up, kind, state.forget_x()))
             },
-            |BackwardInput { saved: (gate, up, state), grad, wanted }| {
-                let state = state.with_x(swiglu::forward(&gate, &up));
+            |BackwardInput { saved: (gate, up, kind, state), grad, wanted }| {
+                let state = state.with_x(gated::forward(&gate, &up, kind));
                 let wanted = [true, wanted[2], wanted[3], wanted[4]];
                 let [grad_x, grad_weight, grad_a, grad_b] = linear::backward_lora(state, grad, wanted);
-                let [grad_gate, grad_up] = swiglu::backward(&gate, &up, grad_x);
+                let [grad_gate, grad_up] = gated::backward(&gate, &up, kind, grad_x);
                 [grad_gate, grad_up, grad_weight, grad_a, grad_b]
             },
         )
@@ -281,14 +331,15 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         layout: Layout,
+        scoring: Scoring,
     ) -> FloatTensor<Self> {
         record::<C, _, 3>(
             [q, k, v],
-            |[q, k, v]| attention_forward(q, k, v, layout),
+            |[q, k, v]| attention_forward(q, k, v, layout, scoring),
             |BackwardInput { saved, grad, .. }| {
-                let AttentionState { q, k, v, out, log_sums, layout } = saved;
+                let AttentionState { q, k, v, out, log_sums, layout, scoring } = saved;
                 let grad = dense(grad);
-                let heads = heads(&q, &k);
+                let heads = heads(&q, &k, scoring);
                 let saved = Saved {
                     q: values(&q),
                     k: values(&k),

@@ -69,6 +69,22 @@ pub fn ln(x: f32) -> f32 {
     r + (p * square * r + n * LN2_LOW - 0.5 * square) + n * LN2_HIGH
 }
 
+/// A soft cap: `x ← c·tanh(x·scale/c)`.
+#[inline(always)]
+pub fn cap(x: &mut [f32], scale: f32, limit: f32) {
+    // tanh(x) = 2·σ(2x) − 1
+    let factor = 2.0 * scale / limit;
+    for x in x {
+        *x = limit * (2.0 / (1.0 + exp(-*x * factor)) - 1.0);
+    }
+}
+
+/// Derivatives of a soft cap by `x·scale`, from its values: `1 − tanh²`.
+#[inline(always)]
+pub fn slopes(capped: &[f32], limit: f32) -> impl Iterator<Item = f32> {
+    capped.iter().map(move |x| 1.0 - (x / limit) * (x / limit))
+}
+
 /// An element type that widens to f32 without loss.
 pub trait Scalar: Copy + Send + Sync {
     /// The same number.

@@ -1,12 +1,12 @@
 //! The backward pass: probabilities from the saved log-sum-exp, block by block.
 //!
 //! With `p` the probabilities, `g` the output's gradient and `o` the output of a query: `dv = pᵀ·g`,
-//! `ds = p ∘ (g·vᵀ − g·o)/√H`, `dq = ds·k`, `dk = dsᵀ·q`.
+//! `ds = p ∘ (g·vᵀ − g·o)·scale` (times the slope of a soft cap), `dq = ds·k`, `dk = dsᵀ·q`.
 
 use super::{Heads, check, key_blocks, product, query_blocks, scratch};
 use crate::kernels::{
-    host::simd::{dot, exp_in_place, vectorised},
-    layout::{Layout, Segment},
+    host::simd::{cap, dot, exp_in_place, slopes, vectorised},
+    layout::{Layout, Scoring, Segment},
 };
 use faer::{Accum, MatRef};
 use rayon::prelude::*;
@@ -32,7 +32,7 @@ struct HeadGradients {
 
 /// Gradients of `q`, `k` and `v`, in their shapes. What several heads or segments give to one row is added in their order.
 pub fn backward(saved: &Saved<'_>, grad: &[f32], heads: Heads, layout: &Layout) -> [Vec<f32>; 3] {
-    let Heads { heads: num_heads, kv_heads, head_dim } = heads;
+    let Heads { heads: num_heads, kv_heads, head_dim, .. } = heads;
     check(layout, saved.q.len() / (num_heads * head_dim), saved.k.len() / (kv_heads * head_dim));
     let segments = layout.segments();
     let tasks = (0..segments.len() * num_heads).into_par_iter().map(|i| (&segments[i / num_heads], i % num_heads));
@@ -65,7 +65,7 @@ fn add_rows(out: &mut [f32], [heads, head_dim]: [usize; 2], rows: Range<usize>, 
 
 fn backward_head(saved: &Saved<'_>, grad: &[f32], heads: Heads, segment: &Segment, head: usize) -> HeadGradients {
     let Heads { heads: num_heads, head_dim, .. } = heads;
-    let scale = heads.scale();
+    let Scoring { scale, softcap, window } = heads.scoring;
     let zeros = |rows: usize| vec![0.0; rows * head_dim];
     let mut result = HeadGradients {
         queries: zeros(segment.queries.len()),
@@ -78,7 +78,7 @@ fn backward_head(saved: &Saved<'_>, grad: &[f32], heads: Heads, segment: &Segmen
         let first = segment.queries.start + block.start;
         let queries = heads.of_queries(saved.q, first..first + rows, head);
         let grads = heads.of_queries(grad, first..first + rows, head);
-        for keys in key_blocks(segment, block.clone()) {
+        for keys in key_blocks(segment, block.clone(), window) {
             let seen = keys.rows.len();
             let key_rows = heads.of_keys(saved.k, keys.rows.clone(), head);
             let value_rows = heads.of_keys(saved.v, keys.rows.clone(), head);
@@ -94,14 +94,28 @@ fn backward_head(saved: &Saved<'_>, grad: &[f32], heads: Heads, segment: &Segmen
                         let at = (first + i) * num_heads + head;
                         let row = at * head_dim..(at + 1) * head_dim;
                         let projection = dot(&grad[row.clone()], &saved.out[row]);
-                        let (p, p_hidden) = p.split_at_mut(keys.visible(i));
-                        let (d, d_hidden) = d.split_at_mut(keys.visible(i));
-                        exp_in_place(p, scale, saved.log_sums[at]);
-                        for (d, p) in d.iter_mut().zip(p.iter()) {
-                            *d = p * (*d - projection) * scale;
+                        let visible = keys.visible(i);
+                        for hidden in [0..visible.start, visible.end..seen] {
+                            p[hidden.clone()].fill(0.0);
+                            d[hidden].fill(0.0);
                         }
-                        p_hidden.fill(0.0);
-                        d_hidden.fill(0.0);
+                        let (p, d) = (&mut p[visible.clone()], &mut d[visible]);
+                        match softcap {
+                            Some(limit) => {
+                                cap(p, scale, limit);
+                                for (d, slope) in d.iter_mut().zip(slopes(p, limit)) {
+                                    *d = (*d - projection) * scale * slope;
+                                }
+                                exp_in_place(p, 1.0, saved.log_sums[at]);
+                                d.iter_mut().zip(p.iter()).for_each(|(d, p)| *d *= p);
+                            }
+                            None => {
+                                exp_in_place(p, scale, saved.log_sums[at]);
+                                for (d, p) in d.iter_mut().zip(p.iter()) {
+                                    *d = p * (*d - projection) * scale;
+                                }
+                            }
+                        }
                     }
                 },
             );

@@ -2,8 +2,8 @@
 
 use super::{Heads, check, key_blocks, product, query_blocks, scratch};
 use crate::kernels::{
-    host::simd::{exp, exp_in_place, max, vectorised},
-    layout::{Layout, Segment},
+    host::simd::{cap, exp, exp_in_place, max, vectorised},
+    layout::{Layout, Scoring, Segment},
 };
 use faer::{Accum, MatRef};
 use rayon::prelude::*;
@@ -11,7 +11,7 @@ use std::ops::Range;
 
 /// The output `[M, N, H]` and the log-sum-exp of each query's scaled scores `[M, N]`.
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Layout) -> (Vec<f32>, Vec<f32>) {
-    let Heads { heads: num_heads, kv_heads, head_dim } = heads;
+    let Heads { heads: num_heads, kv_heads, head_dim, .. } = heads;
     let width = num_heads * head_dim;
     check(layout, q.len() / width, k.len() / (kv_heads * head_dim));
     let tasks: Vec<(&Segment, Range<usize>, usize)> = layout
@@ -44,13 +44,13 @@ fn forward_block(
     block: Range<usize>,
     head: usize,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (head_dim, scale, rows) = (heads.head_dim, heads.scale(), block.len());
+    let (head_dim, rows, Scoring { scale, softcap, window }) = (heads.head_dim, block.len(), heads.scoring);
     let first = segment.queries.start;
     let queries = heads.of_queries(q, first + block.start..first + block.end, head);
     let mut scores = scratch(segment);
     let mut out = vec![0.0; rows * head_dim];
     let (mut maxima, mut sums) = (vec![f32::NEG_INFINITY; rows], vec![0.0f32; rows]);
-    for keys in key_blocks(segment, block) {
+    for keys in key_blocks(segment, block, window) {
         let seen = keys.rows.len();
         let key_rows = heads.of_keys(k, keys.rows.clone(), head);
         product(&mut scores, rows, seen, Accum::Replace, queries, key_rows.transpose());
@@ -59,11 +59,21 @@ fn forward_block(
             || {
                 let rows = scores[..rows * seen].chunks_exact_mut(seen).zip(out.chunks_exact_mut(head_dim));
                 for (i, (row, out)) in rows.enumerate() {
-                    let (row, hidden) = row.split_at_mut(keys.visible(i));
-                    hidden.fill(0.0);
+                    let visible = keys.visible(i);
+                    let (row, later) = row.split_at_mut(visible.end);
+                    let (earlier, row) = row.split_at_mut(visible.start);
+                    earlier.fill(0.0);
+                    later.fill(0.0);
                     if row.is_empty() {
                         continue;
                     }
+                    let scale = match softcap {
+                        Some(limit) => {
+                            cap(row, scale, limit);
+                            1.0
+                        }
+                        None => scale,
+                    };
                     let shift = maxima[i].max(max(row) * scale);
                     let rescale = exp(maxima[i] - shift);
                     sums[i] = sums[i] * rescale + exp_in_place(row, scale, shift);

@@ -12,7 +12,7 @@ mod forward;
 pub use backward::{Saved, backward};
 pub use forward::forward;
 
-use crate::kernels::layout::{Layout, Segment};
+use crate::kernels::layout::{Layout, Scoring, Segment};
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use std::ops::Range;
 
@@ -27,13 +27,10 @@ pub struct Heads {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    pub scoring: Scoring,
 }
 
 impl Heads {
-    fn scale(self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
     /// Rows of one head of the queries (or of anything of their shape): `[rows, H]`.
     fn of_queries(self, x: &[f32], rows: Range<usize>, head: usize) -> MatRef<'_, f32> {
         part(x, self.heads, self.head_dim, rows, head)
@@ -61,28 +58,37 @@ struct KeyBlock {
     rows: Range<usize>,
     /// Where they start among the keys of the segment, the prefix first.
     start: usize,
-    /// How many of all keys the first query of the block sees; each later one sees one more.
+    /// How many of all keys lie before the first query of the block or are its own; one more for each later one.
     seen_by_first: usize,
+    window: usize,
 }
 
 impl KeyBlock {
-    /// How many of the block's keys the `i`-th query sees.
-    fn visible(&self, i: usize) -> usize {
-        (self.seen_by_first + i).saturating_sub(self.start).min(self.rows.len())
+    /// Which of the block's keys the `i`-th query sees.
+    fn visible(&self, i: usize) -> Range<usize> {
+        let within = |key: usize| key.saturating_sub(self.start).min(self.rows.len());
+        let end = self.seen_by_first + i;
+        within(end.saturating_sub(self.window))..within(end)
     }
 }
 
-/// The key blocks of the query rows `queries`, counted from the first of the segment.
-fn key_blocks(segment: &Segment, queries: Range<usize>) -> impl Iterator<Item = KeyBlock> {
+/// The key blocks of the query rows `queries`, counted from the first of the segment, without keys that none of them sees.
+fn key_blocks(segment: &Segment, queries: Range<usize>, window: Option<usize>) -> impl Iterator<Item = KeyBlock> {
+    let window = window.unwrap_or(usize::MAX);
     let seen_by_first = segment.positions().start + queries.start + 1;
     let seen_by_last = seen_by_first + queries.len() - 1;
-    let own = segment.keys.start..segment.keys.start + seen_by_last - segment.prefix.len();
-    [(segment.prefix.clone(), 0), (own, segment.prefix.len())].into_iter().flat_map(move |(rows, offset)| {
+    let left = seen_by_first.saturating_sub(window); // of all keys, the first that a query sees
+    let shared = segment.prefix.len();
+    let prefix = segment.prefix.start + left.min(shared)..segment.prefix.end;
+    let own = segment.keys.start + left.saturating_sub(shared)..segment.keys.start + seen_by_last - shared;
+    let parts = [(prefix, left.min(shared)), (own, left.max(shared))];
+    parts.into_iter().flat_map(move |(rows, offset)| {
         let (first, last) = (rows.start, rows.end);
         rows.step_by(KEY_BLOCK).map(move |start| KeyBlock {
             rows: start..last.min(start + KEY_BLOCK),
             start: offset + start - first,
             seen_by_first,
+            window,
         })
     })
 }

@@ -1,0 +1,224 @@
+//! What the layers of a decoder are made of, beyond their sizes: every way in which the families differ.
+
+use super::{LAYER_TYPES, NO_ROPE_LAYERS, Rope, Sizes, rope};
+use crate::{ConfigError, keys::Keys};
+use serde_json::Value;
+
+/// The parts of a decoder's layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Anatomy {
+    /// What every norm computes.
+    pub norm: NormKind,
+    /// `ε` of every norm.
+    pub norm_eps: f64,
+    /// Where the norms stand in a layer, and what is added to what.
+    pub residual: Residual,
+    /// Norms of queries and keys before the rotation.
+    pub qk_norm: Option<QkNorm>,
+    /// The feed-forward network.
+    pub mlp: MlpKind,
+    /// Biases on q, k and v.
+    pub qkv_bias: bool,
+    /// Bias on o.
+    pub output_bias: bool,
+    /// Biases on the feed-forward linears.
+    pub mlp_bias: bool,
+    /// The rotations that depths choose from.
+    pub ropes: Vec<Rope>,
+    /// One entry for each depth of the unrolled stack.
+    pub depths: Vec<DepthKind>,
+    /// Scores are divided by the square root of this; `head_dim` in most families.
+    pub query_pre_attn_scalar: f64,
+    /// `c` of `c·tanh(s/c)` over the scaled scores.
+    pub attn_logit_softcapping: Option<f64>,
+    /// `c` of `c·tanh(z/c)` over the logits.
+    pub final_logit_softcapping: Option<f64>,
+    /// Factor of the embeddings on their way into the stack.
+    pub embedding_scale: Option<f64>,
+    /// Whether the head's table is that of the embeddings.
+    pub tie_word_embeddings: bool,
+}
+
+/// What a norm computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / rms(x) · w`.
+    Rms,
+    /// `x / rms(x) · (1 + w)`.
+    RmsPlusOne,
+    /// `(x − mean) / std · w + b`.
+    Layer,
+}
+
+/// How a layer joins its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// `x += attn(norm(x))`, `x += mlp(norm(x))`.
+    PreNorm,
+    /// `x += norm(attn(norm(x)))`, `x += norm(mlp(norm(x)))`.
+    Sandwich,
+    /// `x += norm(attn(x))`, `x += norm(mlp(x))`.
+    PostNorm,
+    /// `x + attn(norm(x)) + mlp(norm(x))`.
+    Parallel,
+}
+
+/// What a norm of queries and keys goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head, `head_dim` numbers.
+    Head,
+    /// All heads of a token at once.
+    Full,
+}
+
+/// The non-linearity of a feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x·σ(x)`.
+    Silu,
+    /// GELU, by tanh.
+    GeluTanh,
+    /// GELU, by erf.
+    Gelu,
+}
+
+/// The form of a feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MlpKind {
+    /// `down(act(gate(x)) · up(x))`.
+    Gated(Activation),
+    /// `down(act(up(x)))`.
+    Plain(Activation),
+}
+
+/// What sets a depth's attention apart from that of other depths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DepthKind {
+    /// Position in [`Anatomy::ropes`]; `None` where queries and keys are not rotated.
+    pub rope: Option<usize>,
+    /// A token sees itself and `window − 1` tokens before it; all of them if `None`.
+    pub window: Option<usize>,
+}
+
+impl Anatomy {
+    /// That of a Llama: RMSNorm before each part, SwiGLU without biases, one rotation, full attention.
+    pub(super) fn llama(keys: &Keys<'_>, sizes: Sizes) -> Result<Self, ConfigError> {
+        keys.only("hidden_act", &["silu"])?;
+        Ok(Self {
+            norm: NormKind::Rms,
+            norm_eps: keys.number("rms_norm_eps")?,
+            residual: Residual::PreNorm,
+            qk_norm: None,
+            mlp: MlpKind::Gated(Activation::Silu),
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            ropes: vec![rope::read(keys, rope::DEFAULT_THETA, sizes.head_dim)?],
+            depths: vec![DepthKind { rope: Some(0), window: None }; sizes.num_hidden_layers],
+            query_pre_attn_scalar: sizes.head_dim as f64,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            embedding_scale: None,
+            tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
+        })
+    }
+
+    /// That of a Gemma: as a Llama, with norms by `1 + w`, GeGLU, and embeddings scaled by `√D` and tied.
+    pub(super) fn gemma(keys: &Keys<'_>, sizes: Sizes, activation: &'static str) -> Result<Self, ConfigError> {
+        // Early files of the first Gemma say `gelu` and mean the form by tanh, as `GemmaConfig` has it.
+        keys.only(activation, &["gelu_pytorch_tanh", "gelu"])?;
+        let (head_dim, bias) = (sizes.head_dim, keys.flag("attention_bias", false)?);
+        Ok(Self {
+            norm: NormKind::RmsPlusOne,
+            norm_eps: keys.number("rms_norm_eps")?,
+            residual: Residual::PreNorm,
+            qk_norm: None,
+            mlp: MlpKind::Gated(Activation::GeluTanh),
+            qkv_bias: bias,
+            output_bias: bias,
+            mlp_bias: false,
+            ropes: vec![rope::read(keys, rope::DEFAULT_THETA, head_dim)?],
+            depths: vec![DepthKind { rope: Some(0), window: None }; sizes.num_hidden_layers],
+            query_pre_attn_scalar: keys.optional_number("query_pre_attn_scalar")?.unwrap_or(head_dim as f64),
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            embedding_scale: Some((sizes.hidden_size as f64).sqrt()),
+            tie_word_embeddings: keys.flag("tie_word_embeddings", true)?,
+        })
+    }
+
+    /// Biases on all four linears of attention, or on none.
+    pub(super) fn with_attention_bias(self, bias: bool) -> Self {
+        Self { qkv_bias: bias, output_bias: bias, ..self }
+    }
+
+    /// Gives depths a window where `layer_types` of the file says `sliding_attention`, or where `otherwise` does if the file has no
+    /// such key.
+    pub(super) fn with_windows(
+        mut self,
+        keys: &Keys<'_>,
+        window: Option<usize>,
+        otherwise: impl Fn(usize) -> bool,
+    ) -> Result<Self, ConfigError> {
+        let sliding = match layer_types(keys, self.depths.len())? {
+            Some(sliding) => sliding,
+            None => (0..self.depths.len()).map(otherwise).collect(),
+        };
+        for (depth, _) in self.depths.iter_mut().zip(sliding).filter(|(_, sliding)| *sliding) {
+            depth.window =
+                Some(window.ok_or(ConfigError::MissingKey { path: keys.path.to_owned(), key: "sliding_window" })?);
+        }
+        Ok(self)
+    }
+
+    /// Names of the norms of a layer, in the order of the forward pass, without those of queries and keys.
+    #[must_use]
+    pub fn layer_norms(&self) -> &'static [&'static str] {
+        match self.residual {
+            Residual::PreNorm | Residual::Parallel => &["input_layernorm", "post_attention_layernorm"],
+            Residual::PostNorm => &["post_attention_layernorm", "post_feedforward_layernorm"],
+            Residual::Sandwich => &[
+                "input_layernorm",
+                "post_attention_layernorm",
+                "pre_feedforward_layernorm",
+                "post_feedforward_layernorm",
+            ],
+        }
+    }
+
+    /// A depth's kind in words: `window of 512 tokens, rope base 10000`.
+    #[must_use]
+    pub fn describe(&self, kind: DepthKind) -> String {
+        let sees = kind.window.map_or_else(|| "all tokens".to_owned(), |window| format!("window of {window} tokens"));
+        let turns = kind.rope.map(|rope| format!("rope base {}", self.ropes[rope].theta));
+        format!("{sees}, {}", turns.as_deref().unwrap_or("no rope"))
+    }
+
+    /// Whether norms have a bias.
+    #[must_use]
+    pub fn norm_bias(&self) -> bool {
+        self.norm == NormKind::Layer
+    }
+
+    /// The value of a key with an entry for each depth.
+    pub(super) fn depth_key(&self, key: &str) -> Value {
+        let depths = self.depths.iter();
+        match key {
+            NO_ROPE_LAYERS => depths.map(|depth| u8::from(depth.rope.is_some())).collect(),
+            _ => depths.map(|depth| if depth.window.is_some() { SLIDING } else { FULL }).collect(),
+        }
+    }
+}
+
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+/// Which depths slide, if the file says it.
+pub(super) fn layer_types(keys: &Keys<'_>, num_hidden_layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
+    keys.per_depth(LAYER_TYPES, num_hidden_layers, |value| match value.as_str() {
+        Some(FULL) => Ok(false),
+        Some(SLIDING) => Ok(true),
+        _ => Err(keys.unsupported(LAYER_TYPES, value, "supported: `full_attention`, `sliding_attention`")),
+    })
+}

@@ -1,0 +1,133 @@
+//! One depth of the stack: where its norms stand, and what is added to what.
+
+use crate::{
+    attention::{Attention, AttentionAtDepth},
+    cache::KvSlot,
+    kernels::{self, Layout},
+    mlp::{Mlp, MlpAtDepth},
+    norm::{Norm, chosen},
+    rope::RopeAngles,
+};
+use burn::{module::Module, tensor::Tensor};
+use retie_config::{DepthKind, ModelConfig, Residual};
+
+/// Stored weights, run by one depth or by several. Norms are absent where each depth has its own, and where the family has none.
+#[derive(Module, Debug)]
+pub struct Layer {
+    pub input_layernorm: Option<Norm>,
+    pub self_attn: Attention,
+    pub post_attention_layernorm: Option<Norm>,
+    pub pre_feedforward_layernorm: Option<Norm>,
+    pub mlp: Mlp,
+    pub post_feedforward_layernorm: Option<Norm>,
+}
+
+/// What belongs to one depth alone.
+#[derive(Module, Debug)]
+pub struct DepthWeights {
+    pub input_layernorm: Option<Norm>,
+    pub self_attn: AttentionAtDepth,
+    pub post_attention_layernorm: Option<Norm>,
+    pub pre_feedforward_layernorm: Option<Norm>,
+    pub mlp: MlpAtDepth,
+    pub post_feedforward_layernorm: Option<Norm>,
+}
+
+/// What all depths of a forward pass know of its rows.
+#[derive(Debug)]
+pub struct Rows {
+    pub(crate) layout: Layout,
+    /// How often the positions of `angles` repeat.
+    pub(crate) batch: usize,
+    /// One for each rotation of the model.
+    pub(crate) angles: Vec<RopeAngles>,
+}
+
+/// A depth about to run.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    pub layer: &'a Layer,
+    pub own: &'a DepthWeights,
+    pub config: &'a ModelConfig,
+    pub kind: DepthKind,
+}
+
+impl Block<'_> {
+    /// `x [M, D]` → `[M, D]`; with a cache, the keys and values of `x` join it and all of it is attended to.
+    pub fn forward(self, x: Tensor<2>, rows: &Rows, cache: Option<KvSlot<'_>>) -> Tensor<2> {
+        let mixed = self.mix(self.attention_input(x.clone()), rows, cache);
+        let attended = self.attention_output(mixed);
+        if self.config.anatomy.residual == Residual::Parallel {
+            let fed = self.feed_forward(self.mlp_input(x.clone()));
+            return kernels::add(kernels::add(x, attended), fed);
+        }
+        let x = kernels::add(x, attended);
+        let fed = self.feed_forward(self.mlp_input(x.clone()));
+        kernels::add(x, fed)
+    }
+
+    /// What q, k and v read.
+    pub fn attention_input(self, x: Tensor<2>) -> Tensor<2> {
+        match self.config.anatomy.residual {
+            Residual::PostNorm => x,
+            _ => self.norm(x, &self.layer.input_layernorm, &self.own.input_layernorm),
+        }
+    }
+
+    /// What o reads.
+    pub fn mix(self, x: Tensor<2>, rows: &Rows, cache: Option<KvSlot<'_>>) -> Tensor<2> {
+        self.layer.self_attn.mix(x, &self.own.self_attn, self.config, self.kind, rows, cache)
+    }
+
+    /// What attention adds to the stream, from what o reads.
+    pub fn attention_output(self, mixed: Tensor<2>) -> Tensor<2> {
+        let out = self.layer.self_attn.o_proj.forward(mixed, &self.own.self_attn.o_proj);
+        match self.config.anatomy.residual {
+            Residual::Sandwich | Residual::PostNorm => {
+                self.norm(out, &self.layer.post_attention_layernorm, &self.own.post_attention_layernorm)
+            }
+            Residual::PreNorm | Residual::Parallel => out,
+        }
+    }
+
+    /// What gate and up read.
+    pub fn mlp_input(self, x: Tensor<2>) -> Tensor<2> {
+        match self.config.anatomy.residual {
+            Residual::PostNorm => x,
+            Residual::Sandwich => {
+                self.norm(x, &self.layer.pre_feedforward_layernorm, &self.own.pre_feedforward_layernorm)
+            }
+            Residual::PreNorm | Residual::Parallel => {
+                self.norm(x, &self.layer.post_attention_layernorm, &self.own.post_attention_layernorm)
+            }
+        }
+    }
+
+    /// What down reads.
+    pub fn inner(self, x: Tensor<2>) -> Tensor<2> {
+        self.layer.mlp.inner(x, &self.own.mlp, self.config.anatomy.mlp)
+    }
+
+    /// What the feed-forward network adds to the stream, from what down reads.
+    pub fn mlp_output(self, inner: Tensor<2>) -> Tensor<2> {
+        self.after_mlp(self.layer.mlp.down_proj.forward(inner, &self.own.mlp.down_proj))
+    }
+
+    /// [`Block::mlp_output`] of [`Block::inner`], in one.
+    fn feed_forward(self, x: Tensor<2>) -> Tensor<2> {
+        self.after_mlp(self.layer.mlp.forward(x, &self.own.mlp, self.config.anatomy.mlp))
+    }
+
+    fn after_mlp(self, out: Tensor<2>) -> Tensor<2> {
+        match self.config.anatomy.residual {
+            Residual::Sandwich | Residual::PostNorm => {
+                self.norm(out, &self.layer.post_feedforward_layernorm, &self.own.post_feedforward_layernorm)
+            }
+            Residual::PreNorm | Residual::Parallel => out,
+        }
+    }
+
+    fn norm(self, x: Tensor<2>, stored: &Option<Norm>, own: &Option<Norm>) -> Tensor<2> {
+        chosen(stored, own).forward(x, &self.config.anatomy)
+    }
+}
