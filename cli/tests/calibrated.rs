@@ -80,13 +80,9 @@ fn what_cannot_be_calibrated_is_refused() {
     error: init `calibrated` has no text to be fitted to
     hint: name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option
     ");
-    assert_snapshot!(place.refused(&format!("{to} --init average --calibration text/train.jsonl")), @"
-    error: init `average` is not fitted to a text, but one is given
-    hint: ask for init `calibrated`, or leave it out
-    ");
     assert_snapshot!(place.refused(&format!("{to} --init average --calibration-tokens 100")), @"
-    error: init `average` is not fitted to a text, but a number of tokens is given
-    hint: ask for init `calibrated`, or leave it out
+    error: a number of calibration tokens is given, but no text
+    hint: name the text, or leave the number out
     ");
     assert_snapshot!(place.refused(&format!("{to} {FITTED} --calibration-tokens 10").replace("--calibration-tokens 2048", "")), @"
     error: 10 calibration tokens are too few, expected at least 64

@@ -1,7 +1,7 @@
 //! `retie convert --config FILE.yaml`: from a pretrained model to a recursive one.
 
 use crate::{
-    Fit, Init, Pattern, ShareError, Sharing,
+    Budget, Fit, Init, Pattern, ShareError, Sharing,
     document::{Checks, Document},
     run::{check_schema, check_text},
 };
@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// A conversion. See `configs/recipes/convert-smollm2-r2.yaml` for a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConvertConfig {
     /// Version of these keys: 1.
     pub schema: u32,
     /// A Hugging Face folder, a `.gguf` file, or a hub id.
     pub model: String,
-    /// Passes over the shared block, `R`; may be left out with a `map`, which implies it.
+    /// Passes over the shared block, `R`; may be left out with a `map`, which implies it, and with `init: auto`, which tries 2 and 3.
     #[serde(default)]
     pub recursions: Option<usize>,
-    /// Which depths share a layer; may be left out with a `map`.
+    /// Which depths share a layer; may be left out with a `map`, and with `init: auto`, which tries all that need nothing else.
     #[serde(default)]
     pub sharing: Option<Sharing>,
     /// Unshared layers before the loop of `cycle` and `sequence`.
@@ -36,10 +36,14 @@ pub struct ConvertConfig {
     pub fit: Option<Fit>,
     /// Where the shared layers come from.
     pub init: Init,
-    /// Text that `init: calibrated` is fitted to: a `.jsonl` or `.parquet` file with a field `text`, or a plain text file.
+    /// The most that the weights may be, for `init: auto`.
+    #[serde(default)]
+    pub budget: Option<Budget>,
+    /// Text on which the start is scored, and that `init: calibrated` is fitted to: a `.jsonl` or `.parquet` file with a field
+    /// `text`, or a plain text file.
     #[serde(default)]
     pub calibration: Option<PathBuf>,
-    /// Tokens of it that are fitted to; see [`ConvertConfig::calibration_tokens`] for the default.
+    /// Tokens of it that are fitted to, a quarter as many are scored; see [`ConvertConfig::calibration_tokens`] for the default.
     #[serde(default)]
     pub calibration_tokens: Option<usize>,
     /// Rank of the per-depth LoRA; none if absent.
@@ -150,6 +154,7 @@ impl ConvertConfig {
             map: None,
             fit: None,
             init,
+            budget: None,
             calibration: None,
             calibration_tokens: None,
             lora_rank: None,
@@ -200,7 +205,7 @@ impl ConvertConfig {
     fn lora_mismatches(&self) -> Vec<Mismatch> {
         let mut found = Vec::new();
         let mut add = |key, message: String, hint| found.push(Mismatch { key, message, hint });
-        let has_ranks = self.lora_rank.is_some() || !self.lora_ranks.is_empty();
+        let has_ranks = self.has_ranks();
         if has_ranks && self.lora_budget.is_some() {
             let message = "both ranks and a budget of the LoRA are given".to_owned();
             add("lora_budget", message, "the budget decides about ranks: give one or the other");
@@ -209,7 +214,7 @@ impl ConvertConfig {
             let message = format!("LoRA is asked for from recursion {} on, but there is none", self.lora_from);
             add("lora_from", message, "give it a rank or a budget, or leave `lora_from` out");
         }
-        if self.lora_from > 0 && self.lora_from >= self.num_recursions() {
+        if self.lora_from > 0 && self.lora_from >= self.num_recursions() && self.init != Init::Auto {
             let message = format!(
                 "LoRA from recursion {} on is none: they are 0 to {}",
                 self.lora_from,
@@ -234,16 +239,30 @@ impl ConvertConfig {
         found
     }
 
+    /// Whether `init: auto` chooses the pattern.
+    #[must_use]
+    pub fn chooses_pattern(&self) -> bool {
+        self.init == Init::Auto && self.sharing.is_none() && self.map.is_none()
+    }
+
     fn pattern_mismatches(&self) -> Vec<Mismatch> {
         let mut found = Vec::new();
-        if let Err(error) = self.pattern() {
+        let has_ends = self.prelude.is_some() || self.coda.is_some();
+        if self.chooses_pattern() && has_ends {
+            let message = "`prelude` and `coda` are given, but no sharing pattern that they belong to".to_owned();
+            found.push(Mismatch { key: "prelude", message, hint: "name `cycle` or `sequence`, or leave them out" });
+        }
+        if let Err(error) = self.pattern()
+            && !self.chooses_pattern()
+        {
             let key = if self.map.is_some() { "map" } else { "sharing" };
             found.push(match error {
                 ShareError::Mismatch { problem, hint } => Mismatch { key, message: problem, hint },
                 other => Mismatch { key, message: other.to_string(), hint: "correct the pattern" },
             });
         }
-        if self.num_recursions() == 0 {
+        let chosen = self.init == Init::Auto && self.recursions.is_none();
+        if self.num_recursions() == 0 && !chosen {
             let (message, hint) = match self.recursions {
                 Some(_) => ("`recursions` is `0`, expected a positive integer", "1 copies the model"),
                 None => ("nothing says how often the shared layers run", "give the number of recursions, e.g. 2"),
@@ -265,35 +284,50 @@ impl ConvertConfig {
         self.calibration_tokens.unwrap_or(CALIBRATION_TOKENS)
     }
 
-    /// What is wrong between `init` and the keys of a calibration.
+    /// What is wrong between `init` and the keys of a calibration and a search.
     fn calibration_mismatches(&self) -> Vec<Mismatch> {
         let mut found = Vec::new();
         let mut add = |key, message: String, hint| found.push(Mismatch { key, message, hint });
-        if self.init == Init::Calibrated {
-            if self.num_recursions() == 1 {
-                let message = "init `calibrated` needs at least 2 recursions: with 1 no layer is shared";
-                add("recursions", message.to_owned(), "with 1 recursion every other init copies the model");
-            }
-            if self.calibration.as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
-                let hint = "name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option";
-                add("init", "init `calibrated` has no text to be fitted to".to_owned(), hint);
-            }
-            if let Some(tokens) = self.calibration_tokens.filter(|tokens| *tokens < LEAST_CALIBRATION_TOKENS) {
-                let message =
-                    format!("{tokens} calibration tokens are too few, expected at least {LEAST_CALIBRATION_TOKENS}");
-                add("calibration_tokens", message, "leave the number out, or ask for some thousands");
-            }
-            return found;
+        let init = self.init;
+        let measured = matches!(init, Init::Calibrated | Init::Auto);
+        if measured && self.recursions == Some(1) {
+            let message = format!("init `{init}` needs at least 2 recursions: with 1 no layer is shared");
+            add("recursions", message, "with 1 recursion every other init copies the model");
         }
-        let hint = "ask for init `calibrated`, or leave it out";
-        if self.calibration.is_some() {
-            add("calibration", format!("init `{}` is not fitted to a text, but one is given", self.init), hint);
+        if measured && self.calibration.as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
+            let hint = "name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option";
+            let what = if init == Init::Auto { "be measured on" } else { "be fitted to" };
+            add("init", format!("init `{init}` has no text to {what}"), hint);
         }
-        if self.calibration_tokens.is_some() {
-            let message = format!("init `{}` is not fitted to a text, but a number of tokens is given", self.init);
-            add("calibration_tokens", message, hint);
+        if self.calibration_tokens.is_some() && self.calibration.is_none() && !measured {
+            let message = "a number of calibration tokens is given, but no text".to_owned();
+            add("calibration_tokens", message, "name the text, or leave the number out");
+        }
+        if let Some(tokens) = self.calibration_tokens.filter(|tokens| *tokens < LEAST_CALIBRATION_TOKENS) {
+            let message =
+                format!("{tokens} calibration tokens are too few, expected at least {LEAST_CALIBRATION_TOKENS}");
+            add("calibration_tokens", message, "leave the number out, or ask for some thousands");
+        }
+        match (init, self.budget) {
+            (Init::Auto, None) => {
+                let hint = "say what the weights may be, e.g. `75%` of the source, `90M` parameters or `250MiB`";
+                add("budget", "init `auto` has no budget".to_owned(), hint);
+            }
+            (Init::Auto, Some(_)) if self.has_ranks() || self.lora_budget.is_some() || self.lora_from > 0 => {
+                let message = "init `auto` decides about the LoRA, but some is asked for".to_owned();
+                add("init", message, "leave the keys of the LoRA out, or name another init");
+            }
+            (init, Some(_)) if init != Init::Auto => {
+                let message = format!("init `{init}` takes no budget of all weights");
+                add("budget", message, "ask for init `auto`; `lora_budget` is for the LoRA alone");
+            }
+            _ => {}
         }
         found
+    }
+
+    fn has_ranks(&self) -> bool {
+        self.lora_rank.is_some() || !self.lora_ranks.is_empty()
     }
 }
 
@@ -341,6 +375,7 @@ mod tests {
         map: null
         fit: null
         init: average
+        budget: null
         calibration: null
         calibration_tokens: null
         lora_rank: null
@@ -369,7 +404,7 @@ mod tests {
           hint: 1 copies the model
         convert.yaml:4:10: `sharing` is `midle_cycle`, expected one of `cycle`, `sequence`, `middle_cycle`, `middle_sequence`, `map`
           hint: did you mean `middle_cycle`?
-        convert.yaml:5:7: `init` is `mean`, expected one of `stepwise`, `average`, `lower`, `upper`, `random`, `calibrated`
+        convert.yaml:5:7: `init` is `mean`, expected one of `stepwise`, `average`, `lower`, `upper`, `random`, `calibrated`, `auto`
         convert.yaml:6:12: `lora_rank` is `0`, expected a positive integer
           hint: leave `lora_rank` out for a model without LoRA
         convert.yaml:7:8: `dtype` is `fp8`, expected one of `keep`, `f32`, `bf16`, `f16`
@@ -414,13 +449,12 @@ mod tests {
         convert.yaml:5:7: init `calibrated` has no text to be fitted to
           hint: name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option
         ");
-        let text = format!("{MINIMAL}calibration: a.jsonl\ncalibration_tokens: 100\n");
-        assert_snapshot!(parse(&text).unwrap_err(), @"
-        `convert.yaml` has 2 problems
-        convert.yaml:7:14: init `average` is not fitted to a text, but one is given
-          hint: ask for init `calibrated`, or leave it out
-        convert.yaml:8:21: init `average` is not fitted to a text, but a number of tokens is given
-          hint: ask for init `calibrated`, or leave it out
+        // Any start can be scored on a text.
+        parse(&format!("{MINIMAL}calibration: a.jsonl\ncalibration_tokens: 100\n")).unwrap();
+        assert_snapshot!(parse(&format!("{MINIMAL}calibration_tokens: 100\n")).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:7:21: a number of calibration tokens is given, but no text
+          hint: name the text, or leave the number out
         ");
         let text = calibrated.replace("recursions: 2", "recursions: 1");
         let text = format!("{text}calibration: a.jsonl\ncalibration_tokens: 10\n");
@@ -433,6 +467,36 @@ mod tests {
         ");
         let config = parse(&format!("{calibrated}calibration: a.jsonl\n")).unwrap();
         assert_eq!(config.calibration_tokens(), 8192);
+    }
+
+    #[test]
+    fn a_search_has_a_budget_and_a_text_and_decides_about_the_rest() {
+        let text = "schema: 1\nmodel: m\ninit: auto\noutput: o\nbudget: 75%\ncalibration: a.jsonl\n";
+        let config = parse(text).unwrap();
+        assert!(config.chooses_pattern() && config.num_recursions() == 0);
+        assert_eq!(config.budget, Some(Budget::Percent(75.0)));
+        assert_eq!(parse(&document::to_yaml(&config).unwrap()).unwrap(), config);
+        assert!(!parse(&format!("{text}sharing: sequence\nprelude: 2\nrecursions: 3\n")).unwrap().chooses_pattern());
+        let text = "schema: 1\nmodel: m\ninit: auto\noutput: o\nprelude: 1\nlora_rank: 4\n";
+        assert_snapshot!(parse(text).unwrap_err(), @"
+        `convert.yaml` has 3 problems
+        convert.yaml:1:1: init `auto` has no budget
+          hint: say what the weights may be, e.g. `75%` of the source, `90M` parameters or `250MiB`
+        convert.yaml:3:7: init `auto` has no text to be measured on
+          hint: name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option
+        convert.yaml:5:10: `prelude` and `coda` are given, but no sharing pattern that they belong to
+          hint: name `cycle` or `sequence`, or leave them out
+        ");
+        let text = "schema: 1\nmodel: m\ninit: auto\noutput: o\nbudget: lots\ncalibration: a\nlora_budget: 9\n";
+        assert_snapshot!(parse(text).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:5:9: `budget` is `lots`, expected parameters (`90M`), bytes (`250MiB`) or a part of the source (`75%`)
+        ");
+        assert_snapshot!(parse(&format!("{MINIMAL}budget: 1000\n")).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:7:9: init `average` takes no budget of all weights
+          hint: ask for init `auto`; `lora_budget` is for the LoRA alone
+        ");
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub enum ConfigError {
     /// A configuration cannot be written as YAML.
     #[error("cannot write the configuration as YAML")]
     WriteYaml(#[source] serde_saphyr::ser_error::Error),
+    /// A checkpoint says that its start is to be chosen.
+    #[error("`recursion.init` is `auto`, expected the init that was chosen")]
+    InitOfCheckpoint,
     /// Ranks of a LoRA do not fit the model.
     #[error("the ranks of `recursion.lora` do not fit the model:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
     LoraRanks {

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod arch;
+mod budget;
 mod convert;
 pub mod document;
 mod error;
@@ -26,6 +27,7 @@ pub use arch::{
     ARCHITECTURES, Activation, Anatomy, Architecture, DepthKind, MlpKind, NormKind, QkNorm, Residual, Rope,
     RopeScaling, TensorNames,
 };
+pub use budget::Budget;
 pub use convert::{ConvertConfig, Mismatch, StoredDtype};
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;

@@ -20,12 +20,18 @@ pub enum Init {
     Random,
     /// Fitted to what the source computes on a calibration text.
     Calibrated,
+    /// The best of several candidates by measurement, with its pattern and ranks. A checkpoint has the one that was chosen.
+    Auto,
 }
 
 impl Init {
-    /// Every initialisation, in the order of the documentation.
+    /// Every initialisation that a checkpoint can have, in the order of the documentation.
     pub const ALL: [Self; 6] =
         [Self::Stepwise, Self::Average, Self::Lower, Self::Upper, Self::Random, Self::Calibrated];
+
+    /// Everything that can be asked for.
+    pub const CHOICES: [Self; 7] =
+        [Self::Stepwise, Self::Average, Self::Lower, Self::Upper, Self::Random, Self::Calibrated, Self::Auto];
 
     /// The name in configurations and on the command line.
     #[must_use]
@@ -37,6 +43,7 @@ impl Init {
             Self::Upper => "upper",
             Self::Random => "random",
             Self::Calibrated => "calibrated",
+            Self::Auto => "auto",
         }
     }
 }
@@ -51,8 +58,8 @@ impl std::str::FromStr for Init {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let known = "stepwise, average, lower, upper, random, calibrated";
-        Self::ALL
+        let known = "stepwise, average, lower, upper, random, calibrated, auto";
+        Self::CHOICES
             .into_iter()
             .find(|i| i.name() == name)
             .ok_or_else(|| format!("unknown init `{name}`, expected one of {known}"))
@@ -127,6 +134,9 @@ impl RecursionConfig {
     /// fit the pattern.
     pub fn share_map(&self, model: &ModelConfig) -> Result<ShareMap, ConfigError> {
         let map = ShareMap::lay(&self.pattern()?, model.num_hidden_layers, self.num_recursions)?;
+        if self.init == Init::Auto {
+            return Err(ConfigError::InitOfCheckpoint);
+        }
         if let Some(lora) = &self.lora {
             lora.check(model, &map)?;
         }

@@ -114,14 +114,24 @@ pub enum ConvertError {
         "init `calibrated` needs at least 2 recursions: with 1 no layer is shared\nhint: with 1 recursion every init copies the model"
     )]
     CalibratedWithoutSharing,
-    /// Calibration text and a calibrated start come together.
-    #[error(
-        "init `{init}` {}\nhint: a calibration text and init `calibrated` come together",
-        if *init == Init::Calibrated { "has no calibration text" } else { "takes no calibration text" }
-    )]
-    CalibrationMismatch {
+    /// A start by measurement has no text.
+    #[error("init `{init}` has no calibration text\nhint: give one, or choose another init")]
+    NoCalibration {
         /// The init that was asked for.
         init: Init,
+    },
+    /// No candidate of a search fits.
+    #[error(
+        "nothing can be tried within the budget `{budget}` ({allowed} parameters):\n{}\nhint: raise the budget, or try other recursions, patterns or a `fit`",
+        indented(reasons)
+    )]
+    NothingToSearch {
+        /// The budget as it was asked for.
+        budget: String,
+        /// The same in parameters.
+        allowed: usize,
+        /// Why each pattern was passed over.
+        reasons: Vec<String>,
     },
     /// What the linears of a depth read has no second moments.
     #[error(
@@ -155,6 +165,10 @@ pub enum ConvertError {
 
 fn quoted(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn indented(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }
 
 fn places(tensors: &[(String, PathBuf)]) -> String {

@@ -17,6 +17,7 @@ mod error;
 mod factorize;
 pub mod init;
 mod kinds;
+mod lints;
 mod options;
 mod pipeline;
 mod plan;
@@ -24,6 +25,7 @@ mod ranks;
 mod render;
 mod report;
 mod router;
+mod search;
 mod spectra;
 mod tied_group;
 mod verify;
@@ -32,9 +34,10 @@ pub use calibrate::Calibration;
 pub use counts::ParameterCounts;
 pub use error::ConvertError;
 pub use options::{ConvertOptions, Extras};
-pub use pipeline::{Progress, REPORT_FILE, Stage, convert, convert_calibrated};
+pub use pipeline::{Progress, REPORT_FILE, Stage, convert, convert_with_text};
 pub use render::grouped;
 pub use report::{
-    Alias, CalibrationReport, Check, ConvertReport, DepthEnergy, LoraReport, PlainError, ProjectionEnergy,
+    Alias, CalibrationReport, Check, ConvertReport, DepthEnergy, LoraReport, PlainError, ProjectionEnergy, Scores,
 };
 pub use router::{ROUTER_REPORT_FILE, RouterReport, add_router};
+pub use search::{CandidateReport, SearchReport, SearchSpace, search};

@@ -1,8 +1,8 @@
 //! What a conversion is asked to do.
 
-use crate::ConvertError;
+use crate::{ConvertError, SearchReport};
 use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, Dtype, Provenance};
-use retie_config::{ConvertConfig, DepthPlan, Fit, Init, Pattern, ShareMap, StoredDtype};
+use retie_config::{ConvertConfig, DepthPlan, Fit, Init, Pattern, ShareMap, Sharing, StoredDtype};
 use std::collections::BTreeMap;
 
 /// Choices of a conversion.
@@ -72,6 +72,11 @@ impl ConvertOptions {
     /// # Errors
     /// When its keys do not say which depths share a layer.
     pub fn of(config: &ConvertConfig) -> Result<Self, ConvertError> {
+        // A search puts the pattern of each candidate in the place of this one.
+        let pattern = match config.chooses_pattern() {
+            true => Pattern::new(Sharing::Cycle, None, None, None)?,
+            false => config.pattern()?,
+        };
         Ok(Self {
             fit: config.fit,
             lora_rank: config.lora_rank,
@@ -87,16 +92,18 @@ impl ConvertOptions {
                 StoredDtype::F16 => Some(Dtype::F16),
             },
             seed: config.seed,
-            ..Self::new(config.num_recursions(), config.pattern()?, config.init)
+            ..Self::new(config.num_recursions(), pattern, config.init)
         })
     }
 }
 
 /// What goes into the folder beside the weights and `config.json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Extras {
     /// File name and content, e.g. of `tokenizer.json`.
     pub files: Vec<(String, Vec<u8>)>,
     /// Becomes `retie.json`.
     pub provenance: Option<Provenance>,
+    /// The search that chose the options, for the report.
+    pub search: Option<SearchReport>,
 }

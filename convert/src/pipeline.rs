@@ -2,14 +2,14 @@
 
 use crate::{
     Calibration, ConvertError, ConvertOptions, ConvertReport, Extras,
-    calibrate::{Fitted, Scratch, calibrate, calibrated_spectra},
+    calibrate::{Fitted, Scratch, SourceStates, calibrate, calibrated_spectra},
     plan::{Plan, PlannedTensor},
     ranks::spread_budget,
     spectra::plain_spectra,
     tied_group::{group_factors, mean},
     verify::{plain_error, verify},
 };
-use retie_checkpoint::{CheckpointError, FolderWriter, Staging, TensorSource, narrow, widen};
+use retie_checkpoint::{CheckpointError, FolderWriter, SafetensorsFolder, Staging, TensorSource, narrow, widen};
 use retie_config::{Init, ModelConfig};
 use serde::Serialize;
 use std::{io::Write, path::Path};
@@ -20,6 +20,8 @@ pub const REPORT_FILE: &str = "convert.json";
 /// Part of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Candidates of a search are scored, one by one.
+    Search,
     /// Ranks are chosen within a budget, tensor by tensor, or with a calibration layer by layer.
     Spread,
     /// Shared weights are fitted to a calibration text, layer by layer.
@@ -52,7 +54,7 @@ pub struct Progress<'a> {
 ///
 /// # Errors
 /// When the source does not fit its configuration (all bad tensors are listed), the options do not fit the source or want a calibration
-/// (then it is [`convert_calibrated`]), `out` holds something, a file cannot be read or written, or a check of the result fails.
+/// (then it is [`convert_with_text`]), `out` holds something, a file cannot be read or written, or a check of the result fails.
 pub fn convert(
     source: &dyn TensorSource,
     config: &ModelConfig,
@@ -64,14 +66,15 @@ pub fn convert(
     run(source, config, options, None, extras, out, progress)
 }
 
-/// As [`convert`], with [`Init::Calibrated`]. The same input gives the same bytes.
+/// As [`convert`], with a text: [`Init::Calibrated`] is fitted to it, and every init is scored on what is held out of it. The same input
+/// gives the same bytes.
 ///
 /// # Errors
-/// As [`convert`], and when the options ask for another init or for one recursion, or the model is not finite on the text.
+/// As [`convert`], and when the options ask for a calibrated start with one recursion, or the model is not finite on the text.
 ///
 /// # Panics
 /// When the calibration's tokens are not whole sequences of at least 2 tokens, one or more to fit and one or more held out.
-pub fn convert_calibrated(
+pub fn convert_with_text(
     source: &dyn TensorSource,
     config: &ModelConfig,
     options: &ConvertOptions,
@@ -86,6 +89,24 @@ pub fn convert_calibrated(
     run(source, config, options, Some(calibration), extras, out, progress)
 }
 
+/// Lays out the conversion; ranks that a budget decides about are looked for.
+pub(crate) fn plan(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+    options: &ConvertOptions,
+    calibration: Option<&Calibration<'_>>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Plan, ConvertError> {
+    let plan = Plan::new(source, config, options)?;
+    let Some(budget) = options.lora_budget else { return Ok(plan) };
+    let spectra = match calibration.filter(|_| options.init == Init::Calibrated) {
+        None => plain_spectra(source, &plan, options, progress)?,
+        Some(calibration) => calibrated_spectra(source, &plan, options, calibration, progress)?,
+    };
+    let lora = spread_budget(budget, &spectra, &plan.config, plan.map())?;
+    Ok(plan.with_lora(source, options, lora))
+}
+
 fn run(
     source: &dyn TensorSource,
     config: &ModelConfig,
@@ -95,32 +116,30 @@ fn run(
     out: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ConvertReport, ConvertError> {
-    if calibration.is_some() != (options.init == Init::Calibrated) {
-        return Err(ConvertError::CalibrationMismatch { init: options.init });
+    if options.init == Init::Auto || (calibration.is_none() && options.init == Init::Calibrated) {
+        return Err(ConvertError::NoCalibration { init: options.init });
     }
-    let mut plan = Plan::new(source, config, options)?;
-    if let Some(budget) = options.lora_budget {
-        let spectra = match calibration {
-            None => plain_spectra(source, &plan, options, progress)?,
-            Some(calibration) => calibrated_spectra(source, &plan, options, calibration, progress)?,
-        };
-        let lora = spread_budget(budget, &spectra, &plan.config, plan.map())?;
-        plan = plan.with_lora(source, options, lora);
-    }
+    let plan = plan(source, config, options, calibration, progress)?;
     let infos = source.names().into_iter().filter_map(|name| source.info(name).cloned());
-    let mut report = ConvertReport::new(&plan, config, infos, options.seed)?;
+    let mut report = ConvertReport::new(&plan, config, infos, options)?;
+    report.search = extras.search.clone();
     let staging = Staging::new(out)?;
     write_json(&staging.path().join("config.json"), &plan.config.to_json())?;
-    match calibration {
-        None => write_weights(source, &plan, options, None, staging.path(), &mut report, progress)?,
-        Some(calibration) => {
+    let mut average = None;
+    let states = calibration.map(|calibration| SourceStates::of(source, &plan, calibration)).transpose()?;
+    match (calibration, &states) {
+        (Some(calibration), Some(states)) if options.init == Init::Calibrated => {
             report.set_calibration(calibration);
             let scratch = Scratch::create(staging.path())?;
             let fitted = calibrate(source, &plan, calibration, options.seed, &scratch, progress)?;
             write_weights(source, &plan, options, Some(&fitted), staging.path(), &mut report, progress)?;
-            let (source_nll, average, calibrated) = fitted.effect(staging.path(), progress)?;
-            report.set_effect(source_nll, average, calibrated);
+            average = Some(fitted.average(states, progress)?);
         }
+        _ => write_weights(source, &plan, options, None, staging.path(), &mut report, progress)?,
+    }
+    if let (Some(calibration), Some(states)) = (calibration, &states) {
+        let written = states.written(source, &plan, calibration, &SafetensorsFolder::open(staging.path())?)?;
+        report.set_scores(calibration, states.nll(source, calibration)?, average, written);
     }
     report.checks = verify(source, &plan, &report, staging.path(), progress)?;
     let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();

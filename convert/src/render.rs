@@ -1,6 +1,8 @@
 //! A [`ConvertReport`] as aligned plain text.
 
-use crate::{Alias, CalibrationReport, ConvertReport, ParameterCounts, ProjectionEnergy};
+use crate::{
+    Alias, CalibrationReport, ConvertReport, ParameterCounts, ProjectionEnergy, Scores, SearchReport, calibrate::Effect,
+};
 use retie_config::RecursionConfig;
 use std::fmt::{self, Display, Formatter};
 
@@ -13,7 +15,7 @@ impl Display for ConvertReport {
                 "{} depths from {} stored layers: {}, {} recursions, init {}",
                 self.num_depths,
                 self.num_layers,
-                pattern(r),
+                pattern_name(r),
                 r.num_recursions,
                 r.init
             )?,
@@ -36,8 +38,10 @@ impl Display for ConvertReport {
                 writeln!(f, "{:<18} {:>7}  {}{range}", p.projection, ranks(p), of(p.kept))?;
             }
         }
-        if let Some(calibration) = &self.calibration {
-            effect(f, calibration)?;
+        match (&self.calibration, &self.scores) {
+            (Some(calibration), _) => effect(f, calibration)?,
+            (None, Some(found)) => scores(f, found)?,
+            (None, None) => {}
         }
         if !self.left_out.is_empty() {
             writeln!(f, "\nleft out, as the model does not need them: {}", self.left_out.join(", "))?;
@@ -54,7 +58,7 @@ impl Display for ConvertReport {
 }
 
 /// The pattern's name, with its unshared layers where the name does not say them.
-fn pattern(recursion: &RecursionConfig) -> String {
+pub(crate) fn pattern_name(recursion: &RecursionConfig) -> String {
     let ends = [("prelude", recursion.prelude), ("coda", recursion.coda)];
     let ends = ends.into_iter().filter_map(|(name, layers)| Some(format!(", {name} {}", layers?)));
     std::iter::once(recursion.sharing.name().to_owned()).chain(ends).collect()
@@ -103,12 +107,62 @@ fn effect(f: &mut Formatter<'_>, report: &CalibrationReport) -> fmt::Result {
         report.text,
         grouped(report.heldout_tokens as u64)
     )?;
-    writeln!(f, "{:<22} {:>9} {:>16}", "", "NLL", "KL to the source")?;
-    writeln!(f, "{:<22} {:>9.3}", "source", report.source_nll)?;
-    for (name, effect) in [("average", report.average), ("calibrated", report.calibrated)] {
-        writeln!(f, "{name:<22} {:>9.3} {:>16.3}", effect.nll, effect.kl)?;
+    score_rows(f, report.source_nll, &[("average", report.average), ("calibrated", report.calibrated)])
+}
+
+fn scores(f: &mut Formatter<'_>, scores: &Scores) -> fmt::Result {
+    let tokens = grouped(scores.tokens as u64);
+    writeln!(f, "\nscores on {tokens} tokens of {}, in nats per token", scores.text)?;
+    score_rows(f, scores.source_nll, &[("this model", scores.effect)])
+}
+
+fn score_rows(f: &mut Formatter<'_>, source_nll: f64, rows: &[(&str, Effect)]) -> fmt::Result {
+    writeln!(f, "{:<22} {:>9} {:>9} {:>16}", "", "NLL", "ΔNLL", "KL to the source")?;
+    writeln!(f, "{:<22} {source_nll:>9.3}", "source")?;
+    for (name, effect) in rows {
+        writeln!(f, "{name:<22} {:>9.3} {:>9.3} {:>16.3}", effect.nll, effect.nll - source_nll, effect.kl)?;
     }
     Ok(())
+}
+
+/// The ranking, from the least KL up, and why the first was taken.
+impl Display for SearchReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} candidates within {} parameters ({}), scored on {} tokens; the source has NLL {:.3}",
+            self.candidates.len(),
+            grouped(self.allowed_parameters as u64),
+            self.budget,
+            grouped(self.heldout_tokens as u64),
+            self.source_nll
+        )?;
+        let width = self.candidates.iter().map(|c| c.sharing.chars().count()).max().unwrap_or(0).max("sharing".len());
+        writeln!(
+            f,
+            "\n{:>3} {:>8} {:>8}  {:<width$} {:>2}  {:<10} {:<9} {:>14} {:>12}",
+            "", "KL", "NLL", "sharing", "R", "init", "LoRA", "parameters", "fitted to"
+        )?;
+        for (i, c) in self.candidates.iter().enumerate() {
+            let fitted = c.fitted_tokens.map_or_else(|| "–".to_owned(), |tokens| grouped(tokens as u64));
+            writeln!(
+                f,
+                "{:>3} {:>8.3} {:>8.3}  {:<width$} {:>2}  {:<10} {:<9} {:>14} {fitted:>12}",
+                i + 1,
+                c.kl,
+                c.nll,
+                c.sharing,
+                c.recursions,
+                c.init.name(),
+                c.lora,
+                grouped(c.parameters as u64)
+            )?;
+        }
+        for reason in &self.passed_over {
+            writeln!(f, "\npassed over: {reason}")?;
+        }
+        writeln!(f, "\nchosen: {}", self.why)
+    }
 }
 
 /// `1234567` as `1,234,567`.

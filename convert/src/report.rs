@@ -1,10 +1,11 @@
 //! What a conversion did: stored as `convert.json`, shown as text (see `render.rs`).
 
 use crate::{
-    Calibration, ConvertError, ParameterCounts,
+    Calibration, ConvertError, ConvertOptions, ParameterCounts, SearchReport,
     calibrate::Effect,
     factorize::Factors,
     kinds,
+    lints::lints,
     plan::{Plan, PlannedFactors},
 };
 use retie_checkpoint::TensorInfo;
@@ -41,6 +42,12 @@ pub struct ConvertReport {
     /// What a calibrated start was fitted to, and what it is worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationReport>,
+    /// How close the start is to the source on a text, where one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Scores>,
+    /// The search that chose this start, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
     /// Source tensors that hold nothing the model needs, and were left out.
     pub left_out: Vec<String>,
     /// What the reader should know.
@@ -63,6 +70,24 @@ pub struct Alias {
     pub stands_for: Option<usize>,
     /// Source layers whose mean the stored layer is, or that it was fitted to.
     pub sources: Vec<usize>,
+}
+
+/// A start beside its source, on held-out text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Name of the text.
+    pub text: String,
+    /// Tokens of a sequence.
+    pub sequence_length: usize,
+    /// Tokens that were scored; nothing was fitted to them.
+    pub tokens: usize,
+    /// NLL of the source, nats per token.
+    pub source_nll: f64,
+    /// NLL of this model minus that of the source.
+    pub delta_nll: f64,
+    /// This model, as it was written.
+    #[serde(flatten)]
+    pub effect: Effect,
 }
 
 /// A calibrated start.
@@ -157,7 +182,7 @@ impl ConvertReport {
         plan: &Plan,
         source_config: &ModelConfig,
         source_infos: impl Iterator<Item = TensorInfo>,
-        seed: u64,
+        options: &ConvertOptions,
     ) -> Result<Self, ConvertError> {
         let steps = plan.map().depths().iter();
         let aliases = steps.map(|step| Alias {
@@ -180,7 +205,7 @@ impl ConvertReport {
         Ok(Self {
             schema: 1,
             recursion: plan.config.recursion.clone(),
-            seed,
+            seed: options.seed,
             num_depths: plan.map().num_depths(),
             num_layers: plan.map().num_layers(),
             parameters: ParameterCounts::of(&plan.config)?,
@@ -190,8 +215,10 @@ impl ConvertReport {
             aliases: aliases.collect(),
             lora,
             calibration: None,
+            scores: None,
+            search: None,
             left_out: plan.redundant.clone(),
-            notes: notes(plan),
+            notes: notes(plan, options),
             checks: Vec::new(),
         })
     }
@@ -211,11 +238,25 @@ impl ConvertReport {
         });
     }
 
-    /// Adds the scores.
-    pub(crate) fn set_effect(&mut self, source_nll: f64, average: Effect, calibrated: Effect) {
-        let Some(report) = &mut self.calibration else { return };
-        (report.source_nll, report.average, report.calibrated) = (source_nll, average, calibrated);
-        if calibrated.kl >= average.kl {
+    /// Adds the scores; `average` is there for a calibrated start.
+    pub(crate) fn set_scores(
+        &mut self,
+        calibration: &Calibration<'_>,
+        source_nll: f64,
+        average: Option<Effect>,
+        written: Effect,
+    ) {
+        self.scores = Some(Scores {
+            text: calibration.text.clone(),
+            sequence_length: calibration.sequence_length,
+            tokens: calibration.heldout.len(),
+            source_nll,
+            delta_nll: written.nll - source_nll,
+            effect: written,
+        });
+        let (Some(report), Some(average)) = (&mut self.calibration, average) else { return };
+        (report.source_nll, report.average, report.calibrated) = (source_nll, average, written);
+        if written.kl >= average.kl {
             self.notes.push(
                 "on held-out text the calibrated start is not closer to the source than `average`: more calibration tokens, \
                  or a text like the one the model is for, may help"
@@ -249,7 +290,7 @@ impl ConvertReport {
     }
 }
 
-fn notes(plan: &Plan) -> Vec<String> {
+fn notes(plan: &Plan, options: &ConvertOptions) -> Vec<String> {
     let mut notes: Vec<String> = plan.stack.rest().into_iter().collect();
     let Some(recursion) = &plan.config.recursion else { return notes };
     if recursion.share_norms {
@@ -261,5 +302,9 @@ fn notes(plan: &Plan) -> Vec<String> {
         notes.push(format!("{what} are shared{lora}: with `share_norms: false` every depth keeps its own"));
     }
     notes.extend(kinds::note(&plan.config, plan.map()));
+    notes.extend(lints(recursion));
+    if options.fit.is_some() && plan.stack.rest().is_none() {
+        notes.push("`fit` had nothing to do: the recursions divide the layers".to_owned());
+    }
     notes
 }

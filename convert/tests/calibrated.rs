@@ -9,7 +9,7 @@ use rand_chacha::{
 };
 use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, layer_tensor};
 use retie_config::{Fit, Init, LayerIndex, ModelConfig, Pattern, Sharing};
-use retie_convert::{Calibration, ConvertError, ConvertOptions, ConvertReport, Extras, convert_calibrated};
+use retie_convert::{Calibration, ConvertError, ConvertOptions, ConvertReport, Extras, convert_with_text};
 use small_model::{SHAPE, Shape, effective, layers::Mixture, options, run, source_weight, write};
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn calibrated(
         fit: ids(num_sequences),
         heldout: ids(2),
     };
-    convert_calibrated(source, config, options, &calibration, &Extras::default(), out, &mut |_| {})
+    convert_with_text(source, config, options, &calibration, &Extras::default(), out, &mut |_| {})
 }
 
 /// Every pattern, with and without LoRA, own norms and biases: all checks pass, unshared layers are those of the source, and with a
@@ -134,15 +134,30 @@ fn the_same_text_gives_the_same_bytes() {
 }
 
 #[test]
-fn a_calibration_and_its_init_come_together_and_need_recursions() {
+fn every_init_is_scored_on_a_text_and_a_calibrated_one_needs_it() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);
-    let out = dir.path().join("out");
-    let refused = run(&source, &config, &options(2, Sharing::Cycle, Init::Calibrated), &out).unwrap_err();
-    assert!(matches!(refused, ConvertError::CalibrationMismatch { .. }), "{refused}");
-    let refused = calibrated(&source, &config, &options(2, Sharing::Cycle, Init::Average), 1, &out).unwrap_err();
-    assert!(matches!(refused, ConvertError::CalibrationMismatch { .. }), "{refused}");
-    let refused = calibrated(&source, &config, &options(1, Sharing::Cycle, Init::Calibrated), 1, &out).unwrap_err();
+    let out = |name: &str| dir.path().join(name);
+    let refused = run(&source, &config, &options(2, Sharing::Cycle, Init::Calibrated), &out("no")).unwrap_err();
+    assert!(matches!(refused, ConvertError::NoCalibration { .. }), "{refused}");
+    let mut options = options(2, Sharing::Cycle, Init::Average);
+    let scored = calibrated(&source, &config, &options, 1, &out("average")).unwrap();
+    let scores = scored.scores.unwrap();
+    assert!(scores.effect.kl > 0.0 && scored.calibration.is_none());
+    assert!((scores.delta_nll - (scores.effect.nll - scores.source_nll)).abs() < 1e-12);
+    // The weights are those of a conversion without a text.
+    run(&source, &config, &options, &out("plain")).unwrap();
+    let read = |name: &str| fs_err::read(out(name).join("model.safetensors")).unwrap();
+    assert!(read("average") == read("plain"));
+    // The comparison of a calibrated start is the same start.
+    options.init = Init::Calibrated;
+    let beside = calibrated(&source, &config, &options, 1, &out("calibrated")).unwrap();
+    assert_eq!(beside.calibration.unwrap().average, scores.effect);
+    // A copy is the source.
+    options.init = Init::Stepwise;
+    options.recursions = 1;
+    assert_eq!(calibrated(&source, &config, &options, 1, &out("copy")).unwrap().scores.unwrap().effect.kl, 0.0);
+    options.init = Init::Calibrated;
+    let refused = calibrated(&source, &config, &options, 1, &out("one")).unwrap_err();
     assert!(matches!(refused, ConvertError::CalibratedWithoutSharing), "{refused}");
-    assert!(!out.exists());
 }

@@ -288,7 +288,7 @@ fn a_conversion_is_reproducible_bit_for_bit_and_shards_do_not_change_it() {
 fn extras_are_copied_and_progress_reaches_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);
-    let extras = Extras { files: vec![("tokenizer.json".into(), b"{}".to_vec())], provenance: None };
+    let extras = Extras { files: vec![("tokenizer.json".into(), b"{}".to_vec())], ..Extras::default() };
     let out = dir.path().join("out");
     let mut last = None;
     let options = options(2, Sharing::Cycle, Init::Stepwise);

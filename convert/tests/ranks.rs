@@ -9,7 +9,7 @@ use rand_chacha::{
 };
 use retie_checkpoint::{SafetensorsFolder, TensorSource, depth_tensor};
 use retie_config::{Depth, Init, ModelConfig, Sharing};
-use retie_convert::{Calibration, ConvertOptions, ConvertReport, Extras, convert_calibrated};
+use retie_convert::{Calibration, ConvertOptions, ConvertReport, Extras, convert_with_text};
 use small_model::{SHAPE, effective, layers::Mixture, options, run, source_weight, write};
 use std::path::Path;
 
@@ -101,8 +101,7 @@ fn a_calibrated_start_takes_ranks_by_linear_and_a_budget() {
         change(&mut options);
         let out = dir.path().join(name);
         let report =
-            convert_calibrated(&source, &config, &options, &calibration, &Extras::default(), &out, &mut |_| {})
-                .unwrap();
+            convert_with_text(&source, &config, &options, &calibration, &Extras::default(), &out, &mut |_| {}).unwrap();
         assert!(report.checks.iter().all(|check| check.passed), "{name}");
         (report.calibration.unwrap().calibrated.kl, report.parameters.lora, out)
     };

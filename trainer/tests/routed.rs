@@ -36,7 +36,7 @@ fn with_network(dir: &Path, network: RouterNetwork, gating: Gating, capacities: 
         thresholds: None,
     });
     let student = dir.join("routed");
-    let extras = Extras { files: source.companions.clone(), provenance: None };
+    let extras = Extras { files: source.companions.clone(), ..Extras::default() };
     add_router(source.tensors.as_ref(), &source.config, &router, 0, &extras, &student, &mut |_| {}).unwrap();
     config.student.model = student.display().to_string();
     config.train.capacity_warmup_steps = Some(4);

@@ -1,13 +1,14 @@
 //! What a start is worth, on text that it was not fitted to: NLL of the next token and KL to the source.
 
-use super::{context::Context, layers::LayerRun, overlay::Overlay};
+use super::{Calibration, context::Context, layers::LayerRun, overlay::Overlay, refit::tied_layer};
 use crate::{
     ConvertError, Progress, Stage,
     factorize::{Draw, factorize},
+    plan::Plan,
     tied_group::mean,
 };
 use rayon::prelude::*;
-use retie_checkpoint::{SafetensorsFolder, narrow, widen};
+use retie_checkpoint::{SafetensorsFile, SafetensorsFolder, TensorSource, narrow, widen};
 use retie_config::DepthPlan;
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +21,76 @@ pub struct Effect {
     pub kl: f64,
 }
 
+/// What the source makes of the held-out tokens. It does not depend on what it is converted to.
+pub(crate) struct SourceStates {
+    /// Hidden states after the last layer, of the rows that have a next token.
+    hidden: Vec<f32>,
+    targets: Vec<u32>,
+}
+
+impl SourceStates {
+    /// Runs the source; any plan for it will do.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn of(source: &dyn TensorSource, plan: &Plan, calibration: &Calibration<'_>) -> Result<Self, ConvertError> {
+        let context = Context::new(source, plan, calibration, 0);
+        let targets =
+            calibration.heldout.chunks(calibration.sequence_length).flat_map(|row| row[1..].to_vec()).collect();
+        let before = context.embed(&calibration.heldout)?;
+        let after = context.source_hidden(before, 0, plan.stack.num_source_layers())?;
+        Ok(Self { hidden: predicting(&context, &after), targets })
+    }
+
+    /// NLL of the source.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn nll(&self, source: &dyn TensorSource, calibration: &Calibration<'_>) -> Result<f64, ConvertError> {
+        Ok(calibration.model.compare(source, &self.hidden, &self.hidden, &self.targets)?.source_nll)
+    }
+
+    /// Scores of the start of `plan` without calibration, with plain LoRA of its ranks. It is not written anywhere.
+    ///
+    /// # Errors
+    /// When the source cannot be read, or a decomposition does not converge.
+    pub fn plain(
+        &self,
+        source: &dyn TensorSource,
+        plan: &Plan,
+        calibration: &Calibration<'_>,
+        seed: u64,
+    ) -> Result<Effect, ConvertError> {
+        let context = Context::new(source, plan, calibration, seed);
+        Effects::new(&context, self).plain(&mut |_| {})
+    }
+
+    /// Scores of a written folder.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn written(
+        &self,
+        source: &dyn TensorSource,
+        plan: &Plan,
+        calibration: &Calibration<'_>,
+        folder: &SafetensorsFolder,
+    ) -> Result<Effect, ConvertError> {
+        let context = Context::new(source, plan, calibration, 0);
+        Effects::new(&context, self).written(folder)
+    }
+}
+
+/// The rows that have a next token: not the last one of a sequence.
+fn predicting(context: &Context<'_>, hidden: &[f32]) -> Vec<f32> {
+    let (width, length) = (context.plan.config.hidden_size, context.calibration.sequence_length);
+    hidden.chunks(length * width).flat_map(|rows| &rows[..(length - 1) * width]).copied().collect()
+}
+
 /// Scores on the held-out tokens.
 pub(super) struct Effects<'c, 'a> {
     context: &'c Context<'a>,
-    /// Hidden states of the source after the last depth, of the rows that have a next token.
-    source: Vec<f32>,
-    targets: Vec<u32>,
+    source: &'c SourceStates,
 }
 
 /// Where the weights of a depth are.
@@ -35,19 +100,12 @@ enum Weights<'a> {
 }
 
 impl<'c, 'a> Effects<'c, 'a> {
-    /// Runs the source.
-    pub fn new(context: &'c Context<'a>) -> Result<Self, ConvertError> {
-        let length = context.calibration.sequence_length;
-        let targets = context.calibration.heldout.chunks(length).flat_map(|row| row[1..].to_vec()).collect();
-        let mut effects = Self { context, source: Vec::new(), targets };
-        let before = context.embed(&context.calibration.heldout)?;
-        let after = context.source_hidden(before, 0, context.plan.stack.num_source_layers())?;
-        effects.source = effects.predicting(&after);
-        Ok(effects)
+    pub fn new(context: &'c Context<'a>, source: &'c SourceStates) -> Self {
+        Self { context, source }
     }
 
-    /// NLL of the source, and the scores of the mean over the tied group with plain LoRA: what `average` would start from.
-    pub fn plain(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(f64, Effect), ConvertError> {
+    /// Scores of what chooses or means layers, with plain LoRA: of a calibrated plan, what `average` would start from.
+    pub fn plain(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Effect, ConvertError> {
         let total = self.context.plan.map().num_depths();
         let hidden = self.walk(&mut |step| {
             let name = format!("model.depths.{}", step.depth);
@@ -62,7 +120,29 @@ impl<'c, 'a> Effects<'c, 'a> {
         let hidden = self.walk(&mut |step| {
             Ok(Weights::Disk(LayerRun { tensors: folder, layer: step.layer, depth: step.depth, until: None }))
         })?;
-        Ok(self.compare(&hidden)?.1)
+        self.compare(&hidden)
+    }
+
+    /// Scores of what was fitted, before it is written.
+    pub fn fitted(&self, weights: &SafetensorsFile, factors: Option<&SafetensorsFile>) -> Result<Effect, ConvertError> {
+        let (context, map) = (self.context, self.context.plan.map());
+        let hidden = self.walk(&mut |step| {
+            if !map.is_shared(step.layer) {
+                return Ok(Weights::Disk(context.source_run(context.plan.source_layer(step.depth), None)));
+            }
+            let mut layer = tied_layer(context, weights, step)?;
+            for projection in 0..context.num_projections() {
+                let (part, _) = context.projection(projection);
+                let planned =
+                    context.planned(step.layer, projection).and_then(|planned| planned.factors_at(step.depth));
+                let Some((file, planned)) = factors.zip(planned) else { continue };
+                for (which, (name, info)) in [("lora_A", &planned.a), ("lora_B", &planned.b)] {
+                    layer.set_own(&format!("{part}.{which}.weight"), &info.shape, file.read_f32(name)?);
+                }
+            }
+            Ok(Weights::Memory(layer))
+        })?;
+        self.compare(&hidden)
     }
 
     fn walk<'w>(
@@ -76,19 +156,13 @@ impl<'c, 'a> Effects<'c, 'a> {
                 Weights::Memory(layer) => self.context.run(layer.run(None), &hidden, &mut |_| {})?,
             };
         }
-        Ok(self.predicting(&hidden))
+        Ok(predicting(self.context, &hidden))
     }
 
-    /// The rows that have a next token: not the last one of a sequence.
-    fn predicting(&self, hidden: &[f32]) -> Vec<f32> {
-        let (width, length) = (self.context.plan.config.hidden_size, self.context.calibration.sequence_length);
-        hidden.chunks(length * width).flat_map(|rows| &rows[..(length - 1) * width]).copied().collect()
-    }
-
-    fn compare(&self, hidden: &[f32]) -> Result<(f64, Effect), ConvertError> {
+    fn compare(&self, hidden: &[f32]) -> Result<Effect, ConvertError> {
         let model = self.context.calibration.model;
-        let found = model.compare(self.context.source, &self.source, hidden, &self.targets)?;
-        Ok((found.source_nll, Effect { nll: found.nll, kl: found.kl }))
+        let found = model.compare(self.context.source, &self.source.hidden, hidden, &self.source.targets)?;
+        Ok(Effect { nll: found.nll, kl: found.kl })
     }
 
     fn plain_layer(&self, step: DepthPlan) -> Result<Weights<'a>, ConvertError> {

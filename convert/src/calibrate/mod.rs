@@ -38,6 +38,7 @@ mod tie;
 mod walk;
 
 pub use effect::Effect;
+pub(crate) use effect::SourceStates;
 pub use layers::{Comparison, LayerModel, LayerRun, Seen, Site};
 pub(crate) use scratch::Scratch;
 
@@ -50,8 +51,7 @@ use crate::{
 use context::Context;
 use effect::Effects;
 use refit::{Energies, refit};
-use retie_checkpoint::{SafetensorsFile, SafetensorsFolder, TensorSource};
-use std::path::Path;
+use retie_checkpoint::{SafetensorsFile, TensorSource};
 use tie::tie_layers;
 
 /// Part of the mean of a moment's diagonal that is added to the diagonal: see [`metric`].
@@ -132,17 +132,23 @@ impl Fitted<'_> {
         self.energies.get(&planned.stream())
     }
 
-    /// Scores of the folder `dir`, and of the plain start with the same rank.
+    /// Scores of what was fitted, before it is written.
     ///
     /// # Errors
     /// When something cannot be read.
-    pub fn effect(
+    pub fn score(&self, states: &SourceStates) -> Result<Effect, ConvertError> {
+        Effects::new(&self.context, states).fitted(&self.weights, self.factors.as_ref())
+    }
+
+    /// Scores of the plain start with the same ranks.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn average(
         &self,
-        dir: &Path,
+        states: &SourceStates,
         progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<(f64, Effect, Effect), ConvertError> {
-        let effects = Effects::new(&self.context)?;
-        let (source_nll, average) = effects.plain(progress)?;
-        Ok((source_nll, average, effects.written(&SafetensorsFolder::open(dir)?)?))
+    ) -> Result<Effect, ConvertError> {
+        Effects::new(&self.context, states).plain(progress)
     }
 }

@@ -55,7 +55,7 @@ impl Case {
         let pattern = Pattern::new(Sharing::MiddleCycle, None, None, None).unwrap();
         let options =
             ConvertOptions { lora_rank: Some(4), share_norms: false, ..ConvertOptions::new(2, pattern, Init::Average) };
-        let extras = Extras { files: source.companions.clone(), provenance: None };
+        let extras = Extras { files: source.companions.clone(), ..Extras::default() };
         convert(source.tensors.as_ref(), &source.config, &options, &extras, &to, &mut |_| {}).unwrap();
         let converted = ModelSource::open(to.to_str().unwrap()).unwrap();
         let device = Device::flex();

@@ -25,7 +25,7 @@ pub fn config(dir: &Path) -> UptrainConfig {
             share_norms: false,
             ..ConvertOptions::new(2, Pattern::new(Sharing::Cycle, None, None, None).unwrap(), Init::Average)
         };
-        let extras = Extras { files: source.companions.clone(), provenance: None };
+        let extras = Extras { files: source.companions.clone(), ..Extras::default() };
         convert(source.tensors.as_ref(), &source.config, &options, &extras, &student, &mut |_| {}).unwrap();
     }
     let text = format!(

@@ -17,7 +17,7 @@ use std::path::Path;
 pub struct RouterArgs {
     /// Give a MODEL that is recursive already routers that choose a recursion depth for every token; nothing else changes
     #[arg(long, value_name = "KIND", value_parser = ["expert_choice"], conflicts_with_all = [
-        "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "calibration", "calibration_tokens", "lora_rank", "lora_ranks", "lora_budget", "lora_from", "share_norms", "dtype", "config",
+        "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "budget", "plan", "report", "calibration", "calibration_tokens", "lora_rank", "lora_ranks", "lora_budget", "lora_from", "share_norms", "dtype", "config",
         "set",
     ])]
     router: Option<String>,
@@ -74,7 +74,7 @@ impl RouterArgs {
         let source = model::open(spec)?;
         let num_recursions = source.config.recursion.as_ref().map_or(1, |recursion| recursion.num_recursions);
         let provenance = Provenance::now(command_line(), Some(model::parent(&source)?));
-        let extras = Extras { files: source.companions.clone(), provenance: Some(provenance) };
+        let extras = Extras { files: source.companions.clone(), provenance: Some(provenance), search: None };
         let mut bars = Bars::default();
         let router = self.config(num_recursions);
         let report = retie_convert::add_router(

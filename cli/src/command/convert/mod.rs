@@ -1,5 +1,6 @@
 //! `retie convert`: from a pretrained model to a recursive one, and from a recursive one to a routed one.
 
+mod page;
 mod router;
 
 use crate::{
@@ -13,11 +14,12 @@ use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use retie_checkpoint::{ModelSource, Provenance};
-use retie_config::{ConvertConfig, Fit, Init, Sharing, StoredDtype, document};
-use retie_convert::{ConvertOptions, ConvertReport, Extras, Stage};
+use retie_checkpoint::{ModelSource, Provenance, Staging};
+use retie_config::{Budget, ConvertConfig, Fit, Init, Sharing, StoredDtype, document};
+use retie_convert::{ConvertOptions, ConvertReport, Extras, SearchReport, SearchSpace, Stage};
 use router::RouterArgs;
-use std::path::PathBuf;
+use serde::Serialize;
+use std::{fmt::Display, path::PathBuf};
 
 /// Turn a pretrained model into a recursive one
 #[derive(Debug, Args)]
@@ -26,10 +28,10 @@ pub struct Convert {
     #[arg(value_name = "MODEL", required_unless_present = "config")]
     model: Option<String>,
     /// Passes over the shared block; has to divide the layers that are shared unless there is `--fit`, 1 copies the model
-    #[arg(long, value_name = "R", required_unless_present_any = ["config", "map", "router"])]
+    #[arg(long, value_name = "R")]
     recursions: Option<usize>,
     /// Which depths share a layer
-    #[arg(long, required_unless_present_any = ["config", "map", "router"], value_parser = names::<Sharing, _>(Sharing::CHOICES.map(Sharing::name)))]
+    #[arg(long, value_parser = names::<Sharing, _>(Sharing::CHOICES.map(Sharing::name)))]
     sharing: Option<Sharing>,
     /// Unshared layers before the loop of `cycle` and `sequence`
     #[arg(long, value_name = "LAYERS")]
@@ -43,13 +45,19 @@ pub struct Convert {
     /// What becomes of layers that the recursions do not divide: some are left out, run twice, or stay unshared
     #[arg(long, value_parser = names::<Fit, _>(Fit::ALL.map(Fit::name)))]
     fit: Option<Fit>,
-    /// Where the shared layers come from
-    #[arg(long, required_unless_present_any = ["config", "router"], value_parser = names::<Init, _>(Init::ALL.map(Init::name)))]
+    /// Where the shared layers come from; `auto` measures candidates and takes the best, with its pattern and ranks
+    #[arg(long, required_unless_present_any = ["config", "router"], value_parser = names::<Init, _>(Init::CHOICES.map(Init::name)))]
     init: Option<Init>,
-    /// Text that `--init calibrated` is fitted to; of .jsonl and .parquet files the field `text`
+    /// The most that all weights may be, for `--init auto`: 75% of the source, 90M parameters, 250MiB
+    #[arg(long, value_parser = |text: &str| text.parse::<Budget>())]
+    budget: Option<Budget>,
+    /// Show what `--init auto` would choose, and write nothing
+    #[arg(long)]
+    plan: bool,
+    /// Text on which the start is scored, and that `--init calibrated` is fitted to; of .jsonl and .parquet files the field `text`
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// Tokens of the text that are fitted to [default: 8192]
+    /// Tokens of the text that are fitted to; a quarter as many others are scored [default: 8192]
     #[arg(long, value_name = "N")]
     calibration_tokens: Option<usize>,
     /// Rank of the LoRA that each depth gets; without it there is none
@@ -81,10 +89,13 @@ pub struct Convert {
     output: Option<PathBuf>,
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "calibration", "calibration_tokens", "lora_rank", "lora_ranks",
+        "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "budget", "calibration", "calibration_tokens", "lora_rank", "lora_ranks",
         "lora_budget", "lora_from", "share_norms", "tie_across_kinds", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
+    /// Write a page about the conversion here, as HTML
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     #[command(flatten)]
     router: RouterArgs,
     #[command(flatten)]
@@ -109,7 +120,7 @@ fn linear_rank(text: &str) -> Result<(String, usize), String> {
 
 impl Convert {
     pub fn run(self) -> anyhow::Result<Status> {
-        let json = self.json;
+        let (json, plan, page) = (self.json, self.plan, self.report.clone());
         if self.router.is_given() {
             let (Some(model), Some(output)) = (&self.model, &self.output) else {
                 anyhow::bail!("expected MODEL and `--output` with `--router`");
@@ -117,14 +128,28 @@ impl Convert {
             return self.router.run(model, output, self.seed, json.json);
         }
         let config = self.into_config()?;
-        let source = model::open(&config.model)?;
-        let report = convert(&source, &config)?;
-        if json.json {
-            output::json(&report)?;
-        } else {
-            output::data(&report)?;
+        anyhow::ensure!(
+            !plan || config.init == Init::Auto,
+            "`--plan` shows what `--init auto` would choose, found `--init {}`",
+            config.init
+        );
+        anyhow::ensure!(!plan || page.is_none(), "`--plan` writes nothing, found `--report`");
+        if let Some(page) = &page {
+            page::check_place(page)?;
         }
+        let source = model::open(&config.model)?;
+        if plan {
+            let (_, report) = search(&source, &config)?;
+            show(json, &report)?;
+            return Ok(Status::Done);
+        }
+        let report = convert(&source, &config)?;
+        show(json, &report)?;
         output::wrote(&config.output);
+        if let Some(page) = &page {
+            page::write(page, &config, &report)?;
+            output::wrote(page);
+        }
         output::next(&format!("retie eval {} --tasks perplexity --text FILE", output::word(&config.output)));
         Ok(Status::Done)
     }
@@ -144,6 +169,7 @@ impl Convert {
             coda: self.coda,
             map: self.map,
             fit: self.fit,
+            budget: self.budget,
             calibration: self.calibration,
             calibration_tokens: self.calibration_tokens,
             lora_rank: self.lora_rank,
@@ -163,35 +189,62 @@ impl Convert {
     }
 }
 
+fn show(json: JsonArgs, report: &(impl Serialize + Display)) -> anyhow::Result<()> {
+    if json.json { output::json(report) } else { Ok(output::data(report)?) }
+}
+
 /// Converts `source` as `config` says, with its tokenizer and provenance, under a progress bar.
 pub fn convert(source: &ModelSource, config: &ConvertConfig) -> anyhow::Result<ConvertReport> {
     if source.tokenizer_json().is_some() {
         model::tokenizer(source)?;
     }
     let provenance = Provenance::now(command_line(), Some(model::parent(source)?));
-    let extras = Extras { files: source.companions.clone(), provenance: Some(provenance) };
+    let mut extras = Extras { files: source.companions.clone(), provenance: Some(provenance), search: None };
+    let mut options = ConvertOptions::of(config)?;
+    if config.init == Init::Auto {
+        let (chosen, report) = search(source, config)?;
+        output::line(&format!("chosen: {}", report.why));
+        (options, extras.search) = (chosen, Some(report));
+    }
     let mut bars = Bars::default();
-    let options = ConvertOptions::of(config)?;
     let tensors = source.tensors.as_ref();
     let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
-    let report = match &config.calibration {
-        Some(path) => {
-            let text = CalibrationText::read(source, path, config.calibration_tokens())?;
+    let report = match text(source, config)? {
+        Some(text) => {
             let model = Layers::new(&source.config)?;
             let calibration = text.calibration(&model);
-            retie_convert::convert_calibrated(
-                tensors,
-                &source.config,
-                &options,
-                &calibration,
-                &extras,
-                &config.output,
-                &mut see,
-            )
+            let (config, out) = (&source.config, &config.output);
+            retie_convert::convert_with_text(tensors, config, &options, &calibration, &extras, out, &mut see)
         }
         None => retie_convert::convert(tensors, &source.config, &options, &extras, &config.output, &mut see),
     };
     Ok(report?)
+}
+
+/// The candidates of `init: auto`, ranked, and the options of the best one.
+fn search(source: &ModelSource, config: &ConvertConfig) -> anyhow::Result<(ConvertOptions, SearchReport)> {
+    let (Some(budget), Some(text)) = (config.budget, text(source, config)?) else {
+        anyhow::bail!("init `auto` needs a budget and a text");
+    };
+    let model = Layers::new(&source.config)?;
+    let space = SearchSpace::of(config, budget)?;
+    // Beside the place where the model will stand; it goes when the search is over.
+    let scratch = Staging::new(&config.output)?;
+    let mut bars = Bars::default();
+    Ok(retie_convert::search(
+        source.tensors.as_ref(),
+        &source.config,
+        &ConvertOptions::of(config)?,
+        &space,
+        &text.calibration(&model),
+        scratch.path(),
+        &mut |progress| bars.see(progress),
+    )?)
+}
+
+fn text(source: &ModelSource, config: &ConvertConfig) -> anyhow::Result<Option<CalibrationText>> {
+    let read = |path: &PathBuf| CalibrationText::read(source, path, config.calibration_tokens());
+    config.calibration.as_ref().map(read).transpose()
 }
 
 /// The bar of the stage that is under way.
@@ -202,6 +255,7 @@ impl Bars {
     fn see(&mut self, progress: retie_convert::Progress<'_>) {
         if self.0.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
             let (label, things) = match progress.stage {
+                Stage::Search => ("search", "candidates"),
                 Stage::Spread => ("ranks", "steps"),
                 Stage::Tie => ("tie", "layers"),
                 Stage::Refit => ("refit", "depths"),
