@@ -55,6 +55,8 @@ pub struct Run<'a> {
     pub layer: LayerIndex,
     /// Position in the stack, for what the depth owns.
     pub depth: Depth,
+    /// Depth of the runner's configuration whose kind it is: what it sees of the text, and how it rotates queries and keys.
+    pub kind: Depth,
     /// Stop before the linears of this point; the whole layer if `None`.
     pub until: Option<Point>,
 }
@@ -114,7 +116,7 @@ impl LayerByLayer {
         let positions: Vec<usize> = (0..tokens).collect();
         let width = self.config.hidden_size;
         let angles: Vec<_> = self.ropes.iter().map(|rope| rope.angles(&positions, &self.device)).collect();
-        let kind = self.config.anatomy.depths[run.depth.0];
+        let kind = self.config.anatomy.depths[run.kind.0];
         let block = Block { layer: &weights.0, own: &weights.1, config: &self.config, kind };
         assert_eq!(hidden.len() % (tokens * width), 0, "whole sequences");
         let mut out = Vec::with_capacity(hidden.len());

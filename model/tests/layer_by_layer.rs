@@ -20,7 +20,7 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
         let mut hidden =
             runner.embed(flat.iter().flat_map(|id| table[*id as usize * width..][..width].to_vec()).collect());
         for step in share_map(&config).unwrap().depths() {
-            let run = Run { tensors: &golden, layer: step.layer, depth: step.depth, until: None };
+            let run = Run { tensors: &golden, layer: step.layer, depth: step.depth, kind: step.depth, until: None };
             let mut seen = Vec::new();
             let after = runner
                 .run(run, &hidden, tokens, &mut |s| seen.push((s.point, s.inputs.to_vec(), s.residual.to_vec())))

@@ -1,7 +1,7 @@
 //! The decoder of `retie-model` as what `retie-convert` asks for, on the CPU.
 
 use retie_checkpoint::{CheckpointError, TensorSource};
-use retie_config::ModelConfig;
+use retie_config::{Depth, ModelConfig};
 use retie_convert::calibrate::{Comparison, LayerModel, LayerRun, Seen, Site};
 use retie_model::{LayerByLayer, Point, Run};
 
@@ -26,8 +26,8 @@ impl LayerModel for Layers {
         tokens: usize,
         see: &mut dyn FnMut(Seen<'_>),
     ) -> Result<Vec<f32>, CheckpointError> {
-        let LayerRun { tensors, layer, depth, until } = run;
-        let run = Run { tensors, layer, depth, until: until.map(point) };
+        let LayerRun { tensors, layer, depth, kind, until } = run;
+        let run = Run { tensors, layer, depth, kind: Depth(kind.0), until: until.map(point) };
         self.0.run(run, hidden, tokens, &mut |seen| {
             see(Seen { site: site(seen.point), inputs: seen.inputs, residual: seen.residual });
         })

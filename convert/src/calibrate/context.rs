@@ -79,7 +79,7 @@ impl<'a> Context<'a> {
 
     /// A layer of the source.
     pub fn source_run(&self, layer: LayerIndex, until: Option<Site>) -> LayerRun<'a> {
-        LayerRun { tensors: self.source, layer, depth: Depth(layer.0), until }
+        LayerRun { tensors: self.source, layer, depth: Depth(layer.0), kind: layer, until }
     }
 
     /// Runs `hidden`, from before the source layer `from`, to before the source layer `to`.
@@ -100,7 +100,7 @@ impl<'a> Context<'a> {
 
     /// A copy of the source layer that a depth stands for.
     pub fn source_layer(&self, depth: Depth) -> Result<Overlay, ConvertError> {
-        let mut overlay = Overlay::default();
+        let mut overlay = Overlay::new(self.plan.source_layer(depth));
         for projection in 0..self.num_projections() {
             let (name, shape) = self.projection(projection);
             overlay.set(&format!("{name}.weight"), &shape, self.source_weight(depth, projection)?.1);
@@ -113,7 +113,7 @@ impl<'a> Context<'a> {
 
     /// The norms and biases of the tied model at a depth, without linears.
     pub fn tied_vectors(&self, step: DepthPlan) -> Result<Overlay, ConvertError> {
-        let mut overlay = Overlay::default();
+        let mut overlay = Overlay::new(self.plan.source_layer(step.depth));
         for (part, size) in self.plan.config.layer_vectors() {
             overlay.set(&part, &[size], self.tied_vector(step, &part)?);
         }

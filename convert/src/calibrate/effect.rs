@@ -118,7 +118,8 @@ impl<'c, 'a> Effects<'c, 'a> {
     /// Scores of a written folder.
     pub fn written(&self, folder: &SafetensorsFolder) -> Result<Effect, ConvertError> {
         let hidden = self.walk(&mut |step| {
-            Ok(Weights::Disk(LayerRun { tensors: folder, layer: step.layer, depth: step.depth, until: None }))
+            let kind = self.context.plan.source_layer(step.depth);
+            Ok(Weights::Disk(LayerRun { tensors: folder, layer: step.layer, depth: step.depth, kind, until: None }))
         })?;
         self.compare(&hidden)
     }

@@ -76,6 +76,8 @@ pub struct LayerRun<'a> {
     pub layer: LayerIndex,
     /// Position in the stack, for what the depth owns.
     pub depth: Depth,
+    /// Layer of the source whose kind of depth it is: what it sees of the text, and how it rotates queries and keys.
+    pub kind: LayerIndex,
     /// Stop before the linears of this site; the whole layer if `None`.
     pub until: Option<Site>,
 }

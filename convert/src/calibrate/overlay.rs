@@ -6,12 +6,18 @@ use retie_config::{Depth, LayerIndex};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 /// A layer that is on no disk.
-#[derive(Default)]
 pub(super) struct Overlay {
+    /// Layer of the source whose kind of depth it is.
+    kind: LayerIndex,
     tensors: BTreeMap<String, (TensorInfo, Vec<f32>)>,
 }
 
 impl Overlay {
+    /// Without tensors, for a depth of the kind of a layer of the source.
+    pub fn new(kind: LayerIndex) -> Self {
+        Self { kind, tensors: BTreeMap::new() }
+    }
+
     /// Puts a tensor of the layer there, e.g. `self_attn.q_proj.weight`.
     pub fn set(&mut self, part: &str, shape: &[usize], values: Vec<f32>) {
         self.insert(layer_tensor(LayerIndex(0), part), shape, values);
@@ -28,7 +34,7 @@ impl Overlay {
 
     /// Runs it.
     pub fn run(&self, until: Option<Site>) -> LayerRun<'_> {
-        LayerRun { tensors: self, layer: LayerIndex(0), depth: Depth(0), until }
+        LayerRun { tensors: self, layer: LayerIndex(0), depth: Depth(0), kind: self.kind, until }
     }
 
     fn get(&self, name: &str) -> Result<&[f32], CheckpointError> {
