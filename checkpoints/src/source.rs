@@ -109,7 +109,7 @@ impl ModelSource {
     }
 }
 
-/// The tensors of a checkpoint of `config` under the names that [`layout`] gives them.
+/// The tensors of a checkpoint of `config` under the names of the checkpoint layout (`docs/checkpoint-layout.md`).
 #[must_use]
 pub fn under_our_names(tensors: impl TensorSource + 'static, config: &ModelConfig) -> Box<dyn TensorSource> {
     match config.architecture.tensor_names {

@@ -117,11 +117,9 @@ fn a_router_that_does_not_fit_is_refused() {
     assert_snapshot!(place.refused("convert looped --gating delta -o out"), @"
     error: the following required arguments were not provided:
       --router <KIND>
-      --recursions <R>
-      --sharing <SHARING>
       --init <INIT>
 
-    Usage: retie convert --router <KIND> --gating <GATING> --output <DIR> --recursions <R> --sharing <SHARING> --init <INIT> <MODEL>
+    Usage: retie convert --router <KIND> --gating <GATING> --output <DIR> --init <INIT> <MODEL>
 
     For more information, try '--help'.
     ");
