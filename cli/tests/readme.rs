@@ -16,6 +16,7 @@ const SUBSTITUTIONS: &[(&str, &str)] = &[
     ("HuggingFaceTB/SmolLM2-135M-Instruct", "base"),
     ("train.tokens=100000", "train.tokens=1000"),
     ("sequence_length: 512", "sequence_length: 64"),
+    ("--sequence-length 512", "--sequence-length 64"),
     ("warmup_steps: 20, decay_steps: 60", "warmup_steps: 2, decay_steps: 2"),
     ("--limit 200", "--limit 2 --data tasks"),
     ("--window 512", "--window 64 --limit 4"),

@@ -23,7 +23,7 @@ pub struct UptrainConfig {
     pub student: ModelSource,
     /// The frozen model to distil from; needed when a loss needs it, and only then.
     #[serde(default)]
-    pub teacher: Option<ModelSource>,
+    pub teacher: Option<TeacherConfig>,
     /// The text.
     pub data: DataConfig,
     /// Terms of the loss; their weighted sum is minimised.
@@ -50,6 +50,18 @@ pub struct RunConfig {
 pub struct ModelSource {
     /// A Hugging Face folder, a `.gguf` file, or a hub id.
     pub model: String,
+}
+
+/// What is distilled from: a model, or what `retie cache-logits` kept of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// A Hugging Face folder, a `.gguf` file, or a hub id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// A folder that `retie cache-logits` wrote for the training text; no model is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logits: Option<PathBuf>,
 }
 
 /// The text that is trained and measured on.
@@ -200,8 +212,25 @@ impl UptrainConfig {
             _ => {}
         }
         check_text("student.model", &self.student.model, checks);
-        if let Some(teacher) = &self.teacher {
-            check_text("teacher.model", &teacher.model, checks);
+        let Some(TeacherConfig { model, logits }) = &self.teacher else { return };
+        match (model, logits) {
+            (Some(model), None) => check_text("teacher.model", model, checks),
+            (None, Some(logits)) => {
+                check_text("teacher.logits", &logits.to_string_lossy(), checks);
+                if let Some(loss) = self.losses.iter().find(|loss| loss.needs_hidden_states()) {
+                    let message =
+                        format!("loss `{}` needs the teacher's hidden states, `teacher.logits` has none", loss.name());
+                    checks
+                        .problem("teacher.logits", message)
+                        .also(&["losses"])
+                        .hint("name the model in `teacher.model`");
+                }
+            }
+            _ => {
+                checks
+                    .problem("teacher", "`teacher` is one of `model` and `logits`")
+                    .also(&["teacher.model", "teacher.logits"]);
+            }
         }
     }
 }
@@ -564,6 +593,21 @@ train: {steps: 100, batch_size: 0, gradient_accumulation: 0, keep_last: 0, eval_
         `uptrain.yaml` has 1 problem
         --set losses=[{distill: {weight: 1, divergence: revers_kl}}]: `losses.0.distill.divergence` is `revers_kl`, expected one of `forward_kl`, `reverse_kl`, `jsd`, `tvd`, `skew_kl`
           hint: did you mean `reverse_kl`?
+        ");
+    }
+
+    #[test]
+    fn a_teacher_is_a_model_or_what_was_kept_of_one() {
+        let distill = "losses=[{distill: {weight: 1}}]";
+        parse(MINIMAL, &[distill, "teacher.logits=cache"]).unwrap();
+        assert_snapshot!(error(MINIMAL, &[distill, "teacher={model: t, logits: cache}"]), @"
+        `uptrain.yaml` has 1 problem
+        --set teacher={model: t, logits: cache}: `teacher` is one of `model` and `logits`
+        ");
+        assert_snapshot!(error(MINIMAL, &["losses=[{hidden: {weight: 1}}]", "teacher.logits=cache"]), @"
+        `uptrain.yaml` has 1 problem
+        --set teacher.logits=cache: loss `hidden` needs the teacher's hidden states, `teacher.logits` has none
+          hint: name the model in `teacher.model`
         ");
     }
 

@@ -29,5 +29,5 @@ fn the_smollm2_recipes_fit_each_other() {
     let convert: ConvertConfig = document::load(&folder.join("convert-smollm2-r2.yaml"), &[]).unwrap();
     let uptrain: UptrainConfig = document::load(&folder.join("uptrain-smollm2-r2.yaml"), &[]).unwrap();
     assert_eq!(Path::new(&uptrain.student.model), convert.output);
-    assert_eq!(uptrain.teacher.unwrap().model, convert.model);
+    assert_eq!(uptrain.teacher.unwrap().model, Some(convert.model));
 }

@@ -26,6 +26,7 @@ use crate::dataset::DatasetOptions;
 use crate::error::DataError;
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
+use crate::whole_file::write_whole;
 
 const MAGIC: &[u8; 8] = b"retietok";
 const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 32;
@@ -119,29 +120,15 @@ fn parse(bytes: &[u8]) -> Option<Stream> {
 
 /// Writes a cache file whole or not at all.
 pub(crate) fn store(path: &Path, stream: &Stream) -> Result<(), DataError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    fs_err::create_dir_all(dir)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("tokens-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Less the umask, as of any new file: other users may share the folder.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let (file, temporary) = builder.tempfile_in(dir)?.into_parts();
-    let mut file = fs_err::File::from_parts(file, &temporary);
-    file.write_all(MAGIC)?;
-    file.write_all(&stream.tokens.width().to_le_bytes())?;
-    file.write_all(&stream.num_documents.to_le_bytes())?;
-    file.write_all(&stream.num_empty_documents.to_le_bytes())?;
-    file.write_all(&(stream.tokens.len() as u64).to_le_bytes())?;
-    file.write_all(&stream.digest)?;
-    stream.tokens.write_bytes(|bytes| file.write_all(bytes))?;
-    drop(file);
-    // `temporary` removes the file on every way out but this one, after which its name is gone.
-    fs_err::rename(&temporary, path)?;
-    Ok(())
+    Ok(write_whole(path, |file| {
+        file.write_all(MAGIC)?;
+        file.write_all(&stream.tokens.width().to_le_bytes())?;
+        file.write_all(&stream.num_documents.to_le_bytes())?;
+        file.write_all(&stream.num_empty_documents.to_le_bytes())?;
+        file.write_all(&(stream.tokens.len() as u64).to_le_bytes())?;
+        file.write_all(&stream.digest)?;
+        stream.tokens.write_bytes(|bytes| file.write_all(bytes))
+    })?)
 }
 
 #[cfg(test)]

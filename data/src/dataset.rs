@@ -189,7 +189,7 @@ impl TokenDataset {
             self.stream.tokens.copy_into(range.start..range.end - 1, &mut inputs);
             self.stream.tokens.copy_into(range.start + 1..range.end, &mut targets);
         }
-        Batch { inputs, targets, rows: rows.len(), sequence_length: length }
+        Batch { inputs, targets, indices: rows.to_vec(), rows: rows.len(), sequence_length: length }
     }
 
     /// Rows for a held-out loss: all of them or `limit`, spread evenly over the data, always the same ones and in the stream's order.

@@ -36,6 +36,28 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A folder without a cache of logits.
+    #[error("`{}` holds no cache of logits\nhint: `retie cache-logits` makes one", path.display())]
+    NoLogits {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A cache of logits that is damaged or not complete.
+    #[error("the cache of logits in `{}` cannot be used:\n  {}\nhint: the `retie cache-logits` that made it makes what is missing", dir.display(), problems.join("\n  "))]
+    BadLogits {
+        /// The folder.
+        dir: PathBuf,
+        /// Everything that is wrong.
+        problems: Vec<String>,
+    },
+    /// A cache of logits of other things than are asked for.
+    #[error("the cache of logits in `{}` was made of other things: {} differ\nhint: make one for these in another folder", dir.display(), differences.join(", "))]
+    OtherLogits {
+        /// The folder.
+        dir: PathBuf,
+        /// Fields of its `logits.json`.
+        differences: Vec<String>,
+    },
     /// The bytes are not UTF-8.
     #[error(
         "{place} is not UTF-8: the byte at offset {offset} of the {unit} cannot be decoded\nhint: save the text as UTF-8"

@@ -5,6 +5,8 @@
 //! 3. [`TokenDataset`] holds the ids of all files as one stream, cut into rows of `sequence_length` inputs ([`pack`]).
 //! 4. [`Sampler`] draws batches of rows in a seeded order; its [`Cursor`] is all the state there is to save.
 //!
+//! [`logits`] keeps a teacher's distributions for the rows of a dataset.
+//!
 //! For evaluation there are [`read_text`] and [`windows()`]. Nothing here depends on a tensor library.
 //!
 //! Shape legend: `B` rows of a batch, `T` `sequence_length`.
@@ -15,11 +17,13 @@ mod dataset;
 mod decode_stream;
 pub mod document;
 mod error;
+pub mod logits;
 pub mod pack;
 mod sampler;
 mod shuffle;
 mod tokenizer;
 mod tokens;
+mod whole_file;
 mod windows;
 
 pub use dataset::{DatasetOptions, Progress, TokenDataset};

@@ -26,6 +26,8 @@ pub struct Batch {
     pub inputs: Vec<u32>,
     /// The token that follows each input.
     pub targets: Vec<u32>,
+    /// Which rows of the dataset.
+    pub indices: Vec<usize>,
     /// `B`.
     pub rows: usize,
     /// `T`.

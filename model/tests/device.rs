@@ -11,7 +11,8 @@ use retie_config::{Activation, Divergence};
 use retie_model::{
     CausalLm, KvCache,
     kernels::{
-        self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, Scoring, head_loss,
+        self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, Scoring, Teacher,
+        head_loss,
         token_log_probs,
     },
 };
@@ -136,7 +137,7 @@ fn head_loss_agrees_with_the_cpu() {
             let log_probs =
                 token_log_probs(&HeadInput { hidden: hidden.clone(), head: weight.clone().into() }, &targets);
             let readouts = [Readout { hidden: tensor(&[13, 16], 5), terms: exit }, Readout { hidden, terms: last }];
-            (head_loss(weight.into(), &readouts, Some(&teacher), &targets), log_probs)
+            (head_loss(weight.into(), &readouts, Some(&Teacher::Model(Box::new(teacher))), &targets), log_probs)
         });
         let [(actual, (log_probs, greedy)), (expected, (expected_log_probs, expected_greedy))] = losses;
         assert_close("log-probabilities", &log_probs, &expected_log_probs);

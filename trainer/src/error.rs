@@ -84,6 +84,14 @@ pub enum TrainError {
         /// The settings.
         keys: Vec<String>,
     },
+    /// More tokens of a distribution than there are, or none.
+    #[error("`top_k` is `{found}`, expected a number from 1 to the teacher's {vocab_size} tokens")]
+    TopK {
+        /// What was asked for.
+        found: usize,
+        /// Tokens of the teacher.
+        vocab_size: usize,
+    },
     /// A file of a run is not what this program wrote.
     #[error("`{}` cannot be read as a file of a run", path.display())]
     BadRunFile {

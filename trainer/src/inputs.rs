@@ -6,8 +6,8 @@ use crate::{
     routing,
 };
 use retie_checkpoint::{ModelSource, share_map};
-use retie_config::UptrainConfig;
-use retie_data::{DatasetOptions, TokenDataset, Tokenizer, document::check_files};
+use retie_config::{EarlyExitConfig, LossConfig, UptrainConfig};
+use retie_data::{DatasetOptions, TokenDataset, Tokenizer, document::check_files, logits::LogitsCache};
 use std::{path::PathBuf, sync::Arc};
 
 /// The token between documents, if the tokenizer has it: the end of a *text*, which in chat models differs from the end of a
@@ -21,6 +21,8 @@ const PROBE: &str = "The 2 quick-brown foxes' naïve café — 12345.678\n\tfor 
 pub struct Inputs {
     pub student: ModelSource,
     pub teacher: Option<ModelSource>,
+    /// What was kept of a teacher, in place of one.
+    pub logits: Option<LogitsCache>,
     pub stacks: Stacks,
     pub tokenizer: Tokenizer,
     pub end_of_text: u32,
@@ -48,9 +50,14 @@ impl Inputs {
         routing::check(config, &student)?;
         let tokenizer = tokenizer(&student)?;
         tokenizer.check_vocab(student.config.vocab_size)?;
-        let end_of_text = tokenizer.token_id(END_OF_TEXT).or_else(|| student.config.eos_token_ids.first().copied());
-        let end_of_text = end_of_text.ok_or_else(|| TrainError::NoEndOfText { model: student.spec.clone() })?;
-        let teacher = config.teacher.as_ref().map(|t| ModelSource::open(&t.model)).transpose()?;
+        let end_of_text = end_of_text(&student, &tokenizer)?;
+        let named = config.teacher.as_ref();
+        let teacher = named.and_then(|t| t.model.as_ref()).map(|model| ModelSource::open(model)).transpose()?;
+        let logits = named.and_then(|t| t.logits.as_ref()).map(|dir| LogitsCache::open(dir)).transpose()?;
+        if let Some(logits) = &logits {
+            logits.check_tokenizer(&tokenizer, student.config.vocab_size)?;
+            check_temperatures(config, logits.meta().temperature)?;
+        }
         if let Some(teacher) = &teacher {
             teacher.validate()?;
             check_vocabularies(teacher, &student, &tokenizer)?;
@@ -58,7 +65,7 @@ impl Inputs {
         let stacks = stacks(&student, teacher.as_ref())?;
         config.losses.iter().try_for_each(|loss| loss::of(loss).check(&stacks))?;
         routing::check_states(&student, teacher.as_ref(), &Asked::by(&config.losses, 1.0, &stacks))?;
-        Ok(Self { student, teacher, stacks, tokenizer, end_of_text })
+        Ok(Self { student, teacher, logits, stacks, tokenizer, end_of_text })
     }
 
     /// Tokenises the texts of `config`.
@@ -77,12 +84,45 @@ impl Inputs {
             TokenDataset::build(&options, &self.tokenizer, &mut |progress| events(Event::Tokenizing { what, progress }))
         };
         let train = Arc::new(build("train", &config.data.train)?);
+        if let Some(logits) = &self.logits {
+            logits.check_rows(&train)?;
+        }
         let heldout = match config.data.heldout.as_slice() {
             [] => None,
             files => Some(build("heldout", files)?),
         };
         Ok(Texts { train, heldout })
     }
+}
+
+/// The token that ends a text of `model`.
+///
+/// # Errors
+/// [`TrainError::NoEndOfText`].
+pub fn end_of_text(model: &ModelSource, tokenizer: &Tokenizer) -> Result<u32, TrainError> {
+    let found = tokenizer.token_id(END_OF_TEXT).or_else(|| model.config.eos_token_ids.first().copied());
+    found.ok_or_else(|| TrainError::NoEndOfText { model: model.spec.clone() })
+}
+
+/// What was kept of a teacher was kept at one temperature.
+fn check_temperatures(config: &UptrainConfig, kept: f64) -> Result<(), TrainError> {
+    for loss in config.losses.iter().filter(|loss| loss.needs_teacher()) {
+        let asked = match loss {
+            LossConfig::Distill(c) => c.temperature,
+            LossConfig::EarlyExit(EarlyExitConfig { distill: Some(c), .. }) => c.temperature,
+            LossConfig::CrossEntropy(_)
+            | LossConfig::EarlyExit(_)
+            | LossConfig::Hidden(_)
+            | LossConfig::RouterBce(_)
+            | LossConfig::RouterZLoss(_) => continue,
+        };
+        if asked != kept {
+            let reason = format!("its temperature is `{asked}`, `teacher.logits` was made with `{kept}`");
+            let hint = "the two have to be the same: `retie cache-logits --temperature` makes others";
+            return Err(TrainError::Loss { loss: loss.name(), reason, hint });
+        }
+    }
+    Ok(())
 }
 
 fn stacks(student: &ModelSource, teacher: Option<&ModelSource>) -> Result<Stacks, TrainError> {
@@ -93,7 +133,11 @@ fn stacks(student: &ModelSource, teacher: Option<&ModelSource>) -> Result<Stacks
     })
 }
 
-fn tokenizer(model: &ModelSource) -> Result<Tokenizer, TrainError> {
+/// The tokenizer of `model`.
+///
+/// # Errors
+/// It has none, or a damaged one.
+pub fn tokenizer(model: &ModelSource) -> Result<Tokenizer, TrainError> {
     let json = model.tokenizer_json().ok_or_else(|| TrainError::NoTokenizer { model: model.spec.clone() })?;
     Ok(Tokenizer::from_bytes(json, &model.path.join("tokenizer.json"))?)
 }

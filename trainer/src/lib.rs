@@ -8,6 +8,7 @@ mod event;
 mod gradients;
 mod guard;
 mod inputs;
+mod keep_logits;
 mod loss;
 mod metrics;
 mod objective;
@@ -18,6 +19,7 @@ mod run;
 
 pub use error::TrainError;
 pub use event::{Baseline, Event, Outcome, StepRow};
+pub use keep_logits::{KeepEvent, KeepLogits, KeptLogits, keep_logits};
 pub use metrics::read_metrics;
 pub use plan::{ParameterGroup, RunPlan, plan};
 pub use run::{MODEL_DIR, Resume, uptrain};

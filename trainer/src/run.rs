@@ -14,7 +14,7 @@ use crate::{
     inputs::{Inputs, Texts},
     loss::Losses,
     metrics::Metrics,
-    objective::{Objective, Turn, cross_entropy},
+    objective::{Objective, Source, Turn, cross_entropy},
     routing,
 };
 use burn::{
@@ -89,7 +89,7 @@ pub fn uptrain(
         Some(Restored { model, moments, state }) => (Some(model), moments, Some(state)),
         None => (None, std::collections::BTreeMap::new(), None),
     };
-    let inputs = Inputs::open(config, student)?;
+    let mut inputs = Inputs::open(config, student)?;
     let Texts { train, heldout } = inputs.texts(config, events)?;
     let fingerprint = train.fingerprint();
     let fresh = State { step: 0, skipped: 0, tokens: 0, cursor: Cursor::default(), data: fingerprint };
@@ -98,6 +98,7 @@ pub fn uptrain(
     let sampler = Sampler::new(train, config.train.seed, state.cursor)?;
     // The teacher is only read: what its file holds in bf16 need not be widened.
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
+    let teacher = teacher.map(Source::Model).or_else(|| inputs.logits.take().map(Source::Logits));
     let model = load(&inputs.student, &device.clone().autodiff(), WeightDtype::F32)?;
     let share_map = inputs.stacks.student.clone();
     let model = freeze(model, &config.optimizer.groups, &share_map);
@@ -224,7 +225,7 @@ impl Run<'_> {
         let batches: Vec<_> = (0..count).map(|_| self.sampler.next_batch(self.config.train.batch_size)).collect();
         let choice = routing::choice(&model, step, &self.config.train);
         for batch in &batches {
-            self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses);
+            self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses)?;
         }
         let Losses { loss, cross_entropy, terms } = losses;
         let grad_norm = grads.norm();

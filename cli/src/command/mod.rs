@@ -1,6 +1,7 @@
 //! The subcommands, a file each: arguments, then what they do.
 
 pub mod bench;
+pub mod cache_logits;
 pub mod config;
 pub mod convert;
 pub mod demo;

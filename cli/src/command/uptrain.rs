@@ -106,9 +106,10 @@ impl Uptrain {
 
 /// Downloads the models of `config` that are on the hub, with progress bars; the trainer finds them in the cache.
 fn fetch(config: &UptrainConfig) -> anyhow::Result<()> {
-    let models = std::iter::once(&config.student).chain(&config.teacher);
-    for source in models.filter(|source| !Path::new(&source.model).exists()) {
-        model::open(&source.model)?;
+    let teacher = config.teacher.iter().filter_map(|teacher| teacher.model.as_ref());
+    let models = std::iter::once(&config.student.model).chain(teacher);
+    for spec in models.filter(|spec| !Path::new(spec).exists()) {
+        model::open(spec)?;
     }
     Ok(())
 }

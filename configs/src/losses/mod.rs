@@ -106,6 +106,11 @@ impl LossConfig {
         matches!(self, Self::RouterBce(_) | Self::RouterZLoss(_))
     }
 
+    /// Whether the term needs more of a teacher than its logits.
+    pub(crate) fn needs_hidden_states(&self) -> bool {
+        matches!(self, Self::Hidden(_))
+    }
+
     /// Checks the term's own settings; `key` is where it stands.
     fn check(&self, key: &str, checks: &mut Checks) {
         match self {

@@ -17,8 +17,8 @@ mod tests;
 
 pub use allocator::{Allocator, keep_freed_memory};
 pub use head_loss::{
-    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, head_loss,
-    token_log_probs,
+    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, Teacher,
+    TopProbs, head_loss, token_log_probs, top_probs,
 };
 pub use layout::{Grid, Layout, Scoring, Segment};
 pub use merge::{Merge, gather, merge};

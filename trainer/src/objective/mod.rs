@@ -1,16 +1,20 @@
 //! The objective of a batch: the sum of its terms, beside a frozen teacher where a term needs one.
 
 use crate::{
+    TrainError,
     gradients::Gradients,
     loss::{self, Asked, Losses, Stacks, States},
     pass::{Pass, StateGradients, add_state, leaf, take_back},
 };
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::LossConfig;
-use retie_data::Batch;
+use retie_data::{
+    Batch,
+    logits::{LogitsCache, TopLogits},
+};
 use retie_model::{
     CausalLm, Choice, Decision, Routing,
-    kernels::{HeadInput, HeadLoss, Layout, Readout, head_loss, token_log_probs},
+    kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss, token_log_probs},
 };
 use std::collections::BTreeMap;
 
@@ -18,9 +22,18 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub struct Objective {
     losses: Vec<LossConfig>,
-    teacher: Option<CausalLm>,
+    teacher: Option<Source>,
     stacks: Stacks,
     checkpoint_recursions: bool,
+}
+
+/// Where a teacher's logits come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A frozen model that runs beside the student.
+    Model(CausalLm),
+    /// What was kept of one.
+    Logits(LogitsCache),
 }
 
 /// Where a micro-batch stands in the run.
@@ -33,19 +46,22 @@ pub struct Turn {
 }
 
 /// What a teacher has on a batch: some of its hidden states, by the number of depths before them, and what its head reads.
-type TeacherRun = (BTreeMap<usize, Tensor<2>>, Option<HeadInput>);
+type TeacherRun = (BTreeMap<usize, Tensor<2>>, Option<Teacher>);
 
 impl Objective {
     /// The weighted sum of `losses`, which have been checked against `stacks`.
     #[must_use]
-    pub fn new(losses: &[LossConfig], teacher: Option<CausalLm>, stacks: Stacks, checkpoint_recursions: bool) -> Self {
+    pub fn new(losses: &[LossConfig], teacher: Option<Source>, stacks: Stacks, checkpoint_recursions: bool) -> Self {
         Self { losses: losses.to_vec(), teacher, stacks, checkpoint_recursions }
     }
 
-    /// The frozen teacher.
+    /// The frozen teacher, if it is a model.
     #[must_use]
     pub fn teacher(&self) -> Option<&CausalLm> {
-        self.teacher.as_ref()
+        match &self.teacher {
+            Some(Source::Model(teacher)) => Some(teacher),
+            Some(Source::Logits(_)) | None => None,
+        }
     }
 
     /// Number of depths before each early exit that a loss trains.
@@ -57,6 +73,9 @@ impl Objective {
 
     /// Adds the gradient of the objective on `batch`, times the share of its turn, to `grads`, and its values to `losses`: the batch's part of the
     /// optimizer step. Of its tokens `choice` goes through the recursions of a routed model.
+    ///
+    /// # Errors
+    /// When what was kept of a teacher cannot be read.
     pub fn backward(
         &self,
         student: &CausalLm,
@@ -65,14 +84,14 @@ impl Objective {
         turn: Turn,
         grads: &mut Gradients,
         losses: &mut Losses,
-    ) {
+    ) -> Result<(), TrainError> {
         let ids = token_ids(batch, &student.device()).reshape([batch.inputs.len()]);
         let layout = Layout::batch(batch.rows, batch.sequence_length);
         let Turn { step, share } = turn;
         let terms: Vec<LossConfig> = self.losses.iter().map(|loss| loss.at(step)).collect();
         let asked = Asked::by(&terms, share, &self.stacks);
         let pass = Pass::run(student, ids, layout, choice, &asked.ends(), self.checkpoint_recursions);
-        let (teacher_states, teacher_head) = self.run_teacher(batch, &asked);
+        let (teacher_states, teacher_head) = self.run_teacher(batch, &asked)?;
         let mut of_states = StateGradients::new();
         let mut part = losses.part(share);
 
@@ -113,11 +132,20 @@ impl Objective {
         let of_logits: Vec<Vec<f32>> = pass.decisions().iter().map(of_router).collect();
         let grad_rows = pass.backward(student, of_states, &of_logits, grads);
         grads.add_tables(student, grad_weight, &batch.inputs, grad_rows);
+        Ok(())
     }
 
-    fn run_teacher(&self, batch: &Batch, asked: &Asked) -> TeacherRun {
+    fn run_teacher(&self, batch: &Batch, asked: &Asked) -> Result<TeacherRun, TrainError> {
         let mut states = BTreeMap::new();
-        let Some(teacher) = &self.teacher else { return (states, None) };
+        let teacher = match &self.teacher {
+            Some(Source::Model(teacher)) => teacher,
+            Some(Source::Logits(logits)) => {
+                let TopLogits { ids, log_probs } = logits.rows(&batch.indices)?;
+                let k = logits.meta().top_k;
+                return Ok((states, Some(Teacher::Top(TopProbs { k, ids, log_probs }))));
+            }
+            None => return Ok((states, None)),
+        };
         let rows = teacher.rows(Layout::batch(batch.rows, batch.sequence_length));
         let ids = token_ids(batch, &teacher.device()).reshape([batch.inputs.len()]);
         let mut routing = Routing::default();
@@ -132,9 +160,9 @@ impl Objective {
         let head = asked.teacher_logits().then(|| {
             let depths = start..teacher.share_map().num_depths();
             let hidden = teacher.norm(teacher.run_passes(x, depths, &rows, &mut routing, None));
-            HeadInput { hidden, head: teacher.head() }
+            Teacher::Model(Box::new(HeadInput { hidden, head: teacher.head() }))
         });
-        (states, head)
+        Ok((states, head))
     }
 }
 

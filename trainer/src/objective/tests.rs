@@ -67,23 +67,23 @@ impl Case {
             teacher_depths: Some(source.config.num_hidden_layers),
             widths: (converted.config.hidden_size, Some(source.config.hidden_size)),
         };
-        let objective = Objective::new(&losses(), Some(load(&source, &device)), stacks, recompute);
+        let objective = Objective::new(&losses(), Some(Source::Model(load(&source, &device))), stacks, recompute);
         let tokens: Vec<u32> = (0..33).map(|i| (i * 97 + 11) % 2048).collect();
-        let batch =
-            Batch { rows: 2, sequence_length: 16, inputs: tokens[..32].to_vec(), targets: tokens[1..].to_vec() };
+        let batch = Batch {
+            indices: vec![0, 1],
+            rows: 2,
+            sequence_length: 16,
+            inputs: tokens[..32].to_vec(),
+            targets: tokens[1..].to_vec(),
+        };
         Self { student: load(&converted, &device.autodiff()), objective, batch }
     }
 
     fn backward(&self, student: &CausalLm) -> (Losses, Gradients) {
         let (mut losses, mut grads) = (Losses::default(), Gradients::default());
-        self.objective.backward(
-            student,
-            &self.batch,
-            Choice::Threshold,
-            Turn { step: 1, share: 1.0 },
-            &mut grads,
-            &mut losses,
-        );
+        self.objective
+            .backward(student, &self.batch, Choice::Threshold, Turn { step: 1, share: 1.0 }, &mut grads, &mut losses)
+            .unwrap();
         (losses, grads)
     }
 }

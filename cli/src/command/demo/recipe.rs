@@ -3,8 +3,8 @@
 use super::assets;
 use retie_config::{
     ConvertConfig, CosineConfig, CrossEntropyConfig, DataConfig, DistillConfig, GroupsConfig, Init, LossConfig,
-    ModelSource, NonFinite, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TrainConfig,
-    UptrainConfig,
+    ModelSource, NonFinite, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TeacherConfig,
+    TrainConfig, UptrainConfig,
 };
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
         schema: 1,
         run: RunConfig { dir: out.join("run") },
         student: ModelSource { model: out.join("converted").display().to_string() },
-        teacher: Some(ModelSource { model: assets::base(out).display().to_string() }),
+        teacher: Some(TeacherConfig { model: Some(assets::base(out).display().to_string()), logits: None }),
         data: DataConfig {
             train: vec![assets::train(out)],
             heldout: vec![assets::heldout(out)],

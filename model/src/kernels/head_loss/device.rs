@@ -1,14 +1,16 @@
 //! The loss in plain burn operations, for every device but the CPU.
 
-use super::{Chunks, CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, Readout, ReadoutLoss, Sums};
+use super::{
+    Chunks, CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, Readout, ReadoutLoss, Sums, Teacher, TopProbs,
+};
 use crate::kernels::plain::linear;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use retie_config::Divergence;
 
 pub fn head_loss(
     head: &Head,
     readouts: &[Readout],
-    teacher: Option<&HeadInput>,
+    teacher: Option<&Teacher>,
     targets: &[u32],
     chunks: Chunks,
 ) -> HeadLoss {
@@ -17,9 +19,12 @@ pub fn head_loss(
     let mut grad_weight = head.weight.zeros_like();
     for (start, rows) in chunks.iter() {
         let hidden = |all: &Tensor<2>| all.clone().narrow(0, start, rows);
-        let teacher = teacher.map(|t| logits(hidden(&t.hidden), &t.head));
+        let teacher = teacher.map(|teacher| match teacher {
+            Teacher::Model(t) => Reference::logits(logits(hidden(&t.hidden), &t.head)),
+            Teacher::Top(top) => Reference::top(top, start, rows, &head.weight.device()),
+        });
         let all: Vec<Tensor<2>> = readouts.iter().map(|r| logits(hidden(&r.hidden), head)).collect();
-        let last = all.last().cloned();
+        let last = all.last().cloned().map(Reference::logits);
         for (index, readout) in readouts.iter().enumerate() {
             let references = [&teacher, &last]
                 .into_iter()
@@ -82,7 +87,7 @@ fn total(tensor: Tensor<2>) -> f64 {
 /// The gradient of one chunk's logits, and the sums of the values in the order of [`super::HeadValues`].
 fn grad_of_logits(
     logits: &Tensor<2>,
-    references: impl Iterator<Item = Option<(DistillTerm, Tensor<2>)>>,
+    references: impl Iterator<Item = Option<(DistillTerm, Reference)>>,
     targets: &[u32],
     text: CrossEntropyTerm,
     tokens: f32,
@@ -108,13 +113,61 @@ fn grad_of_logits(
     let mut grad = (own - labels) * (weight / tokens);
     for (value, reference) in values[3..].iter_mut().zip(references) {
         let Some((DistillTerm { weight, divergence, temperature }, reference)) = reference else { continue };
-        let log_p = activation::log_softmax(reference / temperature, 1);
         let log_q = activation::log_softmax(logits.clone() / temperature, 1);
-        let (sum, slope) = divergence_of(divergence, log_p, log_q);
+        let Reference { values, ids } = reference;
+        let (sum, slope) = match ids {
+            None => divergence_of(divergence, activation::log_softmax(values / temperature, 1), log_q),
+            Some(ids) => divergence_of_top(divergence, ids, values, log_q),
+        };
         *value = sum;
         grad = grad + slope * (weight * temperature / tokens);
     }
     (grad, values)
+}
+
+/// Rows of a reference.
+#[derive(Clone)]
+struct Reference {
+    /// Logits `[rows, V]`; with `ids`, logarithms of probabilities `[rows, k + 1]`.
+    values: Tensor<2>,
+    /// `[rows, k]`.
+    ids: Option<Tensor<2, Int>>,
+}
+
+impl Reference {
+    fn logits(values: Tensor<2>) -> Self {
+        Self { values, ids: None }
+    }
+
+    fn top(top: &TopProbs, start: usize, rows: usize, device: &Device) -> Self {
+        let (k, end) = (top.k, start + rows);
+        let ids: Vec<i32> = top.ids[start * k..end * k].iter().map(|id| *id as i32).collect();
+        let log_p = top.log_probs[start * (k + 1)..end * (k + 1)].to_vec();
+        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([rows, k]);
+        Self { values: Tensor::from_data(TensorData::new(log_p, [rows, k + 1]), device), ids: Some(ids) }
+    }
+}
+
+/// The divergence over the outcomes of [`super::top`]; `log_q` is `[rows, V]`.
+fn divergence_of_top(kind: Divergence, ids: Tensor<2, Int>, log_p: Tensor<2>, log_q: Tensor<2>) -> (f64, Tensor<2>) {
+    let [rows, k] = ids.dims();
+    let q = log_q.clone().exp();
+    let named = Tensor::<2>::ones([rows, k], &log_q.device());
+    let is_named = q.zeros_like().scatter(1, ids.clone(), named, IndexingUpdateOp::Add);
+    let of_rest = q * (is_named.neg() + 1.0);
+    let q_rest = of_rest.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE); // [rows, 1]
+    let log_outcomes = Tensor::cat(vec![log_q.gather(1, ids.clone()), q_rest.clone().log()], 1);
+    let (value, slopes) = divergence_of(kind, log_p, log_outcomes);
+    let rest = of_rest * (slopes.clone().narrow(1, k, 1) / q_rest);
+    (value, rest.scatter(1, ids, slopes.narrow(1, 0, k), IndexingUpdateOp::Add))
+}
+
+/// Gives `see` the logits of each chunk in turn.
+pub fn logits_of(input: &HeadInput, chunks: Chunks, mut see: impl FnMut(&[f32])) {
+    for (start, rows) in chunks.iter() {
+        let logits = logits(input.hidden.clone().narrow(0, start, rows), &input.head);
+        see(crate::kernels::f32_slice(&logits.into_data()));
+    }
 }
 
 /// The divergence, summed over the rows, and its gradient for the logits of `q`; see [`super::divergence`].

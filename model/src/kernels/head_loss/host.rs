@@ -1,8 +1,8 @@
 //! The loss on the CPU: products into buffers that every chunk uses again, then one pass over each row of logits.
 
 use super::{
-    Chunks, Head, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums,
-    row::{References, row},
+    Chunks, Head, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums, Teacher,
+    row::{Reference, References, row},
 };
 use crate::kernels::host::{
     matmul::{Matrix, add_product, write_product},
@@ -55,19 +55,22 @@ impl Rows {
 pub fn head_loss(
     head: &Head,
     readouts: &[Readout],
-    teacher: Option<&HeadInput>,
+    teacher: Option<&Teacher>,
     targets: &[u32],
     chunks: Chunks,
 ) -> HeadLoss {
     let [vocab_size, width] = head.weight.dims();
     let heads: Vec<Rows> = readouts.iter().map(|r| Rows::new(&r.hidden, head)).collect();
     let Some((last, exits)) = heads.split_last() else { unreachable!("a loss without a readout") };
-    let teacher = teacher.map(|teacher| Rows::new(&teacher.hidden, &teacher.head));
-    assert!(teacher.as_ref().is_none_or(|teacher| teacher.vocab_size == vocab_size), "one vocabulary");
+    let model = match teacher {
+        Some(Teacher::Model(teacher)) => Some(Rows::new(&teacher.hidden, &teacher.head)),
+        Some(Teacher::Top(_)) | None => None,
+    };
+    assert!(model.as_ref().is_none_or(|teacher| teacher.vocab_size == vocab_size), "one vocabulary");
     let logits = || vec![0.0; chunks.rows * vocab_size];
     let mut last_logits = logits();
     let mut exit_logits = if exits.is_empty() { Vec::new() } else { logits() };
-    let mut teacher_logits = teacher.as_ref().map(|_| logits());
+    let mut teacher_logits = model.as_ref().map(|_| logits());
     let mut grad_weight = vec![0.0; vocab_size * width];
     let mut grads_hidden: Vec<Vec<f32>> = readouts.iter().map(|_| vec![0.0; chunks.tokens * width]).collect();
     let mut sums = vec![Sums::default(); readouts.len()];
@@ -75,10 +78,17 @@ pub fn head_loss(
         let count = rows * vocab_size;
         let targets = &targets[start..start + rows];
         last.fill(start, rows, &mut last_logits);
-        if let (Some(teacher), Some(logits)) = (&teacher, &mut teacher_logits) {
+        if let (Some(teacher), Some(logits)) = (&model, &mut teacher_logits) {
             teacher.fill(start, rows, logits);
         }
-        let teacher = teacher_logits.as_ref().map(|logits| &logits[..count]);
+        let teacher = match (teacher, &teacher_logits) {
+            (Some(Teacher::Top(top)), _) => Some(Reference::Top(
+                &top.ids[start * top.k..(start + rows) * top.k],
+                &top.log_probs[start * (top.k + 1)..(start + rows) * (top.k + 1)],
+            )),
+            (_, Some(logits)) => Some(Reference::Logits(&logits[..count])),
+            (_, None) => None,
+        };
         let mut take = |index: usize, head: &Rows, logits: &mut [f32], references: References<'_>| {
             sums[index].add(all_rows(
                 &readouts[index].terms,
@@ -94,7 +104,7 @@ pub fn head_loss(
         };
         for (index, exit) in exits.iter().enumerate() {
             exit.fill(start, rows, &mut exit_logits);
-            let references = References { teacher, last: Some(&last_logits[..count]) };
+            let references = References { teacher, last: Some(Reference::Logits(&last_logits[..count])) };
             take(index, exit, &mut exit_logits[..count], references);
         }
         take(readouts.len() - 1, last, &mut last_logits[..count], References { teacher, last: None });
@@ -121,10 +131,9 @@ fn all_rows(
         .zip(targets)
         .enumerate()
         .map(|(index, (logits, target))| {
-            let part = index * vocab_size..(index + 1) * vocab_size;
             let references = References {
-                teacher: references.teacher.map(|all| &all[part.clone()]),
-                last: references.last.map(|all| &all[part.clone()]),
+                teacher: references.teacher.map(|all| all.row(index, targets.len())),
+                last: references.last.map(|all| all.row(index, targets.len())),
             };
             vectorised(
                 #[inline(always)]
@@ -142,6 +151,16 @@ fn all_rows(
     let mut sums = Sums::default();
     values.into_iter().for_each(|values| sums.add(values));
     sums.0
+}
+
+/// Gives `see` the logits of each chunk in turn.
+pub fn logits_of(input: &HeadInput, chunks: Chunks, mut see: impl FnMut(&[f32])) {
+    let head = Rows::new(&input.hidden, &input.head);
+    let mut logits = vec![0.0; chunks.rows * head.vocab_size];
+    for (start, rows) in chunks.iter() {
+        head.fill(start, rows, &mut logits);
+        see(&logits[..rows * head.vocab_size]);
+    }
 }
 
 fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {

@@ -7,6 +7,8 @@
 //! - z-loss: `Z²` (<https://arxiv.org/abs/2204.02311>);
 //! - a divergence `D(p_T, q_T)` from the logits `t` of a reference, `p_T = softmax(t/T)`, `q_T = softmax(s/T)`; see [`divergence`].
 //!
+//! A teacher is a model, or the probabilities of its most probable tokens; see [`TopProbs`].
+//!
 //! `loss = Σ over readouts of w_ce (CE + ζ Z²) + w T² D`, each a mean over tokens, in nats. `T²` keeps the size of a KL's gradient
 //! when the temperature changes (Hinton et al., <https://arxiv.org/abs/1503.02531>). A reference has no gradient.
 
@@ -16,6 +18,9 @@ mod host;
 mod row;
 #[cfg(test)]
 mod tests;
+mod top;
+
+pub use top::{TopProbs, top_probs};
 
 use super::is_cpu;
 use burn::tensor::Tensor;
@@ -54,6 +59,15 @@ impl From<Tensor<2>> for Head {
     fn from(weight: Tensor<2>) -> Self {
         Self { weight, softcap: None }
     }
+}
+
+/// What stands for the teacher's logits.
+#[derive(Clone, Debug)]
+pub enum Teacher {
+    /// A model's head and hidden states.
+    Model(Box<HeadInput>),
+    /// What was kept of them, at the temperature of the term.
+    Top(TopProbs),
 }
 
 /// Hidden states after the final norm, `[M, D]`, without autodiff, and the terms that their logits have.
@@ -138,7 +152,7 @@ pub struct HeadValues {
 /// When the number of targets is not that of the rows, the vocabularies differ, there is no readout, or a term has no reference:
 /// the caller has checked them.
 #[must_use]
-pub fn head_loss(head: Head, readouts: &[Readout], teacher: Option<&HeadInput>, targets: &[u32]) -> HeadLoss {
+pub fn head_loss(head: Head, readouts: &[Readout], teacher: Option<&Teacher>, targets: &[u32]) -> HeadLoss {
     let Some(last) = readouts.last() else { unreachable!("a loss without a readout") };
     assert!(last.terms.last.is_none(), "the last readout is not its own reference");
     let chunks = Chunks::new(&last.hidden, &head.weight, targets);
@@ -175,6 +189,10 @@ impl Chunks {
         let [tokens, _] = hidden.dims();
         let [vocab_size, _] = weight.dims();
         assert_eq!(targets.len(), tokens, "one target per row");
+        Self::of(tokens, vocab_size)
+    }
+
+    fn of(tokens: usize, vocab_size: usize) -> Self {
         Self { tokens, rows: (CHUNK_ELEMENTS / vocab_size).clamp(1, tokens.max(1)) }
     }
 

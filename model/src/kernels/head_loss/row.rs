@@ -3,14 +3,39 @@
 use super::{
     CrossEntropyTerm, DistillTerm, HeadTerms,
     divergence::{At, Row, divergence},
+    top::Outcomes,
 };
 use crate::kernels::host::simd::{LANES, exp, max, sum, sum_exp};
 
 /// Logits of the references, where the terms ask for them.
 #[derive(Clone, Copy)]
 pub struct References<'a> {
-    pub teacher: Option<&'a [f32]>,
-    pub last: Option<&'a [f32]>,
+    pub teacher: Option<Reference<'a>>,
+    pub last: Option<Reference<'a>>,
+}
+
+/// Rows of a reference.
+#[derive(Clone, Copy)]
+pub enum Reference<'a> {
+    /// Its logits.
+    Logits(&'a [f32]),
+    /// The most probable tokens, and logarithms of their probabilities and of the rest's.
+    Top(&'a [u32], &'a [f32]),
+}
+
+impl Reference<'_> {
+    /// Row `index` of `count`.
+    #[inline(always)]
+    pub fn row(self, index: usize, count: usize) -> Self {
+        fn part<T>(all: &[T], index: usize, count: usize) -> &[T] {
+            let size = all.len() / count;
+            &all[index * size..(index + 1) * size]
+        }
+        match self {
+            Self::Logits(all) => Self::Logits(part(all, index, count)),
+            Self::Top(ids, log_probs) => Self::Top(part(ids, index, count), part(log_probs, index, count)),
+        }
+    }
 }
 
 /// `q = softmax(s)` in the gradient of cross-entropy and z-loss: `own·q − uniform − hit·1[target]`.
@@ -64,9 +89,20 @@ pub fn row(terms: &HeadTerms, tokens: f32, student: &mut [f32], references: Refe
 /// Writes the gradient of `text` and of a divergence from the logits `reference`; gives the divergence. `shift` is the largest of
 /// the student's logits.
 #[inline(always)]
-fn distill(term: DistillTerm, tokens: f32, student: &mut [f32], reference: &[f32], shift: f32, text: Text) -> f32 {
+fn distill(
+    term: DistillTerm,
+    tokens: f32,
+    student: &mut [f32],
+    reference: Reference<'_>,
+    shift: f32,
+    text: Text,
+) -> f32 {
     let DistillTerm { weight, divergence: kind, temperature } = term;
     let inverse = 1.0 / temperature;
+    let reference = match reference {
+        Reference::Logits(logits) => logits,
+        Reference::Top(ids, log_p) => return distill_top(term, tokens, student, (ids, log_p), shift, text),
+    };
     let reference = &reference[..student.len()];
     let reference_shift = max(reference) * inverse;
     let log_sum_p = reference_shift + sum_exp(reference, inverse, reference_shift).ln();
@@ -80,6 +116,42 @@ fn distill(term: DistillTerm, tokens: f32, student: &mut [f32], reference: &[f32
         let softmax = Softmax { inverse, log_sum_p, log_sum_q };
         divergence(kind, &mut Pair::<false> { student, reference, softmax, text, scale })
     }
+}
+
+/// As [`distill`], over the outcomes of [`super::top`].
+#[inline(always)]
+fn distill_top(
+    term: DistillTerm,
+    tokens: f32,
+    student: &mut [f32],
+    (ids, log_p): (&[u32], &[f32]),
+    shift: f32,
+    text: Text,
+) -> f32 {
+    let inverse = 1.0 / term.temperature;
+    let scale = term.weight * term.temperature / tokens;
+    let log_sum = match term.temperature {
+        1.0 => text.log_sum,
+        _ => shift * inverse + sum_exp(student, inverse, shift * inverse).ln(),
+    };
+    let named: Vec<f32> = ids.iter().map(|id| student[*id as usize]).collect();
+    // The rest by itself: 1 less the named would be rounding where they are nearly all, and so would the named's share of the
+    // rest's gradient, added and taken off again, where the student's rest is much smaller than the teacher's.
+    ids.iter().for_each(|id| student[*id as usize] = f32::NEG_INFINITY);
+    let log_rest = shift * inverse + sum_exp(student, inverse, shift * inverse).ln() - log_sum;
+    let log_q = named.iter().map(|s| s * inverse - log_sum).chain([log_rest]).collect();
+    let mut outcomes = Outcomes { log_p, log_q, slopes: Vec::new() };
+    let value = divergence(term.divergence, &mut outcomes);
+    let slopes = outcomes.slopes;
+    let of_rest = scale * slopes[ids.len()] / exp(log_rest);
+    let Text { log_sum: text_log_sum, own, uniform } = text;
+    for s in student.iter_mut() {
+        *s = own * exp(*s - text_log_sum) - uniform + of_rest * exp(*s * inverse - log_sum);
+    }
+    for ((id, s), slope) in ids.iter().zip(&named).zip(&slopes) {
+        student[*id as usize] = own * exp(s - text_log_sum) - uniform + scale * slope;
+    }
+    value
 }
 
 /// From logits to probabilities at the temperature.

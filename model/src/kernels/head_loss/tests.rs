@@ -1,6 +1,8 @@
 //! The losses against plain operations, known values, and finite differences. `model/tests/losses.rs` has torch's values.
 
-use super::{CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, device, head_loss, host};
+use super::{
+    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, Teacher, device, head_loss, host, top_probs,
+};
 use crate::kernels::f32_slice;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use retie_config::Divergence;
@@ -38,7 +40,8 @@ fn logits<const R: usize>(rows: [[f32; 3]; R]) -> HeadInput {
 fn divergence(student: &HeadInput, teacher: &HeadInput, kind: Divergence) -> (f64, Tensor<2>) {
     let [rows, _] = student.hidden.dims();
     let readout = Readout { hidden: student.hidden.clone(), terms: distill(kind, 1.0) };
-    let mut loss = head_loss(student.head.clone(), &[readout], Some(teacher), &vec![0; rows]);
+    let teacher = Teacher::Model(Box::new(teacher.clone()));
+    let mut loss = head_loss(student.head.clone(), &[readout], Some(&teacher), &vec![0; rows]);
     let loss = loss.readouts.pop().unwrap();
     (loss.values.teacher.unwrap(), loss.grad_hidden)
 }
@@ -48,10 +51,12 @@ fn host_and_plain_operations_agree() {
     // 53 is three times 16 lanes and a rest; chunks of 16 rows leave one of 9.
     let (weight, hidden, early) = (random([53, 9], 17), random([41, 9], 16), random([41, 9], 15));
     let capped = Head { weight: random([53, 5], 19), softcap: Some(3.0) };
-    let teacher = HeadInput { hidden: random([41, 5], 18), head: capped };
+    let model = HeadInput { hidden: random([41, 5], 18), head: capped };
     let targets: Vec<u32> = (0..41).map(|i| (i * 7) % 53).collect();
     for kind in DIVERGENCES {
-        for temperature in [1.0, 2.5] {
+        let of_model = |temperature| (temperature, Teacher::Model(Box::new(model.clone())));
+        let of_top = |temperature, k| (temperature, Teacher::Top(top_probs(&model, k, temperature)));
+        for (temperature, teacher) in [of_model(1.0), of_model(2.5), of_top(1.0, 7), of_top(2.5, 1)] {
             let cross_entropy = CrossEntropyTerm { weight: 0.3, label_smoothing: 0.1, z_loss: 0.01 };
             let last = HeadTerms { cross_entropy, ..distill(kind, temperature) };
             let exit = HeadTerms { last: last.teacher, ..last };
@@ -146,5 +151,41 @@ fn gradients_are_finite_differences_of_the_values() {
             let quotient = (at(step) - at(-step)) / f64::from(2.0 * step);
             assert!((quotient - f64::from(slope)).abs() < 1e-4, "{kind:?}[{i}]: {slope} and {quotient}");
         }
+    }
+}
+
+#[test]
+fn the_top_of_a_distribution_is_that_of_its_softmax() {
+    let head = logits([[1.0, 3.0, 1.0], [0.0, -1.0, 2.0]]);
+    let top = top_probs(&head, 2, 2.0);
+    assert_eq!(top.ids, [1, 0, 2, 0]); // of equal ones the first
+    let of = |row: [f64; 3]| {
+        let sum: f64 = row.iter().map(|s| (s / 2.0).exp()).sum();
+        row.map(|s| (s / 2.0).exp() / sum)
+    };
+    let (a, b) = (of([1.0, 3.0, 1.0]), of([0.0, -1.0, 2.0]));
+    for (found, expected) in top.log_probs.iter().zip([a[1], a[0], a[2], b[2], b[0], b[1]]) {
+        assert!((f64::from(*found) - expected.ln()).abs() < 1e-6, "{found} and {}", expected.ln());
+    }
+}
+
+#[test]
+fn a_kept_top_of_all_tokens_is_the_teacher_and_one_of_few_bounds_its_divergence_from_below() {
+    let student = HeadInput { hidden: random([8, 9], 22), head: random([53, 9], 23).into() };
+    let model = HeadInput { hidden: random([8, 9], 24), head: random([53, 9], 25).into() };
+    for kind in DIVERGENCES {
+        let run = |teacher: Teacher| {
+            let readout = Readout { hidden: student.hidden.clone(), terms: distill(kind, 1.0) };
+            let loss = head_loss(student.head.clone(), &[readout], Some(&teacher), &[0; 8]).readouts.remove(0);
+            (loss.values.teacher.unwrap(), loss.grad_hidden)
+        };
+        let (exact, grad) = run(Teacher::Model(Box::new(model.clone())));
+        let of = |k| run(Teacher::Top(top_probs(&model, k, 1.0)));
+        let (all, grad_of_all) = of(53);
+        // 53 probabilities, each rounded once more.
+        assert!((all - exact).abs() < 2e-6, "{kind:?}: {all} and {exact}");
+        assert!((grad_of_all - grad).abs().max().into_scalar::<f32>() < 1e-5, "{kind:?}");
+        let values = [1, 4, 16, 53].map(|k| of(k).0);
+        assert!(values.is_sorted_by(|a, b| *a <= b + 1e-6) && values[0] < exact, "{kind:?}: {values:?}");
     }
 }

@@ -1,0 +1,112 @@
+//! `retie cache-logits`: what a teacher says of a text, kept on disk for runs that distil from it.
+
+use crate::{
+    args::{DeviceArgs, DtypeArgs, JsonArgs},
+    error::Status,
+    model,
+    number::{bytes, grouped},
+    output,
+    progress::{Progress, Unit},
+    signal,
+};
+use anyhow::ensure;
+use clap::Args;
+use retie_trainer::{KeepEvent, KeepLogits, keep_logits};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Keep the most probable next tokens of a teacher for a text; `uptrain` distils from them without the teacher
+#[derive(Debug, Args)]
+pub struct CacheLogits {
+    /// The teacher: a Hugging Face folder, a .gguf file, or a hub id
+    #[arg(long, value_name = "MODEL")]
+    teacher: String,
+    /// The training text, as in `data.train`: .jsonl, .txt or .parquet files in the same order
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Key or column of the text, as in `data.text_field`
+    #[arg(long, value_name = "FIELD", default_value = retie_data::DEFAULT_TEXT_FIELD)]
+    text_field: String,
+    /// Tokens of a sequence, as in `data.sequence_length`
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..))]
+    sequence_length: u32,
+    /// Where tokenised text is kept between runs, as in `data.cache_dir`
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Tokens that are kept of each distribution; all others are one further outcome
+    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: u32,
+    /// Keep softmax(logits / T); the run's `temperature` has to be the same
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    temperature: f64,
+    /// Sequences that the teacher reads at once; the result does not depend on it
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Folder of the cache; one that was not finished goes on
+    #[arg(long, short = 'o', value_name = "DIR")]
+    output: PathBuf,
+    #[command(flatten)]
+    dtype: DtypeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+impl CacheLogits {
+    pub fn run(self) -> anyhow::Result<Status> {
+        let fits = self.temperature.is_finite() && self.temperature > 0.0;
+        ensure!(fits, "`--temperature` is `{}`, expected a finite number above 0", self.temperature);
+        let device = retie_model::device(&self.device.device)?;
+        let teacher = model::open(&self.teacher)?;
+        let options = KeepLogits {
+            teacher: model::parent(&teacher)?,
+            files: self.data.clone(),
+            text_field: self.text_field.clone(),
+            sequence_length: self.sequence_length as usize,
+            cache_dir: self.cache_dir.clone(),
+            top_k: self.top_k as usize,
+            temperature: self.temperature,
+            batch_size: self.batch_size as usize,
+            output: self.output.clone(),
+        };
+        let stop = signal::stop_flag()?;
+        let mut tokenizing: Option<Progress> = None;
+        let mut running: Option<Progress> = None;
+        let kept =
+            keep_logits(&options, &teacher, &device, self.dtype.get(), &stop, &mut |event| match event {
+                KeepEvent::Tokenizing(p) => tokenizing
+                    .get_or_insert_with(|| Progress::new("tokenize text", Unit::Bytes, p.bytes_total))
+                    .set(p.bytes_done, p.bytes_total, &format!("{} tokens", grouped(p.tokens))),
+                KeepEvent::Rows { done, total } => {
+                    tokenizing = None;
+                    running
+                        .get_or_insert_with(|| Progress::new("teacher", Unit::Count("sequences"), total as u64))
+                        .set(done as u64, total as u64, "");
+                }
+            })?;
+        drop((tokenizing, running));
+        if !kept.finished {
+            output::line("interrupted; the same command goes on");
+            return Ok(Status::Interrupted);
+        }
+        let meta = kept.meta;
+        let tokens = (meta.rows * meta.sequence_length) as u64;
+        let per_token = meta.bytes_per_token() as u64;
+        match self.json.json {
+            true => output::json(&json!({
+                "meta": meta, "tokens": tokens, "bytes_per_token": per_token, "bytes": tokens * per_token, "shards": meta.num_shards(),
+            }))?,
+            false => output::data(format!(
+                "tokens            {}\nbytes per token   {per_token} ({} of the distribution each)\nsize              {} in {} shards",
+                grouped(tokens),
+                meta.top_k,
+                bytes(tokens * per_token),
+                meta.num_shards(),
+            ))?,
+        }
+        output::wrote(&self.output);
+        output::next(&format!("retie uptrain CONFIG.yaml --set 'teacher={{logits: {}}}'", self.output.display()));
+        Ok(Status::Done)
+    }
+}

@@ -1,0 +1,143 @@
+//! Keeping a teacher's distributions for the rows of a text: the teacher runs once over every row, not in every run.
+
+use crate::{
+    TrainError,
+    inputs::{end_of_text, tokenizer},
+};
+use burn::tensor::{Device, Int, Tensor};
+use retie_checkpoint::{ModelSource, Parent};
+use retie_data::{
+    Batch, DatasetOptions, Progress, TokenDataset,
+    logits::{LOGITS_SCHEMA, LogitsMeta, LogitsWriter, TopLogits},
+};
+use retie_model::{
+    CausalLm, WeightDtype,
+    kernels::{HeadInput, top_probs},
+};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Bytes of a shard, about.
+const SHARD_BYTES: usize = 64 << 20;
+
+/// What is kept, of what.
+#[derive(Clone, Debug)]
+pub struct KeepLogits {
+    /// The teacher's files.
+    pub teacher: Parent,
+    /// Text files.
+    pub files: Vec<PathBuf>,
+    /// Key or column of the text.
+    pub text_field: String,
+    /// Tokens of a row.
+    pub sequence_length: usize,
+    /// Where tokenised text is kept.
+    pub cache_dir: Option<PathBuf>,
+    /// Tokens that are kept of each distribution.
+    pub top_k: usize,
+    /// The distributions are softmax(logits / temperature).
+    pub temperature: f64,
+    /// Rows that the teacher reads at once.
+    pub batch_size: usize,
+    /// Folder of the cache.
+    pub output: PathBuf,
+}
+
+/// How far [`keep_logits`] has come.
+#[derive(Clone, Copy, Debug)]
+pub enum KeepEvent {
+    /// The text is being tokenised.
+    Tokenizing(Progress),
+    /// Rows are in the cache, of all.
+    Rows {
+        /// Those.
+        done: usize,
+        /// All.
+        total: usize,
+    },
+}
+
+/// A cache.
+#[derive(Clone, Debug)]
+pub struct KeptLogits {
+    /// What it is of.
+    pub meta: LogitsMeta,
+    /// Whether all rows are in it; not, where the run was stopped.
+    pub finished: bool,
+}
+
+/// Writes the cache, or what is missing of it. `stop` is looked at after each batch; whole shards stay.
+///
+/// # Errors
+/// A file is missing, damaged or does not fit; the folder holds a cache of other things; the disk fails.
+pub fn keep_logits(
+    options: &KeepLogits,
+    teacher: &ModelSource,
+    device: &Device,
+    dtype: WeightDtype,
+    stop: &AtomicBool,
+    events: &mut dyn FnMut(KeepEvent),
+) -> Result<KeptLogits, TrainError> {
+    let vocab_size = teacher.config.vocab_size;
+    if !(1..=vocab_size).contains(&options.top_k) {
+        return Err(TrainError::TopK { found: options.top_k, vocab_size });
+    }
+    let device = device.clone().inner();
+    let tokenizer = tokenizer(teacher)?;
+    tokenizer.check_vocab(vocab_size)?;
+    let dataset_options = DatasetOptions {
+        files: options.files.clone(),
+        text_field: options.text_field.clone(),
+        sequence_length: options.sequence_length,
+        eos_token_id: end_of_text(teacher, &tokenizer)?,
+        cache_dir: options.cache_dir.clone(),
+    };
+    let dataset = TokenDataset::build(&dataset_options, &tokenizer, &mut |p| events(KeepEvent::Tokenizing(p)))?;
+    let mut meta = LogitsMeta {
+        schema: LOGITS_SCHEMA,
+        teacher: options.teacher.model.clone(),
+        teacher_files: options.teacher.files.iter().map(|file| (file.name.clone(), file.sha256.clone())).collect(),
+        tokenizer: tokenizer.fingerprint().to_owned(),
+        data: dataset.fingerprint(),
+        rows: dataset.num_rows(),
+        sequence_length: options.sequence_length,
+        vocab_size,
+        top_k: options.top_k,
+        temperature: options.temperature,
+        rows_per_shard: 1,
+    };
+    meta.rows_per_shard = (SHARD_BYTES / (meta.bytes_per_token() * meta.sequence_length)).max(1);
+    let mut writer = LogitsWriter::open(&options.output, meta.clone())?;
+    let missing = writer.missing();
+    let left: usize = missing.iter().map(|shard| meta.rows_of(*shard).len()).sum();
+    let mut done = meta.rows - left;
+    events(KeepEvent::Rows { done, total: meta.rows });
+    if missing.is_empty() {
+        return Ok(KeptLogits { meta, finished: true });
+    }
+    let model = CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, dtype)?;
+    for shard in missing {
+        let rows: Vec<usize> = meta.rows_of(shard).collect();
+        for rows in rows.chunks(options.batch_size.max(1)) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(KeptLogits { meta, finished: false });
+            }
+            writer.push(&distributions(&model, &dataset.batch(rows), options));
+            done += rows.len();
+            events(KeepEvent::Rows { done, total: meta.rows });
+        }
+        writer.finish_shard(shard)?;
+    }
+    Ok(KeptLogits { meta, finished: true })
+}
+
+fn distributions(model: &CausalLm, batch: &Batch, options: &KeepLogits) -> TopLogits {
+    let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
+    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device());
+    let hidden = model.forward(ids.reshape([batch.rows, batch.sequence_length]), None);
+    let head = HeadInput { hidden, head: model.head() };
+    let top = top_probs(&head, options.top_k, options.temperature as f32);
+    TopLogits { ids: top.ids, log_probs: top.log_probs }
+}

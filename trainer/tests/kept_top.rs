@@ -1,0 +1,71 @@
+//! What is lost when only the top of a teacher's distributions is kept, on real models: the table of docs/uptraining.md.
+//!
+//! `RETIE_SMOLLM2_GGUF` names the teacher, `RETIE_STUDENT` a student made from it, `RETIE_ASSETS` the folder with
+//! `text/openstax_heldout.jsonl`. Skipped where one is absent.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+use burn::tensor::{Device, Int, Tensor};
+use retie_checkpoint::ModelSource;
+use retie_config::Divergence;
+use retie_data::{Tokenizer, documents};
+use retie_model::{
+    CausalLm, WeightDtype,
+    kernels::{DistillTerm, HeadInput, HeadTerms, Readout, Teacher, head_loss, top_probs},
+};
+use std::path::{Path, PathBuf};
+
+const TOKENS: usize = 1024;
+const LENGTH: usize = 512;
+
+#[test]
+fn a_larger_top_has_a_loss_and_a_gradient_nearer_to_the_teachers() {
+    let var = |name: &str| std::env::var(name).ok();
+    let (Some(teacher), Some(student), Some(assets)) =
+        (var("RETIE_SMOLLM2_GGUF"), var("RETIE_STUDENT"), var("RETIE_ASSETS"))
+    else {
+        eprintln!("skipped: needs RETIE_SMOLLM2_GGUF, RETIE_STUDENT and RETIE_ASSETS");
+        return;
+    };
+    let text = PathBuf::from(assets).join("text/openstax_heldout.jsonl");
+    let source = ModelSource::open(&teacher).unwrap();
+    let tokenizer = Tokenizer::from_bytes(source.tokenizer_json().unwrap(), Path::new(&teacher)).unwrap();
+    let mut ids = Vec::new();
+    for document in documents(&text, "text").unwrap() {
+        ids.extend(tokenizer.encode(&document.unwrap().text).unwrap());
+        if ids.len() > TOKENS {
+            break;
+        }
+    }
+    let targets = ids[1..=TOKENS].to_vec();
+    let inputs: Vec<i32> = ids[..TOKENS].iter().map(|id| *id as i32).collect();
+    let device = Device::flex();
+    let read = |source: &ModelSource| {
+        let model = CausalLm::load_with(&source.config, source.tensors.as_ref(), &device, WeightDtype::F32).unwrap();
+        let ids = Tensor::<1, Int>::from_ints(inputs.as_slice(), &device).reshape([TOKENS / LENGTH, LENGTH]);
+        HeadInput { hidden: model.forward(ids, None), head: model.head() }
+    };
+    let (teacher, student) = (read(&source), read(&ModelSource::open(&student).unwrap()));
+    let run = |teacher: Teacher| {
+        let term = DistillTerm { weight: 1.0, divergence: Divergence::ForwardKl, temperature: 1.0 };
+        let terms = HeadTerms { teacher: Some(term), ..HeadTerms::default() };
+        let readout = Readout { hidden: student.hidden.clone(), terms };
+        let loss = head_loss(student.weight.clone(), &[readout], Some(&teacher), &targets).readouts.remove(0);
+        (loss.values.teacher.unwrap(), loss.grad_hidden)
+    };
+    let norm = |x: Tensor<2>| f64::from(x.square().sum().into_scalar::<f32>()).sqrt();
+    let (exact, grad) = run(Teacher::Model(Box::new(teacher.clone())));
+    eprintln!("forward KL {exact:.4} over {TOKENS} tokens");
+    eprintln!("| `k` | bytes of a token | kept mass | loss | gradient |");
+    let mut errors = Vec::new();
+    for k in [8usize, 16, 32, 64, 128, 256] {
+        let top = top_probs(&teacher, k, 1.0);
+        let rest = top.log_probs.chunks(k + 1).map(|token| f64::from(token[k]).exp()).sum::<f64>() / TOKENS as f64;
+        let (value, of_top) = run(Teacher::Top(top));
+        let (of_loss, of_grad) = (1.0 - value / exact, norm(of_top - grad.clone()) / norm(grad.clone()));
+        eprintln!("| {k} | {} | {:.3} | -{:.1} % | {:.1} % |", 4 * k + 2, 1.0 - rest, 100.0 * of_loss, 100.0 * of_grad);
+        errors.push((of_loss, of_grad));
+    }
+    assert!(errors.windows(2).all(|pair| pair[1].0 < pair[0].0 && pair[1].1 < pair[0].1), "{errors:?}");
+    assert!(errors[0].0 < 1.0 && errors[5].0 > 0.0, "{errors:?}");
+}
