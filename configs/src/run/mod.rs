@@ -1,0 +1,114 @@
+//! `retie uptrain CONFIG.yaml`: everything that a training run is.
+
+mod data;
+mod teacher;
+#[cfg(test)]
+mod tests;
+mod train;
+
+pub use data::DataConfig;
+pub use teacher::TeacherConfig;
+pub use train::{NonFinite, TrainConfig};
+
+use crate::{
+    LossConfig, OptimizerConfig, ScheduleConfig,
+    document::{Checks, Document},
+    losses,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The version of the keys below.
+const SCHEMA: u32 = 1;
+
+/// A training run. See `configs/recipes/uptrain-smollm2-r2.yaml` for a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UptrainConfig {
+    /// Version of these keys: 1.
+    pub schema: u32,
+    /// Where the run lives.
+    pub run: RunConfig,
+    /// The model that is trained.
+    pub student: ModelSource,
+    /// The frozen model to distil from; needed when a loss needs it, and only then.
+    #[serde(default)]
+    pub teacher: Option<TeacherConfig>,
+    /// The text.
+    pub data: DataConfig,
+    /// Terms of the loss; their weighted sum is minimised.
+    pub losses: Vec<LossConfig>,
+    /// AdamW and clipping.
+    pub optimizer: OptimizerConfig,
+    /// Learning rate over the run.
+    pub schedule: ScheduleConfig,
+    /// Length, batches, checkpoints.
+    pub train: TrainConfig,
+}
+
+/// Where the run lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Folder of the run: metrics, checkpoints, the resolved configuration.
+    pub dir: PathBuf,
+}
+
+/// A model on the disk or on the Hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSource {
+    /// A Hugging Face folder, a `.gguf` file, or a hub id.
+    pub model: String,
+}
+
+impl UptrainConfig {
+    /// Training tokens of one optimizer step.
+    #[must_use]
+    pub fn tokens_per_step(&self) -> u64 {
+        let factors = [self.train.batch_size, self.train.gradient_accumulation, self.data.sequence_length];
+        factors.into_iter().fold(1, |product, factor| product.saturating_mul(factor as u64))
+    }
+
+    /// Optimizer steps of the run: `train.steps`, or what `train.tokens` needs, rounded up.
+    #[must_use]
+    pub fn num_steps(&self) -> u64 {
+        match (self.train.steps, self.train.tokens) {
+            (Some(steps), _) => steps,
+            (None, Some(tokens)) => tokens.div_ceil(self.tokens_per_step().max(1)),
+            (None, None) => 0,
+        }
+    }
+
+    /// Learning rate of optimizer step `step`, counted from 1.
+    #[must_use]
+    pub fn lr_at(&self, step: u64) -> f64 {
+        self.schedule.lr_at(step, self.num_steps(), self.optimizer.lr)
+    }
+}
+
+impl Document for UptrainConfig {
+    fn check(&self, checks: &mut Checks) {
+        check_schema(self.schema, checks);
+        check_text("run.dir", &self.run.dir.to_string_lossy(), checks);
+        self.check_teacher(checks);
+        self.data.check(checks);
+        losses::check(&self.losses, checks);
+        self.optimizer.check(checks);
+        self.train.check(&self.data, checks);
+        let num_steps = Some(self.num_steps()).filter(|n| *n > 0 && self.train.steps.xor(self.train.tokens).is_some());
+        self.schedule.check(num_steps, checks);
+    }
+}
+
+/// Refuses a version of the keys that this build does not know.
+pub(crate) fn check_schema(schema: u32, checks: &mut Checks) {
+    checks.require(schema == SCHEMA, "schema", schema, "`1`, the version that this build reads");
+}
+
+/// Refuses an empty string.
+pub(crate) fn check_text(key: &str, text: &str, checks: &mut Checks) {
+    if text.trim().is_empty() {
+        checks.problem(key, format!("`{key}` is empty"));
+    }
+}

@@ -1,0 +1,140 @@
+//! Length of a run, its batches, checkpoints and measurements.
+
+use super::DataConfig;
+use crate::document::Checks;
+use serde::{Deserialize, Serialize};
+
+/// Length of the run, batches, checkpoints and measurements.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Length in optimizer steps; exactly one of `steps` and `tokens` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Length in training tokens, rounded up to whole steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Sequences of one micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of one optimizer step.
+    #[serde(default = "one")]
+    pub gradient_accumulation: usize,
+    /// Keep only what enters each recursion, and compute the recursion again for its backward pass: less memory, more time.
+    #[serde(default)]
+    pub checkpoint_recursions: bool,
+    /// Steps over which the capacities of a routed model fall from 1 to their own; 0 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_warmup_steps: Option<u64>,
+    /// Steps between checkpoints; 0 writes one at the end only.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// Newest checkpoints, which are kept; older ones are deleted.
+    #[serde(default = "default_keep_last")]
+    pub keep_last: usize,
+    /// Checkpoints with the lowest held-out cross-entropy, which are kept too.
+    #[serde(default)]
+    pub keep_best: usize,
+    /// What happens when a loss or a gradient is not a number.
+    #[serde(default)]
+    pub non_finite: NonFinite,
+    /// Steps between measurements on the held-out text; 0 for none.
+    #[serde(default)]
+    pub eval_every: u64,
+    /// Sequences of the held-out text that a measurement takes, spread evenly over it, always the same ones.
+    #[serde(default = "default_eval_sequences")]
+    pub eval_sequences: usize,
+    /// Seed of the order of the text and of everything else that is drawn.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+}
+
+/// What happens when the loss or the gradient of a step is not a finite number. The step's text is kept in the run's folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum NonFinite {
+    /// The run ends.
+    #[default]
+    Stop,
+    /// The step changes nothing, and the run goes on.
+    Skip {
+        /// Steps in a row that may be skipped; one more ends the run.
+        #[serde(default = "default_in_a_row")]
+        in_a_row: u64,
+    },
+}
+
+fn default_in_a_row() -> u64 {
+    5
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_checkpoint_every() -> u64 {
+    100
+}
+
+fn default_keep_last() -> usize {
+    2
+}
+
+fn default_eval_sequences() -> usize {
+    16
+}
+
+fn default_seed() -> u64 {
+    42
+}
+
+impl TrainConfig {
+    pub(super) fn check(&self, data: &DataConfig, checks: &mut Checks) {
+        let both = ["train.steps", "train.tokens"];
+        match (self.steps, self.tokens) {
+            (Some(_), Some(_)) => {
+                checks
+                    .problem("train.tokens", "both `train.steps` and `train.tokens` are given, expected one of them")
+                    .also(&both);
+            }
+            (None, None) => {
+                checks
+                    .problem("train", "the run has no length, expected one of `train.steps` and `train.tokens`")
+                    .also(&both);
+            }
+            _ => {}
+        }
+        let positive = "a positive integer";
+        for (key, value) in [("train.steps", self.steps), ("train.tokens", self.tokens)] {
+            checks.require(value != Some(0), key, 0, positive);
+        }
+        for (key, value) in [
+            ("train.batch_size", self.batch_size),
+            ("train.gradient_accumulation", self.gradient_accumulation),
+            ("train.keep_last", self.keep_last),
+            ("train.eval_sequences", self.eval_sequences),
+        ] {
+            checks.require(value > 0, key, value, positive);
+        }
+        if let NonFinite::Skip { in_a_row } = self.non_finite {
+            checks.require(in_a_row > 0, "train.non_finite.skip.in_a_row", in_a_row, positive);
+        }
+        let measured = self.eval_every > 0 && self.checkpoint_every.is_multiple_of(self.eval_every);
+        if self.keep_best > 0 && !measured {
+            let message = format!(
+                "`train.keep_best` is `{}`, but not every checkpoint is measured: `train.checkpoint_every` is `{}` and `train.eval_every` `{}`",
+                self.keep_best, self.checkpoint_every, self.eval_every
+            );
+            checks
+                .problem("train.keep_best", message)
+                .also(&["train.checkpoint_every", "train.eval_every"])
+                .hint("`checkpoint_every` has to be a multiple of `eval_every`");
+        }
+        if self.eval_every > 0 && data.heldout.is_empty() {
+            let message = format!("`train.eval_every` is `{}`, but there is no held-out text", self.eval_every);
+            checks
+                .problem("train.eval_every", message)
+                .also(&["data.heldout"])
+                .hint("give files in `data.heldout`, or leave `train.eval_every` out");
+        }
+    }
+}
