@@ -197,12 +197,28 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
         &format!("{uptrain} --set losses.1.temperature=2"),
         "its temperature is `2`, `teacher.logits` was made with `1`",
     );
+    refused(
+        &cache(64, "kept").replace("--teacher base", "--teacher converted"),
+        "the cache of logits in `kept` was made of other things: teacher, teacher_files differ",
+    );
+    let facts = place.read("kept/logits.json");
+    let tokenizer = serde_json::from_str::<Value>(&facts).unwrap()["tokenizer"].as_str().unwrap().to_owned();
+    place.write("kept/logits.json", facts.replace(&tokenizer, &"0".repeat(64)));
+    refused(uptrain, "was made of other things: tokenizer differ");
+    place.write("kept/logits.json", facts);
     let mut damaged = shard.clone();
     damaged[100] ^= 1;
-    fs_err::write(place.path("kept/shard-00000.logits"), damaged).unwrap();
-    refused(uptrain, "`kept/shard-00000.logits` is damaged");
+    for bytes in [&damaged[..], &shard[..shard.len() - 1]] {
+        place.write("kept/shard-00000.logits", bytes);
+        refused(uptrain, "`kept/shard-00000.logits` is damaged");
+    }
     place.retie(&cache(64, "kept")).ok();
     assert!(fs_err::read(place.path("kept/shard-00000.logits")).unwrap() == shard);
+
+    // Another cache in its place, which would do for a new run.
+    fs_err::remove_dir_all(place.path("kept")).unwrap();
+    place.retie(&cache(32, "kept")).ok();
+    refused("uptrain of-kept.yaml --resume", "`kept` is not the one that the run began with");
 }
 
 #[test]

@@ -12,8 +12,7 @@ use retie_model::{
     CausalLm, KvCache,
     kernels::{
         self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, Scoring, Teacher,
-        head_loss,
-        token_log_probs,
+        head_loss, token_log_probs,
     },
 };
 use support::{Golden, differences, ids, values};

@@ -37,6 +37,9 @@ pub struct State {
     pub cursor: Cursor,
     /// Fingerprint of the training rows.
     pub data: String,
+    /// Fingerprint of the cache that stands for the teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logits: Option<String>,
 }
 
 /// What stands beside the weights in a model folder.

@@ -84,6 +84,15 @@ pub enum TrainError {
         /// The settings.
         keys: Vec<String>,
     },
+    /// `--resume` with another cache in the place of the one that the run began with.
+    #[error(
+        "the cache of logits in `{}` is not the one that the run began with\nhint: make it of the same teacher, `top_k` and text, or start a new run in another `run.dir`",
+        path.display()
+    )]
+    LogitsChanged {
+        /// `teacher.logits`.
+        path: PathBuf,
+    },
     /// More tokens of a distribution than there are, or none.
     #[error("`top_k` is `{found}`, expected a number from 1 to the teacher's {vocab_size} tokens")]
     TopK {

@@ -23,7 +23,7 @@ use burn::{
 };
 use retie_checkpoint::{ModelSource, Provenance, Staging};
 use retie_config::{
-    Group, GroupsConfig, ModelConfig, ShareMap, UptrainConfig,
+    Group, GroupsConfig, ModelConfig, ShareMap, TeacherConfig, UptrainConfig,
     document::{self, to_yaml},
 };
 use retie_data::{Cursor, Sampler, TokenDataset};
@@ -91,10 +91,14 @@ pub fn uptrain(
     };
     let mut inputs = Inputs::open(config, student)?;
     let Texts { train, heldout } = inputs.texts(config, events)?;
-    let fingerprint = train.fingerprint();
-    let fresh = State { step: 0, skipped: 0, tokens: 0, cursor: Cursor::default(), data: fingerprint };
+    let logits = inputs.logits.as_ref().map(|logits| logits.meta().fingerprint());
+    let (cursor, data) = (Cursor::default(), train.fingerprint());
+    let fresh = State { step: 0, skipped: 0, tokens: 0, cursor, data, logits: logits.clone() };
     let state = state.unwrap_or(fresh);
     train.check_fingerprint(&state.data)?;
+    if let (true, Some(TeacherConfig { logits: Some(dir), .. })) = (state.logits != logits, &config.teacher) {
+        return Err(TrainError::LogitsChanged { path: dir.clone() });
+    }
     let sampler = Sampler::new(train, config.train.seed, state.cursor)?;
     // The teacher is only read: what its file holds in bf16 need not be widened.
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;

@@ -21,8 +21,9 @@ mod write;
 pub use read::LogitsCache;
 pub use write::LogitsWriter;
 
-use crate::error::DataError;
+use crate::{error::DataError, tokenizer::hex};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{
     ops::Range,
     path::{Path, PathBuf},
@@ -78,6 +79,12 @@ impl LogitsMeta {
     #[must_use]
     pub fn bytes_per_token(&self) -> usize {
         self.top_k * (self.id_bytes() + 2) + 2
+    }
+
+    /// SHA-256 of these facts, in hexadecimal: caches with equal ones hold the same distributions.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        hex(&Sha256::digest(serde_json::to_vec(self).unwrap_or_default()))
     }
 
     fn id_bytes(&self) -> usize {
