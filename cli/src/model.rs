@@ -140,8 +140,7 @@ fn bos_of_template(tokenizer: &Value) -> Option<u32> {
 
 /// The text of `path`: of a `.jsonl` or `.parquet` file the texts of its rows with blank lines between, else the whole file.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    if !matches!(extension.as_deref(), Some("jsonl" | "parquet")) {
+    if !retie_data::document::has_rows(path) {
         return Ok(retie_data::read_text(path)?);
     }
     let documents = retie_data::documents(path, retie_data::DEFAULT_TEXT_FIELD)?;

@@ -249,6 +249,28 @@ fn empty_and_non_utf8_data_files_are_refused() {
       data file `no.jsonl` does not exist
       data file `text` is a folder
     ");
+    place.write("text/a.jsonl.gz", "not packed");
+    place.write("text/b.jsonl", "{\"text\": \"ab\"}\n");
+    assert_snapshot!(place.refused("uptrain run.yaml --set data.train=[text/*.gz]"), @"
+    error: `text/a.jsonl.gz` cannot be decompressed as gzip
+      caused by: invalid gzip header
+    ");
+    assert_snapshot!(place.refused("uptrain run.yaml --set data.train=[no/*.gz,text/*.zip]"), @"
+    error: 2 data files cannot be used:
+      pattern `no/*.gz` matches no data file
+      pattern `text/*.zip` matches no data file
+    ");
+    assert_snapshot!(place.refused("uptrain run.yaml --set data.train=[text/*.jsonl]"), @"
+    error: data file `text/heldout.jsonl` is named twice
+    hint: a pattern may name it beside its own name; held-out text is not trained on
+    ");
+    let mixture = "mixture: [{files: [text/b.jsonl], weight: 0}, {files: [text/train.jsonl], weight: -1}]";
+    place.write("mixture.yaml", uptrain_yaml(10).replace("train: [text/train.jsonl]", mixture));
+    assert_snapshot!(place.refused("uptrain mixture.yaml"), @"
+    error: `mixture.yaml` has 2 problems
+    mixture.yaml:6:45: `data.mixture.0.weight` is `0`, expected a finite number above 0
+    mixture.yaml:6:85: `data.mixture.1.weight` is `-1`, expected a finite number above 0
+    ");
     place.write("text/raw.txt", b"ab\xff");
     assert_snapshot!(place.refused("eval base --tasks perplexity --text text/raw.txt"), @"
     error: `text/raw.txt` is not UTF-8: the byte at offset 2 of the file cannot be decoded

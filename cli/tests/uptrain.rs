@@ -221,6 +221,56 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
     refused("uptrain of-kept.yaml --resume", "`kept` is not the one that the run began with");
 }
 
+/// Two files of demo text by a pattern, packed rows of three tokens or so, a fifth held out; documents do not see one another.
+fn mixture(place: &Place, run: &str, teacher: &str) {
+    let lines = place.read("text/train.jsonl");
+    let lines: Vec<&str> = lines.lines().collect();
+    for (index, part) in lines.chunks(lines.len().div_ceil(2)).enumerate() {
+        place.write(&format!("part-{index}.jsonl"), part.join("\n"));
+    }
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/golden/rows.jsonl.gz");
+    fs_err::copy(packed, place.path("rows.jsonl.gz")).unwrap();
+    let text = "mixture: [{files: ['part-*.jsonl'], weight: 3}, {files: [rows.jsonl.gz], weight: 1}]
+  heldout_fraction: 0.2
+  packing: documents";
+    let yaml = uptrain_yaml(60).replace("{dir: run}", &format!("{{dir: {run}}}"));
+    let yaml = yaml.replace("train: [text/train.jsonl]", text).replace("  heldout: [text/heldout.jsonl]\n", "");
+    place.write(&format!("{run}.yaml"), yaml.replace("{model: base}", teacher));
+}
+
+#[test]
+fn a_killed_run_on_a_mixture_goes_on_as_if_nothing_had_happened() {
+    let place = place(60);
+    mixture(&place, "whole", "{model: base}");
+    mixture(&place, "broken", "{model: base}");
+    place.retie("uptrain whole.yaml").ok();
+    let mut child = start(&place, "uptrain broken.yaml");
+    wait_for(&place.path("broken/ckpt/step-8"));
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    assert!(losses(&place, "broken").len() < 60);
+    place.retie("uptrain broken.yaml --resume").ok();
+    assert_eq!(losses(&place, "broken"), losses(&place, "whole"));
+    let state: Value = serde_json::from_str(&place.read("whole/ckpt/step-60/state.json")).unwrap();
+    // 60 steps of two rows, three of four from the first source.
+    let cursor = |row: u64| serde_json::json!({ "epoch": 0, "row": row });
+    assert_eq!(state["cursors"], serde_json::json!([cursor(90), cursor(30)]));
+
+    // What is kept of a teacher is kept of the same rows.
+    place.retie("cache-logits --teacher base --config whole.yaml --top-k 2048 -o kept").ok();
+    mixture(&place, "of-kept", "{logits: kept}");
+    place.retie("uptrain of-kept.yaml").ok();
+    let distill = |run: &str| {
+        let row = place.read(&format!("{run}/metrics.jsonl"));
+        let row: Value = serde_json::from_str(row.lines().next().unwrap()).unwrap();
+        row["terms"]["distill"].as_f64().unwrap()
+    };
+    // Half a step of 1/2048 nat in each logarithm.
+    assert!((distill("of-kept") - distill("whole")).abs() < 5e-4, "{} {}", distill("of-kept"), distill("whole"));
+    let plain = place.refused("uptrain of-kept.yaml --set run.dir=new --set data.packing=plain");
+    assert!(plain.contains("was made of other things: data differ"), "{plain}");
+}
+
 #[test]
 fn a_dry_run_shows_the_configuration_and_writes_nothing() {
     let place = place(4);

@@ -43,6 +43,8 @@ pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, RecursionConfig};
 pub use router::{ExpertChoiceConfig, Gating, KvStrategy, RouterConfig, RouterInput, RouterNetwork, RouterScore};
-pub use run::{DataConfig, ModelSource, NonFinite, RunConfig, TeacherConfig, TrainConfig, UptrainConfig};
+pub use run::{
+    DataConfig, ModelSource, NonFinite, Packing, RunConfig, SourceConfig, TeacherConfig, TrainConfig, UptrainConfig,
+};
 pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthPlan, LayerIndex, ShareError, ShareMap, dividing_recursions};

@@ -1,7 +1,7 @@
 //! Tokens of a set of files on disk, so that a second run does not tokenise again.
 //!
 //! A cache file is `DIR/<key>.tokens`. The key is the SHA-256 of everything that the tokens follow from: the contents of the
-//! files in their order, the tokenizer, the end-of-text id, the text field and the version of this code. So a file is never out of
+//! files in their order, the tokenizer, the end-of-text id, the text fields, the part of the documents and the version of this code. So a file is never out of
 //! date, and may be deleted at any time. Layout, numbers little-endian:
 //!
 //! ```text
@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::dataset::DatasetOptions;
+use crate::document::encoding;
 use crate::error::DataError;
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
@@ -31,7 +32,7 @@ use crate::whole_file::write_whole;
 const MAGIC: &[u8; 8] = b"retietok";
 const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8 + 32;
 /// Goes up whenever the same text would give other tokens or the layout changes.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// The stream of a set of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,10 +65,11 @@ pub(crate) fn path(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer) 
     field(&FORMAT_VERSION.to_le_bytes());
     field(tokenizer.fingerprint().as_bytes());
     field(&options.eos_token_id.to_le_bytes());
-    field(options.text_field.as_bytes());
+    field(format!("{:?}", options.part).as_bytes());
     for file in &options.files {
-        field(file.extension().unwrap_or_default().to_ascii_lowercase().as_encoded_bytes());
-        field(&digest_of_file(file)?);
+        field(file.text_field.as_bytes());
+        field(encoding(&file.path).as_bytes());
+        field(&digest_of_file(&file.path)?);
     }
     Ok(dir.join(format!("{}.tokens", hex(&hasher.finalize()))))
 }

@@ -6,16 +6,20 @@
 //! | `.txt`     | the whole file |
 //! | `.parquet` | one row of the text column |
 //!
-//! Text must be UTF-8; a byte-order mark at the start of `.jsonl` and `.txt` is taken off, nothing else is changed.
+//! `.jsonl` and `.txt` may be packed with gzip or Zstandard, and have `.gz` or `.zst` behind them then. Text must be UTF-8; a byte-order mark at the start of `.jsonl` and `.txt` is taken off, nothing else is changed.
 
+mod compression;
 mod jsonl;
 mod parquet;
+mod pattern;
 mod text;
 
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
+use compression::{Compression, extensions};
 
+pub use pattern::{check_distinct, expand};
 pub use text::read_text;
 
 /// Field or column that holds the text unless another is named.
@@ -33,6 +37,8 @@ pub struct Document {
 /// A file format: opens a file and gives its documents.
 struct Format {
     extension: &'static str,
+    /// Whether a file may be packed.
+    packed: bool,
     open: fn(&Path, &str) -> Result<Inner, DataError>,
 }
 
@@ -40,17 +46,34 @@ type Inner = Box<dyn Iterator<Item = Result<Document, DataError>> + Send>;
 
 /// Every format that can be read.
 const FORMATS: &[Format] = &[
-    Format { extension: "jsonl", open: jsonl::open },
-    Format { extension: "txt", open: text::open },
-    Format { extension: "parquet", open: parquet::open },
+    Format { extension: "jsonl", packed: true, open: jsonl::open },
+    Format { extension: "txt", packed: true, open: text::open },
+    Format { extension: "parquet", packed: false, open: parquet::open },
 ];
 
 fn format_of(path: &Path) -> Result<&'static Format, DataError> {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    FORMATS.iter().find(|format| extension.as_deref() == Some(format.extension)).ok_or_else(|| {
-        let supported = FORMATS.iter().map(|format| format!(".{}", format.extension)).collect();
-        DataError::UnknownExtension { path: path.to_owned(), supported }
+    let (extension, compression) = extensions(path);
+    let fits =
+        |format: &&Format| extension.as_deref() == Some(format.extension) && (format.packed || compression.is_none());
+    FORMATS.iter().find(fits).ok_or_else(|| {
+        let packed = Compression::ALL.map(|(name, _)| format!(".{name}")).join("|");
+        let name = |format: &Format| match format.packed {
+            true => format!(".{}[{packed}]", format.extension),
+            false => format!(".{}", format.extension),
+        };
+        DataError::UnknownExtension { path: path.to_owned(), supported: FORMATS.iter().map(name).collect() }
     })
+}
+
+/// Whether a file of this name has a document a row, and is not one document.
+pub fn has_rows(path: &Path) -> bool {
+    format_of(path).is_ok_and(|format| format.extension != "txt")
+}
+
+/// What the bytes of a file of this name mean.
+pub(crate) fn encoding(path: &Path) -> String {
+    let (extension, compression) = extensions(path);
+    format!("{} {compression:?}", extension.unwrap_or_default())
 }
 
 /// Documents of one file, in the file's order. Stops at the first error.
@@ -133,7 +156,12 @@ mod tests {
         let path = folder.path().join("a.csv");
         fs_err::write(&path, "x").unwrap();
         let message = documents(&path, "text").err().unwrap().to_string();
-        assert!(message.ends_with("has an unknown extension, expected one of: .jsonl, .txt, .parquet"), "{message}");
+        let supported = ".jsonl[.gz|.zst], .txt[.gz|.zst], .parquet";
+        assert!(message.ends_with(&format!("has an unknown extension, expected one of: {supported}")), "{message}");
+        for name in ["a.parquet.gz", "a.gz", "jsonl.zst", "b"] {
+            assert!(matches!(format_of(Path::new(name)), Err(DataError::UnknownExtension { .. })), "{name}");
+        }
+        assert!(has_rows(Path::new("a.JSONL.gz")) && !has_rows(Path::new("a.txt.gz")));
     }
 
     #[test]

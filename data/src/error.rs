@@ -30,6 +30,38 @@ pub enum DataError {
         /// Every extension that can be read.
         supported: Vec<String>,
     },
+    /// A packed file is damaged, cut off, or packed otherwise than its name says.
+    #[error("`{}` cannot be decompressed as {compression}", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// `gzip` or `Zstandard`.
+        compression: &'static str,
+        /// What the decoder says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A pattern that no file name fits.
+    #[error("pattern `{}` matches no data file", pattern.display())]
+    NoMatch {
+        /// The pattern.
+        pattern: PathBuf,
+    },
+    /// A name with `*`, `?` or `[` that is neither a file nor a pattern.
+    #[error("`{pattern}` is neither a data file nor a pattern")]
+    Pattern {
+        /// The name.
+        pattern: String,
+        /// Where and why.
+        #[source]
+        source: glob::PatternError,
+    },
+    /// A file that would be read twice, as text to train on or as held-out text.
+    #[error("data file `{}` is named twice\nhint: a pattern may name it beside its own name; held-out text is not trained on", path.display())]
+    Twice {
+        /// The file, as it was named the second time.
+        path: PathBuf,
+    },
     /// The file has no text at all.
     #[error("`{}` holds no text", path.display())]
     Empty {
@@ -67,7 +99,7 @@ pub enum DataError {
         place: Place,
         /// First bad byte, counted from 0.
         offset: u64,
-        /// What `offset` counts in: `file` or `value`.
+        /// What `offset` counts in: `file`, `decompressed text` or `value`.
         unit: &'static str,
     },
     /// A line of a `.jsonl` file is not JSON.
@@ -197,6 +229,24 @@ pub enum DataError {
         needed: usize,
         /// Inputs of a row.
         sequence_length: usize,
+    },
+    /// Sources that cannot be mixed.
+    #[error(
+        "a mixture with the weights {weights:?}, expected one finite number above 0 for each source, and rows of one length"
+    )]
+    Mixture {
+        /// One for each source.
+        weights: Vec<f64>,
+    },
+    /// Saved cursors of another number of sources.
+    #[error(
+        "there are cursors for {found} sources of text, expected {expected}\nhint: the mixture has changed since they were saved"
+    )]
+    OtherSources {
+        /// Cursors.
+        found: usize,
+        /// Sources.
+        expected: usize,
     },
     /// A saved cursor points past the data.
     #[error(

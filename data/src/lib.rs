@@ -1,9 +1,10 @@
 //! Text → tokens → packed rows, with a cursor from which the same rows follow bit for bit.
 //!
-//! 1. [`documents`] reads `.jsonl`, `.txt` and `.parquet` files, a document at a time.
+//! 1. [`documents`] reads `.jsonl`, `.txt` and `.parquet` files, packed or not, a document at a time.
 //! 2. [`Tokenizer`] turns a document into ids; an end-of-text token follows each document.
 //! 3. [`TokenDataset`] holds the ids of all files as one stream, cut into rows of `sequence_length` inputs ([`pack`]).
-//! 4. [`Sampler`] draws batches of rows in a seeded order; its [`Cursor`] is all the state there is to save.
+//! 4. A [`Mixture`] has several of them, each with a weight.
+//! 5. [`Sampler`] draws batches of rows in a seeded order; its [`Cursor`]s are all the state there is to save.
 //!
 //! [`logits`] keeps a teacher's distributions for the rows of a dataset.
 //!
@@ -18,6 +19,7 @@ mod decode_stream;
 pub mod document;
 mod error;
 pub mod logits;
+mod mixture;
 pub mod pack;
 mod sampler;
 mod shuffle;
@@ -26,11 +28,12 @@ mod tokens;
 mod whole_file;
 mod windows;
 
-pub use dataset::{DatasetOptions, Progress, TokenDataset};
+pub use dataset::{DatasetOptions, Part, Progress, TextFile, TokenDataset};
 pub use decode_stream::DecodeStream;
 pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, read_text};
 pub use error::{DataError, Place};
-pub use pack::Batch;
+pub use mixture::Mixture;
+pub use pack::{Batch, Packing};
 pub use sampler::{Cursor, Sampler};
 pub use tokenizer::Tokenizer;
 pub use windows::{Window, Windows, windows};

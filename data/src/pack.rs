@@ -12,20 +12,33 @@
 //!
 //! So rows share only the boundary token, the last target of one and the first input of the next; within the rows every token but
 //! the first is a target exactly once. `N` tokens make `(N - 1) / T` rows; the `(N - 1) % T` tokens after the last row's are not
-//! used. Rows cut documents anywhere and hold pieces of several: attention sees across the end-of-text token between them.
+//! used. Rows cut documents anywhere and hold pieces of several; see [`Packing`] for what their tokens see.
 
 use std::ops::Range;
+
+/// What the tokens of a row see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// Everything before them in the row, as if it were one text.
+    #[default]
+    Plain,
+    /// What is before them of their own document, in which positions begin anew.
+    Documents,
+}
 
 /// Rows of token ids.
 ///
 /// # Shapes
 /// - `inputs`, `targets`: `[B, T]`, row after row
+/// - `pieces`: their sum is `B · T`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Tokens that the model reads.
     pub inputs: Vec<u32>,
     /// The token that follows each input.
     pub targets: Vec<u32>,
+    /// Lengths of the runs of inputs that see one another: whole rows, or the pieces of documents in them.
+    pub pieces: Vec<usize>,
     /// Which rows of the dataset.
     pub indices: Vec<usize>,
     /// `B`.
@@ -45,6 +58,11 @@ pub fn row_range(row: usize, sequence_length: usize) -> Range<usize> {
     start..start + sequence_length + 1
 }
 
+/// Lengths of the pieces of documents in a row of inputs. The end-of-text token is the last of its document.
+pub fn pieces(inputs: &[u32], end_of_text: u32) -> Vec<usize> {
+    inputs.split_inclusive(|token| *token == end_of_text).map(<[u32]>::len).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +80,13 @@ mod tests {
             }
         }
         assert_eq!(num_rows(10, 0), 0);
+    }
+    #[test]
+    fn a_piece_ends_with_its_end_of_text_token_or_with_the_row() {
+        for (inputs, expected) in
+            [(&[1, 2, 0, 3, 4][..], &[3, 2][..]), (&[0, 0, 5], &[1, 1, 1]), (&[1, 2, 0], &[3]), (&[7, 8], &[2])]
+        {
+            assert_eq!(pieces(inputs, 0), expected, "{inputs:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use retie_checkpoint::{
 use retie_config::ModelConfig;
 use retie_data::Cursor;
 use retie_model::{CausalLm, kernels::f32_slice};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -33,13 +33,27 @@ pub struct State {
     pub skipped: u64,
     /// Tokens of all steps.
     pub tokens: u64,
-    /// Where the next batch begins.
-    pub cursor: Cursor,
+    /// Where the next batch begins in each source of the text; a run of a version without mixtures has one cursor.
+    #[serde(alias = "cursor", deserialize_with = "one_or_many")]
+    pub cursors: Vec<Cursor>,
     /// Fingerprint of the training rows.
     pub data: String,
     /// Fingerprint of the cache that stands for the teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logits: Option<String>,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Cursor>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Cursors {
+        One(Cursor),
+        Many(Vec<Cursor>),
+    }
+    Ok(match Cursors::deserialize(deserializer)? {
+        Cursors::One(cursor) => vec![cursor],
+        Cursors::Many(cursors) => cursors,
+    })
 }
 
 /// What stands beside the weights in a model folder.
@@ -193,4 +207,18 @@ pub fn load(path: &Path, device: &Device) -> Result<Restored, TrainError> {
         .map(|name| Ok((name.clone(), Moments { mean: read("mean", &name)?, square: read("square", &name)? })))
         .collect::<Result<_, CheckpointError>>()?;
     Ok(Restored { model, moments, state })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_with_one_cursor_is_read() {
+        let old = r#"{"step":4,"tokens":256,"cursor":{"epoch":1,"row":3},"data":"ab"}"#;
+        let state: State = serde_json::from_str(old).unwrap();
+        assert_eq!(state.cursors, [Cursor { epoch: 1, row: 3 }]);
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+    }
 }

@@ -4,11 +4,12 @@ use crate::{
     Event, TrainError,
     loss::{self, Asked, Stacks},
     routing,
+    texts::{TextFiles, Texts, Tokenizing},
 };
 use retie_checkpoint::{ModelSource, share_map};
 use retie_config::{EarlyExitConfig, LossConfig, UptrainConfig};
-use retie_data::{DatasetOptions, TokenDataset, Tokenizer, document::check_files, logits::LogitsCache};
-use std::{path::PathBuf, sync::Arc};
+use retie_data::{Tokenizer, logits::LogitsCache};
+use std::sync::Arc;
 
 /// The token between documents, if the tokenizer has it: the end of a *text*, which in chat models differs from the end of a
 /// turn that `eos_token_id` names.
@@ -26,12 +27,7 @@ pub struct Inputs {
     pub stacks: Stacks,
     pub tokenizer: Tokenizer,
     pub end_of_text: u32,
-}
-
-/// Tokenised text.
-pub struct Texts {
-    pub train: Arc<TokenDataset>,
-    pub heldout: Option<TokenDataset>,
+    files: TextFiles,
 }
 
 impl Inputs {
@@ -40,8 +36,7 @@ impl Inputs {
     /// # Errors
     /// When a data file is missing, or a model or tokenizer is missing, damaged, or does not fit the others.
     pub fn open(config: &UptrainConfig, student: Option<ModelSource>) -> Result<Self, TrainError> {
-        let files: Vec<PathBuf> = config.data.train.iter().chain(&config.data.heldout).cloned().collect();
-        check_files(&files)?;
+        let files = TextFiles::find(&config.data)?;
         let student = match student {
             Some(student) => student,
             None => ModelSource::open(&config.student.model)?,
@@ -65,33 +60,24 @@ impl Inputs {
         let stacks = stacks(&student, teacher.as_ref())?;
         config.losses.iter().try_for_each(|loss| loss::of(loss).check(&stacks))?;
         routing::check_states(&student, teacher.as_ref(), &Asked::by(&config.losses, 1.0, &stacks))?;
-        Ok(Self { student, teacher, logits, stacks, tokenizer, end_of_text })
+        Ok(Self { student, teacher, logits, stacks, tokenizer, end_of_text, files })
     }
 
-    /// Tokenises the texts of `config`.
+    /// Tokenises the texts.
     ///
     /// # Errors
-    /// When a text is missing, malformed or too short.
-    pub fn texts(&self, config: &UptrainConfig, events: &mut dyn FnMut(Event<'_>)) -> Result<Texts, TrainError> {
-        let mut build = |what: &'static str, files: &[PathBuf]| {
-            let options = DatasetOptions {
-                files: files.to_vec(),
-                text_field: config.data.text_field.clone(),
-                sequence_length: config.data.sequence_length,
-                eos_token_id: self.end_of_text,
-                cache_dir: config.data.cache_dir.clone(),
-            };
-            TokenDataset::build(&options, &self.tokenizer, &mut |progress| events(Event::Tokenizing { what, progress }))
+    /// When a text is missing, malformed or too short, or what was kept of a teacher is of another one.
+    pub fn texts(&self, events: &mut dyn FnMut(Event<'_>)) -> Result<Texts, TrainError> {
+        let mut tokenizing = Tokenizing {
+            tokenizer: &self.tokenizer,
+            end_of_text: self.end_of_text,
+            events: &mut |what, progress| events(Event::Tokenizing { what, progress }),
         };
-        let train = Arc::new(build("train", &config.data.train)?);
+        let train = Arc::new(self.files.train(&mut tokenizing)?);
         if let Some(logits) = &self.logits {
             logits.check_rows(&train)?;
         }
-        let heldout = match config.data.heldout.as_slice() {
-            [] => None,
-            files => Some(build("heldout", files)?),
-        };
-        Ok(Texts { train, heldout })
+        Ok(Texts { train, heldout: self.files.heldout(&mut tokenizing)? })
     }
 }
 

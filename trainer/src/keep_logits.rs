@@ -3,11 +3,14 @@
 use crate::{
     TrainError,
     inputs::{end_of_text, tokenizer},
+    objective::{layout, token_ids},
+    texts::{TextFiles, Tokenizing},
 };
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 use retie_checkpoint::{ModelSource, Parent};
+use retie_config::DataConfig;
 use retie_data::{
-    Batch, DatasetOptions, Progress, TokenDataset,
+    Batch, Progress,
     logits::{LOGITS_SCHEMA, LogitsMeta, LogitsWriter, TopLogits},
 };
 use retie_model::{
@@ -27,14 +30,8 @@ const SHARD_BYTES: usize = 64 << 20;
 pub struct KeepLogits {
     /// The teacher's files.
     pub teacher: Parent,
-    /// Text files.
-    pub files: Vec<PathBuf>,
-    /// Key or column of the text.
-    pub text_field: String,
-    /// Tokens of a row.
-    pub sequence_length: usize,
-    /// Where tokenised text is kept.
-    pub cache_dir: Option<PathBuf>,
+    /// The training text of it.
+    pub data: DataConfig,
     /// Tokens that are kept of each distribution.
     pub top_k: usize,
     /// The distributions are softmax(logits / temperature).
@@ -85,16 +82,15 @@ pub fn keep_logits(
         return Err(TrainError::TopK { found: options.top_k, vocab_size });
     }
     let device = device.clone().inner();
+    let files = TextFiles::find(&options.data)?;
     let tokenizer = tokenizer(teacher)?;
     tokenizer.check_vocab(vocab_size)?;
-    let dataset_options = DatasetOptions {
-        files: options.files.clone(),
-        text_field: options.text_field.clone(),
-        sequence_length: options.sequence_length,
-        eos_token_id: end_of_text(teacher, &tokenizer)?,
-        cache_dir: options.cache_dir.clone(),
-    };
-    let dataset = TokenDataset::build(&dataset_options, &tokenizer, &mut |p| events(KeepEvent::Tokenizing(p)))?;
+    let end_of_text = end_of_text(teacher, &tokenizer)?;
+    let dataset = files.train(&mut Tokenizing {
+        tokenizer: &tokenizer,
+        end_of_text,
+        events: &mut |_, progress| events(KeepEvent::Tokenizing(progress)),
+    })?;
     let mut meta = LogitsMeta {
         schema: LOGITS_SCHEMA,
         teacher: options.teacher.model.clone(),
@@ -102,7 +98,7 @@ pub fn keep_logits(
         tokenizer: tokenizer.fingerprint().to_owned(),
         data: dataset.fingerprint(),
         rows: dataset.num_rows(),
-        sequence_length: options.sequence_length,
+        sequence_length: options.data.sequence_length,
         vocab_size,
         top_k: options.top_k,
         temperature: options.temperature,
@@ -134,9 +130,7 @@ pub fn keep_logits(
 }
 
 fn distributions(model: &CausalLm, batch: &Batch, options: &KeepLogits) -> TopLogits {
-    let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
-    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device());
-    let hidden = model.forward(ids.reshape([batch.rows, batch.sequence_length]), None);
+    let hidden = model.forward_packed(token_ids(batch, &model.device()), layout(batch));
     let head = HeadInput { hidden, head: model.head() };
     let top = top_probs(&head, options.top_k, options.temperature as f32);
     TopLogits { ids: top.ids, log_probs: top.log_probs }

@@ -16,6 +16,7 @@ mod pass;
 mod plan;
 mod routing;
 mod run;
+mod texts;
 
 pub use error::TrainError;
 pub use event::{Baseline, Event, Outcome, StepRow};

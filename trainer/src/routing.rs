@@ -74,9 +74,12 @@ pub fn for_inference(
     let model = model.valid();
     let (Some(heldout), Some(_)) = (heldout, model.router()) else { return Ok(model) };
     let batches = heldout.heldout_batches(train.batch_size, Some(train.eval_sequences))?;
-    let rows =
-        batches.flat_map(|batch| batch.inputs.chunks(batch.sequence_length).map(<[u32]>::to_vec).collect::<Vec<_>>());
-    Ok(calibrate(model, &rows.collect::<Vec<_>>()))
+    let pieces = batches.flat_map(|batch| {
+        let mut rest = batch.inputs.as_slice();
+        let next = |piece: &usize| rest.split_off(..*piece).unwrap_or_default().to_vec();
+        batch.pieces.iter().map(next).collect::<Vec<_>>()
+    });
+    Ok(calibrate(model, &pieces.collect::<Vec<_>>()))
 }
 
 /// Part of the tokens that goes through each recursion of `config`, in training; 1 without routers.

@@ -11,11 +11,12 @@ use crate::{
     event::{Baseline, Event, Outcome, StepRow},
     gradients::Gradients,
     guard::{Guard, StepValues},
-    inputs::{Inputs, Texts},
+    inputs::Inputs,
     loss::Losses,
     metrics::Metrics,
     objective::{Objective, Source, Turn, cross_entropy},
     routing,
+    texts::Texts,
 };
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -26,7 +27,7 @@ use retie_config::{
     Group, GroupsConfig, ModelConfig, ShareMap, TeacherConfig, UptrainConfig,
     document::{self, to_yaml},
 };
-use retie_data::{Cursor, Sampler, TokenDataset};
+use retie_data::{Sampler, TokenDataset};
 use retie_model::{CausalLm, WeightDtype};
 use serde_json::json;
 use std::{
@@ -90,16 +91,16 @@ pub fn uptrain(
         None => (None, std::collections::BTreeMap::new(), None),
     };
     let mut inputs = Inputs::open(config, student)?;
-    let Texts { train, heldout } = inputs.texts(config, events)?;
+    let Texts { train, heldout } = inputs.texts(events)?;
     let logits = inputs.logits.as_ref().map(|logits| logits.meta().fingerprint());
-    let (cursor, data) = (Cursor::default(), train.fingerprint());
-    let fresh = State { step: 0, skipped: 0, tokens: 0, cursor, data, logits: logits.clone() };
+    let data = train.fingerprint();
+    let fresh = State { step: 0, skipped: 0, tokens: 0, cursors: Vec::new(), data, logits: logits.clone() };
     let state = state.unwrap_or(fresh);
     train.check_fingerprint(&state.data)?;
     if let (true, Some(TeacherConfig { logits: Some(dir), .. })) = (state.logits != logits, &config.teacher) {
         return Err(TrainError::LogitsChanged { path: dir.clone() });
     }
-    let sampler = Sampler::new(train, config.train.seed, state.cursor)?;
+    let sampler = Sampler::new(train, config.train.seed, &state.cursors)?;
     // The teacher is only read: what its file holds in bf16 need not be widened.
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
     let teacher = teacher.map(Source::Model).or_else(|| inputs.logits.take().map(Source::Logits));
@@ -237,7 +238,7 @@ impl Run<'_> {
         let skipped = self.guard.check(&self.config.run.dir, StepValues { step, loss, grad_norm }, &batches)?;
         self.state.step = step;
         self.state.tokens += tokens;
-        self.state.cursor = self.sampler.cursor();
+        self.state.cursors = self.sampler.cursors();
         if let Some(path) = skipped {
             self.state.skipped += 1;
             events(Event::Skipped { step, loss, grad_norm, path: &path });

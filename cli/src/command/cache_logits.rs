@@ -11,6 +11,7 @@ use crate::{
 };
 use anyhow::ensure;
 use clap::Args;
+use retie_config::{DataConfig, UptrainConfig, document};
 use retie_trainer::{KeepEvent, KeepLogits, keep_logits};
 use serde_json::json;
 use std::path::PathBuf;
@@ -21,15 +22,18 @@ pub struct CacheLogits {
     /// The teacher: a Hugging Face folder, a .gguf file, or a hub id
     #[arg(long, value_name = "MODEL")]
     teacher: String,
-    /// The training text, as in `data.train`: .jsonl, .txt or .parquet files in the same order
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    /// The training text of this run, with its `data.mixture` and `data.packing`
+    #[arg(long, value_name = "CONFIG.yaml", conflicts_with_all = ["data", "text_field", "sequence_length", "cache_dir"])]
+    config: Option<PathBuf>,
+    /// The training text, as in `data.train`: .jsonl, .txt or .parquet files or patterns in the same order
+    #[arg(long, value_name = "FILE", required_unless_present = "config", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Key or column of the text, as in `data.text_field`
     #[arg(long, value_name = "FIELD", default_value = retie_data::DEFAULT_TEXT_FIELD)]
     text_field: String,
     /// Tokens of a sequence, as in `data.sequence_length`
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..))]
-    sequence_length: u32,
+    #[arg(long, value_name = "T", required_unless_present = "config", value_parser = clap::value_parser!(u32).range(2..))]
+    sequence_length: Option<u32>,
     /// Where tokenised text is kept between runs, as in `data.cache_dir`
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
@@ -61,10 +65,7 @@ impl CacheLogits {
         let teacher = model::open(&self.teacher)?;
         let options = KeepLogits {
             teacher: model::parent(&teacher)?,
-            files: self.data.clone(),
-            text_field: self.text_field.clone(),
-            sequence_length: self.sequence_length as usize,
-            cache_dir: self.cache_dir.clone(),
+            data: self.text()?,
             top_k: self.top_k as usize,
             temperature: self.temperature,
             batch_size: self.batch_size as usize,
@@ -108,5 +109,17 @@ impl CacheLogits {
         output::wrote(&self.output);
         output::next(&format!("retie uptrain CONFIG.yaml --set 'teacher={{logits: {}}}'", self.output.display()));
         Ok(Status::Done)
+    }
+
+    /// The training text: what the arguments say, or a run.
+    fn text(&self) -> anyhow::Result<DataConfig> {
+        if let Some(path) = &self.config {
+            return Ok(document::load::<UptrainConfig>(path, &[])?.data);
+        }
+        Ok(DataConfig {
+            text_field: self.text_field.clone(),
+            cache_dir: self.cache_dir.clone(),
+            ..DataConfig::of(self.data.clone(), self.sequence_length.unwrap_or_default() as usize)
+        })
     }
 }

@@ -85,7 +85,8 @@ impl Uptrain {
         match outcome {
             Outcome::Finished { model } => {
                 output::wrote(model);
-                let text = config.data.heldout.first().map_or_else(|| "FILE".to_owned(), |file| output::word(file));
+                let text = config.data.heldout.iter().find(|file| file.exists());
+                let text = text.map_or_else(|| "FILE".to_owned(), |file| output::word(file));
                 output::next(&format!("retie eval {} --tasks perplexity --text {text}", output::word(model)));
                 Ok(Status::Done)
             }

@@ -6,7 +6,7 @@ mod teacher;
 mod tests;
 mod train;
 
-pub use data::DataConfig;
+pub use data::{DataConfig, Packing, SourceConfig};
 pub use teacher::TeacherConfig;
 pub use train::{NonFinite, TrainConfig};
 

@@ -47,6 +47,7 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
       heldout: []
       text_field: text
       sequence_length: 512
+      packing: plain
       cache_dir: null
     losses:
     - cross_entropy:
@@ -120,6 +121,11 @@ fn the_written_configuration_reads_back_as_itself() {
             "teacher.model=true story",
             "data.heldout=[h.txt]",
             "data.cache_dir=c",
+        ],
+        &[
+            "data={mixture: [{files: [a.txt], weight: 2}, {files: ['b/*.jsonl.gz'], weight: 0.5, text_field: t}], sequence_length: 8}",
+            "data.heldout_fraction=0.01",
+            "data.packing=documents",
         ],
     ] {
         let config = parse(MINIMAL, overrides).unwrap();
@@ -283,9 +289,9 @@ fn a_run_shorter_than_its_schedule_is_refused() {
     assert_snapshot!(error(MINIMAL, &["losses=[]", "data.train=[]", "train.eval_every=5"]), @"
     `uptrain.yaml` has 3 problems
     --set losses=[]: `losses` is empty, expected at least one loss
-    --set data.train=[]: `data.train` is empty, expected at least one file
+    --set data.train=[]: there is no text to train on, expected one of `data.train` and `data.mixture`
     --set train.eval_every=5: `train.eval_every` is `5`, but there is no held-out text
-      hint: give files in `data.heldout`, or leave `train.eval_every` out
+      hint: give files in `data.heldout` or a `data.heldout_fraction`, or leave `train.eval_every` out
     ");
 }
 
@@ -310,6 +316,33 @@ fn schedules_groups_and_kept_checkpoints_are_checked() {
     --set train.keep_best=1: `train.keep_best` is `1`, but not every checkpoint is measured: `train.checkpoint_every` is `100` and `train.eval_every` `0`
       hint: `checkpoint_every` has to be a multiple of `eval_every`
     --set train.non_finite={skip: {in_a_row: 0}}: `train.non_finite.skip.in_a_row` is `0`, expected a positive integer
+    ");
+}
+
+#[test]
+fn a_mixture_is_checked_source_by_source() {
+    let mixture = "data={mixture: [{files: [a.txt], weight: 0}, {files: [], weight: -1}, {files: [b.txt, a.txt], weight: .nan, text_field: ''}], sequence_length: 8}";
+    let message = error(MINIMAL, &[mixture, "data.heldout=[b.txt]", "data.heldout_fraction=1"]);
+    assert_snapshot!(message.replace(mixture, "M"), @"
+    `uptrain.yaml` has 9 problems
+    --set M: `data.mixture.0.weight` is `0`, expected a finite number above 0
+    --set M: `data.mixture.1.files` is empty, expected at least one file
+    --set M: `data.mixture.1.weight` is `-1`, expected a finite number above 0
+    --set M: `data.mixture.2.weight` is `NaN`, expected a finite number above 0
+    --set M: `data.mixture.2.text_field` is empty
+    --set M: `data.mixture.2.files.1` is `a.txt`, which stands already at `data.mixture.0.files.0`
+    --set data.heldout=[b.txt]: `data.heldout.0` is `b.txt`, which stands already at `data.mixture.2.files.0`
+    --set data.heldout_fraction=1: `data.heldout_fraction` is `1`, expected a number between 0 and 1
+    --set data.heldout_fraction=1: both `data.heldout` and `data.heldout_fraction` are given, expected one of them
+    ");
+    assert_snapshot!(error(MINIMAL, &["data.mixture=[{files: [b.txt], weight: 1}]"]), @"
+    `uptrain.yaml` has 1 problem
+    --set data.mixture=[{files: [b.txt], weight: 1}]: both `data.train` and `data.mixture` are given, expected one of them
+    ");
+    assert_snapshot!(error(MINIMAL, &["data={sequence_length: 8}", "data.packing=masked"]), @"
+    `uptrain.yaml` has 2 problems
+    --set data={sequence_length: 8}: there is no text to train on, expected one of `data.train` and `data.mixture`
+    --set data.packing=masked: `data.packing` is `masked`, expected one of `plain`, `documents`
     ");
 }
 

@@ -129,12 +129,12 @@ impl TrainConfig {
                 .also(&["train.checkpoint_every", "train.eval_every"])
                 .hint("`checkpoint_every` has to be a multiple of `eval_every`");
         }
-        if self.eval_every > 0 && data.heldout.is_empty() {
+        if self.eval_every > 0 && !data.has_heldout() {
             let message = format!("`train.eval_every` is `{}`, but there is no held-out text", self.eval_every);
             checks
                 .problem("train.eval_every", message)
-                .also(&["data.heldout"])
-                .hint("give files in `data.heldout`, or leave `train.eval_every` out");
+                .also(&["data.heldout", "data.heldout_fraction"])
+                .hint("give files in `data.heldout` or a `data.heldout_fraction`, or leave `train.eval_every` out");
         }
     }
 }

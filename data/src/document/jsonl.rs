@@ -1,27 +1,25 @@
 //! `.jsonl`: one JSON object a line (<https://jsonlines.org>), its text in one field.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::compression::Bytes;
 use super::text::BYTE_ORDER_MARK;
 use super::{Document, Inner};
 use crate::error::{DataError, Place};
 
 pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
-    let reader = BufReader::with_capacity(1 << 20, fs_err::File::open(path)?);
-    let rows = Rows { reader, path: path.to_owned(), text_field: text_field.to_owned(), line: 0, bytes_read: 0 };
-    Ok(Box::new(rows))
+    let (path, text_field) = (path.to_owned(), text_field.to_owned());
+    Ok(Box::new(Rows { bytes: Bytes::open(&path)?, path, text_field, line: 0 }))
 }
 
 struct Rows {
-    reader: BufReader<fs_err::File>,
+    bytes: Bytes,
     path: PathBuf,
     text_field: String,
     /// Number of the last line read, from 1.
     line: u64,
-    bytes_read: u64,
 }
 
 impl Iterator for Rows {
@@ -37,12 +35,10 @@ impl Rows {
         let mut buffer = Vec::new();
         loop {
             buffer.clear();
-            let mut start = self.bytes_read;
-            let read = self.reader.read_until(b'\n', &mut buffer)?;
-            if read == 0 {
+            let mut start = self.bytes.given();
+            if self.bytes.read_line(&mut buffer)? == 0 {
                 return Ok(None);
             }
-            self.bytes_read += read as u64;
             self.line += 1;
             let mut line = buffer.as_slice();
             if self.line == 1 && line.starts_with(BYTE_ORDER_MARK) {
@@ -51,7 +47,7 @@ impl Rows {
             }
             if !line.trim_ascii().is_empty() {
                 let text = self.parse(line, start)?;
-                return Ok(Some(Document { text, bytes_read: self.bytes_read }));
+                return Ok(Some(Document { text, bytes_read: self.bytes.position() }));
             }
         }
     }
@@ -60,7 +56,7 @@ impl Rows {
         let line = std::str::from_utf8(line).map_err(|error| DataError::NotUtf8 {
             place: self.place(),
             offset: start + error.valid_up_to() as u64,
-            unit: "file",
+            unit: self.bytes.unit(),
         })?;
         let value = serde_json::from_str(line).map_err(|source| DataError::Json { place: self.place(), source })?;
         let Value::Object(mut object) = value else {

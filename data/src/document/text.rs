@@ -2,19 +2,22 @@
 
 use std::path::Path;
 
+use super::compression::Bytes;
 use super::{Document, Inner};
 use crate::error::{DataError, Place};
 
 /// U+FEFF in UTF-8.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Text of a file of any extension, whole, without a byte-order mark.
+/// Text of a file of any extension, whole, without a byte-order mark; of one that ends in `.gz` or `.zst` what is packed in it.
 ///
 /// # Errors
-/// The file cannot be read, holds nothing, or is not UTF-8 (the error gives the byte offset).
+/// The file cannot be read or unpacked, holds nothing, or is not UTF-8 (the error gives the byte offset).
 pub fn read_text(path: &Path) -> Result<String, DataError> {
     super::check_file(path)?;
-    let mut bytes = fs_err::read(path)?;
+    let mut file = Bytes::open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
     let mut skipped = 0;
     if bytes.starts_with(BYTE_ORDER_MARK) {
         skipped = BYTE_ORDER_MARK.len();
@@ -26,7 +29,7 @@ pub fn read_text(path: &Path) -> Result<String, DataError> {
     String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
         place: Place { path: path.to_owned(), part: None },
         offset: (skipped + error.utf8_error().valid_up_to()) as u64,
-        unit: "file",
+        unit: file.unit(),
     })
 }
 

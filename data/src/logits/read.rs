@@ -1,7 +1,7 @@
 //! Reading a cache: checked whole when it is opened, then row by row from the disk.
 
 use super::{HEADER_BYTES, LogitsMeta, MAGIC, TopLogits, decode};
-use crate::{dataset::TokenDataset, error::DataError, tokenizer::Tokenizer};
+use crate::{error::DataError, mixture::Mixture, tokenizer::Tokenizer};
 use sha2::{Digest, Sha256};
 use std::{
     io::{Read, Seek, SeekFrom},
@@ -85,8 +85,8 @@ impl LogitsCache {
     ///
     /// # Errors
     /// [`DataError::OtherLogits`].
-    pub fn check_rows(&self, dataset: &TokenDataset) -> Result<(), DataError> {
-        let same = self.meta.data == dataset.fingerprint() && self.meta.rows == dataset.num_rows();
+    pub fn check_rows(&self, data: &Mixture) -> Result<(), DataError> {
+        let same = self.meta.data == data.fingerprint() && self.meta.rows == data.num_rows();
         self.require(same, "data")
     }
 

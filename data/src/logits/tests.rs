@@ -96,8 +96,9 @@ fn a_cache_of_something_else_is_refused() {
     assert_eq!(differences, &["teacher_files", "top_k"]);
     let cache = LogitsCache::open(dir.path()).unwrap();
     let tokens: Vec<u32> = (0..21).collect();
-    cache.check_rows(&TokenDataset::from_tokens(&tokens, 4).unwrap()).unwrap();
-    assert!(cache.check_rows(&TokenDataset::from_tokens(&tokens, 2).unwrap()).is_err());
+    let rows = |length| TokenDataset::from_tokens(&tokens, length).unwrap().into();
+    cache.check_rows(&rows(4)).unwrap();
+    assert!(cache.check_rows(&rows(2)).is_err());
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(LogitsCache::open(empty.path()), Err(DataError::NoLogits { .. })));
     fs_err::write(empty.path().join(META_FILE), "{\"schema\": 2}").unwrap();

@@ -85,8 +85,8 @@ impl Objective {
         grads: &mut Gradients,
         losses: &mut Losses,
     ) -> Result<(), TrainError> {
-        let ids = token_ids(batch, &student.device()).reshape([batch.inputs.len()]);
-        let layout = Layout::batch(batch.rows, batch.sequence_length);
+        let ids = token_ids(batch, &student.device());
+        let layout = layout(batch);
         let Turn { step, share } = turn;
         let terms: Vec<LossConfig> = self.losses.iter().map(|loss| loss.at(step)).collect();
         let asked = Asked::by(&terms, share, &self.stacks);
@@ -146,8 +146,8 @@ impl Objective {
             }
             None => return Ok((states, None)),
         };
-        let rows = teacher.rows(Layout::batch(batch.rows, batch.sequence_length));
-        let ids = token_ids(batch, &teacher.device()).reshape([batch.inputs.len()]);
+        let rows = teacher.rows(layout(batch));
+        let ids = token_ids(batch, &teacher.device());
         let mut routing = Routing::default();
         teacher.draw_lots(&ids, &rows, &mut routing);
         let mut x = teacher.embed(ids);
@@ -171,7 +171,7 @@ pub fn cross_entropy<'a>(model: &CausalLm, batches: impl Iterator<Item = Batch> 
     let device = model.device();
     let (mut total, mut tokens) = (0.0, 0usize);
     for batch in batches {
-        let hidden = model.forward(token_ids(&batch, &device), None);
+        let hidden = model.forward_packed(token_ids(&batch, &device), layout(&batch));
         let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &batch.targets);
         total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
         tokens += log_probs.len();
@@ -179,9 +179,18 @@ pub fn cross_entropy<'a>(model: &CausalLm, batches: impl Iterator<Item = Batch> 
     total / tokens.max(1) as f64
 }
 
-fn token_ids(batch: &Batch, device: &Device) -> Tensor<2, Int> {
+/// The inputs of a batch, `[M]`.
+pub fn token_ids(batch: &Batch, device: &Device) -> Tensor<1, Int> {
     let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
-    Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([batch.rows, batch.sequence_length])
+    Tensor::from_ints(ids.as_slice(), device)
+}
+
+/// What the inputs of a batch see. Whole rows are a plain batch, for which devices have one kernel.
+pub fn layout(batch: &Batch) -> Layout {
+    if batch.pieces.iter().all(|piece| *piece == batch.sequence_length) {
+        return Layout::batch(batch.rows, batch.sequence_length);
+    }
+    Layout::packed(batch.pieces.iter().map(|piece| (*piece, 0..0)))
 }
 
 #[cfg(test)]

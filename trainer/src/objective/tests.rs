@@ -70,6 +70,7 @@ impl Case {
         let objective = Objective::new(&losses(), Some(Source::Model(load(&source, &device))), stacks, recompute);
         let tokens: Vec<u32> = (0..33).map(|i| (i * 97 + 11) % 2048).collect();
         let batch = Batch {
+            pieces: vec![16; 2],
             indices: vec![0, 1],
             rows: 2,
             sequence_length: 16,
@@ -80,10 +81,20 @@ impl Case {
     }
 
     fn backward(&self, student: &CausalLm) -> (Losses, Gradients) {
+        self.backward_of(student, [(&self.batch, 1.0)])
+    }
+
+    /// Of several batches, each with its share.
+    fn backward_of<'a>(
+        &self,
+        student: &CausalLm,
+        batches: impl IntoIterator<Item = (&'a Batch, f64)>,
+    ) -> (Losses, Gradients) {
         let (mut losses, mut grads) = (Losses::default(), Gradients::default());
-        self.objective
-            .backward(student, &self.batch, Choice::Threshold, Turn { step: 1, share: 1.0 }, &mut grads, &mut losses)
-            .unwrap();
+        for (batch, share) in batches {
+            let turn = Turn { step: 1, share };
+            self.objective.backward(student, batch, Choice::Threshold, turn, &mut grads, &mut losses).unwrap();
+        }
         (losses, grads)
     }
 }
@@ -142,5 +153,33 @@ fn gradients_are_finite_differences_of_the_loss_with_one_graph_and_with_many() {
             let quotient = (at(step) - at(-step)) / (2.0 * step);
             assert!((quotient - norm).abs() < 1e-2 * norm, "{name}: {norm} and {quotient}");
         }
+    }
+}
+
+#[test]
+fn documents_that_share_rows_have_the_loss_and_the_gradient_that_they_have_alone() {
+    let case = Case::new(false);
+    let pieces = vec![5, 11, 16];
+    let packed = Batch { pieces: pieces.clone(), ..case.batch.clone() };
+    let mut start = 0;
+    let alone = pieces.iter().map(|piece| {
+        let part = |tokens: &[u32]| tokens[start..start + piece].to_vec();
+        let (inputs, targets) = (part(&packed.inputs), part(&packed.targets));
+        start += piece;
+        let (pieces, indices) = (vec![*piece], vec![0]);
+        (Batch { inputs, targets, pieces, indices, rows: 1, sequence_length: *piece }, *piece as f64 / 32.0)
+    });
+    let alone: Vec<(Batch, f64)> = alone.collect();
+    let (of_packed, mut packed_grads) = case.backward_of(&case.student, [(&packed, 1.0)]);
+    let (of_alone, mut alone_grads) =
+        case.backward_of(&case.student, alone.iter().map(|(batch, share)| (batch, *share)));
+    let (of_plain, _) = case.backward(&case.student);
+    // f32 throughout, summed in another order.
+    assert!((of_packed.loss - of_alone.loss).abs() < 1e-5, "{} and {}", of_packed.loss, of_alone.loss);
+    assert!((of_packed.loss - of_plain.loss).abs() > 1e-3, "nothing is hidden: {}", of_plain.loss);
+    for name in ["model.layers.1.self_attn.k_proj.weight", "model.depths.1.input_layernorm.weight"] {
+        let norm = |x: Tensor<1>| f64::from(x.square().sum().into_scalar::<f32>()).sqrt();
+        let (packed, alone) = (packed_grads.take(name).unwrap(), alone_grads.take(name).unwrap());
+        assert!(norm(packed - alone.clone()) < 1e-4 * norm(alone), "{name}");
     }
 }

@@ -32,13 +32,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
         run: RunConfig { dir: out.join("run") },
         student: ModelSource { model: out.join("converted").display().to_string() },
         teacher: Some(TeacherConfig { model: Some(assets::base(out).display().to_string()), logits: None }),
-        data: DataConfig {
-            train: vec![assets::train(out)],
-            heldout: vec![assets::heldout(out)],
-            text_field: "text".to_owned(),
-            sequence_length: 128,
-            cache_dir: None,
-        },
+        data: DataConfig { heldout: vec![assets::heldout(out)], ..DataConfig::of(vec![assets::train(out)], 128) },
         losses: vec![
             LossConfig::CrossEntropy(CrossEntropyConfig::new(0.3)),
             LossConfig::Distill(DistillConfig::new(0.7)),

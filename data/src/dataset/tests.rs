@@ -1,0 +1,210 @@
+//! What becomes of files: the stream, its cache, its parts, its rows.
+
+use super::*;
+use crate::tokenizer::tests::tiny;
+
+const END: u32 = 0;
+
+struct Files {
+    folder: tempfile::TempDir,
+    options: DatasetOptions,
+}
+
+fn file(path: PathBuf) -> TextFile {
+    TextFile { path, text_field: "text".to_owned() }
+}
+
+/// Four documents, one of them empty, in two files.
+fn files(sequence_length: usize) -> Files {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = vec![folder.path().join("a.jsonl"), folder.path().join("b.txt")];
+    fs_err::write(&paths[0], "{\"text\": \"row 1\"}\n{\"text\": \"\"}\n{\"text\": \"and a row 2\"}\n").unwrap();
+    fs_err::write(&paths[1], "a whole file\n").unwrap();
+    let options = DatasetOptions {
+        files: paths.into_iter().map(file).collect(),
+        part: Part::All,
+        sequence_length,
+        packing: Packing::Plain,
+        eos_token_id: END,
+        cache_dir: Some(folder.path().join("cache")),
+    };
+    Files { folder, options }
+}
+
+fn build(options: &DatasetOptions) -> Result<TokenDataset, DataError> {
+    TokenDataset::build(options, &tiny(), &mut |_| ())
+}
+
+fn stream(dataset: &TokenDataset) -> Vec<u32> {
+    let mut out = Vec::new();
+    dataset.stream.tokens.copy_into(0..dataset.num_tokens(), &mut out);
+    out
+}
+
+#[test]
+fn the_stream_is_each_document_with_an_end_of_text_token() {
+    let files = files(4);
+    let dataset = build(&files.options).unwrap();
+    let mut expected = Vec::new();
+    for text in ["row 1", "and a row 2", "a whole file\n"] {
+        expected.extend(tiny().encode(text).unwrap());
+        expected.push(END);
+    }
+    assert_eq!(stream(&dataset), expected);
+    assert_eq!((dataset.num_documents(), dataset.num_empty_documents()), (3, 1));
+    assert_eq!(dataset.num_rows() * 4 + dataset.num_unused_tokens() + 1, expected.len());
+    let batch = dataset.batch(&[1, 0]);
+    assert_eq!(batch.inputs, [&expected[4..8], &expected[0..4]].concat());
+    assert_eq!(batch.targets, [&expected[5..9], &expected[1..5]].concat());
+}
+
+#[test]
+fn the_second_build_comes_from_the_cache_and_is_the_same() {
+    let mut files = files(4);
+    let first = build(&files.options).unwrap();
+    let second = build(&files.options).unwrap();
+    assert_eq!((first.from_cache(), second.from_cache()), (false, true));
+    assert_eq!(first.stream, second.stream);
+    // Another sequence length cuts the same tokens.
+    files.options.sequence_length = 3;
+    assert!(build(&files.options).unwrap().from_cache());
+    // Other text, field, end-of-text token or order does not.
+    fs_err::write(&files.options.files[1].path, "another file\n").unwrap();
+    assert!(!build(&files.options).unwrap().from_cache());
+    files.options.eos_token_id = 1;
+    assert!(!build(&files.options).unwrap().from_cache());
+    files.options.files.reverse();
+    assert!(!build(&files.options).unwrap().from_cache());
+    assert!(build(&files.options).unwrap().from_cache());
+    files.options.cache_dir = None;
+    assert!(!build(&files.options).unwrap().from_cache());
+}
+
+#[test]
+fn the_tokens_do_not_depend_on_the_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let row = |index: usize| format!("{{\"text\": \"row {index} {}\"}}\n", "some text ".repeat(index % 50));
+    fs_err::write(&path, (0..2000).map(row).collect::<String>()).unwrap();
+    let options = DatasetOptions { files: vec![file(path)], cache_dir: None, ..files(8).options };
+    let of_threads = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| build(&options).unwrap())
+    };
+    assert_eq!(of_threads(1).stream, of_threads(4).stream);
+}
+
+#[test]
+fn progress_ends_with_everything_done_and_never_goes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let row = format!("{{\"text\": \"{}\"}}\n", "text ".repeat(1000));
+    fs_err::write(&path, row.repeat(900)).unwrap();
+    let bytes_total = row.len() as u64 * 900;
+    let options = DatasetOptions { files: vec![file(path)], ..files(8).options };
+    let mut seen = Vec::new();
+    let dataset = TokenDataset::build(&options, &tiny(), &mut |progress| seen.push(progress)).unwrap();
+    assert_eq!(seen.len(), 3, "4.5 MB of text in chunks of 2 MiB");
+    assert!(seen.is_sorted_by_key(|progress| progress.bytes_done));
+    let tokens = dataset.num_tokens() as u64;
+    assert_eq!(seen.last(), Some(&Progress { bytes_done: bytes_total, bytes_total, tokens }));
+}
+
+#[test]
+fn the_fingerprint_tells_text_sequence_length_and_packing_apart() {
+    let files = files(4);
+    let dataset = build(&files.options).unwrap();
+    assert_eq!(build(&files.options).unwrap().fingerprint(), dataset.fingerprint());
+    let shorter = DatasetOptions { sequence_length: 3, ..files.options.clone() };
+    let masked = DatasetOptions { packing: Packing::Documents, ..files.options.clone() };
+    for other in [shorter, masked] {
+        assert_ne!(build(&other).unwrap().fingerprint(), dataset.fingerprint());
+    }
+}
+
+#[test]
+fn bad_data_is_an_error_and_leaves_no_cache() {
+    let files = files(1000);
+    let message = build(&DatasetOptions { cache_dir: None, ..files.options.clone() }).unwrap_err().to_string();
+    assert!(message.contains("expected at least 1001, one row of sequence length 1000"), "{message}");
+    let bad_id = DatasetOptions { eos_token_id: 9999, ..files.options.clone() };
+    assert!(matches!(build(&bad_id), Err(DataError::NoSuchToken { id: 9999, .. })));
+    let zero = DatasetOptions { sequence_length: 0, cache_dir: None, ..files.options.clone() };
+    assert!(matches!(build(&zero), Err(DataError::TooSmall { name: "sequence_length", .. })));
+    fs_err::write(&files.options.files[1].path, b"\xff").unwrap();
+    assert!(matches!(build(&files.options), Err(DataError::NotUtf8 { .. })));
+    assert!(!files.folder.path().join("cache").exists());
+}
+
+#[test]
+fn heldout_rows_are_spread_evenly_and_in_order() {
+    let tokens: Vec<u32> = (0..101).collect();
+    let dataset = TokenDataset::from_tokens(&tokens, 10).unwrap();
+    assert_eq!(dataset.heldout_rows(None), (0..10).collect::<Vec<_>>());
+    assert_eq!(dataset.heldout_rows(Some(99)), (0..10).collect::<Vec<_>>());
+    assert_eq!(dataset.heldout_rows(Some(4)), [0, 2, 5, 7]);
+    assert_eq!(dataset.heldout_rows(Some(0)), [0; 0]);
+    let batches: Vec<Batch> = dataset.heldout_batches(3, Some(4)).unwrap().collect();
+    assert_eq!(batches, [dataset.batch(&[0, 2, 5]), dataset.batch(&[7])]);
+    assert!(dataset.heldout_batches(0, None).is_err());
+}
+
+#[test]
+fn pieces_of_documents_fill_the_rows() {
+    let files = files(4);
+    let masked = build(&DatasetOptions { packing: Packing::Documents, ..files.options.clone() }).unwrap();
+    let rows: Vec<usize> = (0..masked.num_rows()).collect();
+    let batch = masked.batch(&rows);
+    assert_eq!(batch.pieces.iter().sum::<usize>(), batch.inputs.len());
+    let mut start = 0;
+    for piece in &batch.pieces {
+        let inside = &batch.inputs[start..start + piece - 1];
+        assert!(!inside.contains(&END), "{inside:?}");
+        start += piece;
+        assert!(start % 4 == 0 || batch.inputs[start - 1] == END);
+    }
+    let plain = build(&files.options).unwrap().batch(&rows);
+    assert_eq!((&plain.inputs, &plain.targets), (&batch.inputs, &batch.targets));
+    assert_eq!(plain.pieces, vec![4; rows.len()]);
+    assert!(batch.pieces.len() > rows.len());
+}
+
+#[test]
+fn the_parts_hold_every_document_once_and_copies_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let row = |number: usize| format!("{{\"text\": \"row {number}\"}}\n");
+    // Each row twice.
+    fs_err::write(&path, (0..400).map(|number| row(number % 200)).collect::<String>()).unwrap();
+    let options = DatasetOptions { files: vec![file(path)], cache_dir: None, ..files(2).options };
+    let documents = |part| {
+        let dataset = build(&DatasetOptions { part, ..options.clone() }).unwrap();
+        let ids = stream(&dataset);
+        let documents: Vec<Vec<u32>> = ids.split(|id| *id == END).map(<[u32]>::to_vec).collect();
+        assert_eq!(documents.len() as u64, dataset.num_documents() + 1, "and nothing behind the last end");
+        documents[..documents.len() - 1].to_vec()
+    };
+    let (all, heldout) = (documents(Part::All), documents(Part::Heldout { heldout: 0.2 }));
+    let train = documents(Part::Train { heldout: 0.2 });
+    assert_eq!(train.len() + heldout.len(), all.len());
+    assert!(heldout.iter().all(|document| !train.contains(document)));
+    // 40 of 200 expected, with a standard deviation of 5.7: four of those.
+    assert!((18..=62).contains(&(heldout.len() / 2)), "{}", heldout.len());
+    // A larger fraction takes these and more.
+    let more = documents(Part::Heldout { heldout: 0.4 });
+    assert!(heldout.iter().all(|document| more.contains(document)) && more.len() > heldout.len());
+}
+
+#[test]
+fn each_file_has_a_text_field_of_its_own_and_a_part_a_cache_of_its_own() {
+    let mut files = files(2);
+    fs_err::write(&files.options.files[0].path, "{\"text\": \"row 1\", \"body\": \"row 2\"}\n").unwrap();
+    let with = |options: &DatasetOptions| build(options).unwrap();
+    let first = with(&files.options);
+    files.options.files[0].text_field = "body".to_owned();
+    let second = with(&files.options);
+    assert!(!second.from_cache() && first.fingerprint() != second.fingerprint());
+    let part = DatasetOptions { part: Part::Train { heldout: 1e-9 }, ..files.options.clone() };
+    assert!(!with(&part).from_cache() && with(&part).from_cache());
+    assert_eq!(with(&part).fingerprint(), second.fingerprint(), "nothing of this is held out");
+}

@@ -1,0 +1,104 @@
+//! From `data` of a configuration to tokenised text.
+
+use crate::TrainError;
+use retie_config::{DataConfig, Packing};
+use retie_data::{
+    DatasetOptions, Mixture, Part, Progress, TextFile, TokenDataset, Tokenizer,
+    document::{check_distinct, check_files, expand},
+};
+use std::{path::PathBuf, sync::Arc};
+
+/// Tokenised text.
+pub struct Texts {
+    pub train: Arc<Mixture>,
+    pub heldout: Option<TokenDataset>,
+}
+
+/// The files of a configuration, with those that its patterns match.
+#[derive(Debug)]
+pub struct TextFiles {
+    data: DataConfig,
+    /// For each source its files and its weight.
+    train: Vec<(Vec<TextFile>, f64)>,
+    heldout: Vec<TextFile>,
+}
+
+/// How a text becomes tokens, and who hears how far it has come; what is told is whether it is `train` or `heldout`.
+pub struct Tokenizing<'a> {
+    pub tokenizer: &'a Tokenizer,
+    pub end_of_text: u32,
+    pub events: &'a mut dyn FnMut(&'static str, Progress),
+}
+
+impl TextFiles {
+    /// Finds the files and checks, without reading text, that they can be used.
+    ///
+    /// # Errors
+    /// A pattern matches nothing; a file is missing, of an unknown format, or named twice.
+    pub fn find(data: &DataConfig) -> Result<Self, TrainError> {
+        let files = |files: &[PathBuf], field: Option<&String>| -> Result<Vec<TextFile>, TrainError> {
+            let text_field = field.unwrap_or(&data.text_field);
+            let paths = expand(files)?.into_iter();
+            Ok(paths.map(|path| TextFile { path, text_field: text_field.clone() }).collect())
+        };
+        let sources = data.sources();
+        let train = sources.iter().map(|s| Ok((files(&s.files, s.text_field.as_ref())?, s.weight)));
+        let train = train.collect::<Result<Vec<_>, TrainError>>()?;
+        let heldout = files(&data.heldout, None)?;
+        let all = train.iter().flat_map(|(files, _)| files).chain(&heldout).map(|file| file.path.clone());
+        let all: Vec<PathBuf> = all.collect();
+        check_files(&all)?;
+        check_distinct(&all)?;
+        Ok(Self { data: data.clone(), train, heldout })
+    }
+
+    /// Tokenises the text to train on.
+    ///
+    /// # Errors
+    /// When a text is missing, malformed or too short.
+    pub fn train(&self, tokenizing: &mut Tokenizing<'_>) -> Result<Mixture, TrainError> {
+        let part = self.data.heldout_fraction.map_or(Part::All, |heldout| Part::Train { heldout });
+        let mut sources = Vec::with_capacity(self.train.len());
+        for (files, weight) in &self.train {
+            sources.push((self.build("train", files, part, tokenizing)?, *weight));
+        }
+        Ok(Mixture::new(sources)?)
+    }
+
+    /// Tokenises the held-out text, if there is one.
+    ///
+    /// # Errors
+    /// When a text is missing, malformed or too short.
+    pub fn heldout(&self, tokenizing: &mut Tokenizing<'_>) -> Result<Option<TokenDataset>, TrainError> {
+        let (files, part) = match self.data.heldout_fraction {
+            Some(heldout) => {
+                (self.train.iter().flat_map(|(files, _)| files.clone()).collect(), Part::Heldout { heldout })
+            }
+            None if self.heldout.is_empty() => return Ok(None),
+            None => (self.heldout.clone(), Part::All),
+        };
+        self.build("heldout", &files, part, tokenizing).map(Some)
+    }
+
+    fn build(
+        &self,
+        what: &'static str,
+        files: &[TextFile],
+        part: Part,
+        tokenizing: &mut Tokenizing<'_>,
+    ) -> Result<TokenDataset, TrainError> {
+        let options = DatasetOptions {
+            files: files.to_vec(),
+            part,
+            sequence_length: self.data.sequence_length,
+            packing: match self.data.packing {
+                Packing::Plain => retie_data::Packing::Plain,
+                Packing::Documents => retie_data::Packing::Documents,
+            },
+            eos_token_id: tokenizing.end_of_text,
+            cache_dir: self.data.cache_dir.clone(),
+        };
+        let events = &mut *tokenizing.events;
+        Ok(TokenDataset::build(&options, tokenizing.tokenizer, &mut |progress| events(what, progress))?)
+    }
+}
