@@ -13,6 +13,8 @@ fn help_is_as_recorded() {
         "inspect",
         "convert",
         "uptrain",
+        "cache-logits",
+        "tokenize",
         "eval",
         "generate",
         "bench",

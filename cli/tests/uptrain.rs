@@ -272,6 +272,34 @@ fn a_killed_run_on_a_mixture_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn tokens_are_made_once_for_all_runs() {
+    let place = place(4);
+    place.write("run.yaml", uptrain_yaml(4).replace("sequence_length: 32", "sequence_length: 32\n  cache_dir: tokens"));
+    let tokenize = |line: &str| -> Value { serde_json::from_str(&place.retie(line).ok()).unwrap() };
+    let made = tokenize("tokenize --config run.yaml --json");
+    let texts = made["texts"].as_array().unwrap();
+    assert_eq!(texts.iter().map(|text| text["name"].as_str().unwrap()).collect::<Vec<_>>(), ["train", "heldout"]);
+    assert!(texts.iter().all(|text| text["from_cache"] == false && text["tokens"].as_u64().unwrap() > 1000), "{made}");
+    let folders = || fs_err::read_dir(place.path("tokens")).unwrap().count();
+    assert_eq!(folders(), 2);
+    // The run finds them, another way of naming them too, and rows from the disk are those from memory.
+    place.retie("uptrain run.yaml").ok();
+    let again = tokenize("tokenize --model base --data text/train.jsonl -o tokens --json");
+    assert_eq!(again["texts"][0]["from_cache"], true);
+    assert_eq!(again["texts"][0]["tokens"], texts[0]["tokens"]);
+    assert_eq!(folders(), 2);
+    place.retie("uptrain run.yaml --set data.cache_dir=null --set run.dir=memory").ok();
+    assert_eq!(losses(&place, "run"), losses(&place, "memory"));
+    let message = place.refused("tokenize --config run.yaml --model nobody");
+    assert!(message.contains("there is no model `nobody`"), "{message}");
+    place.write("run.yaml", uptrain_yaml(4));
+    assert_snapshot!(place.refused("tokenize --config run.yaml"), @"
+    error: the run has no `data.cache_dir`
+    hint: name the folder in the file, or here with `--cache-dir`
+    ");
+}
+
+#[test]
 fn a_dry_run_shows_the_configuration_and_writes_nothing() {
     let place = place(4);
     let before = place.listing();

@@ -90,6 +90,12 @@ pub enum DataError {
         /// Fields of its `logits.json`.
         differences: Vec<String>,
     },
+    /// A file that was written and is another one when it is read.
+    #[error("`{}` was changed while it was in use", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The bytes are not UTF-8.
     #[error(
         "{place} is not UTF-8: the byte at offset {offset} of the {unit} cannot be decoded\nhint: save the text as UTF-8"

@@ -23,6 +23,7 @@ mod mixture;
 pub mod pack;
 mod sampler;
 mod shuffle;
+mod stream;
 mod tokenizer;
 mod tokens;
 mod whole_file;

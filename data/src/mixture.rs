@@ -90,17 +90,20 @@ impl Mixture {
 
     /// The rows of these indices, in this order.
     ///
+    /// # Errors
+    /// The disk fails.
+    ///
     /// # Panics
     /// An index is not below [`Mixture::num_rows`].
-    pub fn batch(&self, rows: &[usize]) -> Batch {
+    pub fn batch(&self, rows: &[usize]) -> Result<Batch, DataError> {
         let mut batch = self.sources[0].dataset.empty_batch(rows.len());
         for &row in rows {
             let after = self.sources.partition_point(|source| source.first <= row);
             let source = &self.sources[after - 1];
-            source.dataset.add_row(row - source.first, &mut batch);
+            source.dataset.add_row(row - source.first, &mut batch)?;
             batch.indices.push(row);
         }
-        batch
+        Ok(batch)
     }
 
     /// The first row of a source.
@@ -157,7 +160,7 @@ mod tests {
     fn rows_are_numbered_source_after_source() {
         let mixture = Mixture::new(vec![(source(2, 7), 1.0), (source(3, 8), 2.0)]).unwrap();
         assert_eq!(mixture.num_rows(), 5);
-        let batch = mixture.batch(&[4, 0, 2, 1]);
+        let batch = mixture.batch(&[4, 0, 2, 1]).unwrap();
         assert_eq!((batch.inputs, batch.indices, batch.rows), (vec![8, 7, 8, 7], vec![4, 0, 2, 1], 4));
         assert_eq!(batch.pieces, [1; 4]);
     }

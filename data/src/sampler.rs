@@ -60,7 +60,10 @@ impl Sampler {
     }
 
     /// The next `batch_size` rows.
-    pub fn next_batch(&mut self, batch_size: usize) -> Batch {
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn next_batch(&mut self, batch_size: usize) -> Result<Batch, DataError> {
         let rows: Vec<usize> = (0..batch_size).map(|_| self.next_row()).collect();
         self.data.batch(&rows)
     }
@@ -133,7 +136,7 @@ mod tests {
             let data = Arc::new(Mixture::new(with_weights.collect()).unwrap());
             let mut unbroken = Sampler::new(data.clone(), seed, &[]).unwrap();
             for &batch_size in &before {
-                unbroken.next_batch(batch_size);
+                unbroken.next_batch(batch_size).unwrap();
             }
             let saved = serde_json::to_string(&unbroken.cursors()).unwrap();
             let cursors: Vec<Cursor> = serde_json::from_str(&saved).unwrap();
@@ -141,7 +144,7 @@ mod tests {
             prop_assert_eq!(given.sum::<u64>(), before.iter().sum::<usize>() as u64);
             let mut resumed = Sampler::new(data, seed, &cursors).unwrap();
             for &batch_size in &after {
-                prop_assert_eq!(resumed.next_batch(batch_size), unbroken.next_batch(batch_size));
+                prop_assert_eq!(resumed.next_batch(batch_size).unwrap(), unbroken.next_batch(batch_size).unwrap());
                 prop_assert_eq!(resumed.cursors(), unbroken.cursors());
             }
         }
@@ -151,8 +154,8 @@ mod tests {
             let mut one_by_one = sampler(num_rows, 2, seed);
             let mut batched = sampler(num_rows, 2, seed);
             for _ in 0..10 {
-                let batch = batched.next_batch(batch_size);
-                let rows: Vec<u32> = (0..batch_size).flat_map(|_| one_by_one.next_batch(1).inputs).collect();
+                let batch = batched.next_batch(batch_size).unwrap();
+                let rows: Vec<u32> = (0..batch_size).flat_map(|_| one_by_one.next_batch(1).unwrap().inputs).collect();
                 prop_assert_eq!(batch.inputs, rows);
             }
         }
@@ -161,7 +164,8 @@ mod tests {
     #[test]
     fn each_epoch_takes_every_row_once_and_batches_run_on_into_the_next() {
         let mut sampler = sampler(5, 2, 9);
-        let firsts: Vec<u32> = (0..5).flat_map(|_| sampler.next_batch(3).inputs.into_iter().step_by(2)).collect();
+        let firsts: Vec<u32> =
+            (0..5).flat_map(|_| sampler.next_batch(3).unwrap().inputs.into_iter().step_by(2)).collect();
         assert_eq!(sampler.cursors(), [Cursor { epoch: 3, row: 0 }]);
         for epoch in firsts.chunks(5) {
             let mut sorted = epoch.to_vec();
@@ -175,7 +179,7 @@ mod tests {
     fn sources_come_in_the_ratio_of_their_weights_each_in_an_order_of_its_own() {
         let mixture = Mixture::new(vec![(dataset(40, 1), 3.0), (dataset(40, 1), 1.0)]).unwrap();
         let mut sampler = Sampler::new(Arc::new(mixture), 7, &[]).unwrap();
-        let rows = sampler.next_batch(160).indices;
+        let rows = sampler.next_batch(160).unwrap().indices;
         for four in rows.chunks(4) {
             assert_eq!(four.iter().filter(|row| **row >= 40).count(), 1, "{four:?}");
         }
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn targets_are_the_inputs_shifted_by_one() {
-        let batch = sampler(7, 3, 1).next_batch(4);
+        let batch = sampler(7, 3, 1).next_batch(4).unwrap();
         assert_eq!((batch.rows, batch.sequence_length, batch.inputs.len()), (4, 3, 12));
         assert!(batch.inputs.iter().zip(&batch.targets).all(|(input, target)| input + 1 == *target));
     }

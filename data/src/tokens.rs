@@ -51,6 +51,14 @@ impl Tokens {
         }
     }
 
+    /// Takes all ids out.
+    pub(crate) fn clear(&mut self) {
+        match self {
+            Self::Narrow(ids) => ids.clear(),
+            Self::Wide(ids) => ids.clear(),
+        }
+    }
+
     /// Appends the ids of `range` to `out`.
     pub(crate) fn copy_into(&self, range: Range<usize>, out: &mut Vec<u32>) {
         match self {

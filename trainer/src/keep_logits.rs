@@ -120,7 +120,7 @@ pub fn keep_logits(
             if stop.load(Ordering::Relaxed) {
                 return Ok(KeptLogits { meta, finished: false });
             }
-            writer.push(&distributions(&model, &dataset.batch(rows), options));
+            writer.push(&distributions(&model, &dataset.batch(rows)?, options));
             done += rows.len();
             events(KeepEvent::Rows { done, total: meta.rows });
         }

@@ -17,6 +17,7 @@ mod plan;
 mod routing;
 mod run;
 mod texts;
+mod tokenize;
 
 pub use error::TrainError;
 pub use event::{Baseline, Event, Outcome, StepRow};
@@ -24,3 +25,4 @@ pub use keep_logits::{KeepEvent, KeepLogits, KeptLogits, keep_logits};
 pub use metrics::read_metrics;
 pub use plan::{ParameterGroup, RunPlan, plan};
 pub use run::{MODEL_DIR, Resume, uptrain};
+pub use tokenize::{TokenizedText, tokenize};

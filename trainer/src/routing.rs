@@ -74,12 +74,13 @@ pub fn for_inference(
     let model = model.valid();
     let (Some(heldout), Some(_)) = (heldout, model.router()) else { return Ok(model) };
     let batches = heldout.heldout_batches(train.batch_size, Some(train.eval_sequences))?;
-    let pieces = batches.flat_map(|batch| {
+    let mut pieces = Vec::new();
+    for batch in batches {
+        let batch = batch?;
         let mut rest = batch.inputs.as_slice();
-        let next = |piece: &usize| rest.split_off(..*piece).unwrap_or_default().to_vec();
-        batch.pieces.iter().map(next).collect::<Vec<_>>()
-    });
-    Ok(calibrate(model, &pieces.collect::<Vec<_>>()))
+        pieces.extend(batch.pieces.iter().map(|piece| rest.split_off(..*piece).unwrap_or_default().to_vec()));
+    }
+    Ok(calibrate(model, &pieces))
 }
 
 /// Part of the tokens that goes through each recursion of `config`, in training; 1 without routers.

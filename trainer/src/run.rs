@@ -227,7 +227,8 @@ impl Run<'_> {
         let turn = Turn { step, share: 1.0 / count as f64 };
         let mut grads = Gradients::default();
         let mut losses = Losses::default();
-        let batches: Vec<_> = (0..count).map(|_| self.sampler.next_batch(self.config.train.batch_size)).collect();
+        let batches: Vec<_> =
+            (0..count).map(|_| self.sampler.next_batch(self.config.train.batch_size)).collect::<Result<_, _>>()?;
         let choice = routing::choice(&model, step, &self.config.train);
         for batch in &batches {
             self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses)?;
@@ -285,7 +286,7 @@ impl Run<'_> {
     fn heldout_loss(&self, model: &CausalLm) -> Result<Option<f64>, TrainError> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let batches = heldout.heldout_batches(self.config.train.batch_size, Some(self.config.train.eval_sequences))?;
-        Ok(Some(cross_entropy(model, batches)))
+        Ok(Some(cross_entropy(model, batches)?))
     }
 
     /// Held-out loss of every early exit that is trained.

@@ -12,4 +12,5 @@ pub mod inspect;
 pub mod plot;
 pub mod report;
 pub mod tasks;
+pub mod tokenize;
 pub mod uptrain;

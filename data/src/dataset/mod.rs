@@ -1,6 +1,6 @@
 //! The tokens of a set of files in memory, as rows.
 
-mod build;
+pub(crate) mod build;
 #[cfg(test)]
 mod tests;
 
@@ -8,13 +8,14 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
-use crate::cache::{self, Stream};
+use crate::cache;
 use crate::document::check_files;
 use crate::error::DataError;
 use crate::pack::{self, Batch, Packing};
+use crate::stream::{DocumentCounts, Stream};
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
-use build::{tokenize, total_bytes};
+use build::{Position, Sizes, tokenize, total_bytes};
 
 /// What to read and how to cut it.
 #[derive(Debug, Clone)]
@@ -98,29 +99,17 @@ impl TokenDataset {
         let paths: Vec<PathBuf> = options.files.iter().map(|file| file.path.clone()).collect();
         check_files(&paths)?;
         tokenizer.check_token(options.eos_token_id)?;
-        let cache_path = match &options.cache_dir {
-            Some(dir) => Some(cache::path(dir, options, tokenizer)?),
-            None => None,
-        };
-        let cached = match &cache_path {
-            Some(path) => cache::load(path)?,
-            None => None,
-        };
-        let from_cache = cached.is_some();
-        let stream = match cached {
-            Some(stream) => {
-                let bytes = total_bytes(options)?;
-                progress(Progress { bytes_done: bytes, bytes_total: bytes, tokens: stream.tokens.len() as u64 });
-                stream
-            }
-            None => {
-                let stream = tokenize(options, tokenizer, progress)?;
-                if let Some(path) = &cache_path {
-                    cache::store(path, &stream)?;
-                }
-                stream
+        let (stream, from_cache) = match &options.cache_dir {
+            None => (in_memory(options, tokenizer, progress)?, false),
+            Some(dir) => {
+                let folder = cache::folder(dir, options, tokenizer)?;
+                cache::stream(&folder, options, tokenizer, Sizes::USUAL, progress)?
             }
         };
+        if from_cache {
+            let bytes = total_bytes(options)?;
+            progress(Progress { bytes_done: bytes, bytes_total: bytes, tokens: stream.num_tokens as u64 });
+        }
         let mut dataset = Self::from_stream(stream, options.sequence_length)?;
         dataset.from_cache = from_cache;
         dataset.divided_by = (options.packing == Packing::Documents).then_some(options.eos_token_id);
@@ -143,14 +132,15 @@ impl TokenDataset {
     pub fn from_tokens(tokens: &[u32], sequence_length: usize) -> Result<Self, DataError> {
         let mut stream = Tokens::for_ids_up_to(tokens.iter().copied().max().unwrap_or(0));
         stream.extend(tokens);
-        Self::from_stream(Stream::new(stream, 1, 0), sequence_length)
+        let documents = DocumentCounts { with_text: 1, without: 0 };
+        Self::from_stream(Stream::in_memory(stream, documents), sequence_length)
     }
 
     fn from_stream(stream: Stream, sequence_length: usize) -> Result<Self, DataError> {
         if sequence_length == 0 {
             return Err(DataError::TooSmall { name: "sequence_length", found: 0, least: 1 });
         }
-        let tokens = stream.tokens.len();
+        let tokens = stream.num_tokens;
         if pack::num_rows(tokens, sequence_length) == 0 {
             let needed = sequence_length.saturating_add(1);
             return Err(DataError::TooFewTokens { tokens, needed, sequence_length });
@@ -170,7 +160,7 @@ impl TokenDataset {
 
     /// Tokens of the stream, end-of-text ones included.
     pub fn num_tokens(&self) -> usize {
-        self.stream.tokens.len()
+        self.stream.num_tokens
     }
 
     /// Tokens after the last row's, fewer than a row, which are not used.
@@ -205,15 +195,18 @@ impl TokenDataset {
 
     /// The rows of these indices, in this order.
     ///
+    /// # Errors
+    /// The disk fails.
+    ///
     /// # Panics
     /// An index is not below [`TokenDataset::num_rows`].
-    pub fn batch(&self, rows: &[usize]) -> Batch {
+    pub fn batch(&self, rows: &[usize]) -> Result<Batch, DataError> {
         let mut batch = self.empty_batch(rows.len());
         for &row in rows {
-            self.add_row(row, &mut batch);
+            self.add_row(row, &mut batch)?;
             batch.indices.push(row);
         }
-        batch
+        Ok(batch)
     }
 
     /// A batch without rows, for `rows` of them.
@@ -230,16 +223,18 @@ impl TokenDataset {
     }
 
     /// Adds the tokens of a row.
-    pub(crate) fn add_row(&self, row: usize, batch: &mut Batch) {
+    pub(crate) fn add_row(&self, row: usize, batch: &mut Batch) -> Result<(), DataError> {
         let range = pack::row_range(row, self.sequence_length);
         let start = batch.inputs.len();
-        self.stream.tokens.copy_into(range.start..range.end - 1, &mut batch.inputs);
-        self.stream.tokens.copy_into(range.start + 1..range.end, &mut batch.targets);
+        self.stream.copy_into(range, &mut batch.targets)?;
+        batch.inputs.push(batch.targets.remove(start));
+        batch.inputs.extend_from_slice(&batch.targets[start..batch.targets.len() - 1]);
         match self.divided_by {
             Some(end) => batch.pieces.extend(pack::pieces(&batch.inputs[start..], end)),
             None => batch.pieces.push(self.sequence_length),
         }
         batch.rows += 1;
+        Ok(())
     }
 
     /// Rows for a held-out loss: all of them or `limit`, spread evenly over the data, always the same ones and in the stream's order.
@@ -253,12 +248,12 @@ impl TokenDataset {
     /// [`TokenDataset::heldout_rows`] in batches, of which the last may be smaller.
     ///
     /// # Errors
-    /// `batch_size` is 0.
+    /// `batch_size` is 0; for a batch, the disk fails.
     pub fn heldout_batches(
         &self,
         batch_size: usize,
         limit: Option<usize>,
-    ) -> Result<impl ExactSizeIterator<Item = Batch> + '_, DataError> {
+    ) -> Result<impl ExactSizeIterator<Item = Result<Batch, DataError>> + '_, DataError> {
         if batch_size == 0 {
             return Err(DataError::TooSmall { name: "batch_size", found: 0, least: 1 });
         }
@@ -266,5 +261,25 @@ impl TokenDataset {
         let batches = (0..rows.len().div_ceil(batch_size))
             .map(move |index| self.batch(&rows[index * batch_size..rows.len().min((index + 1) * batch_size)]));
         Ok(batches)
+    }
+}
+
+fn in_memory(
+    options: &DatasetOptions,
+    tokenizer: &Tokenizer,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Stream, DataError> {
+    let mut all = None;
+    let mut keep = |tokens: &mut Tokens, after: Position, last: bool| {
+        if last {
+            let tokens = std::mem::replace(tokens, Tokens::for_ids_up_to(0));
+            all = Some(Stream::in_memory(tokens, after.documents));
+        }
+        Ok(())
+    };
+    tokenize(options, tokenizer, Sizes::USUAL, (Position::default(), 0), &mut keep, progress)?;
+    match all {
+        Some(stream) => Ok(stream),
+        None => unreachable!("tokenising ends with the last tokens"),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::LossConfig;
 use retie_data::{
-    Batch,
+    Batch, DataError,
     logits::{LogitsCache, TopLogits},
 };
 use retie_model::{
@@ -167,16 +167,23 @@ impl Objective {
 }
 
 /// Mean cross-entropy of `batches`, nats per token.
-pub fn cross_entropy<'a>(model: &CausalLm, batches: impl Iterator<Item = Batch> + 'a) -> f64 {
+///
+/// # Errors
+/// When a batch cannot be had.
+pub fn cross_entropy(
+    model: &CausalLm,
+    batches: impl Iterator<Item = Result<Batch, DataError>>,
+) -> Result<f64, DataError> {
     let device = model.device();
     let (mut total, mut tokens) = (0.0, 0usize);
     for batch in batches {
+        let batch = batch?;
         let hidden = model.forward_packed(token_ids(&batch, &device), layout(&batch));
         let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &batch.targets);
         total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
         tokens += log_probs.len();
     }
-    total / tokens.max(1) as f64
+    Ok(total / tokens.max(1) as f64)
 }
 
 /// The inputs of a batch, `[M]`.

@@ -1,0 +1,72 @@
+//! The tokens of a set of files as one long list, in memory or on disk.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::cache::Shards;
+use crate::error::DataError;
+use crate::tokens::Tokens;
+
+/// The list, and where it comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Stream {
+    source: Source,
+    pub(crate) num_tokens: usize,
+    pub(crate) num_documents: u64,
+    pub(crate) num_empty_documents: u64,
+    /// SHA-256 of the tokens as little-endian bytes.
+    pub(crate) digest: [u8; 32],
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Memory(Arc<Tokens>),
+    Disk(Arc<Shards>),
+}
+
+/// Documents that a stream is of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DocumentCounts {
+    pub(crate) with_text: u64,
+    pub(crate) without: u64,
+}
+
+impl Stream {
+    pub(crate) fn in_memory(tokens: Tokens, documents: DocumentCounts) -> Self {
+        let mut hasher = Sha256::new();
+        let Ok(()) = tokens.write_bytes(|bytes| {
+            hasher.update(bytes);
+            Ok::<(), Infallible>(())
+        });
+        let num_tokens = tokens.len();
+        Self::new(Source::Memory(Arc::new(tokens)), num_tokens, documents, hasher.finalize().into())
+    }
+
+    /// `digest` is that of the tokens of `shards`.
+    pub(crate) fn on_disk(shards: Shards, documents: DocumentCounts, digest: [u8; 32]) -> Self {
+        let num_tokens = shards.num_tokens();
+        Self::new(Source::Disk(Arc::new(shards)), num_tokens, documents, digest)
+    }
+
+    fn new(source: Source, num_tokens: usize, documents: DocumentCounts, digest: [u8; 32]) -> Self {
+        let DocumentCounts { with_text, without } = documents;
+        Self { source, num_tokens, num_documents: with_text, num_empty_documents: without, digest }
+    }
+
+    /// Appends the tokens of `range` to `out`.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(crate) fn copy_into(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<(), DataError> {
+        match &self.source {
+            Source::Memory(tokens) => {
+                tokens.copy_into(range, out);
+                Ok(())
+            }
+            Source::Disk(shards) => shards.copy_into(range, out),
+        }
+    }
+}
