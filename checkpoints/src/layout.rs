@@ -8,10 +8,11 @@
 //! |---|---|---|
 //! | linears `[out, in]` | always | never |
 //! | norms `[D]` (of queries and keys `[H]`, or all heads at once), biases `[out]` | if `share_norms` or not recursive | if not `share_norms` |
+//! | the vectors `[D]` of `extras` | never | where the kind of extra says so |
 //! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` of each linear | never | if LoRA with a rank there, and the depth's layer is shared |
 
 use crate::{CheckpointError, TensorSource, router_layout::router_tensors};
-use retie_config::{ConfigError, Depth, LayerIndex, ModelConfig, ShareMap};
+use retie_config::{ConfigError, Depth, DepthPlan, LayerIndex, ModelConfig, ShareMap};
 use std::{collections::HashSet, path::PathBuf};
 
 /// Name of the token embeddings, `[V, D]`.
@@ -72,6 +73,7 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
                 config.layer_vectors().into_iter().map(|(part, size)| (depth_tensor(step.depth, &part), vec![size])),
             );
         }
+        tensors.extend(extra_vectors(config, &map, step).map(|(name, _)| (name, vec![config.hidden_size])));
         let Some(lora) = lora.filter(|_| map.is_shared(step.layer)) else { continue };
         for (projection, [out, inp]) in config.projection_shapes() {
             let rank = lora.rank_at(step.depth, projection, [out, inp]);
@@ -91,6 +93,17 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
         tensors.push((LM_HEAD.to_owned(), table));
     }
     Ok(tensors)
+}
+
+/// Names of the extra vectors of a depth, and what their elements start with.
+pub fn extra_vectors<'a>(
+    config: &'a ModelConfig,
+    map: &'a ShareMap,
+    step: &'a DepthPlan,
+) -> impl Iterator<Item = (String, f32)> + 'a {
+    let extras = config.recursion.iter().flat_map(|recursion| &recursion.extras);
+    let extras = extras.filter(move |extra| extra.is_at(map, step));
+    extras.flat_map(move |extra| extra.parts().iter().map(|part| (depth_tensor(step.depth, part), extra.start())))
 }
 
 /// Whether a tensor that `config` does not imply may be there: it holds nothing that the model needs.
@@ -165,7 +178,7 @@ pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result
 mod tests {
     use super::*;
     use crate::{Dtype, TensorInfo};
-    use retie_config::{Anatomy, Init, LoraConfig, RecursionConfig, Sharing};
+    use retie_config::{Anatomy, DepthExtra, Init, LoraConfig, RecursionConfig, Sharing};
     use serde_json::json;
     use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
@@ -249,6 +262,27 @@ mod tests {
         let middle = shapes(&config(false, recursion(Sharing::MiddleCycle, true, Some(6))));
         let depths = |depth: usize| middle.keys().filter(|name| name.contains(&format!("depths.{depth}."))).count();
         assert_eq!([0, 1, 2, 3].map(depths), [0, 14, 14, 0]);
+    }
+
+    #[test]
+    fn extras_are_at_the_depths_of_their_kind() {
+        let middle = recursion(Sharing::MiddleCycle, true, None)
+            .map(|r| RecursionConfig { extras: DepthExtra::ALL.into(), ..r });
+        let shapes = shapes(&config(false, middle));
+        let extras: Vec<_> = shapes.keys().filter(|name| name.contains("extras")).map(String::as_str).collect();
+        assert_eq!(
+            extras,
+            [
+                "model.depths.1.extras.attention_scale",
+                "model.depths.1.extras.loop_embedding",
+                "model.depths.1.extras.mlp_scale",
+                "model.depths.2.extras.attention_scale",
+                "model.depths.2.extras.loop_embedding",
+                "model.depths.2.extras.loop_norm",
+                "model.depths.2.extras.mlp_scale",
+            ]
+        );
+        assert!(extras.iter().all(|name| shapes[*name] == [8]));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Command {
     Doctor(command::doctor::Doctor),
     Tasks(command::tasks::Tasks),
     #[command(subcommand)]
+    Check(command::check::Check),
+    #[command(subcommand)]
     Config(command::config::Config),
 }
 
@@ -52,6 +54,7 @@ impl Command {
             Self::Plot(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Tasks(command) => command.run(),
+            Self::Check(command) => command.run(),
             Self::Config(command) => command.run(),
         }
     }

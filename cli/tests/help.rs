@@ -23,6 +23,8 @@ fn help_is_as_recorded() {
         "plot",
         "doctor",
         "tasks",
+        "check",
+        "check identity",
         "config",
         "config validate",
     ];

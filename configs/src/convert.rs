@@ -1,12 +1,15 @@
 //! `retie convert --config FILE.yaml`: from a pretrained model to a recursive one.
 
 use crate::{
-    Budget, Fit, Init, Pattern, ShareError, Sharing,
+    Budget, DepthExtra, Fit, Init, Pattern, ShareError, Sharing,
     document::{Checks, Document},
     run::{check_schema, check_text},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 /// A conversion. See `configs/recipes/convert-smollm2-r2.yaml` for a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +61,9 @@ pub struct ConvertConfig {
     /// First recursion that has LoRA: 0, the default, is the first.
     #[serde(default)]
     pub lora_from: usize,
+    /// Vectors that depths get beside the source's, none of which changes the logits before training.
+    #[serde(default)]
+    pub extras: BTreeSet<DepthExtra>,
     /// Whether norm weights are shared too, or each depth keeps its own.
     #[serde(default = "default_share_norms")]
     pub share_norms: bool,
@@ -161,6 +167,7 @@ impl ConvertConfig {
             lora_ranks: BTreeMap::new(),
             lora_budget: None,
             lora_from: 0,
+            extras: BTreeSet::new(),
             share_norms: default_share_norms(),
             tie_across_kinds: false,
             dtype: StoredDtype::default(),
@@ -198,11 +205,11 @@ impl ConvertConfig {
     pub fn mismatches(&self) -> Vec<Mismatch> {
         let mut found = self.pattern_mismatches();
         found.extend(self.calibration_mismatches());
-        found.extend(self.lora_mismatches());
+        found.extend(self.depth_mismatches());
         found
     }
 
-    fn lora_mismatches(&self) -> Vec<Mismatch> {
+    fn depth_mismatches(&self) -> Vec<Mismatch> {
         let mut found = Vec::new();
         let mut add = |key, message: String, hint| found.push(Mismatch { key, message, hint });
         let has_ranks = self.has_ranks();
@@ -228,6 +235,10 @@ impl ConvertConfig {
                 format!("the LoRA of `{name}` has rank 0, expected a positive integer"),
                 "leave it out, and give `lora_ranks` of the others",
             );
+        }
+        if !self.extras.is_empty() && self.recursions == Some(1) {
+            let message = "extras of the depths of a loop are asked for, but there is none with 1 recursion".to_owned();
+            add("extras", message, "ask for 2 recursions or more, or leave `extras` out");
         }
         if self.lora_budget == Some(0) {
             add(
@@ -382,6 +393,7 @@ mod tests {
         lora_ranks: {}
         lora_budget: null
         lora_from: 0
+        extras: []
         share_norms: true
         tie_across_kinds: false
         dtype: keep

@@ -12,6 +12,8 @@ pub enum Group {
     Unshared,
     /// The LoRA of a depth.
     Lora,
+    /// Vectors that a conversion added to a depth.
+    Extras,
     /// A router.
     Routers,
     /// A norm.
@@ -30,6 +32,8 @@ pub struct GroupsConfig {
     pub unshared: GroupConfig,
     /// Of [`Group::Lora`].
     pub lora: GroupConfig,
+    /// Of [`Group::Extras`].
+    pub extras: GroupConfig,
     /// Of [`Group::Routers`].
     pub routers: GroupConfig,
     /// Of [`Group::Norms`].
@@ -56,7 +60,8 @@ impl Default for GroupConfig {
 
 impl Group {
     /// All groups.
-    pub const ALL: [Self; 6] = [Self::Shared, Self::Unshared, Self::Lora, Self::Routers, Self::Norms, Self::Embeddings];
+    pub const ALL: [Self; 7] =
+        [Self::Shared, Self::Unshared, Self::Lora, Self::Extras, Self::Routers, Self::Norms, Self::Embeddings];
 
     /// The name in configurations.
     #[must_use]
@@ -65,6 +70,7 @@ impl Group {
             Self::Shared => "shared",
             Self::Unshared => "unshared",
             Self::Lora => "lora",
+            Self::Extras => "extras",
             Self::Routers => "routers",
             Self::Norms => "norms",
             Self::Embeddings => "embeddings",
@@ -76,6 +82,9 @@ impl Group {
     pub fn of(name: &str, map: &ShareMap) -> Self {
         if name.contains(".lora_") {
             return Self::Lora;
+        }
+        if name.contains(".extras.") {
+            return Self::Extras;
         }
         if name.starts_with("model.routers.") {
             return Self::Routers;
@@ -99,6 +108,7 @@ impl GroupsConfig {
             Group::Shared => &self.shared,
             Group::Unshared => &self.unshared,
             Group::Lora => &self.lora,
+            Group::Extras => &self.extras,
             Group::Routers => &self.routers,
             Group::Norms => &self.norms,
             Group::Embeddings => &self.embeddings,
@@ -138,6 +148,7 @@ mod tests {
             ("model.layers.1.self_attn.q_norm.weight", Group::Norms),
             ("model.norm.weight", Group::Norms),
             ("model.depths.7.self_attn.q_proj.lora_A.weight", Group::Lora),
+            ("model.depths.4.extras.loop_norm", Group::Extras),
             ("model.routers.1.out_proj.weight", Group::Routers),
             ("model.embed_tokens.weight", Group::Embeddings),
             ("lm_head.weight", Group::Embeddings),

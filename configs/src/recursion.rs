@@ -1,8 +1,8 @@
 //! The `recursion` object of a converted checkpoint's `config.json`.
 
-use crate::{ConfigError, LoraConfig, ModelConfig, Pattern, RouterConfig, ShareError, ShareMap, Sharing};
+use crate::{ConfigError, DepthExtra, LoraConfig, ModelConfig, Pattern, RouterConfig, ShareError, ShareMap, Sharing};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// How the shared layers start from the pretrained ones (RRT §2.2, MoR Table 12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,13 +90,16 @@ pub struct RecursionConfig {
     /// Per-depth LoRA, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
+    /// Vectors that depths have beside the source's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub extras: BTreeSet<DepthExtra>,
     /// What chooses the recursion depth of each token; every token goes through all recursions without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<RouterConfig>,
 }
 
 impl RecursionConfig {
-    /// With shared norms, no unshared layers but those that `sharing` implies, and without LoRA or a router.
+    /// With shared norms, no unshared layers but those that `sharing` implies, and without LoRA, extras or a router.
     #[must_use]
     pub fn new(num_recursions: usize, sharing: Sharing, init: Init) -> Self {
         Self {
@@ -108,6 +111,7 @@ impl RecursionConfig {
             init,
             share_norms: true,
             lora: None,
+            extras: BTreeSet::new(),
             router: None,
         }
     }

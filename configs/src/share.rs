@@ -244,6 +244,13 @@ impl ShareMap {
         self.plan.iter().filter(|p| p.layer == layer).count() > 1
     }
 
+    /// Whether `step` is the first depth of a pass over a shared block.
+    #[must_use]
+    pub fn begins_pass(&self, step: &DepthPlan) -> bool {
+        let before = step.depth.0.checked_sub(1).map(|depth| self.plan[depth].recursion);
+        step.recursion.is_some() && before != Some(step.recursion)
+    }
+
     /// Layers that more than one depth runs, ascending.
     #[must_use]
     pub fn shared_layers(&self) -> Vec<LayerIndex> {

@@ -16,6 +16,9 @@ pub struct ParameterCounts {
     pub depth_vectors: usize,
     /// Per-depth LoRA.
     pub lora: usize,
+    /// Extra vectors of depths.
+    #[serde(default)]
+    pub extras: usize,
     /// Routers.
     #[serde(default)]
     pub routers: usize,
@@ -33,6 +36,7 @@ impl ParameterCounts {
             let kind = match name.as_str() {
                 EMBEDDINGS | LM_HEAD => &mut counts.embedding,
                 lora if lora.contains(".lora_") => &mut counts.lora,
+                extra if extra.contains(".extras.") => &mut counts.extras,
                 router if router.starts_with("model.routers.") => &mut counts.routers,
                 depth if depth.starts_with("model.depths.") => &mut counts.depth_vectors,
                 _ => &mut counts.layers,
@@ -45,7 +49,7 @@ impl ParameterCounts {
     /// Everything but the embedding.
     #[must_use]
     pub fn non_embedding(&self) -> usize {
-        self.layers + self.depth_vectors + self.lora + self.routers
+        self.layers + self.depth_vectors + self.lora + self.extras + self.routers
     }
 
     /// Everything.

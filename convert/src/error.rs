@@ -109,6 +109,11 @@ pub enum ConvertError {
         "LoRA needs at least 2 recursions: with 1 no layer is shared\nhint: ask for more recursions, or leave the LoRA rank out"
     )]
     LoraWithoutSharing,
+    /// Extras belong to the depths of a loop; one recursion has none.
+    #[error(
+        "extras need at least 2 recursions: with 1 there is no loop\nhint: ask for more recursions, or leave the extras out"
+    )]
+    ExtrasWithoutSharing,
     /// A calibrated start is fitted to the depths that share a layer.
     #[error(
         "init `calibrated` needs at least 2 recursions: with 1 no layer is shared\nhint: with 1 recursion every init copies the model"

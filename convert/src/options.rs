@@ -2,8 +2,8 @@
 
 use crate::{ConvertError, SearchReport};
 use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, Dtype, Provenance};
-use retie_config::{ConvertConfig, DepthPlan, Fit, Init, Pattern, ShareMap, Sharing, StoredDtype};
-use std::collections::BTreeMap;
+use retie_config::{ConvertConfig, DepthExtra, DepthPlan, Fit, Init, Pattern, ShareMap, Sharing, StoredDtype};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Choices of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct ConvertOptions {
     pub lora_budget: Option<usize>,
     /// First recursion that has LoRA.
     pub lora_from: usize,
+    /// Vectors that depths get beside the source's.
+    pub extras: BTreeSet<DepthExtra>,
     /// Whether norms and biases are shared too, or each depth keeps its own.
     pub share_norms: bool,
     /// Whether depths that differ in kind may share a layer.
@@ -37,7 +39,7 @@ pub struct ConvertOptions {
 }
 
 impl ConvertOptions {
-    /// Shared norms, no LoRA, element types as they are, and no choice for a rest.
+    /// Shared norms, no LoRA, no extras, element types as they are, and no choice for a rest.
     #[must_use]
     pub fn new(recursions: usize, pattern: Pattern, init: Init) -> Self {
         Self {
@@ -49,6 +51,7 @@ impl ConvertOptions {
             lora_ranks: BTreeMap::new(),
             lora_budget: None,
             lora_from: 0,
+            extras: BTreeSet::new(),
             share_norms: true,
             tie_across_kinds: false,
             dtype: None,
@@ -83,6 +86,7 @@ impl ConvertOptions {
             lora_ranks: config.lora_ranks.clone(),
             lora_budget: config.lora_budget,
             lora_from: config.lora_from,
+            extras: config.extras.clone(),
             share_norms: config.share_norms,
             tie_across_kinds: config.tie_across_kinds,
             dtype: match config.dtype {

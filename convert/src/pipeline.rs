@@ -188,6 +188,10 @@ fn write_tensor(
 ) -> Result<(), ConvertError> {
     let dtype = tensor.info.dtype;
     let same_type = |name: &String| source.info(name).is_some_and(|info| info.dtype == dtype);
+    if let Some(start) = tensor.start {
+        let size = tensor.info.shape.iter().product();
+        return Ok(writer.write(&tensor.name, &narrow(&vec![start; size], dtype))?);
+    }
     let stored = match tensor.sources.as_slice() {
         [only] if same_type(only) => source.bytes(only)?,
         sources => narrow(&mean(source, sources)?, dtype).into(),

@@ -3,7 +3,7 @@
 use crate::{ConvertError, ConvertOptions, init::layer_sources, kinds, ranks::named_ranks};
 use retie_checkpoint::{
     Dtype, EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor,
-    expected_tensors, layer_tensor,
+    expected_tensors, extra_vectors, layer_tensor,
 };
 use retie_config::{Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap, Stack, TensorNames};
 use serde_json::json;
@@ -14,8 +14,10 @@ use std::collections::HashSet;
 pub(crate) struct PlannedTensor {
     pub name: String,
     pub info: TensorInfo,
-    /// Names in the source; one is copied, more are averaged, or fitted to.
+    /// Names in the source; one is copied, more are averaged, or fitted to; none where there is a `start`.
     pub sources: Vec<String>,
+    /// What every element is, of a tensor that has nothing in the source.
+    pub start: Option<f32>,
     /// Whether the weight and its factors come from a calibration.
     pub fitted: bool,
     /// Of a linear, its position in the configuration's `projection_shapes`.
@@ -88,6 +90,9 @@ impl Plan {
         if wants_lora && options.recursions == 1 {
             return Err(ConvertError::LoraWithoutSharing);
         }
+        if !options.extras.is_empty() && options.recursions == 1 {
+            return Err(ConvertError::ExtrasWithoutSharing);
+        }
         if options.has_ranks() && options.lora_budget.is_some() {
             return Err(ConvertError::BudgetAndRanks);
         }
@@ -154,6 +159,7 @@ fn target_config(
     target.recursion = (!is_plain).then(|| RecursionConfig {
         share_norms: options.share_norms,
         lora,
+        extras: options.extras.clone(),
         ..RecursionConfig::of(stack.map(), options.init)
     });
     if let Some(dtype) = options.dtype {
@@ -214,6 +220,10 @@ impl Tensors<'_> {
                 }
             }
         }
+        for step in map.depths() {
+            let extras = extra_vectors(config, map, step);
+            tensors.extend(extras.map(|(name, start)| self.constant(name, config.hidden_size, start)));
+        }
         tensors.push(self.copy(FINAL_NORM, &[config.hidden_size]));
         if config.anatomy.norm_bias() {
             tensors.push(self.copy(FINAL_NORM_BIAS, &[config.hidden_size]));
@@ -233,7 +243,22 @@ impl Tensors<'_> {
         let first = dtypes.next().unwrap_or(Dtype::F32);
         let common = if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 };
         let info = TensorInfo { dtype: self.dtype.unwrap_or(common), shape: shape.to_vec() };
-        PlannedTensor { name, info, sources, fitted: false, projection: None, depths: Vec::new(), factors: Vec::new() }
+        PlannedTensor {
+            name,
+            info,
+            sources,
+            start: None,
+            fitted: false,
+            projection: None,
+            depths: Vec::new(),
+            factors: Vec::new(),
+        }
+    }
+
+    /// A vector that is the same everywhere, in the type of the embeddings.
+    fn constant(&self, name: String, size: usize, start: f32) -> PlannedTensor {
+        let like = self.copy(EMBEDDINGS, &[size]);
+        PlannedTensor { name, sources: Vec::new(), start: Some(start), ..like }
     }
 
     fn factors(

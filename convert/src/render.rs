@@ -75,11 +75,12 @@ fn ranks(projection: &ProjectionEnergy) -> String {
 
 fn parameters(f: &mut Formatter<'_>, report: &ConvertReport) -> fmt::Result {
     type Count = (&'static str, fn(&ParameterCounts) -> usize);
-    const ROWS: [Count; 7] = [
+    const ROWS: [Count; 8] = [
         ("embedding", |c| c.embedding),
         ("layers", |c| c.layers),
         ("own norms and biases", |c| c.depth_vectors),
         ("LoRA", |c| c.lora),
+        ("extras", |c| c.extras),
         ("routers", |c| c.routers),
         ("without embedding", |c| c.non_embedding()),
         ("total", |c| c.total()),

@@ -3,6 +3,7 @@
 //! - `layout`: the configuration that was written implies exactly the tensors that were written, with the planned types;
 //! - `copies`: every tensor with one source equals it, byte for byte if the type was kept (with one recursion that is all);
 //! - `means`: every mean equals the mean of its sources;
+//! - `extras`: every vector that the source does not have holds the value that leaves the logits alone;
 //! - `fit`: of a calibrated start, every `‖W_d − W' − B A‖²` is what it was when `W'`, `B` and `A` were fitted;
 //! - `lora`: for each depth, `‖W_d − (W' + B A)‖²` is what the discarded singular values add up to.
 
@@ -65,7 +66,7 @@ pub(crate) fn verify(
     if !checks[0].passed {
         return Ok(checks);
     }
-    let [mut copies, mut means, mut fit, mut lora]: [Tally; 4] = std::array::from_fn(|_| Tally::default());
+    let [mut copies, mut means, mut extras, mut fit, mut lora]: [Tally; 5] = std::array::from_fn(|_| Tally::default());
     let mut worst = 0.0f64;
     for (i, tensor) in plan.tensors.iter().enumerate() {
         if tensor.fitted {
@@ -73,7 +74,11 @@ pub(crate) fn verify(
             progress(Progress { stage: Stage::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
             continue;
         }
-        let tally = if tensor.sources.len() == 1 { &mut copies } else { &mut means };
+        let tally = match (tensor.start, tensor.sources.len()) {
+            (Some(_), _) => &mut extras,
+            (None, 1) => &mut copies,
+            (None, _) => &mut means,
+        };
         tally.compared += 1;
         if !equals_source(source, tensor, &written)? {
             tally.bad.push(format!("`{}`", tensor.name));
@@ -100,6 +105,9 @@ pub(crate) fn verify(
     ));
     if means.compared > 0 {
         checks.push(means.check("means", "tensors equal the mean of their sources"));
+    }
+    if extras.compared > 0 {
+        checks.push(extras.check("extras", "added vectors do nothing yet"));
     }
     if fit.compared > 0 {
         checks.push(
@@ -143,6 +151,10 @@ fn equals_source(
     tensor: &PlannedTensor,
     written: &SafetensorsFolder,
 ) -> Result<bool, CheckpointError> {
+    if let Some(start) = tensor.start {
+        let size = tensor.info.shape.iter().product();
+        return written.equals(&tensor.name, &narrow(&vec![start; size], tensor.info.dtype));
+    }
     let expected = match tensor.sources.as_slice() {
         [only] if keeps_type(source, tensor) => source.bytes(only)?,
         sources => narrow(&mean(source, sources)?, tensor.info.dtype).into(),

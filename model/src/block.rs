@@ -3,6 +3,7 @@
 use crate::{
     attention::{Attention, AttentionAtDepth},
     cache::KvSlot,
+    extras::{Extras, scaled},
     kernels::{self, Layout},
     mlp::{Mlp, MlpAtDepth},
     norm::{Norm, chosen},
@@ -31,6 +32,7 @@ pub struct DepthWeights {
     pub pre_feedforward_layernorm: Option<Norm>,
     pub mlp: MlpAtDepth,
     pub post_feedforward_layernorm: Option<Norm>,
+    pub extras: Extras,
 }
 
 /// What all depths of a forward pass know of its rows.
@@ -55,6 +57,7 @@ pub(crate) struct Block<'a> {
 impl Block<'_> {
     /// `x [M, D]` → `[M, D]`; with a cache, the keys and values of `x` join it and all of it is attended to.
     pub fn forward(self, x: Tensor<2>, rows: &Rows, cache: Option<KvSlot<'_>>) -> Tensor<2> {
+        let x = self.enter(x);
         let mixed = self.mix(self.attention_input(x.clone()), rows, cache);
         let attended = self.attention_output(mixed);
         if self.config.anatomy.residual == Residual::Parallel {
@@ -64,6 +67,11 @@ impl Block<'_> {
         let x = kernels::add(x, attended);
         let fed = self.feed_forward(self.mlp_input(x.clone()));
         kernels::add(x, fed)
+    }
+
+    /// The stream that the depth's parts read and add to, from what the depth before left.
+    pub fn enter(self, x: Tensor<2>) -> Tensor<2> {
+        self.own.extras.enter(x, &self.config.anatomy)
     }
 
     /// What q, k and v read.
@@ -82,12 +90,13 @@ impl Block<'_> {
     /// What attention adds to the stream, from what o reads.
     pub fn attention_output(self, mixed: Tensor<2>) -> Tensor<2> {
         let out = self.layer.self_attn.o_proj.forward(mixed, &self.own.self_attn.o_proj);
-        match self.config.anatomy.residual {
+        let out = match self.config.anatomy.residual {
             Residual::Sandwich | Residual::PostNorm => {
                 self.norm(out, &self.layer.post_attention_layernorm, &self.own.post_attention_layernorm)
             }
             Residual::PreNorm | Residual::Parallel => out,
-        }
+        };
+        scaled(out, &self.own.extras.attention_scale)
     }
 
     /// What gate and up read.
@@ -119,12 +128,13 @@ impl Block<'_> {
     }
 
     fn after_mlp(self, out: Tensor<2>) -> Tensor<2> {
-        match self.config.anatomy.residual {
+        let out = match self.config.anatomy.residual {
             Residual::Sandwich | Residual::PostNorm => {
                 self.norm(out, &self.layer.post_feedforward_layernorm, &self.own.post_feedforward_layernorm)
             }
             Residual::PreNorm | Residual::Parallel => out,
-        }
+        };
+        scaled(out, &self.own.extras.mlp_scale)
     }
 
     fn norm(self, x: Tensor<2>, stored: &Option<Norm>, own: &Option<Norm>) -> Tensor<2> {

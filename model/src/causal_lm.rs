@@ -18,7 +18,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Int, Tensor},
 };
-use retie_config::{ModelConfig, ShareMap};
+use retie_config::{DepthExtra, ModelConfig, ShareMap};
 use std::{ops::Range, sync::Arc};
 
 /// A decoder with its language-model head.
@@ -81,6 +81,16 @@ impl CausalLm {
         assert!(num_depths <= self.plan.share_map.num_depths(), "a stack of {}", self.plan.share_map.num_depths());
         let plan = Arc::new(Plan { num_depths, ..(*self.plan).clone() });
         Self { plan, ..self.clone() }
+    }
+
+    /// The model without one kind of the vectors that its conversion added. The other weights are the same.
+    #[must_use]
+    pub fn without_extra(&self, kind: DepthExtra) -> Self {
+        let mut model = self.clone();
+        for depth in &mut model.model.depths {
+            depth.extras = depth.extras.clone().without(kind);
+        }
+        model
     }
 
     /// Where the weights are.

@@ -188,6 +188,7 @@ fn run_rows(
         see(Seen { point, inputs: f32_slice(&inputs), residual: f32_slice(&residual) });
         until == Some(point)
     };
+    let x = block.enter(x);
     let read = block.attention_input(x.clone());
     if show(Point::Attention, &read, &x) {
         return x;

@@ -10,6 +10,7 @@ mod cache;
 mod causal_lm;
 mod device;
 mod error;
+mod extras;
 pub mod kernels;
 mod layer_by_layer;
 mod linear;

@@ -5,6 +5,7 @@ use crate::{
     attention::{Attention, AttentionAtDepth},
     block::{DepthWeights, Layer},
     causal_lm::{CausalLm, Decoder, Plan, Table},
+    extras::Extras,
     kernels::{f32_slice, is_cpu},
     linear::{Factor, Linear, LinearAtDepth},
     mlp::{Mlp, MlpAtDepth},
@@ -164,6 +165,12 @@ impl Loader<'_> {
                 down_proj: self.linear_at_depth(&at("mlp.down_proj"))?,
             },
             post_feedforward_layernorm: self.norm(&at("post_feedforward_layernorm"))?,
+            extras: Extras {
+                loop_embedding: self.optional(&at("extras.loop_embedding"))?,
+                loop_norm: self.optional(&at("extras.loop_norm"))?,
+                attention_scale: self.optional(&at("extras.attention_scale"))?,
+                mlp_scale: self.optional(&at("extras.mlp_scale"))?,
+            },
         })
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cache_logits;
+pub mod check;
 pub mod config;
 pub mod convert;
 pub mod demo;

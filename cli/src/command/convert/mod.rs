@@ -15,7 +15,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use retie_checkpoint::{ModelSource, Provenance, Staging};
-use retie_config::{Budget, ConvertConfig, Fit, Init, Sharing, StoredDtype, document};
+use retie_config::{Budget, ConvertConfig, DepthExtra, Fit, Init, Sharing, StoredDtype, document};
 use retie_convert::{ConvertOptions, ConvertReport, Extras, SearchReport, SearchSpace, Stage};
 use router::RouterArgs;
 use serde::Serialize;
@@ -72,6 +72,9 @@ pub struct Convert {
     /// First recursion that has LoRA; with 1 the first runs the bare shared weights
     #[arg(long, value_name = "RECURSION", default_value_t = 0)]
     lora_from: usize,
+    /// Vectors that depths get beside the source's, which change nothing before training
+    #[arg(long, value_name = "EXTRA,…", value_delimiter = ',', value_parser = names::<DepthExtra, _>(DepthExtra::ALL.map(DepthExtra::name)))]
+    extras: Vec<DepthExtra>,
     /// Whether norms and biases are shared too, or each depth keeps its own
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     share_norms: bool,
@@ -90,7 +93,7 @@ pub struct Convert {
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "budget", "calibration", "calibration_tokens", "lora_rank", "lora_ranks",
-        "lora_budget", "lora_from", "share_norms", "tie_across_kinds", "dtype", "seed", "output",
+        "lora_budget", "lora_from", "extras", "share_norms", "tie_across_kinds", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
     /// Write a page about the conversion here, as HTML
@@ -176,6 +179,7 @@ impl Convert {
             lora_ranks: self.lora_ranks.into_iter().collect(),
             lora_budget: self.lora_budget,
             lora_from: self.lora_from,
+            extras: self.extras.into_iter().collect(),
             share_norms: self.share_norms,
             tie_across_kinds: self.tie_across_kinds,
             dtype: self.dtype,

@@ -54,6 +54,7 @@ fn parameters(report: &ConvertReport) -> Table {
             row("layers", source.layers, target.layers),
             row("own norms and biases", source.depth_vectors, target.depth_vectors),
             row("LoRA", source.lora, target.lora),
+            row("extras", source.extras, target.extras),
             row("total", source.total(), target.total()),
         ],
         note: None,

@@ -83,6 +83,8 @@ pub struct Parameters {
     pub lora: usize,
     /// Part of `non_embedding`: norms and biases that belong to one depth.
     pub depth_vectors: usize,
+    /// Part of `non_embedding`: vectors that the conversion added.
+    pub extras: usize,
 }
 
 /// Tensors of one element type.
@@ -152,6 +154,7 @@ impl Inspection {
                 total: counts.total(),
                 lora: counts.lora,
                 depth_vectors: counts.depth_vectors,
+                extras: counts.extras,
             },
             stored: stored(source)?,
             kv_cache_bytes_per_token: KvCacheBytes { f32: 4 * per_token, bf16: 2 * per_token },

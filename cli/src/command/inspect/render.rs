@@ -25,6 +25,9 @@ impl Display for Inspection {
         if p.lora > 0 {
             field(f, "    LoRA", grouped(p.lora as u64))?;
         }
+        if p.extras > 0 {
+            field(f, "    extras", grouped(p.extras as u64))?;
+        }
         for (dtype, stored) in &self.stored {
             let size = stored.bytes.map_or_else(String::new, |b| format!(", {}", bytes(b as u64)));
             let what = format!("{} tensors, {} parameters{size}", stored.tensors, grouped(stored.parameters as u64));
@@ -132,6 +135,10 @@ impl Display for Recursion {
             },
         );
         field(f, "LoRA", lora)?;
+        if !c.extras.is_empty() {
+            let names: Vec<_> = c.extras.iter().map(ToString::to_string).collect();
+            field(f, "extras", names.join(", "))?;
+        }
         if let Some(RouterConfig::ExpertChoice(router)) = &c.router {
             let parts: Vec<_> = router.capacities.iter().map(|part| format!("{part:.3}")).collect();
             field(f, "router", format!("expert_choice, {}, gating {}", router.network, router.gating))?;

@@ -1,0 +1,143 @@
+//! `retie check`: what has to hold of a model, measured on its weights.
+
+use crate::{
+    args::{DeviceArgs, JsonArgs},
+    error::Status,
+    model, output,
+};
+use anyhow::{bail, ensure};
+use burn::tensor::{Device, Int, Tensor};
+use clap::{Args, Subcommand};
+use retie_model::{CausalLm, kernels::f32_slice};
+use serde::Serialize;
+use std::fmt::{self, Display, Formatter};
+
+/// Check what has to hold of a model
+#[derive(Debug, Subcommand)]
+pub enum Check {
+    Identity(Identity),
+}
+
+/// Check that what a conversion added leaves the logits alone: with and without each extra, or beside another model
+#[derive(Debug, Args)]
+pub struct Identity {
+    /// A Hugging Face folder, a .gguf file, or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// A model that is to have the same logits, e.g. the source of a conversion at full rank
+    #[arg(long, value_name = "MODEL")]
+    reference: Option<String>,
+    /// Tokens of the text that both read: ids spread over the vocabulary
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    tokens: usize,
+    /// Largest difference of a logit that passes
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-5)]
+    tolerance: f32,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// What was compared.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    tokens: usize,
+    tolerance: f32,
+    comparisons: Vec<Comparison>,
+}
+
+/// The model beside another one.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    with: String,
+    /// `max |Δlogit|`.
+    max_difference: f32,
+    passed: bool,
+}
+
+impl Check {
+    pub fn run(self) -> anyhow::Result<Status> {
+        match self {
+            Self::Identity(identity) => identity.run(),
+        }
+    }
+}
+
+impl Identity {
+    fn run(self) -> anyhow::Result<Status> {
+        let device = retie_model::device(&self.device.device)?;
+        let source = model::open(&self.model)?;
+        let config = &source.config;
+        let limit = config.max_position_embeddings;
+        ensure!((1..=limit).contains(&self.tokens), "`--tokens` is {}, expected 1 to {limit}", self.tokens);
+        let extras = config.recursion.iter().flat_map(|recursion| recursion.extras.clone());
+        let mut others = Vec::new();
+        let loaded = CausalLm::load(config, source.tensors.as_ref(), &device)?;
+        let mut bare = loaded.clone();
+        for extra in extras {
+            others.push((format!("without {extra}"), loaded.without_extra(extra)));
+            bare = bare.without_extra(extra);
+        }
+        if others.len() > 1 {
+            others.push(("without any".to_owned(), bare));
+        }
+        if let Some(reference) = &self.reference {
+            let other = model::open(reference)?;
+            let (found, expected) = (other.config.vocab_size, config.vocab_size);
+            ensure!(found == expected, "`{reference}` has {found} tokens, `{}` has {expected}", self.model);
+            let other = CausalLm::load(&other.config, other.tensors.as_ref(), &device)?;
+            others.push((format!("beside {reference}"), other));
+        }
+        if others.is_empty() {
+            bail!(
+                "`{}` has no extras to leave out\nhint: name another model with `--reference`, or convert with `--extras`",
+                self.model
+            );
+        }
+        let expected = logits(&loaded, self.tokens, &device);
+        let comparisons = others.into_iter().map(|(with, other)| {
+            let max_difference = largest_difference(&expected, &logits(&other, self.tokens, &device));
+            Comparison { with, max_difference, passed: max_difference <= self.tolerance }
+        });
+        let report = Report {
+            model: self.model,
+            tokens: self.tokens,
+            tolerance: self.tolerance,
+            comparisons: comparisons.collect(),
+        };
+        match self.json.json {
+            true => output::json(&report)?,
+            false => output::data(&report)?,
+        }
+        Ok(if report.comparisons.iter().all(|c| c.passed) { Status::Done } else { Status::CheckFailed })
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { model, tokens, tolerance, comparisons } = self;
+        writeln!(f, "logits of {model} on {tokens} tokens, largest difference; {tolerance:.0e} passes")?;
+        for Comparison { with, max_difference, passed } in comparisons {
+            let verdict = if *passed { "ok" } else { "differs" };
+            writeln!(f, "{with:<40} {max_difference:>10.2e}  {verdict}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `[tokens, V]`, of ids at the multiples of the golden ratio: no id comes twice before most of the vocabulary was near.
+fn logits(model: &CausalLm, tokens: usize, device: &Device) -> Vec<f32> {
+    const STEP: f64 = 0.618_033_988_749_894_9;
+    let vocab_size = model.config().vocab_size;
+    let ids: Vec<i32> = (1..=tokens).map(|i| ((i as f64 * STEP).fract() * vocab_size as f64) as i32).collect();
+    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([1, tokens]);
+    f32_slice(&model.logits(model.forward(ids, None)).into_data()).to_vec()
+}
+
+/// Infinite where one of the two is no number.
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    let difference = |(x, y): (&f32, &f32)| (x - y).abs();
+    a.iter().zip(b).map(difference).fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) })
+}
