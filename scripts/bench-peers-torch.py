@@ -3,6 +3,7 @@
 
     python scripts/bench-peers-torch.py train --steps 4 --threads 2 --lora-rank 64
     python scripts/bench-peers-torch.py infer --seq 512 --batch 4 --new-tokens 128 --threads 2
+    python scripts/bench-peers-torch.py svd --threads 2 --lora-rank 64
 
 train: a student of the shapes of SmolLM2-135M, 30 depths over 15 stored layers (`cycle`, two recursions). Each depth is a
 `LlamaDecoderLayer` with its own norms; the projections of depths d and d + 15 are the same `nn.Linear` objects; `--lora-rank`
@@ -15,6 +16,10 @@ AdamW (`fused`), global norm clipped to 1.0. Random weights and token ids: a ste
 
 infer: the original model. Products x·Wᵀ of batch × seq rows with each shape; a forward pass with all logits; `generate`, greedy,
 in one sequence (the prompt alone is timed as the first new token). Medians of `--rounds` after one that warms up.
+
+svd: what a conversion to two recursions (`cycle`, `average`) computes: for every tied pair of projections the mean, the residual to
+it, `torch.linalg.svd` without the full bases, and `B`, `A` of `--lora-rank`. The two residuals of a pair are one matrix and its negative,
+so there is one decomposition a pair. Nothing is read or written. Float32, and float64, in which ours are.
 
 Prints one JSON line.
 """
@@ -29,7 +34,7 @@ import time
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=("train", "infer"))
+    parser.add_argument("work", choices=("train", "infer", "svd"))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seq", type=int, default=512)
@@ -140,6 +145,32 @@ def infer():
     }))
 
 
+@torch.inference_mode()
+def svd():
+    torch.set_num_threads(ARGS.threads)
+    torch.manual_seed(0)
+    model = llama()
+    layers = model.model.layers
+    block = len(layers) // RECURSIONS
+
+    def seconds(dtype):
+        start = time.perf_counter()
+        for first, second in zip(layers[:block], layers[block:]):
+            for projection in PROJECTIONS:
+                pair = [layer.get_submodule(projection).weight.to(dtype) for layer in (first, second)]
+                residual = pair[0] - (pair[0] + pair[1]) / 2
+                u, s, vh = torch.linalg.svd(residual, full_matrices=False)
+                rank = min(ARGS.lora_rank, len(s))
+                b, a = u[:, :rank] * s[:rank], vh[:rank]
+                assert b.shape[1] == a.shape[0]
+        return time.perf_counter() - start
+
+    print(json.dumps({
+        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "lora_rank": ARGS.lora_rank,
+        "decompositions": block * len(PROJECTIONS), "seconds_f32": seconds(torch.float32), "seconds_f64": seconds(torch.float64),
+    }))
+
+
 def train():
     import_rss_mb = peak_rss_mb()
     torch.set_num_threads(ARGS.threads)
@@ -170,4 +201,4 @@ def train():
 
 
 if __name__ == "__main__":
-    {"train": train, "infer": infer}[ARGS.work]()
+    {"train": train, "infer": infer, "svd": svd}[ARGS.work]()
