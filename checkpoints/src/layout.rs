@@ -10,9 +10,10 @@
 //! | norms `[D]` (of queries and keys `[H]`, or all heads at once), biases `[out]` | if `share_norms` or not recursive | if not `share_norms` |
 //! | the vectors `[D]` of `extras` | never | where the kind of extra says so |
 //! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` of each linear | never | if LoRA with a rank there, and the depth's layer is shared |
+//! | `lora_magnitude_vector` `[out]` of each linear | never | the same, if it is DoRA |
 
 use crate::{CheckpointError, TensorSource, router_layout::router_tensors};
-use retie_config::{ConfigError, Depth, DepthPlan, LayerIndex, ModelConfig, ShareMap};
+use retie_config::{ConfigError, Depth, DepthPlan, LayerIndex, ModelConfig, Relax, ShareMap};
 use std::{collections::HashSet, path::PathBuf};
 
 /// Name of the token embeddings, `[V, D]`.
@@ -23,6 +24,9 @@ pub const FINAL_NORM: &str = "model.norm.weight";
 pub const FINAL_NORM_BIAS: &str = "model.norm.bias";
 /// Name of the output projection, `[V, D]`; absent when the embeddings are tied.
 pub const LM_HEAD: &str = "lm_head.weight";
+
+/// Last part of the name of a linear's magnitudes, as peft spells it.
+pub const MAGNITUDES: &str = "lora_magnitude_vector";
 
 /// Name of a tensor of a stored layer; `part` is e.g. `self_attn.q_proj.weight`.
 #[must_use]
@@ -82,6 +86,9 @@ pub fn expected_tensors(config: &ModelConfig) -> Result<Vec<(String, Vec<usize>)
             }
             tensors.push((depth_tensor(step.depth, &format!("{projection}.lora_A.weight")), vec![rank, inp]));
             tensors.push((depth_tensor(step.depth, &format!("{projection}.lora_B.weight")), vec![out, rank]));
+            if lora.relax == Relax::Dora {
+                tensors.push((depth_tensor(step.depth, &format!("{projection}.{MAGNITUDES}")), vec![out]));
+            }
         }
     }
     tensors.extend(router_tensors(config));
@@ -288,9 +295,16 @@ mod tests {
     #[test]
     fn a_table_of_ranks_says_which_factors_there_are() {
         let ranks = BTreeMap::from([("mlp.up_proj".to_owned(), vec![0, 0, 2, 5])]);
-        let lora = LoraConfig::table(ranks);
-        let recursion = RecursionConfig { lora, ..RecursionConfig::new(2, Sharing::Cycle, Init::Stepwise) };
-        let shapes = shapes(&config(false, Some(recursion)));
+        let recursion = |relax| {
+            let lora = LoraConfig::table(ranks.clone()).map(|lora| lora.with(relax));
+            RecursionConfig { lora, ..RecursionConfig::new(2, Sharing::Cycle, Init::Stepwise) }
+        };
+        let plain = shapes(&config(false, Some(recursion(Relax::Lora))));
+        let dora = shapes(&config(false, Some(recursion(Relax::Dora))));
+        let magnitudes: Vec<_> = dora.iter().filter(|(name, _)| !plain.contains_key(*name)).collect();
+        let name = |depth| format!("model.depths.{depth}.mlp.up_proj.lora_magnitude_vector");
+        assert_eq!(magnitudes, [(&name(2), &vec![16]), (&name(3), &vec![16])]);
+        let shapes = plain;
         let factors: Vec<_> =
             shapes.iter().filter(|(name, _)| name.contains("lora")).map(|(n, s)| (n.as_str(), s.as_slice())).collect();
         assert_eq!(

@@ -20,8 +20,8 @@ pub use error::CheckpointError;
 pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
 pub use hub::{DownloadProgress, Hub, HubError, HubId, hub_dataset_file};
 pub use layout::{
-    EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, TensorProblem, check_tensors, depth_tensor, expected_tensors,
-    extra_vectors, layer_tensor, share_map,
+    EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, MAGNITUDES, TensorProblem, check_tensors, depth_tensor,
+    expected_tensors, extra_vectors, layer_tensor, share_map,
 };
 pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
 pub use router_layout::{router_tensor, router_tensors};

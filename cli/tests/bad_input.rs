@@ -157,6 +157,10 @@ fn lora_that_cannot_be_says_why() {
     error: LoRA is asked for from recursion 1 on, but there is none
     hint: give it a rank or a budget, or leave `lora_from` out
     ");
+    assert_snapshot!(convert("--relax dora"), @"
+    error: relaxation `dora` is asked for, but no rank of it
+    hint: give it a rank or a budget, e.g. `lora_rank`, or leave `relax` out
+    ");
     assert_snapshot!(convert("--lora-rank 4 --lora-from 2"), @"
     error: LoRA from recursion 2 on is none: they are 0 to 1
     hint: 1 leaves out the first

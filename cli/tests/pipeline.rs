@@ -128,6 +128,44 @@ fn flags_and_yaml_give_the_same_model() {
     assert!(place.retie("config validate convert.yaml").ok().contains("share_norms: true"));
 }
 
+/// DoRA by flags and by YAML, seen by what reads the folder, and at full rank the source again.
+#[test]
+fn dora_begins_where_lora_does_and_is_seen_everywhere() {
+    let place = Place::new();
+    place.retie(CONVERT).ok();
+    let dora = CONVERT.replace("-o converted", "--relax dora --report page.html -o dora");
+    let table = place.retie(&dora).ok();
+    assert!(table.contains("\nDoRA  ") && table.contains("  ok     dora     42 vectors of magnitudes"), "{table}");
+    assert!(place.read("page.html").contains("What the DoRA leaves"));
+    let page = place.retie("inspect dora").ok();
+    assert!(page.contains("DoRA                 rank 4") && page.contains("    DoRA"), "{page}");
+    let facts = json(&place.retie("inspect dora --json").ok());
+    assert_eq!(facts["recursion"]["lora"], serde_json::json!({ "rank": 4, "relax": "dora" }));
+    let yaml = "schema: 1\nmodel: base\nrecursions: 2\nsharing: middle_cycle\ninit: average\nrelax: dora\nlora_rank: 4\noutput: yaml\n";
+    place.write("convert.yaml", yaml);
+    place.retie("convert --config convert.yaml").ok();
+    let read = |name: &str| fs_err::read(place.path(name)).unwrap();
+    assert!(read("dora/model.safetensors") == read("yaml/model.safetensors"));
+    let nll = |model: &str| {
+        let line =
+            format!("eval {model} --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64 -o {model}.json");
+        place.retie(&line).ok();
+        json(&place.read(&format!("{model}.json")))["results"]["perplexity"]["token_nll"].as_f64().unwrap()
+    };
+    // Quotients of norms that are 1 to the rounding of f32.
+    let (lora, dora) = (nll("converted"), nll("dora"));
+    assert!((lora - dora).abs() < 1e-5, "{lora} {dora}");
+    let to = "--recursions 3 --sharing middle_sequence --init average --relax dora --lora-rank 128 --share-norms false --dtype f32";
+    place.retie(&format!("convert base {to} -o full")).ok();
+    let (base, full) = (nll("base"), nll("full"));
+    // As for LoRA.
+    assert!((base - full).abs() < 1e-4, "{base} {full}");
+    // One token at a time divides by the same norms.
+    let generate =
+        |model: &str| place.retie(&format!("generate {model} -p The --max-new-tokens 12 --temperature 0")).ok();
+    assert_eq!(generate("dora"), generate("converted"));
+}
+
 #[test]
 fn scores_of_examples_do_not_depend_on_the_batch_size() {
     let place = Place::new();

@@ -1,7 +1,7 @@
 //! `retie convert --config FILE.yaml`: from a pretrained model to a recursive one.
 
 use crate::{
-    Budget, DepthExtra, Fit, Init, Pattern, ShareError, Sharing,
+    Budget, DepthExtra, Fit, Init, Pattern, Relax, ShareError, Sharing,
     document::{Checks, Document},
     run::{check_schema, check_text},
 };
@@ -49,6 +49,9 @@ pub struct ConvertConfig {
     /// Tokens of it that are fitted to, a quarter as many are scored; see [`ConvertConfig::calibration_tokens`] for the default.
     #[serde(default)]
     pub calibration_tokens: Option<usize>,
+    /// What the depths add to the linears that they share: LoRA, or DoRA, which gives every row of a corrected linear a magnitude too.
+    #[serde(default)]
+    pub relax: Relax,
     /// Rank of the per-depth LoRA; none if absent.
     #[serde(default)]
     pub lora_rank: Option<usize>,
@@ -163,6 +166,7 @@ impl ConvertConfig {
             budget: None,
             calibration: None,
             calibration_tokens: None,
+            relax: Relax::default(),
             lora_rank: None,
             lora_ranks: BTreeMap::new(),
             lora_budget: None,
@@ -216,6 +220,10 @@ impl ConvertConfig {
         if has_ranks && self.lora_budget.is_some() {
             let message = "both ranks and a budget of the LoRA are given".to_owned();
             add("lora_budget", message, "the budget decides about ranks: give one or the other");
+        }
+        if self.relax != Relax::Lora && !has_ranks && self.lora_budget.is_none() && self.init != Init::Auto {
+            let message = format!("relaxation `{}` is asked for, but no rank of it", self.relax);
+            add("relax", message, "give it a rank or a budget, e.g. `lora_rank`, or leave `relax` out");
         }
         if self.lora_from > 0 && !has_ranks && self.lora_budget.is_none() {
             let message = format!("LoRA is asked for from recursion {} on, but there is none", self.lora_from);
@@ -328,6 +336,10 @@ impl ConvertConfig {
                 let message = "init `auto` decides about the LoRA, but some is asked for".to_owned();
                 add("init", message, "leave the keys of the LoRA out, or name another init");
             }
+            (Init::Auto, Some(_)) if self.relax != Relax::Lora => {
+                let message = format!("init `auto` tries LoRA only, but `{}` is asked for", self.relax);
+                add("relax", message, "convert with `auto` first, and then once more with what it chose and `relax`");
+            }
             (init, Some(_)) if init != Init::Auto => {
                 let message = format!("init `{init}` takes no budget of all weights");
                 add("budget", message, "ask for init `auto`; `lora_budget` is for the LoRA alone");
@@ -389,6 +401,7 @@ mod tests {
         budget: null
         calibration: null
         calibration_tokens: null
+        relax: lora
         lora_rank: null
         lora_ranks: {}
         lora_budget: null
@@ -508,6 +521,24 @@ mod tests {
         `convert.yaml` has 1 problem
         convert.yaml:7:9: init `average` takes no budget of all weights
           hint: ask for init `auto`; `lora_budget` is for the LoRA alone
+        ");
+    }
+
+    #[test]
+    fn a_relaxation_has_a_rank_and_is_not_for_a_search() {
+        let config = parse(&format!("{MINIMAL}relax: dora\nlora_budget: 1000\n")).unwrap();
+        assert_eq!(config.relax, Relax::Dora);
+        assert_eq!(parse(&document::to_yaml(&config).unwrap()).unwrap(), config);
+        assert_snapshot!(parse(&format!("{MINIMAL}relax: dora\n")).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:7:8: relaxation `dora` is asked for, but no rank of it
+          hint: give it a rank or a budget, e.g. `lora_rank`, or leave `relax` out
+        ");
+        let auto = "schema: 1\nmodel: m\ninit: auto\noutput: o\nbudget: 75%\ncalibration: a\nrelax: dora\n";
+        assert_snapshot!(parse(auto).unwrap_err(), @"
+        `convert.yaml` has 1 problem
+        convert.yaml:7:8: init `auto` tries LoRA only, but `dora` is asked for
+          hint: convert with `auto` first, and then once more with what it chose and `relax`
         ");
     }
 

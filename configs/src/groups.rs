@@ -10,7 +10,7 @@ pub enum Group {
     Shared,
     /// A layer that one depth runs, without its norms.
     Unshared,
-    /// The LoRA of a depth.
+    /// The LoRA of a depth, with its magnitudes.
     Lora,
     /// Vectors that a conversion added to a depth.
     Extras,
@@ -48,7 +48,7 @@ pub struct GroupsConfig {
 pub struct GroupConfig {
     /// Factor of the learning rate; 0 freezes the group.
     pub lr: f64,
-    /// Weight decay of every tensor of the group; by default the optimizer's for matrices, and none for norms and biases.
+    /// Weight decay of every tensor of the group; by default the optimizer's for matrices, and none for norms, biases and magnitudes.
     pub weight_decay: Option<f64>,
 }
 
@@ -148,6 +148,7 @@ mod tests {
             ("model.layers.1.self_attn.q_norm.weight", Group::Norms),
             ("model.norm.weight", Group::Norms),
             ("model.depths.7.self_attn.q_proj.lora_A.weight", Group::Lora),
+            ("model.depths.7.self_attn.q_proj.lora_magnitude_vector", Group::Lora),
             ("model.depths.4.extras.loop_norm", Group::Extras),
             ("model.routers.1.out_proj.weight", Group::Routers),
             ("model.embed_tokens.weight", Group::Embeddings),

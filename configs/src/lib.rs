@@ -35,7 +35,7 @@ pub use error::ConfigError;
 pub use extras::DepthExtra;
 pub use fit::{Fit, Stack, spread};
 pub use groups::{Group, GroupConfig, GroupsConfig};
-pub use lora::LoraConfig;
+pub use lora::{LoraConfig, Relax};
 pub use losses::{
     CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
     ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig, RouterBceConfig, RouterZLossConfig, WeightPoint,

@@ -1,8 +1,61 @@
-//! Per-depth LoRA: which ranks a checkpoint has, and how a conversion is asked for them.
+//! Per-depth LoRA: which ranks a checkpoint has, whether its rows have magnitudes of their own, and how a conversion is asked for it.
 
 use crate::{ConfigError, Depth, ModelConfig, ShareMap};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
+
+/// What a depth adds to a shared linear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relax {
+    /// `h = W'x + B A x`.
+    #[default]
+    Lora,
+    /// `h = m / ‖W' + B A‖ ⊙ (W'x + B A x)`, norms and magnitudes by row (DoRA, <https://arxiv.org/abs/2402.09353>).
+    Dora,
+}
+
+impl Relax {
+    /// Every relaxation, in the order of the documentation.
+    pub const ALL: [Self; 2] = [Self::Lora, Self::Dora];
+
+    /// The name in configurations and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "lora",
+            Self::Dora => "dora",
+        }
+    }
+
+    /// The name as its paper spells it.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Lora => "LoRA",
+            Self::Dora => "DoRA",
+        }
+    }
+
+    fn is_lora(&self) -> bool {
+        *self == Self::Lora
+    }
+}
+
+impl fmt::Display for Relax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Relax {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let unknown = || format!("unknown relaxation `{name}`, expected one of lora, dora");
+        Self::ALL.into_iter().find(|relax| relax.name() == name).ok_or_else(unknown)
+    }
+}
 
 /// Per-depth LoRA on shared linears: `h = W'x + B A x`, scaling 1 (RRT Eq. 3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,20 +67,29 @@ pub struct LoraConfig {
     /// By linear, e.g. `self_attn.q_proj`, its rank at every depth, 0 for none. Empty where `rank` says it all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ranks: BTreeMap<String, Vec<usize>>,
+    /// Whether the rows of a corrected linear have magnitudes of their own.
+    #[serde(default, skip_serializing_if = "Relax::is_lora")]
+    pub relax: Relax,
 }
 
 impl LoraConfig {
     /// The same rank everywhere.
     #[must_use]
     pub fn uniform(rank: usize) -> Self {
-        Self { rank, ranks: BTreeMap::new() }
+        Self { rank, ranks: BTreeMap::new(), relax: Relax::Lora }
     }
 
     /// Ranks by linear and depth; `None` if all of them are 0.
     #[must_use]
     pub fn table(ranks: BTreeMap<String, Vec<usize>>) -> Option<Self> {
         let rank = ranks.values().flatten().copied().max().filter(|rank| *rank > 0)?;
-        Some(Self { rank, ranks })
+        Some(Self { rank, ranks, relax: Relax::Lora })
+    }
+
+    /// The same ranks with another relaxation.
+    #[must_use]
+    pub fn with(self, relax: Relax) -> Self {
+        Self { relax, ..self }
     }
 
     /// The rank of the linear `projection` of shape `[out_features, in_features]` at a depth whose layer is shared; 0 for none.
@@ -101,6 +163,10 @@ mod tests {
         let back: LoraConfig = serde_json::from_value(serde_json::to_value(&table).unwrap()).unwrap();
         assert_eq!(back, table);
         assert_eq!(LoraConfig::table(BTreeMap::from([("mlp.up_proj".to_owned(), vec![0, 0])])), None);
+        let dora = uniform.with(Relax::Dora);
+        assert_eq!(serde_json::to_value(&dora).unwrap(), json!({ "rank": 6, "relax": "dora" }));
+        assert_eq!(serde_json::from_value::<LoraConfig>(json!({ "rank": 6, "relax": "dora" })).unwrap(), dora);
+        assert!(Relax::ALL.iter().all(|relax| relax.name().parse() == Ok(*relax)) && "vera".parse::<Relax>().is_err());
     }
 
     #[test]
@@ -111,7 +177,7 @@ mod tests {
             ("mlp.gate_proj".to_owned(), vec![1]),
             ("qkv".to_owned(), vec![]),
         ]);
-        let error = LoraConfig { rank: 4, ranks }.check(&model(), &map).unwrap_err().to_string();
+        let error = LoraConfig { rank: 4, ranks, relax: Relax::Lora }.check(&model(), &map).unwrap_err().to_string();
         assert_eq!(
             error.lines().collect::<Vec<_>>(),
             [

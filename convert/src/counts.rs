@@ -14,7 +14,7 @@ pub struct ParameterCounts {
     pub layers: usize,
     /// Norms and biases that belong to one depth.
     pub depth_vectors: usize,
-    /// Per-depth LoRA.
+    /// Per-depth LoRA, with its magnitudes if it is DoRA.
     pub lora: usize,
     /// Extra vectors of depths.
     #[serde(default)]

@@ -18,6 +18,7 @@ mod factorize;
 pub mod init;
 mod kinds;
 mod lints;
+mod magnitudes;
 mod options;
 mod pipeline;
 mod plan;

@@ -2,7 +2,7 @@
 
 use crate::{ConvertError, SearchReport};
 use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, Dtype, Provenance};
-use retie_config::{ConvertConfig, DepthExtra, DepthPlan, Fit, Init, Pattern, ShareMap, Sharing, StoredDtype};
+use retie_config::{ConvertConfig, DepthExtra, DepthPlan, Fit, Init, Pattern, Relax, ShareMap, Sharing, StoredDtype};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Choices of a conversion.
@@ -16,6 +16,8 @@ pub struct ConvertOptions {
     pub fit: Option<Fit>,
     /// Where the shared layers come from.
     pub init: Init,
+    /// Whether a LoRA, where there is one, has magnitudes.
+    pub relax: Relax,
     /// Rank of the per-depth LoRA; none if absent.
     pub lora_rank: Option<usize>,
     /// Ranks of some linears, by their name or its last part; the others have `lora_rank`.
@@ -47,6 +49,7 @@ impl ConvertOptions {
             pattern,
             fit: None,
             init,
+            relax: Relax::Lora,
             lora_rank: None,
             lora_ranks: BTreeMap::new(),
             lora_budget: None,
@@ -82,6 +85,7 @@ impl ConvertOptions {
         };
         Ok(Self {
             fit: config.fit,
+            relax: config.relax,
             lora_rank: config.lora_rank,
             lora_ranks: config.lora_ranks.clone(),
             lora_budget: config.lora_budget,

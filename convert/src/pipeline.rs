@@ -3,6 +3,7 @@
 use crate::{
     Calibration, ConvertError, ConvertOptions, ConvertReport, Extras,
     calibrate::{Fitted, Scratch, SourceStates, calibrate, calibrated_spectra},
+    magnitudes::magnitudes,
     plan::{Plan, PlannedTensor},
     ranks::spread_budget,
     spectra::plain_spectra,
@@ -103,7 +104,7 @@ pub(crate) fn plan(
         None => plain_spectra(source, &plan, options, progress)?,
         Some(calibration) => calibrated_spectra(source, &plan, options, calibration, progress)?,
     };
-    let lora = spread_budget(budget, &spectra, &plan.config, plan.map())?;
+    let lora = spread_budget((budget, options.relax), &spectra, &plan.config, plan.map())?;
     Ok(plan.with_lora(source, options, lora))
 }
 
@@ -203,8 +204,13 @@ fn write_tensor(
     let stored = widen(&stored, dtype);
     let factors = group_factors(source, &stored, &tensor.factors, seed)?;
     for (planned, factors) in tensor.factors.iter().zip(&factors) {
-        writer.write(&planned.a.0, &narrow(&factors.a, dtype))?;
-        writer.write(&planned.b.0, &narrow(&factors.b, dtype))?;
+        let [a, b] = [&factors.a, &factors.b].map(|values| narrow(values, dtype));
+        writer.write(&planned.a.0, &a)?;
+        writer.write(&planned.b.0, &b)?;
+        if let Some((name, info)) = &planned.magnitudes {
+            let values = magnitudes(&stored, [&widen(&a, dtype), &widen(&b, dtype)], planned.shape);
+            writer.write(name, &narrow(&values, info.dtype))?;
+        }
         report.add_energy(planned, factors);
     }
     Ok(())
@@ -223,6 +229,11 @@ fn write_fitted(
     for (file, planned) in factors {
         writer.write(&planned.a.0, &file.bytes(&planned.a.0)?)?;
         writer.write(&planned.b.0, &file.bytes(&planned.b.0)?)?;
+        if let Some((name, info)) = &planned.magnitudes {
+            let [stored, a, b] =
+                [fitted.weights.read_f32(&tensor.name)?, file.read_f32(&planned.a.0)?, file.read_f32(&planned.b.0)?];
+            writer.write(name, &narrow(&magnitudes(&stored, [&a, &b], planned.shape), info.dtype))?;
+        }
         if let Some(energy) = fitted.energy(planned) {
             report.add_energy(planned, energy);
         }

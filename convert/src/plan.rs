@@ -2,10 +2,12 @@
 
 use crate::{ConvertError, ConvertOptions, init::layer_sources, kinds, ranks::named_ranks};
 use retie_checkpoint::{
-    Dtype, EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, TensorInfo, TensorSource, check_tensors, depth_tensor,
-    expected_tensors, extra_vectors, layer_tensor,
+    Dtype, EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, MAGNITUDES, TensorInfo, TensorSource, check_tensors,
+    depth_tensor, expected_tensors, extra_vectors, layer_tensor,
 };
-use retie_config::{Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, ShareMap, Stack, TensorNames};
+use retie_config::{
+    Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, Relax, ShareMap, Stack, TensorNames,
+};
 use serde_json::json;
 use std::collections::HashSet;
 
@@ -49,6 +51,8 @@ pub(crate) struct PlannedFactors {
     pub source: String,
     pub a: (String, TensorInfo),
     pub b: (String, TensorInfo),
+    /// Of DoRA, `[out]`, in F32 whatever the matrices are stored in.
+    pub magnitudes: Option<(String, TensorInfo)>,
 }
 
 impl PlannedFactors {
@@ -141,7 +145,10 @@ impl Plan {
         let mut entries = Vec::new();
         for tensor in &self.tensors {
             entries.push((tensor.name.clone(), tensor.info.clone()));
-            entries.extend(tensor.factors.iter().flat_map(|factors| [factors.a.clone(), factors.b.clone()]));
+            let of = |factors: &PlannedFactors| {
+                [Some(factors.a.clone()), Some(factors.b.clone()), factors.magnitudes.clone()]
+            };
+            entries.extend(tensor.factors.iter().flat_map(of).flatten());
         }
         entries
     }
@@ -285,6 +292,10 @@ impl Tensors<'_> {
                 source: layer_tensor(self.plan.source_layer(depth), &format!("{part}.weight")),
                 a: named(depth, "lora_A", vec![rank, inp]),
                 b: named(depth, "lora_B", vec![out, rank]),
+                magnitudes: (lora.relax == Relax::Dora).then(|| {
+                    let info = TensorInfo { dtype: Dtype::F32, shape: vec![out] };
+                    (depth_tensor(depth, &format!("{part}.{MAGNITUDES}")), info)
+                }),
             })
             .collect()
     }

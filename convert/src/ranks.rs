@@ -6,7 +6,7 @@
 //! a calibration the squared error of the output. Counted in parts of the linear's own energy it makes worse starts (`docs/log.md`).
 
 use crate::{ConvertError, ConvertOptions};
-use retie_config::{Depth, LoraConfig, ModelConfig, ShareMap};
+use retie_config::{Depth, LoraConfig, ModelConfig, Relax, ShareMap};
 use std::collections::BTreeMap;
 
 /// Squared singular values of the residual of one linear at one depth, largest first.
@@ -50,7 +50,7 @@ pub(crate) fn named_ranks(
         && options.lora_ranks.is_empty()
         && let Some(rank) = options.lora_rank
     {
-        return Ok(LoraConfig::uniform(rank));
+        return Ok(LoraConfig::uniform(rank).with(options.relax));
     }
     let ranks = shapes.iter().map(|(projection, [out, inp])| {
         let named = options.lora_ranks.iter().find(|(name, _)| matches(name, projection)).map(|(_, rank)| *rank);
@@ -58,21 +58,27 @@ pub(crate) fn named_ranks(
         let at = |step| if options.may_have_lora(map, step) { rank } else { 0 };
         ((*projection).to_owned(), map.depths().iter().map(at).collect())
     });
-    LoraConfig::table(ranks.collect()).ok_or(ConvertError::NoDepthForLora { from: options.lora_from })
+    let lora = LoraConfig::table(ranks.collect()).ok_or(ConvertError::NoDepthForLora { from: options.lora_from })?;
+    Ok(lora.with(options.relax))
 }
 
-/// Spreads at most `budget` parameters over `spectra`.
+/// Spreads at most `budget` parameters over `spectra`. The magnitudes of DoRA, `out` of them, are paid with the first rank of a linear at a
+/// depth.
 ///
 /// # Errors
 /// When the budget buys nothing.
 pub(crate) fn spread_budget(
-    budget: usize,
+    (budget, relax): (usize, Relax),
     spectra: &[Spectrum],
     config: &ModelConfig,
     map: &ShareMap,
 ) -> Result<LoraConfig, ConvertError> {
     let shapes = config.projection_shapes();
     let cost = |spectrum: &Spectrum| shapes[spectrum.projection].1.iter().sum::<usize>();
+    let first = |spectrum: &Spectrum| match relax {
+        Relax::Lora => cost(spectrum),
+        Relax::Dora => cost(spectrum) + shapes[spectrum.projection].1[0],
+    };
     let mut offers: Vec<(f64, usize, usize)> = Vec::new(); // worth of a parameter, rank, which
     for (which, spectrum) in spectra.iter().enumerate() {
         let worth = spectrum.values.iter().map(|value| value / cost(spectrum) as f64).enumerate();
@@ -83,14 +89,18 @@ pub(crate) fn spread_budget(
         shapes.iter().map(|(projection, _)| ((*projection).to_owned(), vec![0; map.num_depths()])).collect();
     let mut left = budget;
     for (_, _, which) in offers {
-        let (spectrum, cost) = (&spectra[which], cost(&spectra[which]));
-        if let (Some(rest), Some(ranks)) = (left.checked_sub(cost), ranks.get_mut(shapes[spectrum.projection].0)) {
-            ranks[spectrum.depth.0] += 1;
+        let spectrum = &spectra[which];
+        let Some(rank) = ranks.get_mut(shapes[spectrum.projection].0).map(|ranks| &mut ranks[spectrum.depth.0]) else {
+            continue;
+        };
+        let cost = if *rank == 0 { first(spectrum) } else { cost(spectrum) };
+        if let Some(rest) = left.checked_sub(cost) {
+            *rank += 1;
             left = rest;
         }
     }
-    let cheapest = spectra.iter().map(cost).min().unwrap_or(0);
-    LoraConfig::table(ranks).ok_or(ConvertError::BudgetTooSmall { budget, cheapest })
+    let cheapest = spectra.iter().map(first).min().unwrap_or(0);
+    Ok(LoraConfig::table(ranks).ok_or(ConvertError::BudgetTooSmall { budget, cheapest })?.with(relax))
 }
 
 #[cfg(test)]
@@ -120,11 +130,13 @@ mod tests {
         let (config, map) = model();
         // Worth of a parameter: q at depth 0: 4/16, 1/16; k at depth 1: 4/12, 0; up at depth 2: 3/24, 3/24, 1/24.
         let spectra = [spectrum(0, 0, &[4.0, 1.0]), spectrum(1, 1, &[4.0, 0.0]), spectrum(2, 5, &[3.0, 3.0, 1.0])];
-        let ranks = |budget| {
-            let lora = spread_budget(budget, &spectra, &config, &map).unwrap();
+        let spread = |budget, relax| {
+            let lora = spread_budget((budget, relax), &spectra, &config, &map).unwrap();
+            assert_eq!(lora.relax, relax);
             [("self_attn.q_proj", 0), ("self_attn.k_proj", 1), ("mlp.up_proj", 2)]
                 .map(|(name, depth)| lora.ranks[name][depth])
         };
+        let ranks = |budget| spread(budget, Relax::Lora);
         assert_eq!(ranks(12), [0, 1, 0]);
         // What is dearer than what is left is passed over for what is not.
         assert_eq!(ranks(27), [0, 1, 0]);
@@ -132,9 +144,13 @@ mod tests {
         assert_eq!(ranks(76), [1, 1, 2]);
         // Nothing is bought that keeps nothing.
         assert_eq!(ranks(10_000), [2, 1, 3]);
-        assert!(matches!(
-            spread_budget(11, &spectra, &config, &map),
-            Err(ConvertError::BudgetTooSmall { cheapest: 12, .. })
-        ));
+        // Magnitudes come with the first rank: 4 of k, 8 of q, 16 of up.
+        let dora = |budget| spread(budget, Relax::Dora);
+        assert_eq!((dora(16), dora(39), dora(40)), ([0, 1, 0], [0, 1, 0], [1, 1, 0]));
+        assert_eq!((dora(80), dora(104), dora(10_000)), ([1, 1, 1], [1, 1, 2], [2, 1, 3]));
+        for (relax, cheapest) in [(Relax::Lora, 12), (Relax::Dora, 16)] {
+            let error = spread_budget((cheapest - 1, relax), &spectra, &config, &map).unwrap_err();
+            assert!(matches!(error, ConvertError::BudgetTooSmall { cheapest: found, .. } if found == cheapest));
+        }
     }
 }

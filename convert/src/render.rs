@@ -23,7 +23,8 @@ impl Display for ConvertReport {
         parameters(f, self)?;
         aliases(f, &self.aliases)?;
         if let Some(lora) = &self.lora {
-            writeln!(f, "\n{:<18} {:>7}  residual energy kept (lowest to highest depth)", "LoRA", "rank")?;
+            let title = self.relax().title();
+            writeln!(f, "\n{title:<18} {:>7}  residual energy kept (lowest to highest depth)", "rank")?;
             for p in lora.projections.iter().filter(|p| p.rank > 0) {
                 let of = |kept: Option<f64>| {
                     kept.map_or_else(|| "no residual".to_owned(), |k| format!("{:.1} %", 100.0 * k))
@@ -75,18 +76,18 @@ fn ranks(projection: &ProjectionEnergy) -> String {
 
 fn parameters(f: &mut Formatter<'_>, report: &ConvertReport) -> fmt::Result {
     type Count = (&'static str, fn(&ParameterCounts) -> usize);
-    const ROWS: [Count; 8] = [
+    let rows: [Count; 8] = [
         ("embedding", |c| c.embedding),
         ("layers", |c| c.layers),
         ("own norms and biases", |c| c.depth_vectors),
-        ("LoRA", |c| c.lora),
+        (report.relax().title(), |c| c.lora),
         ("extras", |c| c.extras),
         ("routers", |c| c.routers),
         ("without embedding", |c| c.non_embedding()),
         ("total", |c| c.total()),
     ];
     writeln!(f, "\n{:<22} {:>16} {:>16} {:>7}", "parameters", "source", "recursive", "part")?;
-    for (name, count) in ROWS {
+    for (name, count) in rows {
         let (source, target) = (count(&report.source_parameters), count(&report.parameters));
         if source + target > 0 {
             row(f, name, source as u64, target as u64)?;

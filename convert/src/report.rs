@@ -9,7 +9,7 @@ use crate::{
     plan::{Plan, PlannedFactors},
 };
 use retie_checkpoint::TensorInfo;
-use retie_config::{ModelConfig, RecursionConfig};
+use retie_config::{ModelConfig, RecursionConfig, Relax};
 use serde::{Deserialize, Serialize};
 
 /// What a conversion did.
@@ -124,7 +124,7 @@ pub struct PlainError {
     pub error: f64,
 }
 
-/// The LoRA of a conversion.
+/// The LoRA of a conversion; of DoRA its matrices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraReport {
     /// The rank, or the largest of several.
@@ -221,6 +221,12 @@ impl ConvertReport {
             notes: notes(plan, options),
             checks: Vec::new(),
         })
+    }
+
+    /// What the depths add to shared linears, if they add something.
+    #[must_use]
+    pub fn relax(&self) -> Relax {
+        self.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref()).map_or(Relax::Lora, |lora| lora.relax)
     }
 
     /// Says what the start is fitted to, without scores and errors.

@@ -5,14 +5,15 @@
 //! - `means`: every mean equals the mean of its sources;
 //! - `extras`: every vector that the source does not have holds the value that leaves the logits alone;
 //! - `fit`: of a calibrated start, every `‖W_d − W' − B A‖²` is what it was when `W'`, `B` and `A` were fitted;
-//! - `lora`: for each depth, `‖W_d − (W' + B A)‖²` is what the discarded singular values add up to.
+//! - `lora`: for each depth, `‖W_d − (W' + B A)‖²` is what the discarded singular values add up to;
+//! - `dora`: the magnitudes are the lengths of the rows of `W' + B A` as they are stored, so that the model computes what it would with LoRA.
 
 use crate::{
     Check, ConvertError, ConvertReport, Progress, Stage,
+    magnitudes::{low_rank_product, magnitudes},
     plan::{Plan, PlannedFactors, PlannedTensor},
     tied_group::mean,
 };
-use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use rayon::prelude::*;
 use retie_checkpoint::{CheckpointError, Dtype, SafetensorsFolder, TensorSource, check_tensors, narrow};
 use retie_config::ModelConfig;
@@ -66,9 +67,11 @@ pub(crate) fn verify(
     if !checks[0].passed {
         return Ok(checks);
     }
-    let [mut copies, mut means, mut extras, mut fit, mut lora]: [Tally; 5] = std::array::from_fn(|_| Tally::default());
+    let [mut copies, mut means, mut extras, mut fit, mut lora, mut dora]: [Tally; 6] =
+        std::array::from_fn(|_| Tally::default());
     let mut worst = 0.0f64;
     for (i, tensor) in plan.tensors.iter().enumerate() {
+        check_magnitudes(tensor, &written, &mut dora)?;
         if tensor.fitted {
             check_fit(source, tensor, report, &written, &mut fit)?;
             progress(Progress { stage: Stage::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
@@ -119,6 +122,9 @@ pub(crate) fn verify(
             "depths and projections are corrected as well as their rank allows (to {worst:.0e} of the residual)"
         );
         checks.push(lora.check("lora", &what));
+    }
+    if dora.compared > 0 {
+        checks.push(dora.check("dora", "vectors of magnitudes are the lengths of the rows that they scale"));
     }
     Ok(checks)
 }
@@ -191,6 +197,23 @@ fn check_fit(
     Ok(())
 }
 
+/// Compares the magnitudes of a tied group with what is stored beside them.
+fn check_magnitudes(
+    tensor: &PlannedTensor,
+    written: &SafetensorsFolder,
+    tally: &mut Tally,
+) -> Result<(), CheckpointError> {
+    let with = tensor.factors.iter().filter_map(|planned| Some((planned, &planned.magnitudes.as_ref()?.0)));
+    for (planned, name) in with {
+        tally.compared += 1;
+        let [shared, a, b] = [&tensor.name, &planned.a.0, &planned.b.0].map(|name| written.read_f32(name));
+        if magnitudes(&shared?, [&a?, &b?], planned.shape) != written.read_f32(name)? {
+            tally.bad.push(format!("`{name}`"));
+        }
+    }
+    Ok(())
+}
+
 /// `‖W_d − W' − B A‖²` of a weight of the source, a stored one and factors, the last two with where they are.
 pub(crate) fn plain_error<S: TensorSource, F: TensorSource>(
     source: &dyn TensorSource,
@@ -200,7 +223,9 @@ pub(crate) fn plain_error<S: TensorSource, F: TensorSource>(
 ) -> Result<f64, CheckpointError> {
     let (own, stored) = (source.read_f32(own)?, stored_in.read_f32(stored)?);
     let product = match factors {
-        Some((file, planned)) => product(file, planned)?,
+        Some((file, planned)) => {
+            low_rank_product([&file.read_f32(&planned.a.0)?, &file.read_f32(&planned.b.0)?], planned.shape)
+        }
         None => vec![0.0; own.len()],
     };
     Ok(own
@@ -209,21 +234,6 @@ pub(crate) fn plain_error<S: TensorSource, F: TensorSource>(
         .zip(&product)
         .map(|((own, stored), product)| (f64::from(*own) - f64::from(*stored) - f64::from(*product)).powi(2))
         .sum())
-}
-
-/// `B A` of stored factors, `[out, in]`.
-fn product(file: &dyn TensorSource, planned: &PlannedFactors) -> Result<Vec<f32>, CheckpointError> {
-    let ([out, inp], rank) = (planned.shape, planned.rank);
-    let mut product = vec![0.0f32; out * inp];
-    matmul(
-        MatMut::from_row_major_slice_mut(&mut product, out, inp),
-        Accum::Replace,
-        MatRef::from_row_major_slice(&file.read_f32(&planned.b.0)?, out, rank),
-        MatRef::from_row_major_slice(&file.read_f32(&planned.a.0)?, rank, inp),
-        1.0,
-        Par::Seq,
-    );
-    Ok(product)
 }
 
 /// For each depth of a group, by how much the error of the stored factors differs from the smallest possible one, as a part of the

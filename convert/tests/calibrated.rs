@@ -8,7 +8,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, layer_tensor};
-use retie_config::{Fit, Init, LayerIndex, ModelConfig, Pattern, Sharing};
+use retie_config::{Fit, Init, LayerIndex, ModelConfig, Pattern, Relax, Sharing};
 use retie_convert::{Calibration, ConvertError, ConvertOptions, ConvertReport, Extras, convert_with_text};
 use small_model::{SHAPE, Shape, effective, layers::Mixture, options, run, source_weight, write};
 use std::path::Path;
@@ -119,6 +119,27 @@ fn full_rank_and_own_norms_give_every_weight_of_the_source_back() {
             }
         }
     }
+}
+
+#[test]
+fn dora_is_fitted_as_lora_is_and_begins_where_it_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let [lora, dora] = Relax::ALL.map(|relax| {
+        let mut options = options(2, Sharing::MiddleCycle, Init::Calibrated);
+        (options.relax, options.lora_budget, options.dtype) = (relax, Some(4000), Some(Dtype::BF16));
+        let out = dir.path().join(relax.name());
+        let report = calibrated(&source, &config, &options, 8, &out).unwrap();
+        assert!(report.checks.iter().all(|check| check.passed));
+        assert!(report.parameters.lora <= 4000, "{}", report.parameters.lora);
+        // The smallest rank that was not bought has 24 + 24 parameters, with its magnitudes 24 more.
+        assert!(report.parameters.lora + 72 > 4000, "{}", report.parameters.lora);
+        report
+    });
+    assert!(dora.checks.iter().any(|check| check.name == "dora"));
+    // Magnitudes cost ranks.
+    let kl = |report: &ConvertReport| report.scores.as_ref().unwrap().effect.kl;
+    assert!(kl(&dora) > kl(&lora), "{} {}", kl(&dora), kl(&lora));
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 mod small_model;
 
-use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, depth_tensor, layer_tensor};
-use retie_config::{Depth, Fit, Init, LayerIndex, ModelConfig, Pattern, ShareMap, Sharing};
-use retie_convert::{ConvertReport, Extras, REPORT_FILE, Stage, convert, init::INITS};
+use retie_checkpoint::{Dtype, MAGNITUDES, SafetensorsFolder, TensorSource, depth_tensor, layer_tensor};
+use retie_config::{Depth, Fit, Init, LayerIndex, ModelConfig, Pattern, Relax, ShareMap, Sharing};
+use retie_convert::{ConvertOptions, ConvertReport, Extras, REPORT_FILE, Stage, convert, init::INITS};
 use small_model::{SHAPE, Shape, effective, options, run, source_weight, write};
 
 fn kept_energies(report: &ConvertReport, projection: &str) -> Vec<(f64, f64)> {
@@ -142,6 +142,64 @@ fn full_rank_gives_every_depth_the_source_layer_that_it_stands_for() {
             _ => continue,
         };
         assert_eq!(report.notes, [said]);
+    }
+}
+
+/// DoRA begins as LoRA: every other tensor is that of LoRA, and the magnitudes are the lengths of the rows as they are stored, so that the
+/// quotient is 1. At full rank they are those of the source.
+#[test]
+fn magnitudes_are_the_lengths_of_corrected_rows_and_nothing_else_is_changed() {
+    type Change = fn(&mut ConvertOptions);
+    let changes: [(&str, Change); 4] = [
+        ("rank", |o| o.lora_rank = Some(3)),
+        ("second", |o| (o.lora_rank, o.lora_from, o.dtype) = (Some(3), 1, Some(Dtype::BF16))),
+        ("ranks", |o| o.lora_ranks = [("k_proj".to_owned(), 2), ("down_proj".to_owned(), 5)].into()),
+        ("full", |o| (o.lora_rank, o.share_norms) = (Some(16), false)),
+    ];
+    for sharing in Sharing::ALL {
+        let num_layers = 6 + 2 * sharing.num_unshared_ends();
+        let dir = tempfile::tempdir().unwrap();
+        let (config, source) = write(dir.path(), Shape { num_layers, biases: true, ..SHAPE }, |i| i);
+        for (init, (name, change)) in INITS.iter().flat_map(|method| changes.map(|change| (method.init, change))) {
+            let mut options = options(3, sharing, init);
+            change(&mut options);
+            let [lora, dora] = Relax::ALL.map(|relax| {
+                let out = dir.path().join(format!("{init}-{name}-{relax}"));
+                (run(&source, &config, &ConvertOptions { relax, ..options.clone() }, &out).unwrap(), out)
+            });
+            let check = dora.0.checks.iter().find(|check| check.name == "dora").unwrap();
+            assert!(check.passed && lora.0.checks.iter().all(|check| check.name != "dora"), "{check:?}");
+            let [plain, written] = [&lora.1, &dora.1].map(|dir| SafetensorsFolder::open(dir).unwrap());
+            for name in plain.names() {
+                assert_eq!(written.bytes(name).unwrap(), plain.bytes(name).unwrap());
+            }
+            let mut parameters = 0;
+            for depth in 0..num_layers {
+                for (projection, [out, inp]) in config.projection_shapes() {
+                    let name = |part: &str| depth_tensor(Depth(depth), &format!("{projection}.{part}"));
+                    let info = written.info(&name(MAGNITUDES));
+                    assert_eq!(info.is_some(), plain.info(&name("lora_A.weight")).is_some(), "{projection} {depth}");
+                    let Some(info) = info else { continue };
+                    assert_eq!((info.dtype, info.shape.as_slice()), (Dtype::F32, [out].as_slice()));
+                    parameters += out;
+                    let found = written.read_f32(&name(MAGNITUDES)).unwrap();
+                    let rows = effective(&dora.1, projection, depth);
+                    let own = source_weight(&source, projection, depth);
+                    for (o, m) in found.iter().enumerate() {
+                        let length = |w: &[f64]| w[o * inp..][..inp].iter().map(|x| x * x).sum::<f64>().sqrt();
+                        // A product in f32, and rounding once: some units of 6e-8.
+                        assert!((f64::from(*m) - length(&rows)).abs() < 5e-7 * length(&rows), "{sharing} {init}");
+                        let full = (f64::from(*m) - length(&own)).abs() < 2e-6 * length(&own);
+                        assert!(full || options.lora_rank != Some(16), "{sharing} {init} {projection} {m}");
+                    }
+                }
+            }
+            assert_eq!(dora.0.parameters.lora, lora.0.parameters.lora + parameters);
+            let again = ModelConfig::load(&dora.1.join("config.json")).unwrap().recursion.unwrap().lora.unwrap();
+            let plain = ModelConfig::load(&lora.1.join("config.json")).unwrap().recursion.unwrap().lora.unwrap();
+            assert_eq!(again, plain.with(Relax::Dora));
+            assert!(dora.0.to_string().contains("\nDoRA  "), "{}", dora.0);
+        }
     }
 }
 

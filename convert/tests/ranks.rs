@@ -8,7 +8,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 use retie_checkpoint::{SafetensorsFolder, TensorSource, depth_tensor};
-use retie_config::{Depth, Init, ModelConfig, Sharing};
+use retie_config::{Depth, Init, ModelConfig, Relax, Sharing};
 use retie_convert::{Calibration, ConvertOptions, ConvertReport, Extras, convert_with_text};
 use small_model::{SHAPE, effective, layers::Mixture, options, run, source_weight, write};
 use std::path::Path;
@@ -77,6 +77,11 @@ fn a_budget_is_kept_and_keeps_more_than_one_rank_for_all() {
     let ranks = stored_ranks(&out, "mlp.up_proj");
     assert_eq!((ranks[1], ranks[5]), (0, 0));
     assert!(ranks.iter().any(|rank| *rank > 4), "{ranks:?}");
+    // With magnitudes to pay for, ranks are fewer.
+    let dora = ConvertOptions { relax: Relax::Dora, ..spread.clone() };
+    let dora = run(&source, &config, &dora, &dir.path().join("dora")).unwrap();
+    let (paid, all) = (dora.parameters.lora, uniform.parameters.lora);
+    assert!(paid <= all && paid + 48 + 24 > all && kept(&dora) < kept(&report), "{paid} {all}");
     // The folder says so itself.
     let lora = ModelConfig::load(&out.join("config.json")).unwrap().recursion.unwrap().lora.unwrap();
     assert_eq!(lora.ranks["mlp.up_proj"], ranks);

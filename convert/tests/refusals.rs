@@ -79,6 +79,17 @@ fn depths_that_differ_in_kind_are_tied_only_when_asked_for() {
          hint: these tie depths of one kind: `cycle` with 2; `tie_across_kinds` (`--tie-across-kinds`) ties them all the same: each \
          depth keeps its own window and rotation"
     );
+    // Where the wanted number of recursions fits a part of the stack, the longest such part is named.
+    let mut map = config.to_json();
+    map.insert("no_rope_layers".into(), vec![0, 1, 1, 0, 1, 0, 0, 1].into());
+    let other = ModelConfig::from_json(map, Path::new("config.json")).unwrap();
+    let text = refused(&source, &other, &cycle(2)).to_string();
+    assert!(
+        text.contains("hint: these tie depths of one kind: `cycle` with 2, `prelude` 2 and `coda` 2; `tie"),
+        "{text}"
+    );
+    let pattern = Pattern::new(Sharing::Cycle, Some(2), Some(2), None).unwrap();
+    run(&source, &other, &ConvertOptions { pattern, ..cycle(2) }, &dir.path().join("between")).unwrap();
     run(&source, &config, &cycle(2), &dir.path().join("two")).unwrap();
     let allowed = ConvertOptions { tie_across_kinds: true, ..cycle(4) };
     let report = run(&source, &config, &allowed, &dir.path().join("four")).unwrap();

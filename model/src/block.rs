@@ -35,6 +35,21 @@ pub struct DepthWeights {
     pub extras: Extras,
 }
 
+impl DepthWeights {
+    /// What DoRA divides by, once and for all, in a model whose weights do not change.
+    pub(crate) fn keep_row_norms(&mut self, layer: &Layer) {
+        self.self_attn.q_proj.keep_row_norms(&layer.self_attn.q_proj);
+        self.self_attn.k_proj.keep_row_norms(&layer.self_attn.k_proj);
+        self.self_attn.v_proj.keep_row_norms(&layer.self_attn.v_proj);
+        self.self_attn.o_proj.keep_row_norms(&layer.self_attn.o_proj);
+        if let Some(gate) = &layer.mlp.gate_proj {
+            self.mlp.gate_proj.keep_row_norms(gate);
+        }
+        self.mlp.up_proj.keep_row_norms(&layer.mlp.up_proj);
+        self.mlp.down_proj.keep_row_norms(&layer.mlp.down_proj);
+    }
+}
+
 /// What all depths of a forward pass know of its rows.
 #[derive(Debug)]
 pub struct Rows {

@@ -112,12 +112,13 @@ impl LayerByLayer {
         see: &mut dyn FnMut(Seen<'_>),
     ) -> Result<Vec<f32>, CheckpointError> {
         let loader = Loader { tensors: run.tensors, device: &self.device, dtype: WeightDtype::F32 };
-        let weights = (loader.layer(run.layer.0)?, loader.depth(run.depth.0)?);
+        let layer = loader.layer(run.layer.0)?;
+        let own = loader.depth(run.depth.0, &layer)?;
         let positions: Vec<usize> = (0..tokens).collect();
         let width = self.config.hidden_size;
         let angles: Vec<_> = self.ropes.iter().map(|rope| rope.angles(&positions, &self.device)).collect();
         let kind = self.config.anatomy.depths[run.kind.0];
-        let block = Block { layer: &weights.0, own: &weights.1, config: &self.config, kind };
+        let block = Block { layer: &layer, own: &own, config: &self.config, kind };
         assert_eq!(hidden.len() % (tokens * width), 0, "whole sequences");
         let mut out = Vec::with_capacity(hidden.len());
         for rows in hidden.chunks((ROWS / tokens).max(1) * tokens * width) {

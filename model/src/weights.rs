@@ -19,10 +19,10 @@ use burn::{
 };
 use half::bf16;
 use retie_checkpoint::{
-    CheckpointError, Dtype, FINAL_NORM, FINAL_NORM_BIAS, TensorSource, check_tensors, router_tensor, router_tensors,
-    share_map,
+    CheckpointError, Dtype, FINAL_NORM, FINAL_NORM_BIAS, MAGNITUDES, TensorSource, check_tensors, router_tensor,
+    router_tensors, share_map,
 };
-use retie_config::ModelConfig;
+use retie_config::{DepthPlan, ModelConfig};
 use std::sync::Arc;
 
 /// In what type matrices are held in memory. Norms and biases are f32, as is everything that is computed.
@@ -100,7 +100,9 @@ impl Loader<'_> {
         Ok(LinearAtDepth {
             lora_A: factor("lora_A")?,
             lora_B: factor("lora_B")?,
+            lora_magnitude_vector: self.optional(&format!("{name}.{MAGNITUDES}"))?,
             bias: self.optional(&format!("{name}.bias"))?,
+            row_norms: None,
         })
     }
 
@@ -144,10 +146,10 @@ impl Loader<'_> {
         (0..recursion.num_recursions).map(router).collect()
     }
 
-    /// What a depth owns; empty in a plain model.
-    pub fn depth(&self, index: usize) -> Result<DepthWeights, CheckpointError> {
+    /// What a depth that runs `layer` owns; empty in a plain model.
+    pub fn depth(&self, index: usize, layer: &Layer) -> Result<DepthWeights, CheckpointError> {
         let at = |part: &str| format!("model.depths.{index}.{part}");
-        Ok(DepthWeights {
+        let mut own = DepthWeights {
             input_layernorm: self.norm(&at("input_layernorm"))?,
             self_attn: AttentionAtDepth {
                 q_proj: self.linear_at_depth(&at("self_attn.q_proj"))?,
@@ -171,7 +173,11 @@ impl Loader<'_> {
                 attention_scale: self.optional(&at("extras.attention_scale"))?,
                 mlp_scale: self.optional(&at("extras.mlp_scale"))?,
             },
-        })
+        };
+        if !self.device.is_autodiff() {
+            own.keep_row_norms(layer);
+        }
+        Ok(own)
     }
 }
 
@@ -201,10 +207,13 @@ impl CausalLm {
         let share_map = share_map(config)?;
         let loader = Loader { tensors, device, dtype };
         let table = |name: &str| Ok::<_, ModelError>(Table { weight: loader.param(name)? });
+        let layers: Vec<_> = (0..share_map.num_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
+        let depth = |step: &DepthPlan| loader.depth(step.depth.0, &layers[step.layer.0]);
+        let depths = share_map.depths().iter().map(depth).collect::<Result<_, _>>()?;
         let model = Decoder {
             embed_tokens: table("model.embed_tokens.weight")?,
-            layers: (0..share_map.num_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?,
-            depths: (0..share_map.num_depths()).map(|i| loader.depth(i)).collect::<Result<_, _>>()?,
+            layers,
+            depths,
             routers: loader.routers(config)?,
             norm: loader.final_norm()?,
         };

@@ -87,6 +87,12 @@ fn operations_agree_with_the_cpu() {
     compare("linear_lora", &device, &[&[37, 24], &[50, 24], &[4, 24], &[50, 4]], |x: Vec<Tensor<2>>| {
         kernels::linear_lora(x[0].clone(), x[1].clone(), x[2].clone(), x[3].clone())
     });
+    let norms = |x: &Tensor<2>| {
+        kernels::row_norms(x.clone().inner(), x.clone().inner().narrow(0, 0, 4), x.clone().inner().narrow(1, 0, 4))
+    };
+    compare("rescale", &device, &[&[37, 24], &[1, 37]], |x: Vec<Tensor<2>>| {
+        kernels::rescale(x[0].clone().transpose(), x[1].clone().reshape([37]), norms(&x[0]))
+    });
     compare("rms_norm", &device, &[&[37, 24], &[1, 24]], |x: Vec<Tensor<2>>| {
         kernels::rms_norm(x[0].clone(), x[1].clone().reshape([24]), 1e-5)
     });
@@ -155,16 +161,22 @@ fn head_loss_agrees_with_the_cpu() {
 #[test]
 fn a_recursive_model_agrees_with_the_cpu_in_prefill_and_decode() {
     let Some(device) = device() else { return };
-    let golden = Golden::named("tied");
+    for name in ["tied", "dora"] {
+        agrees(name, &device);
+    }
+}
+
+fn agrees(name: &str, device: &Device) {
+    let golden = Golden::named(name);
     let (flat, shape) = golden.ints("golden.ids");
     let rows: Vec<Vec<u32>> = flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
-    let model = CausalLm::load(&golden.config(), &golden, &device).unwrap();
-    let full = values(model.logits(model.forward(ids(&rows, &device), None)));
+    let model = CausalLm::load(&golden.config(), &golden, device).unwrap();
+    let full = values(model.logits(model.forward(ids(&rows, device), None)));
     assert_close("logits", &full, &golden.floats("golden.logits"));
-    let mut cache = KvCache::new(model.config(), rows.len(), 10, &device);
+    let mut cache = KvCache::new(model.config(), rows.len(), 10, device);
     for (start, end) in [(0, 8), (8, 9), (9, 10)] {
         let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
-        let logits = values(model.logits(model.forward(ids(&part, &device), Some(&mut cache))));
+        let logits = values(model.logits(model.forward(ids(&part, device), Some(&mut cache))));
         let vocab_size = model.config().vocab_size;
         let expected: Vec<f32> = full
             .chunks(shape[1] * vocab_size)

@@ -60,7 +60,7 @@ fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
 
 #[test]
 fn weights_that_stay_in_bf16_give_what_they_give_in_f32() {
-    for name in ["gqa", "llama3", "tied"] {
+    for name in ["gqa", "llama3", "tied", "dora"] {
         let checkpoint = InBf16::named(name);
         let rows = rows(&checkpoint.golden);
         let (device, tokens) = (Device::flex(), rows[0].len());

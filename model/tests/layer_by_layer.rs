@@ -4,13 +4,13 @@
 mod support;
 
 use burn::tensor::Device;
-use retie_checkpoint::{EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, share_map};
+use retie_checkpoint::{EMBEDDINGS, MAGNITUDES, TensorSource, depth_tensor, layer_tensor, share_map};
 use retie_model::{CausalLm, LayerByLayer, Point, Run};
 use support::{Golden, ids, values};
 
 #[test]
 fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
-    for name in ["gqa", "tied", "llama3"] {
+    for name in ["gqa", "tied", "llama3", "dora"] {
         let (golden, device) = (Golden::named(name), Device::flex());
         let config = golden.config();
         let (flat, shape) = golden.ints("golden.ids");
@@ -29,10 +29,10 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
             assert_eq!(points, [Point::Attention, Point::Output, Point::Mlp, Point::Down]);
             // What is added to the residual stream at the end is `down_proj` of what was shown.
             let down = golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.weight")).unwrap();
-            let bias = golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.bias")).unwrap_or(vec![0.0; width]);
-            let factor = |which: &str| {
-                golden.read_f32(&depth_tensor(run.depth, &format!("mlp.down_proj.{which}.weight"))).unwrap_or_default()
-            };
+            let own = |part: &str| golden.read_f32(&depth_tensor(run.depth, &format!("mlp.down_proj.{part}"))).ok();
+            let stored = || golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.bias")).ok();
+            let bias = own("bias").or_else(stored).unwrap_or(vec![0.0; width]);
+            let factor = |which: &str| own(&format!("{which}.weight")).unwrap_or_default();
             let (a, b) = (factor("lora_A"), factor("lora_B"));
             let (_, inputs, residual) = &seen[3];
             let (inner, rank) = (inputs.len() / (residual.len() / width), b.len() / width);
@@ -40,9 +40,14 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
                 let low = (0..rank).map(|k| f64::from(b[i * rank + k]) * f64::from(a[k * inner + j])).sum::<f64>();
                 f64::from(down[i * inner + j]) + low
             };
+            let length = |i| (0..inner).map(|j| weight(i, j).powi(2)).sum::<f64>().sqrt();
+            let scales: Vec<f64> = match own(MAGNITUDES) {
+                Some(m) => m.iter().enumerate().map(|(i, m)| f64::from(*m) / length(i)).collect(),
+                None => vec![1.0; width],
+            };
             for (row, after) in after.chunks(width).enumerate() {
                 for (i, after) in after.iter().enumerate() {
-                    let terms = (0..inner).map(|j| weight(i, j) * f64::from(inputs[row * inner + j]));
+                    let terms = (0..inner).map(|j| scales[i] * weight(i, j) * f64::from(inputs[row * inner + j]));
                     let terms: Vec<f64> =
                         terms.chain([f64::from(residual[row * width + i]), f64::from(bias[i])]).collect();
                     let (sum, size) = (terms.iter().sum::<f64>(), terms.iter().map(|x| x.abs()).sum::<f64>());

@@ -1,4 +1,4 @@
-//! The decoder against `transformers` (values and gradients) on small random models; `golden/make_llama.py` made the files.
+//! The decoder against `transformers` (values and gradients) on small random models, and DoRA against `peft`; `golden/make_llama.py`, `make_families.py` and `make_dora.py` made the files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
@@ -153,9 +153,15 @@ fn extras_of_depths_and_their_gradients() {
     check("extras");
 }
 
+/// Magnitudes are off the norms that they replace; gradients do not go through the norms.
+#[test]
+fn dora_has_the_logits_and_gradients_of_peft() {
+    check("dora");
+}
+
 #[test]
 fn decoding_with_a_cache_equals_the_full_forward() {
-    for name in ["gqa", "llama3", "tied", "extras"].into_iter().chain(FAMILIES) {
+    for name in ["gqa", "llama3", "tied", "extras", "dora"].into_iter().chain(FAMILIES) {
         let case = case(name);
         let device = Device::flex();
         let model = case.load(&device);

@@ -3,7 +3,7 @@
 use crate::{TrainError, inputs::Inputs, routing::capacity};
 use burn::tensor::{Device, Distribution, Tensor};
 use retie_checkpoint::{Dtype, ModelSource, expected_tensors, share_map};
-use retie_config::{Group, ModelConfig, OptimizerConfig, ShareMap, UptrainConfig};
+use retie_config::{DepthPlan, Group, LoraConfig, ModelConfig, OptimizerConfig, Relax, ShareMap, UptrainConfig};
 use retie_model::kernels::is_cpu;
 use serde::Serialize;
 use std::{fmt, time::Instant};
@@ -60,7 +60,9 @@ pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainErr
     let student_passes = if checkpoint { 4.0 } else { 3.0 };
     let flops_per_token =
         student_passes * student.forward_flops(length) + teacher.as_ref().map_or(0.0, |t| t.forward_flops(length));
-    let flops_per_step = flops_per_token * tokens_per_step as f64;
+    // The norms of DoRA are found in every forward pass, whatever the number of tokens.
+    let forward_passes = (config.train.gradient_accumulation * if checkpoint { 2 } else { 1 }) as f64;
+    let flops_per_step = flops_per_token * tokens_per_step as f64 + forward_passes * student.norm_flops();
     let groups = student.groups(&config.optimizer);
     let trained: usize = groups.iter().filter(|group| group.lr > 0.0).map(|group| group.parameters).sum();
     let speed = product_speed(&inputs.student.config, tokens, device);
@@ -144,11 +146,39 @@ impl Sizes {
         2.0 * self.used + attention as f64 * self.parts.iter().map(|part| part * part).sum::<f64>()
     }
 
+    /// The LoRA, if it has magnitudes.
+    fn dora(&self) -> Option<&LoraConfig> {
+        self.config.recursion.as_ref()?.lora.as_ref().filter(|lora| lora.relax == Relax::Dora)
+    }
+
+    /// Operations of the norms of all `W' + B A`.
+    fn norm_flops(&self) -> f64 {
+        let Some(dora) = self.dora() else { return 0.0 };
+        let shapes = self.config.projection_shapes();
+        let of = |(step, (name, shape)): (&DepthPlan, &(&str, [usize; 2]))| match dora.rank_at(step.depth, name, *shape)
+        {
+            0 => 0,
+            rank => 2 * (rank + 1) * elements(shape),
+        };
+        let shared = self.map.depths().iter().filter(|step| self.map.is_shared(step.layer));
+        shared.flat_map(|step| shapes.iter().map(move |shape| (step, shape))).map(of).sum::<usize>() as f64
+    }
+
     /// Elements that the stack keeps for its backward pass. A depth keeps two norm inputs and outputs, q and k after the rotation, v,
-    /// the attention's output, gate and up. With `checkpoint` one recursion does at a time, and the others only what enters them.
+    /// the attention's output, gate and up; with DoRA also what its linears give before they are rescaled. With `checkpoint` one recursion
+    /// does at a time, and the others only what enters them.
     fn activations_per_token(&self, checkpoint: bool) -> usize {
         let c = &self.config;
-        let depth = 4 * c.hidden_size + 2 * c.query_size() + 2 * c.key_value_size() + 2 * c.intermediate_size;
+        let mut depth = 4 * c.hidden_size + 2 * c.query_size() + 2 * c.key_value_size() + 2 * c.intermediate_size;
+        if let Some(dora) = self.dora() {
+            let rescaled = |step: &&DepthPlan| self.map.is_shared(step.layer);
+            let shapes = c.projection_shapes();
+            let of = |step: &DepthPlan| -> usize {
+                let with = shapes.iter().filter(|(name, shape)| dora.rank_at(step.depth, name, *shape) > 0);
+                with.map(|(_, [out, _])| out).sum()
+            };
+            depth += self.map.depths().iter().filter(rescaled).map(of).max().unwrap_or(0);
+        }
         if !checkpoint {
             return (depth as f64 * self.parts.iter().sum::<f64>()) as usize;
         }

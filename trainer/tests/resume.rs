@@ -4,12 +4,13 @@
 
 mod support;
 
+use retie_config::Relax;
 use retie_trainer::{Event, MODEL_DIR, Outcome, Resume, StepRow, TrainError, read_metrics};
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-use support::{config, run, start};
+use support::{config, config_of, run, start};
 
 /// A row without what depends on the clock; JSON spells each number so that it reads back as it was.
 fn bits(rows: &[StepRow]) -> Vec<String> {
@@ -23,8 +24,14 @@ fn weights(run_dir: &Path) -> Vec<u8> {
 
 #[test]
 fn a_stopped_run_goes_on_bit_for_bit() {
+    for relax in Relax::ALL {
+        goes_on(relax);
+    }
+}
+
+fn goes_on(relax: Relax) {
     let dir = tempfile::tempdir().unwrap();
-    let whole = config(dir.path());
+    let whole = config_of(dir.path(), relax);
     let rows = run(&whole, "cpu");
     assert_eq!(rows.len(), 6);
     assert!(rows[5].loss < rows[0].loss, "{} and {}", rows[0].loss, rows[5].loss);

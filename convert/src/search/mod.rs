@@ -22,7 +22,7 @@ use crate::{
 };
 use retie_checkpoint::{TensorSource, layer_tensor};
 use retie_config::{
-    Budget, ConvertConfig, Fit, Init, LayerIndex, LoraConfig, ModelConfig, Pattern, ShareError, Sharing,
+    Budget, ConvertConfig, Fit, Init, LayerIndex, LoraConfig, ModelConfig, Pattern, Relax, ShareError, Sharing,
 };
 use std::path::Path;
 
@@ -88,7 +88,7 @@ struct Scored {
     report: CandidateReport,
 }
 
-/// Tries everything in `space`, with the element type, norms and seed of `base`; gives what to convert with, and the ranking. `scratch` is a folder
+/// Tries everything in `space`, with the element type, norms and seed of `base`, and what the budget leaves for LoRA (not DoRA); gives what to convert with, and the ranking. `scratch` is a folder
 /// for what calibrated candidates need on the disk; what is written there is removed.
 ///
 /// # Errors
@@ -198,6 +198,7 @@ impl<'a> Trial<'a> {
             pattern: pattern.clone(),
             fit,
             init: Init::Stepwise,
+            relax: Relax::Lora,
             lora_rank: None,
             lora_ranks: Default::default(),
             lora_budget: None,

@@ -2,7 +2,7 @@
 //! mixture where attention would be.
 
 use super::config;
-use retie_checkpoint::{CheckpointError, TensorSource, depth_tensor, layer_tensor};
+use retie_checkpoint::{CheckpointError, MAGNITUDES, TensorSource, depth_tensor, layer_tensor};
 use retie_config::ModelConfig;
 use retie_convert::calibrate::{Comparison, LayerModel, LayerRun, Seen, Site};
 
@@ -41,6 +41,7 @@ impl Weights<'_> {
             let low = times(&times(x, &a, shape[1]), &b, b.len() / shape[0]);
             out.iter_mut().zip(low).for_each(|(y, z)| *y += z);
         }
+        assert!(self.vector(&format!("{part}.{MAGNITUDES}")).is_none_or(|m| m.len() == shape[0])); // they change nothing at the start
         if let Some(bias) = self.vector(&format!("{part}.bias")) {
             out.chunks_mut(shape[0]).for_each(|row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += b));
         }

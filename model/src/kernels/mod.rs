@@ -97,6 +97,22 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
     }
 }
 
+/// `y · m / n`, column by column: `y [M, out]`; magnitudes `m` and norms `n` `[out]`, the latter without gradient (DoRA).
+pub fn rescale(y: Tensor<2>, magnitudes: Tensor<1>, norms: Tensor<1>) -> Tensor<2> {
+    if is_cpu(&y.device()) {
+        let (y, magnitudes, norms) = (y.into_dispatch(), magnitudes.into_dispatch(), norms.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_rescale(y, magnitudes, norms))
+    } else {
+        plain::rescale(y, magnitudes, norms)
+    }
+}
+
+/// `‖W + B A‖` by row: `weight [out, in]`, `a [rank, in]`, `b [out, rank]`, none of them tracked → `[out]`. The norm of a row of zeros,
+/// by which nothing can be divided, counts as 1.
+pub fn row_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
+    if is_cpu(&weight.device()) { host::rescale::row_norms(weight, a, b) } else { plain::row_norms(weight, a, b) }
+}
+
 /// `act(gate) · up`, elementwise: `[M, F]` each.
 pub fn gated(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
     match Gate::of(activation).filter(|_| is_cpu(&gate.device())) {

@@ -18,6 +18,15 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
     linear(x.clone(), weight) + linear(linear(x, a), b)
 }
 
+pub fn rescale(y: Tensor<2>, magnitudes: Tensor<1>, norms: Tensor<1>) -> Tensor<2> {
+    y * (magnitudes / norms).unsqueeze()
+}
+
+pub fn row_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
+    let norms = (weight + b.matmul(a)).square().sum_dim(1).sqrt().squeeze_dim::<1>(1);
+    norms.clone().mask_fill(norms.equal_elem(0.0), 1.0)
+}
+
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
     x * scale * weight.unsqueeze()

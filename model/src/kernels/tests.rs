@@ -3,7 +3,7 @@
 use super::{Grid, HeadInput, Layout, Merge, Scoring, f32_slice, host::DecoderOps, plain, token_log_probs};
 use burn::{
     backend::Dispatch,
-    tensor::{Device, Distribution, Int, Tensor},
+    tensor::{DType, Device, Distribution, Int, Tensor},
 };
 use retie_config::{Activation, Gating};
 
@@ -105,6 +105,43 @@ fn a_linear_with_lora_equals_the_plain_sum() {
         |[x, w, a, b]| super::linear_lora(x, w, a, b),
         |[x, w, a, b]| plain::linear_lora(x, w, a, b),
     );
+}
+
+#[test]
+fn a_product_with_other_magnitudes_equals_the_plain_one() {
+    // 70 rows are three tasks.
+    let norms = random::<2>([1, 11], 50).abs().inner() + 0.5;
+    let flat = |x: Tensor<2>| x.reshape([11]);
+    let inputs = [random([70, 11], 51), random([1, 11], 52)];
+    compare(
+        inputs,
+        |[y, m]| super::rescale(y, flat(m), flat(norms.clone())),
+        |[y, m]| plain::rescale(y, flat(m), flat(norms.clone())),
+    );
+}
+
+#[test]
+fn norms_of_rows_equal_the_plain_ones_for_either_type_and_over_several_panels() {
+    for [out, input, rank] in [[5, 7, 3], [700, 900, 4]] {
+        let [weight, a, b] = [random([out, input], 53), random([rank, input], 54), random([out, rank], 55)]
+            .map(|x: Tensor<2>| x.inner().cast(DType::BF16));
+        let wide = [&weight, &a, &b].map(|x| x.clone().cast(DType::F32));
+        let [w, x, y] = wide.clone();
+        let expected = plain::row_norms(w, x, y);
+        let [w, x, y] = wide;
+        assert_close("f32", super::row_norms(w, x, y), expected.clone());
+        assert_close("bf16", super::row_norms(weight, a, b), expected);
+    }
+    // A correction that leaves 2⁻¹⁷ of a row, exact in f32; the expanded square would leave nothing.
+    let matrix = |x: [[f32; 2]; 2]| Tensor::<2>::from_floats(x, &Device::flex());
+    let (weight, a) = (matrix([[3.0, 4.0], [0.0, 2.0]]), matrix([[3.0, 4.0], [1.0, 0.0]]));
+    let left = (-17f32).exp2();
+    let found = floats(super::row_norms(weight, a, matrix([[left - 1.0, 0.0], [0.0, 0.0]])).into_data());
+    assert_eq!(found, [5.0 * left, 2.0]);
+    let zeros = |shape: [usize; 2]| Tensor::<2>::zeros(shape, &Device::flex());
+    for norms in [super::row_norms, plain::row_norms] {
+        assert_eq!(floats(norms(zeros([2, 3]), zeros([1, 3]), zeros([2, 1])).into_data()), [1.0, 1.0]);
+    }
 }
 
 #[test]

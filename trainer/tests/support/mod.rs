@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test file uses a part
 
 use retie_checkpoint::{ModelSource, Provenance};
-use retie_config::{Init, Pattern, Sharing, UptrainConfig, document};
+use retie_config::{Init, Pattern, Relax, Sharing, UptrainConfig, document};
 use retie_convert::{ConvertOptions, Extras, convert};
 use retie_trainer::{Event, Outcome, Resume, StepRow, TrainError, read_metrics, uptrain};
 use std::{
@@ -16,11 +16,17 @@ pub fn assets() -> PathBuf {
 
 /// Converts the demo model into `dir/student` and gives a run of 6 steps on it.
 pub fn config(dir: &Path) -> UptrainConfig {
+    config_of(dir, Relax::Lora)
+}
+
+/// The same with LoRA or DoRA.
+pub fn config_of(dir: &Path, relax: Relax) -> UptrainConfig {
     let student = dir.join("student");
     let base = assets().join("demo-model");
     if !student.exists() {
         let source = ModelSource::open(base.to_str().unwrap()).unwrap();
         let options = ConvertOptions {
+            relax,
             lora_rank: Some(4),
             share_norms: false,
             ..ConvertOptions::new(2, Pattern::new(Sharing::Cycle, None, None, None).unwrap(), Init::Average)

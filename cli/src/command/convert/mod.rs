@@ -15,7 +15,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use retie_checkpoint::{ModelSource, Provenance, Staging};
-use retie_config::{Budget, ConvertConfig, DepthExtra, Fit, Init, Sharing, StoredDtype, document};
+use retie_config::{Budget, ConvertConfig, DepthExtra, Fit, Init, Relax, Sharing, StoredDtype, document};
 use retie_convert::{ConvertOptions, ConvertReport, Extras, SearchReport, SearchSpace, Stage};
 use router::RouterArgs;
 use serde::Serialize;
@@ -60,6 +60,10 @@ pub struct Convert {
     /// Tokens of the text that are fitted to; a quarter as many others are scored [default: 8192]
     #[arg(long, value_name = "N")]
     calibration_tokens: Option<usize>,
+    /// What each depth adds to the linears that it shares, for `--lora-rank` and what goes with it: `dora` is LoRA with a magnitude for
+    /// every row; `--init auto` tries `lora` only
+    #[arg(long, default_value = "lora", value_parser = names::<Relax, _>(Relax::ALL.map(Relax::name)))]
+    relax: Relax,
     /// Rank of the LoRA that each depth gets; without it there is none
     #[arg(long, value_name = "RANK")]
     lora_rank: Option<usize>,
@@ -92,7 +96,7 @@ pub struct Convert {
     output: Option<PathBuf>,
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "budget", "calibration", "calibration_tokens", "lora_rank", "lora_ranks",
+        "model", "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "budget", "calibration", "calibration_tokens", "relax", "lora_rank", "lora_ranks",
         "lora_budget", "lora_from", "extras", "share_norms", "tie_across_kinds", "dtype", "seed", "output",
     ])]
     config: Option<PathBuf>,
@@ -175,6 +179,7 @@ impl Convert {
             budget: self.budget,
             calibration: self.calibration,
             calibration_tokens: self.calibration_tokens,
+            relax: self.relax,
             lora_rank: self.lora_rank,
             lora_ranks: self.lora_ranks.into_iter().collect(),
             lora_budget: self.lora_budget,

@@ -53,7 +53,7 @@ fn parameters(report: &ConvertReport) -> Table {
             row("embedding", source.embedding, target.embedding),
             row("layers", source.layers, target.layers),
             row("own norms and biases", source.depth_vectors, target.depth_vectors),
-            row("LoRA", source.lora, target.lora),
+            row(report.relax().title(), source.lora, target.lora),
             row("extras", source.extras, target.extras),
             row("total", source.total(), target.total()),
         ],
@@ -104,7 +104,7 @@ fn energies(report: &ConvertReport) -> Vec<Chart> {
     let mut charts = Vec::new();
     for (block, name) in [("self_attn.", "attention"), ("mlp.", "MLP")] {
         charts.push(chart("Residual energy", &lost, block, name));
-        charts.push(chart("What the LoRA leaves", &left, block, name));
+        charts.push(chart(&format!("What the {} leaves", report.relax().title()), &left, block, name));
     }
     charts
 }

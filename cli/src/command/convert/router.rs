@@ -17,7 +17,7 @@ use std::path::Path;
 pub struct RouterArgs {
     /// Give a MODEL that is recursive already routers that choose a recursion depth for every token; nothing else changes
     #[arg(long, value_name = "KIND", value_parser = ["expert_choice"], conflicts_with_all = [
-        "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "budget", "plan", "report", "calibration", "calibration_tokens", "lora_rank", "lora_ranks", "lora_budget", "lora_from", "extras", "share_norms", "dtype", "config",
+        "recursions", "sharing", "prelude", "coda", "map", "fit", "init", "budget", "plan", "report", "calibration", "calibration_tokens", "relax", "lora_rank", "lora_ranks", "lora_budget", "lora_from", "extras", "share_norms", "dtype", "config",
         "set",
     ])]
     router: Option<String>,

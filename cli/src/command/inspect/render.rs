@@ -23,7 +23,9 @@ impl Display for Inspection {
             field(f, "    norms of depths", grouped(p.depth_vectors as u64))?;
         }
         if p.lora > 0 {
-            field(f, "    LoRA", grouped(p.lora as u64))?;
+            let lora = self.recursion.as_ref().and_then(|recursion| recursion.config.lora.as_ref());
+            let title = lora.map_or("LoRA", |lora| lora.relax.title());
+            field(f, &format!("    {title}"), grouped(p.lora as u64))?;
         }
         if p.extras > 0 {
             field(f, "    extras", grouped(p.extras as u64))?;
@@ -134,7 +136,7 @@ impl Display for Recursion {
                 false => format!("ranks up to {}, by depth and linear", lora.rank),
             },
         );
-        field(f, "LoRA", lora)?;
+        field(f, c.lora.as_ref().map_or("LoRA", |lora| lora.relax.title()), lora)?;
         if !c.extras.is_empty() {
             let names: Vec<_> = c.extras.iter().map(ToString::to_string).collect();
             field(f, "extras", names.join(", "))?;

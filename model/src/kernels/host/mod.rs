@@ -10,6 +10,7 @@ mod layer_norm;
 mod linear;
 pub(super) mod matmul;
 mod merge;
+pub(super) mod rescale;
 mod rms_norm;
 mod rope;
 pub(super) mod simd;
@@ -43,6 +44,11 @@ pub trait DecoderOps: Backend {
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_rescale(
+        y: FloatTensor<Self>,
+        magnitudes: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     fn decoder_layer_norm(
@@ -140,6 +146,10 @@ impl DecoderOps for Flex {
         linear::forward_lora([x, weight, a, b]).0
     }
 
+    fn decoder_rescale(y: FlexTensor, magnitudes: FlexTensor, norms: FlexTensor) -> FlexTensor {
+        rescale::forward(&dense(y), &dense(magnitudes), &dense(norms))
+    }
+
     fn decoder_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
         let (x, weight) = (dense(x), dense(weight));
         let mut out = zeros_like(&x);
@@ -224,6 +234,23 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         record::<C, _, 4>([x, weight, a, b], linear::forward_lora, |BackwardInput { saved, grad, wanted }| {
             linear::backward_lora(saved, grad, wanted)
         })
+    }
+
+    fn decoder_rescale(
+        y: FloatTensor<Self>,
+        magnitudes: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [y, magnitudes, norms],
+            |[y, magnitudes, norms]| {
+                let (y, magnitudes, norms) = (dense(y), dense(magnitudes), dense(norms));
+                (rescale::forward(&y, &magnitudes, &norms), (y, magnitudes, norms))
+            },
+            |BackwardInput { saved: (y, magnitudes, norms), grad, wanted }| {
+                rescale::backward(&y, &magnitudes, &norms, &dense(grad), wanted)
+            },
+        )
     }
 
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {

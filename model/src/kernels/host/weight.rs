@@ -14,6 +14,7 @@ use burn::{
 };
 use half::bf16;
 use rayon::prelude::*;
+use std::{borrow::Cow, ops::Range};
 
 /// Rows up to which a weight is read once for all of them, without packing it for a product.
 const FEW_ROWS: usize = 4;
@@ -45,6 +46,19 @@ impl<'a> Weight<'a> {
             _ => Values::F32(values(tensor)),
         };
         Self { values, out, input }
+    }
+
+    /// Some rows in f32.
+    pub fn rows(self, rows: Range<usize>) -> Cow<'a, [f32]> {
+        let range = rows.start * self.input..rows.end * self.input;
+        match self.values {
+            Values::F32(values) => Cow::Borrowed(&values[range]),
+            Values::Bf16(values) => {
+                let mut wide = vec![0.0; range.len()];
+                widen(&mut wide, &values[range]);
+                Cow::Owned(wide)
+            }
+        }
     }
 
     /// `x·Wᵀ`: `x [M, in]` → `[M, out]`.
