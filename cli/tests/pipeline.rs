@@ -139,6 +139,8 @@ fn dora_begins_where_lora_does_and_is_seen_everywhere() {
     assert!(place.read("page.html").contains("What the DoRA leaves"));
     let page = place.retie("inspect dora").ok();
     assert!(page.contains("DoRA                 rank 4") && page.contains("    DoRA"), "{page}");
+    let checked = place.retie("check identity dora").ok();
+    assert!(checked.contains("without magnitudes") && !checked.contains("differs"), "{checked}");
     let facts = json(&place.retie("inspect dora --json").ok());
     assert_eq!(facts["recursion"]["lora"], serde_json::json!({ "rank": 4, "relax": "dora" }));
     let yaml = "schema: 1\nmodel: base\nrecursions: 2\nsharing: middle_cycle\ninit: average\nrelax: dora\nlora_rank: 4\noutput: yaml\n";

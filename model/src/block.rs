@@ -36,6 +36,14 @@ pub struct DepthWeights {
 }
 
 impl DepthWeights {
+    /// LoRA in place of DoRA.
+    pub(crate) fn drop_magnitudes(&mut self) {
+        let (attention, mlp) = (&mut self.self_attn, &mut self.mlp);
+        let linears = [&mut attention.q_proj, &mut attention.k_proj, &mut attention.v_proj, &mut attention.o_proj];
+        let linears = linears.into_iter().chain([&mut mlp.gate_proj, &mut mlp.up_proj, &mut mlp.down_proj]);
+        linears.for_each(|linear| linear.lora_magnitude_vector = None);
+    }
+
     /// What DoRA divides by, once and for all, in a model whose weights do not change.
     pub(crate) fn keep_row_norms(&mut self, layer: &Layer) {
         self.self_attn.q_proj.keep_row_norms(&layer.self_attn.q_proj);

@@ -93,6 +93,14 @@ impl CausalLm {
         model
     }
 
+    /// The model with plain LoRA where it has DoRA: the same matrices without their magnitudes.
+    #[must_use]
+    pub fn without_magnitudes(&self) -> Self {
+        let mut model = self.clone();
+        model.model.depths.iter_mut().for_each(DepthWeights::drop_magnitudes);
+        model
+    }
+
     /// Where the weights are.
     #[must_use]
     pub fn device(&self) -> Device {

@@ -8,6 +8,7 @@ use crate::{
 use anyhow::{bail, ensure};
 use burn::tensor::{Device, Int, Tensor};
 use clap::{Args, Subcommand};
+use retie_config::Relax;
 use retie_model::{CausalLm, kernels::f32_slice};
 use serde::Serialize;
 use std::fmt::{self, Display, Formatter};
@@ -18,7 +19,7 @@ pub enum Check {
     Identity(Identity),
 }
 
-/// Check that what a conversion added leaves the logits alone: with and without each extra, or beside another model
+/// Check that what a conversion added leaves the logits alone: with and without each extra and the magnitudes of DoRA, or beside another model
 #[derive(Debug, Args)]
 pub struct Identity {
     /// A Hugging Face folder, a .gguf file, or a hub id
@@ -83,6 +84,9 @@ impl Identity {
         if others.len() > 1 {
             others.push(("without any".to_owned(), bare));
         }
+        if config.recursion.iter().flat_map(|recursion| &recursion.lora).any(|lora| lora.relax == Relax::Dora) {
+            others.push(("without magnitudes".to_owned(), loaded.without_magnitudes()));
+        }
         if let Some(reference) = &self.reference {
             let other = model::open(reference)?;
             let (found, expected) = (other.config.vocab_size, config.vocab_size);
@@ -92,7 +96,7 @@ impl Identity {
         }
         if others.is_empty() {
             bail!(
-                "`{}` has no extras to leave out\nhint: name another model with `--reference`, or convert with `--extras`",
+                "`{}` has no extras or magnitudes to leave out\nhint: name another model with `--reference`, or convert with `--extras` or `--relax dora`",
                 self.model
             );
         }
