@@ -24,7 +24,7 @@ pub use layout::{
     expected_tensors, extra_vectors, layer_tensor, share_map,
 };
 pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
-pub use router_layout::{router_tensor, router_tensors};
+pub use router_layout::{RouterKind, num_routers, router_tensor, router_tensors};
 pub use safetensors::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,
     SafetensorsWriter,

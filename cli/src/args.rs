@@ -19,7 +19,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Inspect(command::inspect::Inspect),
-    Convert(command::convert::Convert),
+    Convert(Box<command::convert::Convert>),
     Uptrain(command::uptrain::Uptrain),
     CacheLogits(command::cache_logits::CacheLogits),
     Tokenize(command::tokenize::Tokenize),

@@ -16,6 +16,8 @@ pub enum Group {
     Extras,
     /// A router.
     Routers,
+    /// A router that learns what another chooses; its gradient has a norm, and a clipping, of its own.
+    AuxiliaryRouters,
     /// A norm.
     Norms,
     /// Embeddings and head.
@@ -36,6 +38,8 @@ pub struct GroupsConfig {
     pub extras: GroupConfig,
     /// Of [`Group::Routers`].
     pub routers: GroupConfig,
+    /// Of [`Group::AuxiliaryRouters`].
+    pub auxiliary_routers: GroupConfig,
     /// Of [`Group::Norms`].
     pub norms: GroupConfig,
     /// Of [`Group::Embeddings`].
@@ -60,8 +64,16 @@ impl Default for GroupConfig {
 
 impl Group {
     /// All groups.
-    pub const ALL: [Self; 7] =
-        [Self::Shared, Self::Unshared, Self::Lora, Self::Extras, Self::Routers, Self::Norms, Self::Embeddings];
+    pub const ALL: [Self; 8] = [
+        Self::Shared,
+        Self::Unshared,
+        Self::Lora,
+        Self::Extras,
+        Self::Routers,
+        Self::AuxiliaryRouters,
+        Self::Norms,
+        Self::Embeddings,
+    ];
 
     /// The name in configurations.
     #[must_use]
@@ -72,6 +84,7 @@ impl Group {
             Self::Lora => "lora",
             Self::Extras => "extras",
             Self::Routers => "routers",
+            Self::AuxiliaryRouters => "auxiliary_routers",
             Self::Norms => "norms",
             Self::Embeddings => "embeddings",
         }
@@ -88,6 +101,9 @@ impl Group {
         }
         if name.starts_with("model.routers.") {
             return Self::Routers;
+        }
+        if name.starts_with("model.auxiliary_routers.") {
+            return Self::AuxiliaryRouters;
         }
         if name.starts_with("model.embed_tokens.") || name.starts_with("lm_head.") {
             return Self::Embeddings;
@@ -110,6 +126,7 @@ impl GroupsConfig {
             Group::Lora => &self.lora,
             Group::Extras => &self.extras,
             Group::Routers => &self.routers,
+            Group::AuxiliaryRouters => &self.auxiliary_routers,
             Group::Norms => &self.norms,
             Group::Embeddings => &self.embeddings,
         }
@@ -151,6 +168,7 @@ mod tests {
             ("model.depths.7.self_attn.q_proj.lora_magnitude_vector", Group::Lora),
             ("model.depths.4.extras.loop_norm", Group::Extras),
             ("model.routers.1.out_proj.weight", Group::Routers),
+            ("model.auxiliary_routers.1.up_proj.weight", Group::AuxiliaryRouters),
             ("model.embed_tokens.weight", Group::Embeddings),
             ("lm_head.weight", Group::Embeddings),
         ] {

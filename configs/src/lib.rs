@@ -37,14 +37,18 @@ pub use fit::{Fit, Stack, spread};
 pub use groups::{Group, GroupConfig, GroupsConfig};
 pub use lora::{LoraConfig, Relax};
 pub use losses::{
-    CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
-    ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig, RouterBceConfig, RouterZLossConfig, WeightPoint,
+    AuxiliaryRouterBceConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy,
+    ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig,
+    RouterBalancingConfig, RouterBceConfig, RouterDecisivenessConfig, RouterZLossConfig, WeightPoint,
 };
 pub use model::ModelConfig;
 pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, RecursionConfig};
-pub use router::{ExpertChoiceConfig, Gating, KvStrategy, RouterConfig, RouterInput, RouterNetwork, RouterScore};
+pub use router::{
+    DepthScore, ExpertChoiceConfig, Gating, IntermediateState, KvStrategy, RouterConfig, RouterInput, RouterNetwork,
+    RouterScore, TokenChoiceConfig,
+};
 pub use run::{
     DataConfig, ModelSource, NonFinite, Packing, RunConfig, SourceConfig, TeacherConfig, TrainConfig, UptrainConfig,
 };

@@ -19,7 +19,7 @@ pub struct ParameterCounts {
     /// Extra vectors of depths.
     #[serde(default)]
     pub extras: usize,
-    /// Routers.
+    /// Routers, and auxiliary ones.
     #[serde(default)]
     pub routers: usize,
 }
@@ -37,7 +37,9 @@ impl ParameterCounts {
                 EMBEDDINGS | LM_HEAD => &mut counts.embedding,
                 lora if lora.contains(".lora_") => &mut counts.lora,
                 extra if extra.contains(".extras.") => &mut counts.extras,
-                router if router.starts_with("model.routers.") => &mut counts.routers,
+                router if router.starts_with("model.routers.") || router.starts_with("model.auxiliary_routers.") => {
+                    &mut counts.routers
+                }
                 depth if depth.starts_with("model.depths.") => &mut counts.depth_vectors,
                 _ => &mut counts.layers,
             };

@@ -1,8 +1,9 @@
-//! Routers for a recursive model: its tensors as they are, and one new router for each recursion
+//! Routers for a recursive model: its tensors as they are, and a new router for each recursion, or one for all
 //! (Mixture-of-Recursions, <https://arxiv.org/abs/2507.10524>, §2.2).
 //!
-//! A network's last layer starts at zero with gating `delta`, so that under a sigmoid with `alpha: 2` every gate is exactly 1; else,
-//! and in hidden layers, weights are drawn from N(0, `initializer_range`), as in the reference. Routers are stored in f32.
+//! A network's last layer starts at zero with gating `delta`, so that under a sigmoid with `alpha: 2` every gate is exactly 1; and where
+//! tokens choose their depth with a gating that keeps what the block gives, so that all depths score alike and every token goes through all
+//! recursions. Else, and in hidden layers, weights are drawn from N(0, `initializer_range`), as in the reference. Routers are stored in f32.
 
 use crate::{
     Check, ConvertError, Extras, ParameterCounts,
@@ -10,10 +11,12 @@ use crate::{
     pipeline::{Progress, Stage, write_json},
 };
 use retie_checkpoint::{
-    Dtype, FolderWriter, SafetensorsFolder, Staging, TensorInfo, TensorSource, check_tensors, expected_tensors, narrow,
-    router_tensors,
+    Dtype, FolderWriter, RouterKind, SafetensorsFolder, Staging, TensorInfo, TensorSource, check_tensors,
+    expected_tensors, narrow, router_tensor, router_tensors,
 };
-use retie_config::{ExpertChoiceConfig, Gating, ModelConfig, RecursionConfig, RouterConfig, RouterScore};
+use retie_config::{
+    ExpertChoiceConfig, Gating, ModelConfig, RecursionConfig, RouterConfig, RouterScore, TokenChoiceConfig,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, io::Write, path::Path};
 
@@ -81,7 +84,7 @@ pub fn add_router(
         recursion,
         seed,
         parameters: ParameterCounts::of(&target)?,
-        notes: notes(router),
+        notes: notes(router, target.recursion.as_ref().map_or(1, |recursion| recursion.num_recursions)),
         checks: checks(source, &own, &entries, staging.path(), progress)?,
     };
     let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();
@@ -111,13 +114,18 @@ fn entries(source: &dyn TensorSource, target: &ModelConfig) -> Result<Vec<(Strin
 
 /// The routers' weights by name.
 fn own_tensors(target: &ModelConfig, router: &RouterConfig, seed: u64) -> BTreeMap<String, Vec<f32>> {
-    let RouterConfig::ExpertChoice(router) = router;
+    let starts_at_zero = match router {
+        RouterConfig::ExpertChoice(router) => router.gating == Gating::Delta,
+        RouterConfig::TokenChoice(router) => matches!(router.gating, Gating::Delta | Gating::StraightThrough),
+    };
+    let main = router_tensor(RouterKind::Main, 0, "");
+    let main = main.trim_end_matches("0.");
     let spread = target.other.get("initializer_range").and_then(serde_json::Value::as_f64).unwrap_or(INITIALIZER_RANGE);
     let tensors = router_tensors(target).into_iter().enumerate();
     let values = |(index, (name, shape)): (usize, (String, Vec<usize>))| {
         let (rows, width) = (shape[0], shape[1]);
         let mut values = vec![0.0f32; rows * width];
-        if !(router.gating == Gating::Delta && name.ends_with("out_proj.weight")) {
+        if !(starts_at_zero && name.starts_with(main) && name.ends_with("out_proj.weight")) {
             let all: Vec<usize> = (0..rows).collect();
             fill_gaussian(&mut values, width, &all, Draw { seed, stream: index as u64 });
             // That draws from N(0, 1/width).
@@ -129,26 +137,52 @@ fn own_tensors(target: &ModelConfig, router: &RouterConfig, seed: u64) -> BTreeM
     tensors.map(values).collect()
 }
 
-fn notes(router: &RouterConfig) -> Vec<String> {
-    let RouterConfig::ExpertChoice(ExpertChoiceConfig { network, gating, score, alpha, capacities, .. }) = router;
-    let mut notes = Vec::new();
-    let exact = match gating {
-        Gating::StraightThrough => true,
-        Gating::Delta => *score == RouterScore::Sigmoid && *alpha == 2.0,
-        Gating::Weighted | Gating::Additive => false,
+fn notes(router: &RouterConfig, num_recursions: usize) -> Vec<String> {
+    let (score, alpha, exact) = match router {
+        RouterConfig::ExpertChoice(ExpertChoiceConfig { gating, score, alpha, .. }) => {
+            let at_zero = *score == RouterScore::Sigmoid && *alpha == 2.0;
+            (score.name(), *alpha, keeps(*gating, at_zero))
+        }
+        RouterConfig::TokenChoice(TokenChoiceConfig { gating, score, alpha, .. }) => {
+            let at_zero = *alpha == score.default_alpha(Gating::Delta, num_recursions);
+            (score.name(), *alpha, keeps(*gating, at_zero))
+        }
     };
+    let mut notes = Vec::new();
     if !exact {
         notes.push(format!(
-            "with gating `{gating}`, score `{score}` and alpha {alpha} a token that goes through every recursion does not have the \
-             hidden states that the model had: its logits have to be learned again"
+            "with gating `{}`, score `{score}` and alpha {alpha} a token that goes through every recursion does not have the \
+             hidden states that the model had: its logits have to be learned again",
+            router.gating()
         ));
     }
-    if capacities.iter().any(|capacity| *capacity < 1.0) {
-        let routers =
-            if network.has_weights() { "the routers have learned nothing yet" } else { "the routers draw lots" };
-        notes.push(format!("{routers}: uptrain the model before it is used, best with a capacity warm-up from 1"));
+    let learns = router.network().has_weights();
+    let chooses = match router {
+        RouterConfig::ExpertChoice(router) => router.capacities.iter().any(|capacity| *capacity < 1.0),
+        RouterConfig::TokenChoice(_) => true,
+    };
+    let state = match router {
+        _ if !learns => "the routers draw lots",
+        RouterConfig::TokenChoice(_) if exact => "every token goes through all recursions until the router has learned",
+        _ => "the routers have learned nothing yet",
+    };
+    let warmup = match router {
+        RouterConfig::ExpertChoice(_) => "a capacity warm-up from 1",
+        RouterConfig::TokenChoice(_) => "a depth warm-up and a balance of the depths",
+    };
+    if chooses {
+        notes.push(format!("{state}: uptrain the model before it is used, best with {warmup}"));
     }
     notes
+}
+
+/// Whether a token that goes through every recursion is what it was; `at_zero`: logits of 0 are gates of 1.
+fn keeps(gating: Gating, at_zero: bool) -> bool {
+    match gating {
+        Gating::StraightThrough => true,
+        Gating::Delta => at_zero,
+        Gating::Weighted | Gating::Additive => false,
+    }
 }
 
 fn checks(
@@ -190,16 +224,32 @@ fn checks(
 impl fmt::Display for RouterReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RecursionConfig { num_recursions, sharing, .. } = &self.recursion;
-        writeln!(f, "a router for each of {num_recursions} recursions ({sharing})")?;
-        if let Some(RouterConfig::ExpertChoice(router)) = &self.recursion.router {
-            let list = router.capacities.iter().map(|capacity| format!("{capacity:.4}")).collect::<Vec<_>>().join(", ");
-            writeln!(f, "\n{:<12} expert_choice", "kind")?;
-            writeln!(f, "{:<12} {}, reads {} hidden states", "network", router.network, router.input)?;
-            writeln!(f, "{:<12} {} of {}", "score", router.alpha, router.score)?;
-            writeln!(f, "{:<12} {}", "gating", router.gating)?;
-            writeln!(f, "{:<12} {list}", "capacities")?;
-            writeln!(f, "{:<12} {}", "kv", router.kv)?;
+        let Some(router) = &self.recursion.router else { return Ok(()) };
+        match router {
+            RouterConfig::ExpertChoice(_) => {
+                writeln!(f, "a router for each of {num_recursions} recursions ({sharing})")?
+            }
+            RouterConfig::TokenChoice(_) => writeln!(f, "a router of {num_recursions} depths ({sharing})")?,
         }
+        writeln!(f, "\n{:<12} {}", "kind", router.kind())?;
+        let (input, score, alpha) = match router {
+            RouterConfig::ExpertChoice(router) => (router.input, router.score.name(), router.alpha),
+            RouterConfig::TokenChoice(router) => (router.input, router.score.name(), router.alpha),
+        };
+        writeln!(f, "{:<12} {}, reads {input} hidden states", "network", router.network())?;
+        writeln!(f, "{:<12} {alpha} of {score}", "score")?;
+        writeln!(f, "{:<12} {}", "gating", router.gating())?;
+        match router {
+            RouterConfig::ExpertChoice(router) => {
+                let list: Vec<_> = router.capacities.iter().map(|capacity| format!("{capacity:.4}")).collect();
+                writeln!(f, "{:<12} {}", "capacities", list.join(", "))?;
+                if let Some(network) = router.auxiliary {
+                    writeln!(f, "{:<12} {network}", "auxiliary")?;
+                }
+            }
+            RouterConfig::TokenChoice(router) => writeln!(f, "{:<12} {}", "intermediate", router.intermediate)?,
+        }
+        writeln!(f, "{:<12} {}", "kv", router.kv())?;
         writeln!(f, "{:<12} {} of {}", "parameters", self.parameters.routers, self.parameters.total())?;
         for note in &self.notes {
             writeln!(f, "\nnote: {note}")?;

@@ -21,6 +21,7 @@ fn router(network: RouterNetwork, gating: Gating, capacities: &[f64]) -> RouterC
         gating,
         capacities: capacities.to_vec(),
         kv: KvStrategy::RecursionWise,
+        auxiliary: None,
         thresholds: None,
     })
 }

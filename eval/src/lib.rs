@@ -36,6 +36,6 @@ pub use model_scorer::ModelScorer;
 pub use perplexity::{Perplexity, PerplexityOptions, measure_perplexity};
 pub use prompt::PromptEncoder;
 pub use report::EvalReport;
-pub use routing::{RecursionReport, RouterReport, TopK, measure_router};
+pub use routing::{Chosen, RecursionReport, RouterReport, TopK, measure_router};
 pub use scorer::{Progress, ScoreRequest, Scorer, TokenScores, score_all};
 pub use task::{HubSource, TASKS, Task};

@@ -1,13 +1,14 @@
-//! What the routers of a model do on a text: in inference, where thresholds choose, and beside it as in training, where the highest of
-//! each window are taken (Mixture-of-Recursions, <https://arxiv.org/abs/2507.10524>, Table 4 and Appendix G).
+//! What the routers of a model do on a text: in inference, and beside it, where recursions choose their tokens, as in training, where the
+//! highest of each window are taken (Mixture-of-Recursions, <https://arxiv.org/abs/2507.10524>, Table 4 and Appendix G).
 //!
 //! The loss with top-k is not that of a language model: a token's depth depends on the tokens after it. The difference of the two
 //! losses is what training with it leaves to be made up for.
 
 use crate::Progress;
 use burn::tensor::{Int, Tensor};
+use retie_config::RouterConfig;
 use retie_model::{
-    CausalLm, Choice, Routing,
+    CausalLm, Choice, DepthChoice, Routing, RoutingSums,
     kernels::{HeadInput, Layout, token_log_probs},
 };
 use serde::Serialize;
@@ -28,27 +29,41 @@ pub struct RouterReport {
     pub depths: Vec<f64>,
     /// Each recursion.
     pub recursions: Vec<RecursionReport>,
-    /// Mean negative log-likelihood of a token with thresholds, in nats.
+    /// Mean negative log-likelihood of a token in inference, in nats.
     pub token_nll: f64,
-    /// The same text with top-k.
-    pub top_k: TopK,
+    /// The same text with top-k, where recursions choose their tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<TopK>,
+    /// Where tokens choose their depth: training chooses the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth_choice: Option<DepthChoice>,
 }
 
-/// One recursion, with thresholds but for [`RecursionReport::sampling_accuracy`].
+/// One recursion in inference, but for [`Chosen::sampling_accuracy`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RecursionReport {
-    /// Share that it takes in training.
-    pub capacity: f64,
-    /// Share that it took here.
+    /// Share of the tokens that it took here.
     pub taken: f64,
-    /// What a token's logit has to be above; every token if absent.
-    pub threshold: Option<f64>,
-    /// With top-k, share of the tokens it had whose logit has the sign of what top-k chose.
-    pub sampling_accuracy: f64,
     /// Share of the window's positions at which no window had a token chosen.
     pub dead_positions: f64,
     /// Entropy of the positions of the chosen tokens, as a part of the largest possible.
     pub position_entropy: f64,
+    /// Where it chooses its tokens.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
+}
+
+/// A recursion that chooses its tokens.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Chosen {
+    /// Share that it takes in training.
+    pub capacity: f64,
+    /// What it took here less that.
+    pub drift: f64,
+    /// What a token's logit has to be above; every token if absent.
+    pub threshold: Option<f64>,
+    /// With top-k, share of the tokens it had whose logit has the sign of what top-k chose.
+    pub sampling_accuracy: f64,
 }
 
 /// With the highest of each window in place of thresholds: not causal.
@@ -58,7 +73,7 @@ pub struct TopK {
     pub token_nll: f64,
     /// Recursions of a token, in the mean.
     pub mean_depth: f64,
-    /// Share of the tokens that have the same depth as with thresholds.
+    /// Share of the tokens that have the same depth as in inference.
     pub same_depth: f64,
 }
 
@@ -73,41 +88,48 @@ pub fn measure_router(
 ) -> Option<RouterReport> {
     let router = model.router()?;
     let window = windows.iter().map(|tokens| tokens.len() - 1).max()?;
-    let num_recursions = router.capacities.len();
-    let mut sums = Sums::new(num_recursions, window);
+    let expert = model.expert_choice();
+    let (mut sums, mut ahead) = (Sums::default(), expert.map(|_| Sums::default()));
+    let mut same_depth = 0;
     for (index, batch) in windows.chunks(batch_size.max(1)).enumerate() {
         let causal = read(model, batch, Choice::Threshold);
-        let ahead = read(model, batch, Choice::TopK(router.capacities.clone()));
-        sums.add(batch, &causal, &ahead);
+        sums.add(batch, &causal, router);
+        if let (Some(expert), Some(ahead)) = (expert, &mut ahead) {
+            let top_k = read(model, batch, Choice::TopK(expert.capacities.clone()));
+            ahead.add(batch, &top_k, router);
+            same_depth += causal.depths.iter().zip(&top_k.depths).filter(|(causal, top_k)| causal == top_k).count();
+        }
         progress(Progress { done: windows.len().min((index + 1) * batch_size), total: windows.len() });
     }
-    let share = |count: usize| count as f64 / sums.tokens as f64;
-    let recursions = router.capacities.iter().enumerate().map(|(r, capacity)| {
-        let positions = &sums.positions[r];
-        let [right, judged] = sums.judged[r];
-        RecursionReport {
-            capacity: *capacity,
-            taken: share(positions.iter().sum()),
-            threshold: router.threshold(r),
-            sampling_accuracy: right as f64 / judged.max(1) as f64,
-            dead_positions: positions.iter().filter(|count| **count == 0).count() as f64 / window as f64,
-            position_entropy: entropy(positions),
-        }
+    let tokens = sums.routing.tokens;
+    let share = |count: usize| count as f64 / tokens as f64;
+    let found = sums.routing.statistics();
+    let top_k = ahead.map(|ahead| (ahead.routing.statistics(), ahead.nll / tokens as f64));
+    let recursions = found.taken.iter().enumerate().map(|(r, taken)| RecursionReport {
+        taken: *taken,
+        dead_positions: found.dead_positions[r],
+        position_entropy: found.position_entropy[r],
+        chosen: expert.zip(top_k.as_ref()).map(|(expert, (top_k, _))| Chosen {
+            capacity: expert.capacities[r],
+            drift: taken - expert.capacities[r],
+            threshold: expert.threshold(r),
+            sampling_accuracy: top_k.sampling_accuracy[r],
+        }),
     });
-    let mean = |depths: &[usize]| depths.iter().enumerate().map(|(depth, count)| depth as f64 * share(*count)).sum();
     Some(RouterReport {
         window: window + 1,
         windows: windows.len(),
-        tokens: sums.tokens,
-        mean_depth: mean(&sums.depths),
-        depths: sums.depths.iter().map(|count| share(*count)).collect(),
+        tokens,
+        mean_depth: found.mean_depth,
+        depths: sums.routing.depths.iter().map(|count| share(*count)).collect(),
         recursions: recursions.collect(),
-        token_nll: sums.nll / sums.tokens as f64,
-        top_k: TopK {
-            token_nll: sums.top_k_nll / sums.tokens as f64,
-            mean_depth: mean(&sums.top_k_depths),
-            same_depth: share(sums.same_depth),
-        },
+        token_nll: sums.nll / tokens as f64,
+        top_k: top_k.as_ref().map(|(statistics, token_nll)| TopK {
+            token_nll: *token_nll,
+            mean_depth: statistics.mean_depth,
+            same_depth: share(same_depth),
+        }),
+        depth_choice: found.depth_choice,
     })
 }
 
@@ -128,110 +150,58 @@ fn read(model: &CausalLm, batch: &[&[u32]], choice: Choice) -> Reading {
     Reading { nll: -log_probs.iter().map(|p| f64::from(*p)).sum::<f64>(), routing, depths }
 }
 
+#[derive(Default)]
 struct Sums {
-    tokens: usize,
     nll: f64,
-    top_k_nll: f64,
-    same_depth: usize,
-    /// Tokens by depth.
-    depths: Vec<usize>,
-    top_k_depths: Vec<usize>,
-    /// For each recursion, how many tokens were chosen at each position.
-    positions: Vec<Vec<usize>>,
-    /// For each recursion, how many signs were right, of how many.
-    judged: Vec<[usize; 2]>,
+    routing: RoutingSums,
 }
 
 impl Sums {
-    fn new(num_recursions: usize, window: usize) -> Self {
-        Self {
-            tokens: 0,
-            nll: 0.0,
-            top_k_nll: 0.0,
-            same_depth: 0,
-            depths: vec![0; num_recursions + 1],
-            top_k_depths: vec![0; num_recursions + 1],
-            positions: vec![vec![0; window]; num_recursions],
-            judged: vec![[0; 2]; num_recursions],
-        }
+    fn add(&mut self, batch: &[&[u32]], reading: &Reading, router: &RouterConfig) {
+        self.nll += reading.nll;
+        let positions: Vec<usize> = batch.iter().flat_map(|tokens| 0..tokens.len() - 1).collect();
+        self.routing.add(reading.routing.decisions(), router, &positions);
     }
-
-    fn add(&mut self, batch: &[&[u32]], causal: &Reading, ahead: &Reading) {
-        self.tokens += causal.depths.len();
-        self.nll += causal.nll;
-        self.top_k_nll += ahead.nll;
-        for (depth, top_k) in causal.depths.iter().zip(&ahead.depths) {
-            self.depths[*depth] += 1;
-            self.top_k_depths[*top_k] += 1;
-            self.same_depth += usize::from(depth == top_k);
-        }
-        let position: Vec<usize> = batch.iter().flat_map(|tokens| 0..tokens.len() - 1).collect();
-        for decision in causal.routing.decisions() {
-            for row in decision.chosen.iter() {
-                self.positions[decision.recursion][position[*row]] += 1;
-            }
-        }
-        for decision in ahead.routing.decisions() {
-            let [right, judged] = &mut self.judged[decision.recursion];
-            let signs = decision.values().into_iter().map(|u| u > 0.0).zip(decision.mask());
-            *judged += decision.alive.len();
-            *right += signs.filter(|(sign, chosen)| sign == chosen).count();
-        }
-    }
-}
-
-/// Entropy of a distribution given by counts, divided by the logarithm of their number.
-fn entropy(counts: &[usize]) -> f64 {
-    let total = counts.iter().sum::<usize>() as f64;
-    let terms = counts.iter().filter(|count| **count > 0).map(|count| {
-        let part = *count as f64 / total;
-        -part * part.ln()
-    });
-    if counts.len() < 2 { 1.0 } else { terms.sum::<f64>() / (counts.len() as f64).ln() }
 }
 
 impl fmt::Display for RouterReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         writeln!(f, "routers on {} tokens, windows of {}", self.tokens, self.window)?;
-        writeln!(
-            f,
-            "{:<10} {:>8} {:>8} {:>10} {:>9} {:>15} {:>17}",
-            "recursion", "capacity", "taken", "threshold", "accuracy", "dead positions", "position entropy"
-        )?;
+        let chooses = self.recursions.iter().any(|recursion| recursion.chosen.is_some());
+        write!(f, "{:<10} {:>8} {:>15} {:>17}", "recursion", "taken", "dead positions", "position entropy")?;
+        if chooses {
+            write!(f, " {:>8} {:>8} {:>10} {:>9}", "capacity", "drift", "threshold", "accuracy")?;
+        }
+        writeln!(f)?;
         for (r, recursion) in self.recursions.iter().enumerate() {
-            writeln!(
-                f,
-                "{r:<10} {:>8} {:>8} {:>10} {:>9} {:>15} {:>17.3}",
-                percent(recursion.capacity),
-                percent(recursion.taken),
-                recursion.threshold.map_or_else(|| "–".to_owned(), |threshold| format!("{threshold:.3}")),
-                percent(recursion.sampling_accuracy),
-                percent(recursion.dead_positions),
-                recursion.position_entropy
-            )?;
+            let RecursionReport { taken, dead_positions, position_entropy, chosen } = recursion;
+            write!(f, "{r:<10} {:>8} {:>15} {position_entropy:>17.3}", percent(*taken), percent(*dead_positions))?;
+            if let Some(Chosen { capacity, drift, threshold, sampling_accuracy }) = chosen {
+                let drift = format!("{:+.1} %", 100.0 * drift);
+                let threshold = threshold.map_or_else(|| "–".to_owned(), |threshold| format!("{threshold:.3}"));
+                let (capacity, accuracy) = (percent(*capacity), percent(*sampling_accuracy));
+                write!(f, " {capacity:>8} {drift:>8} {threshold:>10} {accuracy:>9}")?;
+            }
+            writeln!(f)?;
         }
         let depths = self.depths.iter().enumerate().filter(|(_, share)| **share > 0.0);
         let depths: Vec<_> = depths.map(|(depth, share)| format!("{depth}: {}", percent(*share))).collect();
         writeln!(f, "depth {:.3} in the mean ({})", self.mean_depth, depths.join(", "))?;
-        writeln!(f, "token_nll {:.4} with thresholds, as in inference", self.token_nll)?;
-        let TopK { token_nll, mean_depth, same_depth } = &self.top_k;
+        if let Some(DepthChoice { load, selection_entropy, max_vio }) = &self.depth_choice {
+            let even = (load.len() as f64).ln();
+            writeln!(
+                f,
+                "selection entropy {selection_entropy:.3} of {even:.3}, MaxVio {max_vio:.3}; training chooses the same depths"
+            )?;
+        }
+        let how = if chooses { "with thresholds" } else { "at these depths" };
+        write!(f, "token_nll {:.4} {how}, as in inference", self.token_nll)?;
+        let Some(TopK { token_nll, mean_depth, same_depth }) = &self.top_k else { return Ok(()) };
         write!(
             f,
-            "token_nll {token_nll:.4} with top-k, which looks ahead: not that of a language model; depth {mean_depth:.3}, the same for {} of the tokens",
+            "\ntoken_nll {token_nll:.4} with top-k, which looks ahead: not that of a language model; depth {mean_depth:.3}, the same for {} of the tokens",
             percent(*same_depth)
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_even_choice_of_positions_has_entropy_one_and_a_single_one_zero() {
-        assert!((entropy(&[3, 3, 3, 3]) - 1.0).abs() < 1e-15);
-        assert_eq!(entropy(&[0, 7, 0]), 0.0);
-        assert_eq!(entropy(&[5]), 1.0);
     }
 }

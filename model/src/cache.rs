@@ -5,7 +5,7 @@
 
 use crate::kernels::{Grid, Layout, Segment};
 use burn::tensor::{Device, Tensor};
-use retie_config::{ModelConfig, RouterConfig};
+use retie_config::ModelConfig;
 use std::ops::Range;
 
 /// Buffers of every depth, and how much of them is filled.
@@ -61,8 +61,8 @@ impl KvCache {
         let mut slots: Vec<_> = Vec::with_capacity(config.num_hidden_layers);
         let mut reached = Vec::new();
         let recursion = config.recursion.as_ref().and_then(|r| Some((r.router.as_ref()?, r.share_map(config).ok()?)));
-        if let Some((RouterConfig::ExpertChoice(router), map)) = recursion {
-            let part = |r: usize| router.capacities.get(r).copied().filter(|_| !router.takes_all(r));
+        if let Some((router, map)) = recursion {
+            let part = |r: usize| router.part(r, map.num_recursions());
             for step in map.depths() {
                 let part = step.recursion.and_then(part).unwrap_or(1.0);
                 slots.push(empty((part * capacity as f64).ceil() as usize));

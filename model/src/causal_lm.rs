@@ -31,7 +31,7 @@ pub struct CausalLm {
     pub(crate) plan: Arc<Plan>,
 }
 
-/// What does not change in training, but for a router's thresholds.
+/// What does not change in training, but for a router's thresholds and biases.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub config: ModelConfig,
@@ -48,8 +48,10 @@ pub struct Decoder {
     pub embed_tokens: Table,
     pub layers: Vec<Layer>,
     pub depths: Vec<DepthWeights>,
-    /// One a recursion; none without routers, or with routers that have no weights.
+    /// One a recursion, or one where each token chooses its depth; none without routers, or with routers that have no weights.
     pub routers: Vec<Router>,
+    /// One a recursion, where inference goes by them.
+    pub auxiliary_routers: Vec<Router>,
     pub norm: Norm,
 }
 

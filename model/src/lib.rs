@@ -27,6 +27,9 @@ pub use causal_lm::CausalLm;
 pub use device::{backends, device};
 pub use error::ModelError;
 pub use layer_by_layer::{Comparison, LayerByLayer, Point, Run, Seen};
-pub use router::{Choice, Decision, Router, RouterLoss, Routing, binary_cross_entropy, calibrate, z_loss};
+pub use router::{
+    Choice, Decision, DepthChoice, Entry, FullDepth, Router, RouterLoss, Routing, RoutingStatistics, RoutingSums,
+    balancing, binary_cross_entropy, calibrate, decisiveness, z_loss,
+};
 pub use sampling::{Sampler, Sampling};
 pub use weights::{ParameterView, WeightDtype};

@@ -19,8 +19,8 @@ use burn::{
 };
 use half::bf16;
 use retie_checkpoint::{
-    CheckpointError, Dtype, FINAL_NORM, FINAL_NORM_BIAS, MAGNITUDES, TensorSource, check_tensors, router_tensor,
-    router_tensors, share_map,
+    CheckpointError, Dtype, FINAL_NORM, FINAL_NORM_BIAS, MAGNITUDES, RouterKind, TensorSource, check_tensors,
+    num_routers, router_tensor, share_map,
 };
 use retie_config::{DepthPlan, ModelConfig};
 use std::sync::Arc;
@@ -130,20 +130,17 @@ impl Loader<'_> {
         })
     }
 
-    /// The routers, in f32 whatever the other matrices are held in.
-    fn routers(&self, config: &ModelConfig) -> Result<Vec<Router>, CheckpointError> {
-        let Some(recursion) = config.recursion.as_ref().filter(|_| !router_tensors(config).is_empty()) else {
-            return Ok(Vec::new());
-        };
+    /// The routers of a kind, in f32 whatever the other matrices are held in.
+    fn routers(&self, kind: RouterKind, config: &ModelConfig) -> Result<Vec<Router>, CheckpointError> {
         let exact = Self { dtype: WeightDtype::F32, ..*self };
         let table = |weight| Table { weight };
         let router = |r| {
             Ok(Router {
-                up_proj: exact.optional(&router_tensor(r, "up_proj.weight"))?.map(table),
-                out_proj: table(exact.param(&router_tensor(r, "out_proj.weight"))?),
+                up_proj: exact.optional(&router_tensor(kind, r, "up_proj.weight"))?.map(table),
+                out_proj: table(exact.param(&router_tensor(kind, r, "out_proj.weight"))?),
             })
         };
-        (0..recursion.num_recursions).map(router).collect()
+        (0..num_routers(kind, config)).map(router).collect()
     }
 
     /// What a depth that runs `layer` owns; empty in a plain model.
@@ -214,7 +211,8 @@ impl CausalLm {
             embed_tokens: table("model.embed_tokens.weight")?,
             layers,
             depths,
-            routers: loader.routers(config)?,
+            routers: loader.routers(RouterKind::Main, config)?,
+            auxiliary_routers: loader.routers(RouterKind::Auxiliary, config)?,
             norm: loader.final_norm()?,
         };
         let lm_head = (!config.anatomy.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?;

@@ -104,7 +104,7 @@ fn run(model: &CausalLm, rows: &[Vec<u32>], choice: Choice) -> (Vec<f32>, Routin
 }
 
 fn top_k(model: &CausalLm) -> Choice {
-    Choice::TopK(model.router().unwrap().capacities.clone())
+    Choice::TopK(model.expert_choice().unwrap().capacities.clone())
 }
 
 fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
@@ -146,7 +146,7 @@ fn top_k_over_whole_sequences_has_the_values_and_gradients_of_the_reference() {
             assert_eq!(*decision.chosen, chosen(&golden, &format!("golden.chosen.{r}")), "{name} {r}");
             let logits = decision.values();
             assert_close("router", &logits, &golden.floats(&format!("golden.router_logits.{r}")));
-            let (bce, z) = (binary_cross_entropy(&logits, &decision.mask()), z_loss(&logits));
+            let (bce, z) = (binary_cross_entropy(&logits, &decision.mask()), z_loss(&logits, 1));
             for (found, expected) in [(bce.value, "bce"), (z.value, "z")] {
                 let expected = f64::from(golden.floats(&format!("golden.{expected}.{r}"))[0]);
                 assert!((found - expected).abs() < 2e-6 * expected.max(1.0), "means of a few f32: {found} {expected}");
@@ -224,7 +224,7 @@ fn thresholds_choose_as_in_the_reference() {
 fn rows_that_are_not_chosen_are_not_touched_and_choices_are_nested() {
     for name in NAMES {
         let model = load(name);
-        let capacities = model.router().unwrap().capacities.clone();
+        let capacities = model.expert_choice().unwrap().capacities.clone();
         let rows = rows(name);
         let (_, routing) = run(&model, &rows, top_k(&model));
         let tokens = rows[0].len();
@@ -444,7 +444,7 @@ fn calibrated_thresholds_take_the_capacities_of_the_text() {
     for name in NAMES {
         let rows = rows(name);
         let model = calibrate(load(name), &rows);
-        let router = model.router().unwrap();
+        let router = model.expert_choice().unwrap();
         let (_, routing) = run(&model, &rows, Choice::Threshold);
         let total = rows.len() * rows[0].len();
         for (decision, capacity) in routing.decisions().iter().zip(&router.capacities) {

@@ -68,12 +68,13 @@ impl AdamW {
         &self.moments
     }
 
-    /// One step with a gradient whose norm is `norm`.
+    /// One step with gradients whose norms are `norms`.
     #[must_use]
-    pub fn step(&mut self, model: CausalLm, grads: Gradients, norm: f64, lr: f64) -> CausalLm {
+    pub fn step(&mut self, model: CausalLm, grads: Gradients, norms: Norms, lr: f64) -> CausalLm {
         self.steps += 1;
-        let clip = (self.config.max_grad_norm / (norm + CLIP_EPS)).min(1.0);
-        let mut mapper = Mapper { optimizer: self, grads, lr, scale: clip as f32, path: Vec::new() };
+        let clip = |norm: f64| (self.config.max_grad_norm / (norm + CLIP_EPS)).min(1.0) as f32;
+        let scales = [clip(norms.model), clip(norms.auxiliary_routers)];
+        let mut mapper = Mapper { optimizer: self, grads, lr, scales, path: Vec::new() };
         model.map(&mut mapper)
     }
 
@@ -94,6 +95,28 @@ impl AdamW {
     }
 }
 
+/// Norms of the gradients. Auxiliary routers only read the model, and what they learn is not to change how it is clipped.
+#[derive(Clone, Copy, Debug)]
+pub struct Norms {
+    /// Of everything else.
+    pub model: f64,
+    /// Of the auxiliary routers.
+    pub auxiliary_routers: f64,
+}
+
+impl Norms {
+    /// Those of `grads`, of a model whose depths run layers as `share_map` says.
+    pub fn of(grads: &mut Gradients, share_map: &ShareMap) -> Self {
+        let is_auxiliary = |name: &str| Group::of(name, share_map) == Group::AuxiliaryRouters;
+        Self { model: grads.norm(|name| !is_auxiliary(name)), auxiliary_routers: grads.norm(is_auxiliary) }
+    }
+
+    /// That of the model, or one that is not finite.
+    pub fn reported(self) -> f64 {
+        if self.auxiliary_routers.is_finite() { self.model } else { self.auxiliary_routers }
+    }
+}
+
 /// What `torch.nn.utils.clip_grad_norm_` adds to the norm.
 const CLIP_EPS: f64 = 1e-6;
 
@@ -101,7 +124,8 @@ struct Mapper<'a> {
     optimizer: &'a mut AdamW,
     grads: Gradients,
     lr: f64,
-    scale: f32,
+    /// Of the model, and of its auxiliary routers.
+    scales: [f32; 2],
     path: Vec<String>,
 }
 
@@ -117,7 +141,8 @@ impl ModuleMapper for Mapper<'_> {
         let moments =
             self.optimizer.moments.remove(&name).unwrap_or_else(|| Moments { mean: zeros(), square: zeros() });
         let group = Group::of(&name, &self.optimizer.share_map);
-        let factors = self.optimizer.factors(self.lr, self.scale, group, D);
+        let scale = self.scales[usize::from(group == Group::AuxiliaryRouters)];
+        let factors = self.optimizer.factors(self.lr, scale, group, D);
         let (value, moments) = if is_cpu(&device) {
             factors.on_host(value, grad, moments)
         } else {
@@ -216,7 +241,7 @@ mod tests {
             optimizer.steps += 1;
             let mut grads = Gradients::default();
             grads.insert("w", vector(golden(&format!("grad.{step}"))));
-            let norm = grads.norm();
+            let norm = grads.norm(|_| true);
             let scale = if clip { (1.0 / (norm + CLIP_EPS)).min(1.0) } else { 1.0 };
             assert!((norm - f64::from(golden(&format!("norm.{step}"))[0])).abs() < 1e-5);
             let factors = optimizer.factors(1e-2, scale as f32, Group::Unshared, 2);

@@ -84,6 +84,20 @@ pub enum TrainError {
         /// The settings.
         keys: Vec<String>,
     },
+    /// A setting of routers of another kind.
+    #[error(
+        "`{key}` is of `{expected}` routers, `{model}` has `{found}`\nhint: leave it out, or take a model with other routers"
+    )]
+    OtherRouter {
+        /// The setting.
+        key: &'static str,
+        /// The model.
+        model: String,
+        /// What it has.
+        found: &'static str,
+        /// What the setting is for.
+        expected: &'static str,
+    },
     /// `--resume` with another cache in the place of the one that the run began with.
     #[error(
         "the cache of logits in `{}` is not the one that the run began with\nhint: make it of the same teacher, `top_k` and text, or start a new run in another `run.dir`",

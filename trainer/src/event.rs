@@ -1,6 +1,7 @@
 //! What a run tells its caller while it goes on.
 
 use retie_data::Progress;
+use retie_model::RoutingStatistics;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
@@ -15,6 +16,12 @@ pub struct StepRow {
     pub cross_entropy: f64,
     /// The terms of the loss by name, before weighting.
     pub terms: BTreeMap<String, f64>,
+    /// What the routers did with the step's tokens, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub routing: Option<RoutingStatistics>,
+    /// What they do with the held-out rows, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub heldout_routing: Option<HeldoutRouting>,
     /// Learning rate of the step.
     pub lr: f64,
     /// Norm of the whole gradient before clipping.
@@ -31,6 +38,16 @@ pub struct StepRow {
     pub seconds: f64,
     /// Tokens of the step divided by its seconds.
     pub tokens_per_second: f64,
+}
+
+/// What routers do with the held-out rows, as in inference.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldoutRouting {
+    /// With thresholds, or the depths that tokens choose.
+    pub inference: RoutingStatistics,
+    /// Share of the tokens that have the same depth as in training, where that chooses otherwise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub same_depth: Option<f64>,
 }
 
 /// What a run starts from and what it may hope for: mean cross-entropy on the held-out rows, nats per token; the file

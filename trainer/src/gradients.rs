@@ -75,11 +75,11 @@ impl Gradients {
         self.0.remove(name)
     }
 
-    /// L2 norm over all parameters, each counted once.
+    /// L2 norm over the parameters whose name `of` takes, each counted once.
     #[must_use]
-    pub fn norm(&mut self) -> f64 {
+    pub fn norm(&mut self, of: impl Fn(&str) -> bool) -> f64 {
         let mut total = 0.0;
-        for grad in self.0.values_mut() {
+        for grad in self.0.iter_mut().filter(|(name, _)| of(name)).map(|(_, grad)| grad) {
             total += if is_cpu(&grad.device()) {
                 let device = grad.device();
                 let data = std::mem::replace(grad, Tensor::empty([0], &device)).into_data();

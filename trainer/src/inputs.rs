@@ -100,7 +100,10 @@ fn check_temperatures(config: &UptrainConfig, kept: f64) -> Result<(), TrainErro
             | LossConfig::EarlyExit(_)
             | LossConfig::Hidden(_)
             | LossConfig::RouterBce(_)
-            | LossConfig::RouterZLoss(_) => continue,
+            | LossConfig::AuxiliaryRouterBce(_)
+            | LossConfig::RouterZLoss(_)
+            | LossConfig::RouterBalancing(_)
+            | LossConfig::RouterDecisiveness(_) => continue,
         };
         if asked != kept {
             let reason = format!("its temperature is `{asked}`, `teacher.logits` was made with `{kept}`");

@@ -20,7 +20,7 @@ mod texts;
 mod tokenize;
 
 pub use error::TrainError;
-pub use event::{Baseline, Event, Outcome, StepRow};
+pub use event::{Baseline, Event, HeldoutRouting, Outcome, StepRow};
 pub use keep_logits::{KeepEvent, KeepLogits, KeptLogits, keep_logits};
 pub use metrics::read_metrics;
 pub use plan::{ParameterGroup, RunPlan, plan};

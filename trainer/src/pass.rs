@@ -7,7 +7,8 @@
 //! uses of a shared weight are summed.
 //!
 //! Routers choose once: a recursion that runs again runs over the same rows. What a loss asks of a router's logits enters the graph of
-//! its recursion.
+//! its recursion. Where tokens choose their depth before the loop, later recursions read what they chose from and where they entered: its
+//! gradients are summed over them, and enter the graph of the first.
 //!
 //! Hidden states are read, and their gradients given back, at the ends of parts: losses may want those of any depth.
 //!
@@ -16,9 +17,9 @@
 use crate::gradients::Gradients;
 use burn::{
     module::Module,
-    tensor::{Int, Tensor, TensorData},
+    tensor::{Gradients as Graph, Int, Tensor, TensorData},
 };
-use retie_model::{CausalLm, Choice, Decision, Routing, Rows, kernels::Layout};
+use retie_model::{CausalLm, Choice, Decision, Entry, Routing, Rows, kernels::Layout};
 use std::{collections::BTreeMap, ops::Range};
 
 /// A forward pass that can be taken back.
@@ -30,6 +31,17 @@ pub struct Pass {
     states: BTreeMap<usize, Tensor<2>>,
     /// What the routers did, recursion by recursion.
     decisions: Vec<Decision>,
+    /// Where each token chooses its depth, what that was chosen from.
+    entry: Option<Entry>,
+}
+
+/// Gradients of what a decision was made from, row by row of its logits.
+#[derive(Debug)]
+pub struct LogitGradients {
+    /// Of [`Decision::logits`].
+    pub logits: Vec<f32>,
+    /// Of [`Decision::auxiliary`].
+    pub auxiliary: Vec<f32>,
 }
 
 /// Depths with one graph.
@@ -87,7 +99,8 @@ impl Pass {
         }
         let last = student.share_map().num_depths();
         states.retain(|end, _| *end == last || ends.contains(end));
-        Self { rows, parts, states, decisions: routing.into_decisions() }
+        let entry = routing.entry().cloned();
+        Self { rows, parts, states, decisions: routing.into_decisions(), entry }
     }
 
     /// Hidden states `[M, D]` after `end` depths, before the final norm.
@@ -104,7 +117,7 @@ impl Pass {
     }
 
     /// Adds the gradients of everything between embeddings and final norm, given those of some of the states and, for each of
-    /// [`Pass::decisions`], of its logits; gives the gradient of the embeddings' rows, `[M, D]`.
+    /// [`Pass::decisions`], those of its logits; gives the gradient of the embeddings' rows, `[M, D]`.
     ///
     /// # Panics
     /// When the last state has no gradient.
@@ -112,19 +125,27 @@ impl Pass {
         self,
         student: &CausalLm,
         mut of_states: StateGradients,
-        of_logits: &[Vec<f32>],
+        of_logits: &[LogitGradients],
         grads: &mut Gradients,
     ) -> Tensor<2> {
-        let Self { rows, parts, decisions, .. } = self;
+        let Self { rows, parts, decisions, entry, .. } = self;
         let last = student.share_map().num_depths();
         let Some(mut incoming) = of_states.remove(&last) else { unreachable!("the last state is always read") };
+        let mut of_entry = EntryGradients::default();
         for Part { runs, entering, leaving, decisions: made } in parts.into_iter().rev() {
             let (before, asked) = (&decisions[made.clone()], &of_logits[made]);
+            // Of a part of the loop: with what the tokens chose from as leaves, but in the first, where it is made.
+            let mut leaves = None;
             let (entering, leaving, decided) = match leaving {
                 Some(leaving) => (entering, leaving, before.to_vec()),
                 None => {
                     let entering = leaf(entering);
-                    let mut routing = before.first().map_or_else(Routing::default, Routing::again);
+                    let first = before.first();
+                    let made_here = first.is_some_and(|decision| decision.logits.is_some());
+                    let again = entry.clone().filter(|_| first.is_some());
+                    let again = again.map(|entry| if made_here { entry } else { with_leaves(&entry) });
+                    leaves = again.clone().filter(|_| !made_here);
+                    let mut routing = first.map_or_else(Routing::default, |first| Routing::again(first, again));
                     let leaving = run_all(student, entering.clone(), &runs, &rows, &mut routing);
                     (entering, leaving, routing.into_decisions())
                 }
@@ -132,11 +153,47 @@ impl Pass {
             let Some(end) = runs.last().map(|run| run.end) else { continue };
             add_state(&mut of_states, end, incoming);
             let given = runs.iter().zip(leaving).filter_map(|(run, x)| Some((x, of_states.remove(&run.end)?)));
-            let logits = decided.iter().zip(asked).filter_map(|(decision, grad)| with_gradient(decision, grad));
-            incoming = take_back(student, given.chain(logits), &entering, grads);
+            let logits = decided.iter().zip(asked).flat_map(|(decision, grads)| with_gradients(decision, grads));
+            let mut outputs: Vec<_> = given.chain(logits).collect();
+            let enters = decided.iter().any(|decision| decision.own.is_some());
+            if let Some(grad) = of_entry.logits.take_if(|_| enters) {
+                outputs
+                    .extend(decided.iter().find_map(|decision| decision.logits.clone()).map(|logits| (logits, grad)));
+            }
+            let mut graph = backward(outputs);
+            incoming = of_leaf(&entering, &mut graph);
+            if let Some(Entry { hidden, logits, .. }) = &leaves {
+                of_entry.add(hidden.grad_remove(&mut graph), logits.grad_remove(&mut graph));
+            }
+            if let Some(grad) = of_entry.hidden.take_if(|_| enters) {
+                incoming = incoming + grad;
+            }
+            grads.add(student, graph);
         }
         student.embed_backward(incoming)
     }
+}
+
+/// Gradients of what the tokens of a loop chose their depth from, of the recursions that were taken back.
+#[derive(Default)]
+struct EntryGradients {
+    hidden: Option<Tensor<2>>,
+    logits: Option<Tensor<2>>,
+}
+
+impl EntryGradients {
+    fn add(&mut self, hidden: Option<Tensor<2>>, logits: Option<Tensor<2>>) {
+        for (sum, grad) in [(&mut self.hidden, hidden), (&mut self.logits, logits)] {
+            *sum = match (sum.take(), grad) {
+                (Some(sum), Some(grad)) => Some(sum + grad),
+                (sum, grad) => sum.or(grad),
+            };
+        }
+    }
+}
+
+fn with_leaves(entry: &Entry) -> Entry {
+    entry.with(leaf(entry.hidden.clone()), leaf(entry.logits.clone()))
 }
 
 /// Recursions and unshared ends, divided where one of `ends` lies within.
@@ -168,12 +225,15 @@ fn run_all(
     runs.iter().map(&mut run).collect()
 }
 
-/// The logits of a decision in its graph, `[n, 1]`, and their gradient.
-fn with_gradient(decision: &Decision, grad: &[f32]) -> Option<(Tensor<2>, Tensor<2>)> {
-    let logits = decision.logits.clone()?;
-    let data = TensorData::new(grad.to_vec(), [grad.len(), 1]);
-    let grad = Tensor::from_data(data, &logits.device().inner());
-    Some((logits, grad))
+/// The logits of a decision in its graph, `[n, O]`, and their gradients.
+fn with_gradients(decision: &Decision, grads: &LogitGradients) -> Vec<(Tensor<2>, Tensor<2>)> {
+    let of = |logits: &Option<Tensor<2>>, grad: &[f32]| {
+        let logits = logits.clone()?;
+        let grad = Tensor::from_data(TensorData::new(grad.to_vec(), logits.dims()), &logits.device().inner());
+        Some((logits, grad))
+    };
+    let main = of(&decision.logits, &grads.logits);
+    main.into_iter().chain(of(&decision.auxiliary, &grads.auxiliary)).collect()
 }
 
 /// A tensor that a graph begins with.
@@ -197,16 +257,24 @@ pub fn take_back(
     input: &Tensor<2>,
     grads: &mut Gradients,
 ) -> Tensor<2> {
-    // d(Σ x·g)/dx = g: the gradients go on into the graph.
-    let sums = outputs.into_iter().map(|(x, grad)| (x * Tensor::from_inner(grad)).sum());
-    let mut graph = match sums.reduce(|a, b| a + b) {
-        Some(sum) => sum.backward(),
-        None => unreachable!("an output with a gradient"),
-    };
-    let grad = match input.grad_remove(&mut graph) {
-        Some(grad) => grad,
-        None => unreachable!("a leaf that the output depends on has a gradient"),
-    };
+    let mut graph = backward(outputs);
+    let grad = of_leaf(input, &mut graph);
     grads.add(student, graph);
     grad
+}
+
+fn backward(outputs: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>) -> Graph {
+    // d(Σ x·g)/dx = g: the gradients go on into the graph.
+    let sums = outputs.into_iter().map(|(x, grad)| (x * Tensor::from_inner(grad)).sum());
+    match sums.reduce(|a, b| a + b) {
+        Some(sum) => sum.backward(),
+        None => unreachable!("an output with a gradient"),
+    }
+}
+
+fn of_leaf(leaf: &Tensor<2>, graph: &mut Graph) -> Tensor<2> {
+    match leaf.grad_remove(graph) {
+        Some(grad) => grad,
+        None => unreachable!("a leaf that the output depends on has a gradient"),
+    }
 }

@@ -1,30 +1,57 @@
-//! Training a model with routers: who goes through a recursion in a step, and thresholds for the models that are written.
+//! Training a model with routers: who goes through a recursion in a step, biases of depths, thresholds for the models that are written,
+//! and what routers do with a held-out text.
 
-use crate::{TrainError, loss::Asked};
+use crate::{
+    TrainError,
+    event::HeldoutRouting,
+    loss::Asked,
+    objective::{layout, positions, token_ids},
+};
 use burn::module::Module;
-use retie_checkpoint::{ModelSource, router_tensors, share_map};
-use retie_config::{ModelConfig, RouterConfig, TrainConfig, UptrainConfig};
+use retie_checkpoint::{ModelSource, share_map};
+use retie_config::{ModelConfig, RouterConfig, TokenChoiceConfig, TrainConfig, UptrainConfig};
 use retie_data::TokenDataset;
-use retie_model::{CausalLm, Choice, calibrate};
+use retie_model::{CausalLm, Choice, FullDepth, RoutingSums, calibrate};
 
-/// Refuses settings of routers for a model without.
+/// Refuses settings of routers for a model without, or with routers of another kind.
 ///
 /// # Errors
-/// [`TrainError::NoRouter`].
+/// [`TrainError::NoRouter`], [`TrainError::Loss`] or [`TrainError::OtherRouter`].
 pub fn check(config: &UptrainConfig, student: &ModelSource) -> Result<(), TrainError> {
-    let trained = !router_tensors(&student.config).is_empty();
+    let router = student.config.recursion.as_ref().and_then(|recursion| recursion.router.as_ref());
+    let trained = router.is_some_and(|router| router.network().has_weights());
     let losses = config
         .losses
         .iter()
         .filter(|loss| loss.needs_router() && !trained)
         .map(|loss| format!("losses: {}", loss.name()));
-    let warmup = config
-        .train
-        .capacity_warmup_steps
-        .filter(|_| !is_routed(&student.config))
-        .map(|_| "train.capacity_warmup_steps".to_owned());
-    let keys: Vec<String> = losses.chain(warmup).collect();
-    if keys.is_empty() { Ok(()) } else { Err(TrainError::NoRouter { model: student.spec.clone(), keys }) }
+    let train = &config.train;
+    // For which kind each is; lots are chosen from as what is learned.
+    let settings = [
+        ("train.capacity_warmup_steps", train.capacity_warmup_steps.is_some(), "expert_choice"),
+        ("train.depth_warmup_steps", train.depth_warmup_steps.is_some(), "token_choice"),
+        ("train.loss_free_balancing", train.loss_free_balancing.is_some(), "token_choice"),
+    ];
+    let settings: Vec<_> = settings.into_iter().filter(|(_, given, _)| *given).collect();
+    let without = settings.iter().filter(|_| router.is_none()).map(|(key, ..)| (*key).to_owned());
+    let keys: Vec<String> = losses.chain(without).collect();
+    if !keys.is_empty() {
+        return Err(TrainError::NoRouter { model: student.spec.clone(), keys });
+    }
+    let Some(router) = router else { return Ok(()) };
+    for loss in &config.losses {
+        if let Some(expected) = loss.missing_in(router) {
+            let reason = format!("`{}` is routed with `{}`, expected {expected}", student.spec, router.kind());
+            let hint = "leave it out, or take a model with other routers";
+            return Err(TrainError::Loss { loss: loss.name(), reason, hint });
+        }
+    }
+    match settings.into_iter().find(|(.., kind)| *kind != router.kind()) {
+        Some((key, _, expected)) => {
+            Err(TrainError::OtherRouter { key, model: student.spec.clone(), found: router.kind(), expected })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses losses of hidden states within a recursion of a routed model: only the tokens that go through have any.
@@ -55,10 +82,28 @@ fn is_routed(config: &ModelConfig) -> bool {
     config.recursion.as_ref().is_some_and(|recursion| recursion.router.is_some())
 }
 
-/// Who goes through a recursion in step `step`: the highest of each sequence, as many as the capacity of the step says.
+/// Who goes through a recursion in step `step`: the highest of each sequence, as many as the capacity of the step says; or who chooses to,
+/// and those whom the warm-up sends through all.
 pub fn choice(student: &CausalLm, step: u64, train: &TrainConfig) -> Choice {
-    let warmup_steps = train.capacity_warmup_steps.unwrap_or(0);
-    student.router().map_or(Choice::Threshold, |router| Choice::TopK(router.capacities_at(step, warmup_steps)))
+    match student.router() {
+        None => Choice::Threshold,
+        Some(RouterConfig::ExpertChoice(router)) => {
+            Choice::TopK(router.capacities_at(step, train.capacity_warmup_steps.unwrap_or(0)))
+        }
+        Some(RouterConfig::TokenChoice(_)) => {
+            match TokenChoiceConfig::full_depth_at(step, train.depth_warmup_steps.unwrap_or(0)) {
+                0.0 => Choice::Threshold,
+                part => Choice::Warmup(FullDepth { part, step }),
+            }
+        }
+    }
+}
+
+/// Moves the biases of the depths that tokens choose, after a step in which the routers did what `sums` say.
+pub fn balance(model: &mut CausalLm, sums: &RoutingSums, train: &TrainConfig) {
+    let (Some(router), Some(rate)) = (model.token_choice(), train.loss_free_balancing) else { return };
+    let biases = sums.balanced(router.biases.as_deref(), rate);
+    model.set_biases(biases);
 }
 
 /// `model` without a graph, and with thresholds that take its capacities of the held-out rows that are measured on. Without routers
@@ -73,9 +118,8 @@ pub fn for_inference(
 ) -> Result<CausalLm, TrainError> {
     let model = model.valid();
     let (Some(heldout), Some(_)) = (heldout, model.router()) else { return Ok(model) };
-    let batches = heldout.heldout_batches(train.batch_size, Some(train.eval_sequences))?;
     let mut pieces = Vec::new();
-    for batch in batches {
+    for batch in heldout.heldout_batches(train.batch_size, Some(train.eval_sequences))? {
         let batch = batch?;
         let mut rest = batch.inputs.as_slice();
         pieces.extend(batch.pieces.iter().map(|piece| rest.split_off(..*piece).unwrap_or_default().to_vec()));
@@ -83,11 +127,40 @@ pub fn for_inference(
     Ok(calibrate(model, &pieces))
 }
 
+/// What the routers of `model` do with the held-out rows that are measured on; nothing without routers or without a held-out text.
+///
+/// # Errors
+/// When the rows cannot be had.
+pub fn heldout(
+    model: &CausalLm,
+    heldout: Option<&TokenDataset>,
+    train: &TrainConfig,
+) -> Result<Option<HeldoutRouting>, TrainError> {
+    let (Some(heldout), Some(router)) = (heldout, model.router()) else { return Ok(None) };
+    let ahead = model.expert_choice().map(|router| Choice::TopK(router.capacities.clone()));
+    let mut sums = RoutingSums::default();
+    let mut same = 0;
+    for batch in heldout.heldout_batches(train.batch_size, Some(train.eval_sequences))? {
+        let batch = batch?;
+        let run = |choice| model.forward_routed(token_ids(&batch, &model.device()), layout(&batch), choice).1;
+        let causal = run(Choice::Threshold);
+        sums.add(causal.decisions(), router, &positions(&batch));
+        if let Some(ahead) = &ahead {
+            let num_rows = batch.inputs.len();
+            let depths = causal.depths(num_rows).into_iter().zip(run(ahead.clone()).depths(num_rows));
+            same += depths.filter(|(causal, ahead)| causal == ahead).count();
+        }
+    }
+    let same_depth = ahead.map(|_| same as f64 / sums.tokens.max(1) as f64);
+    Ok(Some(HeldoutRouting { inference: sums.statistics(), same_depth }))
+}
+
 /// Part of the tokens that goes through each recursion of `config`, in training; 1 without routers.
 pub fn capacity(config: &ModelConfig, recursion: Option<usize>) -> f64 {
-    let router = config.recursion.as_ref().and_then(|recursion| recursion.router.as_ref());
-    match (router, recursion) {
-        (Some(RouterConfig::ExpertChoice(router)), Some(r)) => router.capacities.get(r).copied().unwrap_or(1.0),
-        _ => 1.0,
+    let Some((recursion, all)) = recursion.zip(config.recursion.as_ref()) else { return 1.0 };
+    match &all.router {
+        Some(RouterConfig::ExpertChoice(router)) => router.capacities.get(recursion).copied().unwrap_or(1.0),
+        Some(router @ RouterConfig::TokenChoice(_)) => router.part(recursion, all.num_recursions).unwrap_or(1.0),
+        None => 1.0,
     }
 }

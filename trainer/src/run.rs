@@ -6,7 +6,7 @@
 
 use crate::{
     TrainError,
-    adamw::AdamW,
+    adamw::{AdamW, Norms},
     checkpoint::{self, ModelFiles, Restored, State},
     event::{Baseline, Event, Outcome, StepRow},
     gradients::Gradients,
@@ -103,7 +103,8 @@ pub fn uptrain(
     let sampler = Sampler::new(train, config.train.seed, &state.cursors)?;
     // The teacher is only read: what its file holds in bf16 need not be widened.
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
-    let teacher = teacher.map(Source::Model).or_else(|| inputs.logits.take().map(Source::Logits));
+    let teacher =
+        teacher.map(|teacher| Source::Model(Box::new(teacher))).or_else(|| inputs.logits.take().map(Source::Logits));
     let model = load(&inputs.student, &device.clone().autodiff(), WeightDtype::F32)?;
     let share_map = inputs.stacks.student.clone();
     let model = freeze(model, &config.optimizer.groups, &share_map);
@@ -233,8 +234,9 @@ impl Run<'_> {
         for batch in &batches {
             self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses)?;
         }
-        let Losses { loss, cross_entropy, terms } = losses;
-        let grad_norm = grads.norm();
+        let Losses { loss, cross_entropy, terms, routing } = losses;
+        let norms = Norms::of(&mut grads, model.share_map());
+        let grad_norm = norms.reported();
         let tokens = self.config.tokens_per_step();
         let skipped = self.guard.check(&self.config.run.dir, StepValues { step, loss, grad_norm }, &batches)?;
         self.state.step = step;
@@ -246,13 +248,16 @@ impl Run<'_> {
             return Ok((model, None));
         }
         let lr = self.config.lr_at(step);
-        let model = self.optimizer.step(model, grads, grad_norm, lr);
+        let mut model = self.optimizer.step(model, grads, norms, lr);
+        routing::balance(&mut model, &routing, &self.config.train);
         let seconds = start.elapsed().as_secs_f64();
         let row = StepRow {
             step,
             loss,
             cross_entropy,
             terms,
+            routing: model.router().map(|_| routing.statistics()),
+            heldout_routing: None,
             lr,
             grad_norm,
             tokens: self.state.tokens,
@@ -268,6 +273,7 @@ impl Run<'_> {
     fn measure(&self, model: &CausalLm, row: &mut StepRow) -> Result<(), TrainError> {
         row.heldout_cross_entropy = self.heldout_loss(model)?;
         row.heldout_exits = self.heldout_exits(model)?;
+        row.heldout_routing = routing::heldout(model, self.heldout.as_ref(), &self.config.train)?;
         if let Some(loss) = row.heldout_cross_entropy {
             self.write_heldout(json!({
                 "step": row.step,

@@ -33,6 +33,7 @@ fn with_network(dir: &Path, network: RouterNetwork, gating: Gating, capacities: 
         gating,
         capacities: capacities.to_vec(),
         kv: KvStrategy::RecursionWise,
+        auxiliary: None,
         thresholds: None,
     });
     let student = dir.join("routed");

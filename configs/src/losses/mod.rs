@@ -12,10 +12,12 @@ pub use cross_entropy::CrossEntropyConfig;
 pub use distill::{DistillConfig, Divergence};
 pub use early_exit::{EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights};
 pub use hidden::{HiddenConfig, HiddenDistance, HiddenPair};
-pub use router::{RouterBceConfig, RouterZLossConfig};
+pub use router::{
+    AuxiliaryRouterBceConfig, RouterBalancingConfig, RouterBceConfig, RouterDecisivenessConfig, RouterZLossConfig,
+};
 pub use schedule::WeightPoint;
 
-use crate::document::Checks;
+use crate::{ExpertChoiceConfig, RouterConfig, document::Checks};
 use serde::{Deserialize, Serialize};
 
 /// One term; the training loss is the weighted sum of the terms.
@@ -32,8 +34,14 @@ pub enum LossConfig {
     Hidden(HiddenConfig),
     /// Binary cross-entropy of a router's logits with what top-k chose (Mixture-of-Recursions, §2.2.1).
     RouterBce(RouterBceConfig),
-    /// The square of a router's logits.
+    /// The same of the auxiliary router's (Mixture-of-Recursions, Appendix A.2).
+    AuxiliaryRouterBce(AuxiliaryRouterBceConfig),
+    /// The square of the logarithm of the sum of a router's exponentiated logits.
     RouterZLoss(RouterZLossConfig),
+    /// How uneven the depths are that tokens choose.
+    RouterBalancing(RouterBalancingConfig),
+    /// How far a router's probabilities are from a decision.
+    RouterDecisiveness(RouterDecisivenessConfig),
 }
 
 impl LossConfig {
@@ -46,7 +54,10 @@ impl LossConfig {
             Self::EarlyExit(_) => "early_exit",
             Self::Hidden(_) => "hidden",
             Self::RouterBce(_) => "router_bce",
+            Self::AuxiliaryRouterBce(_) => "auxiliary_router_bce",
             Self::RouterZLoss(_) => "router_z_loss",
+            Self::RouterBalancing(_) => "router_balancing",
+            Self::RouterDecisiveness(_) => "router_decisiveness",
         }
     }
 
@@ -59,7 +70,10 @@ impl LossConfig {
             Self::EarlyExit(c) => c.weight,
             Self::Hidden(c) => c.weight,
             Self::RouterBce(c) => c.weight,
+            Self::AuxiliaryRouterBce(c) => c.weight,
             Self::RouterZLoss(c) => c.weight,
+            Self::RouterBalancing(c) => c.weight,
+            Self::RouterDecisiveness(c) => c.weight,
         }
     }
 
@@ -73,7 +87,10 @@ impl LossConfig {
             Self::EarlyExit(c) => (&mut c.weight, &c.weight_schedule),
             Self::Hidden(c) => (&mut c.weight, &c.weight_schedule),
             Self::RouterBce(c) => (&mut c.weight, &c.weight_schedule),
+            Self::AuxiliaryRouterBce(c) => (&mut c.weight, &c.weight_schedule),
             Self::RouterZLoss(c) => (&mut c.weight, &c.weight_schedule),
+            Self::RouterBalancing(c) => (&mut c.weight, &c.weight_schedule),
+            Self::RouterDecisiveness(c) => (&mut c.weight, &c.weight_schedule),
         };
         *weight *= schedule::factor_at(schedule, step);
         term
@@ -86,7 +103,10 @@ impl LossConfig {
             Self::EarlyExit(c) => &c.weight_schedule,
             Self::Hidden(c) => &c.weight_schedule,
             Self::RouterBce(c) => &c.weight_schedule,
+            Self::AuxiliaryRouterBce(c) => &c.weight_schedule,
             Self::RouterZLoss(c) => &c.weight_schedule,
+            Self::RouterBalancing(c) => &c.weight_schedule,
+            Self::RouterDecisiveness(c) => &c.weight_schedule,
         }
     }
 
@@ -94,16 +114,47 @@ impl LossConfig {
     #[must_use]
     pub fn needs_teacher(&self) -> bool {
         match self {
-            Self::CrossEntropy(_) | Self::RouterBce(_) | Self::RouterZLoss(_) => false,
+            Self::CrossEntropy(_) => false,
             Self::Distill(_) | Self::Hidden(_) => true,
             Self::EarlyExit(c) => c.distill_from(ExitReference::Teacher).is_some(),
+            Self::RouterBce(_)
+            | Self::AuxiliaryRouterBce(_)
+            | Self::RouterZLoss(_)
+            | Self::RouterBalancing(_)
+            | Self::RouterDecisiveness(_) => false,
         }
     }
 
     /// Whether the term is about the student's routers.
     #[must_use]
     pub fn needs_router(&self) -> bool {
-        matches!(self, Self::RouterBce(_) | Self::RouterZLoss(_))
+        matches!(
+            self,
+            Self::RouterBce(_)
+                | Self::AuxiliaryRouterBce(_)
+                | Self::RouterZLoss(_)
+                | Self::RouterBalancing(_)
+                | Self::RouterDecisiveness(_)
+        )
+    }
+
+    /// What a routed model has to have for the term; `None` where it has that, or where any will do.
+    #[must_use]
+    pub fn missing_in(&self, router: &RouterConfig) -> Option<&'static str> {
+        match (self, router) {
+            (Self::RouterBce(_), RouterConfig::TokenChoice(_)) => {
+                Some("`expert_choice`, whose recursions choose tokens")
+            }
+            (
+                Self::AuxiliaryRouterBce(_),
+                RouterConfig::ExpertChoice(ExpertChoiceConfig { auxiliary: Some(_), .. }),
+            ) => None,
+            (Self::AuxiliaryRouterBce(_), _) => Some("an auxiliary router"),
+            (Self::RouterBalancing(_), RouterConfig::ExpertChoice(_)) => {
+                Some("`token_choice`, whose tokens choose depths")
+            }
+            _ => None,
+        }
     }
 
     /// Whether the term needs more of a teacher than its logits.
@@ -118,7 +169,11 @@ impl LossConfig {
             Self::Distill(c) => c.check(key, checks),
             Self::EarlyExit(c) => c.check(key, checks),
             Self::Hidden(c) => c.check(key, checks),
-            Self::RouterBce(_) | Self::RouterZLoss(_) => {}
+            Self::RouterBce(_)
+            | Self::AuxiliaryRouterBce(_)
+            | Self::RouterZLoss(_)
+            | Self::RouterBalancing(_)
+            | Self::RouterDecisiveness(_) => {}
         }
     }
 }

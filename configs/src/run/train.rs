@@ -5,7 +5,7 @@ use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
 /// Length of the run, batches, checkpoints and measurements.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// Length in optimizer steps; exactly one of `steps` and `tokens` is given.
@@ -25,6 +25,13 @@ pub struct TrainConfig {
     /// Steps over which the capacities of a routed model fall from 1 to their own; 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_warmup_steps: Option<u64>,
+    /// Steps over which the part of the tokens that goes through every recursion falls from 1 to 0, where tokens choose their depth; 0 if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth_warmup_steps: Option<u64>,
+    /// How much the bias of a depth moves after each step, towards depths that are chosen alike; 0 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_free_balancing: Option<f64>,
     /// Steps between checkpoints; 0 writes one at the end only.
     #[serde(default = "default_checkpoint_every")]
     pub checkpoint_every: u64,
@@ -114,6 +121,10 @@ impl TrainConfig {
             ("train.eval_sequences", self.eval_sequences),
         ] {
             checks.require(value > 0, key, value, positive);
+        }
+        if let Some(rate) = self.loss_free_balancing {
+            let fits = rate > 0.0 && rate <= f64::from(f32::MAX);
+            checks.require(fits, "train.loss_free_balancing", rate, "a finite number above 0");
         }
         if let NonFinite::Skip { in_a_row } = self.non_finite {
             checks.require(in_a_row > 0, "train.non_finite.skip.in_a_row", in_a_row, positive);

@@ -10,10 +10,10 @@ use burn::tensor::{Int, Tensor};
 /// Thresholds for the model's capacities on sequences of token ids, one a recursion; `None` where the capacity is 1. Recursion by
 /// recursion, so the text is run once for each capacity below 1.
 ///
-/// The model comes back with them; one without a router comes back as it was.
+/// The model comes back with them; one whose recursions do not choose comes back as it was.
 #[must_use]
 pub fn calibrate(mut model: CausalLm, sequences: &[Vec<u32>]) -> CausalLm {
-    let Some(router) = model.router() else { return model };
+    let Some(router) = model.expert_choice() else { return model };
     let capacities = router.capacities.clone();
     let total: usize = sequences.iter().map(Vec::len).sum();
     let mut thresholds: Vec<Option<f64>> = vec![None; capacities.len()];
@@ -60,7 +60,7 @@ fn logits_of(model: &CausalLm, sequences: &[Vec<u32>], recursion: usize) -> Vec<
     let ids: Vec<i32> = sequences.iter().flatten().map(|id| *id as i32).collect();
     let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device());
     let (_, routing) = model.forward_routed(ids, layout, Choice::Threshold);
-    routing.decisions().get(recursion).map_or_else(Vec::new, super::Decision::values)
+    routing.decisions().get(recursion).map_or_else(Vec::new, super::Decision::causal_values)
 }
 
 /// A threshold that the first `count` of descending `logits` pass: in the middle between the last that does and the first that does

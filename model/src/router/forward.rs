@@ -2,7 +2,7 @@
 //!
 //! Training, prefill and decode are this one path. They differ in who chooses ([`Choice`]) and in whether there is a cache.
 
-use super::{choose, lots, network::scores};
+use super::{choose, lots, network::scores, token_choice::Entry};
 use crate::{
     block::Rows,
     cache::KvCache,
@@ -11,15 +11,19 @@ use crate::{
     rope::RopeAngles,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use retie_config::{ExpertChoiceConfig, RouterConfig};
+use retie_config::{ExpertChoiceConfig, RouterConfig, TokenChoiceConfig};
 use std::{ops::Range, sync::Arc};
 
 /// Who goes through a recursion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Choice {
-    /// Tokens whose logit is above the threshold: causal, whatever else is in the batch.
+    /// As in inference: tokens whose logit is above the threshold, or the depth that each token chooses. Causal, whatever else is in the
+    /// batch.
     #[default]
     Threshold,
+    /// The same, but some tokens go through every recursion: in training, while a model gets used to tokens that leave early. Of routers
+    /// that have each token choose its depth.
+    Warmup(FullDepth),
     /// The highest of each sequence, one capacity a recursion. A token's choice depends on later tokens: for training, and for
     /// comparison. It needs whole sequences: no cache, no shared prefix.
     TopK(Vec<f64>),
@@ -27,14 +31,27 @@ pub enum Choice {
     Given(Arc<[usize]>),
 }
 
+/// Tokens that go through every recursion whatever their router says: drawn by the token, its position and the step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FullDepth {
+    /// Part of the tokens.
+    pub part: f64,
+    /// The step.
+    pub step: u64,
+}
+
 /// What passes from recursion to recursion of one forward pass.
 #[derive(Clone, Debug, Default)]
 pub struct Routing {
-    choice: Choice,
+    pub(super) choice: Choice,
     /// Rows that went through the last recursion; all if `None`.
-    alive: Option<Arc<[usize]>>,
-    decisions: Vec<Decision>,
-    /// Of routers without weights, a logit a row.
+    pub(super) alive: Option<Arc<[usize]>>,
+    pub(super) decisions: Vec<Decision>,
+    /// Where each token chooses its depth: what that was chosen from.
+    pub(super) entry: Option<Entry>,
+    /// Rows that go through every recursion.
+    pub(super) full_depth: Arc<[bool]>,
+    /// Of routers without weights, logits row by row.
     lots: Option<Arc<[f32]>>,
     /// The logits of [`Routing::alive`] for the next recursion of such routers, where they are known.
     drawn: Option<Vec<f32>>,
@@ -47,17 +64,40 @@ pub struct Decision {
     pub recursion: usize,
     /// Rows that it had before it, ascending.
     pub alive: Arc<[usize]>,
-    /// Their logits `u`, `[n, 1]`; in the graph of the forward pass, if it has one. `None` where there was no row.
+    /// Their logits `u`, `[n, 1]`, or `[n, R]` where each token chooses its depth, before the first recursion; in the graph of the forward
+    /// pass, if it has one. `None` where there was no row, or nothing left to choose.
     pub logits: Option<Tensor<2>>,
+    /// Those of the auxiliary router, `[n, 1]`, if there is one; in a graph that does not reach the model's body.
+    pub auxiliary: Option<Tensor<2>>,
     /// The rows of `alive` that it chose, ascending.
     pub chosen: Arc<[usize]>,
+    /// Beside logits of depths, the last recursion that the router chose for each row: without those that a warm-up sends on.
+    pub own: Option<Arc<[usize]>>,
 }
 
 impl Decision {
-    /// The logits of [`Decision::alive`].
+    /// The logits of [`Decision::alive`], row by row.
     #[must_use]
     pub fn values(&self) -> Vec<f32> {
-        self.logits.as_ref().map_or_else(Vec::new, |u| f32_slice(&u.clone().into_data()).to_vec())
+        self.logits.as_ref().map_or_else(Vec::new, values)
+    }
+
+    /// Those of the auxiliary router.
+    #[must_use]
+    pub fn auxiliary_values(&self) -> Vec<f32> {
+        self.auxiliary.as_ref().map_or_else(Vec::new, values)
+    }
+
+    /// What thresholds are of: the logits of the auxiliary router where there is one.
+    #[must_use]
+    pub fn causal_values(&self) -> Vec<f32> {
+        self.auxiliary.as_ref().or(self.logits.as_ref()).map_or_else(Vec::new, values)
+    }
+
+    /// Of a recursion that no token reached.
+    pub(super) fn of_nobody(recursion: usize) -> Self {
+        let nobody: Arc<[usize]> = Arc::default();
+        Self { recursion, alive: nobody.clone(), logits: None, auxiliary: None, chosen: nobody, own: None }
     }
 
     /// For each row of [`Decision::alive`], whether it was chosen.
@@ -75,15 +115,23 @@ impl Routing {
         Self { choice, ..Self::default() }
     }
 
-    /// The recursion that `decision` is of, again: the same rows before it, the same rows through it.
+    /// The recursion that `decision` is of, again: the same rows before it, the same rows through it. `entry` is
+    /// [`Routing::entry`] of the pass that it was of.
     #[must_use]
-    pub fn again(decision: &Decision) -> Self {
+    pub fn again(decision: &Decision, entry: Option<Entry>) -> Self {
         Self {
             choice: Choice::Given(decision.chosen.clone()),
             alive: Some(decision.alive.clone()),
             drawn: Some(decision.values()),
+            entry,
             ..Self::default()
         }
+    }
+
+    /// Where each token chooses its depth, what that was chosen from.
+    #[must_use]
+    pub fn entry(&self) -> Option<&Entry> {
+        self.entry.as_ref()
     }
 
     /// The decisions so far, in order.
@@ -98,12 +146,14 @@ impl Routing {
         self.decisions
     }
 
-    /// The logits of the rows `alive`, of routers without weights, `[n, 1]`.
-    fn drawn(&mut self, alive: &[usize], device: &Device) -> Tensor<2> {
-        let values =
-            self.drawn.take().or_else(|| self.lots.as_ref().map(|lots| alive.iter().map(|row| lots[*row]).collect()));
+    /// The `outputs` logits of each of the rows `alive`, of routers without weights, `[n, outputs]`.
+    pub(super) fn drawn(&mut self, alive: &[usize], outputs: usize, device: &Device) -> Tensor<2> {
+        let of_row = |row: &usize| *row * outputs..(row + 1) * outputs;
+        let values = self.drawn.take().or_else(|| {
+            self.lots.as_ref().map(|lots| alive.iter().flat_map(|row| lots[of_row(row)].iter().copied()).collect())
+        });
         let Some(values) = values else { unreachable!("lots are drawn before a forward pass") };
-        Tensor::from_data(TensorData::new(values, [alive.len(), 1]), device)
+        Tensor::from_data(TensorData::new(values, [alive.len(), outputs]), device)
     }
 
     /// How many recursions each of `num_rows` rows went through.
@@ -120,25 +170,57 @@ impl Routing {
 impl CausalLm {
     /// The router's configuration, if there is one.
     #[must_use]
-    pub fn router(&self) -> Option<&ExpertChoiceConfig> {
-        match self.plan.config.recursion.as_ref()?.router.as_ref()? {
+    pub fn router(&self) -> Option<&RouterConfig> {
+        self.plan.config.recursion.as_ref()?.router.as_ref()
+    }
+
+    /// The same of recursions that choose their tokens.
+    #[must_use]
+    pub fn expert_choice(&self) -> Option<&ExpertChoiceConfig> {
+        match self.router()? {
             RouterConfig::ExpertChoice(router) => Some(router),
+            RouterConfig::TokenChoice(_) => None,
         }
     }
 
-    /// Replaces the thresholds of the router, one a recursion; without a router nothing changes.
+    /// The same of tokens that choose their depth.
+    #[must_use]
+    pub fn token_choice(&self) -> Option<&TokenChoiceConfig> {
+        match self.router()? {
+            RouterConfig::TokenChoice(router) => Some(router),
+            RouterConfig::ExpertChoice(_) => None,
+        }
+    }
+
+    /// Replaces the thresholds of recursions that choose their tokens; other models stay as they are.
     pub fn set_thresholds(&mut self, thresholds: Vec<Option<f64>>) {
-        let recursion = Arc::make_mut(&mut self.plan).config.recursion.as_mut();
-        if let Some(RouterConfig::ExpertChoice(router)) = recursion.and_then(|recursion| recursion.router.as_mut()) {
+        if let Some(RouterConfig::ExpertChoice(router)) = self.router_mut() {
             router.thresholds = Some(thresholds);
         }
     }
 
-    /// Draws what routers without weights go by, for the rows of a forward pass over `ids [M]`; other models need nothing.
+    /// Replaces the biases of tokens that choose their depth; other models stay as they are.
+    pub fn set_biases(&mut self, biases: Vec<f32>) {
+        if let Some(RouterConfig::TokenChoice(router)) = self.router_mut() {
+            router.biases = Some(biases);
+        }
+    }
+
+    fn router_mut(&mut self) -> Option<&mut RouterConfig> {
+        Arc::make_mut(&mut self.plan).config.recursion.as_mut()?.router.as_mut()
+    }
+
+    /// Draws what has to be drawn for the rows of a forward pass over `ids [M]`: what routers without weights go by, and who goes through
+    /// every recursion. Other models need nothing.
     pub fn draw_lots(&self, ids: &Tensor<1, Int>, rows: &Rows, routing: &mut Routing) {
-        if self.router().is_some_and(|router| !router.network.has_weights()) {
-            let (_, positions) = rows.layout.positions();
-            routing.lots = Some(lots::draw(ids, &positions));
+        let Some(router) = self.router() else { return };
+        let (_, positions) = rows.layout.positions();
+        if !router.network().has_weights() {
+            let outputs = self.token_choice().map_or(1, |_| self.plan.share_map.num_recursions());
+            routing.lots = Some(lots::draw(ids, &positions, outputs));
+        }
+        if let Choice::Warmup(full) = &routing.choice {
+            routing.full_depth = lots::full_depth(ids, &positions, *full);
         }
     }
 
@@ -155,7 +237,12 @@ impl CausalLm {
     ) -> Tensor<2> {
         let recursion = self.plan.share_map.depths()[depths.start].recursion;
         match (self.router(), recursion) {
-            (Some(router), Some(recursion)) => self.run_recursion(x, recursion, depths, rows, router, routing, cache),
+            (Some(RouterConfig::ExpertChoice(router)), Some(recursion)) => {
+                self.run_recursion(x, recursion, depths, rows, router, routing, cache)
+            }
+            (Some(RouterConfig::TokenChoice(router)), Some(recursion)) => {
+                self.run_chosen_depth(x, recursion, depths, rows, router, routing, cache)
+            }
             _ => self.run_depths(x, depths, rows, cache),
         }
     }
@@ -193,28 +280,25 @@ impl CausalLm {
         let [num_rows, _] = x.dims();
         let before = routing.alive.take().unwrap_or_else(|| (0..num_rows).collect());
         if before.is_empty() {
-            let nobody = Decision { recursion, alive: before.clone(), logits: None, chosen: before.clone() };
-            routing.decisions.push(nobody);
+            routing.decisions.push(Decision::of_nobody(recursion));
             routing.alive = Some(before);
             return x;
         }
         let alive = if before.len() == num_rows { x.clone() } else { kernels::gather(x.clone(), &before) };
         let logits = match self.model.routers.get(recursion) {
             Some(network) => network.logits(alive.clone(), router.input), // [n, 1]
-            None => routing.drawn(&before, &x.device()),
+            None => routing.drawn(&before, 1, &x.device()),
         };
+        let auxiliary = self.model.auxiliary_routers.get(recursion);
+        let auxiliary = auxiliary.map(|network| network.logits(alive.clone().detach(), router.input)); // [n, 1]
         let chosen: Arc<[usize]> = match &routing.choice {
             Choice::Given(rows) => rows.clone(),
-            choice => {
-                let data = logits.clone().into_data();
-                let logits = f32_slice(&data);
-                match choice {
-                    Choice::TopK(capacities) => {
-                        choose::highest(&before, logits, rows.layout.segments(), capacities[recursion])
-                    }
-                    _ => choose::above(&before, logits, router.threshold(recursion)),
-                }
-                .into()
+            Choice::TopK(capacities) => {
+                choose::highest(&before, &values(&logits), rows.layout.segments(), capacities[recursion]).into()
+            }
+            Choice::Threshold | Choice::Warmup(_) => {
+                let logits = values(auxiliary.as_ref().unwrap_or(&logits));
+                choose::above(&before, &logits, router.threshold(recursion)).into()
             }
         };
         let x = if chosen.is_empty() {
@@ -230,13 +314,15 @@ impl CausalLm {
             let left = self.run_chosen(entering, recursion, depths, rows, &chosen, cache);
             kernels::merge(x, left, gate, Merge { rows: chosen.clone(), gating: router.gating })
         };
-        routing.decisions.push(Decision { recursion, alive: before, logits: Some(logits), chosen: chosen.clone() });
+        let decision =
+            Decision { recursion, alive: before, logits: Some(logits), auxiliary, chosen: chosen.clone(), own: None };
+        routing.decisions.push(decision);
         routing.alive = Some(chosen);
         x
     }
 
     /// Runs `depths` over the rows `chosen` of a forward pass, whose hidden states are `x [k, D]`.
-    fn run_chosen(
+    pub(super) fn run_chosen(
         &self,
         mut x: Tensor<2>,
         recursion: usize,
@@ -272,8 +358,12 @@ impl CausalLm {
     }
 }
 
+fn values(logits: &Tensor<2>) -> Vec<f32> {
+    f32_slice(&logits.clone().into_data()).to_vec()
+}
+
 /// Where the ascending `some` stand in the ascending `all`.
-fn positions(all: &[usize], some: &[usize]) -> Vec<usize> {
+pub(super) fn positions(all: &[usize], some: &[usize]) -> Vec<usize> {
     let mut at = 0;
     let position = |row: &usize| {
         at += all[at..].partition_point(|other| other < row);

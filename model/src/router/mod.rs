@@ -6,12 +6,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `network` | from a hidden state to a logit and a score |
+//! | `network` | from a hidden state to logits and scores |
 //! | `lots` | the same drawn, as a baseline |
-//! | `choose` | which tokens go through |
+//! | `choose` | which tokens a recursion chooses |
 //! | `forward` | a recursion over them |
+//! | `token_choice` | a recursion over the tokens whose own choice it is |
 //! | `calibrate` | thresholds for given capacities |
 //! | `losses` | what is asked of the logits in training |
+//! | `statistics` | what routers do, counted |
 
 mod calibrate;
 mod choose;
@@ -19,8 +21,12 @@ mod forward;
 mod losses;
 mod lots;
 mod network;
+mod statistics;
+mod token_choice;
 
 pub use calibrate::calibrate;
-pub use forward::{Choice, Decision, Routing};
-pub use losses::{RouterLoss, binary_cross_entropy, z_loss};
+pub use forward::{Choice, Decision, FullDepth, Routing};
+pub use losses::{RouterLoss, balancing, binary_cross_entropy, decisiveness, z_loss};
 pub use network::Router;
+pub use statistics::{DepthChoice, RoutingStatistics, RoutingSums};
+pub use token_choice::Entry;

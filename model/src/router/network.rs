@@ -1,20 +1,21 @@
-//! What computes a router's logit `u` of a token from its hidden state, in f32 (Mixture-of-Recursions, Appendix G.1).
+//! What computes a router's logits `u` of a token from its hidden state, in f32 (Mixture-of-Recursions, Appendix G.1): one, or one for each
+//! of `O` depths.
 //!
-//! `linear`: `u = w·x`; with a hidden layer: `u = w·gelu(U·x)`. No biases.
+//! `linear`: `u = W·x`; with a hidden layer: `u = W·gelu(U·x)`. No biases.
 
 use crate::{causal_lm::Table, kernels};
 use burn::{
     module::Module,
     tensor::{Tensor, activation},
 };
-use retie_config::{RouterInput, RouterScore};
+use retie_config::{DepthScore, RouterInput, RouterScore};
 
-/// The router of one recursion.
+/// The router of one recursion, or of all.
 #[derive(Module, Debug)]
 pub struct Router {
     /// `[W, D]`, if there is a hidden layer.
     pub up_proj: Option<Table>,
-    /// `[1, D]` or `[1, W]`.
+    /// `[O, D]` or `[O, W]`.
     pub out_proj: Table,
 }
 
@@ -22,7 +23,7 @@ pub struct Router {
 const EPS: f64 = 1e-6;
 
 impl Router {
-    /// Logits `u` of hidden states: `[n, D]` → `[n, 1]`.
+    /// Logits `u` of hidden states: `[n, D]` → `[n, O]`.
     pub(crate) fn logits(&self, x: Tensor<2>, input: RouterInput) -> Tensor<2> {
         let x = match input {
             RouterInput::Raw => x,
@@ -45,6 +46,15 @@ pub(crate) fn scores(logits: Tensor<2>, score: RouterScore, alpha: f64) -> Tenso
         RouterScore::Sigmoid => activation::sigmoid(logits),
         RouterScore::Tanh => logits.tanh(),
         RouterScore::None => logits,
+    };
+    scores * alpha
+}
+
+/// `p = α·score(u)` of logits `[n, R]`.
+pub(crate) fn depth_scores(logits: Tensor<2>, score: DepthScore, alpha: f64) -> Tensor<2> {
+    let scores = match score {
+        DepthScore::Softmax => activation::softmax(logits, 1),
+        DepthScore::Sigmoid => activation::sigmoid(logits),
     };
     scores * alpha
 }

@@ -10,12 +10,13 @@ mod hidden;
 mod router;
 mod states;
 
+pub use router::RouterLogits;
 pub use states::States;
 
 use crate::TrainError;
 use retie_config::{LossConfig, ShareMap};
 use retie_model::{
-    RouterLoss,
+    RouterLoss, RoutingSums,
     kernels::{HeadTerms, HeadValues},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,9 +40,8 @@ pub trait Loss {
     /// Adds the values of what it asked of logits.
     fn record(&self, _stacks: &Stacks, _found: &BTreeMap<usize, HeadValues>, _losses: &mut Part<'_>) {}
 
-    /// What it makes of the logits of a recursion's router and of which tokens went through, with its factor. Its value is added to
-    /// `losses`.
-    fn of_router(&self, _logits: &[f32], _chosen: &[bool], _losses: &mut Part<'_>) -> Option<(f64, RouterLoss)> {
+    /// What it makes of the logits of a router and of what that chose, with its factor. Its value is added to `losses`.
+    fn of_router(&self, _seen: &RouterLogits<'_>, _losses: &mut Part<'_>) -> Option<(f64, RouterLoss)> {
         None
     }
 }
@@ -54,7 +54,10 @@ pub fn of(config: &LossConfig) -> &dyn Loss {
         LossConfig::EarlyExit(config) => config,
         LossConfig::Hidden(config) => config,
         LossConfig::RouterBce(config) => config,
+        LossConfig::AuxiliaryRouterBce(config) => config,
         LossConfig::RouterZLoss(config) => config,
+        LossConfig::RouterBalancing(config) => config,
+        LossConfig::RouterDecisiveness(config) => config,
     }
 }
 
@@ -128,6 +131,8 @@ pub struct Losses {
     pub cross_entropy: f64,
     /// Each term by name, unweighted.
     pub terms: BTreeMap<String, f64>,
+    /// What the routers of a routed model did.
+    pub routing: RoutingSums,
 }
 
 impl Losses {

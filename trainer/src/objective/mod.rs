@@ -3,8 +3,8 @@
 use crate::{
     TrainError,
     gradients::Gradients,
-    loss::{self, Asked, Losses, Stacks, States},
-    pass::{Pass, StateGradients, add_state, leaf, take_back},
+    loss::{self, Asked, Losses, RouterLogits, Stacks, States},
+    pass::{LogitGradients, Pass, StateGradients, add_state, leaf, take_back},
 };
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::LossConfig;
@@ -13,7 +13,7 @@ use retie_data::{
     logits::{LogitsCache, TopLogits},
 };
 use retie_model::{
-    CausalLm, Choice, Decision, Routing,
+    CausalLm, Choice, Routing,
     kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss, token_log_probs},
 };
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub struct Objective {
 #[derive(Debug)]
 pub enum Source {
     /// A frozen model that runs beside the student.
-    Model(CausalLm),
+    Model(Box<CausalLm>),
     /// What was kept of one.
     Logits(LogitsCache),
 }
@@ -118,18 +118,24 @@ impl Objective {
             term.record(&self.stacks, &found, &mut part);
             term.compare(share, &self.stacks, &mut states, &mut part);
         }
-        let of_router = |decision: &Decision| {
-            let (logits, chosen) = (decision.values(), decision.mask());
-            let mut grad = vec![0.0; logits.len()];
-            for (factor, loss) in
-                terms.iter().map(loss::of).filter_map(|term| term.of_router(&logits, &chosen, &mut part))
-            {
+        if let Some(router) = student.router() {
+            losses.routing.add(pass.decisions(), router, &positions(batch));
+        }
+        let mut part = losses.part(share);
+        let mut asked_of = |seen: &RouterLogits<'_>| {
+            let mut sum = vec![0.0; seen.len()];
+            for (factor, loss) in terms.iter().map(loss::of).filter_map(|term| term.of_router(seen, &mut part)) {
                 let factor = (factor * share) as f32;
-                grad.iter_mut().zip(&loss.grad).for_each(|(sum, grad)| *sum += factor * grad);
+                sum.iter_mut().zip(&loss.grad).for_each(|(sum, grad)| *sum += factor * grad);
             }
-            grad
+            sum
         };
-        let of_logits: Vec<Vec<f32>> = pass.decisions().iter().map(of_router).collect();
+        let of_router = |(decision, router)| LogitGradients {
+            logits: asked_of(&RouterLogits::of(decision, router)),
+            auxiliary: RouterLogits::of_auxiliary(decision).map(|seen| asked_of(&seen)).unwrap_or_default(),
+        };
+        let routers = std::iter::repeat_with(|| student.router()).flatten();
+        let of_logits: Vec<LogitGradients> = pass.decisions().iter().zip(routers).map(of_router).collect();
         let grad_rows = pass.backward(student, of_states, &of_logits, grads);
         grads.add_tables(student, grad_weight, &batch.inputs, grad_rows);
         Ok(())
@@ -190,6 +196,11 @@ pub fn cross_entropy(
 pub fn token_ids(batch: &Batch, device: &Device) -> Tensor<1, Int> {
     let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
     Tensor::from_ints(ids.as_slice(), device)
+}
+
+/// Where each input of a batch stands in its piece of text.
+pub fn positions(batch: &Batch) -> Vec<usize> {
+    batch.pieces.iter().flat_map(|piece| 0..*piece).collect()
 }
 
 /// What the inputs of a batch see. Whole rows are a plain batch, for which devices have one kernel.

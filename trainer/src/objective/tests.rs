@@ -67,7 +67,8 @@ impl Case {
             teacher_depths: Some(source.config.num_hidden_layers),
             widths: (converted.config.hidden_size, Some(source.config.hidden_size)),
         };
-        let objective = Objective::new(&losses(), Some(Source::Model(load(&source, &device))), stacks, recompute);
+        let objective =
+            Objective::new(&losses(), Some(Source::Model(Box::new(load(&source, &device)))), stacks, recompute);
         let tokens: Vec<u32> = (0..33).map(|i| (i * 97 + 11) % 2048).collect();
         let batch = Batch {
             pieces: vec![16; 2],

@@ -54,6 +54,8 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             gradient_accumulation: 1,
             checkpoint_recursions: false,
             capacity_warmup_steps: None,
+            depth_warmup_steps: None,
+            loss_free_balancing: None,
             checkpoint_every: 150,
             keep_last: 1,
             keep_best: 0,

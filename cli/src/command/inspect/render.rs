@@ -141,12 +141,27 @@ impl Display for Recursion {
             let names: Vec<_> = c.extras.iter().map(ToString::to_string).collect();
             field(f, "extras", names.join(", "))?;
         }
-        if let Some(RouterConfig::ExpertChoice(router)) = &c.router {
-            let parts: Vec<_> = router.capacities.iter().map(|part| format!("{part:.3}")).collect();
-            field(f, "router", format!("expert_choice, {}, gating {}", router.network, router.gating))?;
-            field(f, "  capacities", parts.join(", "))?;
-            let how = if router.thresholds.is_some() { "calibrated" } else { "0, not calibrated" };
-            field(f, "  thresholds", how)?;
+        if let Some(router) = &c.router {
+            let (kind, network, gating) = (router.kind(), router.network(), router.gating());
+            field(f, "router", format!("{kind}, {network}, gating {gating}"))?;
+        }
+        match &c.router {
+            Some(RouterConfig::ExpertChoice(router)) => {
+                let parts: Vec<_> = router.capacities.iter().map(|part| format!("{part:.3}")).collect();
+                field(f, "  capacities", parts.join(", "))?;
+                let how = if router.thresholds.is_some() { "calibrated" } else { "0, not calibrated" };
+                field(f, "  thresholds", how)?;
+                if let Some(network) = router.auxiliary {
+                    field(f, "  auxiliary", network)?;
+                }
+            }
+            Some(RouterConfig::TokenChoice(router)) => {
+                if let Some(biases) = &router.biases {
+                    let biases: Vec<_> = biases.iter().map(|bias| format!("{bias:.3}")).collect();
+                    field(f, "  biases", biases.join(", "))?;
+                }
+            }
+            None => {}
         }
         field(f, "stored layers", format!("{} for {} depths", self.stored_layers, self.aliases.len()))?;
         let known = self.aliases.iter().any(|alias| !alias.sources.is_empty());

@@ -1,0 +1,252 @@
+//! The `router` of a recursion: how each token gets its own recursion depth (Mixture-of-Recursions, §2.2,
+//! <https://arxiv.org/abs/2507.10524>).
+//!
+//! With `expert_choice`, recursion `r` (0-based) reads the tokens that went through recursion `r − 1`; its router scores each of them
+//! from its hidden state, `u = router(x)`, `p = α·score(u)`, and some go through the block. The others keep their hidden state. With
+//! `token_choice` one router reads each token before the first recursion, and says how many it goes through.
+
+mod choices;
+mod expert_choice;
+mod token_choice;
+
+pub use choices::{DepthScore, Gating, IntermediateState, KvStrategy, RouterInput, RouterNetwork, RouterScore};
+pub use expert_choice::ExpertChoiceConfig;
+pub use token_choice::TokenChoiceConfig;
+
+use crate::{ConfigError, Sharing};
+use serde::{Deserialize, Serialize};
+
+/// Who chooses, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouterConfig {
+    /// Each recursion chooses its tokens.
+    ExpertChoice(ExpertChoiceConfig),
+    /// Each token chooses its depth.
+    TokenChoice(TokenChoiceConfig),
+}
+
+impl RouterConfig {
+    /// The name of its kind.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ExpertChoice(_) => "expert_choice",
+            Self::TokenChoice(_) => "token_choice",
+        }
+    }
+
+    /// What computes the routers' logits.
+    #[must_use]
+    pub fn network(&self) -> RouterNetwork {
+        match self {
+            Self::ExpertChoice(config) => config.network,
+            Self::TokenChoice(config) => config.network,
+        }
+    }
+
+    /// What a token that went through becomes.
+    #[must_use]
+    pub fn gating(&self) -> Gating {
+        match self {
+            Self::ExpertChoice(config) => config.gating,
+            Self::TokenChoice(config) => config.gating,
+        }
+    }
+
+    /// What attention sees within a recursion.
+    #[must_use]
+    pub fn kv(&self) -> KvStrategy {
+        match self {
+            Self::ExpertChoice(config) => config.kv,
+            Self::TokenChoice(config) => config.kv,
+        }
+    }
+
+    /// Part of a text's tokens that is expected in recursion `recursion` of an inference; `None` where it is every one.
+    #[must_use]
+    pub fn part(&self, recursion: usize, num_recursions: usize) -> Option<f64> {
+        match self {
+            Self::ExpertChoice(config) => {
+                config.capacities.get(recursion).copied().filter(|_| !config.takes_all(recursion))
+            }
+            Self::TokenChoice(_) if recursion == 0 => None,
+            // Of depths that are alike.
+            Self::TokenChoice(_) => Some(num_recursions.saturating_sub(recursion) as f64 / num_recursions as f64),
+        }
+    }
+
+    /// Everything that is wrong with it for a model of `num_recursions` in the pattern `sharing`.
+    #[must_use]
+    pub fn problems(&self, num_recursions: usize, sharing: Sharing) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !matches!(sharing, Sharing::Cycle | Sharing::MiddleCycle) {
+            problems
+                .push(format!("`{sharing}` has no loop that a token could leave, expected `cycle` or `middle_cycle`"));
+        }
+        if num_recursions < 2 {
+            problems.push(format!("{num_recursions} recursion leaves nothing to choose, expected at least 2"));
+        }
+        match self {
+            Self::ExpertChoice(config) => config.problems(num_recursions, &mut problems),
+            Self::TokenChoice(config) => config.problems(num_recursions, &mut problems),
+        }
+        problems
+    }
+
+    pub(crate) fn check(&self, num_recursions: usize, sharing: Sharing) -> Result<(), ConfigError> {
+        let problems = self.problems(num_recursions, sharing);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::BadRouter { problems }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(capacities: &[f64]) -> ExpertChoiceConfig {
+        ExpertChoiceConfig {
+            network: RouterNetwork::Linear,
+            input: RouterInput::Raw,
+            score: RouterScore::Sigmoid,
+            alpha: 0.1,
+            gating: Gating::Weighted,
+            capacities: capacities.to_vec(),
+            kv: KvStrategy::RecursionWise,
+            auxiliary: None,
+            thresholds: None,
+        }
+    }
+
+    /// Values of the reference implementation run on these inputs.
+    #[test]
+    fn warm_up_and_numbers_of_tokens_are_those_of_the_reference() {
+        let found: Vec<f64> = (1..=5).map(|t| config(&[1.0 / 3.0]).capacities_at(t, 4)[0]).collect();
+        let expected = [0.902_368_927_1, 0.666_666_666_7, 0.430_964_406_3, 1.0 / 3.0, 1.0 / 3.0];
+        // The values are given to ten digits.
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-10), "{found:?}");
+        assert_eq!(config(&[0.25]).capacities_at(1, 0), [0.25]);
+        for (num_recursions, length, expected) in [
+            (3, 2048, vec![2048, 1365, 682]),
+            (4, 2048, vec![2048, 1536, 1024, 512]),
+            (3, 100, vec![100, 66, 33]),
+            (4, 7, vec![7, 5, 3, 1]),
+            (3, 1, vec![1, 1, 1]),
+        ] {
+            let capacities = ExpertChoiceConfig::default_capacities(num_recursions);
+            let found: Vec<usize> = capacities.into_iter().map(|c| ExpertChoiceConfig::tokens(c, length)).collect();
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn every_problem_is_named() {
+        let config = RouterConfig::ExpertChoice(ExpertChoiceConfig {
+            alpha: 0.0,
+            thresholds: Some(vec![None, Some(f64::NAN)]),
+            ..config(&[1.0, 0.2, 0.5, 0.0])
+        });
+        insta::assert_snapshot!(config.check(3, Sharing::Sequence).unwrap_err(), @"
+        the router cannot be used:
+          `sequence` has no loop that a token could leave, expected `cycle` or `middle_cycle`
+          4 capacities for 3 recursions, expected one for each
+          the capacity of recursion 3 is `0`, expected above 0, up to 1
+          the capacity rises from `0.2` to `0.5` at recursion 2: a recursion chooses among the tokens of the one before
+          `alpha` is `0`, expected a finite number above 0
+          2 thresholds for 3 recursions, expected one for each
+          a threshold is `NaN`, expected a finite number of f32 or null
+        ");
+        let thirds = RouterConfig::ExpertChoice(self::config(&[1.0, 0.5]));
+        assert!(thirds.check(2, Sharing::Cycle).is_ok());
+    }
+
+    fn token_choice() -> TokenChoiceConfig {
+        TokenChoiceConfig {
+            network: RouterNetwork::Linear,
+            input: RouterInput::Raw,
+            score: DepthScore::Softmax,
+            alpha: 1.0,
+            gating: Gating::Weighted,
+            intermediate: IntermediateState::Plain,
+            kv: KvStrategy::RecursionWise,
+            biases: None,
+        }
+    }
+
+    #[test]
+    fn every_problem_of_a_token_choice_is_named() {
+        let config = RouterConfig::TokenChoice(TokenChoiceConfig {
+            alpha: f64::INFINITY,
+            gating: Gating::Additive,
+            intermediate: IntermediateState::Gated,
+            biases: Some(vec![0.0, f32::NAN]),
+            ..token_choice()
+        });
+        insta::assert_snapshot!(config.check(1, Sharing::MiddleSequence).unwrap_err(), @"
+        the router cannot be used:
+          `middle_sequence` has no loop that a token could leave, expected `cycle` or `middle_cycle`
+          1 recursion leaves nothing to choose, expected at least 2
+          `alpha` is `inf`, expected a finite number above 0
+          gating `additive` has no gate that `intermediate: gated` could be
+          2 biases for 1 recursions, expected one for each
+          a bias is `NaN`, expected a finite number
+        ");
+        assert!(RouterConfig::TokenChoice(token_choice()).check(3, Sharing::Cycle).is_ok());
+    }
+
+    #[test]
+    fn an_auxiliary_router_is_one_that_learns_from_one_that_learns() {
+        let config = |network, auxiliary| {
+            let config = ExpertChoiceConfig { network, auxiliary: Some(auxiliary), ..config(&[1.0, 0.5]) };
+            RouterConfig::ExpertChoice(config).problems(2, Sharing::Cycle)
+        };
+        assert_eq!(config(RouterNetwork::Linear, RouterNetwork::Mlp), Vec::<String>::new());
+        assert_eq!(
+            config(RouterNetwork::Random, RouterNetwork::Random),
+            [
+                "`auxiliary` is `random`, expected a network that learns",
+                "`auxiliary` predicts what a router chooses, and `random` draws lots"
+            ]
+        );
+    }
+
+    #[test]
+    fn options_of_another_kind_are_not_known() {
+        for (kind, key, value) in [
+            ("token_choice", "capacities", "[1.0, 0.5]"),
+            ("token_choice", "thresholds", "[null, 0.5]"),
+            ("expert_choice", "biases", "[0.0, 0.5]"),
+            ("expert_choice", "intermediate", "\"plain\""),
+        ] {
+            let router = match kind {
+                "token_choice" => RouterConfig::TokenChoice(token_choice()),
+                _ => RouterConfig::ExpertChoice(config(&[1.0, 0.5])),
+            };
+            let mut json = serde_json::to_value(&router).unwrap();
+            json[kind][key] = serde_json::from_str(value).unwrap();
+            let error = serde_json::from_value::<RouterConfig>(json).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("unknown field `{key}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_capacity_of_one_has_no_threshold_and_others_have_zero_until_they_are_calibrated() {
+        let mut config = config(&[1.0, 0.5]);
+        assert_eq!([config.threshold(0), config.threshold(1)], [None, Some(0.0)]);
+        config.thresholds = Some(vec![None, Some(-0.75)]);
+        assert_eq!([config.threshold(0), config.threshold(1)], [None, Some(-0.75)]);
+    }
+
+    #[test]
+    fn it_is_an_object_with_the_name_of_its_kind() {
+        let router = RouterConfig::ExpertChoice(config(&[1.0, 0.5]));
+        let json = serde_json::to_value(&router).unwrap();
+        assert_eq!(
+            json.to_string(),
+            r#"{"expert_choice":{"network":"linear","input":"raw","score":"sigmoid","alpha":0.1,"gating":"weighted","capacities":[1.0,0.5],"kv":"recursion_wise"}}"#
+        );
+        assert_eq!(serde_json::from_value::<RouterConfig>(json).unwrap(), router);
+        let error = "hard".parse::<Gating>().unwrap_err();
+        assert_eq!(error, "unknown gating `hard`, expected one of straight_through, delta, weighted, additive");
+    }
+}
