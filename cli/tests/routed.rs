@@ -40,6 +40,11 @@ fn routers_that_take_every_token_change_no_output() {
         assert_eq!(json(&place.read(&format!("{out}/router.json"))), report);
         assert_eq!((generate(out), nll(&place, out)), (ids.clone(), loss));
     }
+    // A router of depths has no preference before it has learned: every token goes through all recursions.
+    for (gating, out) in [("straight_through", "tokens"), ("delta", "tokens-delta")] {
+        place.retie(&format!("convert looped --router token_choice --gating {gating} -o {out}")).ok();
+        assert_eq!((generate(out), nll(&place, out)), (ids.clone(), loss));
+    }
     // With the paper's capacities and gate it is another model, which has to be uptrained.
     place.retie("convert looped --router expert_choice --gating weighted -o weighted").ok();
     assert_eq!(
@@ -91,6 +96,64 @@ fn a_routed_model_is_uptrained_measured_and_shown() {
     // No terminal, no colours.
     assert_eq!(run.stdout, format!("The{}\n", generation["text"].as_str().unwrap()));
     assert!(run.stderr.contains("in the mean\n"), "{}", run.stderr);
+}
+
+#[test]
+fn tokens_that_choose_their_depth_are_uptrained_measured_and_shown() {
+    let place = place();
+    place.retie("convert looped --router token_choice --router-network mlp -o routed").ok();
+    let yaml = uptrain_yaml(6)
+        .replace("{model: converted}", "{model: routed}")
+        .replace("optimizer:", "  - router_balancing: {weight: 0.1}\noptimizer:")
+        .replace("batch_size: 2,", "batch_size: 2, depth_warmup_steps: 3, loss_free_balancing: 0.05,");
+    place.write("run.yaml", yaml);
+    place.retie("uptrain run.yaml").ok();
+    let rows = place.read("run/metrics.jsonl");
+    let row = json(rows.lines().last().unwrap());
+    let load = row["routing"]["depth_choice"]["load"].as_array().unwrap();
+    assert!((load.iter().map(|x| x.as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-9, "{row}");
+    assert!(row["heldout_routing"]["inference"]["mean_depth"].as_f64().unwrap() < 3.0, "{row}");
+    let config = json(&place.read("run/model/config.json"));
+    let biases = &config["recursion"]["router"]["token_choice"]["biases"];
+    assert_eq!(biases.as_array().unwrap().len(), 3, "{biases}");
+
+    let eval = "eval run/model --tasks perplexity --text text/heldout.jsonl --limit 6 --window 33 --router-report --json r.json";
+    let table = place.retie(eval).ok();
+    assert!(table.contains("MaxVio") && !table.contains("looks ahead"), "{table}");
+    let report = json(&place.read("r.json"));
+    let router = &report["router"];
+    let [of_report, of_task] =
+        [&router["token_nll"], &report["results"]["perplexity"]["token_nll"]].map(|x| x.as_f64().unwrap());
+    // Packing changes rounding only.
+    assert!((of_report - of_task).abs() < 1e-5, "{of_report} {of_task}");
+    let generation = json(&place.retie("generate run/model -p The --max-new-tokens 9 --show-depth --json").ok());
+    let depths = generation["depths"]["new"].as_array().unwrap();
+    assert!(depths.iter().all(|depth| (1..=3).contains(&depth.as_u64().unwrap())), "{depths:?}");
+}
+
+#[test]
+fn options_of_another_kind_of_router_are_refused() {
+    let place = place();
+    let refused = |options: &str| place.refused(&format!("convert looped --router {options} -o out"));
+    assert_snapshot!(refused("token_choice --capacities 1,0.5,0.2"), @"
+    error: `--capacities` is of `--router expert_choice`, found `--router token_choice`
+    hint: leave it out
+    ");
+    assert_snapshot!(refused("token_choice --auxiliary-router mlp"), @"
+    error: `--auxiliary-router` is of `--router expert_choice`, found `--router token_choice`
+    hint: leave it out
+    ");
+    assert_snapshot!(refused("token_choice --router-score tanh"), @"error: `--router token_choice`: unknown depth score `tanh`, expected one of softmax, sigmoid");
+    assert_snapshot!(refused("expert_choice --router-score softmax"), @"error: `--router expert_choice`: unknown router score `softmax`, expected one of sigmoid, tanh, none");
+    assert_snapshot!(refused("expert_choice --intermediate gated"), @"
+    error: `--intermediate` is of `--router token_choice`, found `--router expert_choice`
+    hint: leave it out
+    ");
+    assert_snapshot!(refused("token_choice --gating additive --intermediate gated"), @"
+    error: `looped` does not get a router
+      caused by: the router cannot be used:
+          gating `additive` has no gate that `intermediate: gated` could be
+    ");
 }
 
 #[test]

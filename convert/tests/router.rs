@@ -5,8 +5,8 @@ mod small_model;
 
 use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, check_tensors};
 use retie_config::{
-    ExpertChoiceConfig, Gating, Init, KvStrategy, ModelConfig, RouterConfig, RouterInput, RouterNetwork, RouterScore,
-    Sharing,
+    DepthScore, ExpertChoiceConfig, Gating, Init, IntermediateState, KvStrategy, ModelConfig, RouterConfig,
+    RouterInput, RouterNetwork, RouterScore, Sharing, TokenChoiceConfig,
 };
 use retie_convert::{ConvertError, Extras, RouterReport, add_router};
 use small_model::{SHAPE, Shape, options, run, write};
@@ -88,6 +88,45 @@ fn gates_of_delta_start_at_one() {
     let report =
         add(&source, &router(RouterNetwork::Linear, Gating::Weighted, &[1.0, 0.5]), &dir.path().join("w")).unwrap();
     assert_eq!(report.notes.len(), 2, "{report}");
+}
+
+#[test]
+fn a_router_of_depths_begins_without_preference_and_auxiliary_routers_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = converted(dir.path(), Sharing::Cycle);
+    let depths = |gating| {
+        RouterConfig::TokenChoice(TokenChoiceConfig {
+            network: RouterNetwork::Mlp,
+            input: RouterInput::Normalized,
+            score: DepthScore::Softmax,
+            alpha: 1.0,
+            gating,
+            intermediate: IntermediateState::Plain,
+            kv: KvStrategy::RecursionWise,
+            biases: None,
+        })
+    };
+    let out = dir.path().join("depths");
+    let report = add(&source, &depths(Gating::StraightThrough), &out).unwrap();
+    assert_eq!(report.notes.len(), 1, "{report}");
+    // d → 2d → 2, with d = 16: one router for both recursions.
+    assert_eq!(report.parameters.routers, 32 * 16 + 2 * 32);
+    let (_, folder) = open(&out);
+    assert_eq!(folder.read_f32("model.routers.0.out_proj.weight").unwrap(), [0.0; 64]);
+    assert!(folder.read_f32("model.routers.0.up_proj.weight").unwrap().iter().all(|x| *x != 0.0));
+    let weighted = dir.path().join("weighted");
+    assert_eq!(add(&source, &depths(Gating::Weighted), &weighted).unwrap().notes.len(), 2);
+    assert!(open(&weighted).1.read_f32("model.routers.0.out_proj.weight").unwrap().iter().all(|x| *x != 0.0));
+
+    let mut auxiliary = router(RouterNetwork::Linear, Gating::Delta, &[1.0, 0.5]);
+    let RouterConfig::ExpertChoice(config) = &mut auxiliary else { panic!() };
+    config.auxiliary = Some(RouterNetwork::Linear);
+    let out = dir.path().join("auxiliary");
+    let report = add(&source, &auxiliary, &out).unwrap();
+    assert_eq!(report.parameters.routers, 4 * 16);
+    let (_, folder) = open(&out);
+    assert_eq!(folder.read_f32("model.routers.1.out_proj.weight").unwrap(), [0.0; 16]);
+    assert!(folder.read_f32("model.auxiliary_routers.1.out_proj.weight").unwrap().iter().all(|x| *x != 0.0));
 }
 
 #[test]

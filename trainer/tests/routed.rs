@@ -6,8 +6,10 @@ mod support;
 
 use retie_checkpoint::ModelSource;
 use retie_config::{
-    ExpertChoiceConfig, Gating, HiddenConfig, HiddenDistance, HiddenPair, KvStrategy, LossConfig, RouterBceConfig,
-    RouterConfig, RouterInput, RouterNetwork, RouterScore, RouterZLossConfig, UptrainConfig,
+    AuxiliaryRouterBceConfig, DepthScore, ExpertChoiceConfig, Gating, GroupConfig, HiddenConfig, HiddenDistance,
+    HiddenPair, IntermediateState, KvStrategy, LossConfig, RouterBalancingConfig, RouterBceConfig, RouterConfig,
+    RouterDecisivenessConfig, RouterInput, RouterNetwork, RouterScore, RouterZLossConfig, TokenChoiceConfig,
+    UptrainConfig,
 };
 use retie_convert::{Extras, add_router};
 use retie_trainer::{Event, MODEL_DIR, Resume, StepRow, TrainError, read_metrics};
@@ -23,9 +25,17 @@ fn routed(dir: &Path, gating: Gating, capacities: [f64; 2]) -> UptrainConfig {
 }
 
 fn with_network(dir: &Path, network: RouterNetwork, gating: Gating, capacities: [f64; 2]) -> UptrainConfig {
-    let mut config = config(dir);
-    let source = ModelSource::open(&config.student.model).unwrap();
-    let router = RouterConfig::ExpertChoice(ExpertChoiceConfig {
+    let mut config = with_router(dir, &expert_choice(network, gating, capacities));
+    config.train.capacity_warmup_steps = Some(4);
+    if network.has_weights() {
+        config.losses.push(LossConfig::RouterBce(RouterBceConfig::new(0.1)));
+        config.losses.push(LossConfig::RouterZLoss(RouterZLossConfig::new(0.01)));
+    }
+    config
+}
+
+fn expert_choice(network: RouterNetwork, gating: Gating, capacities: [f64; 2]) -> RouterConfig {
+    RouterConfig::ExpertChoice(ExpertChoiceConfig {
         network,
         input: RouterInput::Normalized,
         score: RouterScore::Sigmoid,
@@ -35,22 +45,63 @@ fn with_network(dir: &Path, network: RouterNetwork, gating: Gating, capacities: 
         kv: KvStrategy::RecursionWise,
         auxiliary: None,
         thresholds: None,
-    });
+    })
+}
+
+/// The run of [`config`] on its student with routers as `router` says.
+fn with_router(dir: &Path, router: &RouterConfig) -> UptrainConfig {
+    let mut config = config(dir);
+    let source = ModelSource::open(&config.student.model).unwrap();
     let student = dir.join("routed");
     let extras = Extras { files: source.companions.clone(), ..Extras::default() };
-    add_router(source.tensors.as_ref(), &source.config, &router, 0, &extras, &student, &mut |_| {}).unwrap();
+    add_router(source.tensors.as_ref(), &source.config, router, 0, &extras, &student, &mut |_| {}).unwrap();
     config.student.model = student.display().to_string();
-    config.train.capacity_warmup_steps = Some(4);
-    if network.has_weights() {
-        config.losses.push(LossConfig::RouterBce(RouterBceConfig { weight: 0.1, weight_schedule: Vec::new() }));
-        config.losses.push(LossConfig::RouterZLoss(RouterZLossConfig { weight: 0.01, weight_schedule: Vec::new() }));
-    }
+    config
+}
+
+/// The same where tokens choose their depth, with every loss that they can have.
+fn token_choice(dir: &Path, gating: Gating, intermediate: IntermediateState) -> UptrainConfig {
+    let router = RouterConfig::TokenChoice(TokenChoiceConfig {
+        network: RouterNetwork::Mlp,
+        input: RouterInput::Normalized,
+        score: DepthScore::Softmax,
+        alpha: DepthScore::Softmax.default_alpha(gating, 2),
+        gating,
+        intermediate,
+        kv: KvStrategy::RecursionWise,
+        biases: None,
+    });
+    let mut config = with_router(dir, &router);
+    config.losses.push(LossConfig::RouterBalancing(RouterBalancingConfig::new(0.1)));
+    config.losses.push(LossConfig::RouterZLoss(RouterZLossConfig::new(0.01)));
+    config.losses.push(LossConfig::RouterDecisiveness(RouterDecisivenessConfig::new(0.02)));
+    config.train.depth_warmup_steps = Some(3);
+    config.train.loss_free_balancing = Some(0.01);
     config
 }
 
 fn bits(rows: &[StepRow]) -> Vec<String> {
     let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
     rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
+}
+
+/// The run `whole`, whose rows are `rows`, stopped after three steps and resumed, is the same.
+fn assert_resumes(dir: &Path, whole: &UptrainConfig, rows: &[StepRow]) {
+    let mut broken = whole.clone();
+    broken.run.dir = dir.join("broken");
+    let stop = AtomicBool::new(false);
+    start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
+        if matches!(event, Event::Step { row, .. } if row.step == 3) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+    .unwrap();
+    start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(rows));
+    let read = |config: &UptrainConfig, name: &str| fs_err::read(config.run.dir.join(MODEL_DIR).join(name)).unwrap();
+    for name in ["model.safetensors", "config.json"] {
+        assert!(read(&broken, name) == read(whole, name), "{name}");
+    }
 }
 
 #[test]
@@ -62,21 +113,11 @@ fn a_stopped_run_goes_on_bit_for_bit_and_its_model_has_thresholds() {
         let [first, last] = [&rows[0], &rows[5]].map(|row| row.terms[name]);
         assert!(last < first, "{name}: {first} and {last}");
     }
-    let mut broken = whole.clone();
-    broken.run.dir = dir.path().join("broken");
-    let stop = AtomicBool::new(false);
-    start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
-        if matches!(event, Event::Step { row, .. } if row.step == 3) {
-            stop.store(true, Ordering::Relaxed);
-        }
-    })
-    .unwrap();
-    start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
-    assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(&rows));
-    let read = |config: &UptrainConfig, name: &str| fs_err::read(config.run.dir.join(MODEL_DIR).join(name)).unwrap();
-    for name in ["model.safetensors", "config.json"] {
-        assert!(read(&broken, name) == read(&whole, name), "{name}");
-    }
+    assert_resumes(dir.path(), &whole, &rows);
+    let held = rows[5].heldout_routing.as_ref().unwrap();
+    assert!(held.same_depth.unwrap() > 0.5 && held.inference.taken[0] == 1.0, "{held:?}");
+    let trained = rows[5].routing.as_ref().unwrap();
+    assert_eq!((trained.mean_depth, trained.sampling_accuracy.len()), (1.5, 2));
     let model = ModelSource::open(whole.run.dir.join(MODEL_DIR).to_str().unwrap()).unwrap();
     let Some(RouterConfig::ExpertChoice(router)) = model.config.recursion.unwrap().router else { panic!() };
     assert_eq!([router.threshold(0).is_none(), router.threshold(1).is_none()], [true, false]);
@@ -110,6 +151,126 @@ fn computing_each_recursion_again_changes_nothing() {
 }
 
 #[test]
+fn tokens_that_choose_a_depth_are_trained_balanced_and_resumed_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = token_choice(dir.path(), Gating::StraightThrough, IntermediateState::Plain);
+    let rows = run(&whole, "cpu");
+    assert_resumes(dir.path(), &whole, &rows);
+    let mut plain = config(dir.path());
+    plain.run.dir = dir.path().join("plain");
+    plain.train.steps = Some(1);
+    // The router has no preference before it has learned, and of equals the deepest is chosen.
+    assert_eq!(rows[0].cross_entropy, run(&plain, "cpu")[0].cross_entropy);
+    assert!(rows.iter().all(|row| row.terms["router_balancing"] > 0.0 && row.terms["router_decisiveness"] <= 1.0));
+    let choice = rows[0].routing.as_ref().unwrap().depth_choice.as_ref().unwrap();
+    assert_eq!((choice.load.as_slice(), choice.max_vio), ([0.0, 1.0].as_slice(), 1.0));
+    assert!(rows[5].heldout_routing.as_ref().unwrap().same_depth.is_none());
+    let model = ModelSource::open(whole.run.dir.join(MODEL_DIR).to_str().unwrap()).unwrap();
+    let Some(RouterConfig::TokenChoice(router)) = model.config.recursion.unwrap().router else { panic!() };
+    let biases = router.biases.unwrap();
+    // Six steps of 0.01, the first towards the depth that nobody chose.
+    assert!(biases[0] != 0.0 && biases.iter().all(|bias| bias.abs() <= 0.0601), "{biases:?}");
+    assert!((biases[0] + biases[1]).abs() < 1e-6, "what one depth gains the other loses: {biases:?}");
+}
+
+#[test]
+fn recursions_of_chosen_depths_run_again_change_nothing() {
+    for (gating, intermediate) in [
+        (Gating::StraightThrough, IntermediateState::Plain),
+        (Gating::Weighted, IntermediateState::Gated),
+        (Gating::Delta, IntermediateState::Gated),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = token_choice(dir.path(), gating, intermediate);
+        let mut parts = whole.clone();
+        parts.run.dir = dir.path().join("parts");
+        parts.train.checkpoint_recursions = true;
+        let (whole, parts) = (run(&whole, "cpu"), run(&parts, "cpu"));
+        for (a, b) in whole.iter().zip(&parts) {
+            for (what, a, b) in [("loss", a.loss, b.loss), ("gradient norm", a.grad_norm, b.grad_norm)] {
+                // Rounding of f32, carried through six steps.
+                assert!((a - b).abs() <= 2e-5 * a.abs(), "{gating} {what} {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn micro_batches_do_not_change_losses_that_are_means_over_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut parts = routed(dir.path(), Gating::Delta, [1.0, 0.5]);
+    parts.losses.push(LossConfig::RouterDecisiveness(RouterDecisivenessConfig::new(0.05)));
+    parts.train.capacity_warmup_steps = None;
+    parts.train.steps = Some(1);
+    let mut one = parts.clone();
+    (one.run.dir, one.train.batch_size, one.train.gradient_accumulation) = (dir.path().join("one"), 4, 1);
+    let (parts, one) = (run(&parts, "cpu").remove(0), run(&one, "cpu").remove(0));
+    let terms = parts.terms.iter().map(|(name, value)| (name.as_str(), *value, one.terms[name]));
+    for (what, a, b) in terms.chain([("loss", parts.loss, one.loss), ("norm", parts.grad_norm, one.grad_norm)]) {
+        // Sums of f32 in another order.
+        assert!((a - b).abs() <= 1e-5 * a.abs(), "{what} {a} and {b}");
+    }
+    assert_eq!(parts.routing, one.routing);
+}
+
+#[test]
+fn auxiliary_routers_learn_and_change_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut router = expert_choice(RouterNetwork::Linear, Gating::StraightThrough, [1.0, 0.5]);
+    let RouterConfig::ExpertChoice(with) = &mut router else { panic!() };
+    with.auxiliary = Some(RouterNetwork::Mlp);
+    let mut learning = with_router(dir.path(), &router);
+    learning.train.eval_every = 0;
+    learning.optimizer.max_grad_norm = 0.01;
+    learning.optimizer.groups.auxiliary_routers = GroupConfig { lr: 10.0, weight_decay: None };
+    learning.losses.push(LossConfig::AuxiliaryRouterBce(AuxiliaryRouterBceConfig::new(1.0)));
+    let mut frozen = learning.clone();
+    frozen.run.dir = dir.path().join("frozen");
+    frozen.optimizer.groups.auxiliary_routers.lr = 0.0;
+    let (learning, frozen) = (run(&learning, "cpu"), run(&frozen, "cpu"));
+    for (a, b) in learning.iter().zip(&frozen) {
+        assert_eq!(
+            (a.cross_entropy, a.terms["distill"], a.grad_norm),
+            (b.cross_entropy, b.terms["distill"], b.grad_norm)
+        );
+    }
+    assert!(learning[5].terms["auxiliary_router_bce"] < frozen[5].terms["auxiliary_router_bce"]);
+}
+
+#[test]
+fn settings_of_another_kind_of_router_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |config: &UptrainConfig| {
+        start(config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err().to_string()
+    };
+    let good = token_choice(dir.path(), Gating::Weighted, IntermediateState::Plain);
+    let mut config = good.clone();
+    config.train.capacity_warmup_steps = Some(2);
+    let error = refused(&config);
+    assert!(error.starts_with("`train.capacity_warmup_steps` is of `expert_choice` routers"), "{error}");
+    for loss in [
+        LossConfig::RouterBce(RouterBceConfig::new(0.1)),
+        LossConfig::AuxiliaryRouterBce(AuxiliaryRouterBceConfig::new(0.1)),
+    ] {
+        let mut config = good.clone();
+        config.losses.push(loss);
+        let error = refused(&config);
+        assert!(error.contains("is routed with `token_choice`, expected"), "{error}");
+    }
+    let other = tempfile::tempdir().unwrap();
+    let good = routed(other.path(), Gating::Weighted, [1.0, 0.5]);
+    let mut config = good.clone();
+    config.train.loss_free_balancing = Some(0.01);
+    let error = refused(&config);
+    assert!(error.starts_with("`train.loss_free_balancing` is of `token_choice` routers"), "{error}");
+    let mut config = good;
+    config.losses.push(LossConfig::RouterBalancing(RouterBalancingConfig::new(0.1)));
+    let error = refused(&config);
+    assert!(error.contains("is routed with `expert_choice`, expected `token_choice`"), "{error}");
+    assert!(!config.run.dir.exists(), "nothing is written");
+}
+
+#[test]
 fn at_a_gate_of_one_and_a_capacity_of_one_the_first_step_is_that_of_the_model_without_routers() {
     let dir = tempfile::tempdir().unwrap();
     let routed = routed(dir.path(), Gating::StraightThrough, [1.0, 1.0]);
@@ -127,7 +288,7 @@ fn settings_of_routers_for_a_model_without_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());
     config.train.capacity_warmup_steps = Some(4);
-    config.losses.push(LossConfig::RouterBce(RouterBceConfig { weight: 0.1, weight_schedule: Vec::new() }));
+    config.losses.push(LossConfig::RouterBce(RouterBceConfig::new(0.1)));
     let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     let TrainError::NoRouter { keys, .. } = &error else { panic!("{error}") };
     assert_eq!(keys, &["losses: router_bce", "train.capacity_warmup_steps"]);

@@ -78,6 +78,9 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
         routers:
           lr: 1.0
           weight_decay: null
+        auxiliary_routers:
+          lr: 1.0
+          weight_decay: null
         norms:
           lr: 1.0
           weight_decay: null
@@ -308,10 +311,10 @@ fn schedules_groups_and_kept_checkpoints_are_checked() {
     --set optimizer.groups={lora: {lr: -1}, norms: {weight_decay: -1}}: `optimizer.groups.lora.lr` is `-1`, expected a finite number, 0 or more
     --set optimizer.groups={lora: {lr: -1}, norms: {weight_decay: -1}}: `optimizer.groups.norms.weight_decay` is `-1`, expected a finite number, 0 or more
     ");
-    let groups = "{shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, extras: {lr: 0}, routers: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}";
+    let groups = "{shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, extras: {lr: 0}, routers: {lr: 0}, auxiliary_routers: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}";
     assert_snapshot!(error(MINIMAL, &[&format!("optimizer.groups={groups}")]), @"
     `uptrain.yaml` has 1 problem
-    --set optimizer.groups={shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, extras: {lr: 0}, routers: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}: every group has a rate of 0, nothing would be trained
+    --set optimizer.groups={shared: {lr: 0}, unshared: {lr: 0}, lora: {lr: 0}, extras: {lr: 0}, routers: {lr: 0}, auxiliary_routers: {lr: 0}, norms: {lr: 0}, embeddings: {lr: 0}}: every group has a rate of 0, nothing would be trained
     ");
     assert_snapshot!(error(MINIMAL, &["train.keep_best=1", "train.non_finite={skip: {in_a_row: 0}}"]), @"
     `uptrain.yaml` has 2 problems

@@ -162,12 +162,14 @@ mod tests {
         assert!((two.value - one.value).abs() < 1e-7, "0.9 is rounded to f32: {two:?} {one:?}");
     }
 
+    type Loss<'a> = &'a dyn Fn(&[f32]) -> RouterLoss;
+
     #[test]
     fn gradients_are_those_of_finite_differences() {
         let targets = [true, false, false, true];
         let step = 1.0 / 64.0;
         let softmax = DepthScore::Softmax;
-        let losses: [&dyn Fn(&[f32]) -> RouterLoss; 7] = [
+        let losses: [Loss<'_>; 7] = [
             &|u| binary_cross_entropy(u, &targets),
             &|u| z_loss(u, 1),
             &|u| z_loss(u, 2),

@@ -1,0 +1,438 @@
+//! Models whose tokens choose a depth: against a reference of their own (`golden/make_token_choice.py`), and what holds exactly.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Int, Tensor},
+};
+use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
+use retie_config::{
+    DepthScore, ExpertChoiceConfig, Gating, IntermediateState, ModelConfig, RouterConfig, RouterNetwork,
+    TokenChoiceConfig,
+};
+use retie_model::{
+    CausalLm, Choice, FullDepth, KvCache, Routing, balancing, decisiveness,
+    kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, Layout, Readout, head_loss},
+    z_loss,
+};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use support::{Golden, differences, ids, values};
+
+const NAMES: [&str; 2] = ["routed_softmax", "routed_sigmoid"];
+/// f32 rounding over a few layers of random weights, relative to the largest logit.
+const LOGITS: f32 = 5e-6;
+/// The same through the backward pass, relative to the largest element of each gradient.
+const GRADIENTS: f32 = 5e-5;
+
+/// A golden model with another configuration and, for some tensors, other values.
+struct Changed {
+    golden: Golden,
+    config: ModelConfig,
+    values: BTreeMap<String, Vec<f32>>,
+}
+
+impl Changed {
+    fn new(name: &str, change: impl FnOnce(&mut TokenChoiceConfig)) -> Self {
+        let golden = Golden::named(name);
+        let mut config = golden.config();
+        let Some(RouterConfig::TokenChoice(router)) = &mut config.recursion.as_mut().unwrap().router else { panic!() };
+        change(router);
+        Self { golden, config, values: BTreeMap::new() }
+    }
+
+    /// The router has no preference: of equals the deepest is chosen.
+    fn without_preference(mut self) -> Self {
+        let name = "model.routers.0.out_proj.weight".to_owned();
+        let size = self.golden.floats(&name).len();
+        self.values.insert(name, vec![0.0; size]);
+        self
+    }
+
+    fn unrouted(mut self) -> Self {
+        self.config.recursion.as_mut().unwrap().router = None;
+        self
+    }
+
+    fn load(&self) -> CausalLm {
+        CausalLm::load(&self.config, self, &Device::flex()).unwrap()
+    }
+}
+
+impl TensorSource for Changed {
+    fn names(&self) -> Vec<&str> {
+        let routed = !retie_checkpoint::router_tensors(&self.config).is_empty();
+        self.golden.weight_names().into_iter().filter(|name| routed || !name.contains(".routers.")).collect()
+    }
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.golden.info(name)
+    }
+    fn path_of(&self, name: &str) -> &Path {
+        self.golden.path_of(name)
+    }
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        match self.values.get(name) {
+            Some(values) => Ok(narrow(values, Dtype::F32).into()),
+            None => self.golden.bytes(name),
+        }
+    }
+}
+
+fn load(name: &str) -> CausalLm {
+    Changed::new(name, |_| {}).load()
+}
+
+fn rows(name: &str) -> Vec<Vec<u32>> {
+    let (flat, shape) = Golden::named(name).ints("golden.ids");
+    flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
+}
+
+fn flat(rows: &[Vec<u32>], device: &Device) -> Tensor<1, Int> {
+    let count = rows.iter().map(Vec::len).sum::<usize>();
+    ids(rows, device).reshape([count])
+}
+
+fn run(model: &CausalLm, rows: &[Vec<u32>], choice: Choice) -> (Vec<f32>, Routing) {
+    let layout = Layout::batch(rows.len(), rows[0].len());
+    let (hidden, routing) = model.forward_routed(flat(rows, &model.device()), layout, choice);
+    (values(model.logits(hidden)), routing)
+}
+
+fn plain_logits(model: &CausalLm, rows: &[Vec<u32>]) -> Vec<f32> {
+    values(model.logits(model.forward(ids(rows, &model.device()), None)))
+}
+
+fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
+    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    let (max, _) = differences(actual, expected);
+    assert!(max <= LOGITS * scale, "{what}: differs by {max}, the largest is {scale}");
+}
+
+/// Recursions of each token, as the script has them.
+fn expected_depths(golden: &Golden) -> Vec<usize> {
+    golden.ints("golden.depths").0.into_iter().map(|depth| depth as usize + 1).collect()
+}
+
+#[test]
+fn values_and_gradients_are_those_of_the_reference() {
+    for name in NAMES {
+        let golden = Golden::named(name);
+        let device = Device::flex().autodiff();
+        let model = CausalLm::load(&golden.config(), &golden, &device).unwrap();
+        let rows = rows(name);
+        let (batch, tokens) = (rows.len(), rows[0].len());
+        let layout = Layout::batch(batch, tokens);
+        let (hidden, routing) = model.forward_routed(flat(&rows, &device), layout, Choice::Threshold);
+        assert_close(name, &values(model.logits(hidden.clone()).inner()), &golden.floats("golden.logits"));
+        assert_eq!(routing.depths(batch * tokens), expected_depths(&golden));
+        let first = &routing.decisions()[0];
+        let (logits, own) = (first.values(), first.own.clone().unwrap());
+        assert_close("router", &logits, &golden.floats("golden.router_logits"));
+
+        // The loss of the script: cross-entropy, and the router's losses with their weights.
+        let hidden_size = golden.config().hidden_size;
+        let hidden = hidden.reshape([batch, tokens, hidden_size]).narrow(1, 0, tokens - 1);
+        let hidden = hidden.reshape([batch * (tokens - 1), hidden_size]);
+        let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
+        let cross_entropy = CrossEntropyTerm { weight: 1.0, ..Default::default() };
+        let terms = HeadTerms { cross_entropy, ..Default::default() };
+        let readout = Readout { hidden: hidden.clone().inner(), terms };
+        let HeadLoss { mut readouts, grad_weight } = head_loss(model.head().inner(), &[readout], None, &targets);
+        let head = readouts.remove(0);
+        let router = model.token_choice().unwrap();
+        let outputs = logits.len() / own.len();
+        let losses = [
+            ("balancing", 0.3, balancing(&logits, &own, outputs, router.score, router.alpha)),
+            ("z", 0.02, z_loss(&logits, outputs)),
+            ("decisiveness", 0.05, decisiveness(&logits, outputs, Some(router.score))),
+        ];
+        let (mut loss, mut grad) = (head.values.nll, vec![0.0; logits.len()]);
+        for (what, weight, found) in losses {
+            let expected = f64::from(golden.floats(&format!("golden.{what}"))[0]);
+            assert!((found.value - expected).abs() < 2e-6 * expected.max(1.0), "{what}: {} {expected}", found.value);
+            loss += weight * found.value;
+            grad.iter_mut().zip(&found.grad).for_each(|(sum, grad)| *sum += weight as f32 * grad);
+        }
+        let expected = f64::from(golden.floats("golden.loss")[0]);
+        assert!((loss - expected).abs() < 1e-5, "{name}: loss {loss} and {expected}");
+        let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([own.len(), outputs]);
+        let graph =
+            (hidden * Tensor::from_inner(head.grad_hidden)).sum() + (first.logits.clone().unwrap() * grad).sum();
+
+        struct Visitor<'a> {
+            path: Vec<String>,
+            grads: burn::tensor::Gradients,
+            tied_head: Vec<f32>,
+            golden: &'a Golden,
+            seen: usize,
+        }
+        impl ModuleVisitor for Visitor<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let name = self.path.join(".");
+                let mut grad = values(param.val().grad_remove(&mut self.grads).expect(&name));
+                if name == "model.embed_tokens.weight" {
+                    grad.iter_mut().zip(&self.tied_head).for_each(|(grad, head)| *grad += head);
+                }
+                let expected = self.golden.floats(&format!("golden.grad.{name}"));
+                let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+                let (max, _) = differences(&grad, &expected);
+                assert!(max <= GRADIENTS * scale, "gradient of {name} differs by {max}, scale {scale}");
+                self.seen += 1;
+            }
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.path.pop();
+            }
+        }
+        let (grads, tied_head) = (graph.backward(), values(grad_weight));
+        let mut visitor = Visitor { path: Vec::new(), grads, tied_head, golden: &golden, seen: 0 };
+        model.visit(&mut visitor);
+        assert_eq!(visitor.seen, golden.weight_names().len());
+    }
+}
+
+#[test]
+fn every_gating_has_the_logits_of_the_reference() {
+    for name in NAMES {
+        let golden = Golden::named(name);
+        for gating in Gating::ALL.iter().copied() {
+            for intermediate in IntermediateState::ALL.iter().copied() {
+                if (gating, intermediate) == (Gating::Additive, IntermediateState::Gated) {
+                    continue;
+                }
+                let model =
+                    Changed::new(name, |router| (router.gating, router.intermediate) = (gating, intermediate)).load();
+                let expected = format!("golden.{gating}.{intermediate}.logits");
+                let (found, _) = run(&model, &rows(name), Choice::Threshold);
+                assert_close(&expected, &found, &golden.floats(&expected));
+            }
+        }
+    }
+}
+
+/// The second row of the golden batch has no token in the last recursion, the third has.
+#[test]
+fn a_row_gives_what_it_gives_alone_whatever_stands_beside_it_or_pads_it() {
+    for name in NAMES {
+        let model = load(name);
+        let rows = rows(name);
+        let (tokens, width) = (rows[0].len(), model.config().vocab_size);
+        let padded: Vec<Vec<u32>> =
+            rows.iter().enumerate().map(|(i, row)| [&row[..tokens - 3 * i], &vec![0; 3 * i][..]].concat()).collect();
+        for (batch, cut) in [(&rows, 0), (&padded, 3)] {
+            let (found, _) = run(&model, batch, Choice::Threshold);
+            for (i, row) in rows.iter().enumerate() {
+                let alone = run(&model, &[row[..tokens - cut * i].to_vec()], Choice::Threshold).0;
+                assert_close(name, &found[i * tokens * width..][..alone.len()], &alone);
+            }
+        }
+    }
+}
+
+#[test]
+fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
+    let drawn = Changed::new("routed_softmax", |router| router.network = RouterNetwork::Random);
+    let drawn = ("routed_softmax", drawn.load());
+    for (name, model) in NAMES.map(|name| (name, load(name))).into_iter().chain([drawn]) {
+        let (rows, device) = (rows(name), model.device());
+        let (batch, tokens) = (rows.len(), rows[0].len());
+        let (expected, routing) = run(&model, &rows, Choice::Threshold);
+        let vocab_size = model.config().vocab_size;
+        for prompt in [1, 5, tokens] {
+            let mut cache = KvCache::new(model.config(), batch, tokens, &device);
+            let mut at = 0;
+            while at < tokens {
+                let count = if at == 0 { prompt } else { 1 };
+                let step: Vec<Vec<u32>> = rows.iter().map(|row| row[at..at + count].to_vec()).collect();
+                let logits = values(model.logits(model.forward(ids(&step, &device), Some(&mut cache))));
+                for (row, logits) in logits.chunks(count * vocab_size).enumerate() {
+                    let from = (row * tokens + at) * vocab_size;
+                    assert_close(name, logits, &expected[from..from + count * vocab_size]);
+                }
+                at += count;
+            }
+            for decision in routing.decisions() {
+                let reached = |row: usize| decision.chosen.iter().filter(|i| **i / tokens == row).count();
+                let expected: Vec<usize> = (0..batch).map(reached).collect();
+                match cache.reached(decision.recursion) {
+                    Some(found) => assert_eq!(found, expected),
+                    None => assert_eq!(expected, vec![tokens; batch]),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn changing_a_token_changes_nothing_before_it() {
+    for name in NAMES {
+        let model = load(name);
+        let row = rows(name).remove(0);
+        let (expected, _) = run(&model, std::slice::from_ref(&row), Choice::Threshold);
+        let width = model.config().vocab_size;
+        for at in [3, row.len() - 1] {
+            let mut other = row.clone();
+            other[at] = (other[at] + 7) % width as u32;
+            let (found, _) = run(&model, &[other], Choice::Threshold);
+            assert_close("before", &found[..at * width], &expected[..at * width]);
+            assert!(differences(&found[at * width..], &expected[at * width..]).0 > 0.01, "after");
+        }
+    }
+}
+
+#[test]
+fn a_router_without_preference_is_the_plain_recursive_model_bit_for_bit() {
+    for name in NAMES {
+        let rows = rows(name);
+        let expected = plain_logits(&Changed::new(name, |_| {}).unrouted().load(), &rows);
+        for (gating, intermediate) in [
+            (Gating::StraightThrough, IntermediateState::Plain),
+            (Gating::StraightThrough, IntermediateState::Gated),
+            (Gating::Delta, IntermediateState::Plain),
+            (Gating::Delta, IntermediateState::Gated),
+        ] {
+            let changed = Changed::new(name, |router| {
+                let num_recursions = if name == "routed_softmax" { 3 } else { 2 };
+                (router.gating, router.intermediate, router.biases) = (gating, intermediate, None);
+                router.alpha = router.score.default_alpha(gating, num_recursions);
+            });
+            assert_eq!(run(&changed.without_preference().load(), &rows, Choice::Threshold).0, expected);
+        }
+    }
+}
+
+#[test]
+fn weighted_at_full_depth_is_the_entry_and_a_gate_of_what_the_loop_gives() {
+    let rows = rows("routed_softmax");
+    let device = Device::flex();
+    let changed = Changed::new("routed_softmax", |router| router.alpha = 1.5).without_preference();
+    let (found, routing) = run(&changed.load(), &rows, Choice::Threshold);
+    assert!(routing.depths(rows.len() * rows[0].len()).iter().all(|depth| *depth == 3));
+    // A softmax of three alike: the gate is a half.
+    let plain = changed.unrouted().load();
+    let packed = plain.rows(Layout::batch(rows.len(), rows[0].len()));
+    let last = plain.share_map().num_depths() - 1;
+    let entered = plain.run_depths(plain.embed(flat(&rows, &device)), 0..1, &packed, None);
+    let left = plain.run_depths(entered.clone(), 1..last, &packed, None);
+    let x = plain.run_depths(entered + left * 0.5, last..last + 1, &packed, None);
+    assert_close("weighted", &found, &values(plain.logits(plain.norm(x))));
+}
+
+#[test]
+fn a_warm_up_sends_a_part_of_the_tokens_through_every_recursion() {
+    for name in NAMES {
+        let model = load(name);
+        let rows = rows(name);
+        let count = rows.len() * rows[0].len();
+        let depths = |part| run(&model, &rows, Choice::Warmup(FullDepth { part, step: 1 })).1;
+        let own = expected_depths(&Golden::named(name));
+        assert_eq!(depths(0.0).depths(count), own);
+        let deepest = *own.iter().max().unwrap();
+        let all = depths(1.0);
+        assert_eq!(all.depths(count), vec![deepest; count]);
+        // What the router chose is counted, not what the warm-up made of it.
+        let chosen: Vec<usize> = all.decisions()[0].own.iter().flat_map(|own| own.iter()).map(|i| i + 1).collect();
+        assert_eq!(chosen, own);
+        let some = depths(0.5).depths(count);
+        assert!(some.iter().zip(&own).all(|(some, own)| some == own || *some == deepest));
+        assert!(some != own && some.iter().sum::<usize>() < deepest * count);
+    }
+}
+
+#[test]
+fn biases_move_choices_and_not_gates() {
+    let name = "routed_softmax";
+    let rows = rows(name);
+    let forced = |depth: usize| {
+        Changed::new(name, move |router| {
+            let mut biases = vec![0.0; 3];
+            biases[depth] = 10.0;
+            router.biases = Some(biases);
+            router.score = DepthScore::Softmax;
+        })
+        .load()
+    };
+    let (_, own) = run(&load(name), &rows, Choice::Threshold);
+    for depth in 0..3 {
+        let (_, routing) = run(&forced(depth), &rows, Choice::Threshold);
+        assert!(routing.depths(rows.len() * rows[0].len()).iter().all(|found| *found == depth + 1));
+        assert_eq!(routing.decisions()[0].values(), own.decisions()[0].values());
+    }
+}
+
+/// Expert-choice routers beside auxiliary ones, in the golden model of those.
+#[test]
+fn an_auxiliary_router_chooses_in_inference_and_gives_the_body_no_gradient() {
+    struct WithAuxiliary {
+        golden: Golden,
+        config: ModelConfig,
+        infos: BTreeMap<String, TensorInfo>,
+    }
+    impl TensorSource for WithAuxiliary {
+        fn names(&self) -> Vec<&str> {
+            self.golden.weight_names().into_iter().chain(self.infos.keys().map(String::as_str)).collect()
+        }
+        fn info(&self, name: &str) -> Option<&TensorInfo> {
+            self.infos.get(name).or_else(|| self.golden.info(name))
+        }
+        fn path_of(&self, name: &str) -> &Path {
+            self.golden.path_of(name)
+        }
+        fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+            match self.infos.get(name) {
+                // Turns the first channel's sign around: it chooses otherwise than the router does.
+                Some(info) => {
+                    let values: Vec<f32> = (0..info.shape[1]).map(|i| if i == 0 { -1.0 } else { 0.0 }).collect();
+                    Ok(narrow(&values, Dtype::F32).into())
+                }
+                None => self.golden.bytes(name),
+            }
+        }
+    }
+    let golden = Golden::named("routed_mlp");
+    let mut config = golden.config();
+    let Some(RouterConfig::ExpertChoice(router)) = &mut config.recursion.as_mut().unwrap().router else { panic!() };
+    router.auxiliary = Some(RouterNetwork::Linear);
+    router.thresholds = Some(vec![None, Some(0.0), Some(0.0)]);
+    let info = || TensorInfo { dtype: Dtype::F32, shape: vec![1, 16] };
+    let infos = (0..3).map(|r| (format!("model.auxiliary_routers.{r}.out_proj.weight"), info())).collect();
+    let source = WithAuxiliary { golden, config, infos };
+    let device = Device::flex().autodiff();
+    let model = CausalLm::load(&source.config, &source, &device).unwrap();
+    let rows = rows("routed_mlp");
+    let layout = || Layout::batch(rows.len(), rows[0].len());
+    let (_, causal) = model.forward_routed(flat(&rows, &device), layout(), Choice::Threshold);
+    for decision in causal.decisions().iter().skip(1) {
+        let above: Vec<bool> = decision.auxiliary_values().into_iter().map(|u| u > 0.0).collect();
+        assert_eq!(decision.mask(), above);
+    }
+    // Top-k goes by the router.
+    let capacities = model.expert_choice().unwrap().capacities.clone();
+    let (_, top) = model.forward_routed(flat(&rows, &device), layout(), Choice::TopK(capacities.clone()));
+    let expected = source.golden.ints("golden.chosen.1").0;
+    assert_eq!(*top.decisions()[1].chosen, expected.into_iter().map(|row| row as usize).collect::<Vec<_>>());
+    assert_eq!(top.decisions()[1].chosen.len(), rows.len() * ExpertChoiceConfig::tokens(capacities[1], rows[0].len()));
+    let sums = top.decisions().iter().filter_map(|decision| decision.auxiliary.clone()).map(|u| u.square().sum());
+    let mut grads = sums.reduce(|a, b| a + b).unwrap().backward();
+    struct Visitor<'a>(Vec<String>, &'a mut burn::tensor::Gradients, Vec<String>);
+    impl ModuleVisitor for Visitor<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.val().grad_remove(self.1).is_some() {
+                self.2.push(self.0.join("."));
+            }
+        }
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+    }
+    let mut visitor = Visitor(Vec::new(), &mut grads, Vec::new());
+    model.visit(&mut visitor);
+    assert_eq!(visitor.2, source.infos.keys().cloned().collect::<Vec<_>>());
+}
