@@ -101,6 +101,12 @@ impl TextModel {
         f32_slice(&self.model.logits(last).into_data()).to_vec()
     }
 
+    /// The text of each of `ids` where it stands; the bytes of a character that several tokens make up are the last one's.
+    pub fn pieces(&self, ids: &[u32]) -> anyhow::Result<Vec<String>> {
+        let mut decoder = self.tokenizer.decode_stream(false);
+        Ok(ids.iter().map(|id| decoder.step(*id)).collect::<Result<_, _>>()?)
+    }
+
     /// Ids of a text that starts at the beginning: after the BOS token where the tokenizer puts one.
     pub fn encode_start(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         let mut ids: Vec<u32> = self.bos_token.into_iter().collect();

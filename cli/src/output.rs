@@ -1,6 +1,7 @@
 //! stdout is data, stderr is for people: the few shapes of lines that go there.
 
 use crate::progress;
+use anyhow::{bail, ensure};
 use serde::Serialize;
 use std::{
     fmt::Display,
@@ -49,6 +50,16 @@ pub fn word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '@' | ':' | '+' | ',' | '=');
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Refuses a file that could not be written at the end.
+pub fn check_file(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if parent.is_some_and(|parent| !parent.is_dir()) {
+        bail!("the folder of `{}` does not exist\nhint: make it first", path.display());
+    }
+    ensure!(!path.is_dir(), "`{}` is a folder, expected a file", path.display());
+    Ok(())
 }
 
 /// Colours, or none.

@@ -7,6 +7,7 @@
 mod arch;
 mod budget;
 mod convert;
+mod cost;
 pub mod document;
 mod error;
 mod extras;
@@ -30,6 +31,7 @@ pub use arch::{
 };
 pub use budget::Budget;
 pub use convert::{ConvertConfig, Mismatch, StoredDtype};
+pub use cost::Cost;
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
 pub use extras::DepthExtra;

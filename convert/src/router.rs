@@ -15,7 +15,7 @@ use retie_checkpoint::{
     expected_tensors, narrow, router_tensor, router_tensors,
 };
 use retie_config::{
-    ExpertChoiceConfig, Gating, ModelConfig, RecursionConfig, RouterConfig, RouterScore, TokenChoiceConfig,
+    ExpertChoiceConfig, Gating, KvStrategy, ModelConfig, RecursionConfig, RouterConfig, RouterScore, TokenChoiceConfig,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, io::Write, path::Path};
@@ -81,10 +81,10 @@ pub fn add_router(
     writer.finish()?;
     let report = RouterReport {
         schema: 1,
+        notes: notes(router, &recursion),
         recursion,
         seed,
         parameters: ParameterCounts::of(&target)?,
-        notes: notes(router, target.recursion.as_ref().map_or(1, |recursion| recursion.num_recursions)),
         checks: checks(source, &own, &entries, staging.path(), progress)?,
     };
     let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();
@@ -137,14 +137,14 @@ fn own_tensors(target: &ModelConfig, router: &RouterConfig, seed: u64) -> BTreeM
     tensors.map(values).collect()
 }
 
-fn notes(router: &RouterConfig, num_recursions: usize) -> Vec<String> {
+fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
     let (score, alpha, exact) = match router {
         RouterConfig::ExpertChoice(ExpertChoiceConfig { gating, score, alpha, .. }) => {
             let at_zero = *score == RouterScore::Sigmoid && *alpha == 2.0;
             (score.name(), *alpha, keeps(*gating, at_zero))
         }
         RouterConfig::TokenChoice(TokenChoiceConfig { gating, score, alpha, .. }) => {
-            let at_zero = *alpha == score.default_alpha(Gating::Delta, num_recursions);
+            let at_zero = *alpha == score.default_alpha(Gating::Delta, recursion.num_recursions);
             (score.name(), *alpha, keeps(*gating, at_zero))
         }
     };
@@ -155,6 +155,10 @@ fn notes(router: &RouterConfig, num_recursions: usize) -> Vec<String> {
              hidden states that the model had: its logits have to be learned again",
             router.gating()
         ));
+    }
+    if router.kv() == KvStrategy::Shared && (recursion.lora.is_some() || !recursion.share_norms) {
+        let unused = "what later depths own for `k_proj` and `v_proj` is not used";
+        notes.push(format!("with kv `shared` only the first recursion makes keys and values: {unused}"));
     }
     let learns = router.network().has_weights();
     let chooses = match router {

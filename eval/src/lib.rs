@@ -19,23 +19,27 @@ mod perplexity;
 mod prompt;
 mod python;
 mod report;
+mod routed_cost;
 mod routing;
 mod rows;
 mod scorer;
 pub mod task;
 #[cfg(test)]
 mod testing;
+mod token_class;
 
 pub use codec::TextCodec;
 pub use error::{EvalError, RunError};
 pub use evaluate::{Sample, TaskResult, evaluate_task};
 pub use example::Example;
-pub use html::{Chart, Level, Report, Series, Table, render_report, render_svg};
+pub use html::{Chart, Level, Marked, Passage, Report, Series, Table, render_report, render_svg};
 pub use metrics::{Estimate, Metric};
 pub use model_scorer::ModelScorer;
 pub use perplexity::{Perplexity, PerplexityOptions, measure_perplexity};
 pub use prompt::PromptEncoder;
 pub use report::EvalReport;
+pub use routed_cost::{Beside, RoutedCost, measure_cost};
 pub use routing::{Chosen, RecursionReport, RouterReport, TopK, measure_router};
 pub use scorer::{Progress, ScoreRequest, Scorer, TokenScores, score_all};
 pub use task::{HubSource, TASKS, Task};
+pub use token_class::{ClassDepths, TokenClass, classify};

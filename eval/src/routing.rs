@@ -4,7 +4,11 @@
 //! The loss with top-k is not that of a language model: a token's depth depends on the tokens after it. The difference of the two
 //! losses is what training with it leaves to be made up for.
 
-use crate::Progress;
+use crate::{
+    Progress,
+    routed_cost::{RoutedCost, measure_cost},
+    token_class::{ClassDepths, DepthsByClass, TokenClass},
+};
 use burn::tensor::{Int, Tensor};
 use retie_config::RouterConfig;
 use retie_model::{
@@ -37,6 +41,10 @@ pub struct RouterReport {
     /// Where tokens choose their depth: training chooses the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth_choice: Option<DepthChoice>,
+    /// Depths by classes of tokens.
+    pub classes: Vec<ClassDepths>,
+    /// What the first windows cost.
+    pub cost: Option<RoutedCost>,
 }
 
 /// One recursion in inference, but for [`Chosen::sampling_accuracy`].
@@ -77,12 +85,14 @@ pub struct TopK {
     pub same_depth: f64,
 }
 
-/// Reads `windows` (at least one, each of at least two tokens, of which the last is only predicted) with a routed model.
+/// Reads `windows` (at least one, each of at least two tokens, of which the last is only predicted) with a routed model. Their tokens are
+/// of the classes `classes`.
 ///
 /// `None` if the model has no router.
 pub fn measure_router(
     model: &CausalLm,
     windows: &[&[u32]],
+    classes: &[Vec<TokenClass>],
     batch_size: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Option<RouterReport> {
@@ -91,7 +101,9 @@ pub fn measure_router(
     let expert = model.expert_choice();
     let (mut sums, mut ahead) = (Sums::default(), expert.map(|_| Sums::default()));
     let mut same_depth = 0;
-    for (index, batch) in windows.chunks(batch_size.max(1)).enumerate() {
+    let batch_size = batch_size.max(1);
+    let mut by_class = DepthsByClass::new(model.share_map().num_recursions());
+    for (index, (batch, classes)) in windows.chunks(batch_size).zip(classes.chunks(batch_size)).enumerate() {
         let causal = read(model, batch, Choice::Threshold);
         sums.add(batch, &causal, router);
         if let (Some(expert), Some(ahead)) = (expert, &mut ahead) {
@@ -99,6 +111,8 @@ pub fn measure_router(
             ahead.add(batch, &top_k, router);
             same_depth += causal.depths.iter().zip(&top_k.depths).filter(|(causal, top_k)| causal == top_k).count();
         }
+        let classes = classes.iter().flat_map(|classes| &classes[..classes.len() - 1]);
+        classes.zip(&causal.depths).for_each(|(class, depth)| by_class.add(*class, *depth));
         progress(Progress { done: windows.len().min((index + 1) * batch_size), total: windows.len() });
     }
     let tokens = sums.routing.tokens;
@@ -130,7 +144,16 @@ pub fn measure_router(
             same_depth: share(same_depth),
         }),
         depth_choice: found.depth_choice,
+        classes: by_class.histograms(),
+        cost: measure_cost(model, &whole(windows, batch_size)),
     })
+}
+
+/// The first windows that are as long as any, without their last tokens.
+fn whole<'t>(windows: &[&'t [u32]], count: usize) -> Vec<&'t [u32]> {
+    let longest = windows.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+    let whole = windows.iter().filter(|tokens| tokens.len() == longest);
+    whole.take(count).map(|tokens| &tokens[..tokens.len() - 1]).collect()
 }
 
 struct Reading {
@@ -196,12 +219,24 @@ impl fmt::Display for RouterReport {
             )?;
         }
         let how = if chooses { "with thresholds" } else { "at these depths" };
-        write!(f, "token_nll {:.4} {how}, as in inference", self.token_nll)?;
-        let Some(TopK { token_nll, mean_depth, same_depth }) = &self.top_k else { return Ok(()) };
-        write!(
-            f,
-            "\ntoken_nll {token_nll:.4} with top-k, which looks ahead: not that of a language model; depth {mean_depth:.3}, the same for {} of the tokens",
-            percent(*same_depth)
-        )
+        writeln!(f, "token_nll {:.4} {how}, as in inference", self.token_nll)?;
+        if let Some(TopK { token_nll, mean_depth, same_depth }) = &self.top_k {
+            writeln!(
+                f,
+                "token_nll {token_nll:.4} with top-k, which looks ahead: not that of a language model; depth {mean_depth:.3}, the same for {} of the tokens",
+                percent(*same_depth)
+            )?;
+        }
+        write!(f, "\n{:<14} {:>8} {:>10}", "tokens", "number", "mean depth")?;
+        (0..self.depths.len()).try_for_each(|depth| write!(f, " {:>9}", format!("depth {depth}")))?;
+        for ClassDepths { class, tokens, mean_depth, depths } in &self.classes {
+            let mean = mean_depth.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.3}"));
+            write!(f, "\n{class:<14} {tokens:>8} {mean:>10}")?;
+            depths.iter().try_for_each(|share| write!(f, " {:>9}", percent(*share)))?;
+        }
+        match &self.cost {
+            Some(cost) => write!(f, "\n\n{cost}"),
+            None => Ok(()),
+        }
     }
 }

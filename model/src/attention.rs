@@ -2,8 +2,8 @@
 
 use crate::{
     block::Rows,
-    cache::KvSlot,
     kernels::{self, Scoring},
+    kv::Kv,
     linear::{Linear, LinearAtDepth},
     norm::{Norm, chosen},
 };
@@ -33,7 +33,7 @@ pub struct AttentionAtDepth {
 }
 
 impl Attention {
-    /// What `o_proj` reads: `x [M, D]` → `[M, N·H]`; with a cache, the keys and values of `x` join it and all of it is attended to.
+    /// What `o_proj` reads: `x [M, D]` → `[M, N·H]`, from the keys and values that `kv` says.
     pub(crate) fn mix(
         &self,
         x: Tensor<2>,
@@ -41,7 +41,7 @@ impl Attention {
         config: &ModelConfig,
         kind: DepthKind,
         rows: &Rows,
-        cache: Option<KvSlot<'_>>,
+        kv: Kv<'_>,
     ) -> Tensor<2> {
         let [num_rows, _] = x.dims();
         let [batch, tokens] = [rows.batch, num_rows / rows.batch];
@@ -62,23 +62,23 @@ impl Attention {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let q = self.q_proj.forward(x.clone(), &depth.q_proj);
         let q = prepare(q, heads, &self.q_norm, &depth.q_norm); // [B, T, N, H]
-        let k = self.k_proj.forward(x.clone(), &depth.k_proj);
-        let k = prepare(k, kv_heads, &self.k_norm, &depth.k_norm); // [B, T, K, H]
-        let v = split(self.v_proj.forward(x, &depth.v_proj), kv_heads); // [B, T, K, H]
-        let [k, v] = match cache {
-            Some(slot) => slot.append(k, v),
-            None => [k, v],
+        let [k, v] = kv.of(|| {
+            let k = self.k_proj.forward(x.clone(), &depth.k_proj);
+            let k = prepare(k, kv_heads, &self.k_norm, &depth.k_norm); // [B, T, K, H]
+            let v = self.v_proj.forward(x, &depth.v_proj); // [M, K·H]
+            [k.reshape([num_rows, config.key_value_size()]), v]
+        });
+        let keys = |x: Tensor<2>| {
+            let [rows, _] = x.dims();
+            x.reshape([rows, kv_heads, config.head_dim]) // [S, K, H]
         };
-        let flat = |x: Tensor<4>| {
-            let [batch, rows, heads, head_dim] = x.dims();
-            x.reshape([batch * rows, heads, head_dim])
-        };
+        let q = q.reshape([num_rows, heads, config.head_dim]);
         let scoring = Scoring {
             scale: (1.0 / anatomy.query_pre_attn_scalar.sqrt()) as f32,
             softcap: anatomy.attn_logit_softcapping.map(|cap| cap as f32),
             window: kind.window,
         };
-        let out = kernels::attention(flat(q), flat(k), flat(v), &rows.layout, scoring); // [M, N, H]
+        let out = kernels::attention(q, keys(k), keys(v), &rows.layout, scoring); // [M, N, H]
         out.reshape([num_rows, config.query_size()])
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::{
     attention::{Attention, AttentionAtDepth},
-    cache::KvSlot,
     extras::{Extras, scaled},
     kernels::{self, Layout},
+    kv::Kv,
     mlp::{Mlp, MlpAtDepth},
     norm::{Norm, chosen},
     rope::RopeAngles,
@@ -78,10 +78,10 @@ pub(crate) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// `x [M, D]` → `[M, D]`; with a cache, the keys and values of `x` join it and all of it is attended to.
-    pub fn forward(self, x: Tensor<2>, rows: &Rows, cache: Option<KvSlot<'_>>) -> Tensor<2> {
+    /// `x [M, D]` → `[M, D]`, attending to the keys and values that `kv` says.
+    pub fn forward(self, x: Tensor<2>, rows: &Rows, kv: Kv<'_>) -> Tensor<2> {
         let x = self.enter(x);
-        let mixed = self.mix(self.attention_input(x.clone()), rows, cache);
+        let mixed = self.mix(self.attention_input(x.clone()), rows, kv);
         let attended = self.attention_output(mixed);
         if self.config.anatomy.residual == Residual::Parallel {
             let fed = self.feed_forward(self.mlp_input(x.clone()));
@@ -106,8 +106,8 @@ impl Block<'_> {
     }
 
     /// What o reads.
-    pub fn mix(self, x: Tensor<2>, rows: &Rows, cache: Option<KvSlot<'_>>) -> Tensor<2> {
-        self.layer.self_attn.mix(x, &self.own.self_attn, self.config, self.kind, rows, cache)
+    pub fn mix(self, x: Tensor<2>, rows: &Rows, kv: Kv<'_>) -> Tensor<2> {
+        self.layer.self_attn.mix(x, &self.own.self_attn, self.config, self.kind, rows, kv)
     }
 
     /// What attention adds to the stream, from what o reads.

@@ -8,8 +8,9 @@
 
 use crate::{
     block::{Block, DepthWeights, Layer, Rows},
-    cache::{KvCache, KvSlot},
+    cache::KvCache,
     kernels::{self, Head, Layout},
+    kv::Kv,
     norm::Norm,
     rope::RopeFrequencies,
     router::{Router, Routing},
@@ -191,9 +192,10 @@ impl CausalLm {
         rows: &Rows,
         mut cache: Option<&mut KvCache>,
     ) -> Tensor<2> {
-        for step in &self.plan.share_map.depths()[depths] {
-            let slot = cache.as_deref_mut().map(|cache| cache.slot(step.depth.0));
-            x = self.run_depth(x, step.layer.0, step.depth.0, rows, slot);
+        let [num_rows, _] = x.dims();
+        for depth in depths {
+            let slot = cache.as_deref_mut().map(|cache| cache.slot(depth, num_rows));
+            x = self.run_depth(x, depth, rows, Kv::Own { slot, kept: None });
         }
         x
     }
@@ -204,17 +206,11 @@ impl CausalLm {
         self.model.norm.forward(x, &self.plan.config.anatomy)
     }
 
-    pub(crate) fn run_depth(
-        &self,
-        x: Tensor<2>,
-        layer: usize,
-        depth: usize,
-        rows: &Rows,
-        slot: Option<KvSlot<'_>>,
-    ) -> Tensor<2> {
+    pub(crate) fn run_depth(&self, x: Tensor<2>, depth: usize, rows: &Rows, kv: Kv<'_>) -> Tensor<2> {
         let config = &self.plan.config;
+        let layer = self.plan.share_map.depths()[depth].layer.0;
         let (layer, own) = (&self.model.layers[layer], &self.model.depths[depth]);
-        Block { layer, own, config, kind: config.anatomy.depths[depth] }.forward(x, rows, slot)
+        Block { layer, own, config, kind: config.anatomy.depths[depth] }.forward(x, rows, kv)
     }
 
     /// What turns hidden states into logits.

@@ -8,6 +8,7 @@
 use crate::{
     block::{Block, Rows},
     kernels::{self, Layout, f32_slice},
+    kv::Kv,
     rope::RopeFrequencies,
     weights::{Loader, WeightDtype},
 };
@@ -194,7 +195,7 @@ fn run_rows(
     if show(Point::Attention, &read, &x) {
         return x;
     }
-    let mixed = block.mix(read, rows, None);
+    let mixed = block.mix(read, rows, Kv::Own { slot: None, kept: None });
     if show(Point::Output, &mixed, &x) {
         return x;
     }

@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod extras;
 pub mod kernels;
+mod kv;
 mod layer_by_layer;
 mod linear;
 mod mlp;
@@ -26,6 +27,7 @@ pub use cache::KvCache;
 pub use causal_lm::CausalLm;
 pub use device::{backends, device};
 pub use error::ModelError;
+pub use kv::KeysValues;
 pub use layer_by_layer::{Comparison, LayerByLayer, Point, Run, Seen};
 pub use router::{
     Choice, Decision, DepthChoice, Entry, FullDepth, Router, RouterLoss, Routing, RoutingStatistics, RoutingSums,

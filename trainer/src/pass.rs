@@ -8,7 +8,8 @@
 //!
 //! Routers choose once: a recursion that runs again runs over the same rows. What a loss asks of a router's logits enters the graph of
 //! its recursion. Where tokens choose their depth before the loop, later recursions read what they chose from and where they entered: its
-//! gradients are summed over them, and enter the graph of the first.
+//! gradients are summed over them, and enter the graph of the first. So it is with the keys and values of the first recursion, where later
+//! ones read them.
 //!
 //! Hidden states are read, and their gradients given back, at the ends of parts: losses may want those of any depth.
 //!
@@ -19,7 +20,7 @@ use burn::{
     module::Module,
     tensor::{Gradients as Graph, Int, Tensor, TensorData},
 };
-use retie_model::{CausalLm, Choice, Decision, Entry, Routing, Rows, kernels::Layout};
+use retie_model::{CausalLm, Choice, Decision, Entry, KeysValues, Routing, Rows, kernels::Layout};
 use std::{collections::BTreeMap, ops::Range};
 
 /// A forward pass that can be taken back.
@@ -33,6 +34,8 @@ pub struct Pass {
     decisions: Vec<Decision>,
     /// Where each token chooses its depth, what that was chosen from.
     entry: Option<Entry>,
+    /// Keys and values of the first recursion, without a graph, where later ones read them and run again.
+    first: Vec<KeysValues>,
 }
 
 /// Gradients of what a decision was made from, row by row of its logits.
@@ -100,7 +103,8 @@ impl Pass {
         let last = student.share_map().num_depths();
         states.retain(|end, _| *end == last || ends.contains(end));
         let entry = routing.entry().cloned();
-        Self { rows, parts, states, decisions: routing.into_decisions(), entry }
+        let first = if recompute { routing.first_keys_values().to_vec() } else { Vec::new() };
+        Self { rows, parts, states, decisions: routing.into_decisions(), entry, first }
     }
 
     /// Hidden states `[M, D]` after `end` depths, before the final norm.
@@ -128,7 +132,8 @@ impl Pass {
         of_logits: &[LogitGradients],
         grads: &mut Gradients,
     ) -> Tensor<2> {
-        let Self { rows, parts, decisions, entry, .. } = self;
+        let Self { rows, parts, decisions, entry, first: keys_values, .. } = self;
+        let mut of_keys_values: Vec<Option<Tensor<2>>> = vec![None; 2 * keys_values.len()];
         let last = student.share_map().num_depths();
         let Some(mut incoming) = of_states.remove(&last) else { unreachable!("the last state is always read") };
         let mut of_entry = EntryGradients::default();
@@ -136,6 +141,7 @@ impl Pass {
             let (before, asked) = (&decisions[made.clone()], &of_logits[made]);
             // Of a part of the loop: with what the tokens chose from as leaves, but in the first, where it is made.
             let mut leaves = None;
+            let mut shared: Vec<Tensor<2>> = Vec::new();
             let (entering, leaving, decided) = match leaving {
                 Some(leaving) => (entering, leaving, before.to_vec()),
                 None => {
@@ -145,8 +151,11 @@ impl Pass {
                     let again = entry.clone().filter(|_| first.is_some());
                     let again = again.map(|entry| if made_here { entry } else { with_leaves(&entry) });
                     leaves = again.clone().filter(|_| !made_here);
-                    let mut routing = first.map_or_else(Routing::default, |first| Routing::again(first, again));
+                    let reads = keys_values.iter().cloned().map(|kv| kv.map(leaf)).collect();
+                    let again = |first| Routing::again(first, again).with_first(reads);
+                    let mut routing = first.map_or_else(Routing::default, again);
                     let leaving = run_all(student, entering.clone(), &runs, &rows, &mut routing);
+                    shared = routing.first_keys_values().iter().flatten().cloned().collect();
                     (entering, leaving, routing.into_decisions())
                 }
             };
@@ -160,8 +169,17 @@ impl Pass {
                 outputs
                     .extend(decided.iter().find_map(|decision| decision.logits.clone()).map(|logits| (logits, grad)));
             }
+            // The first recursion makes the keys and values, those after it read them.
+            let makes = before.first().is_some_and(|decision| decision.recursion == 0);
+            if makes {
+                let grads = of_keys_values.iter_mut().map(Option::take);
+                outputs.extend(shared.iter().zip(grads).filter_map(|(x, grad)| Some((x.clone(), grad?))));
+            }
             let mut graph = backward(outputs);
             incoming = of_leaf(&entering, &mut graph);
+            for (sum, leaf) in of_keys_values.iter_mut().zip(&shared).filter(|_| !makes) {
+                *sum = added(sum.take(), leaf.grad_remove(&mut graph));
+            }
             if let Some(Entry { hidden, logits, .. }) = &leaves {
                 of_entry.add(hidden.grad_remove(&mut graph), logits.grad_remove(&mut graph));
             }
@@ -184,11 +202,15 @@ struct EntryGradients {
 impl EntryGradients {
     fn add(&mut self, hidden: Option<Tensor<2>>, logits: Option<Tensor<2>>) {
         for (sum, grad) in [(&mut self.hidden, hidden), (&mut self.logits, logits)] {
-            *sum = match (sum.take(), grad) {
-                (Some(sum), Some(grad)) => Some(sum + grad),
-                (sum, grad) => sum.or(grad),
-            };
+            *sum = added(sum.take(), grad);
         }
+    }
+}
+
+fn added(sum: Option<Tensor<2>>, grad: Option<Tensor<2>>) -> Option<Tensor<2>> {
+    match (sum, grad) {
+        (Some(sum), Some(grad)) => Some(sum + grad),
+        (sum, grad) => sum.or(grad),
     }
 }
 

@@ -14,7 +14,7 @@ use clap::Args;
 use depth::{Depths, Pieces};
 use retie_model::{KvCache, ModelError, Routing, Sampler, Sampling, kernels::on_worker};
 use serde::Serialize;
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 /// Write text that goes on from a prompt
 #[derive(Debug, Args)]
@@ -40,6 +40,9 @@ pub struct Generate {
     /// Of a routed model: show the prompt too, and each token in the colour of the recursions it went through
     #[arg(long)]
     show_depth: bool,
+    /// Of a routed model: write prompt and text here, as a web page with each token in the colour of its recursions
+    #[arg(long, value_name = "FILE")]
+    show_depth_html: Option<PathBuf>,
     #[command(flatten)]
     dtype: DtypeArgs,
     #[command(flatten)]
@@ -82,17 +85,29 @@ impl Generate {
             self.temperature
         );
         ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "`--top-p` is `{}`, expected above 0, up to 1", self.top_p);
+        if let Some(path) = &self.show_depth_html {
+            output::check_file(path)?;
+        }
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;
-        ensure!(
-            model.model.router().is_some() || !self.show_depth,
-            "every token of `{}` goes through all recursions: it has no router\nhint: leave `--show-depth` out",
-            self.model
-        );
-        let json = self.json.json;
+        for (option, given) in
+            [("--show-depth", self.show_depth), ("--show-depth-html", self.show_depth_html.is_some())]
+        {
+            ensure!(
+                model.model.router().is_some() || !given,
+                "every token of `{}` goes through all recursions: it has no router\nhint: leave `{option}` out",
+                self.model
+            );
+        }
+        let (json, model_name) = (self.json.json, self.model.clone());
         let mut show = |text: &str| if json { Ok(()) } else { output::stream(text) };
+        let page = self.show_depth_html.clone();
         let generation = on_worker(|| self.generate(&model, &mut show))?;
+        if let (Some(path), Some(depths)) = (&page, &generation.depths) {
+            fs_err::write(path, depths.page(&model_name)?)?;
+            output::wrote(path);
+        }
         if json {
             output::json(&generation)?;
         } else {
@@ -132,7 +147,8 @@ impl Generate {
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
         let mut sampler = Sampler::new(sampling);
         let mut cache = KvCache::new(config, 1, asked, &model.device);
-        let mut text_of = Pieces::new(model, show, self.show_depth);
+        let with_depths = self.show_depth || self.show_depth_html.is_some();
+        let mut text_of = Pieces::new(model, show, with_depths, self.show_depth);
         let mut ids = Vec::new();
         let mut stop = Stop::MaxNewTokens;
         let start = Instant::now();
@@ -148,7 +164,7 @@ impl Generate {
             ids.push(next);
             text_of.token(next)?;
             // The depth of a token is known when it has been read.
-            if ids.len() == max_new_tokens && !self.show_depth {
+            if ids.len() == max_new_tokens && !with_depths {
                 break;
             }
             let mut routing = Routing::default();
@@ -164,7 +180,7 @@ impl Generate {
         // Each forward pass after the first gave one token, the one that ended the text included.
         let decoded = match stop {
             Stop::EndOfText => ids.len(),
-            Stop::MaxNewTokens if self.show_depth => ids.len(),
+            Stop::MaxNewTokens if with_depths => ids.len(),
             Stop::MaxNewTokens => ids.len() - 1,
         };
         Ok(Generation {

@@ -160,9 +160,21 @@ impl Gating {
 }
 
 named! {
-    /// Keys and values of a recursion.
+    /// Keys and values that the tokens of a recursion attend to (Mixture-of-Recursions, §2.2.2).
     KvStrategy, "KV strategy" {
         /// Of the tokens that the recursion chose, which see one another.
         RecursionWise = "recursion_wise",
+        /// Of all tokens, those that the first recursion made: later ones make none.
+        Shared = "shared",
+        /// Of all tokens: those that the recursion made of the tokens that it chose, and of the others those of the first recursion.
+        Hybrid = "hybrid",
+    }
+}
+
+impl KvStrategy {
+    /// Whether later recursions read what the first one made, so that it has to take every token.
+    #[must_use]
+    pub fn reads_the_first(self) -> bool {
+        self != Self::RecursionWise
     }
 }

@@ -61,6 +61,7 @@ impl ExpertChoiceConfig {
                 ));
             }
         }
+        self.kv_problems(problems);
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             problems.push(format!("`alpha` is `{}`, expected a finite number above 0", self.alpha));
         }
@@ -81,6 +82,22 @@ impl ExpertChoiceConfig {
         }
         for threshold in thresholds.iter().flatten().filter(|threshold| !(**threshold as f32).is_finite()) {
             problems.push(format!("a threshold is `{threshold}`, expected a finite number of f32 or null"));
+        }
+    }
+
+    /// What is wrong with the first recursion where later ones read its keys and values.
+    fn kv_problems(&self, problems: &mut Vec<String>) {
+        let Self { kv, capacities, thresholds, .. } = self;
+        if !kv.reads_the_first() {
+            return;
+        }
+        let reason =
+            format!("with kv `{kv}` later recursions read the keys and values that the first makes of every token");
+        if let Some(capacity) = capacities.first().filter(|capacity| **capacity < 1.0) {
+            problems.push(format!("the capacity of recursion 0 is `{capacity}`, expected 1: {reason}"));
+        }
+        if let Some(threshold) = thresholds.as_ref().and_then(|thresholds| *thresholds.first()?) {
+            problems.push(format!("the threshold of recursion 0 is `{threshold}`, expected null: {reason}"));
         }
     }
 

@@ -76,6 +76,15 @@ impl RouterConfig {
         }
     }
 
+    /// Whether recursion `recursion` of an inference gets every token.
+    #[must_use]
+    pub fn takes_all(&self, recursion: usize) -> bool {
+        match self {
+            Self::ExpertChoice(config) => config.takes_all(recursion),
+            Self::TokenChoice(_) => recursion == 0,
+        }
+    }
+
     /// Everything that is wrong with it for a model of `num_recursions` in the pattern `sharing`.
     #[must_use]
     pub fn problems(&self, num_recursions: usize, sharing: Sharing) -> Vec<String> {
@@ -158,6 +167,22 @@ mod tests {
         ");
         let thirds = RouterConfig::ExpertChoice(self::config(&[1.0, 0.5]));
         assert!(thirds.check(2, Sharing::Cycle).is_ok());
+    }
+
+    #[test]
+    fn keys_that_all_recursions_read_are_those_of_every_token() {
+        let router = |kv, capacities: &[f64], thresholds| {
+            let config = ExpertChoiceConfig { kv, thresholds, ..config(capacities) };
+            RouterConfig::ExpertChoice(config).problems(2, Sharing::Cycle)
+        };
+        for kv in [KvStrategy::Shared, KvStrategy::Hybrid] {
+            assert_eq!(router(kv, &[1.0, 0.5], Some(vec![None, Some(0.1)])), Vec::<String>::new());
+            let problems = router(kv, &[0.75, 0.5], Some(vec![Some(0.25), None]));
+            let start = "the capacity of recursion 0 is `0.75`, expected 1: with kv `";
+            assert!(problems[0].starts_with(start), "{problems:?}");
+            assert!(problems[1].starts_with("the threshold of recursion 0 is `0.25`, expected null: "), "{problems:?}");
+        }
+        assert_eq!(router(KvStrategy::RecursionWise, &[0.75, 0.5], None), Vec::<String>::new());
     }
 
     fn token_choice() -> TokenChoiceConfig {

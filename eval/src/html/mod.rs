@@ -1,10 +1,12 @@
 //! A report as one HTML file that needs nothing else: style and curves are in it, for light and dark screens.
 
 mod chart;
+mod passage;
 mod svg_file;
 
 use crate::EvalError;
 pub use chart::{Chart, Level, Series};
+pub use passage::{Marked, Passage};
 use std::fmt::Write;
 pub use svg_file::render_svg;
 
@@ -18,6 +20,8 @@ pub struct Report {
     pub title: String,
     /// Paragraphs under it.
     pub summary: Vec<String>,
+    /// Texts with marked tokens.
+    pub passages: Vec<Passage>,
     /// Numbers.
     pub tables: Vec<Table>,
     /// Curves.
@@ -48,6 +52,7 @@ pub struct Table {
 pub fn render_report(report: &Report) -> Result<String, EvalError> {
     let mut body = format!("<h1>{}</h1>\n", escape(&report.title));
     report.summary.iter().for_each(|text| body += &format!("<p>{}</p>\n", escape(text)));
+    report.passages.iter().for_each(|passage| body += &passage::html(passage));
     report.tables.iter().for_each(|table| body += &table_html(table));
     for chart in &report.charts {
         body += &figure(chart)?;
@@ -134,6 +139,7 @@ mod tests {
         let report = Report {
             title: "R & D".into(),
             summary: vec!["a < b".into()],
+            passages: Vec::new(),
             tables: vec![Table {
                 title: "Held-out text".into(),
                 header: vec!["model".into(), "nll".into()],

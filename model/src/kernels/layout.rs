@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-/// A run of query rows. Each sees all key rows of `prefix`, then those of `keys` causally: the last of them are the queries' own.
+/// A run of query rows. Each sees the key rows of `prefix`, then those of `keys`, up to its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Rows of the queries.
@@ -11,20 +11,48 @@ pub struct Segment {
     pub prefix: Range<usize>,
     /// Rows of the run's own keys, at least as many as queries.
     pub keys: Range<usize>,
+    /// Which of all keys, the prefix first, is each query's own, ascending; the last ones if `None`.
+    pub own: Option<Arc<[usize]>>,
 }
 
 impl Segment {
-    /// Positions of the queries in their sequence.
+    /// Queries of which the last keys are the own ones.
     #[must_use]
-    pub fn positions(&self) -> Range<usize> {
-        let end = self.num_keys();
-        end - self.queries.len()..end
+    pub fn last(queries: Range<usize>, prefix: Range<usize>, keys: Range<usize>) -> Self {
+        Self { queries, prefix, keys, own: None }
     }
 
-    /// Keys that the last query sees.
+    /// Which of all keys is the own one of the `i`-th query.
+    #[must_use]
+    pub fn position(&self, i: usize) -> usize {
+        match &self.own {
+            Some(own) => own[i],
+            None => self.num_keys() - self.queries.len() + i,
+        }
+    }
+
+    /// Positions of the queries among their keys.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        (0..self.queries.len()).map(|i| self.position(i))
+    }
+
+    /// Keys of the prefix and of the run.
     #[must_use]
     pub fn num_keys(&self) -> usize {
         self.prefix.len() + self.keys.len()
+    }
+
+    /// Pairs of a query and a key that it sees, of which a `window` leaves the last ones.
+    #[must_use]
+    pub fn num_pairs(&self, window: Option<usize>) -> usize {
+        self.positions().map(|position| (position + 1).min(window.unwrap_or(usize::MAX))).sum()
+    }
+
+    /// The queries `some`, ascending rows of this segment, before the same keys; the first of them is row `start` of the queries.
+    #[must_use]
+    pub fn only(&self, some: &[usize], start: usize) -> Self {
+        let own = some.iter().map(|row| self.position(row - self.queries.start)).collect();
+        Self { queries: start..start + some.len(), own: Some(own), ..self.clone() }
     }
 }
 
@@ -82,11 +110,8 @@ impl Layout {
     pub fn cached(grid: Grid) -> Self {
         let Grid { batch, tokens, kv_len, capacity } = grid;
         assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
-        let segments = (0..batch).map(|row| Segment {
-            queries: row * tokens..(row + 1) * tokens,
-            prefix: 0..0,
-            keys: row * capacity..row * capacity + kv_len,
-        });
+        let segments = (0..batch)
+            .map(|row| Segment::last(row * tokens..(row + 1) * tokens, 0..0, row * capacity..row * capacity + kv_len));
         Self { segments: segments.collect(), grid: Some(grid) }
     }
 
@@ -104,7 +129,7 @@ impl Layout {
             let queries = start..start + rows;
             start += rows;
             if rows > 0 {
-                segments.push(Segment { keys: queries.clone(), queries, prefix });
+                segments.push(Segment::last(queries.clone(), prefix, queries));
             }
         }
         Self { segments: segments.into(), grid: None }
@@ -168,7 +193,17 @@ mod tests {
     fn rows_of_a_cache_stand_at_its_end() {
         let layout = Layout::cached(Grid { batch: 2, tokens: 3, kv_len: 10, capacity: 16 });
         assert_eq!(layout.positions(), (2, vec![7, 8, 9]));
-        assert_eq!(layout.segments()[1], Segment { queries: 3..6, prefix: 0..0, keys: 16..26 });
+        assert_eq!(layout.segments()[1], Segment::last(3..6, 0..0, 16..26));
+    }
+
+    #[test]
+    fn some_queries_of_a_run_keep_their_own_keys() {
+        let run = Segment::last(10..14, 0..3, 20..26);
+        assert_eq!(run.positions().collect::<Vec<_>>(), [5, 6, 7, 8]);
+        let some = run.only(&[10, 13], 1);
+        assert_eq!((some.queries.clone(), some.keys.clone(), some.num_keys()), (1..3, 20..26, 9));
+        assert_eq!(some.positions().collect::<Vec<_>>(), [5, 8]);
+        assert_eq!([some.num_pairs(None), some.num_pairs(Some(7))], [6 + 9, 6 + 7]);
     }
 
     #[test]

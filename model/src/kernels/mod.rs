@@ -11,9 +11,11 @@ mod head_loss;
 mod host;
 mod layout;
 mod merge;
+mod operations;
 mod plain;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use allocator::{Allocator, keep_freed_memory};
 pub use head_loss::{
@@ -22,6 +24,8 @@ pub use head_loss::{
 };
 pub use layout::{Grid, Layout, Scoring, Segment};
 pub use merge::{Merge, gather, merge};
+pub use operations::{Operations, counted};
+pub use write::{Run, write_rows};
 
 use burn::{
     backend::{Dispatch, DispatchDevice},
@@ -60,6 +64,11 @@ pub fn on_worker<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
 
+fn count_products<const N: usize>(x: &Tensor<2>, weights: [&Tensor<2>; N]) {
+    let [rows, _] = x.dims();
+    weights.iter().for_each(|weight| operations::product(rows, weight.dims()));
+}
+
 /// `x + y`, `[M, D]` each: the residual connection.
 pub fn add(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     if is_cpu(&x.device()) {
@@ -80,6 +89,7 @@ pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
 
 /// `y = x·Wᵀ`: `x [M, in]`, `weight [out, in]` (the layout of a Hugging Face checkpoint) → `[M, out]`.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    count_products(&x, [&weight]);
     if is_cpu(&x.device()) {
         Tensor::from_dispatch(Dispatch::decoder_linear(x.into_dispatch(), weight.into_dispatch()))
     } else {
@@ -89,6 +99,7 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 
 /// A linear and its LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`: `x [M, in]`, `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[M, out]`.
 pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    count_products(&x, [&weight, &a, &b]);
     if is_cpu(&x.device()) {
         let (x, weight, a, b) = (x.into_dispatch(), weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
         Tensor::from_dispatch(Dispatch::decoder_linear_lora(x, weight, a, b))
@@ -130,6 +141,7 @@ pub fn activation(x: Tensor<2>, activation: Activation) -> Tensor<2> {
 pub fn gated_linear(gate: Tensor<2>, up: Tensor<2>, activation: Activation, weight: Tensor<2>) -> Tensor<2> {
     match Gate::of(activation).filter(|_| is_cpu(&gate.device())) {
         Some(kind) => {
+            count_products(&gate, [&weight]);
             let (gate, up, weight) = (gate.into_dispatch(), up.into_dispatch(), weight.into_dispatch());
             Tensor::from_dispatch(Dispatch::decoder_gated_linear(gate, up, kind, weight))
         }
@@ -148,6 +160,7 @@ pub fn gated_linear_lora(
 ) -> Tensor<2> {
     match Gate::of(activation).filter(|_| is_cpu(&gate.device())) {
         Some(kind) => {
+            count_products(&gate, [&weight, &a, &b]);
             let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
             let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
             Tensor::from_dispatch(Dispatch::decoder_gated_linear_lora(gate, up, kind, weight, a, b))
@@ -190,6 +203,9 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
 /// # Panics
 /// When `layout` names other rows than there are.
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
+    let [_, heads, head_dim] = q.dims();
+    let pairs = layout.segments().iter().map(|segment| segment.num_pairs(scoring.window)).sum();
+    operations::pairs(pairs, heads, head_dim);
     if is_cpu(&q.device()) {
         let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
         Tensor::from_dispatch(Dispatch::decoder_attention(q, k, v, layout.clone(), scoring))

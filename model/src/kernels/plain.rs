@@ -5,8 +5,9 @@ use super::{
     is_cpu,
     layout::{Grid, Layout, Scoring},
     merge::Merge,
+    write::Run,
 };
-use burn::tensor::{Bool, IndexingUpdateOp, Tensor, activation};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation};
 use retie_config::{Activation, Gating};
 use std::{f32::consts::FRAC_1_SQRT_2, ops::Range};
 
@@ -91,13 +92,22 @@ pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tens
     put(values, x * (-through + 1.0))
 }
 
+pub fn write_rows(buffer: Tensor<2>, values: &Tensor<2>, runs: &[Run]) -> Tensor<2> {
+    let [_, width] = buffer.dims();
+    runs.iter().fold(buffer, |buffer, Run { rows, at }| {
+        let values = values.clone().narrow(0, rows.start, rows.len());
+        buffer.slice_assign([*at..at + rows.len(), 0..width], values)
+    })
+}
+
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
     let [rows, heads, head_dim] = q.dims();
     let [_, kv_heads, _] = k.dims();
     if let Some(Grid { batch, tokens, kv_len, capacity }) = layout.grid() {
         let keys = |x: Tensor<3>| x.reshape([batch, capacity, kv_heads, head_dim]).narrow(1, 0, kv_len);
         let q = q.reshape([batch, tokens, heads, head_dim]);
-        return causal(q, keys(k), keys(v), scoring).reshape([rows, heads, head_dim]);
+        let last = (kv_len - tokens..kv_len).collect::<Vec<_>>();
+        return causal(q, keys(k), keys(v), &last, scoring).reshape([rows, heads, head_dim]);
     }
     let segments = layout.segments().iter().map(|segment| {
         let take = |x: &Tensor<3>, rows: &Range<usize>| x.clone().narrow(0, rows.start, rows.len());
@@ -105,13 +115,14 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scor
             true => take(x, &segment.keys).unsqueeze(),
             false => Tensor::cat(vec![take(x, &segment.prefix), take(x, &segment.keys)], 0).unsqueeze(),
         };
-        causal(take(&q, &segment.queries).unsqueeze(), keys(&k), keys(&v), scoring).squeeze_dim::<3>(0)
+        let own: Vec<usize> = segment.positions().collect();
+        causal(take(&q, &segment.queries).unsqueeze(), keys(&k), keys(&v), &own, scoring).squeeze_dim::<3>(0)
     });
     Tensor::cat(segments.collect(), 0)
 }
 
-/// `q [B, T, N, H]`; `k`, `v` `[B, S, K, H]`, of which the last `T` belong to the queries → `[B, T, N, H]`.
-fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scoring: Scoring) -> Tensor<4> {
+/// `q [B, T, N, H]`; `k`, `v` `[B, S, K, H]`; `own` says which key is each query's, the last that it sees → `[B, T, N, H]`.
+fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, own: &[usize], scoring: Scoring) -> Tensor<4> {
     let [batch, tokens, heads, head_dim] = q.dims();
     let [_, kv_len, kv_heads, _] = k.dims();
     let repeat = |x: Tensor<4>| {
@@ -125,10 +136,12 @@ fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scoring: Scoring) -> Tensor<
     if let Some(cap) = scoring.softcap {
         scores = (scores / cap).tanh() * cap;
     }
-    let last = (kv_len - tokens) as i64; // key of the first query
-    let mut hidden = Tensor::<2, Bool>::tril_mask([tokens, kv_len], last, &device);
+    let own: Vec<i32> = own.iter().map(|key| *key as i32).collect();
+    let own = Tensor::<1, Int>::from_ints(own.as_slice(), &device).reshape([tokens, 1]).expand([tokens, kv_len]);
+    let keys = Tensor::<1, Int>::arange(0..kv_len as i64, &device).reshape([1, kv_len]).expand([tokens, kv_len]);
+    let mut hidden = keys.clone().greater(own.clone());
     if let Some(window) = scoring.window.filter(|window| *window < kv_len) {
-        hidden = hidden.bool_or(Tensor::<2, Bool>::triu_mask([tokens, kv_len], last - window as i64 + 1, &device));
+        hidden = hidden.bool_or(keys.lower_equal(own - window as i64));
     }
     let scores = scores
         .mask_fill(hidden.reshape([1, 1, tokens, kv_len]).expand([batch, heads, tokens, kv_len]), f32::NEG_INFINITY);

@@ -280,6 +280,53 @@ fn packed_attention_with_shared_prefixes_equals_the_plain_one() {
 }
 
 #[test]
+fn attention_of_some_queries_is_that_of_all_and_equals_the_plain_one() {
+    // Over two blocks of keys, behind a prefix, and in a cache.
+    let packed = Layout::packed([(600, 0..0), (70, 0..600)]);
+    let cached = Layout::cached(Grid { batch: 2, tokens: 30, kv_len: 80, capacity: 90 });
+    for (layout, keys) in [(packed, 670), (cached, 180)] {
+        let some: Vec<usize> = (0..layout.num_rows()).filter(|row| row % 3 == 1 || row % 7 == 0).collect();
+        let mut at = 0;
+        let segments = layout.segments().iter().map(|segment| {
+            let rows: Vec<usize> = some.iter().copied().filter(|row| segment.queries.contains(row)).collect();
+            at += rows.len();
+            segment.only(&rows, at - rows.len())
+        });
+        let chosen = Layout::ragged(segments.collect());
+        let (k, v) = (random([keys, 2, 8], 51), random([keys, 2, 8], 52));
+        let q = random([layout.num_rows(), 4, 8], 53);
+        let rows: Vec<i32> = some.iter().map(|row| *row as i32).collect();
+        let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &device());
+        for window in [None, Some(25)] {
+            let scoring = Scoring { window, ..Scoring::plain(8) };
+            let take = |x: Tensor<3>| x.select(0, rows.clone());
+            let all = take(super::attention(q.clone(), k.clone(), v.clone(), &layout, scoring));
+            assert_close("rows of all", super::attention(take(q.clone()), k.clone(), v.clone(), &chosen, scoring), all);
+            compare(
+                [k.clone(), v.clone()],
+                |[k, v]| super::attention(take(q.clone()), k, v, &chosen, scoring),
+                |[k, v]| plain::attention(take(q.clone()), k, v, &chosen, scoring),
+            );
+            compare(
+                [take(q.clone())],
+                |[q]| super::attention(q, k.clone(), v.clone(), &chosen, scoring),
+                |[q]| plain::attention(q, k.clone(), v.clone(), &chosen, scoring),
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_are_written_into_a_buffer_as_in_plain_operations() {
+    let runs = || std::sync::Arc::from([super::Run { rows: 1..3, at: 5 }, super::Run { rows: 4..5, at: 0 }]);
+    compare(
+        [random([8, 3], 54), random([5, 3], 55)],
+        |[buffer, rows]| super::write_rows(buffer, rows, &runs()),
+        |[buffer, rows]| plain::write_rows(buffer, &rows, &runs()),
+    );
+}
+
+#[test]
 fn token_log_probs_are_those_of_the_softmax() {
     let head = HeadInput { hidden: random([4, 9], 22).inner(), head: random([53, 9], 23).inner().into() };
     let logits = plain::linear(head.hidden.clone(), head.head.weight.clone());

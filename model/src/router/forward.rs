@@ -8,10 +8,11 @@ use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
     kernels::{self, Layout, Merge, Segment, f32_slice},
+    kv::{KeysValues, Kv},
     rope::RopeAngles,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use retie_config::{ExpertChoiceConfig, RouterConfig, TokenChoiceConfig};
+use retie_config::{ExpertChoiceConfig, KvStrategy, RouterConfig, TokenChoiceConfig};
 use std::{ops::Range, sync::Arc};
 
 /// Who goes through a recursion.
@@ -55,6 +56,8 @@ pub struct Routing {
     lots: Option<Arc<[f32]>>,
     /// The logits of [`Routing::alive`] for the next recursion of such routers, where they are known.
     drawn: Option<Vec<f32>>,
+    /// What the first recursion made of every row, depth by depth, where later ones ask for it and no cache has it.
+    first: Vec<KeysValues>,
 }
 
 /// What the router of one recursion did.
@@ -126,6 +129,18 @@ impl Routing {
             entry,
             ..Self::default()
         }
+    }
+
+    /// The same with keys and values of [`Routing::first_keys_values`].
+    #[must_use]
+    pub fn with_first(self, first: Vec<KeysValues>) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Keys and values that the first recursion made, depth by depth, where later recursions read them and there is no cache.
+    #[must_use]
+    pub fn first_keys_values(&self) -> &[KeysValues] {
+        &self.first
     }
 
     /// Where each token chooses its depth, what that was chosen from.
@@ -280,6 +295,7 @@ impl CausalLm {
         let [num_rows, _] = x.dims();
         let before = routing.alive.take().unwrap_or_else(|| (0..num_rows).collect());
         if before.is_empty() {
+            self.leave_out(depths, num_rows, routing, cache);
             routing.decisions.push(Decision::of_nobody(recursion));
             routing.alive = Some(before);
             return x;
@@ -302,6 +318,7 @@ impl CausalLm {
             }
         };
         let x = if chosen.is_empty() {
+            self.leave_out(depths, num_rows, routing, cache);
             x
         } else {
             let gate = scores(logits.clone(), router.score, router.alpha);
@@ -311,7 +328,7 @@ impl CausalLm {
                 let among = positions(&before, &chosen);
                 (kernels::gather(x.clone(), &chosen), kernels::gather(gate, &among))
             };
-            let left = self.run_chosen(entering, recursion, depths, rows, &chosen, cache);
+            let left = self.run_chosen(entering, recursion, depths, rows, &chosen, routing, cache);
             kernels::merge(x, left, gate, Merge { rows: chosen.clone(), gating: router.gating })
         };
         let decision =
@@ -321,8 +338,28 @@ impl CausalLm {
         x
     }
 
-    /// Runs `depths` over the rows `chosen` of a forward pass, whose hidden states are `x [k, D]`.
+    /// Runs `depths` over the rows `chosen` of a forward pass, whose hidden states are `x [k, D]`. They see what the model's strategy of
+    /// keys and values says.
+    #[expect(clippy::too_many_arguments, reason = "those of `run_pass`, and what was chosen")]
     pub(super) fn run_chosen(
+        &self,
+        x: Tensor<2>,
+        recursion: usize,
+        depths: Range<usize>,
+        rows: &Rows,
+        chosen: &Arc<[usize]>,
+        routing: &mut Routing,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        match self.router().map_or(KvStrategy::RecursionWise, RouterConfig::kv) {
+            KvStrategy::RecursionWise => self.run_among(x, recursion, depths, rows, chosen, cache),
+            _ if recursion == 0 => self.run_first(x, depths, rows, routing, cache),
+            kv => self.run_before_all(x, depths, rows, chosen, kv, &routing.first, cache),
+        }
+    }
+
+    /// As [`CausalLm::run_chosen`]: the rows see one another.
+    fn run_among(
         &self,
         mut x: Tensor<2>,
         recursion: usize,
@@ -342,12 +379,84 @@ impl CausalLm {
             return self.run_depths(x, depths, rows, Some(cache));
         };
         let rows = rows.only(chosen, layout);
-        for step in &self.plan.share_map.depths()[depths] {
-            let slot = cache.slot_for(step.depth.0, &runs);
-            x = self.run_depth(x, step.layer.0, step.depth.0, &rows, Some(slot));
+        for depth in depths {
+            let slot = Some(cache.slot_for(depth, &runs));
+            x = self.run_depth(x, depth, &rows, Kv::Own { slot, kept: None });
         }
         cache.advance_recursion(recursion, &counts);
         x
+    }
+
+    /// The first recursion of every row, whose keys and values later ones read: from the cache, or as they are left in `routing`.
+    fn run_first(
+        &self,
+        mut x: Tensor<2>,
+        depths: Range<usize>,
+        rows: &Rows,
+        routing: &mut Routing,
+        mut cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        let keep = cache.is_none() || self.router().is_some_and(|router| router.kv() == KvStrategy::Hybrid);
+        routing.first.clear();
+        for depth in depths {
+            let slot = cache.as_deref_mut().map(|cache| cache.slot(depth, rows.layout.num_rows()));
+            let kept = keep.then_some(&mut routing.first);
+            x = self.run_depth(x, depth, rows, Kv::Own { slot, kept });
+        }
+        x
+    }
+
+    /// As [`CausalLm::run_chosen`] of a later recursion: the rows see all tokens, as the first recursion made them or with what this one
+    /// makes in their places.
+    #[expect(clippy::too_many_arguments, reason = "those of `run_chosen`, and what the first recursion made")]
+    fn run_before_all(
+        &self,
+        mut x: Tensor<2>,
+        depths: Range<usize>,
+        rows: &Rows,
+        chosen: &Arc<[usize]>,
+        strategy: KvStrategy,
+        first: &[KeysValues],
+        mut cache: Option<&mut KvCache>,
+    ) -> Tensor<2> {
+        let num_rows = rows.layout.num_rows();
+        let some = (chosen.len() < num_rows).then(|| rows.only(chosen, before_all(&rows.layout, chosen)));
+        let rows = some.as_ref().unwrap_or(rows);
+        let start = depths.start;
+        for depth in depths {
+            let kv = match (strategy, cache.as_deref_mut()) {
+                (KvStrategy::Shared, Some(cache)) => Kv::Given(cache.buffers(self.first_depth(depth))),
+                (KvStrategy::Shared, None) => Kv::Given(first[depth - start].clone()),
+                (_, cache) => {
+                    let slot = cache.map(|cache| cache.slot(depth, num_rows));
+                    Kv::Over { first: first[depth - start].clone(), rows: chosen.clone(), slot }
+                }
+            };
+            x = self.run_depth(x, depth, rows, kv);
+        }
+        x
+    }
+
+    /// The first depth that runs the layer of `depth`.
+    fn first_depth(&self, depth: usize) -> usize {
+        let plan = self.plan.share_map.depths();
+        plan.iter().position(|step| step.layer == plan[depth].layer).unwrap_or(depth)
+    }
+
+    /// What is left to do of a recursion that no row goes through: a hybrid cache gets what the first recursion made of them.
+    pub(super) fn leave_out(
+        &self,
+        depths: Range<usize>,
+        num_rows: usize,
+        routing: &Routing,
+        cache: Option<&mut KvCache>,
+    ) {
+        let hybrid = self.router().is_some_and(|router| router.kv() == KvStrategy::Hybrid);
+        if let Some(cache) = cache.filter(|_| hybrid) {
+            for (depth, first) in depths.zip(&routing.first) {
+                let _ = cache.slot(depth, num_rows).append(first.clone());
+            }
+        }
     }
 
     /// Hidden states after the final norm, `[M, D]`, and what the routers did, of sequences that lie behind one another in `ids [M]`.
@@ -387,9 +496,18 @@ fn range(chosen: &[usize], rows: &Range<usize>) -> Range<usize> {
 fn among(layout: &Layout, chosen: &[usize]) -> Layout {
     let segments = layout.segments().iter().map(|segment| {
         let queries = range(chosen, &segment.queries);
-        Segment { prefix: range(chosen, &segment.prefix), keys: queries.clone(), queries }
+        Segment::last(queries.clone(), range(chosen, &segment.prefix), queries)
     });
     Layout::ragged(segments.filter(|segment| !segment.queries.is_empty()).collect())
+}
+
+/// The layout of an attention in which `chosen` see what all rows would see in their place.
+fn before_all(layout: &Layout, chosen: &[usize]) -> Layout {
+    let segments = layout.segments().iter().filter_map(|segment| {
+        let at = range(chosen, &segment.queries);
+        (!at.is_empty()).then(|| segment.only(&chosen[at.clone()], at.start))
+    });
+    Layout::ragged(segments.collect())
 }
 
 impl Rows {
@@ -414,9 +532,16 @@ mod tests {
         let layout = Layout::packed([(4, 0..0), (2, 0..4), (3, 0..3)]);
         let chosen = [0, 2, 3, 6, 8];
         let found = among(&layout, &chosen);
-        let segment = |queries: Range<usize>, prefix| Segment { keys: queries.clone(), queries, prefix };
+        let segment = |queries: Range<usize>, prefix| Segment::last(queries.clone(), prefix, queries);
         assert_eq!(found.segments(), [segment(0..3, 0..0), segment(3..5, 0..2)]);
         assert_eq!(counts(&layout, &chosen), [3, 0, 2]);
         assert_eq!(positions(&[0, 2, 3, 6, 8], &[2, 8]), [1, 4]);
+        let found = before_all(&layout, &chosen);
+        let seen = |i: usize| {
+            let segment = &found.segments()[i];
+            (segment.queries.clone(), segment.prefix.clone(), segment.keys.clone(), segment.positions().collect())
+        };
+        assert_eq!(seen(0), (0..3, 0..0, 0..4, vec![0, 2, 3]));
+        assert_eq!(seen(1), (3..5, 0..3, 6..9, vec![3, 5]));
     }
 }

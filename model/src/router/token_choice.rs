@@ -56,6 +56,7 @@ impl CausalLm {
         let alive = routing.alive.take().unwrap_or_else(|| (0..num_rows).collect());
         let entry = if recursion == 0 { self.enter(&x, router, routing) } else { routing.entry.clone() };
         let Some(entry) = entry.filter(|_| !alive.is_empty()) else {
+            self.leave_out(depths, num_rows, routing, cache);
             routing.decisions.push(Decision::of_nobody(recursion));
             routing.alive = Some(alive);
             return x;
@@ -71,10 +72,11 @@ impl CausalLm {
         routing.alive = Some(chosen.clone());
         routing.entry = Some(entry.clone());
         if chosen.is_empty() {
+            self.leave_out(depths, num_rows, routing, cache);
             return x;
         }
         let before = if chosen.len() == num_rows { x.clone() } else { kernels::gather(x.clone(), &chosen) };
-        let after = self.run_chosen(before.clone(), recursion, depths, rows, &chosen, cache);
+        let after = self.run_chosen(before.clone(), recursion, depths, rows, &chosen, routing, cache);
         let gates = depth_scores(entry.logits, router.score, router.alpha).narrow(1, recursion, 1); // [M, 1]
         let (done, going): (Vec<usize>, Vec<usize>) = chosen.iter().partition(|row| entry.last[**row] == recursion);
         let mut out = x;

@@ -2,7 +2,8 @@
 
 use crate::model::TextModel;
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use retie_model::{KvCache, Sampler, Sampling, kernels::linear};
+use retie_config::RouterConfig;
+use retie_model::{CausalLm, KvCache, Routing, Sampler, Sampling, kernels::linear};
 use std::time::Instant;
 
 /// Seconds of prompt and of decoding.
@@ -74,4 +75,70 @@ pub fn generate(model: &TextModel, prompt: usize, new: usize, rounds: usize) -> 
     }
     // The first round warms up.
     Generated { prefill: middle(prefill.split_off(1)), decode: middle(decode.split_off(1)) }
+}
+
+/// Decoding of given tokens in a batch.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    pub seconds: f64,
+    /// Of the cache at the end.
+    pub cache_bytes: usize,
+    /// Part of the decoded tokens that each recursion took.
+    pub shares: Vec<f64>,
+}
+
+/// `rows` of one length, token by token after their first `prompt`, by the model as it is and at full depth; the two take turns.
+pub fn decode(model: &CausalLm, rows: &[&[u32]], prompt: usize, rounds: usize) -> [Decoded; 2] {
+    let models = [model.clone(), full_depth(model)];
+    let mut found = [Vec::new(), Vec::new()];
+    for _ in 0..=rounds {
+        for (found, model) in found.iter_mut().zip(&models) {
+            found.push(decode_once(model, rows, prompt));
+        }
+    }
+    found.map(|mut rounds| {
+        // The first round warms up.
+        let seconds = middle(rounds.iter().skip(1).map(|decoded| decoded.seconds).collect());
+        Decoded { seconds, ..rounds.remove(0) }
+    })
+}
+
+/// The same weights with every token through every recursion.
+fn full_depth(model: &CausalLm) -> CausalLm {
+    let mut model = model.clone();
+    let num_recursions = model.share_map().num_recursions();
+    match model.router() {
+        Some(RouterConfig::ExpertChoice(_)) => model.set_thresholds(vec![None; num_recursions]),
+        Some(RouterConfig::TokenChoice(_)) => {
+            // Above every score.
+            let bias = |depth| if depth + 1 == num_recursions { f32::MAX } else { 0.0 };
+            model.set_biases((0..num_recursions).map(bias).collect());
+        }
+        None => {}
+    }
+    model
+}
+
+fn decode_once(model: &CausalLm, rows: &[&[u32]], prompt: usize) -> Decoded {
+    let (batch, length, device) = (rows.len(), rows.first().map_or(0, |row| row.len()), model.device());
+    let ids = |from: usize, to: usize| {
+        let ids: Vec<i32> = rows.iter().flat_map(|row| &row[from..to]).map(|id| *id as i32).collect();
+        Tensor::<1, Int>::from_ints(ids.as_slice(), &device).reshape([batch, to - from])
+    };
+    let mut cache = KvCache::new(model.config(), batch, length, &device);
+    wait(model.forward(ids(0, prompt), Some(&mut cache)));
+    let mut taken = vec![0; model.share_map().num_recursions()];
+    let start = Instant::now();
+    for at in prompt..length {
+        let mut routing = Routing::default();
+        let hidden = model.forward_with(ids(at, at + 1), Some(&mut cache), &mut routing);
+        wait(model.logits(hidden));
+        routing.decisions().iter().for_each(|decision| taken[decision.recursion] += decision.chosen.len());
+    }
+    let tokens = (batch * (length - prompt)) as f64;
+    Decoded {
+        seconds: start.elapsed().as_secs_f64(),
+        cache_bytes: cache.bytes(),
+        shares: taken.into_iter().map(|taken| taken as f64 / tokens).collect(),
+    }
 }

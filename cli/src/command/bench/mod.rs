@@ -1,6 +1,7 @@
-//! `retie bench`: how fast a model runs here, beside what the machine could do.
+//! `retie bench`: how fast a model runs here, beside what the machine could do, and a routed one beside itself at full depth.
 
 mod measure;
+mod routed;
 
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
@@ -13,8 +14,9 @@ use crate::{
 use anyhow::ensure;
 use clap::Args;
 use retie_model::kernels::{ceilings, is_cpu, on_worker};
+use routed::{Routed, Sizes};
 use serde::Serialize;
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 /// Measure how fast a model runs on this machine
 #[derive(Debug, Args)]
@@ -34,6 +36,12 @@ pub struct Bench {
     /// Rounds of each measurement, of which the median counts; one more warms up
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// Text of which a routed model decodes parts, as it is and at full depth; of .jsonl and .parquet files the field `text`
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Sequences that it decodes at once, with commas between
+    #[arg(long, value_name = "B", value_delimiter = ',', default_value = "1,8", requires = "text")]
+    decode_batch: Vec<usize>,
     #[command(flatten)]
     dtype: DtypeArgs,
     #[command(flatten)]
@@ -53,6 +61,9 @@ struct Figures {
     products: Vec<Product>,
     forward: Vec<Forward>,
     generate: Vec<Generate>,
+    /// Of a routed model, on a text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routed: Vec<Routed>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +104,9 @@ struct Generate {
 impl Bench {
     pub fn run(self) -> anyhow::Result<Status> {
         let sizes = [("--batch", self.batch), ("--new-tokens", self.new_tokens), ("--rounds", self.rounds)];
-        for (option, value) in sizes.into_iter().chain(self.seq.iter().map(|seq| ("--seq", *seq))) {
+        let lists = [("--seq", &self.seq), ("--decode-batch", &self.decode_batch)];
+        let lists = lists.into_iter().flat_map(|(option, values)| values.iter().map(move |value| (option, *value)));
+        for (option, value) in sizes.into_iter().chain(lists) {
             ensure!(value > 0, "`{option}` is 0, expected at least 1");
         }
         let device = retie_model::device(&self.device.device)?;
@@ -105,8 +118,17 @@ impl Bench {
                 self.new_tokens
             );
         }
+        let text = self.text.as_deref().map(model::read_text).transpose()?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;
-        let figures = on_worker(|| self.measure(&model));
+        ensure!(
+            model.model.router().is_some() || text.is_none(),
+            "`{}` has no router whose decoding could be measured on a text\nhint: leave `--text` out",
+            self.model
+        );
+        let tokens = text.map(|text| model.encode_start(&text)).transpose()?;
+        let tokens = tokens.as_deref();
+        tokens.map_or(Ok(()), |tokens| self.routed_sizes().try_for_each(|sizes| routed::check(tokens, sizes)))?;
+        let figures = on_worker(|| self.measure(&model, tokens))?;
         if self.json.json {
             output::json(&figures)?
         } else {
@@ -115,13 +137,21 @@ impl Bench {
         Ok(Status::Done)
     }
 
-    fn measure(&self, model: &TextModel) -> Figures {
+    /// What a routed model decodes of a text.
+    fn routed_sizes(&self) -> impl Iterator<Item = Sizes> {
+        let new_tokens = self.new_tokens;
+        let sizes = move |prompt| move |batch: &usize| Sizes { batch: *batch, prompt, new_tokens };
+        self.seq.iter().flat_map(move |prompt| self.decode_batch.iter().map(sizes(*prompt)))
+    }
+
+    fn measure(&self, model: &TextModel, text: Option<&[u32]>) -> anyhow::Result<Figures> {
         let config = model.model.config();
         let mut shapes: BTreeSet<[usize; 2]> = config.projection_shapes().into_iter().map(|(_, shape)| shape).collect();
         shapes.insert([config.vocab_size, config.hidden_size]);
         let tokens = self.batch * self.seq.iter().copied().min().unwrap_or(1);
         let mut bar = Progress::new("bench", Unit::Count("measurements"), 0);
-        let total = (1 + shapes.len() + 2 * self.seq.len()) as u64;
+        let decodings = text.map_or(0, |_| self.seq.len() * self.decode_batch.len());
+        let total = (1 + shapes.len() + 2 * self.seq.len() + decodings) as u64;
         let mut done = 0;
         let mut step = |what: &str| {
             bar.set(done, total, what);
@@ -158,7 +188,13 @@ impl Bench {
                 seconds: seconds.prefill + seconds.decode,
             });
         }
-        Figures { model: self.model.clone(), rounds: self.rounds, machine, products, forward, generate }
+        let mut routed = Vec::new();
+        for (sizes, text) in self.routed_sizes().zip(std::iter::repeat(text)) {
+            let Some(text) = text else { break };
+            step("decode");
+            routed.push(routed::measure(model, text, sizes, self.rounds)?);
+        }
+        Ok(Figures { model: self.model.clone(), rounds: self.rounds, machine, products, forward, generate, routed })
     }
 }
 
@@ -181,6 +217,7 @@ impl fmt::Display for Figures {
             let (prefill, decode) = (rate(g.prefill_tokens_per_second), rate(g.decode_tokens_per_second));
             format!("generate  prefill {} at {prefill} tok/s, decode {} at {decode} tok/s", g.prompt, g.new_tokens)
         });
+        let lines = lines.chain(self.routed.iter().map(ToString::to_string));
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))
     }
 }

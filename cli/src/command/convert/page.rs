@@ -26,6 +26,7 @@ pub fn write(path: &Path, config: &ConvertConfig, report: &ConvertReport) -> any
     let page = Report {
         title: format!("{} made recursive", config.model),
         summary,
+        passages: Vec::new(),
         tables: tables.into_iter().flatten().collect(),
         charts,
         facts: report.checks.iter().map(|check| (check.name.clone(), check.detail.clone())).collect(),

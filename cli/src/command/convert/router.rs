@@ -30,6 +30,9 @@ pub struct RouterArgs {
     /// What becomes of a token that goes through: only straight_through and delta start with the model's logits
     #[arg(long, value_name = "GATING", default_value = "straight_through", requires = "router", value_parser = names(Gating::ALL, Gating::name))]
     gating: Gating,
+    /// Keys and values that a recursion's tokens attend to: of one another; of all tokens, as the first recursion made them; or those with its own in their places
+    #[arg(long, value_name = "STRATEGY", default_value = "recursion_wise", requires = "router", value_parser = names(KvStrategy::ALL, KvStrategy::name))]
+    kv: KvStrategy,
     /// Layers of a router
     #[arg(long, value_name = "NETWORK", default_value = "linear", requires = "router", value_parser = names(RouterNetwork::ALL, RouterNetwork::name))]
     router_network: RouterNetwork,
@@ -94,7 +97,7 @@ impl RouterArgs {
             alpha: self.router_alpha.unwrap_or_else(|| self.gating.default_alpha()),
             gating: self.gating,
             capacities,
-            kv: KvStrategy::RecursionWise,
+            kv: self.kv,
             auxiliary: self.auxiliary_router.map(|name| parsed(&name, EXPERT_CHOICE)).transpose()?,
             thresholds: None,
         }))
@@ -111,7 +114,7 @@ impl RouterArgs {
             alpha: self.router_alpha.unwrap_or_else(|| score.default_alpha(self.gating, num_recursions)),
             gating: self.gating,
             intermediate: self.intermediate.unwrap_or(IntermediateState::Plain),
-            kv: KvStrategy::RecursionWise,
+            kv: self.kv,
             biases: None,
         }))
     }

@@ -166,14 +166,7 @@ impl Eval {
 
     /// Refuses files that could not be written when all is measured.
     fn check_outputs(&self) -> anyhow::Result<()> {
-        for path in [&self.json, &self.log_samples].into_iter().flatten() {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            if parent.is_some_and(|parent| !parent.is_dir()) {
-                bail!("the folder of `{}` does not exist\nhint: make it first", path.display());
-            }
-            ensure!(!path.is_dir(), "`{}` is a folder, expected a file", path.display());
-        }
-        Ok(())
+        [&self.json, &self.log_samples].into_iter().flatten().try_for_each(|path| output::check_file(path))
     }
 
     fn examples(&self, task: &'static Task, limit: Option<usize>) -> anyhow::Result<Vec<Example>> {
@@ -263,9 +256,12 @@ impl Evaluation<'_> {
         let tokens = self.model.tokenizer.encode(text)?;
         let windows = retie_data::windows(&tokens, options.window, options.stride)?;
         let windows: Vec<&[u32]> = windows.take(options.limit.unwrap_or(usize::MAX)).map(|w| w.tokens).collect();
+        let texts =
+            windows.iter().map(|ids| Ok((*ids, self.model.pieces(ids)?))).collect::<anyhow::Result<Vec<_>>>()?;
+        let classes = retie_eval::classify(&texts);
         let mut bar = Progress::new("routers", Unit::Count("windows"), 0);
         let mut progress = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
-        Ok(retie_eval::measure_router(&self.model.model, &windows, options.batch_size, &mut progress))
+        Ok(retie_eval::measure_router(&self.model.model, &windows, &classes, options.batch_size, &mut progress))
     }
 
     /// Measures `text`, which `name` names, under a progress bar.

@@ -2,6 +2,7 @@
 
 use crate::{model::TextModel, output::Style};
 use retie_data::DecodeStream;
+use retie_eval::{Marked, Passage, Report};
 use retie_model::Routing;
 use serde::Serialize;
 
@@ -10,6 +11,9 @@ use serde::Serialize;
 pub struct Depths {
     prompt: Vec<usize>,
     new: Vec<usize>,
+    /// The text of each, the prompt's first.
+    #[serde(skip)]
+    pieces: Vec<String>,
 }
 
 impl Depths {
@@ -24,17 +28,39 @@ impl Depths {
         let mean = all().sum::<usize>() as f64 / all().count().max(1) as f64;
         format!("recursions {}, {mean:.2} in the mean", parts.join(", "))
     }
+
+    /// A web page with prompt and text of `model`, token by token.
+    pub fn page(&self, model: &str) -> anyhow::Result<String> {
+        let depths = self.prompt.iter().chain(&self.new);
+        let marked: Vec<_> =
+            self.pieces.iter().zip(depths).map(|(text, depth)| Marked { text: text.clone(), number: *depth }).collect();
+        let (prompt, new) = marked.split_at(self.prompt.len().min(marked.len()));
+        let passage = |title: &str, tokens: &[Marked]| Passage {
+            title: title.to_owned(),
+            unit: "recursions".to_owned(),
+            tokens: tokens.to_vec(),
+        };
+        let report = Report {
+            title: format!("Recursion depths of {model}"),
+            summary: vec![self.legend(Style::Plain)],
+            passages: vec![passage("Prompt", prompt), passage("Text", new)],
+            ..Report::default()
+        };
+        Ok(retie_eval::render_report(&report)?)
+    }
 }
 
 /// Where text goes.
 type Show<'a> = &'a mut dyn FnMut(&str) -> std::io::Result<()>;
 
-/// Text that is shown piece by piece; with depths, each piece when its depth is known.
+/// Text that is shown piece by piece; in the colours of depths, each piece when its depth is known.
 pub struct Pieces<'a> {
     model: &'a TextModel,
     decoder: DecodeStream<'a>,
     show: Show<'a>,
     depths: Option<Depths>,
+    /// Whether depths are shown, or noted only.
+    coloured: bool,
     style: Style,
     /// A piece whose depth is not known yet.
     pending: String,
@@ -42,10 +68,11 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    pub fn new(model: &'a TextModel, show: Show<'a>, with_depths: bool) -> Self {
+    pub fn new(model: &'a TextModel, show: Show<'a>, with_depths: bool, coloured: bool) -> Self {
         let decoder = model.tokenizer.decode_stream(true);
         let depths = with_depths.then(Depths::default);
-        Self { model, decoder, show, depths, style: Style::of_stdout(), pending: String::new(), text: String::new() }
+        let (style, pending, text) = (Style::of_stdout(), String::new(), String::new());
+        Self { model, decoder, show, depths, coloured, style, pending, text }
     }
 
     /// The prompt was read: it is shown if depths are.
@@ -54,18 +81,31 @@ impl<'a> Pieces<'a> {
         depths.prompt = routing.depths(ids.len());
         let mut decoder = self.model.tokenizer.decode_stream(true);
         for (id, depth) in ids.iter().zip(&depths.prompt) {
-            (self.show)(&self.style.depth(*depth, &decoder.step(*id)?))?;
+            let piece = decoder.step(*id)?;
+            if self.coloured {
+                (self.show)(&self.style.depth(*depth, &piece))?;
+            }
+            depths.pieces.push(piece);
         }
-        Ok((self.show)(&decoder.finish()?)?)
+        let rest = decoder.finish()?;
+        if self.coloured {
+            (self.show)(&rest)?;
+        }
+        if let Some(last) = depths.pieces.last_mut() {
+            *last += &rest;
+        }
+        Ok(())
     }
 
     /// A new token.
     pub fn token(&mut self, id: u32) -> anyhow::Result<()> {
         let piece = self.decoder.step(id)?;
         self.text += &piece;
-        match self.depths {
-            Some(_) => self.pending = piece,
-            None => (self.show)(&piece)?,
+        if !self.coloured {
+            (self.show)(&piece)?;
+        }
+        if self.depths.is_some() {
+            self.pending = piece;
         }
         Ok(())
     }
@@ -74,15 +114,22 @@ impl<'a> Pieces<'a> {
     pub fn depth(&mut self, routing: &Routing) -> anyhow::Result<()> {
         let Some(depths) = &mut self.depths else { return Ok(()) };
         let depth = routing.depths(1).into_iter().sum();
-        depths.new.push(depth);
         let piece = std::mem::take(&mut self.pending);
-        Ok((self.show)(&self.style.depth(depth, &piece))?)
+        if self.coloured {
+            (self.show)(&self.style.depth(depth, &piece))?;
+        }
+        depths.new.push(depth);
+        depths.pieces.push(piece);
+        Ok(())
     }
 
     /// Shows what is left; gives the new text, and depths if they were asked for.
     pub fn finish(mut self) -> anyhow::Result<(String, Option<Depths>)> {
         let rest = self.decoder.finish()?;
         (self.show)(&rest)?;
+        if let Some(last) = self.depths.as_mut().and_then(|depths| depths.pieces.last_mut()) {
+            *last += &rest;
+        }
         self.text += &rest;
         Ok((self.text, self.depths))
     }
@@ -94,9 +141,13 @@ mod tests {
 
     #[test]
     fn the_legend_counts_tokens_by_depth() {
-        let depths = Depths { prompt: vec![1, 3, 1], new: vec![3, 2] };
+        let pieces = ["A", " b", "<", " c", "."].map(str::to_owned).to_vec();
+        let depths = Depths { prompt: vec![1, 3, 1], new: vec![3, 2], pieces };
         let legend = depths.legend(Style::PLAIN);
         assert_eq!(legend, "recursions 1 (2 tokens), 2 (1 tokens), 3 (2 tokens), 2.00 in the mean");
         assert!(depths.legend(Style::Colour).contains("\x1b[38;5;178m3 (2 tokens)\x1b[0m"));
+        let page = depths.page("m").unwrap();
+        assert!(page.contains("title=\"1 recursions\">&lt;</mark></div>\n<h2>Text</h2>"), "{page}");
+        assert!(page.contains("title=\"2 recursions\">.</mark></div>"), "{page}");
     }
 }

@@ -75,6 +75,7 @@ impl Content {
         let report = Report {
             title,
             summary,
+            passages: Vec::new(),
             tables: self.tables(),
             charts: self.runs.charts(),
             facts,

@@ -16,10 +16,12 @@ mod rope;
 pub(super) mod simd;
 pub(super) mod tensor;
 pub(super) mod weight;
+mod write;
 
 use super::{
     layout::{Layout, Scoring},
     merge::Merge,
+    write::Run,
 };
 use attention::{Heads, Saved};
 use autodiff::{BackwardInput, record};
@@ -32,6 +34,7 @@ use burn::backend::{
 };
 use gated::Gate;
 use rope::Turn;
+use std::sync::Arc;
 use tensor::{dense, from_values, values, zeros_like};
 
 #[backend_extension(Flex, Autodiff)]
@@ -86,6 +89,7 @@ pub trait DecoderOps: Backend {
         gate: FloatTensor<Self>,
         merge: Merge,
     ) -> FloatTensor<Self>;
+    fn decoder_write(buffer: FloatTensor<Self>, values: FloatTensor<Self>, runs: Arc<[Run]>) -> FloatTensor<Self>;
 }
 
 fn heads(q: &FlexTensor, k: &FlexTensor, scoring: Scoring) -> Heads {
@@ -193,6 +197,10 @@ impl DecoderOps for Flex {
 
     fn decoder_merge(x: FlexTensor, y: FlexTensor, gate: FlexTensor, merge: Merge) -> FlexTensor {
         merge::forward(x, y, gate, merge).0
+    }
+
+    fn decoder_write(buffer: FlexTensor, values: FlexTensor, runs: Arc<[Run]>) -> FlexTensor {
+        write::forward(buffer, values, &runs)
     }
 }
 
@@ -394,6 +402,17 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
             [x, y, gate],
             |[x, y, gate]| merge::forward(x, y, gate, merge),
             |BackwardInput { saved, grad, .. }| merge::backward(&saved, grad),
+        )
+    }
+
+    fn decoder_write(buffer: FloatTensor<Self>, values: FloatTensor<Self>, runs: Arc<[Run]>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [buffer, values],
+            |[buffer, values]| {
+                let [num_rows, _] = values.shape().dims();
+                (write::forward(buffer, values, &runs), (runs, num_rows))
+            },
+            |BackwardInput { saved: (runs, num_rows), grad, .. }| write::backward(&runs, num_rows, grad),
         )
     }
 }

@@ -155,6 +155,29 @@ pub fn dot<T: Scalar>(x: &[f32], y: &[T]) -> f32 {
     x_rest.iter().zip(y_rest).fold(fold(lanes), |total, (x, y)| total + x * y.widen())
 }
 
+/// Σ x·y for each of four `x`: `y` is read, and widened, once.
+#[inline(always)]
+pub fn dots<T: Scalar>(x: [&[f32]; 4], y: &[T]) -> [f32; 4] {
+    let mut lanes = [[0.0f32; LANES]; 4];
+    let parts = x.map(|x| x[..y.len()].as_chunks::<LANES>());
+    let (ys, y_rest) = y.as_chunks::<LANES>();
+    let chunks = parts.map(|(chunks, _)| &chunks[..ys.len()]);
+    for (at, y) in ys.iter().enumerate() {
+        let y = y.map(Scalar::widen);
+        for (lanes, chunks) in lanes.iter_mut().zip(&chunks) {
+            let x = &chunks[at];
+            for i in 0..LANES {
+                lanes[i] += x[i] * y[i];
+            }
+        }
+    }
+    let mut sums = lanes.map(fold);
+    for (sum, (_, rest)) in sums.iter_mut().zip(&parts) {
+        *sum = rest.iter().zip(y_rest).fold(*sum, |total, (x, y)| total + x * y.widen());
+    }
+    sums
+}
+
 /// Σ x·y·z.
 #[inline(always)]
 pub fn dot3(x: &[f32], y: &[f32], z: &[f32]) -> f32 {

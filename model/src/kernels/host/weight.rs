@@ -5,7 +5,7 @@
 
 use super::{
     matmul::{Matrix, add_product, product, write_columns, write_product},
-    simd::{Scalar, dot, vectorised},
+    simd::{Scalar, dot, dots, vectorised},
     tensor::{bf16_values, values},
 };
 use burn::{
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use std::{borrow::Cow, ops::Range};
 
 /// Rows up to which a weight is read once for all of them, without packing it for a product.
-const FEW_ROWS: usize = 4;
+const FEW_ROWS: usize = 8;
 /// Elements of a weight that are one task of a thread.
 const TASK_ELEMENTS: usize = 1 << 16;
 /// Elements of a bf16 weight that are widened at once: 1 MiB of f32.
@@ -109,7 +109,16 @@ impl<'a> Weight<'a> {
                 #[inline(always)]
                 || {
                     for (y, weight) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(input)) {
-                        for (y, x) in y.iter_mut().zip(x.chunks_exact(input)) {
+                        let (fours, rest) = y.as_chunks_mut::<4>();
+                        let mut rows = x.chunks_exact(input);
+                        for y in fours {
+                            if let (Some(a), Some(b), Some(c), Some(d)) =
+                                (rows.next(), rows.next(), rows.next(), rows.next())
+                            {
+                                *y = dots([a, b, c, d], weight);
+                            }
+                        }
+                        for (y, x) in rest.iter_mut().zip(rows) {
                             *y = dot(x, weight);
                         }
                     }
@@ -175,7 +184,17 @@ mod tests {
     #[test]
     fn few_and_many_rows_give_the_exact_product_for_either_type() {
         // The last size needs several tasks of few rows and several panels of many.
-        for [rows, input, out] in [[1, 5, 7], [3, 33, 64], [9, 70, 5], [1, 600, 700], [4, 600, 700], [40, 600, 700]] {
+        let sizes = [
+            [1, 5, 7],
+            [3, 33, 64],
+            [6, 33, 64],
+            [9, 70, 5],
+            [1, 600, 700],
+            [4, 600, 700],
+            [8, 600, 700],
+            [40, 600, 700],
+        ];
+        for [rows, input, out] in sizes {
             let (x, w) = (counted(rows * input), counted(out * input));
             let narrow: Vec<bf16> = w.iter().map(|x| bf16::from_f32(*x)).collect();
             let weights =

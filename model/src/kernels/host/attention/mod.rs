@@ -53,31 +53,31 @@ fn part(x: &[f32], heads: usize, head_dim: usize, rows: Range<usize>, head: usiz
 }
 
 /// Keys that a block of queries passes over at once.
-struct KeyBlock {
+struct KeyBlock<'s> {
     /// Their rows.
     rows: Range<usize>,
     /// Where they start among the keys of the segment, the prefix first.
     start: usize,
-    /// How many of all keys lie before the first query of the block or are its own; one more for each later one.
-    seen_by_first: usize,
+    segment: &'s Segment,
+    /// The first query of the block.
+    first: usize,
     window: usize,
 }
 
-impl KeyBlock {
+impl KeyBlock<'_> {
     /// Which of the block's keys the `i`-th query sees.
     fn visible(&self, i: usize) -> Range<usize> {
         let within = |key: usize| key.saturating_sub(self.start).min(self.rows.len());
-        let end = self.seen_by_first + i;
+        let end = self.segment.position(self.first + i) + 1;
         within(end.saturating_sub(self.window))..within(end)
     }
 }
 
 /// The key blocks of the query rows `queries`, counted from the first of the segment, without keys that none of them sees.
-fn key_blocks(segment: &Segment, queries: Range<usize>, window: Option<usize>) -> impl Iterator<Item = KeyBlock> {
+fn key_blocks(segment: &Segment, queries: Range<usize>, window: Option<usize>) -> impl Iterator<Item = KeyBlock<'_>> {
     let window = window.unwrap_or(usize::MAX);
-    let seen_by_first = segment.positions().start + queries.start + 1;
-    let seen_by_last = seen_by_first + queries.len() - 1;
-    let left = seen_by_first.saturating_sub(window); // of all keys, the first that a query sees
+    let seen_by_last = segment.position(queries.end - 1) + 1;
+    let left = (segment.position(queries.start) + 1).saturating_sub(window); // of all keys, the first that a query sees
     let shared = segment.prefix.len();
     let prefix = segment.prefix.start + left.min(shared)..segment.prefix.end;
     let own = segment.keys.start + left.saturating_sub(shared)..segment.keys.start + seen_by_last - shared;
@@ -87,7 +87,8 @@ fn key_blocks(segment: &Segment, queries: Range<usize>, window: Option<usize>) -
         rows.step_by(KEY_BLOCK).map(move |start| KeyBlock {
             rows: start..last.min(start + KEY_BLOCK),
             start: offset + start - first,
-            seen_by_first,
+            segment,
+            first: queries.start,
             window,
         })
     })

@@ -1,0 +1,109 @@
+//! Uptraining where later recursions read the first one's keys and values.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod support;
+
+use retie_checkpoint::ModelSource;
+use retie_config::{
+    DepthScore, ExpertChoiceConfig, Gating, IntermediateState, KvStrategy, RouterConfig, RouterInput, RouterNetwork,
+    RouterScore, TokenChoiceConfig, UptrainConfig,
+};
+use retie_convert::{Extras, add_router};
+use retie_trainer::{Event, MODEL_DIR, Resume, StepRow, read_metrics};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+use support::{config, run, start};
+
+fn expert_choice(kv: KvStrategy) -> RouterConfig {
+    RouterConfig::ExpertChoice(ExpertChoiceConfig {
+        network: RouterNetwork::Linear,
+        input: RouterInput::Normalized,
+        score: RouterScore::Sigmoid,
+        alpha: 1.0,
+        gating: Gating::Weighted,
+        capacities: vec![1.0, 0.5],
+        kv,
+        auxiliary: None,
+        thresholds: None,
+    })
+}
+
+fn token_choice(kv: KvStrategy) -> RouterConfig {
+    RouterConfig::TokenChoice(TokenChoiceConfig {
+        network: RouterNetwork::Linear,
+        input: RouterInput::Normalized,
+        score: DepthScore::Softmax,
+        alpha: 1.0,
+        gating: Gating::Weighted,
+        intermediate: IntermediateState::Plain,
+        kv,
+        biases: None,
+    })
+}
+
+/// The run of [`config`] on its student, which has LoRA and norms of its own at every depth, with `router`.
+fn routed(dir: &Path, router: &RouterConfig) -> UptrainConfig {
+    let mut config = config(dir);
+    let source = ModelSource::open(&config.student.model).unwrap();
+    let student = dir.join("routed");
+    let extras = Extras { files: source.companions.clone(), ..Extras::default() };
+    add_router(source.tensors.as_ref(), &source.config, router, 0, &extras, &student, &mut |_| {}).unwrap();
+    config.student.model = student.display().to_string();
+    config
+}
+
+#[test]
+fn computing_each_recursion_again_changes_nothing() {
+    for kv in [KvStrategy::Shared, KvStrategy::Hybrid] {
+        for router in [expert_choice(kv), token_choice(kv)] {
+            let dir = tempfile::tempdir().unwrap();
+            let whole = routed(dir.path(), &router);
+            let mut parts = whole.clone();
+            parts.run.dir = dir.path().join("parts");
+            parts.train.checkpoint_recursions = true;
+            let (whole, parts) = (run(&whole, "cpu"), run(&parts, "cpu"));
+            for (a, b) in whole.iter().zip(&parts) {
+                for (what, a, b) in [("loss", a.loss, b.loss), ("gradient norm", a.grad_norm, b.grad_norm)] {
+                    // Rounding of f32, carried through six steps.
+                    assert!((a - b).abs() <= 2e-5 * a.abs(), "{} {kv}: {what} {a} and {b}", router.kind());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stopped_run_goes_on_bit_for_bit_and_later_keys_and_values_stay_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut whole = routed(dir.path(), &expert_choice(KvStrategy::Shared));
+    whole.train.checkpoint_recursions = true;
+    whole.optimizer.weight_decay = 0.0;
+    let rows = run(&whole, "cpu");
+    let mut broken = whole.clone();
+    broken.run.dir = dir.path().join("broken");
+    let stop = AtomicBool::new(false);
+    start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
+        if matches!(event, Event::Step { row, .. } if row.step == 3) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+    .unwrap();
+    start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let bits = |rows: &[StepRow]| -> Vec<String> {
+        let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
+        rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
+    };
+    assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(&rows));
+    let source = |folder: &str| ModelSource::open(folder).unwrap();
+    let (before, after) = (source(&whole.student.model), source(whole.run.dir.join(MODEL_DIR).to_str().unwrap()));
+    let same = |name: &str| before.tensors.read_f32(name).unwrap() == after.tensors.read_f32(name).unwrap();
+    let block = before.config.num_hidden_layers / 2;
+    for projection in ["k_proj", "v_proj"] {
+        let lora = |depth: usize| format!("model.depths.{depth}.self_attn.{projection}.lora_B.weight");
+        assert!(!same(&lora(0)) && same(&lora(block)), "{projection}");
+    }
+    assert!(!same(&format!("model.depths.{block}.self_attn.q_proj.lora_B.weight")));
+}
