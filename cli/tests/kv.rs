@@ -82,10 +82,30 @@ fn depths_are_written_as_a_page_and_decoding_is_measured_on_a_text() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let place = place();
-    assert_snapshot!(place.refused("convert looped --router expert_choice --capacities 0.9,0.6,0.3 --kv shared -o out"), @"");
-    assert_snapshot!(place.refused("convert looped --kv shared -o out"), @"");
-    assert_snapshot!(place.refused("generate looped -p The --show-depth-html page.html"), @"");
-    assert_snapshot!(place.refused("generate looped -p The --show-depth-html nowhere/page.html"), @"");
-    assert_snapshot!(place.refused("bench looped --text text/heldout.jsonl"), @"");
-    assert_snapshot!(place.refused("bench looped --decode-batch 4"), @"");
+    assert_snapshot!(place.refused("convert looped --router expert_choice --capacities 0.9,0.6,0.3 --kv shared -o out"), @"
+    error: `looped` does not get a router
+      caused by: the router cannot be used:
+          the capacity of recursion 0 is `0.9`, expected 1: with kv `shared` later recursions read the keys and values that the first makes of every token
+    ");
+    assert_snapshot!(place.refused("generate looped -p The --show-depth-html page.html"), @"
+    error: every token of `looped` goes through all recursions: it has no router
+    hint: leave `--show-depth-html` out
+    ");
+    assert_snapshot!(place.refused("generate looped -p The --show-depth-html nowhere/page.html"), @"
+    error: the folder of `nowhere/page.html` does not exist
+    hint: make it first
+    ");
+    assert_snapshot!(place.refused("bench looped --seq 4 --new-tokens 2 --text text/heldout.jsonl"), @"
+    error: `looped` has no router whose decoding could be measured on a text
+    hint: leave `--text` out
+    ");
+    for (command, needed) in
+        [("convert looped --kv shared -o out", "--router <KIND>"), ("bench looped --decode-batch 4", "--text <FILE>")]
+    {
+        let error = place.refused(command);
+        assert!(
+            error.contains("the following required arguments were not provided") && error.contains(needed),
+            "{error}"
+        );
+    }
 }
