@@ -6,6 +6,7 @@
 mod args;
 mod calibration;
 mod command;
+mod console;
 mod error;
 mod logging;
 mod machine;

@@ -140,10 +140,30 @@ fn a_folder_with_a_run_is_not_begun_again_and_not_resumed_with_other_settings() 
     ");
     assert_snapshot!(place.refused("uptrain run.yaml --resume --set optimizer.lr=0.5"), @"
     error: `run/config.resolved.yaml` differs from the configuration of the run:
-      run:  lr: 0.001
-      now:  lr: 0.5
-    hint: resume with the same settings, or start a new run in another `run.dir`
+      optimizer.lr: 0.001 in the run, 0.5 now
+    hint: `--allow-change optimizer.lr` goes on with a change; another `run.dir` starts a new run
     ");
+    assert_snapshot!(place.refused("uptrain run.yaml --resume --allow-change optimiser"), @"
+    error: `--allow-change optimiser`: the configuration has no such key
+    hint: keys are written as for `--set`, e.g. `optimizer.lr`; a part such as `optimizer` stands for all in it
+    ");
+    assert_snapshot!(place.refused("uptrain run.yaml --resume=text"), @"
+    error: `text` is no checkpoint, expected a folder `ckpt/step-N` of a run, or a run's folder that has one
+    ");
+    let changes = "--set train.steps=6 --set optimizer.lr=0.5 --allow-change optimizer.lr --allow-change train";
+    let run = place.retie(&format!("uptrain run.yaml --resume=auto {changes}"));
+    assert!(
+        run.stderr
+            .contains("resumed after step 4 from run/ckpt/step-4\nchanged: optimizer.lr: 0.001 in the run, 0.5 now\n"),
+        "{run:?}"
+    );
+    run.ok();
+    let branch = "uptrain run.yaml --set run.dir=branch --resume=run/ckpt/step-4 --set run.loggers=[csv]";
+    let run = place.retie(&format!("{branch} {changes}"));
+    assert!(!run.stderr.contains("loss"), "without a console nothing is said of steps: {run:?}");
+    run.ok();
+    assert!(place.read("branch/metrics.csv").starts_with("step,loss,"));
+    assert_eq!(losses(&place, "branch").len(), 2);
 }
 
 #[test]
@@ -320,7 +340,24 @@ fn a_finished_run_is_measured_and_reported() {
     assert!(table.contains("uptrained") && table.contains("held-out"), "{table}");
     place.retie("plot mine=run -o curve.svg").ok();
     let svg = place.read("curve.svg");
+    for title in [
+        "Training loss",
+        "Held-out cross-entropy",
+        "Norm of the hidden states",
+        "Cosine of hidden states",
+        "Gradient norm",
+    ] {
+        assert!(svg.contains(title), "{title}");
+    }
+    place.retie("plot run --curves heldout,loss --title Mine -o some.svg").ok();
+    let some = place.read("some.svg");
+    assert!(some.contains(">Mine</text>") && some.contains("Training loss") && !some.contains("Norm of"), "{some}");
     assert!(svg.contains(">mine</text>") && svg.contains(">teacher</text>"), "{svg}");
     let html = place.read("report.html");
+    assert!(
+        html.contains("Norm of the hidden states")
+            && html.contains("recursion 2")
+            && html.contains("recursions 1 and 2")
+    );
     assert!(html.contains("<svg") && html.contains("sequence_length: 32") && !html.contains("http"), "a whole page");
 }

@@ -47,6 +47,13 @@ pub struct Batch {
     pub sequence_length: usize,
 }
 
+impl Batch {
+    /// The inputs of each row.
+    pub fn row_inputs(&self) -> impl Iterator<Item = &[u32]> {
+        self.inputs.chunks(self.sequence_length)
+    }
+}
+
 /// How many whole rows `num_tokens` make.
 pub fn num_rows(num_tokens: usize, sequence_length: usize) -> usize {
     num_tokens.saturating_sub(1).checked_div(sequence_length).unwrap_or(0)

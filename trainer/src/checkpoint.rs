@@ -134,6 +134,11 @@ fn step_dir(run_dir: &Path, step: u64) -> PathBuf {
     run_dir.join("ckpt").join(format!("step-{step}"))
 }
 
+/// Whether a folder is one of a step.
+pub fn is_step(path: &Path) -> bool {
+    path.join(STATE_FILE).is_file()
+}
+
 /// The step folders of a run, oldest first.
 ///
 /// # Errors

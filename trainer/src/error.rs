@@ -26,13 +26,45 @@ pub enum TrainError {
         /// `run.dir`.
         path: PathBuf,
     },
+    /// A file that is in the place of a log of the run.
+    #[error("`{}` is not a log of this program, expected it to begin with {expected}\nhint: move it away, or take its kind out of `run.loggers`", path.display())]
+    NotALog {
+        /// The file.
+        path: PathBuf,
+        /// How it should begin.
+        expected: &'static str,
+    },
     /// `--resume` with other settings.
-    #[error("`{}` differs from the configuration of the run:\n{}\nhint: resume with the same settings, or start a new run in another `run.dir`", path.display(), differences.join("\n"))]
+    #[error("`{}` differs from the configuration of the run:\n{}\nhint: `--allow-change {example}` goes on with a change; another `run.dir` starts a new run", path.display(), differences.join("\n"))]
     ConfigChanged {
         /// The stored configuration.
         path: PathBuf,
-        /// Lines that differ.
+        /// Keys that differ, with both values.
         differences: Vec<String>,
+        /// The first of the keys.
+        example: String,
+    },
+    /// `--allow-change` with a key that no configuration has.
+    #[error(
+        "`--allow-change {key}`: the configuration has no such key\nhint: keys are written as for `--set`, e.g. `optimizer.lr`; a part such as `optimizer` stands for all in it"
+    )]
+    NoSuchKey {
+        /// What was asked for.
+        key: String,
+    },
+    /// `--resume=PATH` with something else.
+    #[error("`{}` is no checkpoint, expected a folder `ckpt/step-N` of a run, or a run's folder that has one", path.display())]
+    NotACheckpoint {
+        /// What was asked for.
+        path: PathBuf,
+    },
+    /// `--resume=PATH` with an older checkpoint of the same run.
+    #[error("`{}` is not the last checkpoint of its run, `{}` is later\nhint: another `run.dir` begins a new run from it; or move the later ones away", path.display(), later.display())]
+    LaterCheckpoints {
+        /// What was asked for.
+        path: PathBuf,
+        /// The next one.
+        later: PathBuf,
     },
     /// A model without a tokenizer.
     #[error(

@@ -1,5 +1,8 @@
 //! What a run tells its caller while it goes on.
 
+pub use crate::telemetry::Telemetry;
+
+use crate::spikes::Spike;
 use retie_data::Progress;
 use retie_model::RoutingStatistics;
 use serde::{Deserialize, Serialize};
@@ -28,12 +31,18 @@ pub struct StepRow {
     pub grad_norm: f64,
     /// Tokens trained on so far.
     pub tokens: u64,
+    /// Steps of the run so far, this one included, whose loss stood out.
+    #[serde(default)]
+    pub loss_spikes: u64,
     /// Mean cross-entropy on the held-out rows after the step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub heldout_cross_entropy: Option<f64>,
     /// The same after each recursion but the last, where early exits are trained.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub heldout_exits: Vec<f64>,
+    /// What went on within the model, where it was looked at.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub telemetry: Option<Telemetry>,
     /// Wall-clock time of the step without the held-out measurement, in seconds.
     pub seconds: f64,
     /// Tokens of the step divided by its seconds.
@@ -80,6 +89,8 @@ pub enum Event<'a> {
         step: u64,
         /// The checkpoint.
         path: &'a Path,
+        /// What the configuration now says otherwise, as was allowed.
+        changes: &'a [String],
     },
     /// The held-out loss before the first step.
     Baseline(&'a Baseline),
@@ -89,6 +100,15 @@ pub enum Event<'a> {
         row: &'a StepRow,
         /// Steps of the whole run.
         num_steps: u64,
+    },
+    /// The loss of a step stands out from those before; the step counts as any.
+    Spike {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// By how much, and where its text is.
+        spike: &'a Spike,
     },
     /// A step was left out: its loss or gradient was not a finite number.
     Skipped {

@@ -75,12 +75,11 @@ impl Gradients {
         self.0.remove(name)
     }
 
-    /// L2 norm over the parameters whose name `of` takes, each counted once.
+    /// Squared L2 norm of each parameter's gradient. The root of their sum is the norm over all parameters, each counted once.
     #[must_use]
-    pub fn norm(&mut self, of: impl Fn(&str) -> bool) -> f64 {
-        let mut total = 0.0;
-        for grad in self.0.iter_mut().filter(|(name, _)| of(name)).map(|(_, grad)| grad) {
-            total += if is_cpu(&grad.device()) {
+    pub fn squares(&mut self) -> BTreeMap<String, f64> {
+        let square = |(name, grad): (&String, &mut Tensor<1>)| {
+            let squares = if is_cpu(&grad.device()) {
                 let device = grad.device();
                 let data = std::mem::replace(grad, Tensor::empty([0], &device)).into_data();
                 let squares = squares(f32_slice(&data));
@@ -89,8 +88,9 @@ impl Gradients {
             } else {
                 f64::from(grad.clone().square().sum().into_scalar::<f32>())
             };
-        }
-        total.sqrt()
+            (name.clone(), squares)
+        };
+        self.0.iter_mut().map(square).collect()
     }
 }
 

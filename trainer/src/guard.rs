@@ -1,6 +1,6 @@
 //! Steps whose loss or gradient is not a finite number: their text is kept, and the run ends or goes on as the policy says.
 
-use crate::TrainError;
+use crate::{TrainError, kept_batch::keep};
 use retie_config::NonFinite;
 use retie_data::Batch;
 use serde_json::json;
@@ -43,18 +43,9 @@ impl Guard {
             self.in_a_row = 0;
             return Ok(None);
         }
-        let dir = run_dir.join("non-finite");
-        fs_err::create_dir_all(&dir)?;
-        let path = dir.join(format!("step-{step}.json"));
-        let rows = batches.iter().flat_map(|batch| batch.inputs.chunks(batch.sequence_length));
         // JSON has no numbers that are not finite.
-        let kept = json!({
-            "step": step,
-            "loss": loss.to_string(),
-            "grad_norm": grad_norm.to_string(),
-            "token_ids": rows.collect::<Vec<_>>(),
-        });
-        fs_err::write(&path, format!("{kept}\n"))?;
+        let facts = json!({ "loss": loss.to_string(), "grad_norm": grad_norm.to_string() });
+        let path = keep(&run_dir.join("non-finite"), step, facts, batches)?;
         match self.policy {
             NonFinite::Skip { in_a_row } if self.in_a_row < in_a_row => {
                 self.in_a_row += 1;

@@ -12,10 +12,12 @@ use crate::{
     gradients::Gradients,
     guard::{Guard, StepValues},
     inputs::Inputs,
+    log::{Logger, Loggers},
     loss::Losses,
-    metrics::Metrics,
     objective::{Objective, Source, Turn, cross_entropy},
+    resume::{self, CONFIG_FILE, Resume, Start},
     routing,
+    spikes::Spikes,
     texts::Texts,
 };
 use burn::{
@@ -23,31 +25,18 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use retie_checkpoint::{ModelSource, Provenance, Staging};
-use retie_config::{
-    Group, GroupsConfig, ModelConfig, ShareMap, TeacherConfig, UptrainConfig,
-    document::{self, to_yaml},
-};
+use retie_config::{Group, GroupsConfig, ModelConfig, ShareMap, TeacherConfig, UptrainConfig, document::to_yaml};
 use retie_data::{Sampler, TokenDataset};
 use retie_model::{CausalLm, WeightDtype};
 use serde_json::json;
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
-const CONFIG_FILE: &str = "config.resolved.yaml";
 /// Folder of the finished model in the run's folder.
 pub const MODEL_DIR: &str = "model";
-
-/// Whether a run may go on from what is in its folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resume {
-    /// A folder that holds a run is an error.
-    Never,
-    /// Go on from the last checkpoint, or from the start if there is none.
-    Latest,
-}
 
 /// A run that is ready to step.
 struct Run<'a> {
@@ -60,8 +49,9 @@ struct Run<'a> {
     optimizer: AdamW,
     sampler: Sampler,
     heldout: Option<TokenDataset>,
-    metrics: Metrics,
+    loggers: Loggers,
     guard: Guard,
+    spikes: Spikes,
     state: State,
     saved: Option<(u64, PathBuf)>,
 }
@@ -81,13 +71,12 @@ pub fn uptrain(
 ) -> Result<Outcome, TrainError> {
     let dir = &config.run.dir;
     let device = device.clone().inner();
-    let restored = match resume {
-        Resume::Never if holds_run(dir) => return Err(TrainError::RunExists { path: dir.clone() }),
-        Resume::Never => None,
-        Resume::Latest => restore(config, &device, events)?,
-    };
+    let Start { restored, changes } = resume::start(config, &resume, &device)?;
     let (student, moments, state) = match restored {
-        Some(Restored { model, moments, state }) => (Some(model), moments, Some(state)),
+        Some((Restored { model, moments, state }, path)) => {
+            events(Event::Resumed { step: state.step, path: &path, changes: &changes });
+            (Some(model), moments, Some(state))
+        }
         None => (None, std::collections::BTreeMap::new(), None),
     };
     let mut inputs = Inputs::open(config, student)?;
@@ -109,7 +98,8 @@ pub fn uptrain(
     let share_map = inputs.stacks.student.clone();
     let model = freeze(model, &config.optimizer.groups, &share_map);
 
-    write_run_files(config, provenance)?;
+    write_run_files(config, provenance, (!changes.is_empty()).then_some(state.step))?;
+    let (loggers, rows) = Loggers::open(&config.run, state.step)?;
     let run = Run {
         config,
         model_config: inputs.student.config.clone(),
@@ -119,8 +109,9 @@ pub fn uptrain(
         optimizer: AdamW::restore(config.optimizer.clone(), share_map, state.step - state.skipped, moments),
         sampler,
         heldout,
-        metrics: Metrics::open(dir, state.step)?,
+        loggers,
         guard: Guard::new(config.train.non_finite),
+        spikes: Spikes::new(config.train.loss_spike, &rows),
         saved: checkpoint::list(dir)?.pop(),
         state,
     };
@@ -180,6 +171,7 @@ impl Run<'_> {
                 "heldout_exits": baseline.heldout_exits,
                 "teacher_heldout_cross_entropy": baseline.teacher_heldout_cross_entropy,
             }))?;
+            self.loggers.baseline(&baseline)?;
             events(Event::Baseline(&baseline));
         }
         while self.state.step < num_steps {
@@ -191,7 +183,7 @@ impl Run<'_> {
                 if train.eval_every > 0 && (step.is_multiple_of(train.eval_every) || last) {
                     self.measure(&self.for_inference(&model)?, &mut row)?;
                 }
-                self.metrics.write(&row)?;
+                self.loggers.step(&row)?;
                 events(Event::Step { row: &row, num_steps });
             }
             let due = train.checkpoint_every > 0 && step.is_multiple_of(train.checkpoint_every);
@@ -225,7 +217,9 @@ impl Run<'_> {
         let start = Instant::now();
         let step = self.state.step + 1;
         let count = self.config.train.gradient_accumulation;
-        let turn = Turn { step, share: 1.0 / count as f64 };
+        let every = self.config.train.telemetry_every;
+        let telemetry = every > 0 && step.is_multiple_of(every);
+        let turn = Turn { step, share: 1.0 / count as f64, telemetry };
         let mut grads = Gradients::default();
         let mut losses = Losses::default();
         let batches: Vec<_> =
@@ -234,8 +228,9 @@ impl Run<'_> {
         for batch in &batches {
             self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses)?;
         }
-        let Losses { loss, cross_entropy, terms, routing } = losses;
-        let norms = Norms::of(&mut grads, model.share_map());
+        let Losses { loss, cross_entropy, terms, routing, telemetry: mut seen } = losses;
+        let squares = grads.squares();
+        let norms = Norms::of(&squares, model.share_map());
         let grad_norm = norms.reported();
         let tokens = self.config.tokens_per_step();
         let skipped = self.guard.check(&self.config.run.dir, StepValues { step, loss, grad_norm }, &batches)?;
@@ -246,6 +241,12 @@ impl Run<'_> {
             self.state.skipped += 1;
             events(Event::Skipped { step, loss, grad_norm, path: &path });
             return Ok((model, None));
+        }
+        if let Some(spike) = self.spikes.see(&self.config.run.dir, step, loss, &batches)? {
+            events(Event::Spike { step, loss, spike: &spike });
+        }
+        if telemetry {
+            seen.set_gradients(&squares, self.objective.share_map());
         }
         let lr = self.config.lr_at(step);
         let mut model = self.optimizer.step(model, grads, norms, lr);
@@ -261,8 +262,10 @@ impl Run<'_> {
             lr,
             grad_norm,
             tokens: self.state.tokens,
+            loss_spikes: self.spikes.count(),
             heldout_cross_entropy: None,
             heldout_exits: Vec::new(),
+            telemetry: telemetry.then_some(seen),
             seconds,
             tokens_per_second: tokens as f64 / seconds,
         };
@@ -323,51 +326,13 @@ impl Run<'_> {
     }
 }
 
-fn holds_run(dir: &Path) -> bool {
-    dir.join(CONFIG_FILE).exists() || dir.join("ckpt").exists() || dir.join("metrics.jsonl").exists()
-}
-
-/// The last checkpoint of the run, if there is a run with the same configuration.
-fn restore(
-    config: &UptrainConfig,
-    device: &Device,
-    events: &mut dyn FnMut(Event<'_>),
-) -> Result<Option<Restored>, TrainError> {
-    let dir = &config.run.dir;
-    check_config(config)?;
-    let Some((step, path)) = checkpoint::list(dir)?.pop() else { return Ok(None) };
-    let restored = checkpoint::load(&path, device)?;
-    events(Event::Resumed { step, path: &path });
-    Ok(Some(restored))
-}
-
-/// The stored configuration must say what `config` says, but for how often checkpoints are written and which are kept.
-fn check_config(config: &UptrainConfig) -> Result<(), TrainError> {
-    let path = config.run.dir.join(CONFIG_FILE);
-    if !path.exists() {
-        return Ok(());
-    }
-    let comparable = |text: &str| -> Vec<String> {
-        let free = |line: &&str| {
-            !["checkpoint_every:", "keep_last:", "keep_best:"].iter().any(|key| line.trim_start().starts_with(key))
-        };
-        text.lines().filter(free).map(str::to_owned).collect()
-    };
-    let text = fs_err::read_to_string(&path)?;
-    // A key that the run's version did not know has its default.
-    let stored = document::parse::<UptrainConfig>(&text, &path, &[]).map_or(Ok(text), |stored| to_yaml(&stored))?;
-    let stored = comparable(&stored);
-    let asked = comparable(&to_yaml(config)?);
-    let removed = stored.iter().filter(|line| !asked.contains(line)).map(|line| format!("  run:  {}", line.trim()));
-    let added = asked.iter().filter(|line| !stored.contains(line)).map(|line| format!("  now:  {}", line.trim()));
-    let differences: Vec<String> = removed.chain(added).collect();
-    if differences.is_empty() { Ok(()) } else { Err(TrainError::ConfigChanged { path, differences }) }
-}
-
-fn write_run_files(config: &UptrainConfig, provenance: &Provenance) -> Result<(), TrainError> {
+fn write_run_files(config: &UptrainConfig, provenance: &Provenance, changed_at: Option<u64>) -> Result<(), TrainError> {
     let dir = &config.run.dir;
     fs_err::create_dir_all(dir)?;
     let path = dir.join(CONFIG_FILE);
+    if let (true, Some(step)) = (path.exists(), changed_at) {
+        fs_err::rename(&path, dir.join(format!("config.until-step-{step}.yaml")))?;
+    }
     if !path.exists() {
         fs_err::write(path, to_yaml(config)?)?;
     }

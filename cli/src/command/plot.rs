@@ -1,7 +1,7 @@
-//! `retie plot`: held-out losses of runs as curves in one SVG file.
+//! `retie plot`: curves of runs in one SVG file.
 
 use crate::{
-    command::report::{NamedRun, Runs},
+    command::report::{Curves, NamedRun, Runs},
     error::Status,
     output,
 };
@@ -10,13 +10,16 @@ use clap::Args;
 use retie_eval::render_svg;
 use std::path::PathBuf;
 
-/// Draw the held-out losses of runs, and of their teacher, into one SVG file
+/// Draw losses, held-out losses with early exits and teacher, and telemetry of runs into one SVG file
 #[derive(Debug, Args)]
 pub struct Plot {
     /// Folders of `retie uptrain` runs; `NAME=RUN_DIR` gives one a name
     #[arg(value_name = "RUN_DIR", required = true)]
     runs: Vec<NamedRun>,
-    /// Heading
+    /// What to draw, one below the other
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Curves::ALL)]
+    curves: Vec<Curves>,
+    /// Heading of the first chart
     #[arg(long)]
     title: Option<String>,
     /// The SVG file to write
@@ -26,12 +29,12 @@ pub struct Plot {
 
 impl Plot {
     pub fn run(self) -> anyhow::Result<Status> {
-        let mut chart = Runs::read(&self.runs)?.heldout();
-        if let Some(title) = self.title {
-            chart.title = title;
+        let mut charts = Runs::read(&self.runs)?.charts(&self.curves);
+        if let (Some(title), Some(first)) = (self.title, charts.first_mut()) {
+            first.title = title;
         }
-        let svg = render_svg(&chart)?.context(
-            "no run has a held-out loss to draw\nhint: `data.heldout` names held-out text, `train.eval_every` measures it",
+        let svg = render_svg(&charts)?.context(
+            "no run has a point of these curves\nhint: held-out losses need `data.heldout` and `train.eval_every`, telemetry needs `train.telemetry_every`",
         )?;
         fs_err::write(&self.output, svg)?;
         output::wrote(&self.output);

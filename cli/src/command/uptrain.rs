@@ -3,6 +3,7 @@
 use crate::{
     args::{DeviceArgs, JsonArgs, SetArgs},
     command::convert::command_line,
+    console::Console,
     error::Status,
     model,
     number::{duration, grouped, parse_duration, rate},
@@ -12,8 +13,8 @@ use crate::{
 };
 use clap::Args;
 use retie_checkpoint::Provenance;
-use retie_config::{UptrainConfig, document};
-use retie_trainer::{Baseline, Event, Outcome, Resume, StepRow};
+use retie_config::{LoggerKind, UptrainConfig, document};
+use retie_trainer::{Event, Logger, Outcome, Resume, Spike, StepRow};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -29,9 +30,13 @@ pub struct Uptrain {
     config: PathBuf,
     #[command(flatten)]
     set: SetArgs,
-    /// Go on from the run's last checkpoint, bit for bit
-    #[arg(long)]
-    resume: bool,
+    /// Go on from the run's last checkpoint, bit for bit, or from its start if there is none (`auto`), or from the checkpoint named; one of
+    /// another run begins a new run in `run.dir`
+    #[arg(long, value_name = "auto|CHECKPOINT", num_args = 0..=1, require_equals = true, default_missing_value = AUTO)]
+    resume: Option<String>,
+    /// Go on although this key, or what begins with it, is not as in the configuration of the run, e.g. `optimizer.lr`
+    #[arg(long, value_name = "KEY", requires = "resume")]
+    allow_change: Vec<String>,
     /// Check everything and show the run's configuration, size and time; train nothing, write nothing
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
@@ -43,6 +48,9 @@ pub struct Uptrain {
     #[command(flatten)]
     json: JsonArgs,
 }
+
+/// `--resume` without a checkpoint.
+const AUTO: &str = "auto";
 
 impl Uptrain {
     pub fn run(self) -> anyhow::Result<Status> {
@@ -59,14 +67,13 @@ impl Uptrain {
             return Ok(Status::Done);
         }
         let stop = signal::stop_flag()?;
-        let resume = if self.resume { Resume::Latest } else { Resume::Never };
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(command_line(), Some(parent));
-        let mut watcher = Watcher::default();
+        let mut watcher = Watcher::new(&config);
         let mut clock = Clock::new(self.time_limit);
         // Not the signals' own flag: with that set, the next signal would end the process while it saves.
         let halt = AtomicBool::new(false);
-        let outcome = retie_trainer::uptrain(&config, &device, resume, &provenance, &halt, &mut |event| {
+        let outcome = retie_trainer::uptrain(&config, &device, self.resume(), &provenance, &halt, &mut |event| {
             if matches!(event, Event::Step { .. } | Event::Skipped { .. }) {
                 halt.store(clock.is_over() || stop.load(Ordering::Relaxed), Ordering::Relaxed);
             }
@@ -79,6 +86,12 @@ impl Uptrain {
             false => output::data(summary.text())?,
         }
         self.end(&config, &outcome)
+    }
+
+    fn resume(&self) -> Resume {
+        let Some(from) = &self.resume else { return Resume::Never };
+        let checkpoint = Some(PathBuf::from(from)).filter(|_| from != AUTO);
+        Resume::From { checkpoint, allow_change: self.allow_change.clone() }
     }
 
     fn end(&self, config: &UptrainConfig, outcome: &Outcome) -> anyhow::Result<Status> {
@@ -140,11 +153,9 @@ impl Clock {
 }
 
 /// Shows a run while it goes on.
-#[derive(Default)]
 pub struct Watcher {
     tokenizing: Option<(&'static str, Progress)>,
-    training: Option<Progress>,
-    last_line: Option<Instant>,
+    console: Option<Console>,
     summary: Summary,
 }
 
@@ -159,13 +170,16 @@ pub struct Summary {
     seconds: f64,
 }
 
-/// Time between lines where there is no bar.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
 impl Watcher {
+    /// For a run of `config`, whose rows are shown if `run.loggers` says so.
+    pub fn new(config: &UptrainConfig) -> Self {
+        let console = config.run.logs_to(LoggerKind::Console).then(|| Console::new(config.num_steps()));
+        Self { tokenizing: None, console, summary: Summary::default() }
+    }
+
     /// Shows one event.
     pub fn see(&mut self, event: Event<'_>) {
-        match event {
+        let shown = match event {
             Event::Tokenizing { what, progress } => {
                 if self.tokenizing.as_ref().is_none_or(|(current, _)| *current != what) {
                     self.tokenizing = None;
@@ -175,60 +189,46 @@ impl Watcher {
                 if let Some((_, bar)) = &mut self.tokenizing {
                     bar.set(progress.bytes_done, progress.bytes_total, &format!("{} tokens", grouped(progress.tokens)));
                 }
+                return;
             }
-            Event::Resumed { step, path } => {
+            Event::Resumed { step, path, changes } => {
                 output::line(&format!("resumed after step {step} from {}", path.display()));
-                self.bar(step).start_at(step);
+                changes.iter().for_each(|change| output::line(&format!("changed: {change}")));
+                self.console.iter_mut().for_each(|console| console.start_at(step));
+                Ok(())
             }
             Event::Baseline(baseline) => {
-                let Baseline { heldout_cross_entropy: loss, heldout_exits, teacher_heldout_cross_entropy } = baseline;
-                self.summary.baseline = Some(*loss);
-                self.summary.heldout = Some(*loss);
-                let teacher = teacher_heldout_cross_entropy.map(|loss| format!(", of the teacher {loss:.4}"));
-                let teacher = teacher.unwrap_or_default();
-                let exits = exits(heldout_exits);
-                output::line(&format!("held-out cross-entropy before training {loss:.4}{exits}{teacher}"));
+                let loss = Some(baseline.heldout_cross_entropy);
+                (self.summary.baseline, self.summary.heldout) = (loss, loss);
+                self.console.as_mut().map_or(Ok(()), |console| console.baseline(baseline))
             }
-            Event::Step { row, num_steps } => self.step(row, num_steps),
+            Event::Step { row, .. } => {
+                self.tokenizing = None;
+                self.summary.add(row);
+                self.console.as_mut().map_or(Ok(()), |console| console.step(row))
+            }
+            Event::Spike { step, loss, spike } => {
+                let Spike { median, deviations, path } = spike;
+                output::line(&format!(
+                    "step {step} stands out: loss {loss:.4}, {deviations:.1} spreads above the median {median:.4}; text in {}",
+                    path.display()
+                ));
+                Ok(())
+            }
             Event::Skipped { step, loss, grad_norm, path } => {
                 let text =
                     format!("step {step} left out: loss {loss}, gradient norm {grad_norm}; text in {}", path.display());
                 output::line(&text);
+                Ok(())
             }
             Event::Checkpoint { step, path } => {
                 tracing::info!(step, path = %path.display(), "checkpoint");
+                Ok(())
             }
+        };
+        if let Err(error) = shown {
+            tracing::warn!(%error, "cannot be shown");
         }
-    }
-
-    fn bar(&mut self, total: u64) -> &mut Progress {
-        self.tokenizing = None;
-        self.training.get_or_insert_with(|| Progress::new("train", Unit::Count("steps"), total))
-    }
-
-    fn step(&mut self, row: &StepRow, num_steps: u64) {
-        let message = message(row);
-        let first = self.summary.first.is_none();
-        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY);
-        let keep = row.heldout_cross_entropy.is_some() || row.step == num_steps;
-        let left = (num_steps - row.step) as f64 * row.seconds;
-        let bar = self.bar(num_steps);
-        if keep {
-            bar.set_and_keep(row.step, num_steps, &message);
-        } else if bar.is_drawn() {
-            bar.set(row.step, num_steps, &message);
-        } else if first || due {
-            bar.set_and_keep(row.step, num_steps, &format!("{message}  {} left", duration(left)));
-        }
-        if keep || first || due {
-            self.last_line = Some(Instant::now());
-        }
-        if first {
-            self.summary.first = Some(row.clone());
-        }
-        self.summary.heldout = row.heldout_cross_entropy.or(self.summary.heldout);
-        self.summary.seconds += row.seconds;
-        self.summary.last = Some(row.clone());
     }
 
     /// Takes the bars off the screen and gives what the run came to.
@@ -237,26 +237,14 @@ impl Watcher {
     }
 }
 
-/// Losses of early exits, behind that of the whole model.
-fn exits(losses: &[f64]) -> String {
-    let losses: Vec<String> = losses.iter().map(|loss| format!("{loss:.4}")).collect();
-    if losses.is_empty() { String::new() } else { format!(" (exits {})", losses.join(", ")) }
-}
-
-fn message(row: &StepRow) -> String {
-    let terms: Vec<String> = row.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-    let heldout = row.heldout_cross_entropy.map(|loss| format!("  held-out {loss:.4}{}", exits(&row.heldout_exits)));
-    let heldout = heldout.unwrap_or_default();
-    format!(
-        "loss {:.4} ({})  lr {:.2e}  {} tok/s{heldout}",
-        row.loss,
-        terms.join(", "),
-        row.lr,
-        rate(row.tokens_per_second)
-    )
-}
-
 impl Summary {
+    fn add(&mut self, row: &StepRow) {
+        self.first.get_or_insert_with(|| row.clone());
+        self.heldout = row.heldout_cross_entropy.or(self.heldout);
+        self.seconds += row.seconds;
+        self.last = Some(row.clone());
+    }
+
     fn text(&self) -> String {
         let (Some(first), Some(last)) = (&self.first, &self.last) else {
             return "no step was left to do".to_owned();

@@ -8,7 +8,7 @@ mod train;
 
 pub use data::{DataConfig, Packing, SourceConfig};
 pub use teacher::TeacherConfig;
-pub use train::{NonFinite, TrainConfig};
+pub use train::{LossSpike, NonFinite, TrainConfig};
 
 use crate::{
     LossConfig, OptimizerConfig, ScheduleConfig,
@@ -52,6 +52,48 @@ pub struct UptrainConfig {
 pub struct RunConfig {
     /// Folder of the run: metrics, checkpoints, the resolved configuration.
     pub dir: PathBuf,
+    /// Where the rows of `metrics.jsonl`, which is always written, go too.
+    #[serde(default = "default_loggers")]
+    pub loggers: Vec<LoggerKind>,
+}
+
+/// A further place for the rows of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoggerKind {
+    /// Bars or lines on stderr.
+    Console,
+    /// `metrics.csv`.
+    Csv,
+    /// Event files of TensorBoard, in `tensorboard/`.
+    Tensorboard,
+}
+
+fn default_loggers() -> Vec<LoggerKind> {
+    vec![LoggerKind::Console]
+}
+
+impl RunConfig {
+    /// A run in `dir` that says on stderr how far it is.
+    #[must_use]
+    pub fn of(dir: PathBuf) -> Self {
+        Self { dir, loggers: default_loggers() }
+    }
+
+    /// Whether its rows go to `kind` too.
+    #[must_use]
+    pub fn logs_to(&self, kind: LoggerKind) -> bool {
+        self.loggers.contains(&kind)
+    }
+
+    fn check(&self, checks: &mut Checks) {
+        check_text("run.dir", &self.dir.to_string_lossy(), checks);
+        for (index, kind) in self.loggers.iter().enumerate() {
+            if self.loggers[..index].contains(kind) {
+                checks.problem(format!("run.loggers.{index}"), format!("`run.loggers.{index}` is there already"));
+            }
+        }
+    }
 }
 
 /// A model on the disk or on the Hub.
@@ -90,7 +132,7 @@ impl UptrainConfig {
 impl Document for UptrainConfig {
     fn check(&self, checks: &mut Checks) {
         check_schema(self.schema, checks);
-        check_text("run.dir", &self.run.dir.to_string_lossy(), checks);
+        self.run.check(checks);
         self.check_teacher(checks);
         self.data.check(checks);
         losses::check(&self.losses, checks);

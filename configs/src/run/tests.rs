@@ -38,6 +38,8 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
     schema: 1
     run:
       dir: out
+      loggers:
+      - console
     student:
       model: m
     teacher: null
@@ -100,6 +102,11 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
       keep_last: 2
       keep_best: 0
       non_finite: stop
+      loss_spike:
+        report:
+          window: 50
+          deviations: 6.0
+      telemetry_every: 1
       eval_every: 0
       eval_sequences: 16
       seed: 42
@@ -133,6 +140,8 @@ fn the_written_configuration_reads_back_as_itself() {
             "data.heldout_fraction=0.01",
             "data.packing=documents",
         ],
+        &["run.loggers=[csv, tensorboard]", "train.loss_spike=ignore", "train.telemetry_every=0"],
+        &["run.loggers=[]", "train.loss_spike={report: {window: 9}}"],
     ] {
         let config = parse(MINIMAL, overrides).unwrap();
         let yaml = to_yaml(&config).unwrap();
@@ -321,6 +330,21 @@ fn schedules_groups_and_kept_checkpoints_are_checked() {
     --set train.keep_best=1: `train.keep_best` is `1`, but not every checkpoint is measured: `train.checkpoint_every` is `100` and `train.eval_every` `0`
       hint: `checkpoint_every` has to be a multiple of `eval_every`
     --set train.non_finite={skip: {in_a_row: 0}}: `train.non_finite.skip.in_a_row` is `0`, expected a positive integer
+    ");
+}
+
+#[test]
+fn loggers_and_the_rule_for_spikes_are_checked() {
+    let spike = "train.loss_spike={report: {window: 4, deviations: 0}}";
+    assert_snapshot!(error(MINIMAL, &["run.loggers=[csv, tensorboard, csv]", spike]), @"
+    `uptrain.yaml` has 3 problems
+    --set run.loggers=[csv, tensorboard, csv]: `run.loggers.2` is there already
+    --set train.loss_spike={report: {window: 4, deviations: 0}}: `train.loss_spike.report.window` is `4`, expected 5 steps or more
+    --set train.loss_spike={report: {window: 4, deviations: 0}}: `train.loss_spike.report.deviations` is `0`, expected a finite number above 0
+    ");
+    assert_snapshot!(error(MINIMAL, &["run.loggers=[wandb]"]), @"
+    `uptrain.yaml` has 1 problem
+    --set run.loggers=[wandb]: `run.loggers.0` is `wandb`, expected one of `console`, `csv`, `tensorboard`
     ");
 }
 

@@ -44,6 +44,12 @@ pub struct TrainConfig {
     /// What happens when a loss or a gradient is not a number.
     #[serde(default)]
     pub non_finite: NonFinite,
+    /// What happens when the loss of a step stands out from those before it.
+    #[serde(default)]
+    pub loss_spike: LossSpike,
+    /// Steps between rows with telemetry: norms of hidden states and of the gradients of groups; 0 for none.
+    #[serde(default = "one_step")]
+    pub telemetry_every: u64,
     /// Steps between measurements on the held-out text; 0 for none.
     #[serde(default)]
     pub eval_every: u64,
@@ -68,6 +74,45 @@ pub enum NonFinite {
         #[serde(default = "default_in_a_row")]
         in_a_row: u64,
     },
+}
+
+/// What happens when the loss of a step is far above those before it. Its text is kept in the run's folder; the step counts as any.
+///
+/// It stands out where it is more than `deviations` times the spread above the median of the `window` steps before. The spread is
+/// 1.4826 times the median of their distances from that median, which is the standard deviation where losses are normal, or
+/// a hundredth of the median where that is more.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum LossSpike {
+    /// Nothing.
+    Ignore,
+    /// It is reported and counted.
+    Report {
+        /// Steps that it is compared with.
+        #[serde(default = "default_window")]
+        window: usize,
+        /// Spreads above their median.
+        #[serde(default = "default_deviations")]
+        deviations: f64,
+    },
+}
+
+impl Default for LossSpike {
+    fn default() -> Self {
+        Self::Report { window: default_window(), deviations: default_deviations() }
+    }
+}
+
+fn default_window() -> usize {
+    50
+}
+
+fn default_deviations() -> f64 {
+    6.0
+}
+
+fn one_step() -> u64 {
+    1
 }
 
 fn default_in_a_row() -> u64 {
@@ -128,6 +173,12 @@ impl TrainConfig {
         }
         if let NonFinite::Skip { in_a_row } = self.non_finite {
             checks.require(in_a_row > 0, "train.non_finite.skip.in_a_row", in_a_row, positive);
+        }
+        if let LossSpike::Report { window, deviations } = self.loss_spike {
+            let key = "train.loss_spike.report";
+            checks.require(window >= 5, format!("{key}.window"), window, "5 steps or more");
+            let fits = deviations.is_finite() && deviations > 0.0;
+            checks.require(fits, format!("{key}.deviations"), deviations, "a finite number above 0");
         }
         let measured = self.eval_every > 0 && self.checkpoint_every.is_multiple_of(self.eval_every);
         if self.keep_best > 0 && !measured {

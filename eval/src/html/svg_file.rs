@@ -1,4 +1,4 @@
-//! A chart as an SVG file that needs nothing else: colours for light and dark screens, title and legend in it.
+//! Charts as one SVG file that needs nothing else: colours for light and dark screens, title and legend in it.
 
 use super::{
     PALETTE,
@@ -9,47 +9,62 @@ use crate::EvalError;
 use std::fmt::Write;
 
 const TITLE_HEIGHT: u32 = 44;
+const TITLE_BASELINE: u32 = 29;
 const ENTRY_HEIGHT: u32 = 24;
 const MARGIN: u32 = 24;
 
-/// The chart as the text of an `.svg` file; `None` if it has no point.
+/// The charts, one below the other, as the text of an `.svg` file; `None` if none has a point.
 ///
 /// # Errors
-/// When the chart cannot be drawn.
-pub fn render_svg(chart: &Chart) -> Result<Option<String>, EvalError> {
-    let curves = chart::svg(chart)?;
-    if curves.is_empty() {
+/// When a chart cannot be drawn.
+pub fn render_svg(charts: &[Chart]) -> Result<Option<String>, EvalError> {
+    let (width, _) = SIZE;
+    let (mut body, mut height) = (String::new(), 0);
+    for chart in charts {
+        let curves = chart::svg(chart)?;
+        if !curves.is_empty() {
+            height = add_chart(chart, &curves, height, &mut body);
+        }
+    }
+    if body.is_empty() {
         return Ok(None);
     }
-    let (width, chart_height) = SIZE;
-    let entries = u32::try_from(chart.series.len() + chart.levels.len()).unwrap_or(u32::MAX);
-    let height = TITLE_HEIGHT + chart_height + ENTRY_HEIGHT * entries + MARGIN / 2;
-    let mut svg = format!(
+    let rules = chart::rules();
+    Ok(Some(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"15\" role=\"img\">\n<style>\n{PALETTE}{}\
+         font-family=\"system-ui, sans-serif\" font-size=\"15\" role=\"img\">\n<style>\n{PALETTE}{rules}\
          .paper {{ fill: var(--paper); }}\ntext {{ fill: var(--ink); }}\n</style>\n\
-         <rect class=\"paper\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>\n\
-         <text x=\"{MARGIN}\" y=\"29\" font-size=\"18\" font-weight=\"600\">{}</text>\n",
-        chart::rules(),
-        escape(&chart.title),
+         <rect class=\"paper\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>\n{body}</svg>\n"
+    )))
+}
+
+/// Adds title, curves and legend below `top`; gives where they end.
+fn add_chart(chart: &Chart, curves: &str, top: u32, svg: &mut String) -> u32 {
+    let title = escape(&chart.title);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{MARGIN}\" y=\"{}\" font-size=\"18\" font-weight=\"600\">{title}</text>",
+        top + TITLE_BASELINE
     );
     // A nested element keeps its own coordinates and is moved by `y`.
-    svg += &curves.replacen("<svg", &format!("<svg y=\"{TITLE_HEIGHT}\""), 1);
+    let top = top + TITLE_HEIGHT;
+    *svg += &curves.replacen("<svg", &format!("<svg y=\"{top}\""), 1);
+    let mut end = top + SIZE.1;
     let curves = chart.series.iter().map(|series| ("", &series.name));
     let levels = chart.levels.iter().map(|level| (" stroke-dasharray=\"7 6\"", &level.name));
     for (index, (dashes, name)) in curves.chain(levels).enumerate() {
-        let y = TITLE_HEIGHT + chart_height + ENTRY_HEIGHT * index as u32 + ENTRY_HEIGHT / 2;
+        let y = end + ENTRY_HEIGHT / 2;
         let colour = index % NUM_COLOURS;
-        let (start, end, text) = (MARGIN, MARGIN + 28, MARGIN + 40);
+        let (from, to, text) = (MARGIN, MARGIN + 28, MARGIN + 40);
         let _ = writeln!(
             svg,
-            "<path d=\"M{start} {y}H{end}\" style=\"stroke: var(--series{colour})\" stroke-width=\"2\"{dashes}/>\
+            "<path d=\"M{from} {y}H{to}\" style=\"stroke: var(--series{colour})\" stroke-width=\"2\"{dashes}/>\
              <text x=\"{text}\" y=\"{y}\" dominant-baseline=\"central\">{}</text>",
             escape(name)
         );
+        end += ENTRY_HEIGHT;
     }
-    svg += "</svg>\n";
-    Ok(Some(svg))
+    end + MARGIN / 2
 }
 
 #[cfg(test)]
@@ -65,12 +80,16 @@ mod tests {
             levels: vec![Level { name: "teacher".into(), y: 2.5 }],
             ..Chart::default()
         };
-        let svg = render_svg(&chart).unwrap().unwrap();
+        let other = Chart { title: "Norms".into(), ..chart.clone() };
+        let svg = render_svg(&[Chart::default(), chart, other]).unwrap().unwrap();
         for part in [
             "<svg xmlns=\"http://www.w3.org/2000/svg\"",
             "--series1: #",
             "Held-out &lt;loss&gt;",
             "<svg y=\"44\"",
+            // 44 + 380 + 2 · 24 + 12 of the chart above it.
+            "<svg y=\"528\"",
+            ">Norms</text>",
             "var(--series1)\" stroke-width=\"2\" stroke-dasharray=\"7 6\"/>",
             ">teacher</text>",
         ] {
@@ -82,6 +101,6 @@ mod tests {
 
     #[test]
     fn a_chart_without_points_is_no_file() {
-        assert_eq!(render_svg(&Chart::default()).unwrap(), None);
+        assert_eq!(render_svg(&[Chart::default()]).unwrap(), None);
     }
 }

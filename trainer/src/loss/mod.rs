@@ -13,7 +13,8 @@ mod states;
 pub use router::RouterLogits;
 pub use states::States;
 
-use crate::TrainError;
+use crate::{TrainError, telemetry::Telemetry};
+use burn::tensor::Tensor;
 use retie_config::{LossConfig, ShareMap};
 use retie_model::{
     RouterLoss, RoutingSums,
@@ -133,6 +134,8 @@ pub struct Losses {
     pub terms: BTreeMap<String, f64>,
     /// What the routers of a routed model did.
     pub routing: RoutingSums,
+    /// Of the hidden states, where it is looked at.
+    pub telemetry: Telemetry,
 }
 
 impl Losses {
@@ -154,6 +157,11 @@ impl Part<'_> {
     pub fn add(&mut self, name: &str, factor: f64, value: f64) {
         self.losses.loss += self.share * factor * value;
         *self.losses.terms.entry(name.to_owned()).or_default() += self.share * value;
+    }
+
+    /// Adds the telemetry of what the recursions leave.
+    pub fn add_states(&mut self, states: &[Tensor<2>]) {
+        self.losses.telemetry.add_states(self.share, states);
     }
 
     /// Adds the cross-entropy of the plain text.

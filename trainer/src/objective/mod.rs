@@ -7,7 +7,7 @@ use crate::{
     pass::{LogitGradients, Pass, StateGradients, add_state, leaf, take_back},
 };
 use burn::tensor::{Device, Int, Tensor};
-use retie_config::LossConfig;
+use retie_config::{LossConfig, ShareMap};
 use retie_data::{
     Batch, DataError,
     logits::{LogitsCache, TopLogits},
@@ -43,6 +43,8 @@ pub struct Turn {
     pub step: u64,
     /// The micro-batch's part of it.
     pub share: f64,
+    /// Whether the hidden states after each recursion are looked at.
+    pub telemetry: bool,
 }
 
 /// What a teacher has on a batch: some of its hidden states, by the number of depths before them, and what its head reads.
@@ -62,6 +64,12 @@ impl Objective {
             Some(Source::Model(teacher)) => Some(teacher),
             Some(Source::Logits(_)) | None => None,
         }
+    }
+
+    /// Which layer each depth of the student runs.
+    #[must_use]
+    pub fn share_map(&self) -> &ShareMap {
+        &self.stacks.student
     }
 
     /// Number of depths before each early exit that a loss trains.
@@ -87,9 +95,11 @@ impl Objective {
     ) -> Result<(), TrainError> {
         let ids = token_ids(batch, &student.device());
         let layout = layout(batch);
-        let Turn { step, share } = turn;
+        let Turn { step, share, telemetry } = turn;
         let terms: Vec<LossConfig> = self.losses.iter().map(|loss| loss.at(step)).collect();
-        let asked = Asked::by(&terms, share, &self.stacks);
+        let mut asked = Asked::by(&terms, share, &self.stacks);
+        let recursions = telemetry.then(|| self.stacks.student.recursion_ends()).flatten().unwrap_or_default();
+        asked.states.extend(recursions.iter().copied());
         let pass = Pass::run(student, ids, layout, choice, &asked.ends(), self.checkpoint_recursions);
         let (teacher_states, teacher_head) = self.run_teacher(batch, &asked)?;
         let mut of_states = StateGradients::new();
@@ -112,6 +122,7 @@ impl Objective {
             found.insert(*end, readout.values);
         }
 
+        part.add_states(&recursions.iter().map(|end| pass.state(*end)).collect::<Vec<_>>());
         part.add_cross_entropy(found[&self.stacks.num_depths()].nll);
         let mut states = States::new(&pass, &teacher_states, &mut of_states);
         for term in terms.iter().map(loss::of) {

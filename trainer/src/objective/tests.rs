@@ -93,7 +93,7 @@ impl Case {
     ) -> (Losses, Gradients) {
         let (mut losses, mut grads) = (Losses::default(), Gradients::default());
         for (batch, share) in batches {
-            let turn = Turn { step: 1, share };
+            let turn = Turn { step: 1, share, telemetry: false };
             self.objective.backward(student, batch, Choice::Threshold, turn, &mut grads, &mut losses).unwrap();
         }
         (losses, grads)

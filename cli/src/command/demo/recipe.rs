@@ -3,7 +3,7 @@
 use super::assets;
 use retie_config::{
     ConvertConfig, CosineConfig, CrossEntropyConfig, DataConfig, DistillConfig, GroupsConfig, Init, LossConfig,
-    ModelSource, NonFinite, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TeacherConfig,
+    LossSpike, ModelSource, NonFinite, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TeacherConfig,
     TrainConfig, UptrainConfig,
 };
 use std::path::Path;
@@ -29,7 +29,7 @@ pub fn convert(out: &Path) -> ConvertConfig {
 pub fn uptrain(out: &Path) -> UptrainConfig {
     UptrainConfig {
         schema: 1,
-        run: RunConfig { dir: out.join("run") },
+        run: RunConfig::of(out.join("run")),
         student: ModelSource { model: out.join("converted").display().to_string() },
         teacher: Some(TeacherConfig { model: Some(assets::base(out).display().to_string()), logits: None }),
         data: DataConfig { heldout: vec![assets::heldout(out)], ..DataConfig::of(vec![assets::train(out)], 128) },
@@ -60,6 +60,8 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             keep_last: 1,
             keep_best: 0,
             non_finite: NonFinite::Stop,
+            loss_spike: LossSpike::default(),
+            telemetry_every: 1,
             eval_every: 30,
             eval_sequences: 32,
             seed: 42,

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use evaluations::Evaluations;
 use retie_eval::{Report, Table, render_report};
-pub use runs::{NamedRun, Runs};
+pub use runs::{Curves, NamedRun, Runs};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -77,7 +77,7 @@ impl Content {
             summary,
             passages: Vec::new(),
             tables: self.tables(),
-            charts: self.runs.charts(),
+            charts: self.runs.charts(&Curves::ALL),
             facts,
             files: self.runs.files(),
         };

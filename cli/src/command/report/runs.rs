@@ -4,7 +4,7 @@ use crate::number::{duration, grouped, rate};
 use anyhow::{Context, ensure};
 use retie_checkpoint::Provenance;
 use retie_eval::{Chart, Level, Series, Table};
-use retie_trainer::{Baseline, StepRow, read_metrics};
+use retie_trainer::{Baseline, StepRow, Telemetry, read_metrics};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -39,6 +39,21 @@ impl FromStr for NamedRun {
     }
 }
 
+/// Kinds of curves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Curves {
+    /// The loss, with its terms where there is one run
+    Loss,
+    /// Held-out losses, with those of early exits and of teachers
+    Heldout,
+    /// Hidden states and gradients
+    Telemetry,
+}
+
+impl Curves {
+    pub const ALL: [Self; 3] = [Self::Loss, Self::Heldout, Self::Telemetry];
+}
+
 /// Runs in the order given.
 pub struct Runs(Vec<Run>);
 
@@ -62,8 +77,18 @@ impl Runs {
         Ok(Self(runs.iter().map(Run::read).collect::<anyhow::Result<_>>()?))
     }
 
-    /// The curves: the loss, its terms if there is one run, and the held-out loss.
-    pub fn charts(&self) -> Vec<Chart> {
+    /// The curves of some kinds, those that have a point.
+    pub fn charts(&self, kinds: &[Curves]) -> Vec<Chart> {
+        let of = |kind: &Curves| match kind {
+            Curves::Loss => vec![self.training()],
+            Curves::Heldout => vec![self.heldout()],
+            Curves::Telemetry => self.telemetry(),
+        };
+        kinds.iter().flat_map(of).filter(|chart| !chart.series.is_empty()).collect()
+    }
+
+    /// The loss, and its terms if there is one run.
+    fn training(&self) -> Chart {
         let training = match self.0.as_slice() {
             [only] => only.terms(),
             runs => runs
@@ -71,12 +96,53 @@ impl Runs {
                 .map(|run| Series { name: run.name.clone(), points: run.points(|row| Some(row.loss)) })
                 .collect(),
         };
-        let training = chart("Training loss", training, Vec::new());
-        [training, self.heldout()].into_iter().filter(|chart| !chart.series.is_empty()).collect()
+        chart("Training loss", training, Vec::new())
+    }
+
+    /// What went on within the models.
+    fn telemetry(&self) -> Vec<Chart> {
+        let recursion = |index: usize| format!("recursion {}", index + 1);
+        let pair = |index: usize| format!("recursions {} and {}", index + 1, index + 2);
+        let numbered = |values: fn(&Telemetry) -> &Vec<f64>, name: fn(usize) -> String| {
+            let named = move |telemetry: &Telemetry| {
+                values(telemetry).iter().enumerate().map(|(index, value)| (name(index), *value)).collect()
+            };
+            self.of_telemetry(named)
+        };
+        let groups = |telemetry: &Telemetry| telemetry.grad_norm.iter().map(|(name, x)| (name.clone(), *x)).collect();
+        let charts = [
+            ("Norm of the hidden states", "mean over tokens", numbered(|t| &t.hidden_norm, recursion)),
+            ("Cosine of hidden states", "mean over tokens", numbered(|t| &t.cosine, pair)),
+            ("Gradient norm by group, before clipping", "norm", self.of_telemetry(groups)),
+        ];
+        let chart = |(title, label, series): (&str, &str, Vec<Series>)| Chart {
+            y_label: label.to_owned(),
+            ..chart(title, series, Vec::new())
+        };
+        charts.into_iter().map(chart).collect()
+    }
+
+    /// Curves of what `named` takes out of the telemetry of every run.
+    fn of_telemetry(&self, named: impl Fn(&Telemetry) -> Vec<(String, f64)>) -> Vec<Series> {
+        let of_run = |run: &Run| {
+            let mut series: Vec<Series> = Vec::new();
+            for row in &run.rows {
+                for (name, value) in row.telemetry.as_ref().map(&named).unwrap_or_default() {
+                    let name = if self.0.len() == 1 { name } else { format!("{}, {name}", run.name) };
+                    let point = (row.tokens as f64, value);
+                    match series.iter_mut().find(|series| series.name == name) {
+                        Some(series) => series.points.push(point),
+                        None => series.push(Series { name, points: vec![point] }),
+                    }
+                }
+            }
+            series
+        };
+        self.0.iter().flat_map(of_run).collect()
     }
 
     /// Held-out loss of every run, and that of the teachers.
-    pub fn heldout(&self) -> Chart {
+    fn heldout(&self) -> Chart {
         let series = self.0.iter().flat_map(|run| std::iter::once(run.heldout()).chain(run.exits()));
         let series = series.filter(|series| !series.points.is_empty()).collect();
         chart("Held-out cross-entropy", series, self.teachers())

@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one row a step, appended and flushed.
 
+use super::Logger;
 use crate::{TrainError, event::StepRow};
 use std::{
     io::Write,
@@ -8,37 +9,36 @@ use std::{
 
 /// The open file.
 #[derive(Debug)]
-pub struct Metrics {
+pub struct Jsonl {
     path: PathBuf,
     file: fs_err::File,
 }
 
-impl Metrics {
-    /// Opens the file of a run of which `step` steps are done: rows of later steps, which a killed process left behind, go.
+impl Jsonl {
+    /// Opens the file of a run of which `step` steps are done, and gives their rows: those of later steps, which a killed process left
+    /// behind, go.
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn open(run_dir: &Path, step: u64) -> Result<Self, TrainError> {
+    pub fn open(run_dir: &Path, step: u64) -> Result<(Self, Vec<StepRow>), TrainError> {
         let path = run_dir.join("metrics.jsonl");
+        let mut rows = Vec::new();
         if path.exists() {
-            let kept: String = read_lines(&path)?
-                .into_iter()
-                .filter(|(row, _)| row.step <= step)
-                .map(|(_, line)| line + "\n")
-                .collect();
-            let temporary = run_dir.join("metrics.jsonl.partial");
-            fs_err::write(&temporary, kept)?;
-            fs_err::rename(&temporary, &path)?;
+            let mut text = String::new();
+            for (row, line) in read_lines(&path)?.into_iter().filter(|(row, _)| row.step <= step) {
+                text += &line;
+                text.push('\n');
+                rows.push(row);
+            }
+            super::replace(&path, text.as_bytes())?;
         }
         let file = fs_err::OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(Self { path, file })
+        Ok((Self { path, file }, rows))
     }
+}
 
-    /// Appends a row.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn write(&mut self, row: &StepRow) -> Result<(), TrainError> {
+impl Logger for Jsonl {
+    fn step(&mut self, row: &StepRow) -> Result<(), TrainError> {
         let mut line =
             serde_json::to_string(row).map_err(|source| TrainError::BadRunFile { path: self.path.clone(), source })?;
         line.push('\n');
