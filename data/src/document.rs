@@ -5,9 +5,11 @@
 //! | `.jsonl`   | the text field of one line, a JSON object; blank lines are passed over |
 //! | `.txt`     | the whole file |
 //! | `.parquet` | one row of the text column |
+//! | `.arrow`, `.feather` | one row of the text column |
 //!
 //! `.jsonl` and `.txt` may be packed with gzip or Zstandard, and have `.gz` or `.zst` behind them then. Text must be UTF-8; a byte-order mark at the start of `.jsonl` and `.txt` is taken off, nothing else is changed.
 
+mod arrow;
 mod compression;
 mod jsonl;
 mod parquet;
@@ -49,6 +51,8 @@ const FORMATS: &[Format] = &[
     Format { extension: "jsonl", packed: true, open: jsonl::open },
     Format { extension: "txt", packed: true, open: text::open },
     Format { extension: "parquet", packed: false, open: parquet::open },
+    Format { extension: "arrow", packed: false, open: arrow::open },
+    Format { extension: "feather", packed: false, open: arrow::open },
 ];
 
 fn format_of(path: &Path) -> Result<&'static Format, DataError> {
@@ -156,7 +160,7 @@ mod tests {
         let path = folder.path().join("a.csv");
         fs_err::write(&path, "x").unwrap();
         let message = documents(&path, "text").err().unwrap().to_string();
-        let supported = ".jsonl[.gz|.zst], .txt[.gz|.zst], .parquet";
+        let supported = ".jsonl[.gz|.zst], .txt[.gz|.zst], .parquet, .arrow, .feather";
         assert!(message.ends_with(&format!("has an unknown extension, expected one of: {supported}")), "{message}");
         for name in ["a.parquet.gz", "a.gz", "jsonl.zst", "b"] {
             assert!(matches!(format_of(Path::new(name)), Err(DataError::UnknownExtension { .. })), "{name}");

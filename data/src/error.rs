@@ -20,7 +20,7 @@ pub enum DataError {
         problem: &'static str,
     },
     /// No data file was given.
-    #[error("no data files are given\nhint: name at least one .jsonl, .txt or .parquet file")]
+    #[error("no data files are given\nhint: name at least one .jsonl, .txt, .parquet or .arrow file")]
     NoFiles,
     /// The file name does not end in an extension that can be read.
     #[error("data file `{}` has an unknown extension, expected one of: {}", path.display(), supported.join(", "))]
@@ -157,6 +157,15 @@ pub enum DataError {
         /// What the parquet reader says.
         #[source]
         source: parquet::errors::ParquetError,
+    },
+    /// An `.arrow` or `.feather` file is damaged or uses something that is not built in.
+    #[error("`{}` cannot be read as Arrow IPC", path.display())]
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// What the Arrow reader says.
+        #[source]
+        source: arrow_schema::ArrowError,
     },
     /// A `tokenizer.json` cannot be used.
     #[error("tokenizer `{}` cannot be read", path.display())]

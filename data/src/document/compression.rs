@@ -112,9 +112,9 @@ impl Bytes {
 }
 
 /// A file that counts what is read from it.
-struct Counted {
-    file: fs_err::File,
-    taken: Arc<AtomicU64>,
+pub(super) struct Counted {
+    pub(super) file: fs_err::File,
+    pub(super) taken: Arc<AtomicU64>,
 }
 
 impl Read for Counted {
