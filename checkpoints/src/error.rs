@@ -28,6 +28,14 @@ pub enum CheckpointError {
         /// Why not.
         source: HubError,
     },
+    /// An address of the hub that is none of a data set's file.
+    #[error(
+        "`{found}` is not the address of a data set's file, expected `hf://datasets/OWNER/NAME/FILE`\nhint: a revision stands behind the name, `NAME@REVISION`; `*` may stand in the last part of FILE"
+    )]
+    BadHubAddress {
+        /// What was given.
+        found: String,
+    },
     /// A name that no repository of the hub can have.
     #[error("`{found}` is not a hub id, expected `org/name` or `org/name@revision`")]
     BadHubId {

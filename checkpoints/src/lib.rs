@@ -18,7 +18,7 @@ mod tensor;
 
 pub use error::CheckpointError;
 pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
-pub use hub::{DownloadProgress, Hub, HubError, HubId, hub_dataset_file};
+pub use hub::{DownloadProgress, Hub, HubAddress, HubError, HubId, hub_dataset_file};
 pub use layout::{
     EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, MAGNITUDES, TensorProblem, check_tensors, depth_tensor,
     expected_tensors, extra_vectors, layer_tensor, share_map,

@@ -2,7 +2,7 @@
 #![cfg(feature = "hub")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use retie_checkpoint::{CheckpointError, Hub, HubError, HubId, ModelSource};
+use retie_checkpoint::{CheckpointError, Hub, HubAddress, HubError, HubId, ModelSource};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
@@ -249,6 +249,18 @@ fn a_file_of_a_data_set_is_downloaded_once_and_then_found_offline() {
     assert_eq!(hub(&server.address, cache.path(), true).dataset_file(&id(), "data/test.parquet").unwrap(), path);
     let missing = cause(online.dataset_file(&id(), "data/none.parquet").unwrap_err());
     assert_eq!(missing.to_string(), "the repository has no file `data/none.parquet`");
+    let files = |text: &str| HubAddress::parse(text).unwrap().and_then(|address| online.dataset_files(&address));
+    assert_eq!(files("hf://datasets/org/name/data/test.parquet").unwrap(), std::slice::from_ref(&path));
+    server.requests();
+    let both = files("hf://datasets/org/name@main/data/t*.parquet").unwrap();
+    assert_eq!(both, [path.clone(), path.with_file_name("train.parquet")]);
+    let offline = hub(&server.address, cache.path(), true);
+    let address = HubAddress::parse("hf://datasets/org/name/data/*.parquet").unwrap().unwrap();
+    server.requests();
+    assert_eq!(offline.dataset_files(&address).unwrap(), both);
+    assert_eq!(server.requests(), [""; 0]);
+    let none = cause(files("hf://datasets/org/name/data/*.jsonl").unwrap_err());
+    assert_eq!(none.to_string(), "the repository has no file that matches `data/*.jsonl`");
     let outside = cause(online.dataset_file(&id(), "../secret").unwrap_err());
     assert!(matches!(outside, HubError::BadFileName { .. }));
 }

@@ -320,6 +320,73 @@ fn tokens_are_made_once_for_all_runs() {
 }
 
 #[test]
+fn a_run_reads_arrow_files_of_the_hub_and_files_of_tokens() {
+    let place = place(4);
+    // What a download leaves in the cache of the hub.
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let set = place.path("hub/hub/datasets--org--set");
+    fs_err::create_dir_all(set.join("refs")).unwrap();
+    fs_err::write(set.join("refs/main"), commit).unwrap();
+    let data = set.join("snapshots").join(commit).join("data");
+    fs_err::create_dir_all(&data).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/golden");
+    for (from, to) in
+        [("stream.arrow", "train-0.arrow"), ("lz4.feather", "train-1.feather"), ("plain.arrow", "test.arrow")]
+    {
+        fs_err::copy(golden.join(from), data.join(to)).unwrap();
+    }
+    let run = |name: &str, train: &str| {
+        let yaml =
+            uptrain_yaml(4).replace("{dir: run}", &format!("{{dir: {name}}}")).replace("text/train.jsonl", train);
+        let yaml = yaml.replace("text/heldout.jsonl", "hf://datasets/org/set/data/test.arrow");
+        let yaml = yaml.replace("  sequence_length", "  text_field: meta.title\n  sequence_length");
+        place.write(&format!("{name}.yaml"), yaml);
+        place.retie(&format!("uptrain {name}.yaml")).ok();
+    };
+    run("hub", "hf://datasets/org/set/data/train-*");
+    let made: Value = serde_json::from_str(&place.retie("tokenize --config hub.yaml -o tokens --json").ok()).unwrap();
+    let folder = made["texts"][0]["folder"].as_str().unwrap();
+    run("given", &format!("{folder}/*.tokens"));
+    assert_eq!(losses(&place, "given"), losses(&place, "hub"));
+
+    let refused = |train: &str| {
+        place.write(
+            "refused.yaml",
+            uptrain_yaml(4).replace("text/train.jsonl", train).replace("{dir: run}", "{dir: refused}"),
+        );
+        place.refused("uptrain refused.yaml")
+    };
+    let absent = refused("hf://datasets/org/set/data/other-*");
+    assert!(absent.contains("the repository has no file that matches `data/other-*`"), "{absent}");
+    let unknown = refused("hf://datasets/org/unknown/t.txt");
+    assert!(unknown.contains("the hub cache lacks"), "{unknown}");
+    let address = refused("hf://models/org/set/t.txt");
+    assert!(
+        address.contains("is not the address of a data set's file, expected `hf://datasets/OWNER/NAME/FILE`"),
+        "{address}"
+    );
+    let tokens =
+        place.refused("convert base --recursions 2 --init calibrated --calibration tokens/none.tokens -o refused");
+    assert!(tokens.contains("none.tokens"), "{tokens}");
+}
+
+#[test]
+fn a_run_of_best_fit_rows_says_how_full_they_are() {
+    let place = place(4);
+    let yaml = uptrain_yaml(4)
+        .replace("sequence_length: 32", "sequence_length: 512\n  packing: best_fit\n  cache_dir: tokens");
+    place.write("run.yaml", yaml);
+    let text = place.retie("tokenize --config run.yaml").ok();
+    assert!(text.lines().next().unwrap().contains(" % full, in tokens/"), "{text}");
+    place.retie("uptrain run.yaml").ok();
+    let row: Value = serde_json::from_str(place.read("run/metrics.jsonl").lines().last().unwrap()).unwrap();
+    let tokens = row["tokens"].as_u64().unwrap();
+    assert!(tokens > 4 * 2 * 256 && tokens <= 4 * 2 * 512, "{tokens}");
+    let message = place.refused("cache-logits --teacher base --config run.yaml -o kept");
+    assert!(message.contains("logits are kept of sequences of one length"), "{message}");
+}
+
+#[test]
 fn a_dry_run_shows_the_configuration_and_writes_nothing() {
     let place = place(4);
     let before = place.listing();

@@ -7,6 +7,8 @@
 //! | `.parquet` | one row of the text column |
 //! | `.arrow`, `.feather` | one row of the text column |
 //!
+//! `.tokens` files of [`crate::TokenDataset`]'s cache hold tokens, from which there is no way back to a text.
+//!
 //! `.jsonl` and `.txt` may be packed with gzip or Zstandard, and have `.gz` or `.zst` behind them then. Text must be UTF-8; a byte-order mark at the start of `.jsonl` and `.txt` is taken off, nothing else is changed.
 
 mod arrow;
@@ -53,7 +55,20 @@ const FORMATS: &[Format] = &[
     Format { extension: "parquet", packed: false, open: parquet::open },
     Format { extension: "arrow", packed: false, open: arrow::open },
     Format { extension: "feather", packed: false, open: arrow::open },
+    Format { extension: TOKENS, packed: false, open: no_text },
 ];
+
+/// Of files that `retie tokenize` makes.
+const TOKENS: &str = "tokens";
+
+fn no_text(path: &Path, _: &str) -> Result<Inner, DataError> {
+    Err(DataError::NoText { path: path.to_owned() })
+}
+
+/// Whether a file of this name holds tokens, and no text.
+pub(crate) fn is_tokens(path: &Path) -> bool {
+    format_of(path).is_ok_and(|format| format.extension == TOKENS)
+}
 
 fn format_of(path: &Path) -> Result<&'static Format, DataError> {
     let (extension, compression) = extensions(path);
@@ -160,7 +175,7 @@ mod tests {
         let path = folder.path().join("a.csv");
         fs_err::write(&path, "x").unwrap();
         let message = documents(&path, "text").err().unwrap().to_string();
-        let supported = ".jsonl[.gz|.zst], .txt[.gz|.zst], .parquet, .arrow, .feather";
+        let supported = ".jsonl[.gz|.zst], .txt[.gz|.zst], .parquet, .arrow, .feather, .tokens";
         assert!(message.ends_with(&format!("has an unknown extension, expected one of: {supported}")), "{message}");
         for name in ["a.parquet.gz", "a.gz", "jsonl.zst", "b"] {
             assert!(matches!(format_of(Path::new(name)), Err(DataError::UnknownExtension { .. })), "{name}");

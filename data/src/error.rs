@@ -62,6 +62,38 @@ pub enum DataError {
         /// The file, as it was named the second time.
         path: PathBuf,
     },
+    /// A `.tokens` file that is cut off or changed, or of another program or version.
+    #[error("`{}` is damaged, or not a file of tokens of this version\nhint: `retie tokenize` makes it anew", path.display())]
+    DamagedTokens {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A `.tokens` file that was made with another tokenizer or end-of-text token.
+    #[error("the tokens in `{}` were made with another tokenizer or end-of-text token\nhint: they serve models with the tokenizer that made them; `retie tokenize` makes others of the text", path.display())]
+    OtherTokens {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Tokens and text together.
+    #[error("`{}` is text and `{}` tokens, expected one kind in a source\nhint: `data.mixture` can have a source of each", text.display(), tokens.display())]
+    TextAndTokens {
+        /// A file of text.
+        text: PathBuf,
+        /// A file of tokens.
+        tokens: PathBuf,
+    },
+    /// Documents that are held out by their text, of tokens.
+    #[error("`{}` holds tokens: which documents are held out follows from their text\nhint: name held-out files in the place of a fraction", path.display())]
+    HeldoutTokens {
+        /// A file of tokens.
+        path: PathBuf,
+    },
+    /// Text of a file that has none.
+    #[error("`{}` holds tokens, expected text", path.display())]
+    NoText {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file has no text at all.
     #[error("`{}` holds no text", path.display())]
     Empty {

@@ -13,6 +13,7 @@
 //! Shape legend: `B` rows of a batch, `T` `sequence_length`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod best_fit;
 mod cache;
 mod dataset;
 mod decode_stream;

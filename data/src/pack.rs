@@ -12,7 +12,7 @@
 //!
 //! So rows share only the boundary token, the last target of one and the first input of the next; within the rows every token but
 //! the first is a target exactly once. `N` tokens make `(N - 1) / T` rows; the `(N - 1) % T` tokens after the last row's are not
-//! used. Rows cut documents anywhere and hold pieces of several; see [`Packing`] for what their tokens see.
+//! used. Rows cut documents anywhere and hold pieces of several; see [`Packing`] for what their tokens see, and for another way to cut.
 
 use std::ops::Range;
 
@@ -24,13 +24,15 @@ pub enum Packing {
     Plain,
     /// What is before them of their own document, in which positions begin anew.
     Documents,
+    /// The same, and rows are made of whole documents where they fit ([`crate::best_fit`]).
+    BestFit,
 }
 
 /// Rows of token ids.
 ///
 /// # Shapes
-/// - `inputs`, `targets`: `[B, T]`, row after row
-/// - `pieces`: their sum is `B · T`
+/// - `inputs`, `targets`: `[M]`, row after row; `M` is `B · T`, or less with [`Packing::BestFit`]
+/// - `pieces`, `row_lengths`: their sums are `M`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Tokens that the model reads.
@@ -41,6 +43,8 @@ pub struct Batch {
     pub pieces: Vec<usize>,
     /// Which rows of the dataset.
     pub indices: Vec<usize>,
+    /// Inputs of each row.
+    pub row_lengths: Vec<usize>,
     /// `B`.
     pub rows: usize,
     /// `T`.
@@ -50,7 +54,8 @@ pub struct Batch {
 impl Batch {
     /// The inputs of each row.
     pub fn row_inputs(&self) -> impl Iterator<Item = &[u32]> {
-        self.inputs.chunks(self.sequence_length)
+        let mut rest = self.inputs.as_slice();
+        self.row_lengths.iter().map(move |length| rest.split_off(..*length).unwrap_or_default())
     }
 }
 

@@ -139,6 +139,11 @@ pub enum TrainError {
         /// `teacher.logits`.
         path: PathBuf,
     },
+    /// Logits are kept of rows of one length.
+    #[error(
+        "logits are kept of sequences of one length, `data.packing: best_fit` makes others\nhint: take `documents`, or name the teacher's model in the run"
+    )]
+    RowsOfOtherLengths,
     /// More tokens of a distribution than there are, or none.
     #[error("`top_k` is `{found}`, expected a number from 1 to the teacher's {vocab_size} tokens")]
     TopK {

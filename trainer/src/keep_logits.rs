@@ -8,7 +8,7 @@ use crate::{
 };
 use burn::tensor::Device;
 use retie_checkpoint::{ModelSource, Parent};
-use retie_config::DataConfig;
+use retie_config::{DataConfig, Packing};
 use retie_data::{
     Batch, Progress,
     logits::{LOGITS_SCHEMA, LogitsMeta, LogitsWriter, TopLogits},
@@ -80,6 +80,9 @@ pub fn keep_logits(
     let vocab_size = teacher.config.vocab_size;
     if !(1..=vocab_size).contains(&options.top_k) {
         return Err(TrainError::TopK { found: options.top_k, vocab_size });
+    }
+    if options.data.packing == Packing::BestFit {
+        return Err(TrainError::RowsOfOtherLengths);
     }
     let device = device.clone().inner();
     let files = TextFiles::find(&options.data)?;

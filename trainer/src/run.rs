@@ -219,20 +219,22 @@ impl Run<'_> {
         let count = self.config.train.gradient_accumulation;
         let every = self.config.train.telemetry_every;
         let telemetry = every > 0 && step.is_multiple_of(every);
-        let turn = Turn { step, share: 1.0 / count as f64, telemetry };
         let mut grads = Gradients::default();
         let mut losses = Losses::default();
         let batches: Vec<_> =
             (0..count).map(|_| self.sampler.next_batch(self.config.train.batch_size)).collect::<Result<_, _>>()?;
         let choice = routing::choice(&model, step, &self.config.train);
+        // A token counts as any other: micro-batches of rows that are not full are smaller parts.
+        let tokens: usize = batches.iter().map(|batch| batch.inputs.len()).sum();
         for batch in &batches {
+            let turn = Turn { step, share: batch.inputs.len() as f64 / tokens as f64, telemetry };
             self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses)?;
         }
         let Losses { loss, cross_entropy, terms, routing, telemetry: mut seen } = losses;
         let squares = grads.squares();
         let norms = Norms::of(&squares, model.share_map());
         let grad_norm = norms.reported();
-        let tokens = self.config.tokens_per_step();
+        let tokens = tokens as u64;
         let skipped = self.guard.check(&self.config.run.dir, StepValues { step, loss, grad_norm }, &batches)?;
         self.state.step = step;
         self.state.tokens += tokens;

@@ -1,6 +1,7 @@
 //! From `data` of a configuration to tokenised text.
 
 use crate::TrainError;
+use retie_checkpoint::{Hub, HubAddress};
 use retie_config::{DataConfig, Packing};
 use retie_data::{
     DatasetOptions, Mixture, Part, Progress, TextFile, TokenDataset, Tokenizer,
@@ -30,6 +31,18 @@ pub struct Tokenizing<'a> {
     pub events: &'a mut dyn FnMut(&'static str, Progress),
 }
 
+/// Puts in the place of each address of the hub the files that it names, which are downloaded where they are missing.
+fn fetched(files: &[PathBuf]) -> Result<Vec<PathBuf>, TrainError> {
+    let mut found = Vec::with_capacity(files.len());
+    for file in files {
+        match file.to_str().and_then(HubAddress::parse).transpose()? {
+            Some(address) => found.extend(Hub::from_env().dataset_files(&address)?),
+            None => found.push(file.clone()),
+        }
+    }
+    Ok(found)
+}
+
 impl TextFiles {
     /// Finds the files and checks, without reading text, that they can be used.
     ///
@@ -38,7 +51,7 @@ impl TextFiles {
     pub fn find(data: &DataConfig) -> Result<Self, TrainError> {
         let files = |files: &[PathBuf], field: Option<&String>| -> Result<Vec<TextFile>, TrainError> {
             let text_field = field.unwrap_or(&data.text_field);
-            let paths = expand(files)?.into_iter();
+            let paths = expand(&fetched(files)?)?.into_iter();
             Ok(paths.map(|path| TextFile { path, text_field: text_field.clone() }).collect())
         };
         let sources = data.sources();
@@ -94,6 +107,7 @@ impl TextFiles {
             packing: match self.data.packing {
                 Packing::Plain => retie_data::Packing::Plain,
                 Packing::Documents => retie_data::Packing::Documents,
+                Packing::BestFit => retie_data::Packing::BestFit,
             },
             eos_token_id: tokenizing.end_of_text,
             cache_dir: self.data.cache_dir.clone(),

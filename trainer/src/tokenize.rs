@@ -9,9 +9,10 @@ use retie_checkpoint::ModelSource;
 use retie_config::DataConfig;
 use retie_data::{Progress, TokenDataset};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
 
 /// A text that is tokenised.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TokenizedText {
     /// `train`, `train.N` for source `N` of a mixture, or `heldout`.
     pub name: String,
@@ -23,6 +24,10 @@ pub struct TokenizedText {
     pub tokens: u64,
     /// Rows of the configuration's sequence length.
     pub rows: u64,
+    /// Part of their places that have a token: 1 but for best-fit packing.
+    pub fill: f64,
+    /// Where it is; its `.tokens` files can be named as data files.
+    pub folder: Option<PathBuf>,
     /// Whether it was in the cache already.
     pub from_cache: bool,
 }
@@ -59,6 +64,8 @@ fn summary(name: String, text: &TokenDataset) -> TokenizedText {
         empty_documents: text.num_empty_documents(),
         tokens: text.num_tokens() as u64,
         rows: text.num_rows() as u64,
+        fill: text.fill(),
+        folder: text.folder().map(Path::to_owned),
         from_cache: text.from_cache(),
     }
 }

@@ -58,6 +58,26 @@ fn goes_on(relax: Relax) {
 }
 
 #[test]
+fn a_stopped_run_on_rows_of_whole_documents_goes_on_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut whole = config(dir.path());
+    whole.data.packing = retie_config::Packing::BestFit;
+    let rows = run(&whole, "cpu");
+    let mut broken = whole.clone();
+    broken.run.dir = dir.path().join("broken");
+    let stop = AtomicBool::new(false);
+    start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
+        if matches!(event, Event::Step { row, .. } if row.step == 3) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+    .unwrap();
+    start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(&rows));
+    assert_eq!(weights(&broken.run.dir), weights(&whole.run.dir));
+}
+
+#[test]
 fn a_folder_that_holds_a_run_and_changed_settings_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());

@@ -77,6 +77,24 @@ fn accumulated_and_recomputed_steps_are_those_of_one_batch() {
 }
 
 #[test]
+fn rows_that_are_not_full_count_by_their_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let losses = || vec![exits(ExitWeights::Weighted, vec![ExitReference::Final]), hidden(None)];
+    let best_fit = |name: &str, batch_size, gradient_accumulation| {
+        let mut config = with(dir.path(), name, losses());
+        config.data.packing = retie_config::Packing::BestFit;
+        config.data.sequence_length = 384;
+        (config.train.batch_size, config.train.gradient_accumulation) = (batch_size, gradient_accumulation);
+        run(&config, "cpu")
+    };
+    let (whole, parts) = (best_fit("whole", 4, 1), best_fit("parts", 1, 4));
+    assert!(whole.last().unwrap().tokens < 4 * 4 * 384, "all rows are full: {:?}", whole.last());
+    assert_eq!(whole.last().unwrap().tokens, parts.last().unwrap().tokens);
+    assert_same(&whole, &parts);
+    assert!(whole.iter().any(|row| row.heldout_cross_entropy.is_some()));
+}
+
+#[test]
 fn exits_of_weight_zero_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let plain = run(&with(dir.path(), "plain", Vec::new()), "cpu");

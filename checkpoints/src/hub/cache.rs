@@ -82,6 +82,15 @@ impl CachedRepo {
         if path.is_file() { Ok(path) } else { Err(path) }
     }
 
+    /// Names of the files in `folder` of the revision, with the folder's, or where it should have been.
+    pub fn folder(&self, folder: &str) -> Result<Vec<String>, PathBuf> {
+        let path = self.snapshot(&self.commit().ok_or_else(|| self.ref_file())?).join(folder);
+        let entries = fs_err::read_dir(&path).map_err(|_| path.clone())?;
+        let files = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_file());
+        let names = files.filter_map(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        Ok(names.map(|name| if folder.is_empty() { name } else { format!("{folder}/{name}") }).collect())
+    }
+
     /// The snapshot of the revision if it holds a whole model, or what it lacks.
     pub fn model(&self) -> Result<PathBuf, Vec<PathBuf>> {
         let snapshot = self.snapshot(&self.commit().ok_or_else(|| vec![self.ref_file()])?);

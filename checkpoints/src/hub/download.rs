@@ -47,6 +47,17 @@ pub(super) fn model(hub: &Hub, id: &HubId) -> Result<PathBuf, CheckpointError> {
     session.finish()
 }
 
+/// Names of the files in a folder of a data set.
+pub(super) fn dataset_folder(hub: &Hub, id: &HubId, folder: &str) -> Result<Vec<String>, CheckpointError> {
+    let client = client(hub, id)?;
+    let (org, name) = hf_hub::split_id(&id.repo);
+    let repo = client.dataset(org, name);
+    let info = repo.info().revision(&id.revision).send().map_err(|e| wrong(hub, id, "the commit", e))?;
+    let folder = Some(folder).filter(|folder| !folder.is_empty());
+    let session = Session::new(hub, id, Kind::Dataset, &repo, info.sha, folder)?;
+    Ok(session.sizes.into_keys().collect())
+}
+
 /// One file of a data set.
 pub(super) fn dataset_file(hub: &Hub, id: &HubId, file: &str) -> Result<PathBuf, CheckpointError> {
     let client = client(hub, id)?;

@@ -19,6 +19,12 @@ pub enum HubError {
         /// The name.
         file: String,
     },
+    /// A pattern that fits no file of a repository.
+    #[error("the repository has no file that matches `{pattern}`")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+    },
     /// The hub does not know it, or does not show it to everybody.
     #[cfg(feature = "hub")]
     #[error(

@@ -4,6 +4,7 @@
 //! (<https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables>). Without the cargo feature `hub`
 //! only what is cached can be had.
 
+mod address;
 mod cache;
 #[cfg(feature = "hub")]
 mod download;
@@ -11,6 +12,7 @@ mod error;
 mod id;
 
 use crate::CheckpointError;
+pub use address::HubAddress;
 use cache::{CachedRepo, Kind};
 pub use error::HubError;
 pub use id::HubId;
@@ -127,6 +129,16 @@ impl Hub {
         cached.map_err(|looked| self.not_cached(id, vec![looked]))
     }
 
+    /// Names of the files in a folder of a data set, with the folder's; if the hub cannot be reached, of those that are cached.
+    fn dataset_folder(&self, id: &HubId, folder: &str) -> Result<Vec<String>, CheckpointError> {
+        let cached = CachedRepo::new(&self.cache, Kind::Dataset, id).folder(folder);
+        #[cfg(feature = "hub")]
+        if !self.offline {
+            return or_cached(id, download::dataset_folder(self, id, folder), cached.ok());
+        }
+        cached.map_err(|looked| self.not_cached(id, vec![looked]))
+    }
+
     fn not_cached(&self, id: &HubId, looked: Vec<PathBuf>) -> CheckpointError {
         let hint = if self.offline {
             "`HF_HUB_OFFLINE` is set; unset it to download, or point `HF_HOME` or `HF_HUB_CACHE` at another cache"
@@ -151,14 +163,10 @@ fn hub_error(id: &HubId, source: HubError) -> CheckpointError {
 }
 
 #[cfg(feature = "hub")]
-fn or_cached(
-    id: &HubId,
-    downloaded: Result<PathBuf, CheckpointError>,
-    cached: Option<PathBuf>,
-) -> Result<PathBuf, CheckpointError> {
+fn or_cached<T>(id: &HubId, downloaded: Result<T, CheckpointError>, cached: Option<T>) -> Result<T, CheckpointError> {
     match (downloaded, cached) {
         (Err(CheckpointError::Hub { source, .. }), Some(cached)) if source.is_unreachable() => {
-            tracing::warn!(%id, path = %cached.display(), error = %source, "the hub cannot be reached, using what is cached");
+            tracing::warn!(%id, error = %source, "the hub cannot be reached, using what is cached");
             Ok(cached)
         }
         (downloaded, _) => downloaded,

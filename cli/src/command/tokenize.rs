@@ -72,9 +72,19 @@ impl Tokenize {
 }
 
 fn line(text: &TokenizedText) -> String {
-    let TokenizedText { name, documents, empty_documents, tokens, from_cache, .. } = text;
+    let TokenizedText { name, documents, empty_documents, tokens, rows, fill, folder, from_cache } = text;
     let empty =
         if *empty_documents > 0 { format!(", {} without text", grouped(*empty_documents)) } else { String::new() };
+    // Rows are full but for best-fit packing.
+    let filled = match fill {
+        1.0 => String::new(),
+        _ => format!(", in {} rows that are {:.2} % full", grouped(*rows), 100.0 * fill),
+    };
+    let folder = folder.as_ref().map_or_else(String::new, |folder| format!(", in {}", folder.display()));
     let there = if *from_cache { ", there already" } else { "" };
-    format!("{name:<10}  {} tokens of {} documents{empty}{there}", grouped(*tokens), grouped(*documents))
+    format!(
+        "{name:<10}  {} tokens of {} documents{empty}{filled}{there}{folder}",
+        grouped(*tokens),
+        grouped(*documents)
+    )
 }

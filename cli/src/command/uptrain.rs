@@ -12,7 +12,7 @@ use crate::{
     signal,
 };
 use clap::Args;
-use retie_checkpoint::Provenance;
+use retie_checkpoint::{HubAddress, Provenance};
 use retie_config::{LoggerKind, UptrainConfig, document};
 use retie_trainer::{Event, Logger, Outcome, Resume, Spike, StepRow};
 use serde_json::json;
@@ -118,12 +118,17 @@ impl Uptrain {
     }
 }
 
-/// Downloads the models of `config` that are on the hub, with progress bars; the trainer finds them in the cache.
+/// Downloads the models and texts of `config` that are on the hub, with progress bars; the trainer finds them in the cache.
 fn fetch(config: &UptrainConfig) -> anyhow::Result<()> {
     let teacher = config.teacher.iter().filter_map(|teacher| teacher.model.as_ref());
     let models = std::iter::once(&config.student.model).chain(teacher);
     for spec in models.filter(|spec| !Path::new(spec).exists()) {
         model::open(spec)?;
+    }
+    let sources = config.data.sources();
+    let texts = sources.iter().flat_map(|source| &source.files).chain(&config.data.heldout);
+    for address in texts.filter_map(|file| HubAddress::parse(file.to_str()?)) {
+        model::hub().dataset_files(&address?)?;
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ pub struct SourceConfig {
     pub text_field: Option<String>,
 }
 
-/// What the tokens of a sequence see of it; sequences are cut from the text in the same way.
+/// What the tokens of a sequence see of it, and how it is cut from the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
@@ -57,6 +57,8 @@ pub enum Packing {
     Plain,
     /// What is before them in their own document; positions begin anew in each.
     Documents,
+    /// The same; and sequences are made of whole documents, of which only those longer than one are cut.
+    BestFit,
 }
 
 fn default_text_field() -> String {

@@ -1,6 +1,6 @@
 //! What a run distils from, and whether its losses need that.
 
-use super::{UptrainConfig, check_text};
+use super::{Packing, UptrainConfig, check_text};
 use crate::{LossConfig, document::Checks};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -41,6 +41,15 @@ impl UptrainConfig {
             (Some(model), None) => check_text("teacher.model", model, checks),
             (None, Some(logits)) => {
                 check_text("teacher.logits", &logits.to_string_lossy(), checks);
+                if self.data.packing == Packing::BestFit {
+                    checks
+                        .problem(
+                            "teacher.logits",
+                            "`teacher.logits` is for sequences of one length, `best_fit` makes others",
+                        )
+                        .also(&["data.packing"])
+                        .hint("name the model in `teacher.model`, or take `data.packing: documents`");
+                }
                 if let Some(loss) = self.losses.iter().find(|loss| loss.needs_hidden_states()) {
                     let message =
                         format!("loss `{}` needs the teacher's hidden states, `teacher.logits` has none", loss.name());

@@ -138,7 +138,7 @@ fn the_written_configuration_reads_back_as_itself() {
         &[
             "data={mixture: [{files: [a.txt], weight: 2}, {files: ['b/*.jsonl.gz'], weight: 0.5, text_field: t}], sequence_length: 8}",
             "data.heldout_fraction=0.01",
-            "data.packing=documents",
+            "data.packing=best_fit",
         ],
         &["run.loggers=[csv, tensorboard]", "train.loss_spike=ignore", "train.telemetry_every=0"],
         &["run.loggers=[]", "train.loss_spike={report: {window: 9}}"],
@@ -288,6 +288,11 @@ fn a_teacher_is_a_model_or_what_was_kept_of_one() {
     --set teacher.logits=cache: loss `hidden` needs the teacher's hidden states, `teacher.logits` has none
       hint: name the model in `teacher.model`
     ");
+    assert_snapshot!(error(MINIMAL, &[distill, "teacher.logits=cache", "data.packing=best_fit"]), @"
+    `uptrain.yaml` has 1 problem
+    --set teacher.logits=cache: `teacher.logits` is for sequences of one length, `best_fit` makes others
+      hint: name the model in `teacher.model`, or take `data.packing: documents`
+    ");
 }
 
 #[test]
@@ -371,7 +376,7 @@ fn a_mixture_is_checked_source_by_source() {
     assert_snapshot!(error(MINIMAL, &["data={sequence_length: 8}", "data.packing=masked"]), @"
     `uptrain.yaml` has 2 problems
     --set data={sequence_length: 8}: there is no text to train on, expected one of `data.train` and `data.mixture`
-    --set data.packing=masked: `data.packing` is `masked`, expected one of `plain`, `documents`
+    --set data.packing=masked: `data.packing` is `masked`, expected one of `plain`, `documents`, `best_fit`
     ");
 }
 

@@ -6,9 +6,11 @@
 //! where in the files they end; `index.json`, written last, counts them. A folder without it, or with a damaged shard, goes on after
 //! the shards that are whole.
 
+mod given;
 mod index;
 mod shard;
 
+pub(crate) use given::given;
 pub(crate) use shard::Shards;
 
 use std::io::Read;
@@ -24,9 +26,10 @@ use crate::stream::Stream;
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
 use index::{Index, ShardFacts};
+use shard::Made;
 
 /// Goes up whenever the same text would give other tokens or the layout changes.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 
 /// Where the stream of these files belongs. Reads the files whole.
 pub(crate) fn folder(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer) -> Result<PathBuf, DataError> {
@@ -71,16 +74,20 @@ struct Found {
 }
 
 impl Found {
-    fn look(folder: &Path, width: u32) -> Result<Self, DataError> {
+    fn look(folder: &Path, width: u32, made: Made<'_>) -> Result<Self, DataError> {
         let (shards, facts) = (Shards::new(width), Vec::new());
         let mut found = Self { shards, facts, position: Position::default(), hasher: Sha256::new() };
-        while let Some(shard) = shard::read(folder, found.facts.len(), width, &mut found.hasher)? {
+        while let Some(shard) = shard::read(folder, found.facts.len(), width, made, &mut found.hasher)? {
             found.position = shard.after;
             found.facts.push(shard.facts());
             found.shards.push(shard);
         }
         Ok(found)
     }
+}
+
+fn made<'a>(options: &DatasetOptions, tokenizer: &'a Tokenizer) -> Made<'a> {
+    Made { tokenizer: tokenizer.fingerprint(), end_of_text: options.eos_token_id }
 }
 
 /// The stream of a folder, which is made or gone on with where it is not whole; and whether it was.
@@ -92,7 +99,7 @@ pub(crate) fn stream(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Stream, bool), DataError> {
     let width = Tokens::for_ids_up_to(tokenizer.largest_id()).width();
-    let mut found = Found::look(folder, width)?;
+    let mut found = Found::look(folder, width, made(options, tokenizer))?;
     let index = Index::load(folder)?;
     let whole = index.as_ref().is_some_and(|index| index.shards == found.facts);
     if !whole {
@@ -115,13 +122,14 @@ fn go_on(
     mut found: Found,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Found, DataError> {
+    let made = made(options, tokenizer);
     let (from, before) = (found.position, found.shards.num_tokens() as u64);
     let mut store = |tokens: &mut Tokens, after: Position, last: bool| -> Result<(), DataError> {
         // The last one is written also where it is empty: it says what follows after the tokens.
         if tokens.len() >= sizes.shard_tokens || (last && after != found.position) {
             let number = found.facts.len();
-            shard::write(folder, number, tokens, after)?;
-            let shard = shard::read(folder, number, tokens.width(), &mut found.hasher)?;
+            shard::write(folder, number, tokens, after, made)?;
+            let shard = shard::read(folder, number, tokens.width(), made, &mut found.hasher)?;
             let shard = shard.ok_or_else(|| DataError::Changed { path: shard::path(folder, number) })?;
             found.position = after;
             found.facts.push(shard.facts());

@@ -1,4 +1,4 @@
-//! A shard: consecutive tokens in a file. Numbers are little-endian:
+//! A shard, a file `.tokens`: consecutive tokens of whole documents. Numbers are little-endian:
 //!
 //! ```text
 //! 8 bytes   "retietok"
@@ -9,6 +9,8 @@
 //! u64       documents of that file that are read
 //! u64       documents with text, from the first shard on
 //! u64       documents without text, likewise
+//! 64 bytes  fingerprint of the tokenizer, SHA-256 in hexadecimal
+//! u32       id of the token that ends each document
 //! 32 bytes  SHA-256 of all before and of the tokens
 //! …         the tokens
 //! ```
@@ -32,8 +34,18 @@ use crate::whole_file::write_whole;
 
 const MAGIC: &[u8; 8] = b"retietok";
 /// Of the header before its digest.
-const FACTS_BYTES: usize = 8 + 4 + 6 * 8;
+const FACTS_BYTES: usize = MADE_AT + 64 + 4;
+/// Where what the tokens were made with begins.
+const MADE_AT: usize = 8 + 4 + 6 * 8;
 pub(super) const HEADER_BYTES: usize = FACTS_BYTES + 32;
+
+/// What tokens are made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Made<'a> {
+    /// Fingerprint of the tokenizer.
+    pub(crate) tokenizer: &'a str,
+    pub(crate) end_of_text: u32,
+}
 
 /// A shard that is whole.
 #[derive(Debug)]
@@ -55,17 +67,26 @@ pub(super) fn path(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("shard-{number:05}.tokens"))
 }
 
-fn facts(width: u32, number: usize, tokens: u64, after: Position) -> Vec<u8> {
+fn facts(width: u32, number: u64, tokens: u64, after: Position, made: Made<'_>) -> Vec<u8> {
     let Position { file, in_file, documents: DocumentCounts { with_text, without } } = after;
     let mut bytes = [&MAGIC[..], &width.to_le_bytes()].concat();
-    for number in [number as u64, tokens, file, in_file, with_text, without] {
+    for number in [number, tokens, file, in_file, with_text, without] {
         bytes.extend(number.to_le_bytes());
     }
+    bytes.extend(made.tokenizer.as_bytes());
+    bytes.resize(FACTS_BYTES - 4, 0);
+    bytes.extend(made.end_of_text.to_le_bytes());
     bytes
 }
 
-pub(super) fn write(folder: &Path, number: usize, tokens: &Tokens, after: Position) -> Result<(), DataError> {
-    let facts = facts(tokens.width(), number, tokens.len() as u64, after);
+pub(super) fn write(
+    folder: &Path,
+    number: usize,
+    tokens: &Tokens,
+    after: Position,
+    made: Made<'_>,
+) -> Result<(), DataError> {
+    let facts = facts(tokens.width(), number as u64, tokens.len() as u64, after, made);
     let mut hasher = Sha256::new_with_prefix(&facts);
     let Ok(()) = tokens.write_bytes(|bytes| {
         hasher.update(bytes);
@@ -78,26 +99,54 @@ pub(super) fn write(folder: &Path, number: usize, tokens: &Tokens, after: Positi
     })?)
 }
 
-/// Opens a shard and adds its tokens to `stream`; `None` where it is not there or damaged, and nothing is added then.
-pub(super) fn read(folder: &Path, number: usize, width: u32, stream: &mut Sha256) -> Result<Option<Shard>, DataError> {
-    let mut file = match fs_err::File::open(path(folder, number)) {
+/// What is wrong with a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Absent,
+    /// Cut off, changed, or something else.
+    Damaged,
+    /// Whole, and made with another tokenizer or end-of-text token.
+    Other,
+}
+
+/// Opens a shard of a folder and adds its tokens to `stream`; `None` where it is not there, damaged or of other things, and nothing is
+/// added then.
+pub(super) fn read(
+    folder: &Path,
+    number: usize,
+    width: u32,
+    made: Made<'_>,
+    stream: &mut Sha256,
+) -> Result<Option<Shard>, DataError> {
+    let found = open(&path(folder, number), width, made, stream)?;
+    Ok(found.ok().filter(|(_, found)| *found == number as u64).map(|(shard, _)| shard))
+}
+
+/// Opens a shard, gives its number too, and adds its tokens to `stream`, unless something is wrong with it.
+pub(super) fn open(
+    path: &Path,
+    width: u32,
+    made: Made<'_>,
+    stream: &mut Sha256,
+) -> Result<Result<(Shard, u64), Fault>, DataError> {
+    let mut file = match fs_err::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Err(Fault::Absent)),
         Err(error) => return Err(error.into()),
     };
     let mut header = [0; HEADER_BYTES];
     match file.read_exact(&mut header) {
         Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(Err(Fault::Damaged)),
         Err(error) => return Err(error.into()),
     }
     let (given, digest) = header.split_at(FACTS_BYTES);
-    let (numbers, _) = given[8 + 4..].as_chunks::<8>();
-    let [_, tokens, in_files @ ..] = numbers else { unreachable!("six numbers") };
-    let [file_index, in_file, with_text, without] =
-        [0, 1, 2, 3].map(|index: usize| in_files.get(index).map_or(0, |bytes| u64::from_le_bytes(*bytes)));
-    let tokens = u64::from_le_bytes(*tokens);
-    let after = Position { file: file_index, in_file, documents: DocumentCounts { with_text, without } };
+    let found_width = u32::from_le_bytes([given[8], given[9], given[10], given[11]]);
+    let (numbers, _) = given[8 + 4..MADE_AT].as_chunks::<8>();
+    let number = |index: usize| numbers.get(index).map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let tokens = number(1);
+    let documents = DocumentCounts { with_text: number(4), without: number(5) };
+    let after = Position { file: number(2), in_file: number(3), documents };
     let mut hasher = Sha256::new_with_prefix(given);
     let mut of_stream = stream.clone();
     let mut bytes = 0;
@@ -112,15 +161,17 @@ pub(super) fn read(folder: &Path, number: usize, width: u32, stream: &mut Sha256
         bytes += read as u64;
     }
     let found: [u8; 32] = hasher.finalize().into();
-    let whole = given == facts(width, number, tokens, after)
-        && found == digest
-        && tokens.checked_mul(u64::from(width)) == Some(bytes);
+    let whole =
+        given.starts_with(MAGIC) && found == digest && tokens.checked_mul(u64::from(found_width)) == Some(bytes);
     if !whole {
-        return Ok(None);
+        return Ok(Err(Fault::Damaged));
+    }
+    if given != facts(width, number(0), tokens, after, made) {
+        return Ok(Err(Fault::Other));
     }
     *stream = of_stream;
     // As many as there are bytes in the file of a machine that addresses it.
-    Ok(Some(Shard { file, tokens: tokens as usize, after, digest: found }))
+    Ok(Ok((Shard { file, tokens: tokens as usize, after, digest: found }, number(0))))
 }
 
 /// The tokens of shards, one after the other.

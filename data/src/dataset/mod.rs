@@ -5,11 +5,13 @@ pub(crate) mod build;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::best_fit::{PackedRows, Packer, WINDOW};
 use crate::cache;
-use crate::document::check_files;
+use crate::document::{check_files, is_tokens};
 use crate::error::DataError;
 use crate::pack::{self, Batch, Packing};
 use crate::stream::{DocumentCounts, Stream};
@@ -78,9 +80,32 @@ pub struct Progress {
 pub struct TokenDataset {
     stream: Stream,
     sequence_length: usize,
-    /// The end-of-text token, where documents do not see one another.
-    divided_by: Option<u32>,
+    cut: Cut,
     from_cache: bool,
+    /// Where its tokens are kept.
+    folder: Option<PathBuf>,
+}
+
+/// How rows are cut, and the token that divides documents where they do not see one another.
+#[derive(Debug, Clone)]
+enum Cut {
+    Plain,
+    Documents { end: u32 },
+    BestFit { end: u32, rows: Arc<PackedRows> },
+}
+
+impl Cut {
+    fn new(packing: Packing, end: u32, stream: &Stream, sequence_length: usize) -> Result<Self, DataError> {
+        Ok(match packing {
+            Packing::Plain => Self::Plain,
+            Packing::Documents => Self::Documents { end },
+            Packing::BestFit => {
+                let mut packer = Packer::new(sequence_length, WINDOW);
+                stream.documents(end, |document| packer.add(document))?;
+                Self::BestFit { end, rows: Arc::new(packer.finish()) }
+            }
+        })
+    }
 }
 
 impl TokenDataset {
@@ -99,26 +124,32 @@ impl TokenDataset {
         let paths: Vec<PathBuf> = options.files.iter().map(|file| file.path.clone()).collect();
         check_files(&paths)?;
         tokenizer.check_token(options.eos_token_id)?;
+        let mut folder = None;
         let (stream, from_cache) = match &options.cache_dir {
+            _ if of_tokens(options)? => (cache::given(options, tokenizer)?, true),
             None => (in_memory(options, tokenizer, progress)?, false),
             Some(dir) => {
-                let folder = cache::folder(dir, options, tokenizer)?;
-                cache::stream(&folder, options, tokenizer, Sizes::USUAL, progress)?
+                let key = cache::folder(dir, options, tokenizer)?;
+                let stream = cache::stream(&key, options, tokenizer, Sizes::USUAL, progress)?;
+                folder = Some(key);
+                stream
             }
         };
         if from_cache {
             let bytes = total_bytes(options)?;
             progress(Progress { bytes_done: bytes, bytes_total: bytes, tokens: stream.num_tokens as u64 });
         }
-        let mut dataset = Self::from_stream(stream, options.sequence_length)?;
+        let (length, packing) = (options.sequence_length, options.packing);
+        let mut dataset = Self::from_stream(stream, length, packing, options.eos_token_id)?;
         dataset.from_cache = from_cache;
-        dataset.divided_by = (options.packing == Packing::Documents).then_some(options.eos_token_id);
+        dataset.folder = folder;
         tracing::info!(
             tokens = dataset.num_tokens(),
             documents = dataset.num_documents(),
             empty_documents = dataset.num_empty_documents(),
             rows = dataset.num_rows(),
             unused_tokens = dataset.num_unused_tokens(),
+            fill = dataset.fill(),
             from_cache,
             "data is ready"
         );
@@ -133,27 +164,44 @@ impl TokenDataset {
         let mut stream = Tokens::for_ids_up_to(tokens.iter().copied().max().unwrap_or(0));
         stream.extend(tokens);
         let documents = DocumentCounts { with_text: 1, without: 0 };
-        Self::from_stream(Stream::in_memory(stream, documents), sequence_length)
+        Self::from_stream(Stream::in_memory(stream, documents), sequence_length, Packing::Plain, 0)
     }
 
-    fn from_stream(stream: Stream, sequence_length: usize) -> Result<Self, DataError> {
+    fn from_stream(stream: Stream, sequence_length: usize, packing: Packing, end: u32) -> Result<Self, DataError> {
         if sequence_length == 0 {
             return Err(DataError::TooSmall { name: "sequence_length", found: 0, least: 1 });
         }
-        let tokens = stream.num_tokens;
-        if pack::num_rows(tokens, sequence_length) == 0 {
-            let needed = sequence_length.saturating_add(1);
-            return Err(DataError::TooFewTokens { tokens, needed, sequence_length });
+        let cut = Cut::new(packing, end, &stream, sequence_length)?;
+        let dataset = Self { stream, sequence_length, cut, from_cache: false, folder: None };
+        if dataset.num_rows() == 0 {
+            let needed = if packing == Packing::BestFit { 2 } else { sequence_length.saturating_add(1) };
+            return Err(DataError::TooFewTokens { tokens: dataset.num_tokens(), needed, sequence_length });
         }
-        Ok(Self { stream, sequence_length, divided_by: None, from_cache: false })
+        Ok(dataset)
     }
 
     /// Rows, at least 1.
     pub fn num_rows(&self) -> usize {
-        pack::num_rows(self.num_tokens(), self.sequence_length)
+        match &self.cut {
+            Cut::Plain | Cut::Documents { .. } => pack::num_rows(self.num_tokens(), self.sequence_length),
+            Cut::BestFit { rows, .. } => rows.len(),
+        }
     }
 
-    /// Inputs of a row.
+    /// Inputs of all rows.
+    pub fn num_inputs(&self) -> usize {
+        match &self.cut {
+            Cut::Plain | Cut::Documents { .. } => self.num_rows() * self.sequence_length,
+            Cut::BestFit { rows, .. } => rows.places,
+        }
+    }
+
+    /// Part of the places of all rows that have an input: 1 but for best-fit packing.
+    pub fn fill(&self) -> f64 {
+        self.num_inputs() as f64 / (self.num_rows() * self.sequence_length) as f64
+    }
+
+    /// Inputs of a row; the most of them, with best-fit packing.
     pub fn sequence_length(&self) -> usize {
         self.sequence_length
     }
@@ -163,9 +211,13 @@ impl TokenDataset {
         self.stream.num_tokens
     }
 
-    /// Tokens after the last row's, fewer than a row, which are not used.
+    /// Tokens that are not used: those after the last row's, fewer than a row; none with best-fit packing, in which the last token of a
+    /// document is a target only.
     pub fn num_unused_tokens(&self) -> usize {
-        self.num_tokens() - 1 - self.num_rows() * self.sequence_length
+        match &self.cut {
+            Cut::Plain | Cut::Documents { .. } => self.num_tokens() - 1 - self.num_inputs(),
+            Cut::BestFit { .. } => 0,
+        }
     }
 
     /// Documents with text.
@@ -178,6 +230,11 @@ impl TokenDataset {
         self.stream.num_empty_documents
     }
 
+    /// The folder of the cache that its tokens are in, as `.tokens` files.
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        self.folder.as_deref()
+    }
+
     /// Whether the tokens were read from the cache.
     pub fn from_cache(&self) -> bool {
         self.from_cache
@@ -187,8 +244,14 @@ impl TokenDataset {
     pub fn fingerprint(&self) -> String {
         let mut hasher = Sha256::new_with_prefix(self.stream.digest);
         hasher.update((self.sequence_length as u64).to_le_bytes());
-        if let Some(end) = self.divided_by {
-            hasher.update(end.to_le_bytes());
+        match self.cut {
+            Cut::Plain => {}
+            Cut::Documents { end } => hasher.update(end.to_le_bytes()),
+            Cut::BestFit { end, .. } => {
+                hasher.update(end.to_le_bytes());
+                hasher.update(b"best fit");
+                hasher.update((WINDOW as u64).to_le_bytes());
+            }
         }
         hex(&hasher.finalize())
     }
@@ -217,6 +280,7 @@ impl TokenDataset {
             targets: Vec::with_capacity(tokens),
             pieces: Vec::new(),
             indices: Vec::with_capacity(rows),
+            row_lengths: Vec::with_capacity(rows),
             rows: 0,
             sequence_length: self.sequence_length,
         }
@@ -224,16 +288,36 @@ impl TokenDataset {
 
     /// Adds the tokens of a row.
     pub(crate) fn add_row(&self, row: usize, batch: &mut Batch) -> Result<(), DataError> {
-        let range = pack::row_range(row, self.sequence_length);
         let start = batch.inputs.len();
+        let range = || pack::row_range(row, self.sequence_length);
+        match &self.cut {
+            Cut::Plain => {
+                self.add_tokens(range(), batch)?;
+                batch.pieces.push(self.sequence_length);
+            }
+            Cut::Documents { end } => {
+                self.add_tokens(range(), batch)?;
+                batch.pieces.extend(pack::pieces(&batch.inputs[start..], *end));
+            }
+            Cut::BestFit { rows, .. } => {
+                for piece in rows.row(row) {
+                    let places = piece.places as usize;
+                    self.add_tokens(piece.start..piece.start + places + 1, batch)?;
+                    batch.pieces.push(places);
+                }
+            }
+        }
+        batch.row_lengths.push(batch.inputs.len() - start);
+        batch.rows += 1;
+        Ok(())
+    }
+
+    /// Adds tokens of the stream: all but the last as inputs, all but the first as targets.
+    fn add_tokens(&self, range: std::ops::Range<usize>, batch: &mut Batch) -> Result<(), DataError> {
+        let start = batch.targets.len();
         self.stream.copy_into(range, &mut batch.targets)?;
         batch.inputs.push(batch.targets.remove(start));
         batch.inputs.extend_from_slice(&batch.targets[start..batch.targets.len() - 1]);
-        match self.divided_by {
-            Some(end) => batch.pieces.extend(pack::pieces(&batch.inputs[start..], end)),
-            None => batch.pieces.push(self.sequence_length),
-        }
-        batch.rows += 1;
         Ok(())
     }
 
@@ -261,6 +345,16 @@ impl TokenDataset {
         let batches = (0..rows.len().div_ceil(batch_size))
             .map(move |index| self.batch(&rows[index * batch_size..rows.len().min((index + 1) * batch_size)]));
         Ok(batches)
+    }
+}
+
+/// Whether the files hold tokens.
+fn of_tokens(options: &DatasetOptions) -> Result<bool, DataError> {
+    let path = |tokens: bool| options.files.iter().map(|file| &file.path).find(|path| is_tokens(path) == tokens);
+    match (path(true), path(false)) {
+        (Some(tokens), Some(text)) => Err(DataError::TextAndTokens { text: text.clone(), tokens: tokens.clone() }),
+        (Some(path), None) if options.part != Part::All => Err(DataError::HeldoutTokens { path: path.clone() }),
+        (tokens, _) => Ok(tokens.is_some()),
     }
 }
 

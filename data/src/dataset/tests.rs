@@ -118,9 +118,9 @@ fn the_fingerprint_tells_text_sequence_length_and_packing_apart() {
     assert_eq!(build(&files.options).unwrap().fingerprint(), dataset.fingerprint());
     let shorter = DatasetOptions { sequence_length: 3, ..files.options.clone() };
     let masked = DatasetOptions { packing: Packing::Documents, ..files.options.clone() };
-    for other in [shorter, masked] {
-        assert_ne!(build(&other).unwrap().fingerprint(), dataset.fingerprint());
-    }
+    let best_fit = DatasetOptions { packing: Packing::BestFit, ..files.options.clone() };
+    let all = [files.options.clone(), shorter, masked, best_fit].map(|options| build(&options).unwrap().fingerprint());
+    assert!((0..4).all(|a| (0..a).all(|b| all[a] != all[b])), "{all:?}");
 }
 
 #[test]
@@ -168,6 +168,77 @@ fn pieces_of_documents_fill_the_rows() {
     assert_eq!((&plain.inputs, &plain.targets), (&batch.inputs, &batch.targets));
     assert_eq!(plain.pieces, vec![4; rows.len()]);
     assert!(batch.pieces.len() > rows.len());
+}
+
+#[test]
+fn best_fit_rows_are_whole_documents_and_as_long_as_they_are() {
+    let files = files(12);
+    let options = DatasetOptions { packing: Packing::BestFit, ..files.options.clone() };
+    let dataset = build(&options).unwrap();
+    let documents: Vec<Vec<u32>> = ["row 1", "and a row 2", "a whole file\n"]
+        .map(|text| tiny().encode(text).unwrap().into_iter().chain([END]).collect())
+        .to_vec();
+    let rows: Vec<usize> = (0..dataset.num_rows()).collect();
+    let batch = dataset.batch(&rows).unwrap();
+    assert_eq!(batch.row_lengths.iter().sum::<usize>(), batch.inputs.len());
+    assert_eq!((batch.inputs.len(), dataset.num_unused_tokens()), (dataset.num_inputs(), 0));
+    assert!(batch.row_lengths.iter().any(|length| *length < 12), "{batch:?}");
+    let mut at = 0;
+    let mut seen: Vec<Vec<u32>> = Vec::new();
+    for piece in &batch.pieces {
+        let (inputs, targets) = (&batch.inputs[at..at + piece], &batch.targets[at..at + piece]);
+        assert_eq!(inputs[1..], targets[..piece - 1]);
+        seen.push([&inputs[..1], targets].concat());
+        at += piece;
+    }
+    seen.sort();
+    let mut expected = documents;
+    assert!(expected.iter().all(|document| document.len() <= 13), "{expected:?}");
+    expected.sort();
+    assert_eq!(seen, expected);
+    assert_eq!(dataset.fill(), batch.inputs.len() as f64 / (12 * rows.len()) as f64);
+    let by_row: Vec<usize> = batch.row_inputs().map(<[u32]>::len).collect();
+    assert_eq!(by_row, batch.row_lengths);
+    // From the cache as from memory.
+    let memory = build(&DatasetOptions { cache_dir: None, ..options }).unwrap();
+    assert_eq!(memory.batch(&rows).unwrap(), batch);
+    assert_eq!(memory.fingerprint(), dataset.fingerprint());
+}
+
+#[test]
+fn files_of_tokens_stand_for_their_text_and_are_checked() {
+    let files = files(4);
+    let text = build(&files.options).unwrap();
+    let folder = text.folder().unwrap().to_owned();
+    let shard = folder.join("shard-00000.tokens");
+    let options = DatasetOptions { files: vec![file(shard.clone())], cache_dir: None, ..files.options.clone() };
+    let tokens = build(&options).unwrap();
+    assert_eq!((tokens.fingerprint(), tokens.num_documents()), (text.fingerprint(), 3));
+    assert_eq!(tokens.batch(&[1, 0]).unwrap(), text.batch(&[1, 0]).unwrap());
+    // Both in a row are a longer stream, with best-fit packing too.
+    let copy = files.folder.path().join("copy.TOKENS");
+    fs_err::copy(&shard, &copy).unwrap();
+    let twice = DatasetOptions { files: vec![file(shard.clone()), file(copy.clone())], ..options.clone() };
+    assert_eq!(stream(&build(&twice).unwrap()), stream(&text).repeat(2));
+    let packed = build(&DatasetOptions { packing: Packing::BestFit, ..twice }).unwrap();
+    assert_eq!(packed.num_inputs(), 2 * (text.num_tokens() - 3));
+
+    let message = |options: &DatasetOptions| build(options).unwrap_err().to_string();
+    let with = |files: Vec<TextFile>| DatasetOptions { files, ..options.clone() };
+    let other_end = DatasetOptions { eos_token_id: 1, ..options.clone() };
+    assert!(message(&other_end).contains("were made with another tokenizer or end-of-text token\nhint: "));
+    let mixed = message(&with(vec![file(shard.clone()), files.options.files[1].clone()]));
+    assert!(mixed.contains("b.txt` is text and `") && mixed.contains("expected one kind in a source"), "{mixed}");
+    let part = DatasetOptions { part: Part::Train { heldout: 0.5 }, ..options.clone() };
+    assert!(message(&part).contains("holds tokens: which documents are held out follows from their text"));
+    assert!(matches!(crate::documents(&shard, "text"), Err(DataError::NoText { .. })));
+    let bytes = fs_err::read(&shard).unwrap();
+    for damaged in [&bytes[..bytes.len() - 1], &bytes[..20], b"no tokens at all"] {
+        fs_err::write(&copy, damaged).unwrap();
+        assert!(matches!(build(&with(vec![file(copy.clone())])), Err(DataError::DamagedTokens { .. })));
+    }
+    let all = message(&with(vec![file(copy.clone()), file(files.folder.path().join("absent.tokens"))]));
+    assert!(all.contains("absent.tokens` does not exist"), "{all}");
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl Case {
         let batch = Batch {
             pieces: vec![16; 2],
             indices: vec![0, 1],
+            row_lengths: vec![16; 2],
             rows: 2,
             sequence_length: 16,
             inputs: tokens[..32].to_vec(),
@@ -168,7 +169,10 @@ fn documents_that_share_rows_have_the_loss_and_the_gradient_that_they_have_alone
         let (inputs, targets) = (part(&packed.inputs), part(&packed.targets));
         start += piece;
         let (pieces, indices) = (vec![*piece], vec![0]);
-        (Batch { inputs, targets, pieces, indices, rows: 1, sequence_length: *piece }, *piece as f64 / 32.0)
+        (
+            Batch { inputs, targets, pieces, indices, row_lengths: vec![*piece], rows: 1, sequence_length: *piece },
+            *piece as f64 / 32.0,
+        )
     });
     let alone: Vec<(Batch, f64)> = alone.collect();
     let (of_packed, mut packed_grads) = case.backward_of(&case.student, [(&packed, 1.0)]);
