@@ -144,7 +144,7 @@ fn bos_of_template(tokenizer: &Value) -> Option<u32> {
     template["special_tokens"].get(first)?["ids"].get(0)?.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-/// The text of `path`: of a `.jsonl` or `.parquet` file the texts of its rows with blank lines between, else the whole file.
+/// The text of `path`: of a `.jsonl`, `.parquet` or `.arrow` file the texts of its rows with blank lines between, else the whole file.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
     if !retie_data::document::has_rows(path) {
         return Ok(retie_data::read_text(path)?);

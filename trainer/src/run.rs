@@ -333,9 +333,9 @@ fn write_run_files(config: &UptrainConfig, provenance: &Provenance, changed_at: 
     fs_err::create_dir_all(dir)?;
     let path = dir.join(CONFIG_FILE);
     if let (true, Some(step)) = (path.exists(), changed_at) {
-        fs_err::rename(&path, dir.join(format!("config.until-step-{step}.yaml")))?;
+        fs_err::copy(&path, dir.join(format!("config.until-step-{step}.yaml")))?;
     }
-    if !path.exists() {
+    if changed_at.is_some() || !path.exists() {
         fs_err::write(path, to_yaml(config)?)?;
     }
     Ok(provenance.save(dir)?)

@@ -25,7 +25,7 @@ pub struct CacheLogits {
     /// The training text of this run, with its `data.mixture` and `data.packing`
     #[arg(long, value_name = "CONFIG.yaml", conflicts_with_all = ["data", "text_field", "sequence_length", "cache_dir"])]
     config: Option<PathBuf>,
-    /// The training text, as in `data.train`: .jsonl, .txt or .parquet files or patterns in the same order
+    /// The training text, as in `data.train`: .jsonl, .txt, .parquet or .arrow files or patterns in the same order
     #[arg(long, value_name = "FILE", required_unless_present = "config", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Key or column of the text, as in `data.text_field`

@@ -21,7 +21,7 @@ pub struct Tokenize {
     /// The texts of this run, for its student and into its `data.cache_dir`
     #[arg(long, value_name = "CONFIG.yaml", conflicts_with_all = ["data", "text_field"])]
     config: Option<PathBuf>,
-    /// The text: .jsonl, .txt or .parquet files or patterns, as in `data.train`
+    /// The text: .jsonl, .txt, .parquet or .arrow files or patterns, as in `data.train`
     #[arg(long, value_name = "FILE", required_unless_present = "config", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Key or column of the text, as in `data.text_field`

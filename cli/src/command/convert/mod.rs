@@ -54,7 +54,7 @@ pub struct Convert {
     /// Show what `--init auto` would choose, and write nothing
     #[arg(long)]
     plan: bool,
-    /// Text on which the start is scored, and that `--init calibrated` is fitted to; of .jsonl and .parquet files the field `text`
+    /// Text on which the start is scored, and that `--init calibrated` is fitted to; of .jsonl, .parquet and .arrow files the field `text`
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
     /// Tokens of the text that are fitted to; a quarter as many others are scored [default: 8192]

@@ -39,7 +39,7 @@ pub struct Eval {
     /// Folder with TASK.parquet or TASK.jsonl files; without it they come from the hub
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Text for `perplexity`; of .jsonl and .parquet files the field `text`, else the whole file
+    /// Text for `perplexity`; of .jsonl, .parquet and .arrow files the field `text`, else the whole file
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tokens of a window of the text; by default 1024, or the model's context if that is less
