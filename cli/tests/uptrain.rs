@@ -365,8 +365,9 @@ fn a_run_reads_arrow_files_of_the_hub_and_files_of_tokens() {
         address.contains("is not the address of a data set's file, expected `hf://datasets/OWNER/NAME/FILE`"),
         "{address}"
     );
-    let tokens =
-        place.refused("convert base --recursions 2 --init calibrated --calibration tokens/none.tokens -o refused");
+    let tokens = place.refused(
+        "convert base --recursions 2 --sharing cycle --init calibrated --calibration tokens/none.tokens -o refused",
+    );
     assert!(tokens.contains("none.tokens"), "{tokens}");
 }
 
