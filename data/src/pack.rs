@@ -24,7 +24,7 @@ pub enum Packing {
     Plain,
     /// What is before them of their own document, in which positions begin anew.
     Documents,
-    /// The same, and rows are made of whole documents where they fit ([`crate::best_fit`]).
+    /// The same, and rows are made of whole documents where they fit, by best fit.
     BestFit,
 }
 
