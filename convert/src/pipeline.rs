@@ -3,6 +3,7 @@
 use crate::{
     Calibration, ConvertError, ConvertOptions, ConvertReport, Extras,
     calibrate::{Fitted, Scratch, SourceStates, calibrate, calibrated_spectra},
+    factorize::Factors,
     magnitudes::magnitudes,
     plan::{Plan, PlannedTensor},
     ranks::spread_budget,
@@ -10,10 +11,11 @@ use crate::{
     tied_group::{group_factors, mean},
     verify::{plain_error, verify},
 };
+use rayon::prelude::*;
 use retie_checkpoint::{CheckpointError, FolderWriter, SafetensorsFolder, Staging, TensorSource, narrow, widen};
 use retie_config::{Init, ModelConfig};
 use serde::Serialize;
-use std::{io::Write, path::Path};
+use std::{borrow::Cow, io::Write, path::Path};
 
 /// Name of the report in the folder.
 pub const REPORT_FILE: &str = "convert.json";
@@ -168,52 +170,76 @@ fn write_weights(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), ConvertError> {
     let mut writer = FolderWriter::create(dir, &plan.entries(), options.max_shard_bytes)?;
-    for (i, tensor) in plan.tensors.iter().enumerate() {
-        match fitted.filter(|_| tensor.fitted) {
-            Some(fitted) => write_fitted(source, tensor, fitted, &mut writer, report)?,
-            None => write_tensor(source, tensor, options.seed, &mut writer, report)?,
+    let fitted_for = |tensor: &PlannedTensor| fitted.filter(|_| tensor.fitted);
+    let decomposed = |tensor: &PlannedTensor| !tensor.factors.is_empty() && fitted_for(tensor).is_none();
+    let mut done = 0;
+    let runs = plan.tensors.chunk_by(|a, b| decomposed(a) && decomposed(b));
+    for part in runs.flat_map(|run| run.chunks(AT_ONCE * rayon::current_num_threads())) {
+        let contents: Vec<Option<Content<'_>>> = part
+            .par_iter()
+            .map(|tensor| fitted_for(tensor).is_none().then(|| Content::of(source, tensor, options.seed)).transpose())
+            .collect::<Result<_, _>>()?;
+        for (tensor, content) in part.iter().zip(contents) {
+            match (content, fitted_for(tensor)) {
+                (Some(content), _) => content.write(tensor, &mut writer, report)?,
+                (None, Some(fitted)) => write_fitted(source, tensor, fitted, &mut writer, report)?,
+                (None, None) => unreachable!("what is not fitted has contents"),
+            }
+            done += 1;
+            tracing::debug!(tensor = tensor.name, sources = ?tensor.sources, "written");
+            progress(Progress { stage: Stage::Write, done, total: plan.tensors.len(), tensor: &tensor.name });
         }
-        tracing::debug!(tensor = tensor.name, sources = ?tensor.sources, "written");
-        progress(Progress { stage: Stage::Write, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
     }
     Ok(writer.finish()?)
 }
 
-/// Writes one tensor and the factors that belong to it.
-fn write_tensor(
-    source: &dyn TensorSource,
-    tensor: &PlannedTensor,
-    seed: u64,
-    writer: &mut FolderWriter,
-    report: &mut ConvertReport,
-) -> Result<(), ConvertError> {
-    let dtype = tensor.info.dtype;
-    let same_type = |name: &String| source.info(name).is_some_and(|info| info.dtype == dtype);
-    if let Some(start) = tensor.start {
-        let size = tensor.info.shape.iter().product();
-        return Ok(writer.write(&tensor.name, &narrow(&vec![start; size], dtype))?);
+/// Tensors for each thread whose residuals are decomposed side by side; what they come to is held until it is written in order.
+const AT_ONCE: usize = 2;
+
+/// What is written of a tensor that no calibration fitted.
+struct Content<'a> {
+    stored: Cow<'a, [u8]>,
+    factors: Vec<Factors>,
+}
+
+impl<'a> Content<'a> {
+    fn of(source: &'a dyn TensorSource, tensor: &PlannedTensor, seed: u64) -> Result<Self, ConvertError> {
+        let dtype = tensor.info.dtype;
+        let same_type = |name: &String| source.info(name).is_some_and(|info| info.dtype == dtype);
+        let stored = match (tensor.start, tensor.sources.as_slice()) {
+            (Some(start), _) => narrow(&vec![start; tensor.info.shape.iter().product()], dtype).into(),
+            (None, [only]) if same_type(only) => source.bytes(only)?,
+            (None, sources) => narrow(&mean(source, sources)?, dtype).into(),
+        };
+        let factors = match tensor.factors.as_slice() {
+            [] => Vec::new(),
+            planned => group_factors(source, &widen(&stored, dtype), planned, seed)?,
+        };
+        Ok(Self { stored, factors })
     }
-    let stored = match tensor.sources.as_slice() {
-        [only] if same_type(only) => source.bytes(only)?,
-        sources => narrow(&mean(source, sources)?, dtype).into(),
-    };
-    writer.write(&tensor.name, &stored)?;
-    if tensor.factors.is_empty() {
-        return Ok(());
-    }
-    let stored = widen(&stored, dtype);
-    let factors = group_factors(source, &stored, &tensor.factors, seed)?;
-    for (planned, factors) in tensor.factors.iter().zip(&factors) {
-        let [a, b] = [&factors.a, &factors.b].map(|values| narrow(values, dtype));
-        writer.write(&planned.a.0, &a)?;
-        writer.write(&planned.b.0, &b)?;
-        if let Some((name, info)) = &planned.magnitudes {
-            let values = magnitudes(&stored, [&widen(&a, dtype), &widen(&b, dtype)], planned.shape);
-            writer.write(name, &narrow(&values, info.dtype))?;
+
+    /// Writes the tensor and the factors that belong to it.
+    fn write(
+        self,
+        tensor: &PlannedTensor,
+        writer: &mut FolderWriter,
+        report: &mut ConvertReport,
+    ) -> Result<(), ConvertError> {
+        let dtype = tensor.info.dtype;
+        writer.write(&tensor.name, &self.stored)?;
+        for (planned, factors) in tensor.factors.iter().zip(&self.factors) {
+            let [a, b] = [&factors.a, &factors.b].map(|values| narrow(values, dtype));
+            writer.write(&planned.a.0, &a)?;
+            writer.write(&planned.b.0, &b)?;
+            if let Some((name, info)) = &planned.magnitudes {
+                let stored = widen(&self.stored, dtype);
+                let values = magnitudes(&stored, [&widen(&a, dtype), &widen(&b, dtype)], planned.shape);
+                writer.write(name, &narrow(&values, info.dtype))?;
+            }
+            report.add_energy(planned, factors);
         }
-        report.add_energy(planned, factors);
+        Ok(())
     }
-    Ok(())
 }
 
 /// Writes one tensor that was fitted, and its factors.
