@@ -172,9 +172,10 @@ fn write_weights(
     let mut writer = FolderWriter::create(dir, &plan.entries(), options.max_shard_bytes)?;
     let fitted_for = |tensor: &PlannedTensor| fitted.filter(|_| tensor.fitted);
     let decomposed = |tensor: &PlannedTensor| !tensor.factors.is_empty() && fitted_for(tensor).is_none();
-    let mut done = 0;
-    let runs = plan.tensors.chunk_by(|a, b| decomposed(a) && decomposed(b));
-    for part in runs.flat_map(|run| run.chunks(AT_ONCE * rayon::current_num_threads())) {
+    let (mut rest, mut done) = (plan.tensors.as_slice(), 0);
+    while !rest.is_empty() {
+        let (part, after) = rest.split_at(side_by_side(rest, decomposed));
+        rest = after;
         let contents: Vec<Option<Content<'_>>> = part
             .par_iter()
             .map(|tensor| fitted_for(tensor).is_none().then(|| Content::of(source, tensor, options.seed)).transpose())
@@ -193,8 +194,18 @@ fn write_weights(
     Ok(writer.finish()?)
 }
 
-/// Tensors for each thread whose residuals are decomposed side by side; what they come to is held until it is written in order.
-const AT_ONCE: usize = 2;
+/// Elements of the tensors whose residuals are decomposed side by side: what they come to is held until it is written in order.
+const AT_ONCE: usize = 1 << 22;
+
+/// How many of the first tensors are computed at once: those that are decomposed, up to [`AT_ONCE`], or one.
+fn side_by_side(tensors: &[PlannedTensor], decomposed: impl Fn(&PlannedTensor) -> bool) -> usize {
+    let mut elements = 0;
+    let fits = |tensor: &&PlannedTensor| {
+        elements += tensor.info.shape.iter().product::<usize>();
+        decomposed(tensor) && elements <= AT_ONCE
+    };
+    tensors.iter().take_while(fits).count().max(1)
+}
 
 /// What is written of a tensor that no calibration fitted.
 struct Content<'a> {
