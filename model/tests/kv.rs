@@ -7,20 +7,20 @@ mod support;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Int, Tensor},
+    tensor::{Device, Tensor},
 };
 use retie_config::{ExpertChoiceConfig, KvStrategy, ModelConfig, RouterConfig};
 use retie_model::{
     CausalLm, Choice, KvCache, Routing, calibrate,
     kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, Layout, Readout, counted, head_loss},
 };
-use support::{Golden, differences, ids, values};
+use support::{
+    Golden, differences, ids,
+    routed::{self, GRADIENTS, assert_close, flat, run, top_k},
+    values,
+};
 
 const BOTH: [KvStrategy; 2] = [KvStrategy::Shared, KvStrategy::Hybrid];
-/// f32 rounding over a few layers of random weights, relative to the largest logit.
-const LOGITS: f32 = 5e-6;
-/// The same through the backward pass, relative to the largest element of each gradient.
-const GRADIENTS: f32 = 5e-5;
 
 fn golden() -> Golden {
     Golden::named("routed_kv")
@@ -38,30 +38,7 @@ fn load(kv: KvStrategy) -> CausalLm {
 }
 
 fn rows() -> Vec<Vec<u32>> {
-    let (flat, shape) = golden().ints("golden.ids");
-    flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
-}
-
-fn flat(rows: &[Vec<u32>], device: &Device) -> Tensor<1, Int> {
-    let count = rows.iter().map(Vec::len).sum::<usize>();
-    let flat: Vec<i32> = rows.iter().flatten().map(|id| *id as i32).collect();
-    Tensor::<1, Int>::from_ints(flat.as_slice(), device).reshape([count])
-}
-
-fn run(model: &CausalLm, rows: &[Vec<u32>], choice: Choice) -> (Vec<f32>, Routing) {
-    let layout = Layout::packed(rows.iter().map(|row| (row.len(), 0..0)));
-    let (hidden, routing) = model.forward_routed(flat(rows, &model.device()), layout, choice);
-    (values(model.logits(hidden)), routing)
-}
-
-fn top_k(model: &CausalLm) -> Choice {
-    Choice::TopK(model.expert_choice().unwrap().capacities.clone())
-}
-
-fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
-    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
-    let (max, _) = differences(actual, expected);
-    assert!(max <= LOGITS * scale, "{what}: differs by {max}, the largest is {scale}");
+    routed::rows("routed_kv")
 }
 
 #[test]

@@ -7,110 +7,28 @@ mod support;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Int, Tensor},
+    tensor::{Device, Tensor},
 };
-use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
-use retie_config::{ExpertChoiceConfig, Gating, ModelConfig, RouterConfig, RouterNetwork, RouterScore};
+use retie_config::{ExpertChoiceConfig, Gating, RouterConfig, RouterNetwork, RouterScore};
 use retie_model::{
     CausalLm, Choice, KvCache, Routing, binary_cross_entropy, calibrate,
     kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, Layout, Readout, head_loss},
     z_loss,
 };
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
-use support::{Golden, differences, ids, values};
+use support::{
+    Golden, differences, ids,
+    routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run, top_k},
+    values,
+};
 
 const NAMES: [&str; 2] = ["routed_mlp", "routed_linear"];
-/// f32 rounding over a few layers of random weights, relative to the largest logit.
-const LOGITS: f32 = 5e-6;
-/// The same through the backward pass, relative to the largest element of each gradient.
-const GRADIENTS: f32 = 5e-5;
 
-/// A golden model with another configuration and, for some tensors, other values.
-struct Changed {
-    golden: Golden,
-    config: ModelConfig,
-    values: BTreeMap<String, Vec<f32>>,
-}
-
-impl Changed {
-    fn new(name: &str, change: impl FnOnce(&mut ExpertChoiceConfig)) -> Self {
-        let golden = Golden::named(name);
-        let mut config = golden.config();
-        let Some(RouterConfig::ExpertChoice(router)) = &mut config.recursion.as_mut().unwrap().router else { panic!() };
+/// A golden model with another configuration of its routers.
+fn changed(name: &str, change: impl FnOnce(&mut ExpertChoiceConfig)) -> Changed {
+    Changed::new(name, |router| {
+        let RouterConfig::ExpertChoice(router) = router else { panic!("{router:?}") };
         change(router);
-        Self { golden, config, values: BTreeMap::new() }
-    }
-
-    /// Every router gives 0 for everything.
-    fn without_preference(mut self) -> Self {
-        for name in self.golden.weight_names() {
-            if name.ends_with("out_proj.weight") {
-                let size = self.golden.floats(name).len();
-                self.values.insert(name.to_owned(), vec![0.0; size]);
-            }
-        }
-        self
-    }
-
-    /// The same weights without routers.
-    fn unrouted(mut self) -> Self {
-        self.config.recursion.as_mut().unwrap().router = None;
-        self
-    }
-
-    fn load(&self) -> CausalLm {
-        CausalLm::load(&self.config, self, &Device::flex()).unwrap()
-    }
-}
-
-impl TensorSource for Changed {
-    fn names(&self) -> Vec<&str> {
-        let routed = !retie_checkpoint::router_tensors(&self.config).is_empty();
-        self.golden.weight_names().into_iter().filter(|name| routed || !name.contains(".routers.")).collect()
-    }
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.golden.info(name)
-    }
-    fn path_of(&self, name: &str) -> &Path {
-        self.golden.path_of(name)
-    }
-    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
-        match self.values.get(name) {
-            Some(values) => Ok(narrow(values, Dtype::F32).into()),
-            None => self.golden.bytes(name),
-        }
-    }
-}
-
-fn load(name: &str) -> CausalLm {
-    Changed::new(name, |_| {}).load()
-}
-
-fn rows(name: &str) -> Vec<Vec<u32>> {
-    let (flat, shape) = Golden::named(name).ints("golden.ids");
-    flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
-}
-
-fn flat(rows: &[Vec<u32>], device: &Device) -> Tensor<1, Int> {
-    let count = rows.iter().map(Vec::len).sum::<usize>();
-    ids(rows, device).reshape([count])
-}
-
-/// Logits of whole sequences of one length, and what the routers did.
-fn run(model: &CausalLm, rows: &[Vec<u32>], choice: Choice) -> (Vec<f32>, Routing) {
-    let layout = Layout::batch(rows.len(), rows[0].len());
-    let (hidden, routing) = model.forward_routed(flat(rows, &model.device()), layout, choice);
-    (values(model.logits(hidden)), routing)
-}
-
-fn top_k(model: &CausalLm) -> Choice {
-    Choice::TopK(model.expert_choice().unwrap().capacities.clone())
-}
-
-fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
-    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
-    let (max, _) = differences(actual, expected);
-    assert!(max <= LOGITS * scale, "{what}: differs by {max}, the largest is {scale}");
+    })
 }
 
 fn chosen(golden: &Golden, name: &str) -> Vec<usize> {
@@ -198,7 +116,7 @@ fn every_gating_has_the_logits_of_the_reference() {
     for name in NAMES {
         let golden = Golden::named(name);
         for gating in Gating::ALL.iter().copied() {
-            let changed = Changed::new(name, |router| router.gating = gating);
+            let changed = changed(name, |router| router.gating = gating);
             let own = golden.config() == changed.config;
             let expected = if own { "golden.logits".to_owned() } else { format!("golden.{gating}.logits") };
             let model = changed.load();
@@ -242,7 +160,7 @@ fn rows_that_are_not_chosen_are_not_touched_and_choices_are_nested() {
 
 #[test]
 fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
-    let drawn = Changed::new("routed_mlp", |router| {
+    let drawn = changed("routed_mlp", |router| {
         router.network = RouterNetwork::Random;
         router.thresholds = Some(vec![None, Some(-0.5), Some(0.7)]);
     });
@@ -368,14 +286,14 @@ fn a_gate_of_one_and_a_capacity_of_one_are_the_plain_recursive_model_bit_for_bit
             router.capacities.fill(1.0);
             router.thresholds = None;
         };
-        let plain = Changed::new(name, everyone).unrouted().load();
+        let plain = changed(name, everyone).unrouted().load();
         let expected = values(plain.logits(plain.forward(ids(&rows, &plain.device()), None)));
         // A sigmoid of 0 is ½ exactly, twice that is 1.
-        let delta = Changed::new(name, |router| {
+        let delta = changed(name, |router| {
             everyone(router);
             (router.gating, router.score, router.alpha) = (Gating::Delta, RouterScore::Sigmoid, 2.0);
         });
-        let straight = Changed::new(name, |router| {
+        let straight = changed(name, |router| {
             everyone(router);
             router.gating = Gating::StraightThrough;
         });
@@ -384,7 +302,7 @@ fn a_gate_of_one_and_a_capacity_of_one_are_the_plain_recursive_model_bit_for_bit
                 assert_eq!(run(&model, &rows, choice).0, expected);
             }
         }
-        let weighted = Changed::new(name, |router| {
+        let weighted = changed(name, |router| {
             everyone(router);
             (router.gating, router.score, router.alpha) = (Gating::Weighted, RouterScore::Sigmoid, 2.0);
         });
@@ -398,8 +316,7 @@ fn a_gate_of_zero_leaves_the_unshared_layers_alone() {
     let rows = rows("routed_mlp");
     let device = Device::flex();
     let shut = |gating| {
-        Changed::new("routed_mlp", |router| (router.gating, router.score) = (gating, RouterScore::Tanh))
-            .without_preference()
+        changed("routed_mlp", |router| (router.gating, router.score) = (gating, RouterScore::Tanh)).without_preference()
     };
     let plain = shut(Gating::Delta).unrouted().load();
     let depths = plain.share_map().num_depths();
@@ -415,7 +332,7 @@ fn a_gate_of_zero_leaves_the_unshared_layers_alone() {
 
 #[test]
 fn lots_leave_out_as_many_as_the_capacities_say_and_have_nothing_to_learn() {
-    let model = Changed::new("routed_mlp", |router| router.network = RouterNetwork::Random).load();
+    let model = changed("routed_mlp", |router| router.network = RouterNetwork::Random).load();
     assert!(model.parameters().iter().all(|(name, _)| !name.contains("routers")));
     let rows = rows("routed_mlp");
     let (_, routing) = run(&model, &rows, top_k(&model));

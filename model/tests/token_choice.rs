@@ -6,7 +6,7 @@ mod support;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Int, Tensor},
+    tensor::{Device, Tensor},
 };
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_config::{
@@ -14,100 +14,29 @@ use retie_config::{
     TokenChoiceConfig,
 };
 use retie_model::{
-    CausalLm, Choice, FullDepth, KvCache, Routing, balancing, decisiveness,
+    CausalLm, Choice, FullDepth, KvCache, balancing, decisiveness,
     kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, Layout, Readout, head_loss},
     z_loss,
 };
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
-use support::{Golden, differences, ids, values};
+use support::{
+    Golden, differences, ids,
+    routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run},
+    values,
+};
 
 const NAMES: [&str; 2] = ["routed_softmax", "routed_sigmoid"];
-/// f32 rounding over a few layers of random weights, relative to the largest logit.
-const LOGITS: f32 = 5e-6;
-/// The same through the backward pass, relative to the largest element of each gradient.
-const GRADIENTS: f32 = 5e-5;
 
-/// A golden model with another configuration and, for some tensors, other values.
-struct Changed {
-    golden: Golden,
-    config: ModelConfig,
-    values: BTreeMap<String, Vec<f32>>,
-}
-
-impl Changed {
-    fn new(name: &str, change: impl FnOnce(&mut TokenChoiceConfig)) -> Self {
-        let golden = Golden::named(name);
-        let mut config = golden.config();
-        let Some(RouterConfig::TokenChoice(router)) = &mut config.recursion.as_mut().unwrap().router else { panic!() };
+/// A golden model with another configuration of its router.
+fn changed(name: &str, change: impl FnOnce(&mut TokenChoiceConfig)) -> Changed {
+    Changed::new(name, |router| {
+        let RouterConfig::TokenChoice(router) = router else { panic!("{router:?}") };
         change(router);
-        Self { golden, config, values: BTreeMap::new() }
-    }
-
-    /// The router has no preference: of equals the deepest is chosen.
-    fn without_preference(mut self) -> Self {
-        let name = "model.routers.0.out_proj.weight".to_owned();
-        let size = self.golden.floats(&name).len();
-        self.values.insert(name, vec![0.0; size]);
-        self
-    }
-
-    fn unrouted(mut self) -> Self {
-        self.config.recursion.as_mut().unwrap().router = None;
-        self
-    }
-
-    fn load(&self) -> CausalLm {
-        CausalLm::load(&self.config, self, &Device::flex()).unwrap()
-    }
-}
-
-impl TensorSource for Changed {
-    fn names(&self) -> Vec<&str> {
-        let routed = !retie_checkpoint::router_tensors(&self.config).is_empty();
-        self.golden.weight_names().into_iter().filter(|name| routed || !name.contains(".routers.")).collect()
-    }
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.golden.info(name)
-    }
-    fn path_of(&self, name: &str) -> &Path {
-        self.golden.path_of(name)
-    }
-    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
-        match self.values.get(name) {
-            Some(values) => Ok(narrow(values, Dtype::F32).into()),
-            None => self.golden.bytes(name),
-        }
-    }
-}
-
-fn load(name: &str) -> CausalLm {
-    Changed::new(name, |_| {}).load()
-}
-
-fn rows(name: &str) -> Vec<Vec<u32>> {
-    let (flat, shape) = Golden::named(name).ints("golden.ids");
-    flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
-}
-
-fn flat(rows: &[Vec<u32>], device: &Device) -> Tensor<1, Int> {
-    let count = rows.iter().map(Vec::len).sum::<usize>();
-    ids(rows, device).reshape([count])
-}
-
-fn run(model: &CausalLm, rows: &[Vec<u32>], choice: Choice) -> (Vec<f32>, Routing) {
-    let layout = Layout::batch(rows.len(), rows[0].len());
-    let (hidden, routing) = model.forward_routed(flat(rows, &model.device()), layout, choice);
-    (values(model.logits(hidden)), routing)
+    })
 }
 
 fn plain_logits(model: &CausalLm, rows: &[Vec<u32>]) -> Vec<f32> {
     values(model.logits(model.forward(ids(rows, &model.device()), None)))
-}
-
-fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
-    let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
-    let (max, _) = differences(actual, expected);
-    assert!(max <= LOGITS * scale, "{what}: differs by {max}, the largest is {scale}");
 }
 
 /// Recursions of each token, as the script has them.
@@ -205,7 +134,7 @@ fn every_gating_has_the_logits_of_the_reference() {
                     continue;
                 }
                 let model =
-                    Changed::new(name, |router| (router.gating, router.intermediate) = (gating, intermediate)).load();
+                    changed(name, |router| (router.gating, router.intermediate) = (gating, intermediate)).load();
                 let expected = format!("golden.{gating}.{intermediate}.logits");
                 let (found, _) = run(&model, &rows(name), Choice::Threshold);
                 assert_close(&expected, &found, &golden.floats(&expected));
@@ -235,7 +164,7 @@ fn a_row_gives_what_it_gives_alone_whatever_stands_beside_it_or_pads_it() {
 
 #[test]
 fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
-    let drawn = Changed::new("routed_softmax", |router| router.network = RouterNetwork::Random);
+    let drawn = changed("routed_softmax", |router| router.network = RouterNetwork::Random);
     let drawn = ("routed_softmax", drawn.load());
     for (name, model) in NAMES.map(|name| (name, load(name))).into_iter().chain([drawn]) {
         let (rows, device) = (rows(name), model.device());
@@ -288,14 +217,14 @@ fn changing_a_token_changes_nothing_before_it() {
 fn a_router_without_preference_is_the_plain_recursive_model_bit_for_bit() {
     for name in NAMES {
         let rows = rows(name);
-        let expected = plain_logits(&Changed::new(name, |_| {}).unrouted().load(), &rows);
+        let expected = plain_logits(&changed(name, |_| {}).unrouted().load(), &rows);
         for (gating, intermediate) in [
             (Gating::StraightThrough, IntermediateState::Plain),
             (Gating::StraightThrough, IntermediateState::Gated),
             (Gating::Delta, IntermediateState::Plain),
             (Gating::Delta, IntermediateState::Gated),
         ] {
-            let changed = Changed::new(name, |router| {
+            let changed = changed(name, |router| {
                 let num_recursions = if name == "routed_softmax" { 3 } else { 2 };
                 (router.gating, router.intermediate, router.biases) = (gating, intermediate, None);
                 router.alpha = router.score.default_alpha(gating, num_recursions);
@@ -309,7 +238,7 @@ fn a_router_without_preference_is_the_plain_recursive_model_bit_for_bit() {
 fn weighted_at_full_depth_is_the_entry_and_a_gate_of_what_the_loop_gives() {
     let rows = rows("routed_softmax");
     let device = Device::flex();
-    let changed = Changed::new("routed_softmax", |router| router.alpha = 1.5).without_preference();
+    let changed = changed("routed_softmax", |router| router.alpha = 1.5).without_preference();
     let (found, routing) = run(&changed.load(), &rows, Choice::Threshold);
     assert!(routing.depths(rows.len() * rows[0].len()).iter().all(|depth| *depth == 3));
     // A softmax of three alike: the gate is a half.
@@ -348,7 +277,7 @@ fn biases_move_choices_and_not_gates() {
     let name = "routed_softmax";
     let rows = rows(name);
     let forced = |depth: usize| {
-        Changed::new(name, move |router| {
+        changed(name, move |router| {
             let mut biases = vec![0.0; 3];
             biases[depth] = 10.0;
             router.biases = Some(biases);

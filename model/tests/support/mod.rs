@@ -1,6 +1,8 @@
 //! Golden files: weights under their checkpoint names, expected values under `golden.`.
 #![allow(dead_code)] // each test file uses a part
 
+pub mod routed;
+
 use burn::tensor::{Device, Int, Tensor};
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource};
 use retie_config::ModelConfig;
