@@ -39,9 +39,9 @@ pub use fit::{Fit, Stack, spread};
 pub use groups::{Group, GroupConfig, GroupsConfig};
 pub use lora::{LoraConfig, Relax};
 pub use losses::{
-    AuxiliaryRouterBceConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy,
-    ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, HiddenPair, LossConfig,
-    RouterBalancingConfig, RouterBceConfig, RouterDecisivenessConfig, RouterZLossConfig, WeightPoint,
+    AuxiliaryRouterBceConfig, BlockwiseConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig,
+    ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, HiddenPair,
+    LossConfig, RouterBalancingConfig, RouterBceConfig, RouterDecisivenessConfig, RouterZLossConfig, WeightPoint,
 };
 pub use model::ModelConfig;
 pub use optimizer::OptimizerConfig;

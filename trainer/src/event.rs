@@ -15,8 +15,9 @@ pub struct StepRow {
     pub step: u64,
     /// The weighted sum of the terms, which was minimised.
     pub loss: f64,
-    /// Next-token cross-entropy, whatever the terms are.
-    pub cross_entropy: f64,
+    /// Next-token cross-entropy, whatever the terms are; absent where none of them needs the student's logits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cross_entropy: Option<f64>,
     /// The terms of the loss by name, before weighting.
     pub terms: BTreeMap<String, f64>,
     /// What the routers did with the step's tokens, if there are any.

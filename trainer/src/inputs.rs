@@ -99,6 +99,7 @@ fn check_temperatures(config: &UptrainConfig, kept: f64) -> Result<(), TrainErro
             LossConfig::CrossEntropy(_)
             | LossConfig::EarlyExit(_)
             | LossConfig::Hidden(_)
+            | LossConfig::Blockwise(_)
             | LossConfig::RouterBce(_)
             | LossConfig::AuxiliaryRouterBce(_)
             | LossConfig::RouterZLoss(_)

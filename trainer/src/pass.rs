@@ -285,7 +285,8 @@ pub fn take_back(
     grad
 }
 
-fn backward(outputs: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>) -> Graph {
+/// The graph behind outputs with the given gradients, taken back.
+pub fn backward(outputs: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>) -> Graph {
     // d(Σ x·g)/dx = g: the gradients go on into the graph.
     let sums = outputs.into_iter().map(|(x, grad)| (x * Tensor::from_inner(grad)).sum());
     match sums.reduce(|a, b| a + b) {

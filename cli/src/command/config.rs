@@ -6,7 +6,8 @@ use crate::{
     output,
 };
 use clap::{Args, Subcommand, ValueEnum};
-use retie_config::{ConvertConfig, Document, UptrainConfig, document};
+use retie_config::{ConvertConfig, document};
+use retie_trainer::Stage;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -52,18 +53,40 @@ impl Validate {
     fn run(self) -> anyhow::Result<Status> {
         let text = fs_err::read_to_string(&self.file)?;
         match self.kind.unwrap_or_else(|| Kind::guess(&text)) {
-            Kind::Convert => self.check::<ConvertConfig>(&text, "convert"),
-            Kind::Uptrain => self.check::<UptrainConfig>(&text, "uptrain"),
+            Kind::Convert => {
+                let config: ConvertConfig = document::parse(&text, &self.file, &self.set.set)?;
+                match self.json.json {
+                    true => output::json(&json!({ "kind": "convert", "config": config }))?,
+                    false => output::data(document::to_yaml(&config)?)?,
+                }
+                self.valid("convert")
+            }
+            Kind::Uptrain => self.uptrain(),
         }
     }
 
-    fn check<D: Document>(&self, text: &str, kind: &str) -> anyhow::Result<Status> {
-        let config: D = document::parse(text, &self.file, &self.set.set)?;
-        if self.json.json {
-            output::json(&json!({ "kind": kind, "config": config }))?;
+    /// A run, or each of its stages.
+    fn uptrain(&self) -> anyhow::Result<Status> {
+        let stages = retie_trainer::stages(&self.file, &self.set.set)?;
+        if let [Stage { name: None, config, .. }] = stages.as_slice() {
+            match self.json.json {
+                true => output::json(&json!({ "kind": "uptrain", "config": config }))?,
+                false => output::data(document::to_yaml(config)?)?,
+            }
+        } else if self.json.json {
+            let stage = |Stage { name, config, .. }: &Stage| json!({ "name": name, "config": config });
+            let stages: Vec<_> = stages.iter().map(stage).collect();
+            output::json(&json!({ "kind": "uptrain", "stages": stages }))?;
         } else {
-            output::data(document::to_yaml(&config)?)?;
+            for Stage { name, config, .. } in &stages {
+                let name = name.as_deref().unwrap_or_default();
+                output::data(format!("# stage {name}\n{}", document::to_yaml(config)?))?;
+            }
         }
+        self.valid("uptrain")
+    }
+
+    fn valid(&self, kind: &str) -> anyhow::Result<Status> {
         output::line(&format!("`{}` is a valid `{kind}` configuration", self.file.display()));
         Ok(Status::Done)
     }
@@ -73,7 +96,8 @@ impl Kind {
     /// Keys at the top that only one kind has.
     const CONVERT_KEYS: [&str; 10] =
         ["model", "recursions", "sharing", "map", "init", "lora_rank", "share_norms", "dtype", "seed", "output"];
-    const UPTRAIN_KEYS: [&str; 8] = ["run", "student", "teacher", "data", "losses", "optimizer", "schedule", "train"];
+    const UPTRAIN_KEYS: [&str; 9] =
+        ["run", "student", "teacher", "data", "losses", "optimizer", "schedule", "train", "stages"];
 
     /// The kind that most keys at the top of `text` belong to.
     fn guess(text: &str) -> Self {

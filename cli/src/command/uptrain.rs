@@ -11,11 +11,13 @@ use crate::{
     progress::{Progress, Unit},
     signal,
 };
+use anyhow::bail;
+use burn::tensor::Device;
 use clap::Args;
 use retie_checkpoint::{HubAddress, Provenance};
 use retie_config::{LoggerKind, UptrainConfig, document};
-use retie_trainer::{Event, Logger, Outcome, Resume, Spike, StepRow};
-use serde_json::json;
+use retie_trainer::{Event, Logger, Outcome, Resume, Spike, Stage, StepRow};
+use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -54,38 +56,106 @@ const AUTO: &str = "auto";
 
 impl Uptrain {
     pub fn run(self) -> anyhow::Result<Status> {
-        let config: UptrainConfig = document::load(&self.config, &self.set.set)?;
+        let stages = retie_trainer::stages(&self.config, &self.set.set)?;
         let device = retie_model::device(&self.device.device)?;
-        fetch(&config)?;
+        stages.iter().try_for_each(|stage| fetch(&stage.on_first_model()))?;
         if self.dry_run {
-            let plan = retie_trainer::plan(&config, &device)?;
-            match self.json.json {
-                true => output::json(&json!({ "config": config, "plan": plan }))?,
-                false => output::data(format!("{}\n{plan}", document::to_yaml(&config)?))?,
-            }
-            output::next(&format!("retie uptrain {}{}", output::word(&self.config), self.sets()));
-            return Ok(Status::Done);
+            return self.plan(&stages, &device);
+        }
+        let staged = stages.iter().any(|stage| stage.name.is_some());
+        if let (true, Some(checkpoint)) = (staged, self.resume.as_ref().filter(|from| *from != AUTO)) {
+            bail!(
+                "`--resume={checkpoint}` names a checkpoint, and `{}` has stages\nhint: `--resume` goes on with the stage that was under way",
+                self.config.display()
+            );
+        }
+        if staged {
+            // What the last stage needs should not be missed after hours of the first.
+            stages.iter().try_for_each(Stage::check)?;
         }
         let stop = signal::stop_flag()?;
+        let mut clock = Clock::new(self.time_limit);
+        let mut done = Vec::new();
+        for stage in &stages {
+            if let (Some(name), Some(model), true) = (&stage.name, stage.finished(), self.resume.is_some()) {
+                output::line(&format!("stage {name} is done: {}", model.display()));
+                continue;
+            }
+            if let Some(name) = &stage.name {
+                output::line(&format!("stage {name}, {} steps", stage.config.num_steps()));
+            }
+            let (summary, outcome) = self.train(&stage.config, &device, &stop, &mut clock)?;
+            if self.json.json {
+                done.push((stage.name.clone(), summary.to_json(&outcome)));
+            } else {
+                output::data(summary.text())?;
+            }
+            if let Outcome::Interrupted { .. } = outcome {
+                self.print(done, staged)?;
+                return self.end(&stage.config, &outcome);
+            }
+        }
+        self.print(done, staged)?;
+        match stages.last().and_then(|last| Some((&last.config, last.finished()?))) {
+            Some((config, model)) => self.end(config, &Outcome::Finished { model }),
+            None => Ok(Status::Done),
+        }
+    }
+
+    fn train(
+        &self,
+        config: &UptrainConfig,
+        device: &Device,
+        stop: &AtomicBool,
+        clock: &mut Clock,
+    ) -> anyhow::Result<(Summary, Outcome)> {
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(command_line(), Some(parent));
-        let mut watcher = Watcher::new(&config);
-        let mut clock = Clock::new(self.time_limit);
+        let mut watcher = Watcher::new(config);
         // Not the signals' own flag: with that set, the next signal would end the process while it saves.
         let halt = AtomicBool::new(false);
-        let outcome = retie_trainer::uptrain(&config, &device, self.resume(), &provenance, &halt, &mut |event| {
+        let outcome = retie_trainer::uptrain(config, device, self.resume(), &provenance, &halt, &mut |event| {
             if matches!(event, Event::Step { .. } | Event::Skipped { .. }) {
                 halt.store(clock.is_over() || stop.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             watcher.see(event);
         });
         let summary = watcher.finish();
-        let outcome = outcome?;
-        match self.json.json {
-            true => output::json(&summary.to_json(&outcome))?,
-            false => output::data(summary.text())?,
+        Ok((summary, outcome?))
+    }
+
+    /// `--dry-run`: the configuration and the size of each stage.
+    fn plan(&self, stages: &[Stage], device: &Device) -> anyhow::Result<Status> {
+        let mut found = Vec::new();
+        for stage in stages {
+            let plan = retie_trainer::plan(&stage.on_first_model(), device)?;
+            if self.json.json {
+                found.push((stage.name.clone(), json!({ "config": stage.config, "plan": plan })));
+                continue;
+            }
+            if let Some(name) = &stage.name {
+                output::data(format!("# stage {name}"))?;
+            }
+            output::data(format!("{}\n{plan}", document::to_yaml(&stage.config)?))?;
         }
-        self.end(&config, &outcome)
+        self.print(found, stages.iter().any(|stage| stage.name.is_some()))?;
+        output::next(&format!("retie uptrain {}{}", output::word(&self.config), self.sets()));
+        Ok(Status::Done)
+    }
+
+    /// With `--json`: what there is to say of each stage, or of the only one.
+    fn print(&self, found: Vec<(Option<String>, Value)>, staged: bool) -> anyhow::Result<()> {
+        if !self.json.json {
+            return Ok(());
+        }
+        if !staged {
+            return found.into_iter().try_for_each(|(_, value)| output::json(&value));
+        }
+        let stages = found.into_iter().map(|(name, mut value)| {
+            value["name"] = json!(name);
+            value
+        });
+        output::json(&json!({ "stages": stages.collect::<Vec<_>>() }))
     }
 
     fn resume(&self) -> Resume {
@@ -269,7 +339,7 @@ impl Summary {
         lines.join("\n")
     }
 
-    fn to_json(&self, outcome: &Outcome) -> serde_json::Value {
+    fn to_json(&self, outcome: &Outcome) -> Value {
         let (name, path) = match outcome {
             Outcome::Finished { model } => ("finished", model),
             Outcome::Interrupted { checkpoint, .. } => ("interrupted", checkpoint),

@@ -9,9 +9,11 @@ mod overrides;
 mod problem;
 mod reader;
 mod scalar;
+mod staged;
 mod tree;
 
 pub use problem::DocumentError;
+pub use staged::{Stage, StageKeys, load_staged};
 
 use crate::ConfigError;
 use problem::{Problem, nearest_name, quoted_list};
@@ -56,12 +58,23 @@ pub fn to_yaml<D: Document>(document: &D) -> Result<String, ConfigError> {
 }
 
 fn read<D: Document>(text: &str, overrides: &[String], problems: &mut Vec<Problem>) -> Option<D> {
+    let root = root(text, overrides, problems)?;
+    finish(root, problems)
+}
+
+/// The tree of `text` with `overrides`.
+fn root(text: &str, overrides: &[String], problems: &mut Vec<Problem>) -> Option<Node> {
     let mut root = tree::parse(text, None, problems).map_err(|p| problems.push(p)).ok()?;
     for (index, text) in overrides.iter().enumerate() {
         if let Err(problem) = overrides::apply(&mut root, text, index, problems) {
             problems.push(problem);
         }
     }
+    Some(root)
+}
+
+/// The document that a tree is.
+fn finish<D: Document>(mut root: Node, problems: &mut Vec<Problem>) -> Option<D> {
     let mut holes = Vec::new();
     let document = loop {
         match D::deserialize(Reader::new(&root)) {

@@ -1,6 +1,7 @@
 //! The terms of the training loss. Their formulas live beside their implementation in the trainer; a term's parameters live
 //! here, in a file of their own.
 
+mod blockwise;
 mod cross_entropy;
 mod distill;
 mod early_exit;
@@ -8,6 +9,7 @@ mod hidden;
 mod router;
 mod schedule;
 
+pub use blockwise::BlockwiseConfig;
 pub use cross_entropy::CrossEntropyConfig;
 pub use distill::{DistillConfig, Divergence};
 pub use early_exit::{EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights};
@@ -32,6 +34,8 @@ pub enum LossConfig {
     EarlyExit(EarlyExitConfig),
     /// Distance of hidden states from the teacher's.
     Hidden(HiddenConfig),
+    /// What each depth alone makes of the teacher's hidden states, against what the teacher makes of them.
+    Blockwise(BlockwiseConfig),
     /// Binary cross-entropy of a router's logits with what top-k chose (Mixture-of-Recursions, §2.2.1).
     RouterBce(RouterBceConfig),
     /// The same of the auxiliary router's (Mixture-of-Recursions, Appendix A.2).
@@ -53,6 +57,7 @@ impl LossConfig {
             Self::Distill(_) => "distill",
             Self::EarlyExit(_) => "early_exit",
             Self::Hidden(_) => "hidden",
+            Self::Blockwise(_) => "blockwise",
             Self::RouterBce(_) => "router_bce",
             Self::AuxiliaryRouterBce(_) => "auxiliary_router_bce",
             Self::RouterZLoss(_) => "router_z_loss",
@@ -69,6 +74,7 @@ impl LossConfig {
             Self::Distill(c) => c.weight,
             Self::EarlyExit(c) => c.weight,
             Self::Hidden(c) => c.weight,
+            Self::Blockwise(c) => c.weight,
             Self::RouterBce(c) => c.weight,
             Self::AuxiliaryRouterBce(c) => c.weight,
             Self::RouterZLoss(c) => c.weight,
@@ -86,6 +92,7 @@ impl LossConfig {
             Self::Distill(c) => (&mut c.weight, &c.weight_schedule),
             Self::EarlyExit(c) => (&mut c.weight, &c.weight_schedule),
             Self::Hidden(c) => (&mut c.weight, &c.weight_schedule),
+            Self::Blockwise(c) => (&mut c.weight, &c.weight_schedule),
             Self::RouterBce(c) => (&mut c.weight, &c.weight_schedule),
             Self::AuxiliaryRouterBce(c) => (&mut c.weight, &c.weight_schedule),
             Self::RouterZLoss(c) => (&mut c.weight, &c.weight_schedule),
@@ -102,6 +109,7 @@ impl LossConfig {
             Self::Distill(c) => &c.weight_schedule,
             Self::EarlyExit(c) => &c.weight_schedule,
             Self::Hidden(c) => &c.weight_schedule,
+            Self::Blockwise(c) => &c.weight_schedule,
             Self::RouterBce(c) => &c.weight_schedule,
             Self::AuxiliaryRouterBce(c) => &c.weight_schedule,
             Self::RouterZLoss(c) => &c.weight_schedule,
@@ -115,7 +123,7 @@ impl LossConfig {
     pub fn needs_teacher(&self) -> bool {
         match self {
             Self::CrossEntropy(_) => false,
-            Self::Distill(_) | Self::Hidden(_) => true,
+            Self::Distill(_) | Self::Hidden(_) | Self::Blockwise(_) => true,
             Self::EarlyExit(c) => c.distill_from(ExitReference::Teacher).is_some(),
             Self::RouterBce(_)
             | Self::AuxiliaryRouterBce(_)
@@ -159,7 +167,13 @@ impl LossConfig {
 
     /// Whether the term needs more of a teacher than its logits.
     pub(crate) fn needs_hidden_states(&self) -> bool {
-        matches!(self, Self::Hidden(_))
+        matches!(self, Self::Hidden(_) | Self::Blockwise(_))
+    }
+
+    /// Whether its gradient stays within each depth: it needs no forward pass through the student's stack.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Blockwise(_))
     }
 
     /// Checks the term's own settings; `key` is where it stands.
@@ -169,7 +183,8 @@ impl LossConfig {
             Self::Distill(c) => c.check(key, checks),
             Self::EarlyExit(c) => c.check(key, checks),
             Self::Hidden(c) => c.check(key, checks),
-            Self::RouterBce(_)
+            Self::Blockwise(_)
+            | Self::RouterBce(_)
             | Self::AuxiliaryRouterBce(_)
             | Self::RouterZLoss(_)
             | Self::RouterBalancing(_)

@@ -122,6 +122,17 @@ impl UptrainConfig {
         }
     }
 
+    /// Refuses losses of single depths where nothing of a depth is trained.
+    fn check_local(&self, checks: &mut Checks) {
+        use crate::Group::{Extras, Lora, Norms, Shared, Unshared};
+        let parts = [Shared, Unshared, Lora, Extras, Norms];
+        let frozen = parts.iter().all(|group| self.optimizer.groups.get(*group).lr == 0.0);
+        if let Some(loss) = self.losses.iter().find(|loss| loss.is_local() && frozen) {
+            let message = format!("loss `{}` trains the layers, and all of their groups are frozen", loss.name());
+            checks.problem("optimizer.groups", message).also(&["losses"]).hint("give `shared` or `lora` a rate");
+        }
+    }
+
     /// Learning rate of optimizer step `step`, counted from 1.
     #[must_use]
     pub fn lr_at(&self, step: u64) -> f64 {
@@ -137,6 +148,7 @@ impl Document for UptrainConfig {
         self.data.check(checks);
         losses::check(&self.losses, checks);
         self.optimizer.check(checks);
+        self.check_local(checks);
         self.train.check(&self.data, checks);
         let num_steps = Some(self.num_steps()).filter(|n| *n > 0 && self.train.steps.xor(self.train.tokens).is_some());
         self.schedule.check(num_steps, checks);

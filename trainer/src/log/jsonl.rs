@@ -91,7 +91,7 @@ mod tests {
     fn rows_without_terms_are_read() {
         let old = r#"{"step":2,"loss":3.5,"cross_entropy":4.25,"forward_kl":1.125,"lr":0.001,"grad_norm":1.5,"tokens":64,"seconds":0.5,"tokens_per_second":128.0}"#;
         let row = read_row(old).unwrap();
-        assert_eq!((row.step, row.cross_entropy), (2, 4.25));
+        assert_eq!((row.step, row.cross_entropy), (2, Some(4.25)));
         assert_eq!(Vec::from_iter(row.terms), [("cross_entropy".into(), 4.25), ("distill".into(), 1.125)]);
     }
 }

@@ -109,7 +109,7 @@ pub(crate) mod tests {
         StepRow {
             step,
             loss: 3.5 - step as f64 * 0.125,
-            cross_entropy: 4.25,
+            cross_entropy: Some(4.25),
             terms: [("distill".to_owned(), 1.125)].into(),
             routing: None,
             heldout_routing: None,

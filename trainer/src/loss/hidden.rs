@@ -4,7 +4,7 @@
 //! By default the pairs are what each recursion leaves and what the teacher has at the same part of its stack: after
 //! `round(e · N_t / N_s)` of its `N_t` depths, for the end `e` of a recursion in the student's `N_s`.
 
-use super::{Asked, Loss, Part, Stacks, States};
+use super::{Asked, Loss, Part, Stacks, States, matching_depth};
 use crate::TrainError;
 use burn::tensor::Tensor;
 use retie_config::{HiddenConfig, HiddenDistance};
@@ -59,9 +59,8 @@ fn pairs(config: &HiddenConfig, stacks: &Stacks) -> Vec<(usize, usize)> {
     if let Some(map) = &config.map {
         return map.iter().map(|pair| (pair.student + 1, pair.teacher + 1)).collect();
     }
-    let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
-    let matching = |end: usize| (2 * end * theirs + ours) / (2 * ours);
-    stacks.student.recursion_ends().unwrap_or_default().into_iter().map(|end| (end, matching(end))).collect()
+    let ends = stacks.student.recursion_ends().unwrap_or_default();
+    ends.into_iter().map(|end| (end, matching_depth(stacks, end))).collect()
 }
 
 /// Mean distance of the rows of `h [M, D]` from those of `t [M, D]`, and its gradient for `h`.

@@ -3,6 +3,7 @@
 //!
 //! A configuration's entry is the term: [`Loss`] is implemented by the parameter structs of `losses`.
 
+mod blockwise;
 mod cross_entropy;
 mod distill;
 mod early_exit;
@@ -13,11 +14,11 @@ mod states;
 pub use router::RouterLogits;
 pub use states::States;
 
-use crate::{TrainError, telemetry::Telemetry};
+use crate::{TrainError, gradients::Gradients, telemetry::Telemetry};
 use burn::tensor::Tensor;
 use retie_config::{LossConfig, ShareMap};
 use retie_model::{
-    RouterLoss, RoutingSums,
+    CausalLm, RouterLoss, RoutingSums, Rows,
     kernels::{HeadTerms, HeadValues},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,9 @@ pub trait Loss {
     /// Adds the values of what it asked of logits.
     fn record(&self, _stacks: &Stacks, _found: &BTreeMap<usize, HeadValues>, _losses: &mut Part<'_>) {}
 
+    /// Adds gradients of depths that it runs by themselves, and what it found.
+    fn fit(&self, _share: f64, _stacks: &Stacks, _local: &mut Local<'_>, _losses: &mut Part<'_>) {}
+
     /// What it makes of the logits of a router and of what that chose, with its factor. Its value is added to `losses`.
     fn of_router(&self, _seen: &RouterLogits<'_>, _losses: &mut Part<'_>) -> Option<(f64, RouterLoss)> {
         None
@@ -54,12 +58,32 @@ pub fn of(config: &LossConfig) -> &dyn Loss {
         LossConfig::Distill(config) => config,
         LossConfig::EarlyExit(config) => config,
         LossConfig::Hidden(config) => config,
+        LossConfig::Blockwise(config) => config,
         LossConfig::RouterBce(config) => config,
         LossConfig::AuxiliaryRouterBce(config) => config,
         LossConfig::RouterZLoss(config) => config,
         LossConfig::RouterBalancing(config) => config,
         LossConfig::RouterDecisiveness(config) => config,
     }
+}
+
+/// What a loss of single depths has before it.
+#[derive(Debug)]
+pub struct Local<'a> {
+    /// Whose depths.
+    pub student: &'a CausalLm,
+    /// The rows of the batch.
+    pub rows: &'a Rows,
+    /// The teacher's hidden states that were asked for, `[M, D]`, by the number of its depths before them.
+    pub teacher: &'a BTreeMap<usize, Tensor<2>>,
+    /// Where gradients go.
+    pub grads: &'a mut Gradients,
+}
+
+/// Of how many of the teacher's depths `depth` of the student's stand for: `round(depth·N_t/N_s)`.
+fn matching_depth(stacks: &Stacks, depth: usize) -> usize {
+    let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
+    (2 * depth * theirs + ours) / (2 * ours)
 }
 
 /// The stacks of student and teacher.
@@ -99,10 +123,13 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What `losses` ask; the last hidden states are always read, for the cross-entropy that every step reports.
+    /// What `losses` ask; the last hidden states are read for the cross-entropy that steps report, unless all losses are of single
+    /// depths.
     pub fn by(losses: &[LossConfig], share: f64, stacks: &Stacks) -> Self {
         let mut asked = Self::default();
-        asked.readout(stacks.num_depths());
+        if !losses.iter().all(LossConfig::is_local) {
+            asked.readout(stacks.num_depths());
+        }
         losses.iter().for_each(|loss| of(loss).ask(share, stacks, &mut asked));
         asked
     }
@@ -128,8 +155,8 @@ impl Asked {
 pub struct Losses {
     /// What was minimised: the sum of the terms, weighted.
     pub loss: f64,
-    /// Next-token cross-entropy of the plain text, whatever the terms are.
-    pub cross_entropy: f64,
+    /// Next-token cross-entropy of the plain text, whatever the terms are; `None` where no term needs the student's logits.
+    pub cross_entropy: Option<f64>,
     /// Each term by name, unweighted.
     pub terms: BTreeMap<String, f64>,
     /// What the routers of a routed model did.
@@ -166,6 +193,6 @@ impl Part<'_> {
 
     /// Adds the cross-entropy of the plain text.
     pub fn add_cross_entropy(&mut self, value: f64) {
-        self.losses.cross_entropy += self.share * value;
+        *self.losses.cross_entropy.get_or_insert_default() += self.share * value;
     }
 }

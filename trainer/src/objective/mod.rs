@@ -3,7 +3,7 @@
 use crate::{
     TrainError,
     gradients::Gradients,
-    loss::{self, Asked, Losses, RouterLogits, Stacks, States},
+    loss::{self, Asked, Local, Losses, RouterLogits, Stacks, States},
     pass::{LogitGradients, Pass, StateGradients, add_state, leaf, take_back},
 };
 use burn::tensor::{Device, Int, Tensor};
@@ -93,15 +93,22 @@ impl Objective {
         grads: &mut Gradients,
         losses: &mut Losses,
     ) -> Result<(), TrainError> {
-        let ids = token_ids(batch, &student.device());
-        let layout = layout(batch);
         let Turn { step, share, telemetry } = turn;
         let terms: Vec<LossConfig> = self.losses.iter().map(|loss| loss.at(step)).collect();
         let mut asked = Asked::by(&terms, share, &self.stacks);
         let recursions = telemetry.then(|| self.stacks.student.recursion_ends()).flatten().unwrap_or_default();
-        asked.states.extend(recursions.iter().copied());
-        let pass = Pass::run(student, ids, layout, choice, &asked.ends(), self.checkpoint_recursions);
         let (teacher_states, teacher_head) = self.run_teacher(batch, &asked)?;
+        let rows = student.rows(layout(batch));
+        let mut local = Local { student, rows: &rows, teacher: &teacher_states, grads };
+        for term in terms.iter().map(loss::of) {
+            term.fit(share, &self.stacks, &mut local, &mut losses.part(share));
+        }
+        if asked.readouts.is_empty() {
+            return Ok(()); // single depths are all that is asked
+        }
+        asked.states.extend(recursions.iter().copied());
+        let ids = token_ids(batch, &student.device());
+        let pass = Pass::run(student, ids, layout(batch), choice, &asked.ends(), self.checkpoint_recursions);
         let mut of_states = StateGradients::new();
         let mut part = losses.part(share);
 

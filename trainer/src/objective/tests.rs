@@ -5,8 +5,8 @@ use crate::loss::Losses;
 use burn::module::{Module, ModuleMapper, Param};
 use retie_checkpoint::{ModelSource, share_map};
 use retie_config::{
-    CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference,
-    ExitWeights, HiddenConfig, HiddenDistance, Init, Pattern, Sharing,
+    BlockwiseConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy,
+    ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, Init, Pattern, Sharing,
 };
 use retie_convert::{ConvertOptions, Extras, convert};
 use retie_model::kernels::f32_slice;
@@ -37,6 +37,7 @@ fn losses() -> Vec<LossConfig> {
             ..EarlyExitConfig::new(0.8)
         }),
         LossConfig::Hidden(HiddenConfig { distance: HiddenDistance::Cosine, ..HiddenConfig::new(0.5) }),
+        LossConfig::Blockwise(BlockwiseConfig::new(0.4)),
     ]
 }
 
@@ -48,6 +49,10 @@ struct Case {
 
 impl Case {
     fn new(recompute: bool) -> Self {
+        Self::with(&losses(), recompute)
+    }
+
+    fn with(losses: &[LossConfig], recompute: bool) -> Self {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/demo-model");
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("student");
@@ -68,7 +73,7 @@ impl Case {
             widths: (converted.config.hidden_size, Some(source.config.hidden_size)),
         };
         let objective =
-            Objective::new(&losses(), Some(Source::Model(Box::new(load(&source, &device)))), stacks, recompute);
+            Objective::new(losses, Some(Source::Model(Box::new(load(&source, &device)))), stacks, recompute);
         let tokens: Vec<u32> = (0..33).map(|i| (i * 97 + 11) % 2048).collect();
         let batch = Batch {
             pieces: vec![16; 2],
@@ -133,7 +138,10 @@ fn gradients_are_finite_differences_of_the_loss_with_one_graph_and_with_many() {
         let case = Case::new(recompute);
         let (losses, mut grads) = case.backward(&case.student);
         let names: Vec<&str> = losses.terms.keys().map(String::as_str).collect();
-        assert_eq!(names, ["cross_entropy", "distill", "exit_1_cross_entropy", "exit_1_teacher", "hidden", "z_loss"]);
+        assert_eq!(
+            names,
+            ["blockwise", "cross_entropy", "distill", "exit_1_cross_entropy", "exit_1_teacher", "hidden", "z_loss"]
+        );
         // The first layer, a shared one, what one depth owns, the final norm, the embeddings.
         for name in [
             "model.layers.0.self_attn.q_proj.weight",
@@ -187,4 +195,39 @@ fn documents_that_share_rows_have_the_loss_and_the_gradient_that_they_have_alone
         let (packed, alone) = (packed_grads.take(name).unwrap(), alone_grads.take(name).unwrap());
         assert!(norm(packed - alone.clone()) < 1e-4 * norm(alone), "{name}");
     }
+}
+
+#[test]
+fn blocks_alone_need_no_logits_and_leave_embeddings_and_final_norm_as_they_are() {
+    let case = Case::with(&[LossConfig::Blockwise(BlockwiseConfig::new(0.5))], false);
+    let (losses, mut grads) = case.backward(&case.student);
+    assert_eq!(losses.cross_entropy, None);
+    assert!((losses.loss - 0.5 * losses.terms["blockwise"]).abs() < 1e-12);
+    assert!(losses.terms["blockwise"] > 0.01, "averaged layers do not do what the teacher's do");
+    let squares = grads.squares();
+    for name in ["model.embed_tokens.weight", "model.norm.weight"] {
+        assert!(!squares.contains_key(name), "{name}");
+    }
+    // Unshared ends are the teacher's own: nothing is left to learn there, beside rounding.
+    let of = |name: &str| squares[name].sqrt();
+    let [end, shared] = [0, 1].map(|layer| of(&format!("model.layers.{layer}.self_attn.q_proj.weight")));
+    assert!(end < 1e-3 * shared, "{end} and {shared}");
+    // With micro-batches the sum is that of the whole.
+    let half = |rows: std::ops::Range<usize>| Batch {
+        pieces: vec![16],
+        indices: vec![0],
+        row_lengths: vec![16],
+        rows: 1,
+        sequence_length: 16,
+        inputs: case.batch.inputs[rows.clone()].to_vec(),
+        targets: case.batch.targets[rows].to_vec(),
+    };
+    let halves = [half(0..16), half(16..32)];
+    let (of_halves, mut parts) = case.backward_of(&case.student, halves.iter().map(|batch| (batch, 0.5)));
+    assert!((of_halves.loss - losses.loss).abs() < 1e-6);
+    let (name, norm) = ("model.depths.1.mlp.up_proj.lora_B.weight", |x: Tensor<1>| {
+        f64::from(x.square().sum().into_scalar::<f32>()).sqrt()
+    });
+    let (whole, parts) = (grads.take(name).unwrap(), parts.take(name).unwrap());
+    assert!(norm(whole.clone() - parts) < 1e-5 * norm(whole), "{name}");
 }
