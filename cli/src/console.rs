@@ -11,6 +11,12 @@ use std::time::{Duration, Instant};
 /// Time between lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// Something that shows the rows of a run.
+pub trait Rows: Logger {
+    /// Says that the run goes on after `step` steps.
+    fn start_at(&mut self, step: u64);
+}
+
 /// What is shown of a run of some steps.
 pub struct Console {
     num_steps: u64,
@@ -23,13 +29,14 @@ impl Console {
         Self { num_steps, bar: None, last_line: None }
     }
 
-    /// Says that the run goes on after `step` steps.
-    pub fn start_at(&mut self, step: u64) {
-        self.bar().start_at(step);
-    }
-
     fn bar(&mut self) -> &mut Progress {
         self.bar.get_or_insert_with(|| Progress::new("train", Unit::Count("steps"), self.num_steps))
+    }
+}
+
+impl Rows for Console {
+    fn start_at(&mut self, step: u64) {
+        self.bar().start_at(step);
     }
 }
 

@@ -7,6 +7,7 @@ mod args;
 mod calibration;
 mod command;
 mod console;
+mod dashboard;
 mod error;
 mod logging;
 mod machine;

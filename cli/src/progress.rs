@@ -19,6 +19,11 @@ pub fn above_bars(write: impl FnOnce()) {
     BARS.suspend(write);
 }
 
+/// Draws `bar` with the others.
+pub fn add(bar: ProgressBar) -> ProgressBar {
+    BARS.add(bar)
+}
+
 /// What a bar counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {

@@ -429,3 +429,12 @@ fn a_finished_run_is_measured_and_reported() {
     );
     assert!(html.contains("<svg") && html.contains("sequence_length: 32") && !html.contains("http"), "a whole page");
 }
+
+#[test]
+fn without_a_terminal_the_picture_is_lines() {
+    let place = place(2);
+    let run = place.retie("uptrain run.yaml --tui");
+    assert!(run.stderr.contains("train: 2/2 steps  loss "), "{run:?}");
+    assert!(!run.stderr.contains('\u{1b}') && !run.stderr.contains('│'), "{run:?}");
+    run.ok();
+}

@@ -3,7 +3,8 @@
 use crate::{
     args::{DeviceArgs, JsonArgs, SetArgs},
     command::convert::command_line,
-    console::Console,
+    console::{Console, Rows},
+    dashboard::Dashboard,
     error::Status,
     model,
     number::{duration, grouped, parse_duration, rate},
@@ -16,9 +17,10 @@ use burn::tensor::Device;
 use clap::Args;
 use retie_checkpoint::{HubAddress, Provenance};
 use retie_config::{LoggerKind, UptrainConfig, document};
-use retie_trainer::{Event, Logger, Outcome, Resume, Spike, Stage, StepRow};
+use retie_trainer::{Event, Outcome, Resume, Spike, Stage, StepRow};
 use serde_json::{Value, json};
 use std::{
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -45,6 +47,9 @@ pub struct Uptrain {
     /// Save and stop after the step that leaves no time for another, e.g. 90m or 1h30m; `--resume` goes on
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     time_limit: Option<Duration>,
+    /// Draw curves and numbers on the terminal after every step; lines where stderr is none
+    #[arg(long)]
+    tui: bool,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -111,7 +116,7 @@ impl Uptrain {
     ) -> anyhow::Result<(Summary, Outcome)> {
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(command_line(), Some(parent));
-        let mut watcher = Watcher::new(config);
+        let mut watcher = Watcher::new(config, self.tui);
         // Not the signals' own flag: with that set, the next signal would end the process while it saves.
         let halt = AtomicBool::new(false);
         let outcome = retie_trainer::uptrain(config, device, self.resume(), &provenance, &halt, &mut |event| {
@@ -230,7 +235,7 @@ impl Clock {
 /// Shows a run while it goes on.
 pub struct Watcher {
     tokenizing: Option<(&'static str, Progress)>,
-    console: Option<Console>,
+    shown: Option<Box<dyn Rows>>,
     summary: Summary,
 }
 
@@ -246,10 +251,16 @@ pub struct Summary {
 }
 
 impl Watcher {
-    /// For a run of `config`, whose rows are shown if `run.loggers` says so.
-    pub fn new(config: &UptrainConfig) -> Self {
-        let console = config.run.logs_to(LoggerKind::Console).then(|| Console::new(config.num_steps()));
-        Self { tokenizing: None, console, summary: Summary::default() }
+    /// For a run of `config`, whose rows are shown if `run.loggers` says so, or as a picture with `tui` on a terminal.
+    pub fn new(config: &UptrainConfig, tui: bool) -> Self {
+        let shown: Option<Box<dyn Rows>> = if tui && io::stderr().is_terminal() {
+            Some(Box::new(Dashboard::new(config)))
+        } else if tui || config.run.logs_to(LoggerKind::Console) {
+            Some(Box::new(Console::new(config.num_steps())))
+        } else {
+            None
+        };
+        Self { tokenizing: None, shown, summary: Summary::default() }
     }
 
     /// Shows one event.
@@ -269,18 +280,19 @@ impl Watcher {
             Event::Resumed { step, path, changes } => {
                 output::line(&format!("resumed after step {step} from {}", path.display()));
                 changes.iter().for_each(|change| output::line(&format!("changed: {change}")));
-                self.console.iter_mut().for_each(|console| console.start_at(step));
+                self.shown.iter_mut().for_each(|shown| shown.start_at(step));
                 Ok(())
             }
             Event::Baseline(baseline) => {
+                self.tokenizing = None;
                 let loss = Some(baseline.heldout_cross_entropy);
                 (self.summary.baseline, self.summary.heldout) = (loss, loss);
-                self.console.as_mut().map_or(Ok(()), |console| console.baseline(baseline))
+                self.shown.as_mut().map_or(Ok(()), |shown| shown.baseline(baseline))
             }
             Event::Step { row, .. } => {
                 self.tokenizing = None;
                 self.summary.add(row);
-                self.console.as_mut().map_or(Ok(()), |console| console.step(row))
+                self.shown.as_mut().map_or(Ok(()), |shown| shown.step(row))
             }
             Event::Spike { step, loss, spike } => {
                 let Spike { median, deviations, path } = spike;

@@ -63,7 +63,7 @@ impl Demo {
         let config = recipe::uptrain(out);
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(convert::command_line(), Some(parent));
-        let mut watcher = uptrain::Watcher::new(&config);
+        let mut watcher = uptrain::Watcher::new(&config, false);
         let outcome = retie_trainer::uptrain(&config, &device, Resume::Never, &provenance, &stop, &mut |event| {
             watcher.see(event)
         });
