@@ -1,6 +1,6 @@
 //! What can be typed: the subcommands, and arguments that several of them have.
 
-use crate::{command, error::Status};
+use crate::{command, error::Status, ranks};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use retie_model::WeightDtype;
 
@@ -40,6 +40,7 @@ pub enum Command {
 impl Command {
     /// Does it.
     pub fn run(self) -> anyhow::Result<Status> {
+        self.check_ranks()?;
         match self {
             Self::Inspect(command) => command.run(),
             Self::Convert(command) => command.run(),
@@ -57,6 +58,27 @@ impl Command {
             Self::Check(command) => command.run(),
             Self::Config(command) => command.run(),
         }
+    }
+
+    /// Refuses what is for one process where a launcher has started several.
+    fn check_ranks(&self) -> anyhow::Result<()> {
+        let name = match self {
+            Self::Uptrain(_) | Self::CacheLogits(_) => return Ok(()),
+            Self::Inspect(_) => "inspect",
+            Self::Convert(_) => "convert",
+            Self::Tokenize(_) => "tokenize",
+            Self::Eval(_) => "eval",
+            Self::Generate(_) => "generate",
+            Self::Bench(_) => "bench",
+            Self::Demo(_) => "demo",
+            Self::Report(_) => "report",
+            Self::Plot(_) => "plot",
+            Self::Doctor(_) => "doctor",
+            Self::Tasks(_) => "tasks",
+            Self::Check(_) => "check",
+            Self::Config(_) => "config",
+        };
+        ranks::alone(name)
     }
 }
 

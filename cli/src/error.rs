@@ -37,11 +37,14 @@ pub fn exit_code(result: anyhow::Result<Status>) -> ExitCode {
         Ok(Status::Interrupted) => ExitCode::from(INTERRUPTED),
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::line(&render(&error, output::Style::of_stderr()));
-            ExitCode::from(if is_failed_check(&error) { CHECK_FAILED } else { BAD_INPUT })
-        }
+        Err(error) => ExitCode::from(report(&error)),
     }
+}
+
+/// Prints an error and gives its exit code.
+pub fn report(error: &anyhow::Error) -> u8 {
+    output::line(&render(error, output::Style::of_stderr()));
+    if is_failed_check(error) { CHECK_FAILED } else { BAD_INPUT }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -15,6 +15,7 @@ mod model;
 mod number;
 mod output;
 mod progress;
+mod ranks;
 mod signal;
 
 use clap::Parser;

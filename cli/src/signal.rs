@@ -1,8 +1,8 @@
-//! `SIGINT` and `SIGTERM`: the first asks to save and stop, the second ends the process at once.
+//! `SIGINT`, `SIGTERM`, and `SIGUSR1`, which `mpirun` and Slurm pass on to every rank: the first asks to save and stop, the second ends the process at once.
 
 use anyhow::Context;
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGINT, SIGTERM, SIGUSR1},
     flag,
 };
 use std::sync::{Arc, atomic::AtomicBool};
@@ -12,7 +12,7 @@ const INTERRUPTED: i32 = 130;
 /// A flag that the first signal sets.
 pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGUSR1] {
         // In this order: the shutdown looks at the flag before this signal sets it.
         flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))
             .and_then(|_| flag::register(signal, Arc::clone(&stop)))

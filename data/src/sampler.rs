@@ -68,6 +68,13 @@ impl Sampler {
         self.data.batch(&rows)
     }
 
+    /// Passes over the next `batch_size` rows without reading them.
+    pub fn skip_batch(&mut self, batch_size: usize) {
+        for _ in 0..batch_size {
+            self.next_row();
+        }
+    }
+
     /// What to save to go on after the last batch given.
     pub fn cursors(&self) -> Vec<Cursor> {
         self.streams.iter().map(|stream| Cursor { epoch: stream.epoch, row: stream.row as u64 }).collect()
@@ -158,6 +165,17 @@ mod tests {
                 let rows: Vec<u32> = (0..batch_size).flat_map(|_| one_by_one.next_batch(1).unwrap().inputs).collect();
                 prop_assert_eq!(batch.inputs, rows);
             }
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_passed_over_is_one_that_was_given() {
+        let (mut given, mut passed) = (sampler(7, 2, 3), sampler(7, 2, 3));
+        for _ in 0..5 {
+            given.next_batch(3).unwrap();
+            passed.skip_batch(3);
+            assert_eq!(passed.next_batch(2).unwrap(), given.next_batch(2).unwrap());
+            assert_eq!(passed.cursors(), given.cursors());
         }
     }
 

@@ -36,7 +36,7 @@ pub struct AdamW {
 
 /// Factors of one step.
 #[derive(Clone, Copy)]
-struct Factors {
+pub struct Factors {
     beta1: f32,
     beta2: f32,
     eps: f32,
@@ -68,17 +68,33 @@ impl AdamW {
         &self.moments
     }
 
+    /// Gives the moments away.
+    pub fn take_moments(&mut self) -> BTreeMap<String, Moments> {
+        std::mem::take(&mut self.moments)
+    }
+
+    /// Which layer each depth runs.
+    pub fn share_map(&self) -> &ShareMap {
+        &self.share_map
+    }
+
+    /// Counts a step with gradients whose norms are `norms`, and gives the factors that clip them.
+    pub fn begin_step(&mut self, norms: Norms) -> Scales {
+        self.steps += 1;
+        let clip = |norm: f64| (self.config.max_grad_norm / (norm + CLIP_EPS)).min(1.0) as f32;
+        Scales { model: clip(norms.model), auxiliary_routers: clip(norms.auxiliary_routers) }
+    }
+
     /// One step with gradients whose norms are `norms`.
     #[must_use]
     pub fn step(&mut self, model: CausalLm, grads: Gradients, norms: Norms, lr: f64) -> CausalLm {
-        self.steps += 1;
-        let clip = |norm: f64| (self.config.max_grad_norm / (norm + CLIP_EPS)).min(1.0) as f32;
-        let scales = [clip(norms.model), clip(norms.auxiliary_routers)];
+        let scales = self.begin_step(norms);
         let mut mapper = Mapper { optimizer: self, grads, lr, scales, path: Vec::new() };
         model.map(&mut mapper)
     }
 
-    fn factors(&self, lr: f64, scale: f32, group: Group, rank: usize) -> Factors {
+    /// The factors of the step that has begun, for a parameter of `rank` dimensions.
+    pub fn factors(&self, lr: f64, scale: f32, group: Group, rank: usize) -> Factors {
         let &OptimizerConfig { beta1, beta2, eps, .. } = &self.config;
         let lr = lr * self.config.groups.get(group).lr;
         let weight_decay = self.config.weight_decay_of(group, rank);
@@ -121,6 +137,20 @@ impl Norms {
     }
 }
 
+/// What clips the gradients of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Scales {
+    model: f32,
+    auxiliary_routers: f32,
+}
+
+impl Scales {
+    /// The factor of a group's gradients.
+    pub fn of(self, group: Group) -> f32 {
+        if group == Group::AuxiliaryRouters { self.auxiliary_routers } else { self.model }
+    }
+}
+
 /// What `torch.nn.utils.clip_grad_norm_` adds to the norm.
 const CLIP_EPS: f64 = 1e-6;
 
@@ -128,8 +158,7 @@ struct Mapper<'a> {
     optimizer: &'a mut AdamW,
     grads: Gradients,
     lr: f64,
-    /// Of the model, and of its auxiliary routers.
-    scales: [f32; 2],
+    scales: Scales,
     path: Vec<String>,
 }
 
@@ -145,8 +174,7 @@ impl ModuleMapper for Mapper<'_> {
         let moments =
             self.optimizer.moments.remove(&name).unwrap_or_else(|| Moments { mean: zeros(), square: zeros() });
         let group = Group::of(&name, &self.optimizer.share_map);
-        let scale = self.scales[usize::from(group == Group::AuxiliaryRouters)];
-        let factors = self.optimizer.factors(self.lr, scale, group, D);
+        let factors = self.optimizer.factors(self.lr, self.scales.of(group), group, D);
         let (value, moments) = if is_cpu(&device) {
             factors.on_host(value, grad, moments)
         } else {
@@ -180,7 +208,8 @@ impl Factors {
         (Tensor::from_data(value, &device), moments)
     }
 
-    fn slices(self, value: &mut [f32], grad: &[f32], mean: &mut [f32], square: &mut [f32]) {
+    /// Updates a stretch of a parameter and its moments.
+    pub fn slices(self, value: &mut [f32], grad: &[f32], mean: &mut [f32], square: &mut [f32]) {
         const CHUNK: usize = 1 << 16;
         let Self { beta1, beta2, eps, step_size, inverse_root, keep, scale } = self;
         value
@@ -244,7 +273,7 @@ mod tests {
         for step in 0..3 {
             optimizer.steps += 1;
             let mut grads = Gradients::default();
-            grads.insert("w", vector(golden(&format!("grad.{step}"))));
+            grads.put("w", vector(golden(&format!("grad.{step}"))));
             let norm = grads.squares().values().sum::<f64>().sqrt();
             let scale = if clip { (1.0 / (norm + CLIP_EPS)).min(1.0) } else { 1.0 };
             assert!((norm - f64::from(golden(&format!("norm.{step}"))[0])).abs() < 1e-5);

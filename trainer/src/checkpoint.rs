@@ -3,7 +3,11 @@
 //! A step folder is a model folder (configuration, weights in f32, tokenizer, provenance) with `optimizer.safetensors` (`mean.NAME`,
 //! `square.NAME`) and `state.json` beside them; `retie eval` and `retie generate` read it as it is.
 
-use crate::{TrainError, adamw::Moments};
+use crate::{
+    TrainError,
+    adamw::Moments,
+    optimizer::{Moment, Optimizer},
+};
 use burn::tensor::{Device, Tensor, TensorData};
 use retie_checkpoint::{
     CheckpointError, Dtype, FolderWriter, ModelSource, Provenance, SafetensorsFile, SafetensorsWriter, Staging,
@@ -11,7 +15,7 @@ use retie_checkpoint::{
 };
 use retie_config::ModelConfig;
 use retie_data::Cursor;
-use retie_model::{CausalLm, kernels::f32_slice};
+use retie_model::CausalLm;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{
     collections::BTreeMap,
@@ -95,7 +99,7 @@ impl ModelFiles<'_> {
     }
 }
 
-/// Writes a step folder and gives its path.
+/// Writes a step folder and gives its path. Where moments are divided among ranks the others have to [`Optimizer::assist`].
 ///
 /// # Errors
 /// When the disk fails or is full; the folders that are there stay as they are.
@@ -103,22 +107,21 @@ pub fn save(
     run_dir: &Path,
     model: &CausalLm,
     files: ModelFiles<'_>,
-    moments: &BTreeMap<String, Moments>,
+    optimizer: &Optimizer<'_>,
     state: &State,
 ) -> Result<PathBuf, TrainError> {
     let path = step_dir(run_dir, state.step);
     let staging = Staging::new(&path)?;
     files.write(model, staging.path())?;
-    let info = |tensor: &Tensor<1>| TensorInfo { dtype: Dtype::F32, shape: tensor.dims().to_vec() };
-    let parts = |moments: &Moments| [("mean", moments.mean.clone()), ("square", moments.square.clone())];
-    let infos: Vec<_> = moments
-        .iter()
-        .flat_map(|(name, moments)| parts(moments).map(|(part, tensor)| (format!("{part}.{name}"), info(&tensor))))
-        .collect();
+    let parts = [("mean", Moment::Mean), ("square", Moment::Square)];
+    let moments = optimizer.moments();
+    let info = |len: usize| TensorInfo { dtype: Dtype::F32, shape: vec![len] };
+    let infos: Vec<_> =
+        moments.iter().flat_map(|(name, len)| parts.map(|(part, _)| (format!("{part}.{name}"), info(*len)))).collect();
     let mut writer = SafetensorsWriter::create(&staging.path().join(OPTIMIZER_FILE), &infos, &BTreeMap::new())?;
-    for (name, moments) in moments {
-        for (part, tensor) in parts(moments) {
-            writer.write(&format!("{part}.{name}"), &narrow(f32_slice(&tensor.into_data()), Dtype::F32))?;
+    for name in moments.keys() {
+        for (part, moment) in parts {
+            writer.write(&format!("{part}.{name}"), &narrow(&optimizer.moment(name, moment), Dtype::F32))?;
         }
     }
     writer.finish()?;
@@ -130,7 +133,8 @@ pub fn save(
     Ok(path)
 }
 
-fn step_dir(run_dir: &Path, step: u64) -> PathBuf {
+/// Where a step is saved.
+pub fn step_dir(run_dir: &Path, step: u64) -> PathBuf {
     run_dir.join("ckpt").join(format!("step-{step}"))
 }
 

@@ -144,6 +144,26 @@ pub enum TrainError {
         "logits are kept of sequences of one length, `data.packing: best_fit` makes others\nhint: take `documents`, or name the teacher's model in the run"
     )]
     RowsOfOtherLengths,
+    /// Ranks that would not have the same number of micro-batches.
+    #[error(
+        "`train.gradient_accumulation` is `{accumulation}`, expected a multiple of the {world} ranks\n\
+         hint: it counts the micro-batches of a step on all ranks together"
+    )]
+    UnevenRanks {
+        /// `train.gradient_accumulation`.
+        accumulation: usize,
+        /// Ranks.
+        world: usize,
+    },
+    /// Ranks have come to weights of their own.
+    #[error(
+        "the ranks do not have the same weights after step {step}\n\
+         hint: they have to run one build on processors of one kind, or with `train.shard_optimizer`; the last checkpoint is intact"
+    )]
+    RanksDiffer {
+        /// The step.
+        step: u64,
+    },
     /// More tokens of a distribution than there are, or none.
     #[error("`top_k` is `{found}`, expected a number from 1 to the teacher's {vocab_size} tokens")]
     TopK {

@@ -65,8 +65,13 @@ impl Gradients {
         self.0.insert(name.to_owned(), sum);
     }
 
-    #[cfg(test)]
-    pub(crate) fn insert(&mut self, name: &str, grad: Tensor<1>) {
+    /// Whether `name` has a gradient.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Sets the gradient of `name`.
+    pub fn put(&mut self, name: &str, grad: Tensor<1>) {
         self.0.insert(name.to_owned(), grad);
     }
 
@@ -126,7 +131,7 @@ fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
 }
 
 /// Σ x² in f64, in blocks whose order does not depend on the number of threads.
-fn squares(values: &[f32]) -> f64 {
+pub fn squares(values: &[f32]) -> f64 {
     const BLOCK: usize = 1 << 16;
     let blocks: Vec<f64> = values
         .par_chunks(BLOCK)

@@ -28,7 +28,7 @@ impl Guard {
         Self { policy, in_a_row: 0 }
     }
 
-    /// Where the text of a step was put that has to be skipped; `None` if the step is sound.
+    /// Where the text of a step was put that has to be skipped; `None` if the step is sound. A rank that does not write has no `batches`.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`] when the run has to end.
@@ -36,7 +36,7 @@ impl Guard {
         &mut self,
         run_dir: &Path,
         values: StepValues,
-        batches: &[Batch],
+        batches: Option<&[Batch]>,
     ) -> Result<Option<PathBuf>, TrainError> {
         let StepValues { step, loss, grad_norm } = values;
         if loss.is_finite() && grad_norm.is_finite() {

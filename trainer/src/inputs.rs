@@ -2,6 +2,7 @@
 
 use crate::{
     Event, TrainError,
+    collective::Collective,
     loss::{self, Asked, Stacks},
     routing,
     texts::{TextFiles, Texts, Tokenizing},
@@ -67,17 +68,19 @@ impl Inputs {
     ///
     /// # Errors
     /// When a text is missing, malformed or too short, or what was kept of a teacher is of another one.
-    pub fn texts(&self, events: &mut dyn FnMut(Event<'_>)) -> Result<Texts, TrainError> {
+    pub fn texts(&self, ranks: &dyn Collective, events: &mut dyn FnMut(Event<'_>)) -> Result<Texts, TrainError> {
         let mut tokenizing = Tokenizing {
             tokenizer: &self.tokenizer,
             end_of_text: self.end_of_text,
             events: &mut |what, progress| events(Event::Tokenizing { what, progress }),
         };
-        let train = Arc::new(self.files.train(&mut tokenizing)?);
+        let texts = self.files.on_ranks(ranks, |files| {
+            Ok(Texts { train: Arc::new(files.train(&mut tokenizing)?), heldout: files.heldout(&mut tokenizing)? })
+        })?;
         if let Some(logits) = &self.logits {
-            logits.check_rows(&train)?;
+            logits.check_rows(&texts.train)?;
         }
-        Ok(Texts { train, heldout: self.files.heldout(&mut tokenizing)? })
+        Ok(texts)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     TrainError,
+    collective::{Collective, lead_first},
     inputs::{end_of_text, tokenizer},
     objective::{layout, token_ids},
     texts::{TextFiles, Tokenizing},
@@ -47,11 +48,11 @@ pub struct KeepLogits {
 pub enum KeepEvent {
     /// The text is being tokenised.
     Tokenizing(Progress),
-    /// Rows are in the cache, of all.
+    /// Rows are in the cache, of all but those that other ranks see to.
     Rows {
         /// Those.
         done: usize,
-        /// All.
+        /// All of them.
         total: usize,
     },
 }
@@ -65,15 +66,16 @@ pub struct KeptLogits {
     pub finished: bool,
 }
 
-/// Writes the cache, or what is missing of it. `stop` is looked at after each batch; whole shards stay.
+/// Writes the cache, or what is missing of it, each rank a part of the shards. `stop` is looked at after each batch; whole shards stay.
 ///
 /// # Errors
-/// A file is missing, damaged or does not fit; the folder holds a cache of other things; the disk fails.
+/// Other ranks may wait for this one then, so the job has to end. A file is missing, damaged or does not fit; the folder holds a cache of other things; the disk fails.
 pub fn keep_logits(
     options: &KeepLogits,
     teacher: &ModelSource,
     device: &Device,
     dtype: WeightDtype,
+    ranks: &dyn Collective,
     stop: &AtomicBool,
     events: &mut dyn FnMut(KeepEvent),
 ) -> Result<KeptLogits, TrainError> {
@@ -85,15 +87,16 @@ pub fn keep_logits(
         return Err(TrainError::RowsOfOtherLengths);
     }
     let device = device.clone().inner();
-    let files = TextFiles::find(&options.data)?;
+    let files = lead_first(ranks, || TextFiles::find(&options.data))?;
     let tokenizer = tokenizer(teacher)?;
     tokenizer.check_vocab(vocab_size)?;
     let end_of_text = end_of_text(teacher, &tokenizer)?;
-    let dataset = files.train(&mut Tokenizing {
+    let mut tokenizing = Tokenizing {
         tokenizer: &tokenizer,
         end_of_text,
         events: &mut |_, progress| events(KeepEvent::Tokenizing(progress)),
-    })?;
+    };
+    let dataset = files.on_ranks(ranks, |files| files.train(&mut tokenizing))?;
     let mut meta = LogitsMeta {
         schema: LOGITS_SCHEMA,
         teacher: options.teacher.model.clone(),
@@ -108,28 +111,41 @@ pub fn keep_logits(
         rows_per_shard: 1,
     };
     meta.rows_per_shard = (SHARD_BYTES / (meta.bytes_per_token() * meta.sequence_length)).max(1);
-    let mut writer = LogitsWriter::open(&options.output, meta.clone())?;
-    let missing = writer.missing();
-    let left: usize = missing.iter().map(|shard| meta.rows_of(*shard).len()).sum();
-    let mut done = meta.rows - left;
-    events(KeepEvent::Rows { done, total: meta.rows });
-    if missing.is_empty() {
-        return Ok(KeptLogits { meta, finished: true });
-    }
-    let model = CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, dtype)?;
-    for shard in missing {
-        let rows: Vec<usize> = meta.rows_of(shard).collect();
-        for rows in rows.chunks(options.batch_size.max(1)) {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(KeptLogits { meta, finished: false });
+    let mut writer = lead_first(ranks, || LogitsWriter::open(&options.output, meta.clone()))?;
+    let missing = missing(&writer, ranks);
+    let rows_of = |shards: &[usize]| shards.iter().map(|shard| meta.rows_of(*shard).len()).sum::<usize>();
+    let mut done = meta.rows - rows_of(&missing);
+    let missing: Vec<usize> = missing.into_iter().skip(ranks.rank()).step_by(ranks.world()).collect();
+    let total = done + rows_of(&missing);
+    events(KeepEvent::Rows { done, total });
+    let mut stopped = false;
+    if !missing.is_empty() {
+        let model = CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, dtype)?;
+        'shards: for shard in missing {
+            let rows: Vec<usize> = meta.rows_of(shard).collect();
+            for rows in rows.chunks(options.batch_size.max(1)) {
+                if stop.load(Ordering::Relaxed) {
+                    stopped = true;
+                    break 'shards;
+                }
+                writer.push(&distributions(&model, &dataset.batch(rows)?, options));
+                done += rows.len();
+                events(KeepEvent::Rows { done, total });
             }
-            writer.push(&distributions(&model, &dataset.batch(rows)?, options));
-            done += rows.len();
-            events(KeepEvent::Rows { done, total: meta.rows });
+            writer.finish_shard(shard)?;
         }
-        writer.finish_shard(shard)?;
     }
-    Ok(KeptLogits { meta, finished: true })
+    Ok(KeptLogits { meta, finished: !ranks.any(stopped) })
+}
+
+/// Shards that are not there; one rank looks.
+fn missing(writer: &LogitsWriter, ranks: &dyn Collective) -> Vec<usize> {
+    let mut absent = vec![0u8; writer.meta().num_shards()];
+    if ranks.leads() {
+        writer.missing().into_iter().for_each(|shard| absent[shard] = 1);
+    }
+    ranks.broadcast(&mut absent);
+    absent.iter().enumerate().filter(|(_, absent)| **absent == 1).map(|(shard, _)| shard).collect()
 }
 
 fn distributions(model: &CausalLm, batch: &Batch, options: &KeepLogits) -> TopLogits {

@@ -5,13 +5,15 @@ use retie_data::Batch;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Writes `folder/step-N.json`: `facts`, and which rows of the data the step read, with their token ids.
+/// Writes `folder/step-N.json`: `facts`, and which rows of the data the step read, with their token ids. Without `batches`, on a rank that
+/// does not write, only says where that is.
 ///
 /// # Errors
 /// When the disk fails.
-pub fn keep(folder: &Path, step: u64, facts: Value, batches: &[Batch]) -> Result<PathBuf, TrainError> {
-    fs_err::create_dir_all(folder)?;
+pub fn keep(folder: &Path, step: u64, facts: Value, batches: Option<&[Batch]>) -> Result<PathBuf, TrainError> {
     let path = folder.join(format!("step-{step}.json"));
+    let Some(batches) = batches else { return Ok(path) };
+    fs_err::create_dir_all(folder)?;
     let mut kept = json!({ "step": step });
     if let (Value::Object(kept), Value::Object(facts)) = (&mut kept, facts) {
         kept.extend(facts);

@@ -2,7 +2,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod adamw;
+mod agreement;
 mod checkpoint;
+mod collective;
 mod error;
 mod event;
 mod gradients;
@@ -10,9 +12,11 @@ mod guard;
 mod inputs;
 mod keep_logits;
 mod kept_batch;
+mod lead;
 mod log;
 mod loss;
 mod objective;
+mod optimizer;
 mod pass;
 mod plan;
 mod resume;
@@ -24,6 +28,7 @@ mod telemetry;
 mod texts;
 mod tokenize;
 
+pub use collective::{Collective, Single, lead_first};
 pub use error::TrainError;
 pub use event::{Baseline, Event, HeldoutRouting, Outcome, StepRow};
 pub use keep_logits::{KeepEvent, KeepLogits, KeptLogits, keep_logits};

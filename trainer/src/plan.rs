@@ -1,6 +1,6 @@
 //! `--dry-run`: what a run would train, and an estimate of its memory and time.
 
-use crate::{TrainError, inputs::Inputs, routing::capacity};
+use crate::{TrainError, agreement::check_ranks, inputs::Inputs, routing::capacity};
 use burn::tensor::{Device, Distribution, Tensor};
 use retie_checkpoint::{Dtype, ModelSource, expected_tensors, share_map};
 use retie_config::{DepthPlan, Group, LoraConfig, ModelConfig, OptimizerConfig, Relax, ShareMap, UptrainConfig};
@@ -26,13 +26,15 @@ pub struct ParameterGroup {
 /// What a run would be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunPlan {
+    /// Processes that train together.
+    pub ranks: usize,
     /// Optimizer steps.
     pub steps: u64,
     /// Tokens of one step.
     pub tokens_per_step: u64,
     /// Parameters by treatment.
     pub groups: Vec<ParameterGroup>,
-    /// Weights, gradients and moments of the student, in bytes.
+    /// Weights, gradients and moments of the student on a rank, in bytes.
     pub student_bytes: usize,
     /// Weights of the teacher, in bytes.
     pub teacher_bytes: usize,
@@ -44,11 +46,12 @@ pub struct RunPlan {
     pub seconds: f64,
 }
 
-/// Opens and checks the inputs of `config` and estimates; nothing is written or trained.
+/// Opens and checks the inputs of `config` and estimates what it takes on each of `ranks` ranks; nothing is written or trained.
 ///
 /// # Errors
 /// When a model or tokenizer is missing or does not fit.
-pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainError> {
+pub fn plan(config: &UptrainConfig, device: &Device, ranks: usize) -> Result<RunPlan, TrainError> {
+    check_ranks(config, ranks)?;
     let inputs = Inputs::open(config, None)?;
     let student = Sizes::of(&inputs.student)?;
     let teacher = inputs.teacher.as_ref().map(Sizes::of).transpose()?;
@@ -66,15 +69,17 @@ pub fn plan(config: &UptrainConfig, device: &Device) -> Result<RunPlan, TrainErr
     let groups = student.groups(&config.optimizer);
     let trained: usize = groups.iter().filter(|group| group.lr > 0.0).map(|group| group.parameters).sum();
     let speed = product_speed(&inputs.student.config, tokens, device);
+    let moments = if config.train.shard_optimizer { (2 * trained).div_ceil(ranks) } else { 2 * trained };
     Ok(RunPlan {
+        ranks,
         steps: config.num_steps(),
         tokens_per_step,
         groups,
-        student_bytes: (student.parameters() + 3 * trained) * 4,
+        student_bytes: (student.parameters() + trained + moments) * 4,
         teacher_bytes: inputs.teacher.as_ref().map(|teacher| held_bytes(teacher, device)).transpose()?.unwrap_or(0),
         activation_bytes: student.activations_per_token(checkpoint) * tokens * 4,
         flops_per_step,
-        seconds: flops_per_step / speed * config.num_steps() as f64,
+        seconds: flops_per_step / (speed * ranks as f64) * config.num_steps() as f64,
     })
 }
 
@@ -208,6 +213,9 @@ impl fmt::Display for RunPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
         writeln!(f, "steps                {} of {} tokens", self.steps, self.tokens_per_step)?;
+        if self.ranks > 1 {
+            writeln!(f, "ranks                {}, each with an equal part of the micro-batches", self.ranks)?;
+        }
         for group in &self.groups {
             let ParameterGroup { name, lr, weight_decay, tensors, parameters } = group;
             let treatment = match lr {

@@ -15,8 +15,9 @@ use std::{
 /// The configuration in a run's folder.
 pub const CONFIG_FILE: &str = "config.resolved.yaml";
 
-/// Keys that a resumed run may have otherwise: they say where and how often things are written, and change no number.
-const FREE: [&str; 5] = ["run.dir", "run.loggers", "train.checkpoint_every", "train.keep_last", "train.keep_best"];
+/// Keys that a resumed run may have otherwise: they say where and how often things are written and where moments are, and change no number.
+const FREE: [&str; 6] =
+    ["run.dir", "run.loggers", "train.checkpoint_every", "train.keep_last", "train.keep_best", "train.shard_optimizer"];
 
 /// Whether a run may go on from what is there.
 #[derive(Clone, Debug, PartialEq, Eq)]

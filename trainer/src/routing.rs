@@ -3,6 +3,7 @@
 
 use crate::{
     TrainError,
+    collective::Collective,
     event::HeldoutRouting,
     loss::Asked,
     objective::{layout, positions, token_ids},
@@ -99,6 +100,32 @@ pub fn choice(student: &CausalLm, step: u64, train: &TrainConfig) -> Choice {
     }
 }
 
+/// Makes the counts those of all ranks, of which each has added its part of the batches.
+pub fn sum(sums: &mut RoutingSums, ranks: &dyn Collective) {
+    if ranks.world() == 1 {
+        return;
+    }
+    let RoutingSums { tokens, depths, positions, judged, loads, probabilities } = sums;
+    // A rank without a batch has counted nothing, and one with shorter pieces of text has seen fewer positions.
+    let window = positions.first().map_or(0, Vec::len);
+    let mut lens = [depths.len(), positions.len(), window, judged.len(), loads.len(), probabilities.len()];
+    ranks.max(&mut lens);
+    depths.resize(lens[0], 0);
+    positions.resize(lens[1], Vec::new());
+    positions.iter_mut().for_each(|counts| counts.resize(lens[2], 0));
+    judged.resize(lens[3], [0; 2]);
+    loads.resize(lens[4], 0);
+    probabilities.resize(lens[5], 0.0);
+    let counts = std::iter::once(tokens).chain(depths).chain(positions.iter_mut().flatten());
+    let counts: Vec<&mut usize> = counts.chain(judged.iter_mut().flatten()).chain(loads).collect();
+    // f64 holds whole numbers exactly.
+    let mut values: Vec<f64> = counts.iter().map(|count| **count as f64).chain(probabilities.iter().copied()).collect();
+    ranks.all_reduce_f64(&mut values);
+    let (of_counts, of_probabilities) = values.split_at(counts.len());
+    counts.into_iter().zip(of_counts).for_each(|(count, sum)| *count = *sum as usize);
+    probabilities.copy_from_slice(of_probabilities);
+}
+
 /// Moves the biases of the depths that tokens choose, after a step in which the routers did what `sums` say.
 pub fn balance(model: &mut CausalLm, sums: &RoutingSums, train: &TrainConfig) {
     let (Some(router), Some(rate)) = (model.token_choice(), train.loss_free_balancing) else { return };
@@ -127,7 +154,8 @@ pub fn for_inference(
     Ok(calibrate(model, &pieces))
 }
 
-/// What the routers of `model` do with the held-out rows that are measured on; nothing without routers or without a held-out text.
+/// What the routers of `model` do with the held-out rows that are measured on, of which each rank runs a part; nothing without routers or
+/// without a held-out text.
 ///
 /// # Errors
 /// When the rows cannot be had.
@@ -135,12 +163,14 @@ pub fn heldout(
     model: &CausalLm,
     heldout: Option<&TokenDataset>,
     train: &TrainConfig,
+    ranks: &dyn Collective,
 ) -> Result<Option<HeldoutRouting>, TrainError> {
     let (Some(heldout), Some(router)) = (heldout, model.router()) else { return Ok(None) };
     let ahead = model.expert_choice().map(|router| Choice::TopK(router.capacities.clone()));
     let mut sums = RoutingSums::default();
     let mut same = 0;
-    for batch in heldout.heldout_batches(train.batch_size, Some(train.eval_sequences))? {
+    let batches = heldout.heldout_batches(train.batch_size, Some(train.eval_sequences))?;
+    for batch in batches.skip(ranks.rank()).step_by(ranks.world()) {
         let batch = batch?;
         let run = |choice| model.forward_routed(token_ids(&batch, &model.device()), layout(&batch), choice).1;
         let causal = run(Choice::Threshold);
@@ -151,7 +181,8 @@ pub fn heldout(
             same += depths.filter(|(causal, ahead)| causal == ahead).count();
         }
     }
-    let same_depth = ahead.map(|_| same as f64 / sums.tokens.max(1) as f64);
+    sum(&mut sums, ranks);
+    let same_depth = ahead.map(|_| ranks.total(same as f64) / sums.tokens.max(1) as f64);
     Ok(Some(HeldoutRouting { inference: sums.statistics(), same_depth }))
 }
 

@@ -3,21 +3,27 @@
 //! A step draws `gradient_accumulation` micro-batches, sums their gradients, clips the global norm, and updates. All state is in
 //! the weights, the moments and [`State`]; nothing is drawn from a generator of the backend, so a resumed run repeats an unbroken
 //! one bit for bit on the CPU.
+//!
+//! Ranks that train together divide the micro-batches of a step: the gradient is the sum over all of them, and every rank makes the same
+//! update. The first rank writes.
 
 use crate::{
     TrainError,
     adamw::{AdamW, Norms},
+    agreement::{check_ranks, check_weights},
     checkpoint::{self, ModelFiles, Restored, State},
+    collective::Collective,
     event::{Baseline, Event, Outcome, StepRow},
     gradients::Gradients,
     guard::{Guard, StepValues},
     inputs::Inputs,
-    log::{Logger, Loggers},
+    lead::Lead,
+    log::Logger,
     loss::Losses,
     objective::{Objective, Source, Turn, cross_entropy},
-    resume::{self, CONFIG_FILE, Resume, Start},
+    optimizer::Optimizer,
+    resume::{self, Resume, Start},
     routing,
-    spikes::Spikes,
     texts::Texts,
 };
 use burn::{
@@ -25,8 +31,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use retie_checkpoint::{ModelSource, Provenance, Staging};
-use retie_config::{Group, GroupsConfig, ModelConfig, ShareMap, TeacherConfig, UptrainConfig, document::to_yaml};
-use retie_data::{Sampler, TokenDataset};
+use retie_config::{Group, GroupsConfig, ModelConfig, ShareMap, TeacherConfig, TrainConfig, UptrainConfig};
+use retie_data::{Batch, Sampler, TokenDataset};
 use retie_model::{CausalLm, WeightDtype};
 use serde_json::json;
 use std::{
@@ -46,29 +52,33 @@ struct Run<'a> {
     companions: Vec<(String, Vec<u8>)>,
     provenance: &'a Provenance,
     objective: Objective,
-    optimizer: AdamW,
+    optimizer: Optimizer<'a>,
+    ranks: &'a dyn Collective,
     sampler: Sampler,
     heldout: Option<TokenDataset>,
-    loggers: Loggers,
+    /// Of the rank that writes.
+    lead: Option<Lead>,
     guard: Guard,
-    spikes: Spikes,
     state: State,
     saved: Option<(u64, PathBuf)>,
 }
 
-/// Trains as `config` says, on `device`. `stop` is looked at after each step; a stopped run saves and gives
-/// [`Outcome::Interrupted`].
+/// Trains as `config` says, on `device`, together with the other `ranks`. `stop` is looked at after each step; where it is set on a rank
+/// all of them save and give [`Outcome::Interrupted`].
 ///
 /// # Errors
-/// When an input is missing or does not fit (nothing is written then), the disk fails, or the loss stops being a number.
+/// When an input is missing or does not fit (nothing is written then), the disk fails, or the loss stops being a number. The other
+/// ranks may wait for this one then, so the job has to end.
 pub fn uptrain(
     config: &UptrainConfig,
     device: &Device,
     resume: Resume,
     provenance: &Provenance,
+    ranks: &dyn Collective,
     stop: &AtomicBool,
     events: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
+    check_ranks(config, ranks.world())?;
     let dir = &config.run.dir;
     let device = device.clone().inner();
     let Start { restored, changes } = resume::start(config, &resume, &device)?;
@@ -80,7 +90,7 @@ pub fn uptrain(
         None => (None, std::collections::BTreeMap::new(), None),
     };
     let mut inputs = Inputs::open(config, student)?;
-    let Texts { train, heldout } = inputs.texts(events)?;
+    let Texts { train, heldout } = inputs.texts(ranks, events)?;
     let logits = inputs.logits.as_ref().map(|logits| logits.meta().fingerprint());
     let data = train.fingerprint();
     let fresh = State { step: 0, skipped: 0, tokens: 0, cursors: Vec::new(), data, logits: logits.clone() };
@@ -98,20 +108,23 @@ pub fn uptrain(
     let share_map = inputs.stacks.student.clone();
     let model = freeze(model, &config.optimizer.groups, &share_map);
 
-    write_run_files(config, provenance, (!changes.is_empty()).then_some(state.step))?;
-    let (loggers, rows) = Loggers::open(&config.run, state.step)?;
+    let adamw = AdamW::restore(config.optimizer.clone(), share_map, state.step - state.skipped, moments);
+    let optimizer = Optimizer::new(adamw, &model, config.train.shard_optimizer, ranks);
+    // Every rank has seen the folder as it was.
+    ranks.barrier();
+    let lead = ranks.leads().then(|| Lead::open(config, provenance, state.step, !changes.is_empty())).transpose()?;
     let run = Run {
         config,
         model_config: inputs.student.config.clone(),
         companions: inputs.student.companions.clone(),
         provenance,
         objective: Objective::new(&config.losses, teacher, inputs.stacks.clone(), config.train.checkpoint_recursions),
-        optimizer: AdamW::restore(config.optimizer.clone(), share_map, state.step - state.skipped, moments),
+        optimizer,
+        ranks,
         sampler,
         heldout,
-        loggers,
+        lead,
         guard: Guard::new(config.train.non_finite),
-        spikes: Spikes::new(config.train.loss_spike, &rows),
         saved: checkpoint::list(dir)?.pop(),
         state,
     };
@@ -171,7 +184,7 @@ impl Run<'_> {
                 "heldout_exits": baseline.heldout_exits,
                 "teacher_heldout_cross_entropy": baseline.teacher_heldout_cross_entropy,
             }))?;
-            self.loggers.baseline(&baseline)?;
+            self.lead.iter_mut().try_for_each(|lead| lead.loggers.baseline(&baseline))?;
             events(Event::Baseline(&baseline));
         }
         while self.state.step < num_steps {
@@ -183,11 +196,11 @@ impl Run<'_> {
                 if train.eval_every > 0 && (step.is_multiple_of(train.eval_every) || last) {
                     self.measure(&self.for_inference(&model)?, &mut row)?;
                 }
-                self.loggers.step(&row)?;
+                self.lead.iter_mut().try_for_each(|lead| lead.loggers.step(&row))?;
                 events(Event::Step { row: &row, num_steps });
             }
             let due = train.checkpoint_every > 0 && step.is_multiple_of(train.checkpoint_every);
-            let stopped = stop.load(Ordering::Relaxed) && !last;
+            let stopped = self.ranks.any(stop.load(Ordering::Relaxed)) && !last;
             if due || last || stopped {
                 self.save(&model, events)?;
             }
@@ -196,11 +209,12 @@ impl Run<'_> {
             }
         }
         let path = self.config.run.dir.join(MODEL_DIR);
-        if !path.exists() {
+        if self.ranks.leads() && !path.exists() {
             let staging = Staging::new(&path)?;
             self.files().write(&model, staging.path())?;
             staging.publish()?;
         }
+        self.ranks.barrier();
         Ok(Outcome::Finished { model: path })
     }
 
@@ -221,21 +235,26 @@ impl Run<'_> {
         let telemetry = every > 0 && step.is_multiple_of(every);
         let mut grads = Gradients::default();
         let mut losses = Losses::default();
-        let batches: Vec<_> =
-            (0..count).map(|_| self.sampler.next_batch(self.config.train.batch_size)).collect::<Result<_, _>>()?;
+        let batches = self.batches()?;
         let choice = routing::choice(&model, step, &self.config.train);
         // A token counts as any other: micro-batches of rows that are not full are smaller parts.
-        let tokens: usize = batches.iter().map(|batch| batch.inputs.len()).sum();
-        for batch in &batches {
-            let turn = Turn { step, share: batch.inputs.len() as f64 / tokens as f64, telemetry };
+        let own = &batches[..count / self.ranks.world()];
+        let tokens = self.ranks.total(own.iter().map(|batch| batch.inputs.len() as f64).sum());
+        for batch in own {
+            let turn = Turn { step, share: batch.inputs.len() as f64 / tokens, telemetry };
             self.objective.backward(&model, batch, choice.clone(), turn, &mut grads, &mut losses)?;
         }
-        let Losses { loss, cross_entropy, terms, routing, telemetry: mut seen } = losses;
-        let squares = grads.squares();
-        let norms = Norms::of(&squares, model.share_map());
+        losses.sum(self.ranks);
+        let Losses { loss, cross_entropy, terms, mut routing, telemetry: mut seen } = losses;
+        if model.router().is_some() {
+            routing::sum(&mut routing, self.ranks);
+        }
+        let grads = self.optimizer.sum(grads, &model.device().inner());
+        let norms = Norms::of(&grads.squares, model.share_map());
         let grad_norm = norms.reported();
         let tokens = tokens as u64;
-        let skipped = self.guard.check(&self.config.run.dir, StepValues { step, loss, grad_norm }, &batches)?;
+        let kept = self.ranks.leads().then_some(batches.as_slice());
+        let skipped = self.guard.check(&self.config.run.dir, StepValues { step, loss, grad_norm }, kept)?;
         self.state.step = step;
         self.state.tokens += tokens;
         self.state.cursors = self.sampler.cursors();
@@ -244,11 +263,13 @@ impl Run<'_> {
             events(Event::Skipped { step, loss, grad_norm, path: &path });
             return Ok((model, None));
         }
-        if let Some(spike) = self.spikes.see(&self.config.run.dir, step, loss, &batches)? {
+        if let Some(lead) = &mut self.lead
+            && let Some(spike) = lead.spikes.see(&self.config.run.dir, step, loss, &batches)?
+        {
             events(Event::Spike { step, loss, spike: &spike });
         }
         if telemetry {
-            seen.set_gradients(&squares, self.objective.share_map());
+            seen.set_gradients(&grads.squares, self.objective.share_map());
         }
         let lr = self.config.lr_at(step);
         let mut model = self.optimizer.step(model, grads, norms, lr);
@@ -264,7 +285,7 @@ impl Run<'_> {
             lr,
             grad_norm,
             tokens: self.state.tokens,
-            loss_spikes: self.spikes.count(),
+            loss_spikes: self.lead.as_ref().map_or(0, |lead| lead.spikes.count()),
             heldout_cross_entropy: None,
             heldout_exits: Vec::new(),
             telemetry: telemetry.then_some(seen),
@@ -274,11 +295,26 @@ impl Run<'_> {
         Ok((model, Some(row)))
     }
 
+    /// Micro-batches of a step: those of this rank. The rank that writes has those of the others too, behind its own.
+    fn batches(&mut self) -> Result<Vec<Batch>, TrainError> {
+        let TrainConfig { batch_size, gradient_accumulation: count, .. } = self.config.train;
+        let own = count / self.ranks.world();
+        let mut batches = Vec::new();
+        for index in 0..count {
+            if self.ranks.leads() || index / own == self.ranks.rank() {
+                batches.push(self.sampler.next_batch(batch_size)?);
+            } else {
+                self.sampler.skip_batch(batch_size);
+            }
+        }
+        Ok(batches)
+    }
+
     /// Adds the held-out losses to the row of a step.
     fn measure(&self, model: &CausalLm, row: &mut StepRow) -> Result<(), TrainError> {
         row.heldout_cross_entropy = self.heldout_loss(model)?;
         row.heldout_exits = self.heldout_exits(model)?;
-        row.heldout_routing = routing::heldout(model, self.heldout.as_ref(), &self.config.train)?;
+        row.heldout_routing = routing::heldout(model, self.heldout.as_ref(), &self.config.train, self.ranks)?;
         if let Some(loss) = row.heldout_cross_entropy {
             self.write_heldout(json!({
                 "step": row.step,
@@ -297,7 +333,7 @@ impl Run<'_> {
     fn heldout_loss(&self, model: &CausalLm) -> Result<Option<f64>, TrainError> {
         let Some(heldout) = &self.heldout else { return Ok(None) };
         let batches = heldout.heldout_batches(self.config.train.batch_size, Some(self.config.train.eval_sequences))?;
-        Ok(Some(cross_entropy(model, batches)?))
+        Ok(Some(cross_entropy(model, batches, self.ranks)?))
     }
 
     /// Held-out loss of every early exit that is trained.
@@ -307,6 +343,9 @@ impl Run<'_> {
     }
 
     fn write_heldout(&self, row: serde_json::Value) -> Result<(), TrainError> {
+        if !self.ranks.leads() {
+            return Ok(());
+        }
         let dir = self.config.run.dir.join("eval");
         fs_err::create_dir_all(&dir)?;
         Ok(fs_err::write(dir.join(format!("step-{}.json", self.state.step)), format!("{row}\n"))?)
@@ -319,24 +358,18 @@ impl Run<'_> {
         }
         // With the thresholds that a routed model has now.
         self.model_config = self.for_inference(model)?.config().clone();
+        check_weights(model, step, self.ranks)?;
         let dir = &self.config.run.dir;
-        let moments = self.optimizer.moments();
-        let path = checkpoint::save(dir, model, self.files(), moments, &self.state)?;
+        let path = checkpoint::step_dir(dir, step);
+        if self.ranks.leads() {
+            checkpoint::save(dir, model, self.files(), &self.optimizer, &self.state)?;
+            checkpoint::prune(dir, self.config.train.keep_last, self.config.train.keep_best)?;
+        } else {
+            self.optimizer.assist();
+        }
+        self.ranks.barrier();
         events(Event::Checkpoint { step, path: &path });
         self.saved = Some((step, path));
-        checkpoint::prune(dir, self.config.train.keep_last, self.config.train.keep_best)
+        Ok(())
     }
-}
-
-fn write_run_files(config: &UptrainConfig, provenance: &Provenance, changed_at: Option<u64>) -> Result<(), TrainError> {
-    let dir = &config.run.dir;
-    fs_err::create_dir_all(dir)?;
-    let path = dir.join(CONFIG_FILE);
-    if let (true, Some(step)) = (path.exists(), changed_at) {
-        fs_err::copy(&path, dir.join(format!("config.until-step-{step}.yaml")))?;
-    }
-    if changed_at.is_some() || !path.exists() {
-        fs_err::write(path, to_yaml(config)?)?;
-    }
-    Ok(provenance.save(dir)?)
 }

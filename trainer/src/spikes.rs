@@ -71,7 +71,7 @@ impl Spikes {
         let Some((median, found)) = above.filter(|(_, found)| *found > deviations) else { return Ok(None) };
         self.count += 1;
         let facts = json!({ "loss": loss, "median": median, "deviations": found });
-        let path = keep(&run_dir.join("loss-spikes"), step, facts, batches)?;
+        let path = keep(&run_dir.join("loss-spikes"), step, facts, Some(batches))?;
         Ok(Some(Spike { median, deviations: found, path }))
     }
 }

@@ -1,6 +1,9 @@
 //! From `data` of a configuration to tokenised text.
 
-use crate::TrainError;
+use crate::{
+    TrainError,
+    collective::{Collective, lead_first},
+};
 use retie_checkpoint::{Hub, HubAddress};
 use retie_config::{DataConfig, Packing};
 use retie_data::{
@@ -63,6 +66,18 @@ impl TextFiles {
         check_files(&all)?;
         check_distinct(&all)?;
         Ok(Self { data: data.clone(), train, heldout })
+    }
+
+    /// What `make` gives on every rank: from the cache that the first has filled, if there is one, else all at once.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn on_ranks<T>(
+        &self,
+        ranks: &dyn Collective,
+        make: impl FnOnce(&Self) -> Result<T, TrainError>,
+    ) -> Result<T, TrainError> {
+        if self.data.cache_dir.is_some() { lead_first(ranks, || make(self)) } else { make(self) }
     }
 
     /// Tokenises the text to train on.

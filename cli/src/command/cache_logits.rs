@@ -7,12 +7,12 @@ use crate::{
     number::{bytes, grouped},
     output,
     progress::{Progress, Unit},
-    signal,
+    ranks, signal,
 };
 use anyhow::ensure;
 use clap::Args;
 use retie_config::{DataConfig, UptrainConfig, document};
-use retie_trainer::{KeepEvent, KeepLogits, keep_logits};
+use retie_trainer::{Collective, KeepEvent, KeepLogits, keep_logits, lead_first};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -59,10 +59,14 @@ pub struct CacheLogits {
 
 impl CacheLogits {
     pub fn run(self) -> anyhow::Result<Status> {
+        ranks::run(|ranks| self.on(ranks))
+    }
+
+    fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
         let fits = self.temperature.is_finite() && self.temperature > 0.0;
         ensure!(fits, "`--temperature` is `{}`, expected a finite number above 0", self.temperature);
         let device = retie_model::device(&self.device.device)?;
-        let teacher = model::open(&self.teacher)?;
+        let teacher = lead_first(ranks, || model::open(&self.teacher))?;
         let options = KeepLogits {
             teacher: model::parent(&teacher)?,
             data: self.text()?,
@@ -75,7 +79,8 @@ impl CacheLogits {
         let mut tokenizing: Option<Progress> = None;
         let mut running: Option<Progress> = None;
         let kept =
-            keep_logits(&options, &teacher, &device, self.dtype.get(), &stop, &mut |event| match event {
+            keep_logits(&options, &teacher, &device, self.dtype.get(), ranks, &stop, &mut |event| match event {
+                _ if !ranks.leads() => {}
                 KeepEvent::Tokenizing(p) => tokenizing
                     .get_or_insert_with(|| Progress::new("tokenize text", Unit::Bytes, p.bytes_total))
                     .set(p.bytes_done, p.bytes_total, &format!("{} tokens", grouped(p.tokens))),
@@ -87,9 +92,13 @@ impl CacheLogits {
                 }
             })?;
         drop((tokenizing, running));
+        let status = if kept.finished { Status::Done } else { Status::Interrupted };
+        if !ranks.leads() {
+            return Ok(status);
+        }
         if !kept.finished {
             output::line("interrupted; the same command goes on");
-            return Ok(Status::Interrupted);
+            return Ok(status);
         }
         let meta = kept.meta;
         let tokens = (meta.rows * meta.sequence_length) as u64;
@@ -108,7 +117,7 @@ impl CacheLogits {
         }
         output::wrote(&self.output);
         output::next(&format!("retie uptrain CONFIG.yaml --set 'teacher={{logits: {}}}'", self.output.display()));
-        Ok(Status::Done)
+        Ok(status)
     }
 
     /// The training text: what the arguments say, or a run.

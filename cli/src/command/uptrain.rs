@@ -10,14 +10,14 @@ use crate::{
     number::{duration, grouped, parse_duration, rate},
     output,
     progress::{Progress, Unit},
-    signal,
+    ranks, signal,
 };
 use anyhow::bail;
 use burn::tensor::Device;
 use clap::Args;
 use retie_checkpoint::{HubAddress, Provenance};
 use retie_config::{LoggerKind, UptrainConfig, document};
-use retie_trainer::{Event, Outcome, Resume, Spike, Stage, StepRow};
+use retie_trainer::{Collective, Event, Outcome, Resume, Spike, Stage, StepRow, lead_first};
 use serde_json::{Value, json};
 use std::{
     io::{self, IsTerminal},
@@ -61,11 +61,15 @@ const AUTO: &str = "auto";
 
 impl Uptrain {
     pub fn run(self) -> anyhow::Result<Status> {
+        ranks::run(|ranks| self.on(ranks))
+    }
+
+    fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
         let stages = retie_trainer::stages(&self.config, &self.set.set)?;
         let device = retie_model::device(&self.device.device)?;
-        stages.iter().try_for_each(|stage| fetch(&stage.on_first_model()))?;
+        lead_first(ranks, || stages.iter().try_for_each(|stage| fetch(&stage.on_first_model())))?;
         if self.dry_run {
-            return self.plan(&stages, &device);
+            return if ranks.leads() { self.plan(&stages, &device, ranks.world()) } else { Ok(Status::Done) };
         }
         let staged = stages.iter().any(|stage| stage.name.is_some());
         if let (true, Some(checkpoint)) = (staged, self.resume.as_ref().filter(|from| *from != AUTO)) {
@@ -83,13 +87,21 @@ impl Uptrain {
         let mut done = Vec::new();
         for stage in &stages {
             if let (Some(name), Some(model), true) = (&stage.name, stage.finished(), self.resume.is_some()) {
-                output::line(&format!("stage {name} is done: {}", model.display()));
+                if ranks.leads() {
+                    output::line(&format!("stage {name} is done: {}", model.display()));
+                }
                 continue;
             }
-            if let Some(name) = &stage.name {
+            if let (Some(name), true) = (&stage.name, ranks.leads()) {
                 output::line(&format!("stage {name}, {} steps", stage.config.num_steps()));
             }
-            let (summary, outcome) = self.train(&stage.config, &device, &stop, &mut clock)?;
+            let (summary, outcome) = self.train(&stage.config, &device, ranks, &stop, &mut clock)?;
+            if !ranks.leads() {
+                if let Outcome::Interrupted { .. } = outcome {
+                    return Ok(status(&outcome));
+                }
+                continue;
+            }
             if self.json.json {
                 done.push((stage.name.clone(), summary.to_json(&outcome)));
             } else {
@@ -99,6 +111,9 @@ impl Uptrain {
                 self.print(done, staged)?;
                 return self.end(&stage.config, &outcome);
             }
+        }
+        if !ranks.leads() {
+            return Ok(Status::Done);
         }
         self.print(done, staged)?;
         match stages.last().and_then(|last| Some((&last.config, last.finished()?))) {
@@ -111,29 +126,32 @@ impl Uptrain {
         &self,
         config: &UptrainConfig,
         device: &Device,
+        ranks: &dyn Collective,
         stop: &AtomicBool,
         clock: &mut Clock,
     ) -> anyhow::Result<(Summary, Outcome)> {
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(command_line(), Some(parent));
-        let mut watcher = Watcher::new(config, self.tui);
+        let mut watcher = Watcher::new(config, self.tui && ranks.leads());
         // Not the signals' own flag: with that set, the next signal would end the process while it saves.
         let halt = AtomicBool::new(false);
-        let outcome = retie_trainer::uptrain(config, device, self.resume(), &provenance, &halt, &mut |event| {
+        let outcome = retie_trainer::uptrain(config, device, self.resume(), &provenance, ranks, &halt, &mut |event| {
             if matches!(event, Event::Step { .. } | Event::Skipped { .. }) {
                 halt.store(clock.is_over() || stop.load(Ordering::Relaxed), Ordering::Relaxed);
             }
-            watcher.see(event);
+            if ranks.leads() {
+                watcher.see(event);
+            }
         });
         let summary = watcher.finish();
         Ok((summary, outcome?))
     }
 
     /// `--dry-run`: the configuration and the size of each stage.
-    fn plan(&self, stages: &[Stage], device: &Device) -> anyhow::Result<Status> {
+    fn plan(&self, stages: &[Stage], device: &Device, ranks: usize) -> anyhow::Result<Status> {
         let mut found = Vec::new();
         for stage in stages {
-            let plan = retie_trainer::plan(&stage.on_first_model(), device)?;
+            let plan = retie_trainer::plan(&stage.on_first_model(), device, ranks)?;
             if self.json.json {
                 found.push((stage.name.clone(), json!({ "config": stage.config, "plan": plan })));
                 continue;
@@ -176,20 +194,26 @@ impl Uptrain {
                 let text = config.data.heldout.iter().find(|file| file.exists());
                 let text = text.map_or_else(|| "FILE".to_owned(), |file| output::word(file));
                 output::next(&format!("retie eval {} --tasks perplexity --text {text}", output::word(model)));
-                Ok(Status::Done)
             }
             Outcome::Interrupted { step, checkpoint } => {
                 output::line(&format!("interrupted after step {step} of {}", config.num_steps()));
                 output::wrote(checkpoint);
                 output::next(&format!("retie uptrain {}{} --resume", output::word(&self.config), self.sets()));
-                Ok(Status::Interrupted)
             }
         }
+        Ok(status(outcome))
     }
 
     /// The `--set` arguments as they have to be typed again.
     fn sets(&self) -> String {
         self.set.set.iter().map(|set| format!(" --set {}", output::word(Path::new(set)))).collect()
+    }
+}
+
+fn status(outcome: &Outcome) -> Status {
+    match outcome {
+        Outcome::Finished { .. } => Status::Done,
+        Outcome::Interrupted { .. } => Status::Interrupted,
     }
 }
 

@@ -22,6 +22,9 @@ pub struct TrainConfig {
     /// Keep only what enters each recursion, and compute the recursion again for its backward pass: less memory, more time.
     #[serde(default)]
     pub checkpoint_recursions: bool,
+    /// Divide the moments of the optimizer among the ranks that train together: less memory on each, the same steps.
+    #[serde(default)]
+    pub shard_optimizer: bool,
     /// Steps over which the capacities of a routed model fall from 1 to their own; 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_warmup_steps: Option<u64>,

@@ -14,7 +14,7 @@ mod states;
 pub use router::RouterLogits;
 pub use states::States;
 
-use crate::{TrainError, gradients::Gradients, telemetry::Telemetry};
+use crate::{TrainError, collective::Collective, gradients::Gradients, telemetry::Telemetry};
 use burn::tensor::Tensor;
 use retie_config::{LossConfig, ShareMap};
 use retie_model::{
@@ -166,6 +166,16 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// Makes each value the sum over all ranks, of which each has added its micro-batches: all have the same terms and recursions.
+    pub fn sum(&mut self, ranks: &dyn Collective) {
+        let Telemetry { hidden_norm, cosine, grad_norm: _ } = &mut self.telemetry;
+        let losses = self.terms.values_mut().chain([&mut self.loss]).chain(&mut self.cross_entropy);
+        let mut all: Vec<&mut f64> = losses.chain(hidden_norm).chain(cosine).collect();
+        let mut values: Vec<f64> = all.iter().map(|value| **value).collect();
+        ranks.all_reduce_f64(&mut values);
+        all.iter_mut().zip(values).for_each(|(value, sum)| **value = sum);
+    }
+
     /// Where a micro-batch adds its part, `share`, of the step.
     pub fn part(&mut self, share: f64) -> Part<'_> {
         Part { losses: self, share }

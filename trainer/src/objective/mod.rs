@@ -2,6 +2,7 @@
 
 use crate::{
     TrainError,
+    collective::Collective,
     gradients::Gradients,
     loss::{self, Asked, Local, Losses, RouterLogits, Stacks, States},
     pass::{LogitGradients, Pass, StateGradients, add_state, leaf, take_back},
@@ -190,24 +191,27 @@ impl Objective {
     }
 }
 
-/// Mean cross-entropy of `batches`, nats per token.
+/// Mean cross-entropy of `batches`, nats per token; each rank runs a part of them.
 ///
 /// # Errors
 /// When a batch cannot be had.
 pub fn cross_entropy(
     model: &CausalLm,
     batches: impl Iterator<Item = Result<Batch, DataError>>,
+    ranks: &dyn Collective,
 ) -> Result<f64, DataError> {
     let device = model.device();
     let (mut total, mut tokens) = (0.0, 0usize);
-    for batch in batches {
+    for batch in batches.skip(ranks.rank()).step_by(ranks.world()) {
         let batch = batch?;
         let hidden = model.forward_packed(token_ids(&batch, &device), layout(&batch));
         let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &batch.targets);
         total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
         tokens += log_probs.len();
     }
-    Ok(total / tokens.max(1) as f64)
+    let mut sums = [total, tokens as f64];
+    ranks.all_reduce_f64(&mut sums);
+    Ok(sums[0] / sums[1].max(1.0))
 }
 
 /// The inputs of a batch, `[M]`.

@@ -1,10 +1,14 @@
 //! The demo model, converted, and a short run on it.
 #![allow(dead_code)] // each test file uses a part
 
+mod threads;
+
+pub use threads::Threads;
+
 use retie_checkpoint::{ModelSource, Provenance};
 use retie_config::{Init, Pattern, Relax, Sharing, UptrainConfig, document};
 use retie_convert::{ConvertOptions, Extras, convert};
-use retie_trainer::{Event, Outcome, Resume, StepRow, TrainError, read_metrics, uptrain};
+use retie_trainer::{Event, Outcome, Resume, Single, StepRow, TrainError, read_metrics, uptrain};
 use std::{
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
@@ -57,7 +61,18 @@ pub fn start(
     events: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let device = retie_model::device(device).unwrap();
-    uptrain(config, &device, resume, &Provenance::now(vec!["test".into()], None), stop, events)
+    uptrain(config, &device, resume, &Provenance::now(vec!["test".into()], None), &Single, stop, events)
+}
+
+/// A run of one of several ranks.
+pub fn start_on(
+    config: &UptrainConfig,
+    resume: Resume,
+    ranks: &Threads,
+    stop: &AtomicBool,
+) -> Result<Outcome, TrainError> {
+    let device = retie_model::device("cpu").unwrap();
+    uptrain(config, &device, resume, &Provenance::now(vec!["test".into()], None), ranks, stop, &mut |_| {})
 }
 
 /// Runs to the end and gives the rows.

@@ -23,7 +23,7 @@ use clap::Args;
 use retie_checkpoint::{CheckpointError, Provenance};
 use retie_eval::{EvalReport, PerplexityOptions};
 use retie_model::WeightDtype;
-use retie_trainer::{Outcome, Resume};
+use retie_trainer::{Outcome, Resume, Single};
 use std::{
     path::{Path, PathBuf},
     time::Instant,
@@ -64,9 +64,10 @@ impl Demo {
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(convert::command_line(), Some(parent));
         let mut watcher = uptrain::Watcher::new(&config, false);
-        let outcome = retie_trainer::uptrain(&config, &device, Resume::Never, &provenance, &stop, &mut |event| {
-            watcher.see(event)
-        });
+        let outcome =
+            retie_trainer::uptrain(&config, &device, Resume::Never, &provenance, &Single, &stop, &mut |event| {
+                watcher.see(event)
+            });
         drop(watcher);
         if let Outcome::Interrupted { step, checkpoint } = outcome? {
             output::line(&format!("interrupted after step {step} of {}", config.num_steps()));

@@ -53,6 +53,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             batch_size: 4,
             gradient_accumulation: 1,
             checkpoint_recursions: false,
+            shard_optimizer: false,
             capacity_warmup_steps: None,
             depth_warmup_steps: None,
             loss_free_balancing: None,

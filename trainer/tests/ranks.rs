@@ -1,0 +1,191 @@
+//! Ranks that train together make the run of one process that accumulates as many micro-batches.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod support;
+
+use retie_checkpoint::{ModelSource, Parent, SafetensorsFile, TensorSource};
+use retie_config::{LossConfig, NonFinite, UptrainConfig, WeightPoint};
+use retie_model::WeightDtype;
+use retie_trainer::{Collective, KeepLogits, Outcome, Resume, Single, StepRow, TrainError, keep_logits, read_metrics};
+use std::{path::Path, sync::atomic::AtomicBool};
+use support::{Threads, assets, config, run, start_on};
+
+/// A run with its own folder, of 6 steps of 6 micro-batches.
+fn config_of(dir: &Path, name: &str) -> UptrainConfig {
+    let mut config = config(dir);
+    config.run.dir = dir.join(name);
+    config.train.batch_size = 1;
+    config.train.gradient_accumulation = 6;
+    config.train.eval_sequences = 5;
+    config
+}
+
+/// Runs on `world` ranks and gives the rows.
+fn run_on(config: &UptrainConfig, world: usize, resume: Resume) -> Vec<StepRow> {
+    for outcome in Threads::run(world, |ranks| start_on(config, resume.clone(), ranks, &AtomicBool::new(false))) {
+        assert!(matches!(outcome.unwrap(), Outcome::Finished { .. }));
+    }
+    read_metrics(&config.run.dir).unwrap()
+}
+
+/// Numbers of a row that follow from the weights.
+fn numbers(row: &StepRow) -> Vec<f64> {
+    let heldout = row.heldout_cross_entropy.into_iter().chain(row.heldout_exits.iter().copied());
+    [row.loss, row.cross_entropy, row.grad_norm].into_iter().chain(row.terms.values().copied()).chain(heldout).collect()
+}
+
+#[track_caller]
+fn assert_same(found: &[StepRow], expected: &[StepRow]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!((found.step, found.tokens, found.lr), (expected.step, expected.tokens, expected.lr));
+        for (a, b) in numbers(found).into_iter().zip(numbers(expected)) {
+            // Sums of f32 in another order; a step of AdamW makes 1e-7 of a gradient some 1e-7 of a loss.
+            assert!((a - b).abs() <= 1e-6 * b.abs(), "step {}: {a} and {b}", found.step);
+        }
+    }
+}
+
+#[test]
+fn two_ranks_and_three_make_the_losses_of_one_with_whole_and_with_divided_moments() {
+    let dir = tempfile::tempdir().unwrap();
+    let alone = run(&config_of(dir.path(), "alone"), "cpu");
+    for world in [2, 3] {
+        for shard in [false, true] {
+            let mut config = config_of(dir.path(), &format!("{world}-{shard}"));
+            config.train.shard_optimizer = shard;
+            assert_same(&run_on(&config, world, Resume::Never), &alone);
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks_and_the_same_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let alone = run(&config_of(dir.path(), "alone"), "cpu");
+    let mut config = config_of(dir.path(), "broken");
+    config.train.shard_optimizer = true;
+    let go_on = |world: usize, resume: Resume, until: u64| {
+        // Set on the last rank alone.
+        let of = |ranks: &Threads| {
+            let stop = AtomicBool::new(ranks.rank() + 1 == world);
+            start_on(&config, resume.clone(), ranks, &stop)
+        };
+        for outcome in Threads::run(world, of) {
+            assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step, .. } if step == until));
+        }
+    };
+    go_on(2, Resume::Never, 1);
+    go_on(3, Resume::Latest, 2);
+    go_on(1, Resume::Latest, 3);
+    config.train.shard_optimizer = false;
+    assert_same(&run_on(&config, 2, Resume::Latest), &alone);
+}
+
+#[test]
+fn checkpoints_are_the_same_files_with_whole_and_with_divided_moments() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = |shard: bool| {
+        let mut config = config_of(dir.path(), &format!("{shard}"));
+        config.train.shard_optimizer = shard;
+        config.train.steps = Some(2);
+        run_on(&config, 2, Resume::Never);
+        let folder = config.run.dir.join("ckpt/step-2");
+        let names = fs_err::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        (SafetensorsFile::open(&folder.join("optimizer.safetensors")).unwrap(), names)
+    };
+    let ((whole, names), (divided, names_divided)) = (files(false), files(true));
+    assert_eq!(names, names_divided);
+    assert_eq!(whole.names(), divided.names());
+    for name in whole.names() {
+        let (a, b) = (whole.read_f32(name).unwrap(), divided.read_f32(name).unwrap());
+        // The norm that clips is summed in another order: f64, so that at most the last bit of an f32 differs.
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs() + 1e-12), "{name}");
+    }
+}
+
+#[test]
+fn ranks_that_do_not_divide_the_micro_batches_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config_of(dir.path(), "run");
+    for result in Threads::run(4, |ranks| start_on(&config, Resume::Never, ranks, &AtomicBool::new(false))) {
+        let error = result.unwrap_err();
+        assert!(matches!(error, TrainError::UnevenRanks { accumulation: 6, world: 4 }), "{error}");
+        assert!(error.to_string().contains("expected a multiple of the 4 ranks\nhint: "), "{error}");
+    }
+    assert!(!config.run.dir.exists());
+}
+
+#[test]
+fn a_step_without_a_finite_loss_is_left_out_on_every_rank_and_its_whole_text_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alone = config_of(dir.path(), "alone");
+    alone.train.non_finite = NonFinite::Skip { in_a_row: 1 };
+    let LossConfig::CrossEntropy(cross_entropy) = &mut alone.losses[0] else { panic!("{:?}", alone.losses) };
+    let point = |(step, factor)| WeightPoint { step, factor };
+    cross_entropy.weight_schedule = [(2, 1.0), (3, 1e39), (4, 1.0)].map(point).into();
+    let rows = run(&alone, "cpu");
+    assert_eq!(rows.len(), 5);
+    let mut config = alone.clone();
+    config.run.dir = dir.path().join("ranks");
+    config.train.shard_optimizer = true;
+    assert_same(&run_on(&config, 3, Resume::Never), &rows);
+    let kept = |config: &UptrainConfig| -> serde_json::Value {
+        serde_json::from_slice(&fs_err::read(config.run.dir.join("non-finite/step-3.json")).unwrap()).unwrap()
+    };
+    assert_eq!(kept(&config)["token_ids"], kept(&alone)["token_ids"]);
+    assert_eq!(kept(&config)["token_ids"].as_array().unwrap().len(), 6);
+}
+
+#[test]
+fn ranks_that_have_come_apart_do_not_save() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut configs = [config_of(dir.path(), "run"), config_of(dir.path(), "run")];
+    configs[1].optimizer.lr *= 1.5;
+    let results =
+        Threads::run(2, |ranks| start_on(&configs[ranks.rank()], Resume::Never, ranks, &AtomicBool::new(false)));
+    for result in results {
+        assert!(matches!(result.unwrap_err(), TrainError::RanksDiffer { step: 2 }));
+    }
+    assert!(!configs[0].run.dir.join("ckpt").exists());
+}
+
+#[test]
+fn the_logits_of_a_teacher_are_kept_by_all_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    // 8 KB a token: two shards of 64 MB take some 12,000.
+    let text = fs_err::read_to_string(assets().join("demo-text/train.jsonl")).unwrap();
+    let some: Vec<&str> = text.lines().take(text.lines().count() * 36 / 446).collect();
+    config.data.train = vec![dir.path().join("some.jsonl")];
+    fs_err::write(&config.data.train[0], some.join("\n")).unwrap();
+    let base = assets().join("demo-model");
+    let teacher = ModelSource::open(base.to_str().unwrap()).unwrap();
+    let options = |output: &str| KeepLogits {
+        teacher: Parent { model: "base".into(), files: Vec::new() },
+        data: config.data.clone(),
+        top_k: 2048,
+        temperature: 1.0,
+        batch_size: 4,
+        output: dir.path().join(output),
+    };
+    let keep = |output: &str, ranks: &dyn Collective, stop: bool| {
+        let (device, stop) = (retie_model::device("cpu").unwrap(), AtomicBool::new(stop));
+        let kept = keep_logits(&options(output), &teacher, &device, WeightDtype::F32, ranks, &stop, &mut |_| {});
+        kept.unwrap()
+    };
+    let alone = keep("alone", &Single, false);
+    assert!(alone.finished && alone.meta.num_shards() == 2, "{:?}", alone.meta);
+    // Stopped on one rank: nobody calls it finished.
+    let part = Threads::run(2, |ranks| keep("ranks", ranks, ranks.rank() == 1).finished);
+    assert_eq!(part, [false, false]);
+    assert_eq!(Threads::run(3, |ranks| keep("ranks", ranks, false).finished), [true; 3]);
+    for entry in fs_err::read_dir(dir.path().join("alone")).unwrap() {
+        let path = entry.unwrap().path();
+        let other = dir.path().join("ranks").join(path.file_name().unwrap());
+        assert!(fs_err::read(&path).unwrap() == fs_err::read(&other).unwrap(), "{}", path.display());
+    }
+}
