@@ -7,15 +7,11 @@ mod support;
 use retie_checkpoint::ModelSource;
 use retie_config::{
     DepthScore, ExpertChoiceConfig, Gating, IntermediateState, KvStrategy, RouterConfig, RouterInput, RouterNetwork,
-    RouterScore, TokenChoiceConfig, UptrainConfig,
+    RouterScore, TokenChoiceConfig,
 };
-use retie_convert::{Extras, add_router};
 use retie_trainer::{Event, MODEL_DIR, Resume, StepRow, read_metrics};
-use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
-use support::{config, run, start};
+use std::sync::atomic::{AtomicBool, Ordering};
+use support::{run, start, with_router};
 
 fn expert_choice(kv: KvStrategy) -> RouterConfig {
     RouterConfig::ExpertChoice(ExpertChoiceConfig {
@@ -44,23 +40,12 @@ fn token_choice(kv: KvStrategy) -> RouterConfig {
     })
 }
 
-/// The run of [`config`] on its student, which has LoRA and norms of its own at every depth, with `router`.
-fn routed(dir: &Path, router: &RouterConfig) -> UptrainConfig {
-    let mut config = config(dir);
-    let source = ModelSource::open(&config.student.model).unwrap();
-    let student = dir.join("routed");
-    let extras = Extras { files: source.companions.clone(), ..Extras::default() };
-    add_router(source.tensors.as_ref(), &source.config, router, 0, &extras, &student, &mut |_| {}).unwrap();
-    config.student.model = student.display().to_string();
-    config
-}
-
 #[test]
 fn computing_each_recursion_again_changes_nothing() {
     for kv in [KvStrategy::Shared, KvStrategy::Hybrid] {
         for router in [expert_choice(kv), token_choice(kv)] {
             let dir = tempfile::tempdir().unwrap();
-            let whole = routed(dir.path(), &router);
+            let whole = with_router(dir.path(), &router);
             let mut parts = whole.clone();
             parts.run.dir = dir.path().join("parts");
             parts.train.checkpoint_recursions = true;
@@ -78,7 +63,7 @@ fn computing_each_recursion_again_changes_nothing() {
 #[test]
 fn a_stopped_run_goes_on_bit_for_bit_and_later_keys_and_values_stay_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
-    let mut whole = routed(dir.path(), &expert_choice(KvStrategy::Shared));
+    let mut whole = with_router(dir.path(), &expert_choice(KvStrategy::Shared));
     whole.train.checkpoint_recursions = true;
     whole.optimizer.weight_decay = 0.0;
     let rows = run(&whole, "cpu");

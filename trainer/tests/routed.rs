@@ -11,13 +11,12 @@ use retie_config::{
     RouterDecisivenessConfig, RouterInput, RouterNetwork, RouterScore, RouterZLossConfig, TokenChoiceConfig,
     UptrainConfig,
 };
-use retie_convert::{Extras, add_router};
 use retie_trainer::{Event, MODEL_DIR, Resume, StepRow, TrainError, read_metrics};
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-use support::{config, run, start};
+use support::{config, run, start, with_router};
 
 /// The run of [`config`] on its student with routers.
 fn routed(dir: &Path, gating: Gating, capacities: [f64; 2]) -> UptrainConfig {
@@ -46,17 +45,6 @@ fn expert_choice(network: RouterNetwork, gating: Gating, capacities: [f64; 2]) -
         auxiliary: None,
         thresholds: None,
     })
-}
-
-/// The run of [`config`] on its student with routers as `router` says.
-fn with_router(dir: &Path, router: &RouterConfig) -> UptrainConfig {
-    let mut config = config(dir);
-    let source = ModelSource::open(&config.student.model).unwrap();
-    let student = dir.join("routed");
-    let extras = Extras { files: source.companions.clone(), ..Extras::default() };
-    add_router(source.tensors.as_ref(), &source.config, router, 0, &extras, &student, &mut |_| {}).unwrap();
-    config.student.model = student.display().to_string();
-    config
 }
 
 /// The same where tokens choose their depth, with every loss that they can have.

@@ -6,8 +6,8 @@ mod threads;
 pub use threads::Threads;
 
 use retie_checkpoint::{ModelSource, Provenance};
-use retie_config::{Init, Pattern, Relax, Sharing, UptrainConfig, document};
-use retie_convert::{ConvertOptions, Extras, convert};
+use retie_config::{Init, Pattern, Relax, RouterConfig, Sharing, UptrainConfig, document};
+use retie_convert::{ConvertOptions, Extras, add_router, convert};
 use retie_trainer::{Event, Outcome, Resume, Single, StepRow, TrainError, read_metrics, uptrain};
 use std::{
     path::{Path, PathBuf},
@@ -51,6 +51,17 @@ pub fn config_of(dir: &Path, relax: Relax) -> UptrainConfig {
         heldout = assets().join("demo-text/heldout.jsonl").display(),
     );
     document::parse(&text, Path::new("run.yaml"), &[]).unwrap()
+}
+
+/// The run of [`config`] on its student, which has LoRA and norms of its own at every depth, with routers as `router` says.
+pub fn with_router(dir: &Path, router: &RouterConfig) -> UptrainConfig {
+    let mut config = config(dir);
+    let source = ModelSource::open(&config.student.model).unwrap();
+    let student = dir.join("routed");
+    let extras = Extras { files: source.companions.clone(), ..Extras::default() };
+    add_router(source.tensors.as_ref(), &source.config, router, 0, &extras, &student, &mut |_| {}).unwrap();
+    config.student.model = student.display().to_string();
+    config
 }
 
 pub fn start(
