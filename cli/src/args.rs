@@ -63,11 +63,10 @@ impl Command {
     /// Refuses what is for one process where a launcher has started several.
     fn check_ranks(&self) -> anyhow::Result<()> {
         let name = match self {
-            Self::Uptrain(_) | Self::CacheLogits(_) => return Ok(()),
+            Self::Uptrain(_) | Self::CacheLogits(_) | Self::Eval(_) => return Ok(()),
             Self::Inspect(_) => "inspect",
             Self::Convert(_) => "convert",
             Self::Tokenize(_) => "tokenize",
-            Self::Eval(_) => "eval",
             Self::Generate(_) => "generate",
             Self::Bench(_) => "bench",
             Self::Demo(_) => "demo",

@@ -64,7 +64,7 @@ pub fn alone(name: &str) -> anyhow::Result<()> {
             rank,
             format!(
                 "{world} processes were started (`{variable}`), and `retie {name}` is for one\n\
-                 hint: start it without `mpirun` or `srun`; `uptrain` and `cache-logits` divide their work among processes"
+                 hint: start it without `mpirun` or `srun`; `uptrain`, `eval` and `cache-logits` divide their work among processes"
             ),
         ),
     }

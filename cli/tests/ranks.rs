@@ -256,6 +256,44 @@ mod mpi {
         assert_eq!((bytes(&one), bytes(&divided)), (bytes(&two), bytes(&two) / 4 * 3));
     }
 
+    /// That two reports are the same but for the order in which f32 were summed.
+    #[track_caller]
+    fn assert_near(found: &Value, expected: &Value) {
+        match (found, expected) {
+            (Value::Object(a), Value::Object(b)) => {
+                assert!(a.keys().eq(b.keys()), "{a:?} and {b:?}");
+                a.values().zip(b.values()).for_each(|(a, b)| assert_near(a, b));
+            }
+            (Value::Array(a), Value::Array(b)) => {
+                assert_eq!(a.len(), b.len());
+                a.iter().zip(b).for_each(|(a, b)| assert_near(a, b));
+            }
+            (Value::Number(a), Value::Number(b)) => {
+                let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+                // Batches of other sizes: a log-probability moves by the rounding of its logits, some 1e-6.
+                assert!((a - b).abs() <= 1e-5 * b.abs(), "{a} and {b}");
+            }
+            _ => assert_eq!(found, expected),
+        }
+    }
+
+    #[test]
+    fn ranks_measure_what_one_process_measures() {
+        let place = place(4);
+        place.retie("convert converted --router expert_choice --router-network random -o routed").ok();
+        let text = "--tasks perplexity --text text/heldout.jsonl --window 64 --batch-size 2";
+        for eval in [format!("base {text} --limit 7"), format!("routed {text} --limit 2 --router-report")] {
+            place.retie(&format!("eval {eval} -o alone.json")).ok();
+            let json = |file: &str| serde_json::from_str::<Value>(&place.read(file)).unwrap();
+            for world in [2, 3] {
+                let ranks = run(&place, &format!("-n {world} retie eval {eval} -o ranks.json"));
+                assert_eq!(ranks.stderr.matches("wrote").count(), 1, "{ranks:?}");
+                ranks.ok();
+                assert_near(&json("ranks.json"), &json("alone.json"));
+            }
+        }
+    }
+
     #[test]
     fn ranks_keep_the_logits_of_a_teacher() {
         let place = place(4);

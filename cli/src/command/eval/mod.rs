@@ -1,5 +1,6 @@
 //! `retie eval`: numbers of a model.
 
+mod divided;
 mod task_files;
 
 use crate::{
@@ -9,12 +10,15 @@ use crate::{
     model::{self, TextModel},
     output,
     progress::{Progress, Unit},
+    ranks,
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
+use divided::Divided;
 use retie_checkpoint::{ModelSource, share_map};
 use retie_convert::ParameterCounts;
 use retie_eval::{EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RouterReport, RunError, Task};
+use retie_trainer::{Collective, lead_first};
 use serde_json::{Value, json};
 use std::{
     io::{BufWriter, Write},
@@ -84,13 +88,17 @@ const DEFAULT_WINDOW: usize = 1024;
 
 impl Eval {
     pub fn run(self) -> anyhow::Result<Status> {
+        ranks::run(|ranks| self.on(ranks))
+    }
+
+    fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
         let tasks = self.tasks()?;
         self.check_outputs()?;
         let limit = self.limit.map(usize::try_from).transpose()?;
         let batch_size = usize::try_from(self.batch_size)?;
         let device = retie_model::device(&self.device.device)?;
         // Everything is read before anything is scored: a bad last task should not cost an hour.
-        let source = model::open(&self.model)?;
+        let source = lead_first(ranks, || model::open(&self.model))?;
         let routed = source.config.recursion.as_ref().is_some_and(|recursion| recursion.router.is_some());
         ensure!(
             routed || !self.router_report,
@@ -98,7 +106,8 @@ impl Eval {
             self.model
         );
         let text = self.text.as_deref().map(model::read_text).transpose()?;
-        let examples = tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>()?;
+        let examples = || tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>();
+        let examples = lead_first(ranks, examples)?;
         let map = share_map(&source.config)?;
         let mut ends = match self.depths {
             Depths::Last => Vec::new(),
@@ -116,7 +125,7 @@ impl Eval {
         let mut measured = Vec::new();
         for num_depths in ends {
             model.model = whole.until(num_depths);
-            let mut evaluation = Evaluation { model: &model, batch_size };
+            let mut evaluation = Evaluation { model: &model, batch_size, ranks };
             let mut report =
                 EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None, router: None };
             for (task, examples) in tasks.iter().zip(&examples) {
@@ -125,11 +134,14 @@ impl Eval {
             if let (Some(path), Some(text)) = (&self.text, &text) {
                 let options = self.windows(source.config.max_position_embeddings, limit);
                 report.perplexity = Some(evaluation.text(&path.display().to_string(), text, options)?);
-                if self.router_report && num_depths == map.num_depths() {
+                if self.router_report && num_depths == map.num_depths() && ranks.leads() {
                     report.router = evaluation.routers(text, options)?;
                 }
             }
             measured.push(Measured { num_depths, report });
+        }
+        if !ranks.leads() {
+            return Ok(Status::Done);
         }
         for (index, Measured { num_depths, report }) in measured.iter().enumerate() {
             let heading = match measured.len() {
@@ -229,10 +241,27 @@ pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits:
 /// A model that is being measured.
 pub struct Evaluation<'a> {
     pub model: &'a TextModel,
+    /// Of each rank.
     pub batch_size: usize,
+    pub ranks: &'a dyn Collective,
 }
 
 impl Evaluation<'_> {
+    fn scorer(&self) -> Divided<'_, ModelScorer<'_>> {
+        Divided { scorer: ModelScorer::new(&self.model.model), ranks: self.ranks }
+    }
+
+    /// Sequences that all ranks score at once.
+    fn batch(&self) -> usize {
+        self.batch_size.saturating_mul(self.ranks.world())
+    }
+
+    /// Shows progress on the rank that speaks.
+    fn show(&self, label: &str, unit: &'static str) -> impl FnMut(retie_eval::Progress) {
+        let mut bar = self.ranks.leads().then(|| Progress::new(label, Unit::Count(unit), 0));
+        move |p| bar.iter_mut().for_each(|bar| bar.set(p.done as u64, p.total as u64, ""))
+    }
+
     fn encoder(&self) -> anyhow::Result<PromptEncoder<'_>> {
         Ok(PromptEncoder {
             codec: &self.model.tokenizer,
@@ -244,10 +273,8 @@ impl Evaluation<'_> {
 
     /// Measures `examples`, under a progress bar.
     pub fn task(&mut self, task: &'static Task, examples: &[Example]) -> anyhow::Result<retie_eval::TaskResult> {
-        let mut bar = Progress::new(task.name, Unit::Count("continuations"), 0);
-        let mut progress = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
-        let mut scorer = ModelScorer::new(&self.model.model);
-        retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut scorer, self.batch_size, &mut progress)
+        let mut progress = self.show(task.name, "continuations");
+        retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut self.scorer(), self.batch(), &mut progress)
             .map_err(unwrapped)
     }
 
@@ -259,8 +286,7 @@ impl Evaluation<'_> {
         let texts =
             windows.iter().map(|ids| Ok((*ids, self.model.pieces(ids)?))).collect::<anyhow::Result<Vec<_>>>()?;
         let classes = retie_eval::classify(&texts);
-        let mut bar = Progress::new("routers", Unit::Count("windows"), 0);
-        let mut progress = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
+        let mut progress = self.show("routers", "windows");
         Ok(retie_eval::measure_router(&self.model.model, &windows, &classes, options.batch_size, &mut progress))
     }
 
@@ -271,10 +297,9 @@ impl Evaluation<'_> {
         text: &str,
         options: PerplexityOptions,
     ) -> anyhow::Result<retie_eval::Perplexity> {
-        let mut bar = Progress::new(PERPLEXITY, Unit::Count("windows"), 0);
-        let mut progress = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
-        let mut scorer = ModelScorer::new(&self.model.model);
-        retie_eval::measure_perplexity(name, text, options, &self.encoder()?, &mut scorer, &mut progress)
+        let options = PerplexityOptions { batch_size: self.batch(), ..options };
+        let mut progress = self.show(PERPLEXITY, "windows");
+        retie_eval::measure_perplexity(name, text, options, &self.encoder()?, &mut self.scorer(), &mut progress)
             .map_err(unwrapped)
     }
 }
