@@ -18,7 +18,7 @@ const LEAST_SPREAD: f64 = 0.01;
 #[derive(Debug)]
 pub struct Spikes {
     rule: LossSpike,
-    /// Losses of the last steps, oldest first.
+    /// Losses of the last steps, oldest first, as the log gives them back.
     recent: VecDeque<f64>,
     /// Steps of the run that stood out.
     count: u64,
@@ -67,13 +67,19 @@ impl Spikes {
         if self.recent.len() >= window {
             self.recent.pop_front();
         }
-        self.recent.push_back(loss);
+        self.recent.push_back(as_read(loss));
         let Some((median, found)) = above.filter(|(_, found)| *found > deviations) else { return Ok(None) };
         self.count += 1;
         let facts = json!({ "loss": loss, "median": median, "deviations": found });
         let path = keep(&run_dir.join("loss-spikes"), step, facts, Some(batches))?;
         Ok(Some(Spike { median, deviations: found, path }))
     }
+}
+
+/// A loss as it is read from the log, where the last bit of a number may be another: so a run that was never stopped goes by what a
+/// resumed one reads.
+fn as_read(loss: f64) -> f64 {
+    serde_json::from_str(&json!(loss).to_string()).unwrap_or(loss)
 }
 
 /// The median of `recent`, and how many spreads above it `loss` lies.
