@@ -5,40 +5,10 @@
 mod support;
 
 use retie_checkpoint::ModelSource;
-use retie_config::{
-    DepthScore, ExpertChoiceConfig, Gating, IntermediateState, KvStrategy, RouterConfig, RouterInput, RouterNetwork,
-    RouterScore, TokenChoiceConfig,
-};
+use retie_config::KvStrategy;
 use retie_trainer::{Event, MODEL_DIR, Resume, StepRow, read_metrics};
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{run, start, with_router};
-
-fn expert_choice(kv: KvStrategy) -> RouterConfig {
-    RouterConfig::ExpertChoice(ExpertChoiceConfig {
-        network: RouterNetwork::Linear,
-        input: RouterInput::Normalized,
-        score: RouterScore::Sigmoid,
-        alpha: 1.0,
-        gating: Gating::Weighted,
-        capacities: vec![1.0, 0.5],
-        kv,
-        auxiliary: None,
-        thresholds: None,
-    })
-}
-
-fn token_choice(kv: KvStrategy) -> RouterConfig {
-    RouterConfig::TokenChoice(TokenChoiceConfig {
-        network: RouterNetwork::Linear,
-        input: RouterInput::Normalized,
-        score: DepthScore::Softmax,
-        alpha: 1.0,
-        gating: Gating::Weighted,
-        intermediate: IntermediateState::Plain,
-        kv,
-        biases: None,
-    })
-}
+use support::{expert_choice, run, start, token_choice, with_router};
 
 #[test]
 fn computing_each_recursion_again_changes_nothing() {

@@ -6,9 +6,7 @@ mod support;
 
 use retie_checkpoint::{ModelSource, Parent, SafetensorsFile, TensorSource};
 use retie_config::{
-    DepthScore, ExpertChoiceConfig, Gating, IntermediateState, KvStrategy, LossConfig, NonFinite, Packing,
-    RouterBalancingConfig, RouterBceConfig, RouterConfig, RouterInput, RouterNetwork, RouterScore, TokenChoiceConfig,
-    UptrainConfig, WeightPoint,
+    KvStrategy, LossConfig, NonFinite, Packing, RouterBalancingConfig, RouterBceConfig, UptrainConfig, WeightPoint,
 };
 use retie_model::WeightDtype;
 use retie_trainer::{
@@ -16,7 +14,7 @@ use retie_trainer::{
 };
 use serde_json::Value;
 use std::{path::Path, sync::atomic::AtomicBool};
-use support::{Threads, assets, config, run, start_on, with_router};
+use support::{Threads, assets, config, expert_choice, run, start_on, token_choice, with_router};
 
 /// A run with its own folder, of 6 steps of 6 micro-batches.
 fn config_of(dir: &Path, name: &str) -> UptrainConfig {
@@ -122,16 +120,7 @@ fn assert_router(found: &Value, expected: &Value) {
 #[test]
 fn depths_are_balanced_by_what_the_tokens_of_all_ranks_choose() {
     let dir = tempfile::tempdir().unwrap();
-    let router = RouterConfig::TokenChoice(TokenChoiceConfig {
-        network: RouterNetwork::Linear,
-        input: RouterInput::Normalized,
-        score: DepthScore::Softmax,
-        alpha: 1.0,
-        gating: Gating::Weighted,
-        intermediate: IntermediateState::Plain,
-        kv: KvStrategy::RecursionWise,
-        biases: None,
-    });
+    let router = token_choice(KvStrategy::RecursionWise);
     let mut alone = divided(with_router(dir.path(), &router), dir.path(), "alone");
     alone.losses.push(LossConfig::RouterBalancing(RouterBalancingConfig::new(0.1)));
     alone.train.depth_warmup_steps = Some(3);
@@ -144,17 +133,7 @@ fn depths_are_balanced_by_what_the_tokens_of_all_ranks_choose() {
 #[test]
 fn thresholds_and_the_counts_of_held_out_rows_do_not_depend_on_the_number_of_ranks() {
     let dir = tempfile::tempdir().unwrap();
-    let router = RouterConfig::ExpertChoice(ExpertChoiceConfig {
-        network: RouterNetwork::Linear,
-        input: RouterInput::Normalized,
-        score: RouterScore::Sigmoid,
-        alpha: 1.0,
-        gating: Gating::Weighted,
-        capacities: vec![1.0, 0.5],
-        kv: KvStrategy::RecursionWise,
-        auxiliary: None,
-        thresholds: None,
-    });
+    let router = expert_choice(KvStrategy::RecursionWise);
     let mut alone = divided(with_router(dir.path(), &router), dir.path(), "alone");
     alone.losses.push(LossConfig::RouterBce(RouterBceConfig::new(0.1)));
     // One of three ranks has no batch to measure on.

@@ -96,20 +96,19 @@ impl Uptrain {
                 output::line(&format!("stage {name}, {} steps", stage.config.num_steps()));
             }
             let (summary, outcome) = self.train(&stage.config, &device, ranks, &stop, &mut clock)?;
-            if !ranks.leads() {
-                if let Outcome::Interrupted { .. } = outcome {
-                    return Ok(status(&outcome));
+            if ranks.leads() {
+                match self.json.json {
+                    true => done.push((stage.name.clone(), summary.to_json(&outcome))),
+                    false => output::data(summary.text())?,
                 }
-                continue;
             }
-            if self.json.json {
-                done.push((stage.name.clone(), summary.to_json(&outcome)));
-            } else {
-                output::data(summary.text())?;
-            }
-            if let Outcome::Interrupted { .. } = outcome {
-                self.print(done, staged)?;
-                return self.end(&stage.config, &outcome);
+            match (&outcome, ranks.leads()) {
+                (Outcome::Finished { .. }, _) => {}
+                (Outcome::Interrupted { .. }, false) => return Ok(status(&outcome)),
+                (Outcome::Interrupted { .. }, true) => {
+                    self.print(done, staged)?;
+                    return self.end(&stage.config, &outcome);
+                }
             }
         }
         if !ranks.leads() {

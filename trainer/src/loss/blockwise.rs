@@ -19,11 +19,7 @@ const FLOOR: f64 = 1e-4;
 impl Loss for BlockwiseConfig {
     fn check(&self, stacks: &Stacks) -> Result<(), TrainError> {
         let error = |reason, hint| Err(TrainError::Loss { loss: "blockwise", reason, hint });
-        let (ours, theirs) = (stacks.widths.0, stacks.widths.1.unwrap_or(0));
-        if ours != theirs {
-            let reason = format!("the student's hidden states have {ours} components, the teacher's {theirs}");
-            return error(reason, "take a teacher of the same `hidden_size`, e.g. the unconverted original");
-        }
+        stacks.check_widths("blockwise")?;
         let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
         if theirs < ours {
             let reason = format!("the student has {ours} depths, the teacher only {theirs}");

@@ -12,11 +12,7 @@ use retie_config::{HiddenConfig, HiddenDistance};
 impl Loss for HiddenConfig {
     fn check(&self, stacks: &Stacks) -> Result<(), TrainError> {
         let error = |reason, hint| Err(TrainError::Loss { loss: "hidden", reason, hint });
-        let (ours, theirs) = (stacks.widths.0, stacks.widths.1.unwrap_or(0));
-        if ours != theirs {
-            let reason = format!("the student's hidden states have {ours} components, the teacher's {theirs}");
-            return error(reason, "take a teacher of the same `hidden_size`, e.g. the unconverted original");
-        }
+        stacks.check_widths("hidden")?;
         let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
         match &self.map {
             None if stacks.student.recursion_ends().is_none() => {

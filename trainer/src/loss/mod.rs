@@ -103,6 +103,17 @@ impl Stacks {
         self.student.num_depths()
     }
 
+    /// Refuses a teacher whose hidden states cannot be compared with the student's.
+    fn check_widths(&self, loss: &'static str) -> Result<(), TrainError> {
+        let (ours, theirs) = (self.widths.0, self.widths.1.unwrap_or(0));
+        if ours == theirs {
+            return Ok(());
+        }
+        let reason = format!("the student's hidden states have {ours} components, the teacher's {theirs}");
+        let hint = "take a teacher of the same `hidden_size`, e.g. the unconverted original";
+        Err(TrainError::Loss { loss, reason, hint })
+    }
+
     /// Number of depths before each early exit: the ends of all recursions but the last.
     pub fn exits(&self) -> Vec<usize> {
         let mut ends = self.student.recursion_ends().unwrap_or_default();

@@ -99,10 +99,12 @@ impl Objective {
         let mut asked = Asked::by(&terms, share, &self.stacks);
         let recursions = telemetry.then(|| self.stacks.student.recursion_ends()).flatten().unwrap_or_default();
         let (teacher_states, teacher_head) = self.run_teacher(batch, &asked)?;
-        let rows = student.rows(layout(batch));
-        let mut local = Local { student, rows: &rows, teacher: &teacher_states, grads };
-        for term in terms.iter().map(loss::of) {
-            term.fit(share, &self.stacks, &mut local, &mut losses.part(share));
+        if terms.iter().any(LossConfig::is_local) {
+            let rows = student.rows(layout(batch));
+            let mut local = Local { student, rows: &rows, teacher: &teacher_states, grads };
+            for term in terms.iter().map(loss::of) {
+                term.fit(share, &self.stacks, &mut local, &mut losses.part(share));
+            }
         }
         if asked.readouts.is_empty() {
             return Ok(()); // single depths are all that is asked

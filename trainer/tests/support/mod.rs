@@ -6,7 +6,10 @@ mod threads;
 pub use threads::Threads;
 
 use retie_checkpoint::{ModelSource, Provenance};
-use retie_config::{Init, Pattern, Relax, RouterConfig, Sharing, UptrainConfig, document};
+use retie_config::{
+    DepthScore, ExpertChoiceConfig, Gating, Init, IntermediateState, KvStrategy, Pattern, Relax, RouterConfig,
+    RouterInput, RouterNetwork, RouterScore, Sharing, TokenChoiceConfig, UptrainConfig, document,
+};
 use retie_convert::{ConvertOptions, Extras, add_router, convert};
 use retie_trainer::{Event, Outcome, Resume, Single, StepRow, TrainError, read_metrics, uptrain};
 use std::{
@@ -51,6 +54,35 @@ pub fn config_of(dir: &Path, relax: Relax) -> UptrainConfig {
         heldout = assets().join("demo-text/heldout.jsonl").display(),
     );
     document::parse(&text, Path::new("run.yaml"), &[]).unwrap()
+}
+
+/// Routers that choose half of the tokens for the second recursion.
+pub fn expert_choice(kv: KvStrategy) -> RouterConfig {
+    RouterConfig::ExpertChoice(ExpertChoiceConfig {
+        network: RouterNetwork::Linear,
+        input: RouterInput::Normalized,
+        score: RouterScore::Sigmoid,
+        alpha: 1.0,
+        gating: Gating::Weighted,
+        capacities: vec![1.0, 0.5],
+        kv,
+        auxiliary: None,
+        thresholds: None,
+    })
+}
+
+/// A router by which each token chooses one of two depths.
+pub fn token_choice(kv: KvStrategy) -> RouterConfig {
+    RouterConfig::TokenChoice(TokenChoiceConfig {
+        network: RouterNetwork::Linear,
+        input: RouterInput::Normalized,
+        score: DepthScore::Softmax,
+        alpha: 1.0,
+        gating: Gating::Weighted,
+        intermediate: IntermediateState::Plain,
+        kv,
+        biases: None,
+    })
 }
 
 /// The run of [`config`] on its student, which has LoRA and norms of its own at every depth, with routers as `router` says.
