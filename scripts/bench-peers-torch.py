@@ -21,9 +21,6 @@ svd: what a conversion to two recursions (`cycle`, `average`) computes: for ever
 it, `torch.linalg.svd` without the full bases, and `B`, `A` of `--lora-rank`. The two residuals of a pair are one matrix and its negative,
 so there is one decomposition a pair. Nothing is read or written. Float32, and float64, in which ours are.
 
-With `--compile` the models of train and infer go through `torch.compile`, and generation has a static cache, which compiled code needs.
-What compiling takes is in no figure: it happens in the step or round that does not count.
-
 Prints one JSON line.
 """
 
@@ -45,7 +42,6 @@ def arguments():
     parser.add_argument("--lora-rank", type=int, default=0, help="0: no LoRA")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
 
 
@@ -96,13 +92,6 @@ def tie(model, rank):
     return model
 
 
-def compiled(model):
-    """The model, its forward pass through `torch.compile` where that is asked for."""
-    if ARGS.compile:
-        model.forward = torch.compile(model.forward)
-    return model
-
-
 def loss_of(student, teacher, inputs, targets):
     with torch.no_grad():
         teacher_log_probs = F.log_softmax(teacher(input_ids=inputs, use_cache=False).logits.flatten(0, 1), -1)
@@ -128,7 +117,7 @@ def median_seconds(work):
 def infer():
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
-    rows, model = ARGS.batch * ARGS.seq, compiled(llama().eval())
+    rows, model = ARGS.batch * ARGS.seq, llama().eval()
     shapes = {tuple(p.shape) for p in model.parameters() if p.dim() == 2}
     products = []
     for out, size in sorted(shapes):
@@ -139,16 +128,15 @@ def infer():
     ids = torch.tensor([i * 7919 % vocab for i in range(rows)]).view(ARGS.batch, ARGS.seq)
     forward = median_seconds(lambda: model(input_ids=ids, use_cache=False).logits[-1, -1].tolist())
     mask = torch.ones(1, ARGS.seq, dtype=torch.long)
-    cache = {"cache_implementation": "static"} if ARGS.compile else {}
 
     def generate(count):
-        model.generate(ids[:1], attention_mask=mask, do_sample=False, min_new_tokens=count, max_new_tokens=count, pad_token_id=0, **cache)
+        model.generate(ids[:1], attention_mask=mask, do_sample=False, min_new_tokens=count, max_new_tokens=count, pad_token_id=0)
 
     prefill = median_seconds(lambda: generate(1))
     # The first new token comes from the prompt's own pass.
     both = median_seconds(lambda: generate(1 + ARGS.new_tokens))
     print(json.dumps({
-        "peer": "pytorch", "torch": torch.__version__, "compile": ARGS.compile, "threads": torch.get_num_threads(), "products": products,
+        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "products": products,
         "forward_tokens_per_second": rows / forward,
         "generate": {
             "prefill_tokens_per_second": ARGS.seq / prefill, "decode_tokens_per_second": ARGS.new_tokens / (both - prefill),
@@ -187,7 +175,7 @@ def train():
     import_rss_mb = peak_rss_mb()
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
-    student, teacher = compiled(tie(llama(), ARGS.lora_rank)), compiled(llama())
+    student, teacher = tie(llama(), ARGS.lora_rank), llama()
     teacher.requires_grad_(False)
     parameters = list(student.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
@@ -204,7 +192,7 @@ def train():
         seconds.append(time.perf_counter() - start)
         losses.append(loss.item())
     print(json.dumps({
-        "peer": "pytorch", "torch": torch.__version__, "compile": ARGS.compile, "threads": torch.get_num_threads(), "steps": ARGS.steps,
+        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "steps": ARGS.steps,
         "batch": ARGS.batch, "seq": ARGS.seq, "lora_rank": ARGS.lora_rank, "parameters": sum(p.numel() for p in parameters),
         "step_seconds": [round(s, 4) for s in seconds],
         "tokens_per_second": round(ARGS.batch * ARGS.seq / statistics.median(seconds[1:] or seconds), 2),
