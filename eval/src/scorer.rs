@@ -98,17 +98,23 @@ pub fn score_all<S: Scorer>(
     Ok(scores)
 }
 
-/// Indices of the requests of each batch: whole groups, those with the longest members first.
+/// Indices of the requests of each batch: whole groups, those with the longest members first, as many as are read in no more tokens
+/// than `batch_size` of the longest of them have.
 fn batches(requests: &[ScoreRequest], batch_size: usize) -> Vec<Vec<usize>> {
     let mut groups = groups(requests, batch_size);
-    let longest = |group: &Group| group.members.iter().map(|i| requests[*i].tokens.len()).max();
+    let longest = |group: &Group| group.members.iter().map(|i| requests[*i].read().len()).max().unwrap_or(0);
     groups.sort_by_key(|group| std::cmp::Reverse(longest(group)));
     let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
     for group in groups {
         match batches.last_mut() {
-            Some(batch) if batch.len() + group.members.len() <= batch_size => batch.extend(group.members),
-            _ => batches.push(group.members),
+            Some(batch) if group.rows <= room => batch.extend(&group.members),
+            _ => {
+                room = batch_size * longest(&group);
+                batches.push(group.members);
+            }
         }
+        room -= group.rows;
     }
     batches
 }

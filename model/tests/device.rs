@@ -15,6 +15,7 @@ use retie_model::{
         head_loss, token_log_probs,
     },
 };
+use std::sync::{Mutex, PoisonError};
 use support::{Golden, differences, ids, values};
 
 /// f32 with another order of summation; relative to the largest element.
@@ -36,6 +37,9 @@ fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
 }
 
 fn random(shape: &[usize], seed: u64) -> TensorData {
+    /// All threads draw from one generator.
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     let device = Device::flex();
     device.seed(seed);
     let count = shape.iter().product::<usize>();

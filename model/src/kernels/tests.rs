@@ -1,11 +1,12 @@
 //! Host kernels against plain burn operations, value and gradient, in f32.
 
-use super::{Grid, HeadInput, Layout, Merge, Scoring, f32_slice, host::DecoderOps, plain, token_log_probs};
+use super::{Grid, HeadInput, Layout, Merge, Scoring, Segment, f32_slice, host::DecoderOps, plain, token_log_probs};
 use burn::{
     backend::Dispatch,
     tensor::{DType, Device, Distribution, Int, Tensor},
 };
 use retie_config::{Activation, Gating};
+use std::sync::{Mutex, PoisonError};
 
 fn floats(data: burn::tensor::TensorData) -> Vec<f32> {
     f32_slice(&data).to_vec()
@@ -18,7 +19,11 @@ fn device() -> Device {
     Device::flex().autodiff()
 }
 
-fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+/// Normal numbers, the same ones for the same seed.
+pub(super) fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+    /// All threads draw from one generator.
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     let device = device();
     device.seed(seed);
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
@@ -257,6 +262,31 @@ fn grouped_attention_with_a_cache_equals_the_plain_one() {
             |[k, v]| super::attention(q.clone(), k, v, &layout, Scoring::plain(8)),
             |[k, v]| plain::attention(q.clone(), k, v, &layout, Scoring::plain(8)),
         );
+    }
+}
+
+#[test]
+fn attention_of_one_query_a_sequence_equals_the_plain_one() {
+    // Over three blocks of keys, behind a prefix, and of a query that does not see all keys; for more heads than are read together.
+    let alone = |query: usize, prefix, keys| Segment::last(query..query + 1, prefix, keys);
+    let middle = Segment { own: Some([40].into()), ..alone(2, 0..0, 710..800) };
+    let layout = Layout::ragged(vec![alone(0, 0..0, 10..710), alone(1, 10..600, 710..713), middle]);
+    for (heads, kv_heads) in [(1, 1), (6, 2), (22, 2)] {
+        let (k, v) = (random([800, kv_heads, 12], 61), random([800, kv_heads, 12], 62));
+        let q = random([3, heads, 12], 63);
+        for (softcap, window) in [(None, None), (Some(0.7), None), (None, Some(300))] {
+            let scoring = Scoring { scale: 0.3, softcap, window };
+            compare(
+                [q.clone()],
+                |[q]| super::attention(q, k.clone(), v.clone(), &layout, scoring),
+                |[q]| plain::attention(q, k.clone(), v.clone(), &layout, scoring),
+            );
+            compare(
+                [k.clone(), v.clone()],
+                |[k, v]| super::attention(q.clone(), k, v, &layout, scoring),
+                |[k, v]| plain::attention(q.clone(), k, v, &layout, scoring),
+            );
+        }
     }
 }
 

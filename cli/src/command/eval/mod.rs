@@ -37,7 +37,7 @@ pub struct Eval {
     /// Measure only the first N examples of a task, or windows of the text
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Sequences that are scored at once; no score depends on it
+    /// Score as many tokens at once as B of the longest sequences have; no score depends on it
     #[arg(long, value_name = "B", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     batch_size: u64,
     /// Folder with TASK.parquet or TASK.jsonl files; without it they come from the hub

@@ -4,7 +4,7 @@ use super::{
     CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, Teacher, device, head_loss, host, top_probs,
 };
 use crate::kernels::f32_slice;
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use retie_config::Divergence;
 
 const DIVERGENCES: [Divergence; 6] = [
@@ -17,9 +17,7 @@ const DIVERGENCES: [Divergence; 6] = [
 ];
 
 fn random(shape: [usize; 2], seed: u64) -> Tensor<2> {
-    let device = Device::flex();
-    device.seed(seed);
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
+    crate::kernels::tests::random(shape, seed).inner()
 }
 
 fn floats(tensor: Tensor<2>) -> Vec<f32> {

@@ -5,6 +5,7 @@ mod attention;
 mod autodiff;
 pub(super) mod ceiling;
 mod embedding;
+mod few;
 pub(super) mod gated;
 mod layer_norm;
 mod linear;

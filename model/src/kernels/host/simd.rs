@@ -87,22 +87,45 @@ pub fn slopes(capped: &[f32], limit: f32) -> impl Iterator<Item = f32> {
 
 /// An element type that widens to f32 without loss.
 pub trait Scalar: Copy + Send + Sync {
+    /// Whether it is f32 itself.
+    const IS_F32: bool;
+
     /// The same number.
     fn widen(self) -> f32;
+
+    /// The same numbers: themselves, or in `wide`, which has as many elements unless they are f32.
+    fn as_f32s<'a>(values: &'a [Self], wide: &'a mut [f32]) -> &'a [f32];
 }
 
 impl Scalar for f32 {
+    const IS_F32: bool = true;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         self
     }
+
+    #[inline(always)]
+    fn as_f32s<'a>(values: &'a [Self], _wide: &'a mut [f32]) -> &'a [f32] {
+        values
+    }
 }
 
 impl Scalar for half::bf16 {
+    const IS_F32: bool = false;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         // The upper half of an f32, written out: a call of `to_f32` would not become vector code.
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn as_f32s<'a>(values: &'a [Self], wide: &'a mut [f32]) -> &'a [f32] {
+        for (wide, value) in wide.iter_mut().zip(values) {
+            *wide = value.widen();
+        }
+        wide
     }
 }
 
@@ -153,29 +176,6 @@ pub fn dot<T: Scalar>(x: &[f32], y: &[T]) -> f32 {
         }
     }
     x_rest.iter().zip(y_rest).fold(fold(lanes), |total, (x, y)| total + x * y.widen())
-}
-
-/// Σ x·y for each of four `x`: `y` is read, and widened, once.
-#[inline(always)]
-pub fn dots<T: Scalar>(x: [&[f32]; 4], y: &[T]) -> [f32; 4] {
-    let mut lanes = [[0.0f32; LANES]; 4];
-    let parts = x.map(|x| x[..y.len()].as_chunks::<LANES>());
-    let (ys, y_rest) = y.as_chunks::<LANES>();
-    let chunks = parts.map(|(chunks, _)| &chunks[..ys.len()]);
-    for (at, y) in ys.iter().enumerate() {
-        let y = y.map(Scalar::widen);
-        for (lanes, chunks) in lanes.iter_mut().zip(&chunks) {
-            let x = &chunks[at];
-            for i in 0..LANES {
-                lanes[i] += x[i] * y[i];
-            }
-        }
-    }
-    let mut sums = lanes.map(fold);
-    for (sum, (_, rest)) in sums.iter_mut().zip(&parts) {
-        *sum = rest.iter().zip(y_rest).fold(*sum, |total, (x, y)| total + x * y.widen());
-    }
-    sums
 }
 
 /// Σ x·y·z.

@@ -4,8 +4,9 @@
 //! Widening is exact, so bf16 weights give what the same weights in f32 give, but for the order of the sums.
 
 use super::{
+    few::{MOST_ROWS, few_dots},
     matmul::{Matrix, add_product, product, write_columns, write_product},
-    simd::{Scalar, dot, dots, vectorised},
+    simd::{Scalar, vectorised},
     tensor::{bf16_values, values},
 };
 use burn::{
@@ -16,10 +17,8 @@ use half::bf16;
 use rayon::prelude::*;
 use std::{borrow::Cow, ops::Range};
 
-/// Rows up to which a weight is read once for all of them, without packing it for a product.
-const FEW_ROWS: usize = 8;
-/// Elements of a weight that are one task of a thread.
-const TASK_ELEMENTS: usize = 1 << 16;
+/// Elements of a weight that are one task of a thread, at most.
+const TASK_ELEMENTS: usize = 1 << 15;
 /// Elements of a bf16 weight that are widened at once: 1 MiB of f32.
 const PANEL_ELEMENTS: usize = 1 << 18;
 
@@ -63,7 +62,7 @@ impl<'a> Weight<'a> {
 
     /// `x·Wᵀ`: `x [M, in]` → `[M, out]`.
     pub fn apply(self, x: Matrix<'_>) -> Vec<f32> {
-        if let (Values::F32(values), true) = (self.values, x.rows() > FEW_ROWS) {
+        if let (Values::F32(values), true) = (self.values, x.rows() > MOST_ROWS) {
             return product(x, Matrix::new(values, [self.out, self.input]).t());
         }
         let mut y = vec![0.0; x.rows() * self.out];
@@ -75,8 +74,8 @@ impl<'a> Weight<'a> {
     pub fn write_apply(self, y: &mut [f32], x: Matrix<'_>) {
         assert_eq!((x.cols(), y.len()), (self.input, x.rows() * self.out), "sizes of a linear");
         match (self.values, x.dense()) {
-            (Values::F32(weight), Some(x)) if x.len() <= FEW_ROWS * self.input => self.few_rows(y, x, weight),
-            (Values::Bf16(weight), Some(x)) if x.len() <= FEW_ROWS * self.input => self.few_rows(y, x, weight),
+            (Values::F32(weight), Some(x)) if x.len() <= MOST_ROWS * self.input => self.few_rows(y, x, weight),
+            (Values::Bf16(weight), Some(x)) if x.len() <= MOST_ROWS * self.input => self.few_rows(y, x, weight),
             (Values::F32(weight), _) => write_product(y, x, Matrix::new(weight, [self.out, self.input]).t()),
             (Values::Bf16(weight), _) => self.in_panels(y, x, weight),
         }
@@ -85,7 +84,7 @@ impl<'a> Weight<'a> {
     /// `y ← y + x·Wᵀ`.
     pub fn add_apply(self, y: &mut [f32], x: Matrix<'_>) {
         match self.values {
-            Values::F32(weight) if x.rows() > FEW_ROWS => {
+            Values::F32(weight) if x.rows() > MOST_ROWS => {
                 add_product(y, x, Matrix::new(weight, [self.out, self.input]).t());
             }
             _ => {
@@ -103,28 +102,11 @@ impl<'a> Weight<'a> {
         if rows == 0 || input == 0 {
             return y.fill(0.0);
         }
-        let outputs_per_task = (TASK_ELEMENTS / input).max(1);
-        let task = |y: &mut [f32], weight: &[T]| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (y, weight) in y.chunks_exact_mut(rows).zip(weight.chunks_exact(input)) {
-                        let (fours, rest) = y.as_chunks_mut::<4>();
-                        let mut rows = x.chunks_exact(input);
-                        for y in fours {
-                            if let (Some(a), Some(b), Some(c), Some(d)) =
-                                (rows.next(), rows.next(), rows.next(), rows.next())
-                            {
-                                *y = dots([a, b, c, d], weight);
-                            }
-                        }
-                        for (y, x) in rest.iter_mut().zip(rows) {
-                            *y = dot(x, weight);
-                        }
-                    }
-                },
-            );
-        };
+        // As many tasks for each thread: the products of a LoRA are too small for more than one each.
+        let threads = rayon::current_num_threads();
+        let tasks = weight.len().div_ceil(TASK_ELEMENTS).next_multiple_of(threads);
+        let outputs_per_task = out.div_ceil(tasks);
+        let task = |y: &mut [f32], weight: &[T]| few_dots(y, x, input, weight.chunks_exact(input));
         let compute = |columns: &mut [f32]| {
             let weights = weight.par_chunks(outputs_per_task * input);
             columns.par_chunks_mut(outputs_per_task * rows).zip(weights).for_each(|(y, weight)| task(y, weight));

@@ -3,7 +3,7 @@
 //! With `p` the probabilities, `g` the output's gradient and `o` the output of a query: `dv = pᵀ·g`,
 //! `ds = p ∘ (g·vᵀ − g·o)·scale` (times the slope of a soft cap), `dq = ds·k`, `dk = dsᵀ·q`.
 
-use super::{Heads, check, key_blocks, product, query_blocks, scratch};
+use super::{Heads, KEY_BLOCK, check, key_blocks, product, query_blocks, scratch};
 use crate::kernels::{
     host::simd::{cap, dot, exp_in_place, slopes, vectorised},
     layout::{Layout, Scoring, Segment},
@@ -78,7 +78,7 @@ fn backward_head(saved: &Saved<'_>, grad: &[f32], heads: Heads, segment: &Segmen
         let first = segment.queries.start + block.start;
         let queries = heads.of_queries(saved.q, first..first + rows, head);
         let grads = heads.of_queries(grad, first..first + rows, head);
-        for keys in key_blocks(segment, block.clone(), window) {
+        for keys in key_blocks(segment, block.clone(), window, KEY_BLOCK) {
             let seen = keys.rows.len();
             let key_rows = heads.of_keys(saved.k, keys.rows.clone(), head);
             let value_rows = heads.of_keys(saved.v, keys.rows.clone(), head);

@@ -1,6 +1,6 @@
 //! The forward pass: a running maximum and sum over the blocks of keys.
 
-use super::{Heads, check, key_blocks, product, query_blocks, scratch};
+use super::{Heads, KEY_BLOCK, check, key_blocks, product, query_blocks, scratch, single};
 use crate::kernels::{
     host::simd::{cap, exp, exp_in_place, max, vectorised},
     layout::{Layout, Scoring, Segment},
@@ -11,6 +11,9 @@ use std::ops::Range;
 
 /// The output `[M, N, H]` and the log-sum-exp of each query's scaled scores `[M, N]`.
 pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Layout) -> (Vec<f32>, Vec<f32>) {
+    if layout.segments().iter().all(|segment| segment.queries.len() == 1) {
+        return single::forward([q, k, v], heads, layout);
+    }
     let Heads { heads: num_heads, kv_heads, head_dim, .. } = heads;
     let width = num_heads * head_dim;
     check(layout, q.len() / width, k.len() / (kv_heads * head_dim));
@@ -50,7 +53,7 @@ fn forward_block(
     let mut scores = scratch(segment);
     let mut out = vec![0.0; rows * head_dim];
     let (mut maxima, mut sums) = (vec![f32::NEG_INFINITY; rows], vec![0.0f32; rows]);
-    for keys in key_blocks(segment, block, window) {
+    for keys in key_blocks(segment, block, window, KEY_BLOCK) {
         let seen = keys.rows.len();
         let key_rows = heads.of_keys(k, keys.rows.clone(), head);
         product(&mut scores, rows, seen, Accum::Replace, queries, key_rows.transpose());

@@ -8,6 +8,7 @@
 
 mod backward;
 mod forward;
+mod single;
 
 pub use backward::{Saved, backward};
 pub use forward::forward;
@@ -73,8 +74,13 @@ impl KeyBlock<'_> {
     }
 }
 
-/// The key blocks of the query rows `queries`, counted from the first of the segment, without keys that none of them sees.
-fn key_blocks(segment: &Segment, queries: Range<usize>, window: Option<usize>) -> impl Iterator<Item = KeyBlock<'_>> {
+/// The key blocks, of `size` keys, of the query rows `queries`, counted from the first of the segment, without keys that none of them sees.
+fn key_blocks(
+    segment: &Segment,
+    queries: Range<usize>,
+    window: Option<usize>,
+    size: usize,
+) -> impl Iterator<Item = KeyBlock<'_>> {
     let window = window.unwrap_or(usize::MAX);
     let seen_by_last = segment.position(queries.end - 1) + 1;
     let left = (segment.position(queries.start) + 1).saturating_sub(window); // of all keys, the first that a query sees
@@ -84,8 +90,8 @@ fn key_blocks(segment: &Segment, queries: Range<usize>, window: Option<usize>) -
     let parts = [(prefix, left.min(shared)), (own, left.max(shared))];
     parts.into_iter().flat_map(move |(rows, offset)| {
         let (first, last) = (rows.start, rows.end);
-        rows.step_by(KEY_BLOCK).map(move |start| KeyBlock {
-            rows: start..last.min(start + KEY_BLOCK),
+        rows.step_by(size).map(move |start| KeyBlock {
+            rows: start..last.min(start + size),
             start: offset + start - first,
             segment,
             first: queries.start,

@@ -1,0 +1,122 @@
+//! The forward pass where every segment has one query, as in decoding.
+//!
+//! It takes as long as keys and values take to read, so the query heads that share them read them together, and the blocks of keys of a
+//! segment are divided among the threads; their sums are then put together (Flash-Decoding, <https://pytorch.org/blog/flash-decoding/>).
+
+use super::{Heads, KeyBlock, check, key_blocks};
+use crate::kernels::{
+    host::{
+        few::{MOST_ROWS, few_dots, few_sums},
+        simd::{cap, exp, exp_in_place, max, vectorised},
+    },
+    layout::{Layout, Scoring},
+};
+use rayon::prelude::*;
+
+/// Keys of a task.
+const KEY_BLOCK: usize = 256;
+
+/// What some query heads make of some keys.
+struct Partial {
+    /// Of each head, the highest scaled score, and the sum of `exp(score − highest)`.
+    maxima: Vec<f32>,
+    sums: Vec<f32>,
+    /// `Σ exp(score − highest)·value`, `[heads, H]`.
+    out: Vec<f32>,
+}
+
+/// As [`forward`](super::forward()), of a layout whose segments have one query each.
+pub fn forward([q, k, v]: [&[f32]; 3], heads: Heads, layout: &Layout) -> (Vec<f32>, Vec<f32>) {
+    let Heads { heads: num_heads, kv_heads, head_dim, scoring } = heads;
+    check(layout, q.len() / (num_heads * head_dim), k.len() / (kv_heads * head_dim));
+    let group = num_heads / kv_heads;
+    // The tasks of a head's keys lie behind one another.
+    let tasks: Vec<(usize, usize, KeyBlock<'_>)> = layout
+        .segments()
+        .iter()
+        .flat_map(|segment| (0..kv_heads).map(move |head| (segment, head)))
+        .flat_map(|(segment, head)| {
+            let blocks = key_blocks(segment, 0..1, scoring.window, KEY_BLOCK);
+            blocks.map(move |keys| (segment.queries.start, head, keys))
+        })
+        .collect();
+    let partial = |(query, head, keys): &(usize, usize, KeyBlock<'_>)| {
+        let first = (query * num_heads + head * group) * head_dim;
+        partial(&q[first..][..group * head_dim], [k, v], heads, *head, keys)
+    };
+    let partials: Vec<Partial> = tasks.par_iter().map(partial).collect();
+    let (mut out, mut log_sums) = (vec![0.0; q.len()], vec![0.0; layout.num_rows() * num_heads]);
+    let mut rest = tasks.iter().zip(&partials).peekable();
+    while let Some(((query, head, _), _)) = rest.peek().copied() {
+        let of_head = std::iter::from_fn(|| rest.next_if(|((q, h, _), _)| (q, h) == (query, head)));
+        let parts: Vec<&Partial> = of_head.map(|(_, partial)| partial).collect();
+        let first = query * num_heads + head * group;
+        for i in 0..group {
+            let out = &mut out[(first + i) * head_dim..][..head_dim];
+            log_sums[first + i] = join(out, &parts, i);
+        }
+    }
+    (out, log_sums)
+}
+
+/// What the query heads `q [heads, H]` of one head of keys make of a block of them.
+fn partial(q: &[f32], [k, v]: [&[f32]; 2], heads: Heads, kv_head: usize, keys: &KeyBlock<'_>) -> Partial {
+    let Heads { kv_heads, head_dim, scoring: Scoring { scale, softcap, .. }, .. } = heads;
+    let (width, at) = (kv_heads * head_dim, kv_head * head_dim);
+    let seen = keys.visible(0);
+    let rows = keys.rows.start + seen.start..keys.rows.start + seen.end;
+    let (count, group) = (rows.len(), q.len() / head_dim);
+    let [k, v] = [k, v].map(|x| x[rows.start * width..rows.end * width].chunks_exact(width));
+    let mut partial =
+        Partial { maxima: vec![f32::NEG_INFINITY; group], sums: vec![0.0; group], out: vec![0.0; q.len()] };
+    let mut columns = vec![0.0; count * group.min(MOST_ROWS)]; // [keys, heads]
+    let mut scores = vec![0.0; count]; // of one head
+    for (first, q) in (0..group).step_by(MOST_ROWS).zip(q.chunks(MOST_ROWS * head_dim)) {
+        let group = q.len() / head_dim;
+        let columns = &mut columns[..count * group];
+        few_dots(columns, q, head_dim, k.clone().map(|key| &key[at..at + head_dim]));
+        let (maxima, sums) = (&mut partial.maxima[first..], &mut partial.sums[first..]);
+        vectorised(
+            #[inline(always)]
+            || {
+                for i in 0..group {
+                    for (score, column) in scores.iter_mut().zip(columns.chunks_exact(group)) {
+                        *score = column[i];
+                    }
+                    let scale = match softcap {
+                        Some(limit) => {
+                            cap(&mut scores, scale, limit);
+                            1.0
+                        }
+                        None => scale,
+                    };
+                    maxima[i] = max(&scores) * scale;
+                    sums[i] = exp_in_place(&mut scores, scale, maxima[i]);
+                    for (score, column) in scores.iter().zip(columns.chunks_exact_mut(group)) {
+                        column[i] = *score;
+                    }
+                }
+            },
+        );
+        let out = &mut partial.out[first * head_dim..][..q.len()];
+        few_sums(out, columns, head_dim, v.clone().map(|value| &value[at..at + head_dim]));
+    }
+    partial
+}
+
+/// The output `[H]` of the `i`-th head over all `parts` of its keys, and the log-sum-exp.
+fn join(out: &mut [f32], parts: &[&Partial], i: usize) -> f32 {
+    let shift = parts.iter().map(|part| part.maxima[i]).fold(f32::NEG_INFINITY, f32::max);
+    let (mut sum, first) = (0.0, i * out.len());
+    for part in parts {
+        let rescale = exp(part.maxima[i] - shift);
+        sum += part.sums[i] * rescale;
+        for (out, part) in out.iter_mut().zip(&part.out[first..]) {
+            *out += part * rescale;
+        }
+    }
+    for x in out {
+        *x /= sum;
+    }
+    shift + sum.ln()
+}
