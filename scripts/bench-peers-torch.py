@@ -2,6 +2,7 @@
 """The PyTorch side of `scripts/bench-peers`, on `transformers` modules, on the CPU in f32.
 
     python scripts/bench-peers-torch.py train --steps 4 --threads 2 --lora-rank 64
+    python scripts/bench-peers-torch.py products --seq 512 --batch 4 --threads 2
     python scripts/bench-peers-torch.py infer --seq 512 --batch 4 --new-tokens 128 --threads 2
     python scripts/bench-peers-torch.py svd --threads 2 --lora-rank 64
 
@@ -14,8 +15,10 @@ AdamW (`fused`), global norm clipped to 1.0. Random weights and token ids: a ste
 `ru_maxrss` in MiB, of the whole process, `import_rss_mb` the part that the libraries alone had taken before the models were built
 (a CUDA build of torch maps its libraries too).
 
-infer: the original model. Products x·Wᵀ of batch × seq rows with each shape; a forward pass with all logits; `generate`, greedy,
-in one sequence (the prompt alone is timed as the first new token). Medians of `--rounds` after one that warms up.
+products: x·Wᵀ of batch × seq rows with each shape of the original model. Medians of `--rounds` after one that warms up.
+
+infer: the original model: a forward pass with all logits; `generate`, greedy, in one sequence (the prompt alone is timed as the
+first new token). Medians likewise.
 
 svd: what a conversion to two recursions (`cycle`, `average`) computes: for every tied pair of projections the mean, the residual to
 it, `torch.linalg.svd` without the full bases, and `B`, `A` of `--lora-rank`. The two residuals of a pair are one matrix and its negative,
@@ -34,7 +37,7 @@ import time
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=("train", "infer", "svd"))
+    parser.add_argument("work", choices=("train", "products", "infer", "svd"))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seq", type=int, default=512)
@@ -114,16 +117,24 @@ def median_seconds(work):
 
 
 @torch.inference_mode()
+def products():
+    torch.set_num_threads(ARGS.threads)
+    torch.manual_seed(0)
+    rows = ARGS.batch * ARGS.seq
+    shapes = {tuple(p.shape) for p in llama().parameters() if p.dim() == 2}
+    found = []
+    for out, size in sorted(shapes):
+        x, weight = torch.randn(rows, size), torch.randn(out, size)
+        seconds = median_seconds(lambda x=x, weight=weight: F.linear(x, weight))
+        found.append({"tokens": rows, "out": out, "in": size, "gflops": 2 * rows * out * size / seconds / 1e9})
+    print(json.dumps({"peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "products": found}))
+
+
+@torch.inference_mode()
 def infer():
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
     rows, model = ARGS.batch * ARGS.seq, llama().eval()
-    shapes = {tuple(p.shape) for p in model.parameters() if p.dim() == 2}
-    products = []
-    for out, size in sorted(shapes):
-        x, weight = torch.randn(rows, size), torch.randn(out, size)
-        seconds = median_seconds(lambda x=x, weight=weight: F.linear(x, weight))
-        products.append({"tokens": rows, "out": out, "in": size, "gflops": 2 * rows * out * size / seconds / 1e9})
     vocab = SMOLLM2_135M["vocab_size"]
     ids = torch.tensor([i * 7919 % vocab for i in range(rows)]).view(ARGS.batch, ARGS.seq)
     forward = median_seconds(lambda: model(input_ids=ids, use_cache=False).logits[-1, -1].tolist())
@@ -136,7 +147,7 @@ def infer():
     # The first new token comes from the prompt's own pass.
     both = median_seconds(lambda: generate(1 + ARGS.new_tokens))
     print(json.dumps({
-        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "products": products,
+        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(),
         "forward_tokens_per_second": rows / forward,
         "generate": {
             "prefill_tokens_per_second": ARGS.seq / prefill, "decode_tokens_per_second": ARGS.new_tokens / (both - prefill),
@@ -201,4 +212,4 @@ def train():
 
 
 if __name__ == "__main__":
-    {"train": train, "infer": infer, "svd": svd}[ARGS.work]()
+    {"train": train, "products": products, "infer": infer, "svd": svd}[ARGS.work]()

@@ -158,7 +158,8 @@ mod tests {
         let mut scorer = Formula::default();
         let mut seen = Vec::new();
         score_all(&mut scorer, &requests(), 5, &mut |p| seen.push((p.done, p.total))).unwrap();
-        assert_eq!(seen, [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]);
+        // The room of five long ones holds more short ones.
+        assert_eq!(seen, [(5, 23), (11, 23), (18, 23), (23, 23)]);
         assert!(scorer.longest.is_sorted_by(|a, b| a >= b), "{:?}", scorer.longest);
     }
 

@@ -36,6 +36,9 @@ pub struct Bench {
     /// Rounds of each measurement, of which the median counts; one more warms up
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// Measure the matrix products alone
+    #[arg(long, conflicts_with = "text")]
+    products_only: bool,
     /// Text of which a routed model decodes parts, as it is and at full depth; of .jsonl and .parquet files the field `text`
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -151,7 +154,8 @@ impl Bench {
         let tokens = self.batch * self.seq.iter().copied().min().unwrap_or(1);
         let mut bar = Progress::new("bench", Unit::Count("measurements"), 0);
         let decodings = text.map_or(0, |_| self.seq.len() * self.decode_batch.len());
-        let total = (1 + shapes.len() + 2 * self.seq.len() + decodings) as u64;
+        let whole: &[usize] = if self.products_only { &[] } else { &self.seq };
+        let total = (1 + shapes.len() + 2 * whole.len() + decodings) as u64;
         let mut done = 0;
         let mut step = |what: &str| {
             bar.set(done, total, what);
@@ -173,7 +177,7 @@ impl Bench {
         });
         let products = products.collect();
         let (mut forward, mut generate) = (Vec::new(), Vec::new());
-        for &seq in &self.seq {
+        for &seq in whole {
             step("forward");
             let seconds = measure::forward(model, self.batch, seq, self.rounds);
             let tokens_per_second = (self.batch * seq) as f64 / seconds;
