@@ -28,6 +28,7 @@ Prints one JSON line.
 """
 
 import argparse
+import collections
 import json
 import os
 import resource
@@ -121,12 +122,13 @@ def products():
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
     rows = ARGS.batch * ARGS.seq
-    shapes = {tuple(p.shape) for p in llama().parameters() if p.dim() == 2}
+    # Tied embeddings are one parameter, and a product as the head.
+    shapes = collections.Counter(tuple(p.shape) for p in llama().parameters() if p.dim() == 2)
     found = []
-    for out, size in sorted(shapes):
+    for (out, size), uses in sorted(shapes.items()):
         x, weight = torch.randn(rows, size), torch.randn(out, size)
         seconds = median_seconds(lambda x=x, weight=weight: F.linear(x, weight))
-        found.append({"tokens": rows, "out": out, "in": size, "gflops": 2 * rows * out * size / seconds / 1e9})
+        found.append({"tokens": rows, "out": out, "in": size, "uses": uses, "gflops": 2 * rows * out * size / seconds / 1e9})
     print(json.dumps({"peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "products": found}))
 
 
