@@ -35,7 +35,7 @@ pub struct TaskResult {
     pub samples: Vec<Sample>,
 }
 
-/// Scores `examples` (at least one) in batches of `batch_size` continuations.
+/// Scores `examples` (at least one) in batches of as many tokens as `batch_size` of the longest have.
 ///
 /// # Errors
 /// When a continuation has no token or does not fit the model, or when the model fails.
