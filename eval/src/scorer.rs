@@ -66,9 +66,9 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// Scores `requests` in batches of as many tokens as `batch_size` of the longest have and gives the scores in the order of `requests`. Requests that begin with the same
-/// tokens come together, so that a model can read what they share once; otherwise the longest come first: what does not fit in
-/// memory shows at once.
+/// Scores `requests` in batches of as many tokens as `batch_size` of the longest have, and gives the scores in the order of
+/// `requests`. Requests that begin with the same tokens come together, so that a model can read what they share once; otherwise the
+/// longest come first: what does not fit in memory shows at once.
 ///
 /// # Errors
 /// When the model fails, or gives what cannot be scores.

@@ -37,7 +37,7 @@ pub struct Bench {
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
     /// Measure the matrix products alone
-    #[arg(long, conflicts_with = "text")]
+    #[arg(long, conflicts_with_all = ["text", "new_tokens"])]
     products_only: bool,
     /// Text of which a routed model decodes parts, as it is and at full depth; of .jsonl and .parquet files the field `text`
     #[arg(long, value_name = "FILE")]
@@ -115,7 +115,7 @@ impl Bench {
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let context = source.config.max_position_embeddings;
-        if let Some(seq) = self.seq.iter().find(|seq| **seq + self.new_tokens > context) {
+        if let Some(seq) = self.prompts().iter().find(|seq| **seq + self.new_tokens > context) {
             anyhow::bail!(
                 "a prompt of {seq} tokens and {} new ones do not fit the model's context of {context}\nhint: lower `--seq`",
                 self.new_tokens
@@ -140,6 +140,11 @@ impl Bench {
         Ok(Status::Done)
     }
 
+    /// Lengths of the sequences that go through the model.
+    fn prompts(&self) -> &[usize] {
+        if self.products_only { &[] } else { &self.seq }
+    }
+
     /// What a routed model decodes of a text.
     fn routed_sizes(&self) -> impl Iterator<Item = Sizes> {
         let new_tokens = self.new_tokens;
@@ -154,8 +159,7 @@ impl Bench {
         let tokens = self.batch * self.seq.iter().copied().min().unwrap_or(1);
         let mut bar = Progress::new("bench", Unit::Count("measurements"), 0);
         let decodings = text.map_or(0, |_| self.seq.len() * self.decode_batch.len());
-        let whole: &[usize] = if self.products_only { &[] } else { &self.seq };
-        let total = (1 + shapes.len() + 2 * whole.len() + decodings) as u64;
+        let total = (1 + shapes.len() + 2 * self.prompts().len() + decodings) as u64;
         let mut done = 0;
         let mut step = |what: &str| {
             bar.set(done, total, what);
@@ -177,7 +181,7 @@ impl Bench {
         });
         let products = products.collect();
         let (mut forward, mut generate) = (Vec::new(), Vec::new());
-        for &seq in whole {
+        for &seq in self.prompts() {
             step("forward");
             let seconds = measure::forward(model, self.batch, seq, self.rounds);
             let tokens_per_second = (self.batch * seq) as f64 / seconds;

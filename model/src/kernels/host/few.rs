@@ -60,7 +60,7 @@ impl<'y, const ROWS: usize, T: Scalar + 'y, Y: Iterator<Item = &'y [T]>> WithSim
                 column[row] = *vector;
             }
         }
-        let mut wide = vec![0.0; if T::IS_F32 { 0 } else { len }];
+        let mut wide = vec![0.0; len];
         for (out, y) in out.as_chunks_mut::<ROWS>().0.iter_mut().zip(ys) {
             let (y, y_rest) = S::as_simd_f32s(T::as_f32s(&y[..len], &mut wide));
             let mut sums = [simd.splat_f32s(0.0); ROWS];
@@ -165,12 +165,8 @@ impl<'y, const ROWS: usize, Y: Iterator<Item = &'y [f32]> + Clone> WithSimd for 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::host::tests::counted;
     use half::bf16;
-
-    /// Small integers: exact in bf16, and their sums in f32.
-    fn counted(len: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7) % 11) as f32 - 5.0).collect()
-    }
 
     #[test]
     fn every_number_of_rows_gives_the_exact_dot_products_for_either_type() {

@@ -147,10 +147,7 @@ unsafe fn run(out: *mut f32, width: usize, add: bool, lhs: Matrix<'_>, rhs: Matr
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn counted(len: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7) % 11) as f32 - 5.0).collect()
-    }
+    use crate::kernels::host::tests::counted;
 
     /// Element by element; small integers, so exact in f32.
     fn reference(lhs: &[f32], rhs: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {

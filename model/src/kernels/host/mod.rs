@@ -417,3 +417,11 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Small integers: exact in bf16, and their sums in f32.
+    pub fn counted(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7) % 11) as f32 - 5.0).collect()
+    }
+}

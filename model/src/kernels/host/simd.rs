@@ -87,19 +87,14 @@ pub fn slopes(capped: &[f32], limit: f32) -> impl Iterator<Item = f32> {
 
 /// An element type that widens to f32 without loss.
 pub trait Scalar: Copy + Send + Sync {
-    /// Whether it is f32 itself.
-    const IS_F32: bool;
-
     /// The same number.
     fn widen(self) -> f32;
 
-    /// The same numbers: themselves, or in `wide`, which has as many elements unless they are f32.
+    /// The same numbers: themselves, or in `wide`, which has as many elements.
     fn as_f32s<'a>(values: &'a [Self], wide: &'a mut [f32]) -> &'a [f32];
 }
 
 impl Scalar for f32 {
-    const IS_F32: bool = true;
-
     #[inline(always)]
     fn widen(self) -> f32 {
         self
@@ -112,8 +107,6 @@ impl Scalar for f32 {
 }
 
 impl Scalar for half::bf16 {
-    const IS_F32: bool = false;
-
     #[inline(always)]
     fn widen(self) -> f32 {
         // The upper half of an f32, written out: a call of `to_f32` would not become vector code.

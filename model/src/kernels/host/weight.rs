@@ -155,13 +155,8 @@ fn widen(out: &mut [f32], values: &[bf16]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::host::tensor::from_values;
+    use crate::kernels::host::{tensor::from_values, tests::counted};
     use burn::tensor::TensorData;
-
-    /// Small integers: exact in bf16, and their sums in f32.
-    fn counted(len: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7) % 11) as f32 - 5.0).collect()
-    }
 
     #[test]
     fn few_and_many_rows_give_the_exact_product_for_either_type() {

@@ -40,20 +40,20 @@ pub fn forward([q, k, v]: [&[f32]; 3], heads: Heads, layout: &Layout) -> (Vec<f3
             blocks.map(move |keys| (segment.queries.start, head, keys))
         })
         .collect();
-    let partial = |(query, head, keys): &(usize, usize, KeyBlock<'_>)| {
+    let of_task = |(query, head, keys): &(usize, usize, KeyBlock<'_>)| {
         let first = (query * num_heads + head * group) * head_dim;
         partial(&q[first..][..group * head_dim], [k, v], heads, *head, keys)
     };
-    let partials: Vec<Partial> = tasks.par_iter().map(partial).collect();
+    let partials: Vec<Partial> = tasks.par_iter().map(of_task).collect();
     let (mut out, mut log_sums) = (vec![0.0; q.len()], vec![0.0; layout.num_rows() * num_heads]);
-    let mut rest = tasks.iter().zip(&partials).peekable();
-    while let Some(((query, head, _), _)) = rest.peek().copied() {
-        let of_head = std::iter::from_fn(|| rest.next_if(|((q, h, _), _)| (q, h) == (query, head)));
-        let parts: Vec<&Partial> = of_head.map(|(_, partial)| partial).collect();
-        let first = query * num_heads + head * group;
+    let mut rest = partials.as_slice();
+    for tasks in tasks.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        let (parts, others) = rest.split_at(tasks.len());
+        rest = others;
+        let first = tasks[0].0 * num_heads + tasks[0].1 * group;
         for i in 0..group {
             let out = &mut out[(first + i) * head_dim..][..head_dim];
-            log_sums[first + i] = join(out, &parts, i);
+            log_sums[first + i] = join(out, parts, i);
         }
     }
     (out, log_sums)
@@ -105,7 +105,7 @@ fn partial(q: &[f32], [k, v]: [&[f32]; 2], heads: Heads, kv_head: usize, keys: &
 }
 
 /// The output `[H]` of the `i`-th head over all `parts` of its keys, and the log-sum-exp.
-fn join(out: &mut [f32], parts: &[&Partial], i: usize) -> f32 {
+fn join(out: &mut [f32], parts: &[Partial], i: usize) -> f32 {
     let shift = parts.iter().map(|part| part.maxima[i]).fold(f32::NEG_INFINITY, f32::max);
     let (mut sum, first) = (0.0, i * out.len());
     for part in parts {
