@@ -46,6 +46,7 @@ def arguments():
     parser.add_argument("--lora-rank", type=int, default=0, help="0: no LoRA")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="train, infer (the forward pass alone): decoder layers through torch.compile; needs a C++ compiler")
     return parser.parse_args()
 
 
@@ -81,6 +82,16 @@ class LoraLinear(nn.Module):
 
 def llama():
     return LlamaForCausalLM._from_config(LlamaConfig(**SMOLLM2_135M), dtype=torch.float32, attn_implementation="sdpa")
+
+
+def compiled(model):
+    """Layer by layer, so that one compilation serves all that are alike; the model as a whole takes minutes to compile on two cores."""
+    if ARGS.compile:
+        # The index of a layer is no reason to compile it anew.
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True
+        for layer in model.model.layers:
+            layer.compile()
+    return model
 
 
 def tie(model, rank):
@@ -136,26 +147,29 @@ def products():
 def infer():
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
-    rows, model = ARGS.batch * ARGS.seq, llama().eval()
+    rows, model = ARGS.batch * ARGS.seq, compiled(llama().eval())
     vocab = SMOLLM2_135M["vocab_size"]
     ids = torch.tensor([i * 7919 % vocab for i in range(rows)]).view(ARGS.batch, ARGS.seq)
     forward = median_seconds(lambda: model(input_ids=ids, use_cache=False).logits[-1, -1].tolist())
+    found = {"peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "forward_tokens_per_second": rows / forward}
+    if not ARGS.compile:  # decoding has other shapes for every token
+        found["generate"] = generate(model, ids)
+    print(json.dumps(found))
+
+
+def generate(model, ids):
     mask = torch.ones(1, ARGS.seq, dtype=torch.long)
 
-    def generate(count):
+    def new_tokens(count):
         model.generate(ids[:1], attention_mask=mask, do_sample=False, min_new_tokens=count, max_new_tokens=count, pad_token_id=0)
 
-    prefill = median_seconds(lambda: generate(1))
+    prefill = median_seconds(lambda: new_tokens(1))
     # The first new token comes from the prompt's own pass.
-    both = median_seconds(lambda: generate(1 + ARGS.new_tokens))
-    print(json.dumps({
-        "peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "forward_tokens_per_second": rows / forward,
-        "generate": {
-            "prefill_tokens_per_second": ARGS.seq / prefill, "decode_tokens_per_second": ARGS.new_tokens / (both - prefill),
-            "seconds": both,
-        },
-    }))
+    both = median_seconds(lambda: new_tokens(1 + ARGS.new_tokens))
+    return {
+        "prefill_tokens_per_second": ARGS.seq / prefill, "decode_tokens_per_second": ARGS.new_tokens / (both - prefill),
+        "seconds": both,
+    }
 
 
 @torch.inference_mode()
@@ -188,7 +202,7 @@ def train():
     import_rss_mb = peak_rss_mb()
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
-    student, teacher = tie(llama(), ARGS.lora_rank), llama()
+    student, teacher = compiled(tie(llama(), ARGS.lora_rank)), compiled(llama())
     teacher.requires_grad_(False)
     parameters = list(student.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)

@@ -16,12 +16,11 @@ use retie_model::{
 use std::collections::BTreeMap;
 use support::{Golden, differences, ids, values};
 
-/// f32 rounding over a few layers of random weights, relative to the largest logit.
-const LOGITS: f32 = 5e-6;
-/// Two forward passes with sums in another order, each as far from the exact logits as [`LOGITS`] says.
-const DECODED: f32 = 2.0 * LOGITS;
-/// Rounding through the backward pass, relative to the largest element of each gradient.
-const GRADIENTS: f32 = 5e-5;
+/// How much further from the f64 values of a golden file the decoder may be than `transformers` in f32 is.
+const FACTOR: f32 = 3.0;
+/// Where `transformers` happened to be nearer than this, this counts instead: relative to the largest logit, and to the largest element
+/// of a gradient.
+const LEAST: [f32; 2] = [1e-6, 3e-6];
 
 struct Case {
     golden: Golden,
@@ -44,6 +43,12 @@ impl Case {
     fn load(&self, device: &Device) -> CausalLm {
         CausalLm::load(&self.golden.config(), self.tensors.as_ref(), device).unwrap()
     }
+
+    /// Of the logits and of the gradients.
+    fn tolerances(&self) -> [f32; 2] {
+        let rounding = self.golden.floats("golden.rounding");
+        std::array::from_fn(|at| FACTOR * rounding[at].max(LEAST[at]))
+    }
 }
 
 fn assert_logits(what: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
@@ -54,13 +59,13 @@ fn assert_logits(what: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
 
 fn check(name: &str) {
     let case = case(name);
+    let [logits, gradients] = case.tolerances();
     let device = Device::flex().autodiff();
     let model = case.load(&device);
     let (batch, tokens) = (case.rows.len(), case.rows[0].len());
 
     let hidden = model.forward(ids(&case.rows, &device), None);
-    let logits = model.logits(hidden.clone());
-    assert_logits(name, &values(logits.inner()), &case.golden.floats("golden.logits"), LOGITS);
+    assert_logits(name, &values(model.logits(hidden.clone()).inner()), &case.golden.floats("golden.logits"), logits);
 
     // Next-token loss: the last position of each row has no target.
     let hidden_size = case.golden.config().hidden_size;
@@ -112,7 +117,7 @@ fn check(name: &str) {
         let expected = case.golden.floats(&format!("golden.grad.{parameter}"));
         let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
         let (max, _) = differences(grad, &expected);
-        assert!(max <= GRADIENTS * scale, "{name}: gradient of {parameter} differs by {max}, scale {scale}");
+        assert!(max <= gradients * scale, "{name}: gradient of {parameter} differs by {max}, scale {scale}");
     }
 }
 
@@ -179,7 +184,8 @@ fn decoding_with_a_cache_equals_the_full_forward() {
             start += step;
         }
         assert_eq!((start, cache.len()), (tokens, tokens));
-        assert_logits(name, &pieces.concat(), &full, DECODED);
+        // Two results, each with a rounding of its own.
+        assert_logits(name, &pieces.concat(), &full, 2.0 * case.tolerances()[0]);
     }
 }
 
@@ -193,7 +199,7 @@ fn padding_on_the_right_changes_nothing_before_it() {
     let mut padded = short;
     padded.resize(case.rows[1].len(), 0);
     let both = values(model.logits(model.forward(ids(&[padded, case.rows[1].clone()], &device), None)));
-    assert_logits("padded", &alone, &both[..alone.len()], LOGITS);
+    assert_logits("padded", &alone, &both[..alone.len()], case.tolerances()[0]);
 }
 
 #[test]

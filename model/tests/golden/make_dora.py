@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes `dora.safetensors`: a recursive Llama whose shared linears are peft's DoRA linears (CPU, f32, eager attention).
+"""Makes `dora.safetensors`: a recursive Llama whose shared linears are peft's DoRA linears (CPU, eager attention).
 
-    python make_dora.py             # writes beside itself; peft 0.21, transformers 5.23, torch 2.15
+    python make_dora.py             # writes beside itself; peft 0.21, transformers 5.24, torch 2.15
 
 Four depths over two stored layers (`cycle`, two recursions), own norms and biases, DoRA of rank 3 with scaling 1 at each depth. Names and
-values are those of `make_llama.py`: the weights, `golden.ids`, `golden.logits`, `golden.loss`, `golden.grad.<weight>`.
+values are those of `make_llama.py`.
 
 Magnitudes are drawn up to 20 % off the norms of their rows, so that a row's gradient through the norm, which peft leaves out, would be seen:
 the script checks that.
@@ -79,7 +79,7 @@ def main():
         m = linear.lora_magnitude_vector["default"].weight
         return x @ (v * (m / v.norm(dim=1))[:, None]).T + linear.get_base_layer().bias
 
-    x = torch.randn(5, linears[0].in_features, generator=generator)
+    x = torch.randn(5, linears[0].in_features, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(through(linears[0], x), linears[0](x))
     target = linears[0].get_base_layer().weight
     grads = [torch.autograd.grad(f(x).square().sum(), target)[0] for f in (linears[0], lambda x: through(linears[0], x))]

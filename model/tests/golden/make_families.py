@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes a golden file for each family of decoders but Llama, with `transformers` and `torch` (CPU, f32, eager attention).
+"""Makes a golden file for each family of decoders but Llama, with `transformers` and `torch` (CPU, eager attention).
 
-    python make_families.py         # writes beside itself; transformers 5.23, torch 2.15
+    python make_families.py         # writes beside itself; transformers 5.24, torch 2.15
 
 Each holds the weights under the names of the family's checkpoints, and what `make_llama.py` describes: `golden.ids`,
-`golden.logits`, `golden.loss`, `golden.grad.<weight>`. The gradients are under the names that retie gives the weights.
+`golden.logits`, `golden.loss`, `golden.rounding`, `golden.grad.<weight>`. The gradients are under the names that retie gives the weights.
 `config` is what transformers writes, with the keys that differ from a real checkpoint's file renamed (`old`).
 
 Windows, soft caps and scales are chosen so small that leaving one out changes the logits far beyond rounding: the script checks it.
@@ -13,7 +13,7 @@ Windows, soft caps and scales are chosen so small that leaving one out changes t
 import json
 
 import torch
-import torch.nn.functional as F
+from make_llama import golden as expected
 from make_llama import randomise, write
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -65,28 +65,23 @@ def golden(name, seed, config, old=None, drop=(), changes=()):
             for key, p in model.named_parameters():
                 if "norm" in key:
                     p.sub_(1)
-    vocab = config["vocab_size"]
-    ids = torch.randint(vocab, (2, TOKENS), generator=generator)
-    logits = model(input_ids=ids, use_cache=False).logits
-    loss = F.cross_entropy(logits[:, :-1].reshape(-1, vocab), ids[:, 1:].reshape(-1))
-    weights = dict(model.named_parameters())
-    grads = dict(zip(weights, torch.autograd.grad(loss, list(weights.values()))))
+    plain = dict(model.named_parameters())
+    tensors = expected(model, plain, generator)
+    ids, logits = tensors["golden.ids"], tensors["golden.logits"]
     for change in changes:
         other = build(config | change)
         other.load_state_dict(model.state_dict(), strict=False)
         difference = (other(input_ids=ids, use_cache=False).logits - logits).abs().max().item()
         assert difference > 1e-2, f"{name}: {change} changes the logits by {difference}"
-    out = {"golden.ids": ids, "golden.logits": logits, "golden.loss": loss.reshape(1)}
+    out = tensors
     if config["model_type"] == "gpt_neox":
-        for key, stored, new, rows in neox(weights, config["num_attention_heads"]):
-            out[stored] = weights[key]
-            out[f"golden.grad.{new}"] = grads[key] if rows is None else grads[key][rows]
-    else:
-        out |= weights | {f"golden.grad.{k}": g for k, g in grads.items()}
+        out = {k: v for k, v in tensors.items() if k in ("golden.ids", "golden.logits", "golden.loss", "golden.rounding")}
+        for key, stored, new, rows in neox(plain, config["num_attention_heads"]):
+            grad = tensors[f"golden.grad.{key}"]
+            out[stored] = tensors[key]
+            out[f"golden.grad.{new}"] = grad if rows is None else grad[rows]
     text = json.loads(model.config.to_json_string(use_diff=False))
     text = {k: v for k, v in text.items() if k not in drop} | (old or {})
-    print(f"{name}: loss {loss.item():.4f}, logits std {logits.std().item():.3f}, smallest gradient norm "
-          f"{min(g.norm().item() for g in grads.values()):.2e}")
     write(name, out, {"config": json.dumps(text)})
 
 

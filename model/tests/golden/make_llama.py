@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the golden files of this folder with `transformers` and `torch` (CPU, f32, eager attention).
+"""Makes golden files of Llama models with `transformers` and `torch` (CPU, eager attention).
 
-    python make_llama.py            # writes beside itself; transformers 5.23, torch 2.15
+    python make_llama.py            # writes beside itself; transformers 5.24, torch 2.15
 
 * `gqa.safetensors`      grouped-query attention, tied embeddings.
 * `llama3.safetensors`   untied head, every bias, `head_dim` not `hidden_size / num_attention_heads`, llama3 RoPE. The config
@@ -10,14 +10,15 @@
 * `tied.safetensors`     six depths over three stored layers (`cycle`, two recursions), own norms and LoRA at each depth.
 
 These four hold the weights under their checkpoint names, and `golden.ids` [B, T], `golden.logits` [B, T, V], `golden.loss`
-[1] (mean next-token cross-entropy over the batch, positions 1..T) and `golden.grad.<weight>`; metadata `config` is the text
-of `config.json`.
+[1] (mean next-token cross-entropy over the batch, positions 1..T) and `golden.grad.<weight>`, computed in f64; `golden.rounding` [2] is
+how far `transformers` in f32 is from them (see `golden`); metadata `config` is the text of `config.json`.
 
 * `adamw.safetensors`    three steps of `torch.optim.AdamW`, with and without clipping (see `adamw`).
 
 Weights are drawn wide enough that a wrong rotation, norm, bias or head order changes the logits by far more than rounding.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -57,21 +58,49 @@ def randomise(named_parameters, generator):
                 p.copy_(noise * 1.2 / p.shape[1] ** 0.5)
 
 
-def golden(model, weights, generator):
-    """Logits, loss and the gradients of `weights` (checkpoint name -> parameter) for two random rows of 24 tokens."""
-    vocab = model.config.vocab_size
-    ids = torch.randint(vocab, (2, 24), generator=generator)
+@contextlib.contextmanager
+def in_f64():
+    """What `transformers` computes in f32 whatever it is given (norms, softmax, angles) is computed in f64."""
+    float32, as_float = torch.float32, torch.Tensor.float
+    torch.float32, torch.Tensor.float = torch.float64, torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.float32, torch.Tensor.float = float32, as_float
+
+
+def outcome(model, weights, ids):
+    """Logits, loss, and the gradients of `weights`."""
     logits = model(input_ids=ids, use_cache=False).logits
-    loss = F.cross_entropy(logits[:, :-1].reshape(-1, vocab), ids[:, 1:].reshape(-1))
-    grads = torch.autograd.grad(loss, list(weights.values()))
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     # The model's own loss must be the same number: nothing is shifted twice.
     own = model(input_ids=ids, labels=ids, use_cache=False).loss
     assert abs(own.item() - loss.item()) < 1e-6, (own, loss)
-    out = dict(weights)
-    out |= {"golden.ids": ids, "golden.logits": logits, "golden.loss": loss.reshape(1)}
-    out |= {f"golden.grad.{k}": g for k, g in zip(weights, grads)}
+    return logits.detach(), loss.detach(), torch.autograd.grad(loss, list(weights.values()))
+
+
+def golden(model, weights, generator):
+    """The weights (checkpoint name -> parameter), and for two random rows of 24 tokens `golden.ids`, and of what f64 makes of the f32
+    weights `golden.logits`, `golden.loss` and `golden.grad.<weight>`. The model is one of f64 afterwards.
+
+    `golden.rounding` is how far f32 is from that: of the logits, relative to the largest, and the largest of the gradients, each
+    relative to its largest element.
+    """
+    ids = torch.randint(model.config.vocab_size, (2, 24), generator=generator)
+    rounded = outcome(model, weights, ids)
+    stored = {name: p.detach().clone() for name, p in weights.items()}
+    model.double()
+    for p in weights.values():
+        p.data = p.data.double()
+    with in_f64():
+        logits, loss, grads = outcome(model, weights, ids)
+    error = (rounded[0] - logits).abs().max() / max(1.0, logits.abs().max())
+    errors = [(a - b).abs().max() / max(1e-3, b.abs().max()) for a, b in zip(rounded[2], grads)]
+    out = stored | {"golden.ids": ids, "golden.logits": logits.float(), "golden.loss": loss.reshape(1).float()}
+    out |= {"golden.rounding": torch.tensor([error, max(errors)], dtype=torch.float32)}
+    out |= {f"golden.grad.{k}": g.float() for k, g in zip(weights, grads)}
     print(f"  loss {loss.item():.4f}, logits std {logits.std().item():.3f}, smallest gradient norm "
-          f"{min(g.norm().item() for g in grads):.2e}")
+          f"{min(g.norm().item() for g in grads):.2e}, f32 is off by {error:.1e}, its gradients by {max(errors):.1e}")
     return out
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes golden files of what a depth may have beside LoRA, with `transformers` and `torch` (CPU, f32).
+"""Makes golden files of what a depth may have beside LoRA, with `transformers` and `torch` (CPU).
 
-    python make_relaxed.py          # writes beside itself; transformers 5.23, torch 2.15
+    python make_relaxed.py          # writes beside itself; transformers 5.24, torch 2.15
 
 * `extras.safetensors`   six depths over two stored layers between unshared ends (`middle_cycle`, two recursions), LoRA, and every
                          extra with values that are not those it starts with: `loop_norm` and `loop_embedding` where a pass

@@ -1,17 +1,20 @@
-//! Products of matrices through the `gemm` crate, on slices.
+//! Products of matrices on slices, through the engine of `faer` or the `gemm` crate, whichever is faster for the shape.
 //!
 //! burn-flex has a product of its own, on the same crate. It clears its output, and copies the cleared bytes once more to align
 //! them, on one thread; here the product is written into memory that nothing has touched, or added to what is there.
 
 #![expect(
     unsafe_code,
-    reason = "the crate's entry point takes pointers; a `Matrix` cannot be made with sizes that leave its slice"
+    reason = "the crates' entry points take pointers; a `Matrix` cannot be made with sizes that leave its slice"
 )]
 
+use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use gemm::{Parallelism, gemm};
 
 /// Multiply-adds below which a second thread costs more than it brings.
 const PARALLEL_FROM: usize = 192 * 192 * 192;
+/// Columns of a product from which `gemm` is faster (`docs/log.md`).
+const GEMM_FROM: usize = 16_385;
 
 /// A dense matrix in a slice, or its transpose.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +121,20 @@ unsafe fn run(out: *mut f32, width: usize, add: bool, lhs: Matrix<'_>, rhs: Matr
     let parallel = m * n * k >= PARALLEL_FROM;
     // Sizes of things in memory fit.
     let stride = |stride: usize| stride as isize;
-    // SAFETY: the caller answers for `out`, written row after row; `Matrix` keeps every element of `lhs` and `rhs` in its slice.
+    if lhs.col_stride == 1 && n < GEMM_FROM {
+        let accumulate = if add { Accum::Add } else { Accum::Replace };
+        let par = if parallel { Par::rayon(0) } else { Par::Seq };
+        // SAFETY: the caller answers for `out`, written row after row; `Matrix` keeps every element of `lhs` and `rhs` in its slice.
+        unsafe {
+            let view = |x: Matrix<'_>| {
+                MatRef::from_raw_parts(x.values.as_ptr(), x.rows, x.cols, stride(x.row_stride), stride(x.col_stride))
+            };
+            let out = MatMut::from_raw_parts_mut(out, m, n, stride(width), 1);
+            matmul(out, accumulate, view(lhs), view(rhs), 1.0, par);
+        }
+        return;
+    }
+    // SAFETY: as above.
     unsafe {
         gemm(
             m,
