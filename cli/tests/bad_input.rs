@@ -5,6 +5,7 @@ mod support;
 
 use insta::assert_snapshot;
 use safetensors::{SafeTensors, tensor::TensorView};
+use serde_json::Value;
 use support::{CONVERT, Place, uptrain_yaml};
 
 const TO: &str = "--recursions 2 --sharing middle_cycle --init average -o out";
@@ -318,6 +319,23 @@ fn tasks_that_cannot_be_measured_say_why() {
     assert_snapshot!(place.refused("eval base --tasks perplexity --text text/heldout.jsonl --json no/a.json"), @"
     error: the folder of `no/a.json` does not exist
     hint: make it first
+    ");
+}
+
+#[test]
+fn a_teacher_of_another_vocabulary_is_no_measure() {
+    let place = Place::new();
+    fs_err::create_dir(place.path("other")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs_err::copy(place.path(&format!("base/{file}")), place.path(&format!("other/{file}"))).unwrap();
+    }
+    let mut tokenizer: Value = serde_json::from_str(&place.read("base/tokenizer.json")).unwrap();
+    tokenizer["model"]["merges"].as_array_mut().unwrap().truncate(10);
+    place.write("other/tokenizer.json", tokenizer.to_string());
+    let eval = "eval base --tasks perplexity --text text/heldout.jsonl --teacher other";
+    assert_snapshot!(place.refused(eval), @"
+    error: the teacher `other` and the student `base` do not share a vocabulary: their tokenizers split the same text differently
+    hint: distillation compares them token by token; use the student's original as the teacher
     ");
 }
 

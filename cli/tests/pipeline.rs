@@ -65,6 +65,27 @@ fn a_converted_model_is_inspected_measured_and_generates() {
 }
 
 #[test]
+fn a_model_is_compared_with_its_teacher() {
+    let place = Place::new();
+    place.retie(CONVERT).ok();
+    let measure = |model: &str, options: &str| {
+        let eval = "--tasks perplexity --text text/heldout.jsonl --limit 3 --window 64 --json eval.json";
+        let table = place.retie(&format!("eval {model} {eval} {options}")).ok();
+        (json(&place.read("eval.json"))["results"]["perplexity"].clone(), table)
+    };
+    let (alone, _) = measure("converted", "");
+    let (mut beside, table) = measure("converted", "--teacher base");
+    let teacher = beside.as_object_mut().unwrap().remove("teacher").unwrap();
+    assert_eq!(beside, alone, "the other numbers stay what they are");
+    let [kl, same] = ["forward_kl", "same_top"].map(|metric| teacher[metric].as_f64().unwrap());
+    assert!(table.contains(&format!("{kl:.4}")), "{table}");
+    // Broken by the conversion, but no other model.
+    assert!(kl > 0.05 && kl < 5.0 && same > 0.1 && same < 1.0, "{teacher}");
+    let (itself, _) = measure("base", "--teacher base");
+    assert_eq!(itself["teacher"], serde_json::json!({ "forward_kl": 0.0, "same_top": 1.0 }));
+}
+
+#[test]
 fn every_exit_is_measured_and_the_last_is_the_model() {
     let place = Place::new();
     place.retie(CONVERT).ok();

@@ -282,7 +282,9 @@ mod mpi {
         let place = place(4);
         place.retie("convert converted --router expert_choice --router-network random -o routed").ok();
         let text = "--tasks perplexity --text text/heldout.jsonl --window 64 --batch-size 2";
-        for eval in [format!("base {text} --limit 7"), format!("routed {text} --limit 2 --router-report")] {
+        for eval in
+            [format!("converted {text} --limit 7 --teacher base"), format!("routed {text} --limit 2 --router-report")]
+        {
             place.retie(&format!("eval {eval} -o alone.json")).ok();
             let json = |file: &str| serde_json::from_str::<Value>(&place.read(file)).unwrap();
             for world in [2, 3] {

@@ -1,10 +1,10 @@
 //! A decoder as a [`Scorer`].
 
-use crate::{ScoreRequest, Scorer, TokenScores, packing::Packing};
+use crate::{ScoreRequest, Scorer, TokenAgreement, TokenScores, packing::Packing};
 use burn::tensor::{Int, Tensor};
 use retie_model::{
     CausalLm,
-    kernels::{HeadInput, token_log_probs},
+    kernels::{HeadInput, agreement, token_log_probs},
 };
 use std::convert::Infallible;
 
@@ -13,13 +13,20 @@ use std::convert::Infallible;
 #[derive(Debug)]
 pub struct ModelScorer<'m> {
     model: &'m CausalLm,
+    teacher: Option<&'m CausalLm>,
 }
 
 impl<'m> ModelScorer<'m> {
     /// A scorer of `model`, which should be on a device without autodiff.
     #[must_use]
     pub fn new(model: &'m CausalLm) -> Self {
-        Self { model }
+        Self { model, teacher: None }
+    }
+
+    /// Beside a teacher of the same vocabulary, on the same device.
+    #[must_use]
+    pub fn beside(self, teacher: &'m CausalLm) -> Self {
+        Self { teacher: Some(teacher), ..self }
     }
 }
 
@@ -35,14 +42,23 @@ impl Scorer for ModelScorer<'_> {
         let indices = |values: Vec<i32>| Tensor::<1, Int>::from_ints(values.as_slice(), &device);
         let ids = indices(ids.into_iter().map(|id| id as i32).collect());
         let rows = indices(rows.into_iter().map(|row| row as i32).collect());
-        let hidden = self.model.forward_packed(ids, layout).select(0, rows);
-        let (log_probs, greedy) = token_log_probs(&HeadInput { hidden, head: self.model.head() }, &targets);
+        let read = |model: &CausalLm| HeadInput {
+            hidden: model.forward_packed(ids.clone(), layout.clone()).select(0, rows.clone()),
+            head: model.head(),
+        };
+        let input = read(self.model);
+        let (log_probs, greedy) = token_log_probs(&input, &targets);
+        let beside = self.teacher.map(|teacher| agreement(&input, &read(teacher)));
         let mut start = 0;
         let scores = requests.iter().map(|request| {
             let end = start + request.num_scored();
-            let scores = TokenScores { log_probs: log_probs[start..end].to_vec(), greedy: greedy[start..end].to_vec() };
+            let agreement = beside.as_ref().map(|(forward_kl, same_top)| TokenAgreement {
+                forward_kl: forward_kl[start..end].to_vec(),
+                same_top: same_top[start..end].to_vec(),
+            });
+            let (log_probs, greedy) = (log_probs[start..end].to_vec(), greedy[start..end].to_vec());
             start = end;
-            scores
+            TokenScores { log_probs, greedy, agreement }
         });
         Ok(scores.collect())
     }

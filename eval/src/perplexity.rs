@@ -10,7 +10,8 @@
 //!   unscored first tokens leave out.
 
 use crate::{
-    EvalError, Progress, PromptEncoder, RunError, ScoreRequest, Scorer, python, score_all, scorer::check_log_probs,
+    EvalError, Progress, PromptEncoder, RunError, ScoreRequest, Scorer, TokenScores, python, score_all,
+    scorer::check_log_probs,
 };
 use serde::Serialize;
 
@@ -54,6 +55,18 @@ pub struct Perplexity {
     pub byte_perplexity: f64,
     /// log2 of the perplexity of a byte.
     pub bits_per_byte: f64,
+    /// The model beside its teacher, if it was scored beside one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Agreement>,
+}
+
+/// A model beside its teacher: means over the scored tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Agreement {
+    /// Forward KL of the model's distribution from the teacher's, in nats.
+    pub forward_kl: f64,
+    /// Share of the tokens where both have the same likeliest next token.
+    pub same_top: f64,
 }
 
 /// Measures `text`, which `name` names in the result.
@@ -92,7 +105,7 @@ pub fn measure_perplexity<S: Scorer>(
     for (index, scores) in scores.iter().enumerate() {
         check_log_probs(scores, || format!("window {} of `{name}`", index + 1))?;
     }
-    let log_likelihood: f64 = scores.iter().map(crate::TokenScores::sum).sum();
+    let log_likelihood: f64 = scores.iter().map(TokenScores::sum).sum();
     let scored: Vec<u32> = requests.iter().flat_map(|r| &r.tokens[r.scored_from..]).copied().collect();
     let scored_text = encoder.codec.decode(&scored).map_err(EvalError::from)?;
     let (words, bytes) = (python::count_words(&scored_text), scored_text.len());
@@ -110,7 +123,15 @@ pub fn measure_perplexity<S: Scorer>(
         word_perplexity: mean(words).exp(),
         byte_perplexity: mean(bytes).exp(),
         bits_per_byte: mean(bytes) / std::f64::consts::LN_2,
+        teacher: agreement(&scores, scored.len()),
     })
+}
+
+fn agreement(scores: &[TokenScores], tokens: usize) -> Option<Agreement> {
+    let each = scores.iter().map(|scores| scores.agreement.as_ref()).collect::<Option<Vec<_>>>()?;
+    let kl: f64 = each.iter().flat_map(|each| &each.forward_kl).map(|kl| f64::from(*kl)).sum();
+    let same = each.iter().flat_map(|each| &each.same_top).filter(|same| **same).count();
+    Some(Agreement { forward_kl: kl / tokens as f64, same_top: same as f64 / tokens as f64 })
 }
 
 #[cfg(test)]

@@ -78,12 +78,15 @@ impl EvalReport {
         if let Some(p) = &self.perplexity {
             let mut name = "perplexity".to_owned();
             let mut tokens = format!("{} tokens", p.tokens);
-            for (metric, value) in [
+            let of_teacher =
+                p.teacher.map(|teacher| [("forward_kl", teacher.forward_kl), ("same_top", teacher.same_top)]);
+            let own = [
                 ("token_nll", p.token_nll),
                 ("token_perplexity", p.token_perplexity),
                 ("word_perplexity", p.word_perplexity),
                 ("byte_perplexity", p.byte_perplexity),
-            ] {
+            ];
+            for (metric, value) in own.into_iter().chain(of_teacher.into_iter().flatten()) {
                 let (name, tokens) = (std::mem::take(&mut name), std::mem::take(&mut tokens));
                 rows.push([name, tokens, metric.into(), format!("{value:.4}"), String::new()]);
             }
@@ -113,7 +116,7 @@ impl fmt::Display for EvalReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Estimate, Metric, Sample};
+    use crate::{Agreement, Estimate, Metric, Sample};
     use insta::assert_snapshot;
 
     fn report() -> EvalReport {
@@ -150,6 +153,7 @@ mod tests {
                 word_perplexity: 3.0_f64.exp(),
                 byte_perplexity: 0.75_f64.exp(),
                 bits_per_byte: 1.082_021_3,
+                teacher: Some(Agreement { forward_kl: 0.25, same_top: 0.75 }),
             }),
             router: None,
         }
@@ -167,6 +171,8 @@ mod tests {
                                   token_perplexity      4.4817
                                   word_perplexity      20.0855
                                   byte_perplexity       2.1170
+                                  forward_kl            0.2500
+                                  same_top              0.7500
         ");
     }
 
@@ -201,7 +207,11 @@ mod tests {
               "token_perplexity": 4.4816890703380645,
               "word_perplexity": 20.085536923187668,
               "byte_perplexity": 2.117000016612675,
-              "bits_per_byte": 1.0820213
+              "bits_per_byte": 1.0820213,
+              "teacher": {
+                "forward_kl": 0.25,
+                "same_top": 0.75
+              }
             }
           }
         }

@@ -29,6 +29,17 @@ pub struct TokenScores {
     pub log_probs: Vec<f32>,
     /// Whether the token is the likeliest of all (the first of them, if several are equal).
     pub greedy: Vec<bool>,
+    /// How far the model is from its teacher there, if it is scored beside one.
+    pub agreement: Option<TokenAgreement>,
+}
+
+/// A model beside its teacher, one entry for each scored token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenAgreement {
+    /// Forward KL of the model's distribution from the teacher's, in nats.
+    pub forward_kl: Vec<f32>,
+    /// Whether both have the same likeliest token.
+    pub same_top: Vec<bool>,
 }
 
 impl TokenScores {
@@ -90,6 +101,10 @@ pub fn score_all<S: Scorer>(
         for ((index, request), score) in indices.iter().zip(&batch).zip(given) {
             check_count(score.log_probs.len(), request.num_scored())?;
             check_count(score.greedy.len(), request.num_scored())?;
+            if let Some(TokenAgreement { forward_kl, same_top }) = &score.agreement {
+                check_count(forward_kl.len(), request.num_scored())?;
+                check_count(same_top.len(), request.num_scored())?;
+            }
             scores[*index] = score;
         }
         done += batch.len();

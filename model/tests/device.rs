@@ -12,7 +12,7 @@ use retie_model::{
     CausalLm, KvCache,
     kernels::{
         self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, Scoring, Teacher,
-        head_loss, token_log_probs,
+        agreement, head_loss, token_log_probs,
     },
 };
 use std::sync::{Mutex, PoisonError};
@@ -143,14 +143,17 @@ fn head_loss_agrees_with_the_cpu() {
             let last = HeadTerms { cross_entropy, teacher: Some(distill(divergence)), last: None };
             let exit = HeadTerms { last: Some(distill(divergence)), ..last };
             let targets: Vec<u32> = (0..13).collect();
-            let log_probs =
-                token_log_probs(&HeadInput { hidden: hidden.clone(), head: weight.clone().into() }, &targets);
+            let input = HeadInput { hidden: hidden.clone(), head: weight.clone().into() };
+            let scores = (token_log_probs(&input, &targets), agreement(&input, &teacher));
             let readouts = [Readout { hidden: tensor(&[13, 16], 5), terms: exit }, Readout { hidden, terms: last }];
-            (head_loss(weight.into(), &readouts, Some(&Teacher::Model(Box::new(teacher))), &targets), log_probs)
+            (head_loss(weight.into(), &readouts, Some(&Teacher::Model(Box::new(teacher))), &targets), scores)
         });
-        let [(actual, (log_probs, greedy)), (expected, (expected_log_probs, expected_greedy))] = losses;
+        let [(actual, scores), (expected, expected_scores)] = losses;
+        let ((log_probs, greedy), (kl, same_top)) = scores;
+        let ((expected_log_probs, expected_greedy), (expected_kl, expected_same_top)) = expected_scores;
         assert_close("log-probabilities", &log_probs, &expected_log_probs);
-        assert_eq!(greedy, expected_greedy);
+        assert_close("agreement", &kl, &expected_kl);
+        assert_eq!((greedy, same_top), (expected_greedy, expected_same_top));
         assert_close("gradient of the head", &values(actual.grad_weight), &values(expected.grad_weight));
         for (actual, expected) in actual.readouts.into_iter().zip(expected.readouts) {
             let values_of = |v: HeadValues| {

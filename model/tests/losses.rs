@@ -7,7 +7,7 @@ mod support;
 use burn::tensor::Device;
 use retie_config::Divergence;
 use retie_model::kernels::{
-    CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Readout, Teacher, head_loss,
+    CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Readout, Teacher, agreement, head_loss,
 };
 use support::{Golden, differences, values};
 
@@ -52,4 +52,17 @@ fn values_and_gradients_of_the_head_losses_are_those_of_torch() {
             assert!(max < 4e-6, "{key}: gradient of the head differs by {max}");
         }
     }
+}
+
+#[test]
+fn the_agreement_with_a_teacher_is_that_of_torch() {
+    let golden = Golden::named("losses");
+    let device = Device::flex();
+    let tensor = |name: &str| golden.tensor::<2>(name, &device);
+    let input = HeadInput { hidden: tensor("student.hidden"), head: tensor("head").into() };
+    let teacher = HeadInput { hidden: tensor("teacher.hidden"), head: tensor("teacher.head").into() };
+    let (kl, _) = agreement(&input, &teacher);
+    let mean = kl.iter().sum::<f32>() / kl.len() as f32;
+    let expected = golden.floats("forward_kl.t1.last")[3];
+    assert!((mean - expected).abs() < 4e-6 * expected.max(1.0), "{mean} and {expected}");
 }

@@ -135,7 +135,15 @@ pub fn tokenizer(model: &ModelSource) -> Result<Tokenizer, TrainError> {
     Ok(Tokenizer::from_bytes(json, &model.path.join("tokenizer.json"))?)
 }
 
-fn check_vocabularies(teacher: &ModelSource, student: &ModelSource, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+/// Checks that a teacher can be compared with a student token by token.
+///
+/// # Errors
+/// [`TrainError::VocabularyMismatch`], or its tokenizer is damaged.
+pub fn check_vocabularies(
+    teacher: &ModelSource,
+    student: &ModelSource,
+    tokenizer: &Tokenizer,
+) -> Result<(), TrainError> {
     let mismatch = |reason| TrainError::VocabularyMismatch {
         teacher: teacher.spec.clone(),
         student: student.spec.clone(),

@@ -31,6 +31,7 @@ mod tokenize;
 pub use collective::{Collective, Single, lead_first};
 pub use error::TrainError;
 pub use event::{Baseline, Event, HeldoutRouting, Outcome, StepRow};
+pub use inputs::check_vocabularies;
 pub use keep_logits::{KeepEvent, KeepLogits, KeptLogits, keep_logits};
 pub use log::{Logger, read_metrics};
 pub use plan::{ParameterGroup, RunPlan, plan};

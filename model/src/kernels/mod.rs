@@ -20,7 +20,7 @@ mod write;
 pub use allocator::{Allocator, keep_freed_memory};
 pub use head_loss::{
     CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, Teacher,
-    TopProbs, head_loss, token_log_probs, top_probs,
+    TopProbs, agreement, head_loss, token_log_probs, top_probs,
 };
 pub use layout::{Grid, Layout, Scoring, Segment};
 pub use merge::{Merge, gather, merge};

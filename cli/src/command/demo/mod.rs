@@ -130,8 +130,11 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
         let window = source.config.max_position_embeddings;
         let batch_size = recipe::EVAL_BATCH_SIZE;
         let options = PerplexityOptions { window, stride: window, limit: None, batch_size };
-        let perplexity =
-            Evaluation { model: &model, batch_size, ranks: &Single }.text("heldout.jsonl", &text, options)?;
+        let perplexity = Evaluation { model: &model, teacher: None, batch_size, ranks: &Single }.text(
+            "heldout.jsonl",
+            &text,
+            options,
+        )?;
         let report = EvalReport {
             model: dir.to_owned(),
             limit: None,

@@ -1,12 +1,14 @@
 //! One model on each rank: a batch is divided among them, and each comes to have all scores.
 
-use retie_eval::{ScoreRequest, Scorer, TokenScores};
+use retie_eval::{ScoreRequest, Scorer, TokenAgreement, TokenScores};
 use retie_trainer::Collective;
 use std::ops::Range;
 
 /// A scorer and those of the other ranks, which are asked the same.
 pub struct Divided<'r, S> {
     pub scorer: S,
+    /// Whether the scorers compare a model with its teacher; a rank without a request has no score that says so.
+    pub beside_teacher: bool,
     pub ranks: &'r dyn Collective,
 }
 
@@ -20,23 +22,31 @@ impl<S: Scorer> Scorer for Divided<'_, S> {
         let own = part(requests.len(), self.ranks.rank(), self.ranks.world());
         let scores = self.scorer.score(&requests[own.clone()])?;
         let counts = || requests.iter().map(ScoreRequest::num_scored);
+        let (before, tokens) = (counts().take(own.start).sum(), counts().sum());
         // The sum of what each rank has and zeros is exact.
-        let mut log_probs = vec![0.0f32; counts().sum()];
-        let mut greedy = log_probs.clone();
-        let mut at: usize = counts().take(own.start).sum();
-        for scores in scores {
-            let len = scores.log_probs.len();
-            log_probs[at..at + len].copy_from_slice(&scores.log_probs);
-            greedy[at..at + len].iter_mut().zip(scores.greedy).for_each(|(slot, is)| *slot = f32::from(u8::from(is)));
-            at += len;
-        }
-        self.ranks.all_reduce(&mut log_probs);
-        self.ranks.all_reduce(&mut greedy);
-        let mut tokens = log_probs.into_iter().zip(greedy).map(|(log_prob, greedy)| (log_prob, greedy > 0.0));
+        let gather = |own: Vec<f32>| {
+            let mut all = vec![0.0; tokens];
+            all[before..before + own.len()].copy_from_slice(&own);
+            self.ranks.all_reduce(&mut all);
+            all.into_iter()
+        };
+        let flags = |flags: &[bool]| flags.iter().map(|is| f32::from(u8::from(*is))).collect::<Vec<f32>>();
+        let mut log_probs = gather(scores.iter().flat_map(|scores| scores.log_probs.clone()).collect());
+        let mut greedy = gather(scores.iter().flat_map(|scores| flags(&scores.greedy)).collect());
+        let mut agreement = self.beside_teacher.then(|| {
+            let each = || scores.iter().filter_map(|scores| scores.agreement.as_ref());
+            let forward_kl = gather(each().flat_map(|each| each.forward_kl.clone()).collect());
+            (forward_kl, gather(each().flat_map(|each| flags(&each.same_top)).collect()))
+        });
+        let is_set = |flag: f32| flag > 0.0;
         Ok(counts()
-            .map(|count| {
-                let (log_probs, greedy) = tokens.by_ref().take(count).unzip();
-                TokenScores { log_probs, greedy }
+            .map(|count| TokenScores {
+                log_probs: log_probs.by_ref().take(count).collect(),
+                greedy: greedy.by_ref().take(count).map(is_set).collect(),
+                agreement: agreement.as_mut().map(|(forward_kl, same_top)| TokenAgreement {
+                    forward_kl: forward_kl.take(count).collect(),
+                    same_top: same_top.take(count).map(is_set).collect(),
+                }),
             })
             .collect())
     }

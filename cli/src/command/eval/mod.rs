@@ -18,6 +18,7 @@ use divided::Divided;
 use retie_checkpoint::{ModelSource, share_map};
 use retie_convert::ParameterCounts;
 use retie_eval::{EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RouterReport, RunError, Task};
+use retie_model::CausalLm;
 use retie_trainer::{Collective, lead_first};
 use serde_json::{Value, json};
 use std::{
@@ -55,6 +56,10 @@ pub struct Eval {
     /// What is measured: the whole stack, or also what each recursion but the last leaves, through the same final norm and head
     #[arg(long, value_name = "DEPTHS", default_value = "last")]
     depths: Depths,
+    /// Compare with this model on the text too: forward KL from it, in nats per token, and the share of tokens with the same likeliest next
+    /// token
+    #[arg(long, value_name = "MODEL", requires = "text")]
+    teacher: Option<String>,
     /// Report what the routers do on the text too, in inference and as in training
     #[arg(long, requires = "text")]
     router_report: bool,
@@ -105,6 +110,10 @@ impl Eval {
             "`{}` has no router to report on\nhint: leave `--router-report` out",
             self.model
         );
+        let teacher = self.teacher.as_deref().map(|teacher| lead_first(ranks, || model::open(teacher))).transpose()?;
+        if let Some(teacher) = &teacher {
+            retie_trainer::check_vocabularies(teacher, &source, &model::tokenizer(&source)?)?;
+        }
         let text = self.text.as_deref().map(model::read_text).transpose()?;
         let examples = || tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>();
         let examples = lead_first(ranks, examples)?;
@@ -121,11 +130,14 @@ impl Eval {
         ends.pop();
         ends.push(map.num_depths());
         let mut model = TextModel::load(&source, &device, self.dtype.get())?;
+        let teacher = teacher
+            .map(|teacher| CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, self.dtype.get()))
+            .transpose()?;
         let whole = model.model.clone();
         let mut measured = Vec::new();
         for num_depths in ends {
             model.model = whole.until(num_depths);
-            let mut evaluation = Evaluation { model: &model, batch_size, ranks };
+            let mut evaluation = Evaluation { model: &model, teacher: teacher.as_ref(), batch_size, ranks };
             let mut report =
                 EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None, router: None };
             for (task, examples) in tasks.iter().zip(&examples) {
@@ -241,14 +253,16 @@ pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits:
 /// A model that is being measured.
 pub struct Evaluation<'a> {
     pub model: &'a TextModel,
+    /// What it is compared with on a text.
+    pub teacher: Option<&'a CausalLm>,
     /// Of each rank.
     pub batch_size: usize,
     pub ranks: &'a dyn Collective,
 }
 
 impl Evaluation<'_> {
-    fn scorer(&self) -> Divided<'_, ModelScorer<'_>> {
-        Divided { scorer: ModelScorer::new(&self.model.model), ranks: self.ranks }
+    fn divided<'s>(&'s self, scorer: ModelScorer<'s>, beside_teacher: bool) -> Divided<'s, ModelScorer<'s>> {
+        Divided { scorer, beside_teacher, ranks: self.ranks }
     }
 
     /// Sequences that all ranks score at once.
@@ -274,7 +288,8 @@ impl Evaluation<'_> {
     /// Measures `examples`, under a progress bar.
     pub fn task(&mut self, task: &'static Task, examples: &[Example]) -> anyhow::Result<retie_eval::TaskResult> {
         let mut progress = self.show(task.name, "continuations");
-        retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut self.scorer(), self.batch(), &mut progress)
+        let mut scorer = self.divided(ModelScorer::new(&self.model.model), false);
+        retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut scorer, self.batch(), &mut progress)
             .map_err(unwrapped)
     }
 
@@ -299,7 +314,13 @@ impl Evaluation<'_> {
     ) -> anyhow::Result<retie_eval::Perplexity> {
         let options = PerplexityOptions { batch_size: self.batch(), ..options };
         let mut progress = self.show(PERPLEXITY, "windows");
-        retie_eval::measure_perplexity(name, text, options, &self.encoder()?, &mut self.scorer(), &mut progress)
+        let alone = ModelScorer::new(&self.model.model);
+        let scorer = match self.teacher {
+            Some(teacher) => alone.beside(teacher),
+            None => alone,
+        };
+        let mut scorer = self.divided(scorer, self.teacher.is_some());
+        retie_eval::measure_perplexity(name, text, options, &self.encoder()?, &mut scorer, &mut progress)
             .map_err(unwrapped)
     }
 }

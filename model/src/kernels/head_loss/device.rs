@@ -62,6 +62,18 @@ pub fn token_log_probs(input: &HeadInput, targets: &[u32], chunks: Chunks) -> (V
     (log_probs, greedy)
 }
 
+pub fn agreement(input: &HeadInput, teacher: &HeadInput, chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
+    let (mut kl, mut same) = (Vec::new(), Vec::new());
+    for (start, rows) in chunks.iter() {
+        let [own, theirs] =
+            [input, teacher].map(|input| logits(input.hidden.clone().narrow(0, start, rows), &input.head));
+        let [log_q, log_p] = [own.clone(), theirs.clone()].map(|logits| activation::log_softmax(logits, 1));
+        kl.extend(floats((log_p.clone().exp() * (log_p - log_q)).sum_dim(1)));
+        same.extend(floats(own.argmax(1).equal(theirs.argmax(1)).float()).iter().map(|is_same| *is_same != 0.0));
+    }
+    (kl, same)
+}
+
 fn logits(hidden: Tensor<2>, head: &Head) -> Tensor<2> {
     let logits = linear(hidden, head.weight.clone());
     match head.softcap {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::kernels::host::{
     matmul::{Matrix, add_product, write_product},
-    simd::{cap, max, slopes, sum_exp, vectorised},
+    simd::{cap, exp, max, slopes, sum_exp, sum_of_pairs, vectorised},
     tensor::{matrix, on_host, values},
     weight::Weight,
 };
@@ -189,6 +189,42 @@ fn score_row((row, target): (&[f32], &u32)) -> (f32, bool) {
             let shift = max(row);
             let log_prob = row[target] - shift - sum_exp(row, 1.0, shift).ln();
             (log_prob, row.iter().position(|x| *x == shift) == Some(target))
+        },
+    )
+}
+
+pub fn agreement(input: &HeadInput, teacher: &HeadInput, chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
+    let heads = [input, teacher].map(|input| Rows::new(&input.hidden, &input.head));
+    let vocab_size = heads[0].vocab_size;
+    let mut logits = [0; 2].map(|_| vec![0.0; chunks.rows * vocab_size]);
+    let mut results = Vec::with_capacity(chunks.tokens);
+    for (start, rows) in chunks.iter() {
+        for (head, logits) in heads.iter().zip(&mut logits) {
+            head.fill(start, rows, logits);
+        }
+        let [own, theirs] = logits.each_ref().map(|logits| logits[..rows * vocab_size].par_chunks_exact(vocab_size));
+        let scores: Vec<_> = own.zip(theirs).map(agreement_of_row).collect();
+        results.extend(scores);
+    }
+    results.into_iter().unzip()
+}
+
+/// Forward KL of two rows of logits, and whether the first of the most probable tokens is the same.
+fn agreement_of_row((own, theirs): (&[f32], &[f32])) -> (f32, bool) {
+    vectorised(
+        #[inline(always)]
+        || {
+            let [own_max, their_max] = [max(own), max(theirs)];
+            let log_q = own_max + sum_exp(own, 1.0, own_max).ln();
+            let log_p = their_max + sum_exp(theirs, 1.0, their_max).ln();
+            let kl = sum_of_pairs(
+                own,
+                theirs,
+                #[inline(always)]
+                |own, theirs| exp(theirs - log_p) * ((theirs - log_p) - (own - log_q)),
+            );
+            let first = |row: &[f32], max: f32| row.iter().position(|x| *x == max);
+            (kl, first(own, own_max) == first(theirs, their_max))
         },
     )
 }

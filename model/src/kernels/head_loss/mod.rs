@@ -177,6 +177,24 @@ pub fn token_log_probs(input: &HeadInput, targets: &[u32]) -> (Vec<f32>, Vec<boo
     }
 }
 
+/// How far `input` is from a teacher: for each row the forward KL `Σ p (log p − log q)` of its distribution `q` from the teacher's `p`, in
+/// nats, and whether the most probable token is the same (the first of them, if several are equal).
+///
+/// # Panics
+/// When rows or vocabularies differ.
+#[must_use]
+pub fn agreement(input: &HeadInput, teacher: &HeadInput) -> (Vec<f32>, Vec<bool>) {
+    let [tokens, _] = input.hidden.dims();
+    let [vocab_size, _] = input.head.weight.dims();
+    assert_eq!([teacher.hidden.dims()[0], teacher.head.weight.dims()[0]], [tokens, vocab_size], "rows and vocabulary");
+    let chunks = Chunks::of(tokens, vocab_size);
+    if is_cpu(&input.hidden.device()) {
+        host::agreement(input, teacher, chunks)
+    } else {
+        device::agreement(input, teacher, chunks)
+    }
+}
+
 /// Runs of rows whose logits are in memory at the same time.
 #[derive(Clone, Copy, Debug)]
 struct Chunks {

@@ -89,6 +89,26 @@ fn host_and_plain_operations_agree() {
 }
 
 #[test]
+fn the_agreement_with_a_teacher_is_forward_kl_row_by_row() {
+    let (weight, hidden) = (random([53, 9], 17), random([41, 9], 16));
+    let capped = Head { weight: random([53, 5], 19), softcap: Some(3.0) };
+    let teacher = HeadInput { hidden: random([41, 5], 18), head: capped };
+    let input = HeadInput { hidden, head: weight.into() };
+    let chunks = super::Chunks { tokens: 41, rows: 16 };
+    let (host, same) = host::agreement(&input, &teacher, chunks);
+    let (plain, same_in_plain) = device::agreement(&input, &teacher, chunks);
+    assert_eq!(same, same_in_plain);
+    assert!(same.contains(&true) && same.contains(&false), "{same:?}");
+    for (host, plain) in host.iter().zip(plain) {
+        assert!((host - plain).abs() < 2e-6 * plain.max(1.0), "{host} and {plain}"); // sums of 53 products in f32
+    }
+    let (kl, _) = divergence(&input, &teacher, Divergence::ForwardKl);
+    let mean = host.iter().map(|kl| f64::from(*kl)).sum::<f64>() / 41.0;
+    assert!((mean - kl).abs() < 1e-6, "{mean} and {kl}");
+    assert_eq!(host::agreement(&input, &input, chunks), (vec![0.0; 41], vec![true; 41]));
+}
+
+#[test]
 fn divergences_have_the_known_values() {
     // Computed in f64 by another implementation, on these logits.
     let student = logits([[1.0, 0.0, -1.0], [0.5, 0.2, 0.1]]);

@@ -150,6 +150,20 @@ fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     rest.iter().fold(fold(lanes), |total, x| total + f(*x))
 }
 
+/// Σ f(x, y) of two slices of one length.
+#[inline(always)]
+pub fn sum_of_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    let (ys, y_rest) = y[..x.len()].as_chunks::<LANES>();
+    for (x, y) in xs.iter().zip(ys) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i], y[i]);
+        }
+    }
+    x_rest.iter().zip(y_rest).fold(fold(lanes), |total, (x, y)| total + f(*x, *y))
+}
+
 /// Σ x.
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {
