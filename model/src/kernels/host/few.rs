@@ -16,7 +16,12 @@ pub fn few_dots<'y, T: Scalar + 'y>(out: &mut [f32], x: &[f32], len: usize, ys: 
     match x.len() / len {
         1 => vectorised(
             #[inline(always)]
-            || out.iter_mut().zip(ys).for_each(|(out, y)| *out = dot(x, y)),
+            || {
+                // A loop of its own: `for_each` may be a call, and what is called has none of the vector instructions.
+                for (out, y) in out.iter_mut().zip(ys) {
+                    *out = dot(x, y);
+                }
+            },
         ),
         2 => run::<2, T>(out, x, len, ys),
         3 => run::<3, T>(out, x, len, ys),
