@@ -52,8 +52,8 @@ pub use router::{
     RouterScore, TokenChoiceConfig,
 };
 pub use run::{
-    DataConfig, LoggerKind, LossSpike, ModelSource, NonFinite, Packing, RunConfig, SourceConfig, TeacherConfig,
-    TrainConfig, UptrainConfig,
+    DataConfig, LoggerKind, LossSpike, ModelSource, NonFinite, Packing, Precision, RunConfig, SourceConfig,
+    TeacherConfig, TrainConfig, UptrainConfig,
 };
 pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthPlan, LayerIndex, ShareError, ShareMap, dividing_recursions};

@@ -19,7 +19,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Int, Tensor},
 };
-use retie_config::{DepthExtra, ModelConfig, ShareMap};
+use retie_config::{DepthExtra, ModelConfig, Precision, ShareMap};
 use std::{ops::Range, sync::Arc};
 
 /// A decoder with its language-model head.
@@ -102,6 +102,18 @@ impl CausalLm {
         let mut model = self.clone();
         model.model.depths.iter_mut().for_each(DepthWeights::drop_magnitudes);
         model
+    }
+
+    /// The model with the products of its layers in `precision`. The weights are the same.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        for Layer { self_attn, mlp, .. } in &mut self.model.layers {
+            let attention =
+                [&mut self_attn.q_proj, &mut self_attn.k_proj, &mut self_attn.v_proj, &mut self_attn.o_proj];
+            let linears = attention.into_iter().chain([&mut mlp.up_proj, &mut mlp.down_proj]).chain(&mut mlp.gate_proj);
+            linears.for_each(|linear| linear.precision = precision);
+        }
+        self
     }
 
     /// Where the weights are.

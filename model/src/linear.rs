@@ -12,13 +12,15 @@ use burn::{
     module::{Module, Param},
     tensor::Tensor,
 };
-use retie_config::Activation;
+use retie_config::{Activation, Precision};
 
 /// Weights of a stored layer: `weight [out, in]`, `bias [out]`.
 #[derive(Module, Debug)]
 pub struct Linear {
     pub weight: Param<Tensor<2>>,
     pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    pub(crate) precision: Precision,
 }
 
 /// One LoRA factor: `A [rank, in]` or `B [out, rank]`.
@@ -44,9 +46,11 @@ impl Linear {
     /// `x [M, in]` → `[M, out]`.
     pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         let weight = self.weight.val();
-        let out = match depth.lora() {
-            Some([a, b]) => kernels::linear_lora(x, weight, a, b),
-            None => kernels::linear(x, weight),
+        let out = match (depth.lora(), self.precision) {
+            (Some([a, b]), Precision::F32) => kernels::linear_lora(x, weight, a, b),
+            (None, Precision::F32) => kernels::linear(x, weight),
+            (Some([a, b]), Precision::Bf16) => kernels::linear_lora_in_bf16(x, weight, a, b),
+            (None, Precision::Bf16) => kernels::linear_in_bf16(x, weight),
         };
         self.add_bias(self.rescaled(out, depth), depth)
     }
@@ -59,6 +63,9 @@ impl Linear {
         activation: Activation,
         depth: &LinearAtDepth,
     ) -> Tensor<2> {
+        if self.precision == Precision::Bf16 {
+            return self.forward(kernels::gated(gate, up, activation), depth);
+        }
         let weight = self.weight.val();
         let out = match depth.lora() {
             Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight, a, b),

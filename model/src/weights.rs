@@ -22,7 +22,7 @@ use retie_checkpoint::{
     CheckpointError, Dtype, FINAL_NORM, FINAL_NORM_BIAS, MAGNITUDES, RouterKind, TensorSource, check_tensors,
     num_routers, router_tensor, share_map,
 };
-use retie_config::{DepthPlan, ModelConfig};
+use retie_config::{DepthPlan, ModelConfig, Precision};
 use std::sync::Arc;
 
 /// In what type matrices are held in memory. Norms and biases are f32, as is everything that is computed.
@@ -86,7 +86,8 @@ impl Loader<'_> {
     }
 
     fn linear(&self, name: &str) -> Result<Linear, CheckpointError> {
-        Ok(Linear { weight: self.param(&format!("{name}.weight"))?, bias: self.optional(&format!("{name}.bias"))? })
+        let (weight, bias) = (self.param(&format!("{name}.weight"))?, self.optional(&format!("{name}.bias"))?);
+        Ok(Linear { weight, bias, precision: Precision::default() })
     }
 
     fn optional_linear(&self, name: &str) -> Result<Option<Linear>, CheckpointError> {

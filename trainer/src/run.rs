@@ -28,10 +28,10 @@ use crate::{
 };
 use burn::{
     module::{Module, ModuleMapper, Param},
-    tensor::{Device, Tensor},
+    tensor::{Device, FloatDType, Tensor},
 };
 use retie_checkpoint::{ModelSource, Provenance, Staging};
-use retie_config::{Group, GroupsConfig, ModelConfig, ShareMap, TeacherConfig, TrainConfig, UptrainConfig};
+use retie_config::{Group, GroupsConfig, ModelConfig, Precision, ShareMap, TeacherConfig, TrainConfig, UptrainConfig};
 use retie_data::{Batch, Sampler, TokenDataset};
 use retie_model::{CausalLm, WeightDtype};
 use serde_json::json;
@@ -101,6 +101,11 @@ pub fn uptrain(
     }
     let sampler = Sampler::new(train, config.train.seed, &state.cursors)?;
     // The teacher is only read: what its file holds in bf16 need not be widened.
+    let precision = config.train.precision;
+    if precision == Precision::Bf16 && !device.supports_dtype(FloatDType::BF16) {
+        return Err(TrainError::NoBf16 { device: format!("{device:?}") });
+    }
+    let load = |source, device: &_, dtype| Ok::<_, TrainError>(load(source, device, dtype)?.with_precision(precision));
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
     let teacher =
         teacher.map(|teacher| Source::Model(Box::new(teacher))).or_else(|| inputs.logits.take().map(Source::Logits));

@@ -58,10 +58,11 @@ fn goes_on(relax: Relax) {
 }
 
 #[test]
-fn a_stopped_run_on_rows_of_whole_documents_goes_on_bit_for_bit() {
+fn a_stopped_run_on_rows_of_whole_documents_in_bf16_goes_on_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let mut whole = config(dir.path());
     whole.data.packing = retie_config::Packing::BestFit;
+    whole.train.precision = retie_config::Precision::Bf16;
     let rows = run(&whole, "cpu");
     let mut broken = whole.clone();
     broken.run.dir = dir.path().join("broken");

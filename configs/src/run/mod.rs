@@ -8,7 +8,7 @@ mod train;
 
 pub use data::{DataConfig, Packing, SourceConfig};
 pub use teacher::TeacherConfig;
-pub use train::{LossSpike, NonFinite, TrainConfig};
+pub use train::{LossSpike, NonFinite, Precision, TrainConfig};
 
 use crate::{
     LossConfig, OptimizerConfig, ScheduleConfig,

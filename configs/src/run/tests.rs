@@ -98,6 +98,7 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
       batch_size: 2
       gradient_accumulation: 1
       checkpoint_recursions: false
+      precision: f32
       shard_optimizer: false
       checkpoint_every: 100
       keep_last: 2

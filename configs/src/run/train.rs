@@ -22,6 +22,9 @@ pub struct TrainConfig {
     /// Keep only what enters each recursion, and compute the recursion again for its backward pass: less memory, more time.
     #[serde(default)]
     pub checkpoint_recursions: bool,
+    /// What the products of the layers are computed in.
+    #[serde(default)]
+    pub precision: Precision,
     /// Divide the moments of the optimizer among the ranks that train together: less memory on each, the same steps.
     #[serde(default)]
     pub shard_optimizer: bool,
@@ -62,6 +65,18 @@ pub struct TrainConfig {
     /// Seed of the order of the text and of everything else that is drawn.
     #[serde(default = "default_seed")]
     pub seed: u64,
+}
+
+/// What the products of a model's layers are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// f32, as everything else.
+    #[default]
+    F32,
+    /// Factors and results, and in the backward pass their gradients, are bf16; sums are those of the device's product. The weights
+    /// themselves, moments, norms, attention's scores, head and losses stay f32.
+    Bf16,
 }
 
 /// What happens when the loss or the gradient of a step is not a finite number. The step's text is kept in the run's folder.

@@ -29,7 +29,7 @@ pub use write::{Run, write_rows};
 
 use burn::{
     backend::{Dispatch, DispatchDevice},
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::{Device, FloatDType, Int, Tensor, TensorData},
 };
 pub use host::ceiling::{Ceilings, ceilings};
 use host::{DecoderOps, gated::Gate};
@@ -106,6 +106,28 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
     } else {
         plain::linear_lora(x, weight, a, b)
     }
+}
+
+/// [`linear`] whose factors and result are rounded to bf16, and so are the gradients that come and go. On the CPU it is the rounding
+/// alone that is done, and the product is that of f32; elsewhere it is the device's product of bf16.
+pub fn linear_in_bf16(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if is_cpu(&x.device()) {
+        rounded(linear(rounded(x), rounded(weight)))
+    } else {
+        count_products(&x, [&weight]);
+        plain::linear(x.cast(FloatDType::BF16), weight.cast(FloatDType::BF16)).cast(FloatDType::F32)
+    }
+}
+
+/// [`linear_lora`] of products [in bf16](linear_in_bf16); their sum is of f32.
+pub fn linear_lora_in_bf16(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    let correction = linear_in_bf16(linear_in_bf16(x.clone(), a), b);
+    add(linear_in_bf16(x, weight), correction)
+}
+
+/// To bf16 and back, the gradient likewise.
+fn rounded(x: Tensor<2>) -> Tensor<2> {
+    x.cast(FloatDType::BF16).cast(FloatDType::F32)
 }
 
 /// `y · m / n`, column by column: `y [M, out]`; magnitudes `m` and norms `n` `[out]`, the latter without gradient (DoRA).

@@ -3,8 +3,8 @@
 use super::assets;
 use retie_config::{
     ConvertConfig, CosineConfig, CrossEntropyConfig, DataConfig, DistillConfig, GroupsConfig, Init, LossConfig,
-    LossSpike, ModelSource, NonFinite, OptimizerConfig, RunConfig, ScheduleConfig, Sharing, StoredDtype, TeacherConfig,
-    TrainConfig, UptrainConfig,
+    LossSpike, ModelSource, NonFinite, OptimizerConfig, Precision, RunConfig, ScheduleConfig, Sharing, StoredDtype,
+    TeacherConfig, TrainConfig, UptrainConfig,
 };
 use std::path::Path;
 
@@ -53,6 +53,7 @@ pub fn uptrain(out: &Path) -> UptrainConfig {
             batch_size: 4,
             gradient_accumulation: 1,
             checkpoint_recursions: false,
+            precision: Precision::default(),
             shard_optimizer: false,
             capacity_warmup_steps: None,
             depth_warmup_steps: None,
