@@ -95,9 +95,16 @@ impl AdamW {
 
     /// The factors of the step that has begun, for a parameter of `rank` dimensions.
     pub fn factors(&self, lr: f64, scale: f32, group: Group, rank: usize) -> Factors {
+        self.factors_at(lr * self.config.groups.get(group).lr, scale, self.config.weight_decay_of(group, rank))
+    }
+
+    /// Those of a matrix of no group.
+    pub fn factors_of_matrix(&self, lr: f64, scale: f32) -> Factors {
+        self.factors_at(lr, scale, self.config.weight_decay)
+    }
+
+    fn factors_at(&self, lr: f64, scale: f32, weight_decay: f64) -> Factors {
         let &OptimizerConfig { beta1, beta2, eps, .. } = &self.config;
-        let lr = lr * self.config.groups.get(group).lr;
-        let weight_decay = self.config.weight_decay_of(group, rank);
         let steps: f64 = self.steps as f64;
         Factors {
             beta1: beta1 as f32,
@@ -145,6 +152,11 @@ pub struct Scales {
 }
 
 impl Scales {
+    /// The factor of the gradients of everything but auxiliary routers.
+    pub fn of_model(self) -> f32 {
+        self.model
+    }
+
     /// The factor of a group's gradients.
     pub fn of(self, group: Group) -> f32 {
         if group == Group::AuxiliaryRouters { self.auxiliary_routers } else { self.model }
@@ -175,11 +187,7 @@ impl ModuleMapper for Mapper<'_> {
             self.optimizer.moments.remove(&name).unwrap_or_else(|| Moments { mean: zeros(), square: zeros() });
         let group = Group::of(&name, &self.optimizer.share_map);
         let factors = self.optimizer.factors(self.lr, self.scales.of(group), group, D);
-        let (value, moments) = if is_cpu(&device) {
-            factors.on_host(value, grad, moments)
-        } else {
-            factors.on_device(value, grad, moments)
-        };
+        let (value, moments) = factors.apply(value, grad, moments);
         self.optimizer.moments.insert(name, moments);
         let value = if device.is_autodiff() { Tensor::from_inner(value) } else { value };
         let value = if wants_grad { value.require_grad() } else { value };
@@ -196,6 +204,11 @@ impl ModuleMapper for Mapper<'_> {
 }
 
 impl Factors {
+    /// The parameter and its moments after the step; all four tensors without autodiff.
+    pub fn apply<const D: usize>(self, value: Tensor<D>, grad: Tensor<1>, moments: Moments) -> (Tensor<D>, Moments) {
+        if is_cpu(&value.device()) { self.on_host(value, grad, moments) } else { self.on_device(value, grad, moments) }
+    }
+
     /// In place: the buffers of all four tensors are taken out, changed and put back.
     fn on_host<const D: usize>(self, value: Tensor<D>, grad: Tensor<1>, moments: Moments) -> (Tensor<D>, Moments) {
         let device: Device = value.device();

@@ -1,12 +1,13 @@
 //! Checkpoints of a run: `ckpt/step-N/`, written whole and renamed into place.
 //!
 //! A step folder is a model folder (configuration, weights in f32, tokenizer, provenance) with `optimizer.safetensors` (`mean.NAME`,
-//! `square.NAME`) and `state.json` beside them; `retie eval` and `retie generate` read it as it is.
+//! `square.NAME`), `state.json` and, where a loss learns them, the maps of [`crate::projection`] beside them; `retie eval` and `retie generate` read it as it is.
 
 use crate::{
     TrainError,
     adamw::Moments,
     optimizer::{Moment, Optimizer},
+    projection::Projections,
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use retie_checkpoint::{
@@ -108,6 +109,7 @@ pub fn save(
     model: &CausalLm,
     files: ModelFiles<'_>,
     optimizer: &Optimizer<'_>,
+    projections: &Projections,
     state: &State,
 ) -> Result<PathBuf, TrainError> {
     let path = step_dir(run_dir, state.step);
@@ -125,6 +127,7 @@ pub fn save(
         }
     }
     writer.finish()?;
+    projections.save(staging.path())?;
     let path_of_state = staging.path().join(STATE_FILE);
     let text = serde_json::to_string_pretty(state)
         .map_err(|source| TrainError::BadRunFile { path: path_of_state.clone(), source })?;

@@ -56,7 +56,8 @@ impl Gradients {
         self.add_one(EMBEDDINGS, flat(add_rows(grad_embeddings, ids, grad_rows)));
     }
 
-    fn add_one(&mut self, name: &str, grad: Tensor<1>) {
+    /// Adds to the gradient of `name`.
+    pub fn add_one(&mut self, name: &str, grad: Tensor<1>) {
         let sum = match self.0.remove(name) {
             Some(sum) if is_cpu(&sum.device()) => add_in_place(sum, grad),
             Some(sum) => sum + grad,

@@ -19,6 +19,7 @@ mod objective;
 mod optimizer;
 mod pass;
 mod plan;
+mod projection;
 mod resume;
 mod routing;
 mod run;

@@ -19,9 +19,10 @@ use crate::{
     inputs::Inputs,
     lead::Lead,
     log::Logger,
-    loss::Losses,
+    loss::{Losses, num_projections},
     objective::{Objective, Source, Turn, cross_entropy},
     optimizer::Optimizer,
+    projection::Projections,
     resume::{self, Resume, Start},
     routing,
     texts::Texts,
@@ -36,6 +37,7 @@ use retie_data::{Batch, Sampler, TokenDataset};
 use retie_model::{CausalLm, WeightDtype};
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -82,12 +84,12 @@ pub fn uptrain(
     let dir = &config.run.dir;
     let device = device.clone().inner();
     let Start { restored, changes } = resume::start(config, &resume, &device)?;
-    let (student, moments, state) = match restored {
+    let (student, moments, state, resumed) = match restored {
         Some((Restored { model, moments, state }, path)) => {
             events(Event::Resumed { step: state.step, path: &path, changes: &changes });
-            (Some(model), moments, Some(state))
+            (Some(model), moments, Some(state), Some(path))
         }
-        None => (None, std::collections::BTreeMap::new(), None),
+        None => (None, BTreeMap::new(), None, None),
     };
     let mut inputs = Inputs::open(config, student)?;
     let Texts { train, heldout } = inputs.texts(ranks, events)?;
@@ -113,7 +115,14 @@ pub fn uptrain(
     let share_map = inputs.stacks.student.clone();
     let model = freeze(model, &config.optimizer.groups, &share_map);
 
-    let adamw = AdamW::restore(config.optimizer.clone(), share_map, state.step - state.skipped, moments);
+    let adamw =
+        |moments| AdamW::restore(config.optimizer.clone(), share_map.clone(), state.step - state.skipped, moments);
+    let stacks = &inputs.stacks;
+    let widths = [stacks.widths.0, stacks.widths.1.unwrap_or(0)];
+    let count = num_projections(&config.losses, stacks);
+    let mut projections = Projections::new(count, widths, adamw(BTreeMap::new()), &device);
+    resumed.iter().try_for_each(|checkpoint| projections.restore(checkpoint))?;
+    let adamw = adamw(moments);
     let optimizer = Optimizer::new(adamw, &model, config.train.shard_optimizer, ranks);
     // Every rank has seen the folder as it was.
     ranks.barrier();
@@ -123,7 +132,13 @@ pub fn uptrain(
         model_config: inputs.student.config.clone(),
         companions: inputs.student.companions.clone(),
         provenance,
-        objective: Objective::new(&config.losses, teacher, inputs.stacks.clone(), config.train.checkpoint_recursions),
+        objective: Objective::new(
+            &config.losses,
+            teacher,
+            inputs.stacks.clone(),
+            config.train.checkpoint_recursions,
+            projections,
+        ),
         optimizer,
         ranks,
         sampler,
@@ -254,6 +269,7 @@ impl Run<'_> {
         if model.router().is_some() {
             routing::sum(&mut routing, self.ranks);
         }
+        let of_projections = self.objective.projections().take_gradients(&mut grads, self.ranks);
         let grads = self.optimizer.sum(grads, &model.device().inner());
         let norms = Norms::of(&grads.squares, model.share_map());
         let grad_norm = norms.reported();
@@ -278,6 +294,7 @@ impl Run<'_> {
         }
         let lr = self.config.lr_at(step);
         let mut model = self.optimizer.step(model, grads, norms, lr);
+        self.objective.projections_mut().step(of_projections, lr);
         routing::balance(&mut model, &routing, &self.config.train);
         let seconds = start.elapsed().as_secs_f64();
         let row = StepRow {
@@ -367,7 +384,7 @@ impl Run<'_> {
         let dir = &self.config.run.dir;
         let path = checkpoint::step_dir(dir, step);
         if self.ranks.leads() {
-            checkpoint::save(dir, model, self.files(), &self.optimizer, &self.state)?;
+            checkpoint::save(dir, model, self.files(), &self.optimizer, self.objective.projections(), &self.state)?;
             checkpoint::prune(dir, self.config.train.keep_last, self.config.train.keep_best)?;
         } else {
             self.optimizer.assist();

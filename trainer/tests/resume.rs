@@ -5,18 +5,12 @@
 mod support;
 
 use retie_config::Relax;
-use retie_trainer::{Event, MODEL_DIR, Outcome, Resume, StepRow, TrainError, read_metrics};
+use retie_trainer::{Event, MODEL_DIR, Outcome, Resume, TrainError, read_metrics};
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-use support::{config, config_of, run, start};
-
-/// A row without what depends on the clock; JSON spells each number so that it reads back as it was.
-fn bits(rows: &[StepRow]) -> Vec<String> {
-    let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
-    rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
-}
+use support::{bits, config, config_of, run, start};
 
 fn weights(run_dir: &Path) -> Vec<u8> {
     fs_err::read(run_dir.join(MODEL_DIR).join("model.safetensors")).unwrap()

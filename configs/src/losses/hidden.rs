@@ -19,6 +19,9 @@ pub struct HiddenConfig {
     /// Which are compared; by default what each recursion leaves, with the teacher's at the same part of the stack.
     #[serde(default)]
     pub map: Option<Vec<HiddenPair>>,
+    /// Compare the student's through a learned linear map, one for each pair: the two may be of different sizes then.
+    #[serde(default)]
+    pub projection: bool,
 }
 
 /// Distance of a student's hidden state from a teacher's.
@@ -46,7 +49,7 @@ impl HiddenConfig {
     /// The term with this weight, and the other settings as they are by default.
     #[must_use]
     pub fn new(weight: f64) -> Self {
-        Self { weight, weight_schedule: Vec::new(), distance: HiddenDistance::default(), map: None }
+        Self { weight, weight_schedule: Vec::new(), distance: HiddenDistance::default(), map: None, projection: false }
     }
 
     pub(super) fn check(&self, key: &str, checks: &mut Checks) {

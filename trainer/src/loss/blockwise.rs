@@ -19,7 +19,7 @@ const FLOOR: f64 = 1e-4;
 impl Loss for BlockwiseConfig {
     fn check(&self, stacks: &Stacks) -> Result<(), TrainError> {
         let error = |reason, hint| Err(TrainError::Loss { loss: "blockwise", reason, hint });
-        stacks.check_widths("blockwise")?;
+        stacks.check_widths("blockwise", "take a teacher of the same `hidden_size`, e.g. the unconverted original")?;
         let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
         if theirs < ours {
             let reason = format!("the student has {ours} depths, the teacher only {theirs}");

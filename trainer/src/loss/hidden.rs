@@ -1,6 +1,8 @@
 //! Hidden states of the student drawn to the teacher's: `w/n Σ d(h, t)` over `n` pairs of depths, a mean over tokens, before the final
 //! norm. `d` is the mean of the squared differences of the `D` components, or `1 − cos(h, t)`. Column: `hidden`, `1/n Σ d`.
 //!
+//! With `projection` it is `P h` in place of `h`, with a learned `P [D_t, D_s]` a pair: see [`crate::projection`].
+//!
 //! By default the pairs are what each recursion leaves and what the teacher has at the same part of its stack: after
 //! `round(e · N_t / N_s)` of its `N_t` depths, for the end `e` of a recursion in the student's `N_s`.
 
@@ -8,11 +10,14 @@ use super::{Asked, Loss, Part, Stacks, States, matching_depth};
 use crate::TrainError;
 use burn::tensor::Tensor;
 use retie_config::{HiddenConfig, HiddenDistance};
+use retie_model::kernels;
 
 impl Loss for HiddenConfig {
     fn check(&self, stacks: &Stacks) -> Result<(), TrainError> {
         let error = |reason, hint| Err(TrainError::Loss { loss: "hidden", reason, hint });
-        stacks.check_widths("hidden")?;
+        if !self.projection {
+            stacks.check_widths("hidden", "say `projection: true`, or take a teacher of the same `hidden_size`")?;
+        }
         let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
         match &self.map {
             None if stacks.student.recursion_ends().is_none() => {
@@ -41,9 +46,18 @@ impl Loss for HiddenConfig {
         let pairs = pairs(self, stacks);
         let count = pairs.len() as f64;
         let mut total = 0.0;
-        for (student, teacher) in pairs {
-            let (value, grad) = distance(self.distance, states.student(student), states.teacher(teacher));
-            states.add_grad(student, grad * (self.weight * share / count));
+        let factor = self.weight * share / count;
+        for (index, (student, teacher)) in pairs.into_iter().enumerate() {
+            let (h, t) = (states.student(student), states.teacher(teacher));
+            let (value, grad) = match states.projection(index) {
+                Some(projection) => {
+                    let (value, grad) = distance(self.distance, kernels::linear(h.clone(), projection.clone()), t);
+                    states.add_projection_grad(index, grad.clone().transpose().matmul(h) * factor);
+                    (value, grad.matmul(projection))
+                }
+                None => distance(self.distance, h, t),
+            };
+            states.add_grad(student, grad * factor);
             total += value;
         }
         losses.add("hidden", self.weight, total / count);
@@ -51,7 +65,7 @@ impl Loss for HiddenConfig {
 }
 
 /// Depths before each of the states that are compared.
-fn pairs(config: &HiddenConfig, stacks: &Stacks) -> Vec<(usize, usize)> {
+pub fn pairs(config: &HiddenConfig, stacks: &Stacks) -> Vec<(usize, usize)> {
     if let Some(map) = &config.map {
         return map.iter().map(|pair| (pair.student + 1, pair.teacher + 1)).collect();
     }

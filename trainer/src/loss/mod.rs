@@ -67,6 +67,15 @@ pub fn of(config: &LossConfig) -> &dyn Loss {
     }
 }
 
+/// How many maps between hidden states `losses` learn.
+pub fn num_projections(losses: &[LossConfig], stacks: &Stacks) -> usize {
+    let count = |loss: &LossConfig| match loss {
+        LossConfig::Hidden(config) if config.projection => hidden::pairs(config, stacks).len(),
+        _ => 0,
+    };
+    losses.iter().map(count).sum()
+}
+
 /// What a loss of single depths has before it.
 #[derive(Debug)]
 pub struct Local<'a> {
@@ -104,13 +113,12 @@ impl Stacks {
     }
 
     /// Refuses a teacher whose hidden states cannot be compared with the student's.
-    fn check_widths(&self, loss: &'static str) -> Result<(), TrainError> {
+    fn check_widths(&self, loss: &'static str, hint: &'static str) -> Result<(), TrainError> {
         let (ours, theirs) = (self.widths.0, self.widths.1.unwrap_or(0));
         if ours == theirs {
             return Ok(());
         }
         let reason = format!("the student's hidden states have {ours} components, the teacher's {theirs}");
-        let hint = "take a teacher of the same `hidden_size`, e.g. the unconverted original";
         Err(TrainError::Loss { loss, reason, hint })
     }
 

@@ -1,6 +1,10 @@
 //! Hidden states of student and teacher, and gradients of the student's.
 
-use crate::pass::{Pass, StateGradients, add_state};
+use crate::{
+    gradients::Gradients,
+    pass::{Pass, StateGradients, add_state},
+    projection::{self, Projections},
+};
 use burn::tensor::Tensor;
 use std::collections::BTreeMap;
 
@@ -10,12 +14,19 @@ pub struct States<'a> {
     student: &'a Pass,
     teacher: &'a BTreeMap<usize, Tensor<2>>,
     grads: &'a mut StateGradients,
+    projections: &'a Projections,
+    projection_grads: &'a mut Gradients,
 }
 
 impl<'a> States<'a> {
-    /// Of a student's pass and a teacher's states.
-    pub fn new(student: &'a Pass, teacher: &'a BTreeMap<usize, Tensor<2>>, grads: &'a mut StateGradients) -> Self {
-        Self { student, teacher, grads }
+    /// Of a student's pass and a teacher's states, with the maps between them; gradients of the maps go to `projection_grads`.
+    pub fn new(
+        student: &'a Pass,
+        teacher: &'a BTreeMap<usize, Tensor<2>>,
+        grads: &'a mut StateGradients,
+        (projections, projection_grads): (&'a Projections, &'a mut Gradients),
+    ) -> Self {
+        Self { student, teacher, grads, projections, projection_grads }
     }
 
     /// The student's after `end` depths.
@@ -29,6 +40,17 @@ impl<'a> States<'a> {
     /// When nobody asked for them.
     pub fn teacher(&self, end: usize) -> Tensor<2> {
         self.teacher[&end].clone()
+    }
+
+    /// The map `[D_t, D_s]` of the pair `index`, if there is one.
+    pub fn projection(&self, index: usize) -> Option<Tensor<2>> {
+        self.projections.weight(index)
+    }
+
+    /// Adds to its gradient.
+    pub fn add_projection_grad(&mut self, index: usize, grad: Tensor<2>) {
+        let count = grad.shape().num_elements();
+        self.projection_grads.add_one(&projection::name(index), grad.reshape([count]));
     }
 
     /// Adds to the gradient of the student's after `end` depths.

@@ -6,6 +6,7 @@ use crate::{
     gradients::Gradients,
     loss::{self, Asked, Local, Losses, RouterLogits, Stacks, States},
     pass::{LogitGradients, Pass, StateGradients, add_state, leaf, take_back},
+    projection::Projections,
 };
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::{LossConfig, ShareMap};
@@ -26,6 +27,7 @@ pub struct Objective {
     teacher: Option<Source>,
     stacks: Stacks,
     checkpoint_recursions: bool,
+    projections: Projections,
 }
 
 /// Where a teacher's logits come from.
@@ -54,8 +56,25 @@ type TeacherRun = (BTreeMap<usize, Tensor<2>>, Option<Teacher>);
 impl Objective {
     /// The weighted sum of `losses`, which have been checked against `stacks`.
     #[must_use]
-    pub fn new(losses: &[LossConfig], teacher: Option<Source>, stacks: Stacks, checkpoint_recursions: bool) -> Self {
-        Self { losses: losses.to_vec(), teacher, stacks, checkpoint_recursions }
+    pub fn new(
+        losses: &[LossConfig],
+        teacher: Option<Source>,
+        stacks: Stacks,
+        checkpoint_recursions: bool,
+        projections: Projections,
+    ) -> Self {
+        Self { losses: losses.to_vec(), teacher, stacks, checkpoint_recursions, projections }
+    }
+
+    /// The maps between hidden states.
+    #[must_use]
+    pub fn projections(&self) -> &Projections {
+        &self.projections
+    }
+
+    /// The same, for their step.
+    pub fn projections_mut(&mut self) -> &mut Projections {
+        &mut self.projections
     }
 
     /// The frozen teacher, if it is a model.
@@ -134,7 +153,7 @@ impl Objective {
 
         part.add_states(&recursions.iter().map(|end| pass.state(*end)).collect::<Vec<_>>());
         part.add_cross_entropy(found[&self.stacks.num_depths()].nll);
-        let mut states = States::new(&pass, &teacher_states, &mut of_states);
+        let mut states = States::new(&pass, &teacher_states, &mut of_states, (&self.projections, grads));
         for term in terms.iter().map(loss::of) {
             term.record(&self.stacks, &found, &mut part);
             term.compare(share, &self.stacks, &mut states, &mut part);

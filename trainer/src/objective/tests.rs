@@ -1,8 +1,13 @@
 //! The gradient of the whole objective against finite differences of its value.
 
 use super::*;
-use crate::loss::Losses;
+use crate::{
+    adamw::AdamW,
+    loss::{Losses, num_projections},
+    projection,
+};
 use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::TensorData;
 use retie_checkpoint::{ModelSource, share_map};
 use retie_config::{
     BlockwiseConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy,
@@ -72,8 +77,12 @@ impl Case {
             teacher_depths: Some(source.config.num_hidden_layers),
             widths: (converted.config.hidden_size, Some(source.config.hidden_size)),
         };
-        let objective =
-            Objective::new(losses, Some(Source::Model(Box::new(load(&source, &device)))), stacks, recompute);
+        let config = serde_json::from_str(r#"{"lr": 1e-3}"#).unwrap();
+        let adamw = AdamW::restore(config, stacks.student.clone(), 0, BTreeMap::new());
+        let width = source.config.hidden_size;
+        let projections = Projections::new(num_projections(losses, &stacks), [width; 2], adamw, &device);
+        let teacher = Some(Source::Model(Box::new(load(&source, &device))));
+        let objective = Objective::new(losses, teacher, stacks, recompute, projections);
         let tokens: Vec<u32> = (0..33).map(|i| (i * 97 + 11) % 2048).collect();
         let batch = Batch {
             pieces: vec![16; 2],
@@ -163,6 +172,49 @@ fn gradients_are_finite_differences_of_the_loss_with_one_graph_and_with_many() {
             let quotient = (at(step) - at(-step)) / (2.0 * step);
             assert!((quotient - norm).abs() < 1e-2 * norm, "{name}: {norm} and {quotient}");
         }
+    }
+}
+
+#[test]
+fn a_learned_map_begins_as_none_and_has_the_gradient_of_finite_differences() {
+    for distance in [HiddenDistance::Mse, HiddenDistance::Cosine] {
+        let plain = HiddenConfig { distance, ..HiddenConfig::new(0.5) };
+        let mapped = HiddenConfig { projection: true, ..plain.clone() };
+        let [plain, mut case] = [plain, mapped].map(|config| Case::with(&[LossConfig::Hidden(config)], false));
+        let (losses, mut grads) = case.backward(&case.student);
+        assert_eq!(losses, plain.backward(&plain.student).0, "the identity is exact");
+        let grad = grads.take(&projection::name(1)).unwrap();
+        let norm = f64::from(grad.clone().square().sum().into_scalar::<f32>()).sqrt();
+        let step = 1e-3 / norm;
+        let weight = case.objective.projections().weight(1).unwrap();
+        let mut at = |by: f64| {
+            let by = (grad.clone() * (by / norm)).reshape(weight.dims());
+            case.objective.projections_mut().shift(1, by.clone());
+            let loss = case.backward(&case.student).0.loss;
+            case.objective.projections_mut().shift(1, -by);
+            loss
+        };
+        let quotient = (at(step) - at(-step)) / (2.0 * step);
+        assert!((quotient - norm).abs() < 1e-2 * norm, "{distance:?}: {norm} and {quotient}");
+        // The student's gradient goes through the map.
+        let name = "model.layers.1.mlp.down_proj.weight";
+        let by = Tensor::from_data(
+            TensorData::new(
+                (0..weight.shape().num_elements()).map(|i| (i % 7) as f32 / 50.0).collect::<Vec<_>>(),
+                weight.dims(),
+            ),
+            &Device::flex(),
+        );
+        case.objective.projections_mut().shift(1, by);
+        let grad = case.backward(&case.student).1.take(name).unwrap();
+        let norm = f64::from(grad.clone().square().sum().into_scalar::<f32>()).sqrt();
+        let at = |by: f64| {
+            let by = grad.clone() * (by / norm);
+            case.backward(&case.student.clone().map(&mut Move { name, by, path: Vec::new() })).0.loss
+        };
+        let step = 1e-3 / norm;
+        let quotient = (at(step) - at(-step)) / (2.0 * step);
+        assert!((quotient - norm).abs() < 1e-2 * norm, "{distance:?}, student: {norm} and {quotient}");
     }
 }
 
