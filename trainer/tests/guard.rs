@@ -12,7 +12,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-use support::{config, run, start};
+use support::{bits, config, run, start};
 
 /// The weight of cross-entropy is beyond f32 in some steps: their gradients are no numbers.
 fn broken_in(config: &mut UptrainConfig, steps: std::ops::RangeInclusive<u64>) {
@@ -21,11 +21,6 @@ fn broken_in(config: &mut UptrainConfig, steps: std::ops::RangeInclusive<u64>) {
     let mut points: Vec<_> = points.into_iter().map(|(step, factor)| WeightPoint { step, factor }).collect();
     points.dedup_by_key(|point| point.step);
     cross_entropy.weight_schedule = points;
-}
-
-fn bits(rows: &[StepRow]) -> Vec<String> {
-    let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
-    rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
-use support::{config, run, start};
+use support::{bits, config, run, start};
 
 const EVENTS: &str = "tensorboard/events.out.tfevents.retie";
 
@@ -47,11 +47,6 @@ fn stop_after(config: &UptrainConfig, last: u64) {
 fn resume(config: &UptrainConfig, checkpoint: Option<PathBuf>, allow: &[&str]) -> Result<Outcome, TrainError> {
     let allow_change = allow.iter().map(|key| (*key).to_owned()).collect();
     start(config, "cpu", Resume::From { checkpoint, allow_change }, &AtomicBool::new(false), &mut |_| {})
-}
-
-fn bits(rows: &[StepRow]) -> Vec<String> {
-    let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
-    rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
 }
 
 #[test]

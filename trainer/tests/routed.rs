@@ -6,8 +6,8 @@ mod support;
 
 use retie_checkpoint::ModelSource;
 use retie_config::{
-    AuxiliaryRouterBceConfig, DepthScore, ExpertChoiceConfig, Gating, GroupConfig, HiddenConfig, HiddenDistance,
-    HiddenPair, IntermediateState, KvStrategy, LossConfig, RouterBalancingConfig, RouterBceConfig, RouterConfig,
+    AuxiliaryRouterBceConfig, DepthScore, ExpertChoiceConfig, Gating, GroupConfig, HiddenConfig, HiddenPair,
+    IntermediateState, KvStrategy, LossConfig, RouterBalancingConfig, RouterBceConfig, RouterConfig,
     RouterDecisivenessConfig, RouterInput, RouterNetwork, RouterScore, RouterZLossConfig, TokenChoiceConfig,
     UptrainConfig,
 };
@@ -16,7 +16,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-use support::{config, run, start, with_router};
+use support::{bits, config, run, start, with_router};
 
 /// The run of [`config`] on its student with routers.
 fn routed(dir: &Path, gating: Gating, capacities: [f64; 2]) -> UptrainConfig {
@@ -66,11 +66,6 @@ fn token_choice(dir: &Path, gating: Gating, intermediate: IntermediateState) -> 
     config.train.depth_warmup_steps = Some(3);
     config.train.loss_free_balancing = Some(0.01);
     config
-}
-
-fn bits(rows: &[StepRow]) -> Vec<String> {
-    let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
-    rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
 }
 
 /// The run `whole`, whose rows are `rows`, stopped after three steps and resumed, is the same.
@@ -284,12 +279,7 @@ fn settings_of_routers_for_a_model_without_are_refused() {
     // Within a recursion only the tokens that go through have hidden states.
     let mut config = routed(dir.path(), Gating::StraightThrough, [1.0, 0.5]);
     let pair = HiddenPair { student: 4, teacher: 4 };
-    config.losses.push(LossConfig::Hidden(HiddenConfig {
-        weight: 1.0,
-        weight_schedule: Vec::new(),
-        distance: HiddenDistance::Mse,
-        map: Some(vec![pair]),
-    }));
+    config.losses.push(LossConfig::Hidden(HiddenConfig { map: Some(vec![pair]), ..HiddenConfig::new(1.0) }));
     let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("after depth 4 of"), "{error}");
     assert!(!config.run.dir.exists(), "nothing is written");
