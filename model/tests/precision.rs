@@ -90,7 +90,10 @@ fn a_model_in_bf16_is_near_that_in_f32_and_keeps_its_weights() {
         let scale = exact.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         // f32 has 16 bits more, and is off by so much.
         let allowed = 3.0 * 65_536.0 * golden.floats("golden.rounding")[0].max(1e-6);
-        assert!(mean / f64::from(scale) > 1e-4 && max / scale < allowed, "{name}: {max}, {mean} of {scale}");
+        assert!(
+            (1e-4..0.03).contains(&(mean / f64::from(scale))) && max / scale < allowed,
+            "{name}: {max}, {mean} of {scale}"
+        );
         assert_eq!(logits(&half.with_precision(Precision::F32)), logits(&model), "{name}");
     }
 }

@@ -6,9 +6,9 @@ mod support;
 
 use retie_checkpoint::ModelSource;
 use retie_config::KvStrategy;
-use retie_trainer::{Event, MODEL_DIR, Resume, StepRow, read_metrics};
-use std::sync::atomic::{AtomicBool, Ordering};
-use support::{expert_choice, run, start, token_choice, with_router};
+use retie_trainer::{MODEL_DIR, Resume, read_metrics};
+use std::sync::atomic::AtomicBool;
+use support::{bits, expert_choice, run, start, stop_after, token_choice, with_router};
 
 #[test]
 fn computing_each_recursion_again_changes_nothing() {
@@ -39,18 +39,8 @@ fn a_stopped_run_goes_on_bit_for_bit_and_later_keys_and_values_stay_as_they_were
     let rows = run(&whole, "cpu");
     let mut broken = whole.clone();
     broken.run.dir = dir.path().join("broken");
-    let stop = AtomicBool::new(false);
-    start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
-        if matches!(event, Event::Step { row, .. } if row.step == 3) {
-            stop.store(true, Ordering::Relaxed);
-        }
-    })
-    .unwrap();
+    stop_after(&broken, 3);
     start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
-    let bits = |rows: &[StepRow]| -> Vec<String> {
-        let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
-        rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
-    };
     assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(&rows));
     let source = |folder: &str| ModelSource::open(folder).unwrap();
     let (before, after) = (source(&whole.student.model), source(whole.run.dir.join(MODEL_DIR).to_str().unwrap()));

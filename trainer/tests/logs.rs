@@ -10,9 +10,9 @@ use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
 };
-use support::{bits, config, run, start};
+use support::{bits, config, run, start, stop_after};
 
 const EVENTS: &str = "tensorboard/events.out.tfevents.retie";
 
@@ -32,16 +32,6 @@ fn csv(run_dir: &Path) -> Vec<Vec<String>> {
     rows.iter()
         .map(|row| row.iter().zip(&timed).filter(|(_, timed)| !**timed).map(|(cell, _)| cell.clone()).collect())
         .collect()
-}
-
-fn stop_after(config: &UptrainConfig, last: u64) {
-    let stop = AtomicBool::new(false);
-    let outcome = start(config, "cpu", Resume::Never, &stop, &mut |event| {
-        if matches!(event, Event::Step { row, .. } if row.step == last) {
-            stop.store(true, Ordering::Relaxed);
-        }
-    });
-    assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step, .. } if step == last));
 }
 
 fn resume(config: &UptrainConfig, checkpoint: Option<PathBuf>, allow: &[&str]) -> Result<Outcome, TrainError> {

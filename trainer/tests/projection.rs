@@ -6,13 +6,10 @@ mod support;
 
 use retie_checkpoint::{Dtype, FolderWriter, TensorInfo, expected_tensors, narrow};
 use retie_config::{HiddenConfig, LossConfig, ModelConfig, UptrainConfig};
-use retie_trainer::{Event, Outcome, Resume, TrainError, read_metrics};
+use retie_trainer::{Resume, TrainError, read_metrics};
 use serde_json::{Map, Value};
-use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
-use support::{Threads, bits, config, run, start, start_on};
+use std::{path::Path, sync::atomic::AtomicBool};
+use support::{Threads, bits, config, run, start, start_on, stop_after};
 
 /// A model like the demo's, half as wide again, with weights that follow from their place.
 fn wider(dir: &Path) -> String {
@@ -56,13 +53,7 @@ fn a_stopped_run_goes_on_bit_for_bit_and_leaves_its_maps_behind() {
     assert!(rows[5].terms["hidden"] < rows[0].terms["hidden"], "{:?} {:?}", rows[0].terms, rows[5].terms);
     let mut broken = whole.clone();
     broken.run.dir = dir.path().join("broken");
-    let stop = AtomicBool::new(false);
-    let outcome = start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
-        if matches!(event, Event::Step { row, .. } if row.step == 3) {
-            stop.store(true, Ordering::Relaxed);
-        }
-    });
-    assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step: 3, .. }));
+    stop_after(&broken, 3);
     let maps = broken.run.dir.join("ckpt/step-3/projections.safetensors");
     let shape = safetensors::SafeTensors::deserialize(&fs_err::read(&maps).unwrap())
         .unwrap()

@@ -5,12 +5,9 @@
 mod support;
 
 use retie_config::Relax;
-use retie_trainer::{Event, MODEL_DIR, Outcome, Resume, TrainError, read_metrics};
-use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
-use support::{bits, config, config_of, run, start};
+use retie_trainer::{MODEL_DIR, Resume, TrainError, read_metrics};
+use std::{path::Path, sync::atomic::AtomicBool};
+use support::{bits, config, config_of, run, start, stop_after};
 
 fn weights(run_dir: &Path) -> Vec<u8> {
     fs_err::read(run_dir.join(MODEL_DIR).join("model.safetensors")).unwrap()
@@ -32,13 +29,7 @@ fn goes_on(relax: Relax) {
 
     let mut broken = whole.clone();
     broken.run.dir = dir.path().join("broken");
-    let stop = AtomicBool::new(false);
-    let outcome = start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
-        if matches!(event, Event::Step { row, .. } if row.step == 3) {
-            stop.store(true, Ordering::Relaxed);
-        }
-    });
-    assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step: 3, .. }));
+    stop_after(&broken, 3);
 
     // A process that dies after step 4 has written its row but no checkpoint.
     let extra = serde_json::to_string(&rows[3]).unwrap();
@@ -60,13 +51,7 @@ fn a_stopped_run_on_rows_of_whole_documents_in_bf16_goes_on_bit_for_bit() {
     let rows = run(&whole, "cpu");
     let mut broken = whole.clone();
     broken.run.dir = dir.path().join("broken");
-    let stop = AtomicBool::new(false);
-    start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
-        if matches!(event, Event::Step { row, .. } if row.step == 3) {
-            stop.store(true, Ordering::Relaxed);
-        }
-    })
-    .unwrap();
+    stop_after(&broken, 3);
     start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
     assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(&rows));
     assert_eq!(weights(&broken.run.dir), weights(&whole.run.dir));

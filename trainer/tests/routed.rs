@@ -11,12 +11,9 @@ use retie_config::{
     RouterDecisivenessConfig, RouterInput, RouterNetwork, RouterScore, RouterZLossConfig, TokenChoiceConfig,
     UptrainConfig,
 };
-use retie_trainer::{Event, MODEL_DIR, Resume, StepRow, TrainError, read_metrics};
-use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
-use support::{bits, config, run, start, with_router};
+use retie_trainer::{MODEL_DIR, Resume, StepRow, TrainError, read_metrics};
+use std::{path::Path, sync::atomic::AtomicBool};
+use support::{bits, config, run, start, stop_after, with_router};
 
 /// The run of [`config`] on its student with routers.
 fn routed(dir: &Path, gating: Gating, capacities: [f64; 2]) -> UptrainConfig {
@@ -72,13 +69,7 @@ fn token_choice(dir: &Path, gating: Gating, intermediate: IntermediateState) -> 
 fn assert_resumes(dir: &Path, whole: &UptrainConfig, rows: &[StepRow]) {
     let mut broken = whole.clone();
     broken.run.dir = dir.join("broken");
-    let stop = AtomicBool::new(false);
-    start(&broken, "cpu", Resume::Never, &stop, &mut |event| {
-        if matches!(event, Event::Step { row, .. } if row.step == 3) {
-            stop.store(true, Ordering::Relaxed);
-        }
-    })
-    .unwrap();
+    stop_after(&broken, 3);
     start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
     assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(rows));
     let read = |config: &UptrainConfig, name: &str| fs_err::read(config.run.dir.join(MODEL_DIR).join(name)).unwrap();

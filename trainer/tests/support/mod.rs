@@ -14,7 +14,7 @@ use retie_convert::{ConvertOptions, Extras, add_router, convert};
 use retie_trainer::{Event, Outcome, Resume, Single, StepRow, TrainError, read_metrics, uptrain};
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 pub fn assets() -> PathBuf {
@@ -128,4 +128,15 @@ pub fn run(config: &UptrainConfig, device: &str) -> Vec<StepRow> {
 pub fn bits(rows: &[StepRow]) -> Vec<String> {
     let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
     rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()
+}
+
+/// Begins a run, and has it stop after step `last`, with a checkpoint.
+pub fn stop_after(config: &UptrainConfig, last: u64) {
+    let stop = AtomicBool::new(false);
+    let outcome = start(config, "cpu", Resume::Never, &stop, &mut |event| {
+        if matches!(event, Event::Step { row, .. } if row.step == last) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step, .. } if step == last));
 }
