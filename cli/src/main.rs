@@ -14,6 +14,7 @@ mod machine;
 mod model;
 mod number;
 mod output;
+mod png;
 mod progress;
 mod ranks;
 mod signal;

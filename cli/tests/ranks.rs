@@ -98,7 +98,7 @@ mod mpi {
     use super::*;
     use serde_json::Value;
     use std::process::Child;
-    use support::Run;
+    use support::{Run, STAGES};
 
     const BINARY: &str = env!("CARGO_BIN_EXE_retie");
 
@@ -168,6 +168,26 @@ mod mpi {
         let model = |run: &str| fs_err::read(place.path(run).join("model/model.safetensors")).unwrap();
         assert!(model("two") == model("again"));
         place.retie("eval two/model --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64").ok();
+    }
+
+    #[test]
+    fn stages_on_two_ranks_are_those_of_one_process() {
+        let place = place(5);
+        place.write("run.yaml", place.read("run.yaml") + STAGES);
+        place.retie("uptrain run.yaml --set run.dir=alone").ok();
+        let uptrain = "-n 2 retie uptrain run.yaml --set run.dir=two";
+        run(&place, uptrain).ok();
+        let same = || {
+            assert_same(&place, "two/warm", "alone/warm");
+            assert_same(&place, "two/whole", "alone/whole");
+        };
+        same();
+        // The stage that is done is not done again, and one rank says so.
+        fs_err::remove_dir_all(place.path("two/whole")).unwrap();
+        let resumed = run(&place, &format!("{uptrain} --resume"));
+        assert_eq!(resumed.stderr.matches("stage warm is done: two/warm/model").count(), 1, "{resumed:?}");
+        resumed.ok();
+        same();
     }
 
     #[test]

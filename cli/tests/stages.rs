@@ -4,17 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{CONVERT, Place, uptrain_yaml};
-
-/// Blocks are fitted first, then the whole.
-const STAGES: &str = "stages:
-  - name: warm
-    losses: [{blockwise: {weight: 1.0}}]
-    train: {steps: 6}
-    optimizer: {lr: 2e-3, groups: {norms: {lr: 0}}}
-  - name: whole
-    schedule: {warmup_stable_decay: {warmup_steps: 1, decay_steps: 2}}
-";
+use support::{CONVERT, Place, STAGES, uptrain_yaml};
 
 fn place() -> Place {
     let place = Place::new();

@@ -175,7 +175,7 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
         format!("cache-logits --teacher base --data small.jsonl --sequence-length 32 --top-k {k} -o {to} --json")
     };
     let kept: Value = serde_json::from_str(&place.retie(&cache(64, "kept")).ok()).unwrap();
-    assert_eq!(kept["bytes_per_token"], 4 * 64 + 2);
+    assert_eq!(kept["bytes_per_token"], f64::from(4 * 64 + 2));
     let file = fs_err::metadata(place.path("kept/shard-00000.logits")).unwrap().len();
     assert_eq!(kept["bytes"].as_u64().unwrap() + 56, file);
     place.retie(&cache(2048, "all")).ok();
@@ -190,11 +190,22 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
     };
     let (online, all, top) =
         (run("online", "{model: base}"), run("of-all", "{logits: all}"), run("of-kept", "{logits: kept}"));
+
+    // Of 2048 tokens those that have 0.999 of the probability together: fewer bytes, and nearly the loss of all.
+    let part: Value =
+        serde_json::from_str(&place.retie(&format!("{} --top-p 0.999", cache(2048, "part"))).ok()).unwrap();
+    let sizes = (0..part["shards"].as_u64().unwrap())
+        .map(|shard| fs_err::metadata(place.path(&format!("part/shard-{shard:05}.logits"))).unwrap().len() - 56);
+    assert_eq!(part["bytes"].as_u64().unwrap(), sizes.sum::<u64>());
+    let per_token = part["bytes_per_token"].as_f64().unwrap();
+    assert!(per_token > 6.0 && per_token < 0.9 * f64::from(4 * 2048 + 2), "{per_token}");
+    let of_part = run("of-part", "{logits: part}");
     let distill = |rows: &[Value], step: usize| rows[step]["terms"]["distill"].as_f64().unwrap();
     // Half a step of 1/2048 nat in each logarithm, and what five steps of AdamW make of it.
     assert!((distill(&all, 0) - distill(&online, 0)).abs() < 5e-4, "{} {}", distill(&all, 0), distill(&online, 0));
     assert!((distill(&all, 5) - distill(&online, 5)).abs() < 2e-2, "{} {}", distill(&all, 5), distill(&online, 5));
     assert!(distill(&top, 0) < distill(&online, 0) && distill(&top, 0) > 0.5 * distill(&online, 0));
+    assert!((distill(&of_part, 0) - distill(&online, 0)).abs() < 0.05, "{}", distill(&of_part, 0));
     // The loss of a step is that of its own text, so what was learnt is compared on the held-out text: 64 of 2048 tokens leave
     // a difference of 0.04 nats here, and a gradient that points elsewhere would leave more than what training gains.
     let heldout = |rows: &[Value]| rows[5]["heldout_cross_entropy"].as_f64().unwrap();
@@ -212,6 +223,9 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
     };
     let uptrain = "uptrain of-kept.yaml --set run.dir=new";
     refused(&cache(32, "kept"), "the cache of logits in `kept` was made of other things: ");
+    refused(&format!("{} --top-p 0.9", cache(64, "kept")), "top_p differ");
+    let none = place.refused(&format!("{} --top-p 0", cache(64, "new")));
+    assert_snapshot!(none, @"error: `--top-p` is `0`, expected above 0, up to 1");
     refused(&format!("{uptrain} --set data.sequence_length=16"), "was made of other things: data differ");
     refused(
         &format!("{uptrain} --set losses.1.temperature=2"),
@@ -417,6 +431,18 @@ fn a_finished_run_is_measured_and_reported() {
     ] {
         assert!(svg.contains(title), "{title}");
     }
+    let picture = place.retie("plot run -o curve.png");
+    match picture.stderr.contains("has no font") {
+        true => eprintln!("skipped: the picture of curves needs a font"),
+        false => {
+            picture.ok();
+            assert!(fs_err::read(place.path("curve.png")).unwrap().starts_with(b"\x89PNG"));
+        }
+    }
+    assert_snapshot!(
+        place.refused("plot run -o curve.jpg"),
+        @"error: `--output` is `curve.jpg`, expected a name that ends in .svg or .png"
+    );
     place.retie("plot run --curves heldout,loss --title Mine -o some.svg").ok();
     let some = place.read("some.svg");
     assert!(some.contains(">Mine</text>") && some.contains("Training loss") && !some.contains("Norm of"), "{some}");

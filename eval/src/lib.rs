@@ -32,7 +32,7 @@ pub use codec::TextCodec;
 pub use error::{EvalError, RunError};
 pub use evaluate::{Sample, TaskResult, evaluate_task};
 pub use example::Example;
-pub use html::{Chart, Level, Marked, Passage, Report, Series, Table, render_report, render_svg};
+pub use html::{Chart, Level, Marked, Passage, Report, Series, Table, light, render_report, render_svg};
 pub use metrics::{Estimate, Metric};
 pub use model_scorer::ModelScorer;
 pub use perplexity::{Agreement, Perplexity, PerplexityOptions, measure_perplexity};

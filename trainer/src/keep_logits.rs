@@ -12,11 +12,11 @@ use retie_checkpoint::{ModelSource, Parent};
 use retie_config::{DataConfig, Packing};
 use retie_data::{
     Batch, Progress,
-    logits::{LOGITS_SCHEMA, LogitsMeta, LogitsWriter, TopLogits},
+    logits::{LOGITS_SCHEMA, LogitsMeta, LogitsWriter},
 };
 use retie_model::{
     CausalLm, WeightDtype,
-    kernels::{HeadInput, top_probs},
+    kernels::{HeadInput, TopProbs, top_probs},
 };
 use std::{
     path::PathBuf,
@@ -35,6 +35,8 @@ pub struct KeepLogits {
     pub data: DataConfig,
     /// Tokens that are kept of each distribution.
     pub top_k: usize,
+    /// Of those only as many as have this probability together.
+    pub top_p: Option<f64>,
     /// The distributions are softmax(logits / temperature).
     pub temperature: f64,
     /// Rows that the teacher reads at once.
@@ -62,7 +64,9 @@ pub enum KeepEvent {
 pub struct KeptLogits {
     /// What it is of.
     pub meta: LogitsMeta,
-    /// Whether all rows are in it; not, where the run was stopped.
+    /// What all rows take on the disk; `None` where the run was stopped before they were there, and on other ranks than the first.
+    pub bytes: Option<u64>,
+    /// Whether all rows are in it.
     pub finished: bool,
 }
 
@@ -107,6 +111,7 @@ pub fn keep_logits(
         sequence_length: options.data.sequence_length,
         vocab_size,
         top_k: options.top_k,
+        top_p: options.top_p,
         temperature: options.temperature,
         rows_per_shard: 1,
     };
@@ -128,14 +133,18 @@ pub fn keep_logits(
                     stopped = true;
                     break 'shards;
                 }
-                writer.push(&distributions(&model, &dataset.batch(rows)?, options));
+                let top = distributions(&model, &dataset.batch(rows)?, options);
+                top.rows().for_each(|(ids, log_probs)| writer.push(ids, log_probs));
                 done += rows.len();
                 events(KeepEvent::Rows { done, total });
             }
             writer.finish_shard(shard)?;
         }
     }
-    Ok(KeptLogits { meta, finished: !ranks.any(stopped) })
+    // All ranks have written what they write when this is known.
+    let finished = !ranks.any(stopped);
+    let bytes = if finished && ranks.leads() { Some(writer.payload_bytes()?) } else { None };
+    Ok(KeptLogits { meta, bytes, finished })
 }
 
 /// Shards that are not there; one rank looks.
@@ -148,9 +157,8 @@ fn missing(writer: &LogitsWriter, ranks: &dyn Collective) -> Vec<usize> {
     absent.iter().enumerate().filter(|(_, absent)| **absent == 1).map(|(shard, _)| shard).collect()
 }
 
-fn distributions(model: &CausalLm, batch: &Batch, options: &KeepLogits) -> TopLogits {
+fn distributions(model: &CausalLm, batch: &Batch, options: &KeepLogits) -> TopProbs {
     let hidden = model.forward_packed(token_ids(batch, &model.device()), layout(batch));
     let head = HeadInput { hidden, head: model.head() };
-    let top = top_probs(&head, options.top_k, options.temperature as f32);
-    TopLogits { ids: top.ids, log_probs: top.log_probs }
+    top_probs(&head, options.top_k, options.top_p, options.temperature as f32)
 }

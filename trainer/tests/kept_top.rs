@@ -19,13 +19,14 @@ const TOKENS: usize = 1024;
 const LENGTH: usize = 512;
 
 /// The kept tokens alone, as if there were no others: their probabilities divided by their sum.
-fn renormalised(mut top: TopProbs) -> TopProbs {
-    for token in top.log_probs.chunks_mut(top.k + 1) {
-        let kept = token[..top.k].iter().map(|log_prob| f64::from(*log_prob).exp()).sum::<f64>().ln();
-        token[..top.k].iter_mut().for_each(|log_prob| *log_prob -= kept as f32);
-        token[top.k] = f32::MIN_POSITIVE.ln();
+fn renormalised(top: &TopProbs) -> TopProbs {
+    let mut alone = TopProbs::default();
+    for (ids, log_probs) in top.rows() {
+        let kept = log_probs[..ids.len()].iter().map(|log_prob| f64::from(*log_prob).exp()).sum::<f64>().ln();
+        let log_probs = log_probs[..ids.len()].iter().map(|log_prob| log_prob - kept as f32);
+        alone.push(ids, &log_probs.chain([f32::MIN_POSITIVE.ln()]).collect::<Vec<_>>());
     }
-    top
+    alone
 }
 
 #[test]
@@ -66,28 +67,36 @@ fn a_larger_top_has_a_loss_and_a_gradient_nearer_to_the_teachers() {
     let norm = |x: Tensor<2>| f64::from(x.square().sum().into_scalar::<f32>()).sqrt();
     let (exact, grad) = run(Teacher::Model(Box::new(teacher.clone())));
     eprintln!("forward KL {exact:.4} over {TOKENS} tokens");
-    eprintln!("| `k` | bytes of a token | kept mass | loss | gradient | loss, renormalised | gradient, renormalised |");
-    let mut errors = Vec::new();
-    for k in [8usize, 16, 32, 64, 128, 256] {
-        let top = top_probs(&teacher, k, 1.0);
-        let rest = top.log_probs.chunks(k + 1).map(|token| f64::from(token[k]).exp()).sum::<f64>() / TOKENS as f64;
+    eprintln!(
+        "| `k`, `p` | bytes of a token | kept mass | loss | gradient | loss, renormalised | gradient, renormalised |"
+    );
+    let row = |k: usize, top_p: Option<f64>| {
+        let top = top_probs(&teacher, k, top_p, 1.0);
+        let kept = top.rows().map(|(ids, _)| ids.len()).sum::<usize>() as f64 / TOKENS as f64;
+        let rest =
+            top.rows().map(|(ids, log_probs)| f64::from(log_probs[ids.len()]).exp()).sum::<f64>() / TOKENS as f64;
         let compare = |top: TopProbs| {
             let (value, of_top) = run(Teacher::Top(top));
             (value / exact - 1.0, norm(of_top - grad.clone()) / norm(grad.clone()))
         };
-        let ((loss, of_grad), (alone, alone_grad)) = (compare(top.clone()), compare(renormalised(top)));
+        let ((loss, of_grad), (alone, alone_grad)) = (compare(top.clone()), compare(renormalised(&top)));
         eprintln!(
-            "| {k} | {} | {:.3} | {:+.1} % | {:.1} % | {:+.1} % | {:.1} % |",
-            4 * k + 2,
+            "| {k}{} | {:.0} | {:.3} | {:+.1} % | {:.1} % | {:+.1} % | {:.1} % |",
+            top_p.map_or(String::new(), |p| format!(", {p}")),
+            4.0 * kept + if top_p.is_some() { 4.0 } else { 2.0 },
             1.0 - rest,
             100.0 * loss,
             100.0 * of_grad,
             100.0 * alone,
             100.0 * alone_grad
         );
-        errors.push((-loss, of_grad));
         assert!(of_grad < alone_grad, "one outcome for the rest is nearer than none: {of_grad} and {alone_grad}");
-    }
-    assert!(errors.windows(2).all(|pair| pair[1].0 < pair[0].0 && pair[1].1 < pair[0].1), "{errors:?}");
-    assert!(errors[0].0 < 1.0 && errors[5].0 > 0.0, "{errors:?}");
+        (-loss, of_grad)
+    };
+    let nearer = |errors: &[(f64, f64)]| {
+        assert!(errors.windows(2).all(|pair| pair[1].0 < pair[0].0 && pair[1].1 < pair[0].1), "{errors:?}");
+        assert!(errors[0].0 < 1.0 && errors.last().unwrap().0 > 0.0, "{errors:?}");
+    };
+    nearer(&[8, 16, 32, 64, 128, 256].map(|k| row(k, None)));
+    nearer(&[0.5, 0.8, 0.9, 0.95].map(|p| row(256, Some(p))));
 }

@@ -265,6 +265,7 @@ fn the_logits_of_a_teacher_are_kept_by_all_ranks() {
         teacher: Parent { model: "base".into(), files: Vec::new() },
         data: config.data.clone(),
         top_k: 2048,
+        top_p: None,
         temperature: 1.0,
         batch_size: 4,
         output: dir.path().join(output),

@@ -40,6 +40,9 @@ pub struct CacheLogits {
     /// Tokens that are kept of each distribution; all others are one further outcome
     #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     top_k: u32,
+    /// Of those only the first that have this probability together; a token then takes as many bytes as it needs
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
     /// Keep softmax(logits / T); the run's `temperature` has to be the same
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f64,
@@ -65,12 +68,16 @@ impl CacheLogits {
     fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
         let fits = self.temperature.is_finite() && self.temperature > 0.0;
         ensure!(fits, "`--temperature` is `{}`, expected a finite number above 0", self.temperature);
+        if let Some(p) = self.top_p {
+            ensure!(p > 0.0 && p <= 1.0, "`--top-p` is `{p}`, expected above 0, up to 1");
+        }
         let device = retie_model::device(&self.device.device)?;
         let teacher = lead_first(ranks, || model::open(&self.teacher))?;
         let options = KeepLogits {
             teacher: model::parent(&teacher)?,
             data: self.text()?,
             top_k: self.top_k as usize,
+            top_p: self.top_p,
             temperature: self.temperature,
             batch_size: self.batch_size as usize,
             output: self.output.clone(),
@@ -96,22 +103,23 @@ impl CacheLogits {
         if !ranks.leads() {
             return Ok(status);
         }
-        if !kept.finished {
+        let Some(size) = kept.bytes else {
             output::line("interrupted; the same command goes on");
             return Ok(status);
-        }
+        };
         let meta = kept.meta;
         let tokens = (meta.rows * meta.sequence_length) as u64;
-        let per_token = meta.bytes_per_token() as u64;
+        let per_token = size as f64 / tokens as f64;
         match self.json.json {
             true => output::json(&json!({
-                "meta": meta, "tokens": tokens, "bytes_per_token": per_token, "bytes": tokens * per_token, "shards": meta.num_shards(),
+                "meta": meta, "tokens": tokens, "bytes_per_token": per_token, "bytes": size, "shards": meta.num_shards(),
             }))?,
             false => output::data(format!(
-                "tokens            {}\nbytes per token   {per_token} ({} of the distribution each)\nsize              {} in {} shards",
+                "tokens            {}\nbytes per token   {per_token:.1} ({}{} of the distribution each)\nsize              {} in {} shards",
                 grouped(tokens),
+                if meta.top_p.is_some() { "up to " } else { "" },
                 meta.top_k,
-                bytes(tokens * per_token),
+                bytes(size),
                 meta.num_shards(),
             ))?,
         }

@@ -164,3 +164,13 @@ train: {{steps: {steps}, batch_size: 2, eval_every: 5, eval_sequences: 2, checkp
 
 pub const CONVERT: &str =
     "convert base --recursions 2 --sharing middle_cycle --init average --lora-rank 4 -o converted";
+
+/// Two stages of [`uptrain_yaml`]: blocks are fitted first, then the whole.
+pub const STAGES: &str = "stages:
+  - name: warm
+    losses: [{blockwise: {weight: 1.0}}]
+    train: {steps: 6}
+    optimizer: {lr: 2e-3, groups: {norms: {lr: 0}}}
+  - name: whole
+    schedule: {warmup_stable_decay: {warmup_steps: 1, decay_steps: 2}}
+";

@@ -8,13 +8,16 @@
 //! u64       number of the shard
 //! u64       rows
 //! 32 bytes  SHA-256 of what follows
+//! …         with `top_p`, a u64 for each row: how many bytes it and those before it take
 //! …         the tokens of each row
 //! ```
 //!
 //! A token is `k` ids (u16, or u32 for more than 65,536), the most probable first, and `k + 1` numbers of u16: `−log p` of each of
-//! them and of the rest together, in steps of 1/2048 nat up to 32 nats. So it takes `4k + 2` bytes, or `6k + 2`. Numbers are
-//! little-endian. What is read is divided by its sum: the steps leave it within 3e-4 of 1.
+//! them and of the rest together, in steps of 1/2048 nat up to 32 nats. So it takes `4k + 2` bytes, or `6k + 2`. With `top_p` the ids
+//! may be fewer, and their number, as wide as an id, is before them. Numbers are little-endian. What is read is divided by its sum: the
+//! steps leave it within 3e-4 of 1.
 
+mod codec;
 mod read;
 mod write;
 
@@ -32,8 +35,6 @@ use std::{
 const META_FILE: &str = "logits.json";
 const MAGIC: &[u8; 8] = b"retielog";
 const HEADER_BYTES: usize = 8 + 8 + 8 + 32;
-/// Steps of a nat.
-const STEPS: f32 = 2048.0;
 /// The version of what is described above.
 pub const LOGITS_SCHEMA: u32 = 1;
 
@@ -59,26 +60,21 @@ pub struct LogitsMeta {
     pub vocab_size: usize,
     /// `k`.
     pub top_k: usize,
+    /// Of the `k` only as many as have this probability together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
     /// The distributions are softmax(logits / temperature).
     pub temperature: f64,
     /// Rows of every shard but the last.
     pub rows_per_shard: usize,
 }
 
-/// Distributions of consecutive tokens.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TopLogits {
-    /// `k` of each token, the most probable first.
-    pub ids: Vec<u32>,
-    /// `k + 1` of each token: those of the ids, and of all others together.
-    pub log_probs: Vec<f32>,
-}
-
 impl LogitsMeta {
-    /// Bytes of a token.
+    /// Bytes of a token; with `top_p`, of the largest.
     #[must_use]
     pub fn bytes_per_token(&self) -> usize {
-        self.top_k * (self.id_bytes() + 2) + 2
+        let count = if self.top_p.is_some() { self.id_bytes() } else { 0 };
+        count + self.top_k * (self.id_bytes() + 2) + 2
     }
 
     /// SHA-256 of these facts, in hexadecimal: caches with equal ones hold the same distributions.
@@ -91,8 +87,9 @@ impl LogitsMeta {
         if self.vocab_size <= 1 << 16 { 2 } else { 4 }
     }
 
-    fn bytes_per_row(&self) -> usize {
-        self.bytes_per_token() * self.sequence_length
+    /// Bytes of what stands before the rows of a shard, of which there are `rows`.
+    fn index_bytes(&self, rows: usize) -> usize {
+        if self.top_p.is_some() { 8 * rows } else { 0 }
     }
 
     /// Number of shards.
@@ -121,46 +118,13 @@ impl LogitsMeta {
         let bad = |reason: String| DataError::BadLogits { dir: dir.to_owned(), problems: vec![reason] };
         let meta: Self = serde_json::from_slice(&text).map_err(|error| bad(format!("`{META_FILE}`: {error}")))?;
         let sizes = [meta.rows, meta.sequence_length, meta.top_k, meta.rows_per_shard];
-        if meta.schema != LOGITS_SCHEMA || sizes.contains(&0) || meta.top_k > meta.vocab_size {
+        let impossible_part = meta.top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0));
+        let impossible = sizes.contains(&0) || meta.top_k > meta.vocab_size || impossible_part;
+        if meta.schema != LOGITS_SCHEMA || impossible {
             return Err(bad(format!("`{META_FILE}` is of another version, or its sizes are impossible")));
         }
         Ok(meta)
     }
-}
-
-/// Appends tokens of `k` ids.
-fn encode(meta: &LogitsMeta, logits: &TopLogits, out: &mut Vec<u8>) {
-    let k = meta.top_k;
-    for (ids, log_probs) in logits.ids.chunks_exact(k).zip(logits.log_probs.chunks_exact(k + 1)) {
-        for id in ids {
-            out.extend_from_slice(&id.to_le_bytes()[..meta.id_bytes()]);
-        }
-        for log_prob in log_probs {
-            // Saturates at 0 and at 65535; what is not a number becomes 0.
-            out.extend_from_slice(&((-log_prob * STEPS).round() as u16).to_le_bytes());
-        }
-    }
-}
-
-/// Appends the tokens of `bytes`; `None` where an id is none.
-fn decode(meta: &LogitsMeta, bytes: &[u8], logits: &mut TopLogits) -> Option<()> {
-    let (k, width) = (meta.top_k, meta.id_bytes());
-    for token in bytes.chunks_exact(meta.bytes_per_token()) {
-        let (ids, log_probs) = token.split_at(k * width);
-        for bytes in ids.chunks_exact(width) {
-            let mut id = [0; 4];
-            id[..width].copy_from_slice(bytes);
-            let id = u32::from_le_bytes(id);
-            logits.ids.push(Some(id).filter(|id| (*id as usize) < meta.vocab_size)?);
-        }
-        let start = logits.log_probs.len();
-        let steps = log_probs.as_chunks::<2>().0.iter().map(|bytes| f32::from(u16::from_le_bytes(*bytes)));
-        logits.log_probs.extend(steps.map(|steps| -steps / STEPS));
-        let token = &mut logits.log_probs[start..];
-        let log_sum = token.iter().map(|log_prob| f64::from(*log_prob).exp()).sum::<f64>().ln() as f32;
-        token.iter_mut().for_each(|log_prob| *log_prob -= log_sum);
-    }
-    Some(())
 }
 
 #[cfg(test)]

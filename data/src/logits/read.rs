@@ -1,6 +1,6 @@
 //! Reading a cache: checked whole when it is opened, then row by row from the disk.
 
-use super::{HEADER_BYTES, LogitsMeta, MAGIC, TopLogits, decode};
+use super::{HEADER_BYTES, LogitsMeta, MAGIC, codec::decode};
 use crate::{error::DataError, mixture::Mixture, tokenizer::Tokenizer};
 use sha2::{Digest, Sha256};
 use std::{
@@ -14,16 +14,37 @@ use std::{
 pub struct LogitsCache {
     dir: PathBuf,
     meta: LogitsMeta,
-    shards: Vec<Mutex<fs_err::File>>,
+    shards: Vec<Shard>,
 }
 
-/// Checks a shard; gives its file.
-pub(super) fn read_shard(dir: &Path, meta: &LogitsMeta, shard: usize) -> Result<fs_err::File, String> {
+/// A file that is whole.
+#[derive(Debug)]
+pub(super) struct Shard {
+    file: Mutex<fs_err::File>,
+    /// Where each row ends.
+    ends: Vec<u64>,
+}
+
+impl Shard {
+    /// Where a row is, and its size.
+    fn place(&self, meta: &LogitsMeta, row: usize) -> (u64, usize) {
+        let first = (HEADER_BYTES + meta.index_bytes(self.ends.len())) as u64;
+        let start = row.checked_sub(1).map_or(first, |before| self.ends[before]);
+        (start, (self.ends[row] - start) as usize)
+    }
+}
+
+/// Checks a shard.
+pub(super) fn read_shard(dir: &Path, meta: &LogitsMeta, shard: usize) -> Result<Shard, String> {
     let path = meta.shard_path(dir, shard);
     let mut file = fs_err::File::open(&path).map_err(|error| error.to_string())?;
     let mut header = [0; HEADER_BYTES];
     file.read_exact(&mut header).map_err(|error| error.to_string())?;
     let mut hasher = Sha256::new();
+    let rows = meta.rows_of(shard).len();
+    let mut index = vec![0; meta.index_bytes(rows)];
+    file.read_exact(&mut index).map_err(|error| error.to_string())?;
+    hasher.update(&index);
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
     loop {
@@ -31,15 +52,19 @@ pub(super) fn read_shard(dir: &Path, meta: &LogitsMeta, shard: usize) -> Result<
             0 => break,
             read => {
                 hasher.update(&buffer[..read]);
-                bytes += read;
+                bytes += read as u64;
             }
         }
     }
-    let rows = meta.rows_of(shard).len();
     let expected =
         [&MAGIC[..], &(shard as u64).to_le_bytes(), &(rows as u64).to_le_bytes(), &hasher.finalize()].concat();
-    if header[..] == expected[..] && bytes == rows * meta.bytes_per_row() {
-        Ok(file)
+    let ends: Vec<u64> = match meta.top_p {
+        Some(_) => index.as_chunks().0.iter().map(|end| u64::from_le_bytes(*end)).collect(),
+        None => (1..=rows as u64).map(|row| row * (meta.bytes_per_token() * meta.sequence_length) as u64).collect(),
+    };
+    if header[..] == expected[..] && ends.is_sorted() && ends.last() == Some(&bytes) {
+        let start = (HEADER_BYTES + index.len()) as u64;
+        Ok(Shard { file: Mutex::new(file), ends: ends.into_iter().map(|end| start + end).collect() })
     } else {
         Err(format!("`{}` is damaged", path.display()))
     }
@@ -55,7 +80,7 @@ impl LogitsCache {
         let (mut shards, mut problems) = (Vec::new(), Vec::new());
         for shard in 0..meta.num_shards() {
             match read_shard(dir, &meta, shard) {
-                Ok(file) => shards.push(Mutex::new(file)),
+                Ok(shard) => shards.push(shard),
                 Err(problem) => problems.push(problem),
             }
         }
@@ -97,27 +122,29 @@ impl LogitsCache {
         Err(DataError::OtherLogits { dir: self.dir.clone(), differences: vec![what.to_owned()] })
     }
 
-    /// The distributions of the tokens of `rows`, in this order.
+    /// Gives `see` the distributions of the tokens of `rows`, in this order: ids, the most probable first, and the logarithms of their
+    /// probabilities and, last, of that of all others together.
     ///
     /// # Errors
     /// The disk fails, or a file was changed since it was opened.
     ///
     /// # Panics
     /// A row is not below the number of rows.
-    pub fn rows(&self, rows: &[usize]) -> Result<TopLogits, DataError> {
-        let mut logits = TopLogits::default();
-        let mut bytes = vec![0; self.meta.bytes_per_row()];
+    pub fn read(&self, rows: &[usize], mut see: impl FnMut(&[u32], &[f32])) -> Result<(), DataError> {
+        let mut bytes = Vec::new();
         for row in rows {
             let shard = row / self.meta.rows_per_shard;
-            let offset = HEADER_BYTES + (row - self.meta.rows_of(shard).start) * bytes.len();
-            let mut file = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
-            file.seek(SeekFrom::Start(offset as u64))?;
+            let file = &self.shards[shard];
+            let (start, size) = file.place(&self.meta, row - self.meta.rows_of(shard).start);
+            bytes.resize(size, 0);
+            let mut file = file.file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.seek(SeekFrom::Start(start))?;
             file.read_exact(&mut bytes)?;
-            decode(&self.meta, &bytes, &mut logits).ok_or_else(|| DataError::BadLogits {
+            decode(&self.meta, &bytes, &mut see).ok_or_else(|| DataError::BadLogits {
                 dir: self.dir.clone(),
                 problems: vec![format!("`{}` was changed", self.meta.shard_path(&self.dir, shard).display())],
             })?;
         }
-        Ok(logits)
+        Ok(())
     }
 }

@@ -18,16 +18,25 @@ fn meta(vocab_size: usize) -> LogitsMeta {
         sequence_length: 4,
         vocab_size,
         top_k: 2,
+        top_p: None,
         temperature: 1.0,
         rows_per_shard: 2,
     }
 }
 
-/// Row `r` has ids from `10 r` on, with probabilities that differ by token.
-fn row(r: usize) -> TopLogits {
-    let ids = (0..4).flat_map(|t| [10 * r + t, 200 + t]).map(|id| id as u32).collect();
-    let probs = (0..4).flat_map(|t| [0.7 - 0.1 * t as f32, 0.2, 0.1 + 0.1 * t as f32]);
-    TopLogits { ids, log_probs: probs.map(f32::ln).collect() }
+/// Ids, and the logarithms of their probabilities and of the rest's.
+type Token = (Vec<u32>, Vec<f32>);
+
+/// Row `r` has ids from `10 r` on, with probabilities that differ by token; with `top_p` every other token has one id.
+fn row(meta: &LogitsMeta, r: usize) -> Vec<Token> {
+    let token = |t: usize| {
+        let count = if meta.top_p.is_some() && t % 2 == 1 { 1 } else { 2 };
+        let probs = &[0.7 - 0.1 * t as f32, 0.2][..count];
+        let rest = 1.0 - probs.iter().sum::<f32>();
+        let ids = [10 * r + t, 200 + t][..count].iter().map(|id| *id as u32).collect();
+        (ids, probs.iter().chain([&rest]).map(|p| p.ln()).collect())
+    };
+    (0..4).map(token).collect()
 }
 
 fn write(dir: &Path, meta: &LogitsMeta) -> Vec<usize> {
@@ -35,39 +44,52 @@ fn write(dir: &Path, meta: &LogitsMeta) -> Vec<usize> {
     let missing = writer.missing();
     for shard in missing.clone() {
         for r in writer.meta().rows_of(shard) {
-            writer.push(&row(r));
+            row(meta, r).iter().for_each(|(ids, log_probs)| writer.push(ids, log_probs));
         }
         writer.finish_shard(shard).unwrap();
     }
     missing
 }
 
+fn read(dir: &Path, rows: &[usize]) -> Vec<Token> {
+    let mut found = Vec::new();
+    let cache = LogitsCache::open(dir).unwrap();
+    cache.read(rows, |ids, log_probs| found.push((ids.to_vec(), log_probs.to_vec()))).unwrap();
+    found
+}
+
 #[test]
 fn rows_come_back_in_any_order_within_half_a_step() {
-    for vocab_size in [VOCAB, 1 << 17] {
+    // With `top_p` half of the tokens have one id, and all have its number; a row has an end.
+    let cases = [(VOCAB, None, 10, 80), (1 << 17, None, 14, 112), (VOCAB, Some(0.6), 12, 96 - 4 * 4 + 16)];
+    for (vocab_size, top_p, bytes_per_token, shard_bytes) in cases {
         let dir = tempfile::tempdir().unwrap();
-        let meta = meta(vocab_size);
+        let meta = LogitsMeta { top_p, ..meta(vocab_size) };
         assert_eq!(write(dir.path(), &meta), [0, 1, 2]);
-        assert_eq!(meta.bytes_per_token(), if vocab_size == VOCAB { 10 } else { 14 });
-        let shard = fs_err::metadata(dir.path().join("shard-00000.logits")).unwrap().len() as usize;
-        assert_eq!(shard, HEADER_BYTES + 2 * 4 * meta.bytes_per_token());
-        let cache = LogitsCache::open(dir.path()).unwrap();
-        let found = cache.rows(&[4, 0, 3]).unwrap();
-        let expected: Vec<TopLogits> = [4, 0, 3].into_iter().map(row).collect();
-        assert_eq!(found.ids, expected.iter().flat_map(|row| row.ids.clone()).collect::<Vec<_>>());
-        let expected = expected.iter().flat_map(|row| row.log_probs.clone());
-        // Half a step of 1/2048 for the number, and as much for the sum that it is divided by.
-        assert!(found.log_probs.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1.0 / 2048.0));
-        let sums = found.log_probs.chunks(3).map(|token| token.iter().map(|x| x.exp()).sum::<f32>());
-        assert!(sums.into_iter().all(|sum| (sum - 1.0).abs() < 1e-6));
+        assert_eq!(meta.bytes_per_token(), bytes_per_token);
+        let size = |shard: usize| fs_err::metadata(meta.shard_path(dir.path(), shard)).unwrap().len();
+        assert_eq!(size(0), HEADER_BYTES as u64 + shard_bytes);
+        let writer = LogitsWriter::open(dir.path(), meta.clone()).unwrap();
+        assert_eq!(writer.payload_bytes().unwrap(), (0..3).map(size).sum::<u64>() - 3 * HEADER_BYTES as u64);
+        let expected: Vec<Token> = [4, 0, 3].into_iter().flat_map(|r| row(&meta, r)).collect();
+        for ((found_ids, found), (ids, log_probs)) in read(dir.path(), &[4, 0, 3]).iter().zip(&expected) {
+            assert_eq!((found_ids, found.len()), (ids, log_probs.len()));
+            // Half a step of 1/2048 for the number, and as much for the sum that it is divided by.
+            assert!(found.iter().zip(log_probs).all(|(a, b)| (a - b).abs() < 1.0 / 2048.0));
+            assert!((found.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-6);
+        }
     }
 }
 
 #[test]
 fn a_cache_goes_on_with_what_is_missing_or_damaged() {
+    goes_on(&meta(VOCAB));
+    goes_on(&LogitsMeta { top_p: Some(0.6), ..meta(VOCAB) });
+}
+
+fn goes_on(meta: &LogitsMeta) {
     let dir = tempfile::tempdir().unwrap();
-    let meta = meta(VOCAB);
-    write(dir.path(), &meta);
+    write(dir.path(), meta);
     let [damaged, gone] = ["shard-00001.logits", "shard-00002.logits"].map(|name| dir.path().join(name));
     let whole = fs_err::read(&damaged).unwrap();
     let mut bytes = whole.clone();
@@ -76,7 +98,7 @@ fn a_cache_goes_on_with_what_is_missing_or_damaged() {
     fs_err::remove_file(&gone).unwrap();
     let error = LogitsCache::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("shard-00001.logits` is damaged") && error.contains("shard-00002.logits"), "{error}");
-    assert_eq!(write(dir.path(), &meta), [1, 2]);
+    assert_eq!(write(dir.path(), meta), [1, 2]);
     assert_eq!(fs_err::read(&damaged).unwrap(), whole);
     LogitsCache::open(dir.path()).unwrap();
     for length in [0, HEADER_BYTES - 1, whole.len() - 1] {
@@ -90,10 +112,10 @@ fn a_cache_of_something_else_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let meta = meta(VOCAB);
     write(dir.path(), &meta);
-    let other = LogitsMeta { teacher_files: Vec::new(), top_k: 3, ..meta.clone() };
+    let other = LogitsMeta { teacher_files: Vec::new(), top_k: 3, top_p: Some(0.9), ..meta.clone() };
     let error = LogitsWriter::open(dir.path(), other).unwrap_err();
     let DataError::OtherLogits { differences, .. } = &error else { panic!("{error}") };
-    assert_eq!(differences, &["teacher_files", "top_k"]);
+    assert_eq!(differences, &["teacher_files", "top_k", "top_p"]);
     let cache = LogitsCache::open(dir.path()).unwrap();
     let tokens: Vec<u32> = (0..21).collect();
     let rows = |length| TokenDataset::from_tokens(&tokens, length).unwrap().into();

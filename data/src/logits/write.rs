@@ -1,9 +1,10 @@
 //! Writing a cache, a shard at a time; one that was left off goes on with the shards that are missing.
 
-use super::{HEADER_BYTES, LogitsMeta, MAGIC, META_FILE, TopLogits, encode, read::read_shard};
+use super::{HEADER_BYTES, LogitsMeta, MAGIC, META_FILE, codec::encode, read::read_shard};
 use crate::{error::DataError, whole_file::write_whole};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeSet,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -13,7 +14,10 @@ use std::{
 pub struct LogitsWriter {
     dir: PathBuf,
     meta: LogitsMeta,
-    payload: Vec<u8>,
+    /// Tokens that were added, and where each row ends in their bytes.
+    tokens: usize,
+    ends: Vec<usize>,
+    bytes: Vec<u8>,
 }
 
 impl LogitsWriter {
@@ -31,7 +35,7 @@ impl LogitsWriter {
             let text = serde_json::to_vec_pretty(&meta).map_err(std::io::Error::from)?;
             write_whole(&dir.join(META_FILE), |file| file.write_all(&text))?;
         }
-        Ok(Self { dir: dir.to_owned(), meta, payload: Vec::new() })
+        Ok(Self { dir: dir.to_owned(), meta, tokens: 0, ends: Vec::new(), bytes: Vec::new() })
     }
 
     /// What the cache is of.
@@ -47,9 +51,31 @@ impl LogitsWriter {
         (0..self.meta.num_shards()).filter(|shard| !whole(shard)).collect()
     }
 
-    /// Adds the tokens of the next rows of the shard.
-    pub fn push(&mut self, logits: &TopLogits) {
-        encode(&self.meta, logits, &mut self.payload);
+    /// Bytes of all shards, without their headers.
+    ///
+    /// # Errors
+    /// One is not there.
+    pub fn payload_bytes(&self) -> Result<u64, DataError> {
+        let mut bytes = 0;
+        for shard in 0..self.meta.num_shards() {
+            bytes += fs_err::metadata(self.meta.shard_path(&self.dir, shard))?.len() - HEADER_BYTES as u64;
+        }
+        Ok(bytes)
+    }
+
+    /// Adds the next token of the shard: ids, the most probable first, and the logarithms of their probabilities and of the rest's.
+    ///
+    /// # Panics
+    /// When these are not as many as [`LogitsMeta::top_k`] and [`LogitsMeta::top_p`] say.
+    pub fn push(&mut self, ids: &[u32], log_probs: &[f32]) {
+        let LogitsMeta { top_k, top_p, sequence_length, .. } = self.meta;
+        let fits = ids.len() == top_k || top_p.is_some() && ids.len() < top_k;
+        assert!(fits && log_probs.len() == ids.len() + 1, "{} ids and {} logarithms", ids.len(), log_probs.len());
+        encode(&self.meta, ids, log_probs, &mut self.bytes);
+        self.tokens += 1;
+        if self.tokens.is_multiple_of(sequence_length) {
+            self.ends.push(self.bytes.len());
+        }
     }
 
     /// Writes what was added as `shard`.
@@ -61,17 +87,24 @@ impl LogitsWriter {
     /// When these are not the rows of the shard.
     pub fn finish_shard(&mut self, shard: usize) -> Result<(), DataError> {
         let rows = self.meta.rows_of(shard).len();
-        assert_eq!(self.payload.len(), rows * self.meta.bytes_per_row(), "the rows of the shard");
+        assert_eq!(self.tokens, rows * self.meta.sequence_length, "the rows of the shard");
+        let mut index = Vec::with_capacity(self.meta.index_bytes(rows));
+        if self.meta.top_p.is_some() {
+            self.ends.iter().for_each(|end| index.extend_from_slice(&(*end as u64).to_le_bytes()));
+        }
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&(shard as u64).to_le_bytes());
         header.extend_from_slice(&(rows as u64).to_le_bytes());
-        header.extend_from_slice(&Sha256::digest(&self.payload));
+        header.extend_from_slice(&Sha256::new().chain_update(&index).chain_update(&self.bytes).finalize());
         write_whole(&self.meta.shard_path(&self.dir, shard), |file| {
             file.write_all(&header)?;
-            file.write_all(&self.payload)
+            file.write_all(&index)?;
+            file.write_all(&self.bytes)
         })?;
-        self.payload.clear();
+        self.tokens = 0;
+        self.ends.clear();
+        self.bytes.clear();
         Ok(())
     }
 }
@@ -80,6 +113,8 @@ impl LogitsWriter {
 fn differences(a: &LogitsMeta, b: &LogitsMeta) -> Vec<String> {
     let fields = |meta: &LogitsMeta| serde_json::to_value(meta).unwrap_or_default();
     let (a, b) = (fields(a), fields(b));
-    let names = a.as_object().into_iter().flatten().filter(|(name, value)| b.get(name.as_str()) != Some(value));
-    names.map(|(name, _)| name.clone()).collect()
+    // A field that is not there on one side stands on the other.
+    let names: BTreeSet<&String> =
+        [&a, &b].into_iter().filter_map(|fields| fields.as_object()).flat_map(|f| f.keys()).collect();
+    names.into_iter().filter(|name| a.get(name) != b.get(name)).cloned().collect()
 }

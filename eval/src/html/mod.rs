@@ -8,7 +8,7 @@ use crate::EvalError;
 pub use chart::{Chart, Level, Series};
 pub use passage::{Marked, Passage};
 use std::fmt::Write;
-pub use svg_file::render_svg;
+pub use svg_file::{light, render_svg};
 
 /// Colours of pages and charts, for light and dark screens.
 const PALETTE: &str = include_str!("palette.css");

@@ -38,6 +38,15 @@ pub fn render_svg(charts: &[Chart]) -> Result<Option<String>, EvalError> {
     )))
 }
 
+/// The same file in the colours of light screens alone, for programs that know no variables.
+#[must_use]
+pub fn light(svg: &str) -> String {
+    let (_, style) = PALETTE.split_once('{').unwrap_or_default();
+    let (light, _) = style.split_once('}').unwrap_or_default();
+    let colours = light.split(';').filter_map(|rule| rule.trim().strip_prefix("--")?.split_once(": "));
+    colours.fold(svg.replacen(PALETTE, "", 1), |svg, (name, colour)| svg.replace(&format!("var(--{name})"), colour))
+}
+
 /// Adds title, curves and legend below `top`; gives where they end.
 fn add_chart(chart: &Chart, curves: &str, top: u32, svg: &mut String) -> u32 {
     let title = escape(&chart.title);
@@ -97,6 +106,12 @@ mod tests {
         }
         assert_eq!(svg.matches("<svg").count(), svg.matches("</svg>").count());
         assert_eq!(svg.matches("http").count(), 1);
+        let light = light(&svg);
+        assert!(
+            light.contains("stroke: #d2691e\" stroke-width") && light.contains("text { fill: #1d2126; }"),
+            "{light}"
+        );
+        assert!(!light.contains("--") && !light.contains("@media"), "{light}");
     }
 
     #[test]

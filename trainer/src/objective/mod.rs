@@ -10,10 +10,7 @@ use crate::{
 };
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::{LossConfig, ShareMap};
-use retie_data::{
-    Batch, DataError,
-    logits::{LogitsCache, TopLogits},
-};
+use retie_data::{Batch, DataError, logits::LogitsCache};
 use retie_model::{
     CausalLm, Choice, Routing,
     kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss, token_log_probs},
@@ -186,9 +183,9 @@ impl Objective {
         let teacher = match &self.teacher {
             Some(Source::Model(teacher)) => teacher,
             Some(Source::Logits(logits)) => {
-                let TopLogits { ids, log_probs } = logits.rows(&batch.indices)?;
-                let k = logits.meta().top_k;
-                return Ok((states, Some(Teacher::Top(TopProbs { k, ids, log_probs }))));
+                let mut top = TopProbs::default();
+                logits.read(&batch.indices, |ids, log_probs| top.push(ids, log_probs))?;
+                return Ok((states, Some(Teacher::Top(top))));
             }
             None => return Ok((states, None)),
         };

@@ -20,11 +20,11 @@ pub fn head_loss(
     for (start, rows) in chunks.iter() {
         let hidden = |all: &Tensor<2>| all.clone().narrow(0, start, rows);
         let teacher = teacher.map(|teacher| match teacher {
-            Teacher::Model(t) => Reference::logits(logits(hidden(&t.hidden), &t.head)),
-            Teacher::Top(top) => Reference::top(top, start, rows, &head.weight.device()),
+            Teacher::Model(t) => Reference::Logits(logits(hidden(&t.hidden), &t.head)),
+            Teacher::Top(top) => Reference::Top(Top::new(top, start, rows, &head.weight.device())),
         });
         let all: Vec<Tensor<2>> = readouts.iter().map(|r| logits(hidden(&r.hidden), head)).collect();
-        let last = all.last().cloned().map(Reference::logits);
+        let last = all.last().cloned().map(Reference::Logits);
         for (index, readout) in readouts.iter().enumerate() {
             let references = [&teacher, &last]
                 .into_iter()
@@ -126,10 +126,9 @@ fn grad_of_logits(
     for (value, reference) in values[3..].iter_mut().zip(references) {
         let Some((DistillTerm { weight, divergence, temperature }, reference)) = reference else { continue };
         let log_q = activation::log_softmax(logits.clone() / temperature, 1);
-        let Reference { values, ids } = reference;
-        let (sum, slope) = match ids {
-            None => divergence_of(divergence, activation::log_softmax(values / temperature, 1), log_q),
-            Some(ids) => divergence_of_top(divergence, ids, values, log_q),
+        let (sum, slope) = match reference {
+            Reference::Logits(t) => divergence_of(divergence, activation::log_softmax(t / temperature, 1), log_q),
+            Reference::Top(top) => divergence_of_top(divergence, top, log_q),
         };
         *value = sum;
         grad = grad + slope * (weight * temperature / tokens);
@@ -139,39 +138,62 @@ fn grad_of_logits(
 
 /// Rows of a reference.
 #[derive(Clone)]
-struct Reference {
-    /// Logits `[rows, V]`; with `ids`, logarithms of probabilities `[rows, k + 1]`.
-    values: Tensor<2>,
-    /// `[rows, k]`.
-    ids: Option<Tensor<2, Int>>,
+enum Reference {
+    /// `[rows, V]`.
+    Logits(Tensor<2>),
+    Top(Top),
 }
 
-impl Reference {
-    fn logits(values: Tensor<2>) -> Self {
-        Self { values, ids: None }
-    }
+/// Rows of [`TopProbs`], filled up to the longest with places that stand for no token.
+#[derive(Clone)]
+struct Top {
+    /// `[rows, k]`; 0 in places of no token.
+    ids: Tensor<2, Int>,
+    /// `[rows, k]`: 1 of tokens, 0 in the other places.
+    named: Tensor<2>,
+    /// `[rows, k]`.
+    log_p: Tensor<2>,
+    /// `[rows, 1]`.
+    log_rest: Tensor<2>,
+}
 
-    fn top(top: &TopProbs, start: usize, rows: usize, device: &Device) -> Self {
-        let (k, end) = (top.k, start + rows);
-        let ids: Vec<i32> = top.ids[start * k..end * k].iter().map(|id| *id as i32).collect();
-        let log_p = top.log_probs[start * (k + 1)..end * (k + 1)].to_vec();
-        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([rows, k]);
-        Self { values: Tensor::from_data(TensorData::new(log_p, [rows, k + 1]), device), ids: Some(ids) }
+/// `log p` and `log q` of an outcome that is none: so small that it adds nothing, and large enough that its exponential is not 0.
+const NO_OUTCOME: f32 = -80.0;
+
+impl Top {
+    fn new(top: &TopProbs, start: usize, rows: usize, device: &Device) -> Self {
+        let all: Vec<_> = (start..start + rows).map(|row| top.row(row)).collect();
+        let k = all.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        let (mut ids, mut named, mut log_p) = (vec![0; rows * k], vec![0.0; rows * k], vec![NO_OUTCOME; rows * k]);
+        for (row, (of_row, log_probs)) in all.iter().enumerate() {
+            for (i, id) in of_row.iter().enumerate() {
+                (ids[row * k + i], named[row * k + i], log_p[row * k + i]) = (*id as i32, 1.0, log_probs[i]);
+            }
+        }
+        let log_rest: Vec<f32> = all.iter().filter_map(|(_, log_probs)| log_probs.last().copied()).collect();
+        let floats = |values: Vec<f32>, width| Tensor::from_data(TensorData::new(values, [rows, width]), device);
+        Self {
+            ids: Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([rows, k]),
+            named: floats(named, k),
+            log_p: floats(log_p, k),
+            log_rest: floats(log_rest, 1),
+        }
     }
 }
 
 /// The divergence over the outcomes of [`super::top`]; `log_q` is `[rows, V]`.
-fn divergence_of_top(kind: Divergence, ids: Tensor<2, Int>, log_p: Tensor<2>, log_q: Tensor<2>) -> (f64, Tensor<2>) {
-    let [rows, k] = ids.dims();
+fn divergence_of_top(kind: Divergence, top: Top, log_q: Tensor<2>) -> (f64, Tensor<2>) {
+    let Top { ids, named, log_p, log_rest } = top;
+    let [_, k] = ids.dims();
     let q = log_q.clone().exp();
-    let named = Tensor::<2>::ones([rows, k], &log_q.device());
-    let is_named = q.zeros_like().scatter(1, ids.clone(), named, IndexingUpdateOp::Add);
+    let is_named = q.zeros_like().scatter(1, ids.clone(), named.clone(), IndexingUpdateOp::Add);
     let of_rest = q * (is_named.neg() + 1.0);
     let q_rest = of_rest.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE); // [rows, 1]
-    let log_outcomes = Tensor::cat(vec![log_q.gather(1, ids.clone()), q_rest.clone().log()], 1);
-    let (value, slopes) = divergence_of(kind, log_p, log_outcomes);
+    let log_named = log_q.gather(1, ids.clone()) * named.clone() + (named.clone().neg() + 1.0) * NO_OUTCOME;
+    let log_outcomes = Tensor::cat(vec![log_named, q_rest.clone().log()], 1);
+    let (value, slopes) = divergence_of(kind, Tensor::cat(vec![log_p, log_rest], 1), log_outcomes);
     let rest = of_rest * (slopes.clone().narrow(1, k, 1) / q_rest);
-    (value, rest.scatter(1, ids, slopes.narrow(1, 0, k), IndexingUpdateOp::Add))
+    (value, rest.scatter(1, ids, slopes.narrow(1, 0, k) * named, IndexingUpdateOp::Add))
 }
 
 /// Gives `see` the logits of each chunk in turn.

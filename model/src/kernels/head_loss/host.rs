@@ -1,7 +1,7 @@
 //! The loss on the CPU: products into buffers that every chunk uses again, then one pass over each row of logits.
 
 use super::{
-    Chunks, Head, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums, Teacher,
+    Chunks, Head, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums, Teacher, TopProbs,
     row::{Reference, References, row},
 };
 use crate::kernels::host::{
@@ -52,6 +52,27 @@ impl Rows {
     }
 }
 
+/// A chunk of a reference.
+#[derive(Clone, Copy)]
+enum ReferenceChunk<'a> {
+    /// Its logits.
+    Logits(&'a [f32]),
+    /// The rows from this one on.
+    Top(&'a TopProbs, usize),
+}
+
+impl<'a> ReferenceChunk<'a> {
+    fn row(self, index: usize, vocab_size: usize) -> Reference<'a> {
+        match self {
+            Self::Logits(all) => Reference::Logits(&all[index * vocab_size..(index + 1) * vocab_size]),
+            Self::Top(top, start) => {
+                let (ids, log_probs) = top.row(start + index);
+                Reference::Top(ids, log_probs)
+            }
+        }
+    }
+}
+
 pub fn head_loss(
     head: &Head,
     readouts: &[Readout],
@@ -82,14 +103,11 @@ pub fn head_loss(
             teacher.fill(start, rows, logits);
         }
         let teacher = match (teacher, &teacher_logits) {
-            (Some(Teacher::Top(top)), _) => Some(Reference::Top(
-                &top.ids[start * top.k..(start + rows) * top.k],
-                &top.log_probs[start * (top.k + 1)..(start + rows) * (top.k + 1)],
-            )),
-            (_, Some(logits)) => Some(Reference::Logits(&logits[..count])),
+            (Some(Teacher::Top(top)), _) => Some(ReferenceChunk::Top(top, start)),
+            (_, Some(logits)) => Some(ReferenceChunk::Logits(&logits[..count])),
             (_, None) => None,
         };
-        let mut take = |index: usize, head: &Rows, logits: &mut [f32], references: References<'_>| {
+        let mut take = |index: usize, head: &Rows, logits: &mut [f32], references: [Option<ReferenceChunk<'_>>; 2]| {
             sums[index].add(all_rows(
                 &readouts[index].terms,
                 (chunks.tokens, head.softcap),
@@ -104,10 +122,10 @@ pub fn head_loss(
         };
         for (index, exit) in exits.iter().enumerate() {
             exit.fill(start, rows, &mut exit_logits);
-            let references = References { teacher, last: Some(Reference::Logits(&last_logits[..count])) };
-            take(index, exit, &mut exit_logits[..count], references);
+            let last = ReferenceChunk::Logits(&last_logits[..count]);
+            take(index, exit, &mut exit_logits[..count], [teacher, Some(last)]);
         }
-        take(readouts.len() - 1, last, &mut last_logits[..count], References { teacher, last: None });
+        take(readouts.len() - 1, last, &mut last_logits[..count], [teacher, None]);
     }
     let parts = readouts.iter().zip(sums).zip(grads_hidden);
     let readouts = parts.map(|((readout, sums), grad)| ReadoutLoss {
@@ -117,12 +135,12 @@ pub fn head_loss(
     HeadLoss { readouts: readouts.collect(), grad_weight: tensor(grad_weight, [vocab_size, width]) }
 }
 
-/// Turns the logits of a chunk into their gradient; gives the sums of the values.
+/// Turns the logits of a chunk into their gradient; gives the sums of the values. The references are the teacher and the last readout.
 fn all_rows(
     terms: &HeadTerms,
     (tokens, softcap): (usize, Option<f32>),
     logits: &mut [f32],
-    references: References<'_>,
+    [teacher, last]: [Option<ReferenceChunk<'_>>; 2],
     targets: &[u32],
 ) -> [f64; 5] {
     let vocab_size = logits.len() / targets.len();
@@ -131,10 +149,8 @@ fn all_rows(
         .zip(targets)
         .enumerate()
         .map(|(index, (logits, target))| {
-            let references = References {
-                teacher: references.teacher.map(|all| all.row(index, targets.len())),
-                last: references.last.map(|all| all.row(index, targets.len())),
-            };
+            let [teacher, last] = [teacher, last].map(|chunk| chunk.map(|chunk| chunk.row(index, vocab_size)));
+            let references = References { teacher, last };
             vectorised(
                 #[inline(always)]
                 || {

@@ -14,28 +14,13 @@ pub struct References<'a> {
     pub last: Option<Reference<'a>>,
 }
 
-/// Rows of a reference.
+/// A row of a reference.
 #[derive(Clone, Copy)]
 pub enum Reference<'a> {
     /// Its logits.
     Logits(&'a [f32]),
     /// The most probable tokens, and logarithms of their probabilities and of the rest's.
     Top(&'a [u32], &'a [f32]),
-}
-
-impl Reference<'_> {
-    /// Row `index` of `count`.
-    #[inline(always)]
-    pub fn row(self, index: usize, count: usize) -> Self {
-        fn part<T>(all: &[T], index: usize, count: usize) -> &[T] {
-            let size = all.len() / count;
-            &all[index * size..(index + 1) * size]
-        }
-        match self {
-            Self::Logits(all) => Self::Logits(part(all, index, count)),
-            Self::Top(ids, log_probs) => Self::Top(part(ids, index, count), part(log_probs, index, count)),
-        }
-    }
 }
 
 /// `q = softmax(s)` in the gradient of cross-entropy and z-loss: `own·q − uniform − hit·1[target]`.

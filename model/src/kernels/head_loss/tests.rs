@@ -1,7 +1,8 @@
 //! The losses against plain operations, known values, and finite differences. `model/tests/losses.rs` has torch's values.
 
 use super::{
-    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, Teacher, device, head_loss, host, top_probs,
+    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, Teacher, TopProbs, device, head_loss, host,
+    top_probs,
 };
 use crate::kernels::f32_slice;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -53,8 +54,10 @@ fn host_and_plain_operations_agree() {
     let targets: Vec<u32> = (0..41).map(|i| (i * 7) % 53).collect();
     for kind in DIVERGENCES {
         let of_model = |temperature| (temperature, Teacher::Model(Box::new(model.clone())));
-        let of_top = |temperature, k| (temperature, Teacher::Top(top_probs(&model, k, temperature)));
-        for (temperature, teacher) in [of_model(1.0), of_model(2.5), of_top(1.0, 7), of_top(2.5, 1)] {
+        let of_top = |temperature, k, p| (temperature, Teacher::Top(top_probs(&model, k, p, temperature)));
+        for (temperature, teacher) in
+            [of_model(1.0), of_model(2.5), of_top(1.0, 7, None), of_top(2.5, 1, None), of_top(1.0, 20, Some(0.4))]
+        {
             let cross_entropy = CrossEntropyTerm { weight: 0.3, label_smoothing: 0.1, z_loss: 0.01 };
             let last = HeadTerms { cross_entropy, ..distill(kind, temperature) };
             let exit = HeadTerms { last: last.teacher, ..last };
@@ -172,19 +175,32 @@ fn gradients_are_finite_differences_of_the_values() {
     }
 }
 
+fn check(top: &TopProbs, expected: [(&[u32], &[f64]); 2]) {
+    assert_eq!(top.rows().count(), 2);
+    for ((ids, log_probs), (expected_ids, probs)) in top.rows().zip(expected) {
+        assert_eq!((ids, log_probs.len()), (expected_ids, probs.len()));
+        for (found, expected) in log_probs.iter().zip(probs) {
+            assert!((f64::from(*found) - expected.ln()).abs() < 1e-6, "{found} and {}", expected.ln());
+        }
+    }
+}
+
 #[test]
 fn the_top_of_a_distribution_is_that_of_its_softmax() {
     let head = logits([[1.0, 3.0, 1.0], [0.0, -1.0, 2.0]]);
-    let top = top_probs(&head, 2, 2.0);
-    assert_eq!(top.ids, [1, 0, 2, 0]); // of equal ones the first
+    let top = top_probs(&head, 2, None, 2.0);
     let of = |row: [f64; 3]| {
         let sum: f64 = row.iter().map(|s| (s / 2.0).exp()).sum();
         row.map(|s| (s / 2.0).exp() / sum)
     };
+    // Of equal ones the first is taken.
     let (a, b) = (of([1.0, 3.0, 1.0]), of([0.0, -1.0, 2.0]));
-    for (found, expected) in top.log_probs.iter().zip([a[1], a[0], a[2], b[2], b[0], b[1]]) {
-        assert!((f64::from(*found) - expected.ln()).abs() < 1e-6, "{found} and {}", expected.ln());
-    }
+    check(&top, [(&[1, 0], &[a[1], a[0], a[2]]), (&[2, 0], &[b[2], b[0], b[1]])]);
+    // The likeliest has 0.58 of the first row and 0.63 of the second; two have 0.79 and 0.86.
+    check(&top_probs(&head, 2, Some(0.6), 2.0), [(&[1, 0], &[a[1], a[0], a[2]]), (&[2], &[b[2], b[0] + b[1]])]);
+    let all = top_probs(&head, 3, Some(1.0), 2.0);
+    assert!(all.rows().all(|(ids, _)| ids.len() >= 2), "{all:?}");
+    assert_eq!(top_probs(&head, 2, Some(0.9), 2.0), top);
 }
 
 #[test]
@@ -198,12 +214,14 @@ fn a_kept_top_of_all_tokens_is_the_teacher_and_one_of_few_bounds_its_divergence_
             (loss.values.teacher.unwrap(), loss.grad_hidden)
         };
         let (exact, grad) = run(Teacher::Model(Box::new(model.clone())));
-        let of = |k| run(Teacher::Top(top_probs(&model, k, 1.0)));
+        let of = |k| run(Teacher::Top(top_probs(&model, k, None, 1.0)));
         let (all, grad_of_all) = of(53);
         // 53 probabilities, each rounded once more.
         assert!((all - exact).abs() < 2e-6, "{kind:?}: {all} and {exact}");
         assert!((grad_of_all - grad).abs().max().into_scalar::<f32>() < 1e-5, "{kind:?}");
         let values = [1, 4, 16, 53].map(|k| of(k).0);
         assert!(values.is_sorted_by(|a, b| *a <= b + 1e-6) && values[0] < exact, "{kind:?}: {values:?}");
+        let values = [0.1, 0.5, 0.9].map(|p| run(Teacher::Top(top_probs(&model, 53, Some(p), 1.0))).0);
+        assert!(values.is_sorted() && values[0] < values[2] && values[2] < exact, "{kind:?}: {values:?}");
     }
 }

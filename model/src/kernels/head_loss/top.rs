@@ -1,6 +1,6 @@
-//! What can be kept of a teacher's distribution: its `k` most probable tokens and, as one further outcome, all others together.
+//! What can be kept of a teacher's distribution: its `n` most probable tokens and, as one further outcome, all others together.
 //!
-//! A divergence is then taken over `k + 1` outcomes, of the teacher and, from its logits, of the student. It is never more than that
+//! A divergence is then taken over `n + 1` outcomes, of the teacher and, from its logits, of the student. It is never more than that
 //! over all tokens (data-processing inequality), and how the rest is divided among its tokens is left to the other terms. For a token
 //! `j` of the rest, `∂D/∂s_j = (∂D/∂s_R) q_j/q_R`, where `∂D/∂s_R = q_R (g_R − Σ q g)` is the gradient of a softmax over the
 //! outcomes; see [`super::divergence`].
@@ -14,32 +14,57 @@ use crate::kernels::{host::simd::exp, is_cpu};
 use rayon::prelude::*;
 
 /// Probabilities of some tokens of each row, and of all the others together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TopProbs {
-    /// `k`.
-    pub k: usize,
-    /// `[M, k]`, the most probable first.
-    pub ids: Vec<u32>,
-    /// `[M, k + 1]`: logarithms, of the ids and of the rest.
-    pub log_probs: Vec<f32>,
+    /// Where the ids of each row end.
+    ends: Vec<usize>,
+    ids: Vec<u32>,
+    log_probs: Vec<f32>,
 }
 
-/// The `k` most probable tokens of each row of `input.hidden`, under softmax(logits / temperature).
+impl TopProbs {
+    /// Adds a row: ids, the most probable first, and the logarithms of their probabilities and of the rest's.
+    ///
+    /// # Panics
+    /// When there is not one logarithm more than ids.
+    pub fn push(&mut self, ids: &[u32], log_probs: &[f32]) {
+        assert_eq!(log_probs.len(), ids.len() + 1, "a logarithm for each id and the rest");
+        self.ids.extend_from_slice(ids);
+        self.log_probs.extend_from_slice(log_probs);
+        self.ends.push(self.ids.len());
+    }
+
+    /// What was added as row `row`.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[must_use]
+    pub fn row(&self, row: usize) -> (&[u32], &[f32]) {
+        let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let end = self.ends[row];
+        (&self.ids[start..end], &self.log_probs[start + row..=end + row])
+    }
+
+    /// The rows, in order.
+    pub fn rows(&self) -> impl Iterator<Item = (&[u32], &[f32])> {
+        (0..self.ends.len()).map(|row| self.row(row))
+    }
+}
+
+/// The `k` most probable tokens of each row of `input.hidden` under softmax(logits / temperature), or the fewest of them that have
+/// `top_p` of the probability together, where that is less.
 ///
 /// # Panics
 /// When `k` is 0 or more than there are tokens.
 #[must_use]
-pub fn top_probs(input: &HeadInput, k: usize, temperature: f32) -> TopProbs {
+pub fn top_probs(input: &HeadInput, k: usize, top_p: Option<f64>, temperature: f32) -> TopProbs {
     let [tokens, _] = input.hidden.dims();
     let [vocab_size, _] = input.head.weight.dims();
     assert!((1..=vocab_size).contains(&k), "{k} of {vocab_size} tokens");
-    let mut top = TopProbs { k, ids: Vec::with_capacity(tokens * k), log_probs: Vec::with_capacity(tokens * (k + 1)) };
+    let mut top = TopProbs::default();
     let mut see = |logits: &[f32]| {
-        let rows: Vec<_> = logits.par_chunks_exact(vocab_size).map(|row| top_of(row, k, temperature)).collect();
-        for (ids, log_probs) in rows {
-            top.ids.extend(ids);
-            top.log_probs.extend(log_probs);
-        }
+        let rows = logits.par_chunks_exact(vocab_size).map(|row| top_of(row, k, top_p, temperature));
+        rows.collect::<Vec<_>>().iter().for_each(|(ids, log_probs)| top.push(ids, log_probs));
     };
     let chunks = Chunks::of(tokens, vocab_size);
     if is_cpu(&input.hidden.device()) {
@@ -51,7 +76,7 @@ pub fn top_probs(input: &HeadInput, k: usize, temperature: f32) -> TopProbs {
 }
 
 /// Equal logits are taken in the order of their ids.
-fn top_of(logits: &[f32], k: usize, temperature: f32) -> (Vec<u32>, Vec<f32>) {
+fn top_of(logits: &[f32], k: usize, top_p: Option<f64>, temperature: f32) -> (Vec<u32>, Vec<f32>) {
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if k < ids.len() {
@@ -64,6 +89,19 @@ fn top_of(logits: &[f32], k: usize, temperature: f32) -> (Vec<u32>, Vec<f32>) {
     let sum = |ids: &[u32]| ids.iter().map(|id| (scaled(id) - shift).exp()).sum::<f64>();
     let (of_top, of_rest) = (sum(top), sum(rest));
     let log_sum = (of_top + of_rest).ln();
+    let (top, of_rest) = match top_p {
+        Some(p) => {
+            let enough = p * (of_top + of_rest);
+            let mut sums = top.iter().scan(0.0, |sum, id| {
+                *sum += (scaled(id) - shift).exp();
+                Some(*sum)
+            });
+            let count = sums.position(|sum| sum >= enough).map_or(top.len(), |last| last + 1);
+            let (top, dropped) = top.split_at(count);
+            (top, of_rest + sum(dropped))
+        }
+        None => (&*top, of_rest),
+    };
     // A rest without a token has a probability that is not 0, so that every logarithm is a number.
     let rest = of_rest.max(f64::from(f32::MIN_POSITIVE)).ln() - log_sum;
     let log_probs = top.iter().map(|id| (scaled(id) - shift - log_sum) as f32).chain([rest as f32]);
@@ -72,7 +110,7 @@ fn top_of(logits: &[f32], k: usize, temperature: f32) -> (Vec<u32>, Vec<f32>) {
 
 /// The outcomes of one row.
 pub struct Outcomes<'a> {
-    /// Of the teacher, `[k + 1]`.
+    /// Of the teacher, `[n + 1]`.
     pub log_p: &'a [f32],
     /// Of the student.
     pub log_q: Vec<f32>,
