@@ -59,6 +59,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stderr, reason = "says that it was skipped")]
     fn a_picture_has_the_shapes_colours_and_letters() {
         let Some(drawn) = pixels(SVG) else { return eprintln!("skipped: needs a font") };
         assert_eq!((drawn.width(), drawn.height()), (80, 40));

@@ -109,8 +109,9 @@ pub fn uptrain(
     }
     let load = |source, device: &_, dtype| Ok::<_, TrainError>(load(source, device, dtype)?.with_precision(precision));
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
-    let teacher =
-        teacher.map(|teacher| Source::Model(Box::new(teacher))).or_else(|| inputs.logits.take().map(Source::Logits));
+    let teacher = teacher
+        .map(|teacher| Source::Model(Box::new(teacher)))
+        .or_else(|| inputs.logits.take().map(|logits| Source::Logits(Box::new(logits))));
     let model = load(&inputs.student, &device.clone().autodiff(), WeightDtype::F32)?;
     let share_map = inputs.stacks.student.clone();
     let model = freeze(model, &config.optimizer.groups, &share_map);

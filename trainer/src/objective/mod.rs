@@ -33,7 +33,7 @@ pub enum Source {
     /// A frozen model that runs beside the student.
     Model(Box<CausalLm>),
     /// What was kept of one.
-    Logits(LogitsCache),
+    Logits(Box<LogitsCache>),
 }
 
 /// Where a micro-batch stands in the run.

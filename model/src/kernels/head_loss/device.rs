@@ -20,11 +20,11 @@ pub fn head_loss(
     for (start, rows) in chunks.iter() {
         let hidden = |all: &Tensor<2>| all.clone().narrow(0, start, rows);
         let teacher = teacher.map(|teacher| match teacher {
-            Teacher::Model(t) => Reference::Logits(logits(hidden(&t.hidden), &t.head)),
-            Teacher::Top(top) => Reference::Top(Top::new(top, start, rows, &head.weight.device())),
+            Teacher::Model(t) => Reference::logits(logits(hidden(&t.hidden), &t.head)),
+            Teacher::Top(top) => Reference::top(top, start, rows, &head.weight.device()),
         });
         let all: Vec<Tensor<2>> = readouts.iter().map(|r| logits(hidden(&r.hidden), head)).collect();
-        let last = all.last().cloned().map(Reference::Logits);
+        let last = all.last().cloned().map(Reference::logits);
         for (index, readout) in readouts.iter().enumerate() {
             let references = [&teacher, &last]
                 .into_iter()
@@ -126,9 +126,10 @@ fn grad_of_logits(
     for (value, reference) in values[3..].iter_mut().zip(references) {
         let Some((DistillTerm { weight, divergence, temperature }, reference)) = reference else { continue };
         let log_q = activation::log_softmax(logits.clone() / temperature, 1);
-        let (sum, slope) = match reference {
-            Reference::Logits(t) => divergence_of(divergence, activation::log_softmax(t / temperature, 1), log_q),
-            Reference::Top(top) => divergence_of_top(divergence, top, log_q),
+        let Reference { values, named } = reference;
+        let (sum, slope) = match named {
+            None => divergence_of(divergence, activation::log_softmax(values / temperature, 1), log_q),
+            Some(named) => divergence_of_top(divergence, named, values, log_q),
         };
         *value = sum;
         grad = grad + slope * (weight * temperature / tokens);
@@ -138,62 +139,61 @@ fn grad_of_logits(
 
 /// Rows of a reference.
 #[derive(Clone)]
-enum Reference {
-    /// `[rows, V]`.
-    Logits(Tensor<2>),
-    Top(Top),
+struct Reference {
+    /// Logits `[rows, V]`; with `named`, logarithms of probabilities `[rows, k + 1]`.
+    values: Tensor<2>,
+    named: Option<Named>,
 }
 
-/// Rows of [`TopProbs`], filled up to the longest with places that stand for no token.
+/// The tokens that rows of [`TopProbs`] name, filled up to the longest with places that name none.
 #[derive(Clone)]
-struct Top {
-    /// `[rows, k]`; 0 in places of no token.
+struct Named {
+    /// `[rows, k]`; 0 in places that name none.
     ids: Tensor<2, Int>,
     /// `[rows, k]`: 1 of tokens, 0 in the other places.
-    named: Tensor<2>,
-    /// `[rows, k]`.
-    log_p: Tensor<2>,
-    /// `[rows, 1]`.
-    log_rest: Tensor<2>,
+    is_token: Tensor<2>,
 }
 
 /// `log p` and `log q` of an outcome that is none: so small that it adds nothing, and large enough that its exponential is not 0.
 const NO_OUTCOME: f32 = -80.0;
 
-impl Top {
-    fn new(top: &TopProbs, start: usize, rows: usize, device: &Device) -> Self {
-        let all: Vec<_> = (start..start + rows).map(|row| top.row(row)).collect();
-        let k = all.iter().map(|(ids, _)| ids.len()).max().unwrap_or(0);
-        let (mut ids, mut named, mut log_p) = (vec![0; rows * k], vec![0.0; rows * k], vec![NO_OUTCOME; rows * k]);
-        for (row, (of_row, log_probs)) in all.iter().enumerate() {
+impl Reference {
+    fn logits(values: Tensor<2>) -> Self {
+        Self { values, named: None }
+    }
+
+    fn top(top: &TopProbs, start: usize, rows: usize, device: &Device) -> Self {
+        let all = (start..start + rows).map(|row| top.row(row));
+        let k = all.clone().map(|(ids, _)| ids.len()).max().unwrap_or(0);
+        let (mut ids, mut is_token, mut values) = (vec![0; rows * k], vec![0.0; rows * k], Vec::new());
+        for (row, (of_row, log_probs)) in all.enumerate() {
             for (i, id) in of_row.iter().enumerate() {
-                (ids[row * k + i], named[row * k + i], log_p[row * k + i]) = (*id as i32, 1.0, log_probs[i]);
+                (ids[row * k + i], is_token[row * k + i]) = (*id as i32, 1.0);
             }
+            let (of_tokens, of_rest) = log_probs.split_at(of_row.len());
+            values.extend_from_slice(of_tokens);
+            values.resize(values.len() + k - of_row.len(), NO_OUTCOME);
+            values.extend_from_slice(of_rest);
         }
-        let log_rest: Vec<f32> = all.iter().filter_map(|(_, log_probs)| log_probs.last().copied()).collect();
         let floats = |values: Vec<f32>, width| Tensor::from_data(TensorData::new(values, [rows, width]), device);
-        Self {
-            ids: Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([rows, k]),
-            named: floats(named, k),
-            log_p: floats(log_p, k),
-            log_rest: floats(log_rest, 1),
-        }
+        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([rows, k]);
+        Self { values: floats(values, k + 1), named: Some(Named { ids, is_token: floats(is_token, k) }) }
     }
 }
 
 /// The divergence over the outcomes of [`super::top`]; `log_q` is `[rows, V]`.
-fn divergence_of_top(kind: Divergence, top: Top, log_q: Tensor<2>) -> (f64, Tensor<2>) {
-    let Top { ids, named, log_p, log_rest } = top;
+fn divergence_of_top(kind: Divergence, named: Named, log_p: Tensor<2>, log_q: Tensor<2>) -> (f64, Tensor<2>) {
+    let Named { ids, is_token } = named;
     let [_, k] = ids.dims();
     let q = log_q.clone().exp();
-    let is_named = q.zeros_like().scatter(1, ids.clone(), named.clone(), IndexingUpdateOp::Add);
+    let is_named = q.zeros_like().scatter(1, ids.clone(), is_token.clone(), IndexingUpdateOp::Add);
     let of_rest = q * (is_named.neg() + 1.0);
     let q_rest = of_rest.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE); // [rows, 1]
-    let log_named = log_q.gather(1, ids.clone()) * named.clone() + (named.clone().neg() + 1.0) * NO_OUTCOME;
+    let log_named = log_q.gather(1, ids.clone()) * is_token.clone() + (is_token.clone().neg() + 1.0) * NO_OUTCOME;
     let log_outcomes = Tensor::cat(vec![log_named, q_rest.clone().log()], 1);
-    let (value, slopes) = divergence_of(kind, Tensor::cat(vec![log_p, log_rest], 1), log_outcomes);
+    let (value, slopes) = divergence_of(kind, log_p, log_outcomes);
     let rest = of_rest * (slopes.clone().narrow(1, k, 1) / q_rest);
-    (value, rest.scatter(1, ids, slopes.narrow(1, 0, k) * named, IndexingUpdateOp::Add))
+    (value, rest.scatter(1, ids, slopes.narrow(1, 0, k) * is_token, IndexingUpdateOp::Add))
 }
 
 /// Gives `see` the logits of each chunk in turn.
