@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The PyTorch side of `scripts/bench-peers`, on `transformers` modules, on the CPU in f32.
+"""The PyTorch side of `scripts/bench-peers`, on `transformers` modules, in f32 on the CPU unless asked otherwise.
 
     python scripts/bench-peers-torch.py train --steps 4 --threads 2 --lora-rank 64
     python scripts/bench-peers-torch.py products --seq 512 --batch 4 --threads 2
@@ -19,6 +19,9 @@ products: x·Wᵀ of batch × seq rows with each shape of the original model. Me
 
 infer: the original model: a forward pass with all logits; `generate`, greedy, in one sequence (the prompt alone is timed as the
 first new token). Medians likewise.
+
+`--device cuda`: f32 products may be done in TF32 there (`torch.set_float32_matmul_precision("high")`). `--dtype bf16`: training under
+`torch.autocast` with f32 weights, products and inference on bf16 tensors.
 
 svd: what a conversion to two recursions (`cycle`, `average`) computes: for every tied pair of projections the mean, the residual to
 it, `torch.linalg.svd` without the full bases, and `B`, `A` of `--lora-rank`. The two residuals of a pair are one matrix and its negative,
@@ -46,6 +49,8 @@ def arguments():
     parser.add_argument("--lora-rank", type=int, default=0, help="0: no LoRA")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--compile", action="store_true", help="train, infer (the forward pass alone): decoder layers through torch.compile; needs a C++ compiler")
     return parser.parse_args()
 
@@ -60,6 +65,10 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p in ("gate", "up", "down")]
 RECURSIONS = 2
+DEVICE = torch.device(ARGS.device)
+DTYPE = {"f32": torch.float32, "bf16": torch.bfloat16}[ARGS.dtype]
+if DEVICE.type == "cuda":
+    torch.set_float32_matmul_precision("high")
 SMOLLM2_135M = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "head_dim": 64, "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "max_position_embeddings": 8192,
@@ -80,8 +89,13 @@ class LoraLinear(nn.Module):
         return self.shared(x) + F.linear(F.linear(x, self.lora_A), self.lora_B)
 
 
-def llama():
-    return LlamaForCausalLM._from_config(LlamaConfig(**SMOLLM2_135M), dtype=torch.float32, attn_implementation="sdpa")
+def llama(dtype=torch.float32):
+    return LlamaForCausalLM._from_config(LlamaConfig(**SMOLLM2_135M), dtype=dtype, attn_implementation="sdpa")
+
+
+def wait():
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def compiled(model):
@@ -124,6 +138,7 @@ def median_seconds(work):
     for _ in range(ARGS.rounds + 1):
         start = time.perf_counter()
         work()
+        wait()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 
@@ -137,7 +152,7 @@ def products():
     shapes = collections.Counter(tuple(p.shape) for p in llama().parameters() if p.dim() == 2)
     found = []
     for (out, size), uses in sorted(shapes.items()):
-        x, weight = torch.randn(rows, size), torch.randn(out, size)
+        x, weight = (torch.randn(shape, device=DEVICE, dtype=DTYPE) for shape in ((rows, size), (out, size)))
         seconds = median_seconds(lambda x=x, weight=weight: F.linear(x, weight))
         found.append({"tokens": rows, "out": out, "in": size, "uses": uses, "gflops": 2 * rows * out * size / seconds / 1e9})
     print(json.dumps({"peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "products": found}))
@@ -147,9 +162,9 @@ def products():
 def infer():
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
-    rows, model = ARGS.batch * ARGS.seq, compiled(llama().eval())
+    rows, model = ARGS.batch * ARGS.seq, compiled(llama(DTYPE).eval().to(DEVICE))
     vocab = SMOLLM2_135M["vocab_size"]
-    ids = torch.tensor([i * 7919 % vocab for i in range(rows)]).view(ARGS.batch, ARGS.seq)
+    ids = torch.tensor([i * 7919 % vocab for i in range(rows)], device=DEVICE).view(ARGS.batch, ARGS.seq)
     forward = median_seconds(lambda: model(input_ids=ids, use_cache=False).logits[-1, -1].tolist())
     found = {"peer": "pytorch", "torch": torch.__version__, "threads": torch.get_num_threads(), "forward_tokens_per_second": rows / forward}
     if not ARGS.compile:  # decoding has other shapes for every token
@@ -158,7 +173,7 @@ def infer():
 
 
 def generate(model, ids):
-    mask = torch.ones(1, ARGS.seq, dtype=torch.long)
+    mask = torch.ones(1, ARGS.seq, dtype=torch.long, device=DEVICE)
 
     def new_tokens(count):
         model.generate(ids[:1], attention_mask=mask, do_sample=False, min_new_tokens=count, max_new_tokens=count, pad_token_id=0)
@@ -202,20 +217,22 @@ def train():
     import_rss_mb = peak_rss_mb()
     torch.set_num_threads(ARGS.threads)
     torch.manual_seed(0)
-    student, teacher = compiled(tie(llama(), ARGS.lora_rank)), compiled(llama())
+    student, teacher = compiled(tie(llama(), ARGS.lora_rank).to(DEVICE)), compiled(llama().to(DEVICE))
     teacher.requires_grad_(False)
     parameters = list(student.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
     vocab, count = SMOLLM2_135M["vocab_size"], ARGS.batch * (ARGS.seq + 1)
     seconds, losses = [], []
     for step in range(ARGS.steps):
-        ids = torch.tensor([((step * count + i) * 2654435761) % vocab for i in range(count)]).view(ARGS.batch, ARGS.seq + 1)
+        ids = torch.tensor([((step * count + i) * 2654435761) % vocab for i in range(count)], device=DEVICE).view(ARGS.batch, ARGS.seq + 1)
         start = time.perf_counter()
-        loss = loss_of(student, teacher, ids[:, :-1], ids[:, 1:])
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DTYPE != torch.float32):
+            loss = loss_of(student, teacher, ids[:, :-1], ids[:, 1:])
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        wait()
         seconds.append(time.perf_counter() - start)
         losses.append(loss.item())
     print(json.dumps({

@@ -5,10 +5,10 @@ use burn::tensor::Device;
 
 const KNOWN: &str = "auto, cpu, wgpu, wgpu:N, cuda, cuda:N";
 
-/// The device that `name` asks for. `auto` takes the first backend in this binary of CUDA, WGPU, CPU.
+/// The device that `name` asks for. `auto` takes the first of CUDA, WGPU and CPU that is in this binary and on this machine.
 ///
 /// # Errors
-/// When the name is unknown, or its backend is not in this binary.
+/// When the name is unknown, its backend is not in this binary, or this machine has no such device.
 pub fn device(name: &str) -> Result<Device, ModelError> {
     let unknown = || ModelError::UnknownDevice { found: name.to_owned(), known: KNOWN };
     let (kind, index) = match name.split_once(':') {
@@ -16,11 +16,10 @@ pub fn device(name: &str) -> Result<Device, ModelError> {
         None => (name, None),
     };
     match (kind, index) {
-        ("auto", None) if cfg!(feature = "cuda") => cuda(None),
-        ("auto", None) if cfg!(feature = "wgpu") => wgpu(None),
-        ("auto" | "cpu", None) => Ok(Device::flex()),
-        ("wgpu", index) => wgpu(index),
-        ("cuda", index) => cuda(index),
+        ("auto", None) => Ok(cuda("cuda", None).or_else(|_| wgpu("wgpu", None)).unwrap_or_else(|_| Device::flex())),
+        ("cpu", None) => Ok(Device::flex()),
+        ("wgpu", index) => wgpu(name, index),
+        ("cuda", index) => cuda(name, index),
         _ => Err(unknown()),
     }
 }
@@ -35,22 +34,28 @@ pub fn backends() -> Vec<&'static str> {
 }
 
 #[cfg(feature = "wgpu")]
-fn wgpu(index: Option<usize>) -> Result<Device, ModelError> {
-    use burn::tensor::DeviceKind;
-    Ok(Device::wgpu(index.map_or_else(DeviceKind::default, DeviceKind::DiscreteGpu)))
+fn wgpu(name: &str, index: Option<usize>) -> Result<Device, ModelError> {
+    use burn::backend::{CubeDevice, WgpuDeviceKind};
+    named(name, CubeDevice::wgpu(index.map_or_else(WgpuDeviceKind::default, WgpuDeviceKind::DiscreteGpu)))
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn wgpu(_: Option<usize>) -> Result<Device, ModelError> {
+fn wgpu(_: &str, _: Option<usize>) -> Result<Device, ModelError> {
     Err(ModelError::BackendNotBuilt { backend: "wgpu" })
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(index: Option<usize>) -> Result<Device, ModelError> {
-    Ok(Device::cuda(index.unwrap_or(0)))
+fn cuda(name: &str, index: Option<usize>) -> Result<Device, ModelError> {
+    named(name, burn::backend::CubeDevice::cuda(index.unwrap_or(0)))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: Option<usize>) -> Result<Device, ModelError> {
+fn cuda(_: &str, _: Option<usize>) -> Result<Device, ModelError> {
     Err(ModelError::BackendNotBuilt { backend: "cuda" })
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn named<E: std::fmt::Display>(name: &str, found: Result<burn::backend::CubeDevice, E>) -> Result<Device, ModelError> {
+    let missing = |reason: E| ModelError::NoSuchDevice { name: name.to_owned(), reason: reason.to_string() };
+    Ok(Device::new(found.map_err(missing)?))
 }

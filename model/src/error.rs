@@ -23,8 +23,18 @@ pub enum ModelError {
         /// The backend.
         backend: &'static str,
     },
-    /// bf16 weights with f32 sums are there on the CPU only, without autodiff.
-    #[error("weights in bf16 on `{device}`, expected the CPU without autodiff\nhint: `--dtype f32`, or `--device cpu`")]
+    /// This machine has no such device.
+    #[error("no device `{name}`: {reason}\nhint: is its driver installed? `--device cpu` is always there")]
+    NoSuchDevice {
+        /// What was asked for.
+        name: String,
+        /// What the backend found.
+        reason: String,
+    },
+    /// Weights in bf16 are for inference, on devices that have it.
+    #[error(
+        "weights in bf16 on `{device}`, expected a device that has bf16, without autodiff\nhint: `--dtype f32`, or `--device cpu`"
+    )]
     Bf16OnDevice {
         /// The device.
         device: String,

@@ -15,7 +15,7 @@ use crate::{
 };
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Device, Tensor, TensorData},
+    tensor::{DType, Device, FloatDType, Tensor, TensorData},
 };
 use half::bf16;
 use retie_checkpoint::{
@@ -30,7 +30,8 @@ use std::sync::Arc;
 pub enum WeightDtype {
     /// f32.
     F32,
-    /// bf16, rounded to nearest even where the checkpoint holds more.
+    /// bf16, rounded to nearest even where the checkpoint holds more. Sums are f32; devices other than the CPU round what is multiplied
+    /// with it to bf16 too, and the product.
     Bf16,
     /// bf16 where the checkpoint holds bf16 and the device is the CPU, else f32: no weight is rounded.
     #[default]
@@ -191,14 +192,15 @@ impl CausalLm {
     /// As [`CausalLm::load`], for inference with matrices held as `dtype` says.
     ///
     /// # Errors
-    /// As [`CausalLm::load`], and for [`WeightDtype::Bf16`] on a device that cannot multiply bf16 into f32, or one with autodiff.
+    /// As [`CausalLm::load`], and for [`WeightDtype::Bf16`] on a device without bf16, or one with autodiff.
     pub fn load_with(
         config: &ModelConfig,
         tensors: &dyn TensorSource,
         device: &Device,
         dtype: WeightDtype,
     ) -> Result<Self, ModelError> {
-        if dtype == WeightDtype::Bf16 && (!is_cpu(device) || device.is_autodiff()) {
+        let has_bf16 = is_cpu(device) || device.supports_dtype(FloatDType::BF16);
+        if dtype == WeightDtype::Bf16 && (!has_bf16 || device.is_autodiff()) {
             return Err(ModelError::Bf16OnDevice { device: format!("{device:?}") });
         }
         check_tensors(config, tensors)?;

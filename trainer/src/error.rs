@@ -180,6 +180,16 @@ pub enum TrainError {
         /// Tokens of the teacher.
         vocab_size: usize,
     },
+    /// A number that says how distributions are kept.
+    #[error("`{key}` is `{found}`, expected {expected}")]
+    KeptDistribution {
+        /// Its name.
+        key: &'static str,
+        /// What was asked for.
+        found: f64,
+        /// What can be.
+        expected: &'static str,
+    },
     /// A file of a run is not what this program wrote.
     #[error("`{}` cannot be read as a file of a run", path.display())]
     BadRunFile {

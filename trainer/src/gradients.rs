@@ -84,16 +84,17 @@ impl Gradients {
     /// Squared L2 norm of each parameter's gradient. The root of their sum is the norm over all parameters, each counted once.
     #[must_use]
     pub fn squares(&mut self) -> BTreeMap<String, f64> {
+        let Some(device) = self.0.values().next().map(Tensor::device) else { return BTreeMap::new() };
+        if !is_cpu(&device) {
+            // One read for all: reading waits for the device.
+            let sums = self.0.values().map(|grad| grad.clone().square().sum()).collect();
+            let sums = Tensor::cat(sums, 0).into_data();
+            return self.0.keys().cloned().zip(f32_slice(&sums).iter().map(|x| f64::from(*x))).collect();
+        }
         let square = |(name, grad): (&String, &mut Tensor<1>)| {
-            let squares = if is_cpu(&grad.device()) {
-                let device = grad.device();
-                let data = std::mem::replace(grad, Tensor::empty([0], &device)).into_data();
-                let squares = squares(f32_slice(&data));
-                *grad = Tensor::from_data(data, &device);
-                squares
-            } else {
-                f64::from(grad.clone().square().sum().into_scalar::<f32>())
-            };
+            let data = std::mem::replace(grad, Tensor::empty([0], &device)).into_data();
+            let squares = squares(f32_slice(&data));
+            *grad = Tensor::from_data(data, &device);
             (name.clone(), squares)
         };
         self.0.iter_mut().map(square).collect()

@@ -87,6 +87,15 @@ pub fn keep_logits(
     if !(1..=vocab_size).contains(&options.top_k) {
         return Err(TrainError::TopK { found: options.top_k, vocab_size });
     }
+    let numbers = [
+        ("temperature", options.temperature, f64::MAX, "a finite number above 0"),
+        ("top_p", options.top_p.unwrap_or(1.0), 1.0, "a number above 0, up to 1"),
+    ];
+    for (key, found, most, expected) in numbers {
+        if !(found > 0.0 && found <= most) {
+            return Err(TrainError::KeptDistribution { key, found, expected });
+        }
+    }
     if options.data.packing == Packing::BestFit {
         return Err(TrainError::RowsOfOtherLengths);
     }

@@ -9,7 +9,6 @@ use crate::{
     progress::{Progress, Unit},
     ranks, signal,
 };
-use anyhow::ensure;
 use clap::Args;
 use retie_config::{DataConfig, UptrainConfig, document};
 use retie_trainer::{Collective, KeepEvent, KeepLogits, keep_logits, lead_first};
@@ -66,11 +65,6 @@ impl CacheLogits {
     }
 
     fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
-        let fits = self.temperature.is_finite() && self.temperature > 0.0;
-        ensure!(fits, "`--temperature` is `{}`, expected a finite number above 0", self.temperature);
-        if let Some(p) = self.top_p {
-            ensure!(p > 0.0 && p <= 1.0, "`--top-p` is `{p}`, expected above 0, up to 1");
-        }
         let device = retie_model::device(&self.device.device)?;
         let teacher = lead_first(ranks, || model::open(&self.teacher))?;
         let options = KeepLogits {

@@ -58,6 +58,16 @@ pub fn is_cpu(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// Whether `device` is a CUDA device, with or without autodiff.
+#[must_use]
+pub fn is_cuda(device: &Device) -> bool {
+    match device.clone().inner().as_dispatch() {
+        #[cfg(feature = "cuda")]
+        DispatchDevice::Cube(burn::backend::CubeDevice::Cuda(_)) => true,
+        _ => false,
+    }
+}
+
 /// Runs `f` on one of the threads that the CPU's kernels share their work with. From outside each kernel would hand its work over
 /// and wait; a decoding step has hundreds of them, of a few microseconds each.
 pub fn on_worker<R: Send>(f: impl FnOnce() -> R + Send) -> R {
@@ -83,7 +93,7 @@ pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
     if is_cpu(&table.device()) {
         Tensor::from_dispatch(Dispatch::decoder_embedding(table.into_dispatch(), ids.into_dispatch()))
     } else {
-        table.select(0, ids)
+        plain::embedding(table, ids)
     }
 }
 

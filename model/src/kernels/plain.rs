@@ -7,12 +7,24 @@ use super::{
     merge::Merge,
     write::Run,
 };
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation};
+use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 use retie_config::{Activation, Gating};
 use std::{f32::consts::FRAC_1_SQRT_2, ops::Range};
 
+/// With a weight in bf16 `x` and the result are rounded to bf16; what is summed is f32.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if weight.dtype() == DType::BF16 && x.dtype() == DType::F32 {
+        return linear(x.cast(FloatDType::BF16), weight).cast(FloatDType::F32);
+    }
     x.matmul(weight.transpose())
+}
+
+pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+    in_f32(table.select(0, ids))
+}
+
+fn in_f32(x: Tensor<2>) -> Tensor<2> {
+    if x.dtype() == DType::BF16 { x.cast(FloatDType::F32) } else { x }
 }
 
 pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
@@ -24,7 +36,7 @@ pub fn rescale(y: Tensor<2>, magnitudes: Tensor<1>, norms: Tensor<1>) -> Tensor<
 }
 
 pub fn row_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
-    let norms = (weight + b.matmul(a)).square().sum_dim(1).sqrt().squeeze_dim::<1>(1);
+    let norms = (in_f32(weight) + in_f32(b).matmul(in_f32(a))).square().sum_dim(1).sqrt().squeeze_dim::<1>(1);
     norms.clone().mask_fill(norms.equal_elem(0.0), 1.0)
 }
 

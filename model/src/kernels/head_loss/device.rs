@@ -14,7 +14,7 @@ pub fn head_loss(
     targets: &[u32],
     chunks: Chunks,
 ) -> HeadLoss {
-    let mut sums = vec![Sums::default(); readouts.len()];
+    let mut sums: Vec<Vec<Tensor<1>>> = vec![Vec::new(); readouts.len()];
     let mut grads_hidden: Vec<Vec<Tensor<2>>> = vec![Vec::new(); readouts.len()];
     let mut grad_weight = head.weight.zeros_like();
     for (start, rows) in chunks.iter() {
@@ -33,7 +33,7 @@ pub fn head_loss(
             let targets = &targets[start..start + rows];
             let (grad, values) =
                 grad_of_logits(&all[index], references, targets, readout.terms.cross_entropy, chunks.tokens as f32);
-            sums[index].add(values);
+            sums[index].push(values);
             let grad = match head.softcap {
                 Some(cap) => grad * ((all[index].clone() / cap).square().neg() + 1.0),
                 None => grad,
@@ -42,9 +42,10 @@ pub fn head_loss(
             grad_weight = grad_weight + grad.transpose().matmul(hidden(&readout.hidden));
         }
     }
+    // Read when every chunk is under way: reading waits for the device.
     let parts = readouts.iter().zip(sums).zip(grads_hidden);
     let readouts = parts.map(|((readout, sums), grads)| ReadoutLoss {
-        values: sums.mean(&readout.terms, chunks.tokens),
+        values: read(sums, readout.terms.cross_entropy).mean(&readout.terms, chunks.tokens),
         grad_hidden: Tensor::cat(grads, 0),
     });
     HeadLoss { readouts: readouts.collect(), grad_weight }
@@ -92,40 +93,46 @@ fn floats(tensor: Tensor<2>) -> Vec<f32> {
     crate::kernels::f32_slice(&tensor.into_data()).to_vec()
 }
 
-fn total(tensor: Tensor<2>) -> f64 {
-    f64::from(tensor.sum().into_scalar::<f32>())
+/// What [`grad_of_logits`] summed in each chunk, as sums over all.
+fn read(chunks: Vec<Tensor<1>>, text: CrossEntropyTerm) -> Sums {
+    let values = Tensor::cat(chunks, 0).into_data();
+    let mut sums = Sums::default();
+    let smoothing = f64::from(text.label_smoothing);
+    for chunk in crate::kernels::f32_slice(&values).as_chunks::<5>().0 {
+        let [nll, uniform, z_loss, teacher, last] = chunk.map(f64::from);
+        sums.add([nll, (1.0 - smoothing) * nll + smoothing * uniform, z_loss, teacher, last]);
+    }
+    sums
 }
 
-/// The gradient of one chunk's logits, and the sums of the values in the order of [`super::HeadValues`].
+/// The gradient of one chunk's logits, and five sums over its rows: `−log q` of the target, its mean over the vocabulary, `Z²` and the
+/// divergences from teacher and last readout.
 fn grad_of_logits(
     logits: &Tensor<2>,
     references: impl Iterator<Item = Option<(DistillTerm, Reference)>>,
     targets: &[u32],
     text: CrossEntropyTerm,
     tokens: f32,
-) -> (Tensor<2>, [f64; 5]) {
+) -> (Tensor<2>, Tensor<1>) {
     let CrossEntropyTerm { weight, label_smoothing, z_loss } = text;
     let device = logits.device();
     let [rows, vocab_size] = logits.dims();
     let ids = target_ids(targets, logits);
     let log_q = activation::log_softmax(logits.clone(), 1);
     let log_sum = (logits.clone() - log_q.clone()).narrow(1, 0, 1); // [rows, 1]
-    let one_hot = Tensor::<2>::zeros([rows, vocab_size], &device).scatter(
-        1,
-        ids.clone(),
-        Tensor::ones([rows, 1], &device),
-        IndexingUpdateOp::Add,
-    );
-    let nll = -total(log_q.clone().gather(1, ids));
-    let uniform = -total(log_q.clone().mean_dim(1));
-    let smoothing = f64::from(label_smoothing);
-    let mut values = [nll, (1.0 - smoothing) * nll + smoothing * uniform, total(log_sum.clone().square()), 0.0, 0.0];
-    let own = log_q.exp() * (log_sum * (2.0 * z_loss) + 1.0);
-    let labels = one_hot * (1.0 - label_smoothing) + label_smoothing / vocab_size as f32;
-    let mut grad = (own - labels) * (weight / tokens);
+    let none = || Tensor::<1>::zeros([1], &device);
+    let uniform = if label_smoothing > 0.0 { -log_q.clone().mean_dim(1).sum() } else { none() };
+    let nll = -log_q.clone().gather(1, ids.clone()).sum();
+    let mut values = [nll, uniform, log_sum.clone().square().sum(), none(), none()];
+    let own = log_q.clone().exp() * (log_sum * (2.0 * z_loss) + 1.0);
+    let weight = weight / tokens;
+    let labels = Tensor::full([rows, 1], (label_smoothing - 1.0) * weight, &device);
+    let grad = (own - label_smoothing / vocab_size as f32) * weight;
+    let mut grad = grad.scatter(1, ids, labels, IndexingUpdateOp::Add);
     for (value, reference) in values[3..].iter_mut().zip(references) {
         let Some((DistillTerm { weight, divergence, temperature }, reference)) = reference else { continue };
-        let log_q = activation::log_softmax(logits.clone() / temperature, 1);
+        let log_q =
+            if temperature == 1.0 { log_q.clone() } else { activation::log_softmax(logits.clone() / temperature, 1) };
         let Reference { values, named } = reference;
         let (sum, slope) = match named {
             None => divergence_of(divergence, activation::log_softmax(values / temperature, 1), log_q),
@@ -134,7 +141,7 @@ fn grad_of_logits(
         *value = sum;
         grad = grad + slope * (weight * temperature / tokens);
     }
-    (grad, values)
+    (grad, Tensor::cat(values.to_vec(), 0))
 }
 
 /// Rows of a reference.
@@ -182,7 +189,7 @@ impl Reference {
 }
 
 /// The divergence over the outcomes of [`super::top`]; `log_q` is `[rows, V]`.
-fn divergence_of_top(kind: Divergence, named: Named, log_p: Tensor<2>, log_q: Tensor<2>) -> (f64, Tensor<2>) {
+fn divergence_of_top(kind: Divergence, named: Named, log_p: Tensor<2>, log_q: Tensor<2>) -> (Tensor<1>, Tensor<2>) {
     let Named { ids, is_token } = named;
     let [_, k] = ids.dims();
     let q = log_q.clone().exp();
@@ -205,32 +212,32 @@ pub fn logits_of(input: &HeadInput, chunks: Chunks, mut see: impl FnMut(&[f32]))
 }
 
 /// The divergence, summed over the rows, and its gradient for the logits of `q`; see [`super::divergence`].
-fn divergence_of(kind: Divergence, log_p: Tensor<2>, log_q: Tensor<2>) -> (f64, Tensor<2>) {
+fn divergence_of(kind: Divergence, log_p: Tensor<2>, log_q: Tensor<2>) -> (Tensor<1>, Tensor<2>) {
     let (p, q) = (log_p.clone().exp(), log_q.clone().exp());
     // q (g − Σ q g)
     let gradient = |g: Tensor<2>| q.clone() * (g.clone() - (q.clone() * g).sum_dim(1));
     match kind {
-        Divergence::ForwardKl => (total(p.clone() * (log_p - log_q)), q - p),
+        Divergence::ForwardKl => ((p.clone() * (log_p - log_q)).sum(), q - p),
         Divergence::ReverseKl => {
             let ratio = log_q - log_p;
-            (total(q.clone() * ratio.clone()), gradient(ratio))
+            ((q.clone() * ratio.clone()).sum(), gradient(ratio))
         }
         Divergence::Jsd { beta } => {
             let beta = beta as f32;
             let log_m = (p.clone() * beta + q.clone() * (1.0 - beta)).log();
-            let of_p = total(p * (log_p - log_m.clone()));
+            let of_p = (p * (log_p - log_m.clone())).sum();
             let ratio = log_q - log_m;
-            let of_q = total(q.clone() * ratio.clone());
-            (f64::from(beta) * of_p + f64::from(1.0 - beta) * of_q, gradient(ratio * (1.0 - beta)))
+            let of_q = (q.clone() * ratio.clone()).sum();
+            (of_p * beta + of_q * (1.0 - beta), gradient(ratio * (1.0 - beta)))
         }
         Divergence::Tvd => {
             let difference = q.clone() - p;
-            (0.5 * total(difference.clone().abs()), gradient(difference.sign() * 0.5))
+            (difference.clone().abs().sum() * 0.5, gradient(difference.sign() * 0.5))
         }
         Divergence::SkewKl { alpha } => {
             let alpha = alpha as f32;
             let m = p.clone() * alpha + q.clone() * (1.0 - alpha);
-            let value = total(p.clone() * (log_p - m.clone().log()));
+            let value = (p.clone() * (log_p - m.clone().log())).sum();
             (value, gradient(p / m * (alpha - 1.0)))
         }
     }

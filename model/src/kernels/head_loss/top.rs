@@ -66,7 +66,7 @@ pub fn top_probs(input: &HeadInput, k: usize, top_p: Option<f64>, temperature: f
         let rows = logits.par_chunks_exact(vocab_size).map(|row| top_of(row, k, top_p, temperature));
         rows.collect::<Vec<_>>().iter().for_each(|(ids, log_probs)| top.push(ids, log_probs));
     };
-    let chunks = Chunks::of(tokens, vocab_size);
+    let chunks = Chunks::of(tokens, vocab_size, &input.hidden.device());
     if is_cpu(&input.hidden.device()) {
         host::logits_of(input, chunks, &mut see);
     } else {
