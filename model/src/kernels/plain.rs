@@ -1,5 +1,8 @@
 //! The operations in plain burn: for every device but the CPU, and what the tests compare the host kernels with.
 //! Shapes and meanings are those of the functions of the same names in the parent module.
+//!
+//! A device gives one sum to few of its threads. So sums over all rows, which gradients of weights are, go by pieces of rows first, and
+//! then over the pieces: a tensor `[M, D]` is seen as `[S, M/S, D]` where it meets a weight, and backpropagation sums over both.
 
 use super::{
     is_cpu,
@@ -9,14 +12,57 @@ use super::{
 };
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 use retie_config::{Activation, Gating};
-use std::{f32::consts::FRAC_1_SQRT_2, ops::Range};
+use std::{
+    f32::consts::FRAC_1_SQRT_2,
+    ops::{Range, RangeInclusive},
+};
 
 /// With a weight in bf16 `x` and the result are rounded to bf16; what is summed is f32.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if weight.dtype() == DType::BF16 && x.dtype() == DType::F32 {
         return linear(x.cast(FloatDType::BF16), weight).cast(FloatDType::F32);
     }
-    x.matmul(weight.transpose())
+    let [rows, _] = x.dims();
+    let [out, _] = weight.dims();
+    match pieces(&x) {
+        1 => x.matmul(weight.transpose()),
+        pieces => in_pieces(x, pieces).matmul(weight.transpose().unsqueeze()).reshape([rows, out]),
+    }
+}
+
+/// Rows of a piece, at least and at most: enough for a product to be worth its start, few enough for many at a time.
+const ROWS_OF_A_PIECE: RangeInclusive<usize> = 128..=512;
+
+/// How many pieces of equal size the rows of `x` are seen as; 1 where nothing is summed over them.
+fn pieces(x: &Tensor<2>) -> usize {
+    let [rows, _] = x.dims();
+    if !x.device().is_autodiff() {
+        return 1;
+    }
+    ROWS_OF_A_PIECE.rev().find(|size| rows.is_multiple_of(*size)).map_or(1, |size| rows / size)
+}
+
+fn in_pieces(x: Tensor<2>, pieces: usize) -> Tensor<3> {
+    let [rows, width] = x.dims();
+    x.reshape([pieces, rows / pieces, width])
+}
+
+/// `x · w`, column by column.
+fn scale_columns(x: Tensor<2>, w: Tensor<1>) -> Tensor<2> {
+    let shape = x.dims();
+    match pieces(&x) {
+        1 => x * w.unsqueeze(),
+        pieces => (in_pieces(x, pieces) * w.unsqueeze()).reshape(shape),
+    }
+}
+
+/// `x + w`, column by column.
+fn add_columns(x: Tensor<2>, w: Tensor<1>) -> Tensor<2> {
+    let shape = x.dims();
+    match pieces(&x) {
+        1 => x + w.unsqueeze(),
+        pieces => (in_pieces(x, pieces) + w.unsqueeze()).reshape(shape),
+    }
 }
 
 pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
@@ -32,7 +78,7 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
 }
 
 pub fn rescale(y: Tensor<2>, magnitudes: Tensor<1>, norms: Tensor<1>) -> Tensor<2> {
-    y * (magnitudes / norms).unsqueeze()
+    scale_columns(y, magnitudes / norms)
 }
 
 pub fn row_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
@@ -42,13 +88,13 @@ pub fn row_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
 
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
-    x * scale * weight.unsqueeze()
+    scale_columns(x * scale, weight)
 }
 
 pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
     let x = x.clone() - x.mean_dim(1);
     let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
-    x * scale * weight.unsqueeze() + bias.unsqueeze()
+    add_columns(scale_columns(x * scale, weight), bias)
 }
 
 pub fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
@@ -144,7 +190,8 @@ fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, own: &[usize], scoring: Scor
             .reshape([batch, heads, kv_len, head_dim])
     };
     let device = q.device();
-    let mut scores = q.swap_dims(1, 2).matmul(repeat(k).swap_dims(2, 3)) * scoring.scale; // [B, N, T, S]
+    // There are fewer queries than scores.
+    let mut scores = (q * scoring.scale).swap_dims(1, 2).matmul(repeat(k).swap_dims(2, 3)); // [B, N, T, S]
     if let Some(cap) = scoring.softcap {
         scores = (scores / cap).tanh() * cap;
     }

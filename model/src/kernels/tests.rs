@@ -100,7 +100,11 @@ fn what_a_block_left_is_put_back_as_in_plain_operations_for_every_gating() {
 
 #[test]
 fn linear_equals_the_plain_product() {
-    compare([random([5, 7], 1), random([11, 7], 2)], |[x, w]| super::linear(x, w), |[x, w]| plain::linear(x, w));
+    // Of 640 rows the plain operations make two pieces.
+    for rows in [5, 640] {
+        let inputs = [random([rows, 7], 1), random([11, 7], 2)];
+        compare(inputs, |[x, w]| super::linear(x, w), |[x, w]| plain::linear(x, w));
+    }
 }
 
 #[test]
@@ -114,15 +118,16 @@ fn a_linear_with_lora_equals_the_plain_sum() {
 
 #[test]
 fn a_product_with_other_magnitudes_equals_the_plain_one() {
-    // 70 rows are three tasks.
+    // 70 rows are three tasks of the host's kernels, 640 two pieces of the plain operations.
     let norms = random::<2>([1, 11], 50).abs().inner() + 0.5;
     let flat = |x: Tensor<2>| x.reshape([11]);
-    let inputs = [random([70, 11], 51), random([1, 11], 52)];
-    compare(
-        inputs,
-        |[y, m]| super::rescale(y, flat(m), flat(norms.clone())),
-        |[y, m]| plain::rescale(y, flat(m), flat(norms.clone())),
-    );
+    for rows in [70, 640] {
+        compare(
+            [random([rows, 11], 51), random([1, 11], 52)],
+            |[y, m]| super::rescale(y, flat(m), flat(norms.clone())),
+            |[y, m]| plain::rescale(y, flat(m), flat(norms.clone())),
+        );
+    }
 }
 
 #[test]
@@ -151,23 +156,27 @@ fn norms_of_rows_equal_the_plain_ones_for_either_type_and_over_several_panels() 
 
 #[test]
 fn rms_norm_equals_the_plain_one() {
-    // 70 rows are three tasks; 37 columns leave a tail behind the 16 lanes.
-    compare(
-        [random([70, 37], 3), random([1, 37], 4)],
-        |[x, w]| super::rms_norm(x, w.reshape([37]), 1e-5),
-        |[x, w]| plain::rms_norm(x, w.reshape([37]), 1e-5),
-    );
+    // 70 rows are three tasks; 37 columns leave a tail behind the 16 lanes. 640 rows are two pieces of the plain operations.
+    for rows in [70, 640] {
+        compare(
+            [random([rows, 37], 3), random([1, 37], 4)],
+            |[x, w]| super::rms_norm(x, w.reshape([37]), 1e-5),
+            |[x, w]| plain::rms_norm(x, w.reshape([37]), 1e-5),
+        );
+    }
 }
 
 #[test]
 fn layer_norm_equals_the_plain_one() {
-    let (x, w, b) = (random([70, 37], 44), random([1, 37], 45), random([1, 37], 46));
     let flat = |x: Tensor<2>| x.reshape([37]);
-    compare(
-        [x * 2.0 + 1.0, w, b],
-        |[x, w, b]| super::layer_norm(x, flat(w), flat(b), 1e-5),
-        |[x, w, b]| plain::layer_norm(x, flat(w), flat(b), 1e-5),
-    );
+    for rows in [70, 640] {
+        let (x, w, b) = (random([rows, 37], 44), random([1, 37], 45), random([1, 37], 46));
+        compare(
+            [x * 2.0 + 1.0, w, b],
+            |[x, w, b]| super::layer_norm(x, flat(w), flat(b), 1e-5),
+            |[x, w, b]| plain::layer_norm(x, flat(w), flat(b), 1e-5),
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{
     Chunks, CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, Readout, ReadoutLoss, Sums, Teacher, TopProbs,
 };
 use crate::kernels::plain::linear;
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use retie_config::Divergence;
 
 pub fn head_loss(
@@ -56,7 +56,7 @@ pub fn token_log_probs(input: &HeadInput, targets: &[u32], chunks: Chunks) -> (V
     for (start, rows) in chunks.iter() {
         let logits = logits(input.hidden.clone().narrow(0, start, rows), &input.head);
         let ids = target_ids(&targets[start..start + rows], &logits);
-        let chosen = activation::log_softmax(logits.clone(), 1).gather(1, ids.clone());
+        let chosen = log_softmax(logits.clone()).gather(1, ids.clone());
         log_probs.extend(floats(chosen));
         greedy.extend(floats(logits.argmax(1).equal(ids).float()).iter().map(|is_best| *is_best != 0.0));
     }
@@ -68,8 +68,8 @@ pub fn agreement(input: &HeadInput, teacher: &HeadInput, chunks: Chunks) -> (Vec
     for (start, rows) in chunks.iter() {
         let [own, theirs] =
             [input, teacher].map(|input| logits(input.hidden.clone().narrow(0, start, rows), &input.head));
-        let [log_q, log_p] = [own.clone(), theirs.clone()].map(|logits| activation::log_softmax(logits, 1));
-        kl.extend(floats((log_p.clone().exp() * (log_p - log_q)).sum_dim(1)));
+        let [log_q, log_p] = [own.clone(), theirs.clone()].map(log_softmax);
+        kl.extend(floats(row_sums(log_p.clone().exp() * (log_p - log_q))));
         same.extend(floats(own.argmax(1).equal(theirs.argmax(1)).float()).iter().map(|is_same| *is_same != 0.0));
     }
     (kl, same)
@@ -80,6 +80,33 @@ fn logits(hidden: Tensor<2>, head: &Head) -> Tensor<2> {
     match head.softcap {
         Some(cap) => (logits / cap).tanh() * cap,
         None => logits,
+    }
+}
+
+/// `log softmax(x)`, `[rows, V]`, and `log Σ exp(x)`, `[rows, 1]`.
+fn log_softmax_and_sum(x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let largest = reduce_rows(x.clone(), |x| x.max_dim(1));
+    let x = x - largest.clone();
+    let log_sum = row_sums(x.clone().exp()).log();
+    (x - log_sum.clone(), log_sum + largest)
+}
+
+fn log_softmax(x: Tensor<2>) -> Tensor<2> {
+    log_softmax_and_sum(x).0
+}
+
+/// The sum of each row, `[rows, 1]`.
+fn row_sums(x: Tensor<2>) -> Tensor<2> {
+    reduce_rows(x, |x| x.sum_dim(1))
+}
+
+/// `[rows, V]` → `[rows, 1]`, by parts of rows first: a device gives a row to few of its threads, and these are long.
+fn reduce_rows(x: Tensor<2>, reduce: impl Fn(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+    const LONGEST: usize = 1024;
+    let [rows, width] = x.dims();
+    match (2..=LONGEST.min(width / 2)).rev().find(|part| width.is_multiple_of(*part)) {
+        Some(part) => reduce(reduce(x.reshape([rows * width / part, part])).reshape([rows, width / part])),
+        None => reduce(x),
     }
 }
 
@@ -118,10 +145,9 @@ fn grad_of_logits(
     let device = logits.device();
     let [rows, vocab_size] = logits.dims();
     let ids = target_ids(targets, logits);
-    let log_q = activation::log_softmax(logits.clone(), 1);
-    let log_sum = (logits.clone() - log_q.clone()).narrow(1, 0, 1); // [rows, 1]
+    let (log_q, log_sum) = log_softmax_and_sum(logits.clone());
     let none = || Tensor::<1>::zeros([1], &device);
-    let uniform = if label_smoothing > 0.0 { -log_q.clone().mean_dim(1).sum() } else { none() };
+    let uniform = if label_smoothing > 0.0 { -row_sums(log_q.clone()).sum() / vocab_size as f32 } else { none() };
     let nll = -log_q.clone().gather(1, ids.clone()).sum();
     let mut values = [nll, uniform, log_sum.clone().square().sum(), none(), none()];
     let own = log_q.clone().exp() * (log_sum * (2.0 * z_loss) + 1.0);
@@ -131,11 +157,10 @@ fn grad_of_logits(
     let mut grad = grad.scatter(1, ids, labels, IndexingUpdateOp::Add);
     for (value, reference) in values[3..].iter_mut().zip(references) {
         let Some((DistillTerm { weight, divergence, temperature }, reference)) = reference else { continue };
-        let log_q =
-            if temperature == 1.0 { log_q.clone() } else { activation::log_softmax(logits.clone() / temperature, 1) };
+        let log_q = if temperature == 1.0 { log_q.clone() } else { log_softmax(logits.clone() / temperature) };
         let Reference { values, named } = reference;
         let (sum, slope) = match named {
-            None => divergence_of(divergence, activation::log_softmax(values / temperature, 1), log_q),
+            None => divergence_of(divergence, log_softmax(values / temperature), log_q),
             Some(named) => divergence_of_top(divergence, named, values, log_q),
         };
         *value = sum;
@@ -195,7 +220,7 @@ fn divergence_of_top(kind: Divergence, named: Named, log_p: Tensor<2>, log_q: Te
     let q = log_q.clone().exp();
     let is_named = q.zeros_like().scatter(1, ids.clone(), is_token.clone(), IndexingUpdateOp::Add);
     let of_rest = q * (is_named.neg() + 1.0);
-    let q_rest = of_rest.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE); // [rows, 1]
+    let q_rest = row_sums(of_rest.clone()).clamp_min(f32::MIN_POSITIVE); // [rows, 1]
     let log_named = log_q.gather(1, ids.clone()) * is_token.clone() + (is_token.clone().neg() + 1.0) * NO_OUTCOME;
     let log_outcomes = Tensor::cat(vec![log_named, q_rest.clone().log()], 1);
     let (value, slopes) = divergence_of(kind, log_p, log_outcomes);
@@ -215,29 +240,30 @@ pub fn logits_of(input: &HeadInput, chunks: Chunks, mut see: impl FnMut(&[f32]))
 fn divergence_of(kind: Divergence, log_p: Tensor<2>, log_q: Tensor<2>) -> (Tensor<1>, Tensor<2>) {
     let (p, q) = (log_p.clone().exp(), log_q.clone().exp());
     // q (g − Σ q g)
-    let gradient = |g: Tensor<2>| q.clone() * (g.clone() - (q.clone() * g).sum_dim(1));
+    let sum = |x: Tensor<2>| row_sums(x).sum();
+    let gradient = |g: Tensor<2>| q.clone() * (g.clone() - row_sums(q.clone() * g));
     match kind {
-        Divergence::ForwardKl => ((p.clone() * (log_p - log_q)).sum(), q - p),
+        Divergence::ForwardKl => (sum(p.clone() * (log_p - log_q)), q - p),
         Divergence::ReverseKl => {
             let ratio = log_q - log_p;
-            ((q.clone() * ratio.clone()).sum(), gradient(ratio))
+            (sum(q.clone() * ratio.clone()), gradient(ratio))
         }
         Divergence::Jsd { beta } => {
             let beta = beta as f32;
             let log_m = (p.clone() * beta + q.clone() * (1.0 - beta)).log();
-            let of_p = (p * (log_p - log_m.clone())).sum();
+            let of_p = sum(p * (log_p - log_m.clone()));
             let ratio = log_q - log_m;
-            let of_q = (q.clone() * ratio.clone()).sum();
+            let of_q = sum(q.clone() * ratio.clone());
             (of_p * beta + of_q * (1.0 - beta), gradient(ratio * (1.0 - beta)))
         }
         Divergence::Tvd => {
             let difference = q.clone() - p;
-            (difference.clone().abs().sum() * 0.5, gradient(difference.sign() * 0.5))
+            (sum(difference.clone().abs()) * 0.5, gradient(difference.sign() * 0.5))
         }
         Divergence::SkewKl { alpha } => {
             let alpha = alpha as f32;
             let m = p.clone() * alpha + q.clone() * (1.0 - alpha);
-            let value = (p.clone() * (log_p - m.clone().log())).sum();
+            let value = sum(p.clone() * (log_p - m.clone().log()));
             (value, gradient(p / m * (alpha - 1.0)))
         }
     }
