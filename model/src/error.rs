@@ -32,13 +32,8 @@ pub enum ModelError {
         reason: String,
     },
     /// Weights in bf16 are for inference, on devices that have it.
-    #[error(
-        "weights in bf16 on `{device}`, expected a device that has bf16, without autodiff\nhint: `--dtype f32`, or `--device cpu`"
-    )]
-    Bf16OnDevice {
-        /// The device.
-        device: String,
-    },
+    #[error("weights in bf16 want a device that has bf16, without autodiff\nhint: `--dtype f32`, or `--device cpu`")]
+    Bf16OnDevice,
     /// More tokens than the model has positions for.
     #[error("{asked} tokens do not fit the model's context of {max_position_embeddings}\nhint: {hint}")]
     ContextTooLong {

@@ -201,7 +201,7 @@ impl CausalLm {
     ) -> Result<Self, ModelError> {
         let has_bf16 = is_cpu(device) || device.supports_dtype(FloatDType::BF16);
         if dtype == WeightDtype::Bf16 && (!has_bf16 || device.is_autodiff()) {
-            return Err(ModelError::Bf16OnDevice { device: format!("{device:?}") });
+            return Err(ModelError::Bf16OnDevice);
         }
         check_tensors(config, tensors)?;
         let share_map = share_map(config)?;

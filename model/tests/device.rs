@@ -7,16 +7,16 @@
 mod support;
 
 use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor, TensorData};
-use retie_config::{Activation, Divergence};
+use retie_config::{Activation, Divergence, Gating};
 use retie_model::{
-    CausalLm, KvCache, WeightDtype,
+    CausalLm, Choice, KvCache, WeightDtype,
     kernels::{
-        self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Readout, Scoring, Teacher,
-        agreement, head_loss, token_log_probs,
+        self, CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Layout, Merge, Readout, Scoring,
+        Teacher, agreement, head_loss, token_log_probs,
     },
 };
 use std::sync::{Mutex, PoisonError};
-use support::{Golden, differences, ids, values};
+use support::{Golden, differences, ids, routed, values};
 
 /// f32 with another order of summation; relative to the largest element.
 const TOLERANCE: f32 = 1e-4;
@@ -37,6 +37,12 @@ fn device() -> Option<Device> {
 
 fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
     assert_within(what, actual, expected, tolerance());
+}
+
+/// Logits of a whole random model.
+fn assert_model_close(what: &str, actual: &[f32], expected: &[f32]) {
+    let factor = if tolerance() > TOLERANCE { OF_A_MODEL } else { 1.0 };
+    assert_within(what, actual, expected, factor * tolerance());
 }
 
 fn tolerance() -> f32 {
@@ -140,6 +146,23 @@ fn operations_agree_with_the_cpu() {
 }
 
 #[test]
+fn what_routers_move_agrees_with_the_cpu() {
+    let Some(device) = device() else { return };
+    compare("gather", &device, &[&[7, 5]], |x: Vec<Tensor<2>>| kernels::gather(x[0].clone(), &[0, 3, 4, 6]));
+    for gating in [Gating::StraightThrough, Gating::Delta, Gating::Weighted] {
+        let how = Merge { rows: [0, 3, 4, 6].into(), gating };
+        compare(&format!("merge, {gating}"), &device, &[&[7, 5], &[4, 5], &[4, 1]], |x: Vec<Tensor<2>>| {
+            kernels::merge(x[0].clone(), x[1].clone(), x[2].clone(), how.clone())
+        });
+    }
+    let how = Merge { rows: [0, 3, 4, 6].into(), gating: Gating::Additive };
+    compare("merge, additive", &device, &[&[7, 5], &[4, 5]], |x: Vec<Tensor<2>>| {
+        let gate = Tensor::ones([4, 1], &x[0].device().inner());
+        kernels::merge(x[0].clone(), x[1].clone(), gate, how.clone())
+    });
+}
+
+#[test]
 fn head_loss_agrees_with_the_cpu() {
     let Some(device) = device() else { return };
     let distill = |divergence| DistillTerm { weight: 0.7, divergence, temperature: 2.0 };
@@ -188,6 +211,29 @@ fn a_recursive_model_agrees_with_the_cpu_in_prefill_and_decode() {
     }
 }
 
+#[test]
+fn routed_models_agree_with_the_cpu_in_whole_sequences_and_in_decoding() {
+    let Some(device) = device() else { return };
+    for name in ["routed_mlp", "routed_linear", "routed_kv", "routed_softmax", "routed_sigmoid"] {
+        let (golden, rows) = (Golden::named(name), routed::rows(name));
+        let [model, on_cpu] =
+            [&device, &Device::flex()].map(|device| CausalLm::load(&golden.config(), &golden, device).unwrap());
+        let (logits, routing) = routed::run(&model, &rows, Choice::Threshold);
+        let (expected, expected_routing) = routed::run(&on_cpu, &rows, Choice::Threshold);
+        let (batch, tokens, width) = (rows.len(), rows[0].len(), model.config().vocab_size);
+        assert_eq!(routing.depths(batch * tokens), expected_routing.depths(batch * tokens), "{name}");
+        assert_model_close(name, &logits, &expected);
+        let mut cache = KvCache::new(model.config(), batch, tokens, &device);
+        for (start, end) in std::iter::once((0, 5)).chain((5..tokens).map(|at| (at, at + 1))) {
+            let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
+            let logits = values(model.logits(model.forward(ids(&part, &device), Some(&mut cache))));
+            let of_row = |row: &[f32]| row[start * width..end * width].to_vec();
+            let expected: Vec<f32> = expected.chunks(tokens * width).flat_map(of_row).collect();
+            assert_model_close(&format!("{name}, tokens {start} to {end}"), &logits, &expected);
+        }
+    }
+}
+
 /// Products rounded to bf16 on the one side, f32 on the other: 7 bits behind the point.
 const TOLERANCE_OF_BF16: f32 = 8e-3;
 
@@ -216,11 +262,7 @@ fn agrees(name: &str, device: &Device) {
     let rows: Vec<Vec<u32>> = flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
     let model = CausalLm::load(&golden.config(), &golden, device).unwrap();
     let full = values(model.logits(model.forward(ids(&rows, device), None)));
-    let close = |what, actual: &[f32], expected: &[f32]| {
-        let factor = if tolerance() > TOLERANCE { OF_A_MODEL } else { 1.0 };
-        assert_within(what, actual, expected, factor * tolerance());
-    };
-    close("logits", &full, &golden.floats("golden.logits"));
+    assert_model_close("logits", &full, &golden.floats("golden.logits"));
     let mut cache = KvCache::new(model.config(), rows.len(), 10, device);
     for (start, end) in [(0, 8), (8, 9), (9, 10)] {
         let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
@@ -230,6 +272,6 @@ fn agrees(name: &str, device: &Device) {
             .chunks(shape[1] * vocab_size)
             .flat_map(|row| row[start * vocab_size..end * vocab_size].to_vec())
             .collect();
-        close("decoded logits", &logits, &expected);
+        assert_model_close("decoded logits", &logits, &expected);
     }
 }

@@ -92,7 +92,7 @@ fn weights_that_stay_in_bf16_give_what_they_give_in_f32() {
 fn bf16_weights_with_gradients_are_refused() {
     let golden = Golden::named("gqa");
     let load = CausalLm::load_with(&golden.config(), &golden, &Device::flex().autodiff(), WeightDtype::Bf16);
-    assert!(matches!(load, Err(ModelError::Bf16OnDevice { .. })));
+    assert!(matches!(load, Err(ModelError::Bf16OnDevice)));
 }
 
 #[test]

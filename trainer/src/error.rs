@@ -166,12 +166,9 @@ pub enum TrainError {
     },
     /// A device that does not know bf16.
     #[error(
-        "`train.precision` is `bf16`, which `{device}` has not\nhint: leave the key out, or choose another `--device`"
+        "`train.precision` is `bf16`, which this device has not\nhint: leave the key out, or choose another `--device`"
     )]
-    NoBf16 {
-        /// The device.
-        device: String,
-    },
+    NoBf16,
     /// More tokens of a distribution than there are, or none.
     #[error("`top_k` is `{found}`, expected a number from 1 to the teacher's {vocab_size} tokens")]
     TopK {

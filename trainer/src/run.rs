@@ -105,7 +105,7 @@ pub fn uptrain(
     // The teacher is only read: what its file holds in bf16 need not be widened.
     let precision = config.train.precision;
     if precision == Precision::Bf16 && !device.supports_dtype(FloatDType::BF16) {
-        return Err(TrainError::NoBf16 { device: format!("{device:?}") });
+        return Err(TrainError::NoBf16);
     }
     let load = |source, device: &_, dtype| Ok::<_, TrainError>(load(source, device, dtype)?.with_precision(precision));
     let teacher = inputs.teacher.as_ref().map(|teacher| load(teacher, &device, WeightDtype::Auto)).transpose()?;
