@@ -84,7 +84,7 @@ impl Command {
 /// `--device`.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
-    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda, cuda:N; auto takes the first that this binary has of CUDA, WGPU, CPU
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda, cuda:N; auto takes the first of CUDA, WGPU, CPU that this binary and this machine have
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
 }

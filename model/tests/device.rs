@@ -224,7 +224,8 @@ fn routed_models_agree_with_the_cpu_in_whole_sequences_and_in_decoding() {
         assert_eq!(routing.depths(batch * tokens), expected_routing.depths(batch * tokens), "{name}");
         assert_model_close(name, &logits, &expected);
         let mut cache = KvCache::new(model.config(), batch, tokens, &device);
-        for (start, end) in std::iter::once((0, 5)).chain((5..tokens).map(|at| (at, at + 1))) {
+        // Each length of a ragged cache is another shape, which some devices compile a kernel for.
+        for (start, end) in [(0, 5), (5, 6), (6, 7)] {
             let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
             let logits = values(model.logits(model.forward(ids(&part, &device), Some(&mut cache))));
             let of_row = |row: &[f32]| row[start * width..end * width].to_vec();
