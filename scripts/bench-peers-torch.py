@@ -49,8 +49,8 @@ def arguments():
     parser.add_argument("--lora-rank", type=int, default=0, help="0: no LoRA")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="train, products, infer")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="train, products, infer")
     parser.add_argument("--compile", action="store_true", help="train, infer (the forward pass alone): decoder layers through torch.compile; needs a C++ compiler")
     return parser.parse_args()
 

@@ -226,6 +226,8 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
     refused(&format!("{} --top-p 0.9", cache(64, "kept")), "top_p differ");
     let none = place.refused(&format!("{} --top-p 0", cache(64, "new")));
     assert_snapshot!(none, @"error: `top_p` is `0`, expected a number above 0, up to 1");
+    let cold = place.refused(&format!("{} --temperature 0", cache(64, "new")));
+    assert_snapshot!(cold, @"error: `temperature` is `0`, expected a finite number above 0");
     refused(&format!("{uptrain} --set data.sequence_length=16"), "was made of other things: data differ");
     refused(
         &format!("{uptrain} --set losses.1.temperature=2"),

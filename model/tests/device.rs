@@ -220,18 +220,24 @@ fn routed_models_agree_with_the_cpu_in_whole_sequences_and_in_decoding() {
             [&device, &Device::flex()].map(|device| CausalLm::load(&golden.config(), &golden, device).unwrap());
         let (logits, routing) = routed::run(&model, &rows, Choice::Threshold);
         let (expected, expected_routing) = routed::run(&on_cpu, &rows, Choice::Threshold);
-        let (batch, tokens, width) = (rows.len(), rows[0].len(), model.config().vocab_size);
-        assert_eq!(routing.depths(batch * tokens), expected_routing.depths(batch * tokens), "{name}");
+        let count = rows.len() * rows[0].len();
+        assert_eq!(routing.depths(count), expected_routing.depths(count), "{name}");
         assert_model_close(name, &logits, &expected);
-        let mut cache = KvCache::new(model.config(), batch, tokens, &device);
         // Each length of a ragged cache is another shape, which some devices compile a kernel for.
-        for (start, end) in [(0, 5), (5, 6), (6, 7)] {
-            let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
-            let logits = values(model.logits(model.forward(ids(&part, &device), Some(&mut cache))));
-            let of_row = |row: &[f32]| row[start * width..end * width].to_vec();
-            let expected: Vec<f32> = expected.chunks(tokens * width).flat_map(of_row).collect();
-            assert_model_close(&format!("{name}, tokens {start} to {end}"), &logits, &expected);
-        }
+        assert_decodes(name, &model, &rows, &expected, [(0, 5), (5, 6), (6, 7)]);
+    }
+}
+
+/// Reads `rows` into a cache, some tokens after the other; `expected` has the logits of whole rows.
+fn assert_decodes(what: &str, model: &CausalLm, rows: &[Vec<u32>], expected: &[f32], steps: [(usize, usize); 3]) {
+    let (device, tokens, width) = (model.device(), rows[0].len(), model.config().vocab_size);
+    let mut cache = KvCache::new(model.config(), rows.len(), tokens, &device);
+    for (start, end) in steps {
+        let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
+        let logits = values(model.logits(model.forward(ids(&part, &device), Some(&mut cache))));
+        let of_row = |row: &[f32]| row[start * width..end * width].to_vec();
+        let expected: Vec<f32> = expected.chunks(tokens * width).flat_map(of_row).collect();
+        assert_model_close(&format!("{what}, tokens {start} to {end}"), &logits, &expected);
     }
 }
 
@@ -246,9 +252,7 @@ fn a_recursive_model_with_bf16_weights_agrees_with_the_cpu() {
         return;
     }
     for name in ["tied", "dora"] {
-        let golden = Golden::named(name);
-        let (flat, shape) = golden.ints("golden.ids");
-        let rows: Vec<Vec<u32>> = flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
+        let (golden, rows) = (Golden::named(name), routed::rows(name));
         let [actual, expected] = [&device, &Device::flex()].map(|device| {
             let model = CausalLm::load_with(&golden.config(), &golden, device, WeightDtype::Bf16).unwrap();
             values(model.logits(model.forward(ids(&rows, device), None)))
@@ -258,21 +262,9 @@ fn a_recursive_model_with_bf16_weights_agrees_with_the_cpu() {
 }
 
 fn agrees(name: &str, device: &Device) {
-    let golden = Golden::named(name);
-    let (flat, shape) = golden.ints("golden.ids");
-    let rows: Vec<Vec<u32>> = flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
+    let (golden, rows) = (Golden::named(name), routed::rows(name));
     let model = CausalLm::load(&golden.config(), &golden, device).unwrap();
     let full = values(model.logits(model.forward(ids(&rows, device), None)));
     assert_model_close("logits", &full, &golden.floats("golden.logits"));
-    let mut cache = KvCache::new(model.config(), rows.len(), 10, device);
-    for (start, end) in [(0, 8), (8, 9), (9, 10)] {
-        let part: Vec<Vec<u32>> = rows.iter().map(|row| row[start..end].to_vec()).collect();
-        let logits = values(model.logits(model.forward(ids(&part, device), Some(&mut cache))));
-        let vocab_size = model.config().vocab_size;
-        let expected: Vec<f32> = full
-            .chunks(shape[1] * vocab_size)
-            .flat_map(|row| row[start * vocab_size..end * vocab_size].to_vec())
-            .collect();
-        assert_model_close("decoded logits", &logits, &expected);
-    }
+    assert_decodes("decoded logits", &model, &rows, &full, [(0, 8), (8, 9), (9, 10)]);
 }

@@ -14,7 +14,7 @@ use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, activation}
 use retie_config::{Activation, Gating};
 use std::{
     f32::consts::FRAC_1_SQRT_2,
-    ops::{Range, RangeInclusive},
+    ops::{Add, Mul, Range, RangeInclusive},
 };
 
 /// With a weight in bf16 `x` and the result are rounded to bf16; what is summed is f32.
@@ -47,22 +47,10 @@ fn in_pieces(x: Tensor<2>, pieces: usize) -> Tensor<3> {
     x.reshape([pieces, rows / pieces, width])
 }
 
-/// `x · w`, column by column.
-fn scale_columns(x: Tensor<2>, w: Tensor<1>) -> Tensor<2> {
-    let shape = x.dims();
-    match pieces(&x) {
-        1 => x * w.unsqueeze(),
-        pieces => (in_pieces(x, pieces) * w.unsqueeze()).reshape(shape),
-    }
-}
-
-/// `x + w`, column by column.
-fn add_columns(x: Tensor<2>, w: Tensor<1>) -> Tensor<2> {
-    let shape = x.dims();
-    match pieces(&x) {
-        1 => x + w.unsqueeze(),
-        pieces => (in_pieces(x, pieces) + w.unsqueeze()).reshape(shape),
-    }
+/// `f` of `x`, in pieces, and one number for each column.
+fn by_column(x: Tensor<2>, w: Tensor<1>, f: impl FnOnce(Tensor<3>, Tensor<3>) -> Tensor<3>) -> Tensor<2> {
+    let (shape, pieces) = (x.dims(), pieces(&x));
+    f(in_pieces(x, pieces), w.unsqueeze()).reshape(shape)
 }
 
 pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
@@ -78,7 +66,7 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
 }
 
 pub fn rescale(y: Tensor<2>, magnitudes: Tensor<1>, norms: Tensor<1>) -> Tensor<2> {
-    scale_columns(y, magnitudes / norms)
+    by_column(y, magnitudes / norms, Mul::mul)
 }
 
 pub fn row_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
@@ -88,13 +76,13 @@ pub fn row_norms(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
 
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
-    scale_columns(x * scale, weight)
+    by_column(x * scale, weight, Mul::mul)
 }
 
 pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
     let x = x.clone() - x.mean_dim(1);
     let scale = (x.clone().square().mean_dim(1) + eps).sqrt().recip();
-    add_columns(scale_columns(x * scale, weight), bias)
+    by_column(by_column(x * scale, weight, Mul::mul), bias, Add::add)
 }
 
 pub fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {

@@ -1,6 +1,7 @@
 //! The measurements: each gives seconds, the median of several rounds after one that warms up.
 
 use crate::model::TextModel;
+use anyhow::anyhow;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use retie_config::RouterConfig;
 use retie_model::{CausalLm, KvCache, Routing, Sampler, Sampling, kernels::linear};
@@ -14,14 +15,13 @@ pub struct Generated {
 }
 
 /// The median of `rounds` calls of `f`, after one that does not count.
-fn median(rounds: usize, mut f: impl FnMut()) -> f64 {
-    f();
+fn median(rounds: usize, mut f: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    f()?;
     let seconds = (0..rounds).map(|_| {
         let start = Instant::now();
-        f();
-        start.elapsed().as_secs_f64()
+        f().map(|()| start.elapsed().as_secs_f64())
     });
-    middle(seconds.collect())
+    seconds.collect::<anyhow::Result<_>>().map(middle)
 }
 
 fn middle(mut seconds: Vec<f64>) -> f64 {
@@ -35,20 +35,19 @@ fn wait<const D: usize>(tensor: Tensor<D>) {
 }
 
 /// Waits for all that `device` was asked to do.
-fn finish(device: &Device) {
-    if let Err(error) = device.sync() {
-        tracing::warn!("the device did not finish: {error:?}");
-    }
+fn finish(device: &Device) -> anyhow::Result<()> {
+    device.sync().map_err(|error| anyhow!("the device did not finish: {error:?}"))
 }
 
 /// `x·Wᵀ` of `tokens` rows and a weight `[out, in]`.
-pub fn product(tokens: usize, [out, input]: [usize; 2], device: &Device, rounds: usize) -> f64 {
+pub fn product(tokens: usize, [out, input]: [usize; 2], device: &Device, rounds: usize) -> anyhow::Result<f64> {
     let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Default, device);
     let (x, weight) = (random([tokens, input]), random([out, input]));
     median(rounds, || {
         let product = linear(x.clone(), weight.clone());
-        finish(device);
+        finish(device)?;
         drop(product); // only now: what nobody holds need not be computed
+        Ok(())
     })
 }
 
@@ -59,13 +58,14 @@ fn ids(model: &TextModel, count: usize) -> Vec<u32> {
 }
 
 /// Logits of every token of a batch.
-pub fn forward(model: &TextModel, batch: usize, tokens: usize, rounds: usize) -> f64 {
+pub fn forward(model: &TextModel, batch: usize, tokens: usize, rounds: usize) -> anyhow::Result<f64> {
     let ids: Vec<i32> = ids(model, batch * tokens).into_iter().map(|id| id as i32).collect();
     let input = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device).reshape([batch, tokens]);
     median(rounds, || {
         let logits = model.model.logits(model.model.forward(input.clone(), None));
-        finish(&model.device);
+        finish(&model.device)?;
         drop(logits);
+        Ok(())
     })
 }
 

@@ -172,18 +172,18 @@ impl Bench {
             Machine { multiply_add_gflops: gflops, read_gb_per_second: gb }
         });
         let product = |[out, input]: [usize; 2]| {
-            let seconds = measure::product(tokens, [out, input], &model.device, self.rounds);
-            Product { tokens, out, input, gflops: 2.0 * (tokens * out * input) as f64 / seconds / 1e9 }
+            let seconds = measure::product(tokens, [out, input], &model.device, self.rounds)?;
+            anyhow::Ok(Product { tokens, out, input, gflops: 2.0 * (tokens * out * input) as f64 / seconds / 1e9 })
         };
         let products = shapes.into_iter().map(|shape| {
             step("products");
             product(shape)
         });
-        let products = products.collect();
+        let products = products.collect::<anyhow::Result<_>>()?;
         let (mut forward, mut generate) = (Vec::new(), Vec::new());
         for &seq in self.prompts() {
             step("forward");
-            let seconds = measure::forward(model, self.batch, seq, self.rounds);
+            let seconds = measure::forward(model, self.batch, seq, self.rounds)?;
             let tokens_per_second = (self.batch * seq) as f64 / seconds;
             forward.push(Forward { batch: self.batch, seq, tokens_per_second });
             step("generate");
