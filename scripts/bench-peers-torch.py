@@ -99,9 +99,12 @@ def wait():
 
 
 def compiled(model):
-    """Layer by layer, so that one compilation serves all that are alike; the model as a whole takes minutes to compile on two cores."""
+    """Compiles layer by layer, so that one compilation serves all equal layers.
+
+    Compiling the whole model takes minutes on two cores.
+    """
     if ARGS.compile:
-        # The index of a layer is no reason to compile it anew.
+        # A different layer index must not trigger a recompilation.
         torch._dynamo.config.allow_unspec_int_on_nn_module = True
         for layer in model.model.layers:
             layer.compile()
@@ -109,7 +112,7 @@ def compiled(model):
 
 
 def tie(model, rank):
-    """Makes the depths share: `nn.Module.parameters` then yields each shared weight once."""
+    """Ties the layers of the depths: `nn.Module.parameters` then yields each shared weight once."""
     layers = model.model.layers
     block = len(layers) // RECURSIONS
     stored = [{p: layer.get_submodule(p) for p in PROJECTIONS} for layer in layers[:block]]
@@ -179,7 +182,7 @@ def generate(model, ids):
         model.generate(ids[:1], attention_mask=mask, do_sample=False, min_new_tokens=count, max_new_tokens=count, pad_token_id=0)
 
     prefill = median_seconds(lambda: new_tokens(1))
-    # The first new token comes from the prompt's own pass.
+    # Prefill yields the first new token.
     both = median_seconds(lambda: new_tokens(1 + ARGS.new_tokens))
     return {
         "prefill_tokens_per_second": ARGS.seq / prefill, "decode_tokens_per_second": ARGS.new_tokens / (both - prefill),

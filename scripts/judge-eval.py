@@ -34,7 +34,7 @@ def choices(row):
 
 
 def form(row):
-    """How the harness would state this row's task."""
+    """Harness configuration of this row's task."""
     if len(row["contexts"]) == 1:
         return {
             "output_type": "loglikelihood", "doc_to_text": lambda d: d["contexts"][0],

@@ -3,7 +3,7 @@
 use crate::{GgufError, HubError, layout::TensorProblem};
 use std::path::{Path, PathBuf};
 
-/// Why a checkpoint cannot be read or written.
+/// Errors of reading and writing checkpoints.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A file cannot be read or written; the message holds its path.
@@ -17,23 +17,23 @@ pub enum CheckpointError {
     Gguf {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Cause.
         source: GgufError,
     },
-    /// Files of the hub cannot be had.
+    /// Files of the hub cannot be fetched.
     #[error("`{id}` cannot be had from the Hugging Face hub")]
     Hub {
         /// The repository, with its revision if that is not `main`.
         id: String,
-        /// Why not.
+        /// Cause.
         source: HubError,
     },
-    /// An address of the hub that is none of a data set's file.
+    /// A hub address that is not that of a data set's file.
     #[error(
         "`{found}` is not the address of a data set's file, expected `hf://datasets/OWNER/NAME/FILE`\nhint: a revision stands behind the name, `NAME@REVISION`; `*` may stand in the last part of FILE"
     )]
     BadHubAddress {
-        /// What was given.
+        /// Given address.
         found: String,
     },
     /// A name that no repository of the hub can have.
@@ -42,16 +42,16 @@ pub enum CheckpointError {
         /// The name.
         found: String,
     },
-    /// What the user typed stands for nothing.
+    /// Nothing is found under the given name.
     #[error("there is no model `{spec}`: {}{}", tried.join("; "), hint.as_ref().map(|h| format!("\nhint: {h}")).unwrap_or_default())]
     NoModel {
-        /// What the user typed.
+        /// Given name or path.
         spec: String,
-        /// What was looked for.
+        /// Places that were searched.
         tried: Vec<String>,
-        /// What may have been meant.
+        /// Likely intention.
         hint: Option<String>,
-        /// Why the hub does not have it.
+        /// Error of the hub.
         source: Option<Box<CheckpointError>>,
     },
     /// A file that is not a model.
@@ -72,10 +72,10 @@ pub enum CheckpointError {
         /// The name.
         tensor: String,
     },
-    /// The tensors are not those of the model that the configuration describes.
+    /// The tensors do not match the configuration.
     #[error("{} of the checkpoint's tensors do not fit its configuration:\n{}", problems.len(), lines(problems))]
     BadTensors {
-        /// Every one of them.
+        /// Every problem found.
         problems: Vec<TensorProblem>,
     },
     /// A file ends too early.
@@ -85,10 +85,10 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Its size in bytes.
         found: u64,
-        /// The size that its header states (at least).
+        /// Size in bytes that its header states, at least.
         expected: u64,
     },
-    /// A file goes on after its last tensor.
+    /// A file continues after its last tensor.
     #[error("`{}` has {found} bytes, its header accounts for {expected}\nhint: download or copy it again", path.display())]
     TrailingBytes {
         /// The file.
@@ -98,23 +98,23 @@ pub enum CheckpointError {
         /// The size that its header states.
         expected: u64,
     },
-    /// The header of a safetensors file is not one.
+    /// The header of a safetensors file is malformed.
     #[error("`{}` has no valid safetensors header", path.display())]
     BadHeader {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Cause.
         source: safetensors::SafeTensorError,
     },
-    /// A JSON file is not what it should be.
+    /// A JSON file is malformed.
     #[error("`{}` is not valid JSON of the expected form", path.display())]
     BadJson {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Cause, with line and column.
         source: serde_json::Error,
     },
-    /// A tensor has elements that are not read as floats.
+    /// A tensor whose elements are not F32, BF16 or F16.
     #[error(
         "tensor `{tensor}` in `{}` has elements of type {found}, expected F32, BF16 or F16\n\
          hint: use an unquantised checkpoint, or a GGUF file",
@@ -137,10 +137,10 @@ pub enum CheckpointError {
     NoWeights {
         /// The folder.
         path: PathBuf,
-        /// Other weight files that are in it.
+        /// Other weight files in the folder.
         found: Vec<String>,
     },
-    /// A folder has only weights that are pickles.
+    /// A folder has no weights but pickles.
     #[error(
         "`{}` has only pickle weights: {}\nhint: a pickle can run code when it is read, so they are refused; \
          use a revision with `model.safetensors`, or save the model with `safe_serialization=True`",
@@ -172,7 +172,7 @@ pub enum CheckpointError {
     /// An index names tensors that their shards do not hold.
     #[error("`{}` names tensors that their shards lack: {}", index.display(), pairs(lacking))]
     IndexMismatch {
-        /// The index.
+        /// An index names tensors that their shards do not hold.
         index: PathBuf,
         /// Every such tensor and its shard.
         lacking: Vec<(String, String)>,
@@ -185,17 +185,17 @@ pub enum CheckpointError {
         /// The name.
         tensor: String,
     },
-    /// Tensors were written in another order than announced.
+    /// Tensors were written in another order than declared.
     #[error("tensor `{found}` was written to `{}`, expected {expected}", path.display())]
     WrongOrder {
         /// The file.
         path: PathBuf,
-        /// What was written.
+        /// Name of the tensor that was written.
         found: String,
-        /// What was announced.
+        /// Name of the declared tensor.
         expected: String,
     },
-    /// A tensor was written with another length than announced.
+    /// A tensor was written with another length than declared.
     #[error("tensor `{tensor}` was written to `{}` with {found} bytes, expected {expected}", path.display())]
     WrongLength {
         /// The file.
@@ -204,23 +204,23 @@ pub enum CheckpointError {
         tensor: String,
         /// Bytes given.
         found: usize,
-        /// Bytes announced.
+        /// Bytes declared.
         expected: usize,
     },
-    /// Tensors were announced and not written.
+    /// Declared tensors were not written.
     #[error("`{}` was closed before these tensors were written: {}", path.display(), quoted(missing))]
     Unwritten {
         /// The file.
         path: PathBuf,
-        /// Every one of them.
+        /// Every missing tensor.
         missing: Vec<String>,
     },
-    /// The place for a new folder is taken.
+    /// The place for a new folder is occupied.
     #[error("`{}` already holds {}\nhint: choose another folder with `-o`, or empty this one", path.display(), some(holds))]
     OutputOccupied {
         /// The folder.
         path: PathBuf,
-        /// What is in it.
+        /// Names of its content.
         holds: Vec<String>,
     },
     /// The place for a new folder is a file.

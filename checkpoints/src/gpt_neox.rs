@@ -1,38 +1,40 @@
-//! A GPT-NeoX checkpoint under the names of a Llama, with q, k and v apart.
+//! View of a GPT-NeoX checkpoint under the names of a Llama, with q, k and v separated.
 //!
-//! | here | in the file |
-//! |---|---|
-//! | `model.embed_tokens`, `model.norm`, `lm_head` | `gpt_neox.embed_in`, `gpt_neox.final_layer_norm`, `embed_out` (or `lm_head`) |
-//! | `model.layers.{i}.self_attn.{q,k,v}_proj` `[D, D]`, `[D]` | rows of `gpt_neox.layers.{i}.attention.query_key_value` `[3·D, D]`, `[3·D]` |
-//! | `….self_attn.o_proj`, `….mlp.up_proj`, `….mlp.down_proj` | `….attention.dense`, `….mlp.dense_h_to_4h`, `….mlp.dense_4h_to_h` |
+//! Most modules are only renamed (`MODEL`, `LAYER`). `self_attn.{q,k,v}_proj` of layer `i`,
+//! `[D, D]` and `[D]` each, are rows of `gpt_neox.layers.{i}.attention.query_key_value`, `[3·D, D]`
+//! and `[3·D]`.
 //!
 //! The fused rows are those of one head after the other: its queries, its keys, its values
-//! (<https://github.com/huggingface/transformers/blob/main/src/transformers/models/gpt_neox/modeling_gpt_neox.py>).
+//! (`modeling_gpt_neox.py` of
+//! <https://github.com/huggingface/transformers/tree/main/src/transformers/models/gpt_neox>).
 
 use crate::{CheckpointError, TensorInfo, TensorSource};
+use retie_config::{LayerIndex, NormPosition, Projection, TensorOwner, TensorPart, TensorRole};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
-const FUSED: &str = "attention.query_key_value.";
-const PARTS: [&str; 3] = ["self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."];
+/// Linears of the fused matrix, in the order of each head's rows.
+const FUSED: [Projection; 3] = [Projection::Q, Projection::K, Projection::V];
+const FUSED_NAME: &str = "attention.query_key_value";
 
-/// Beginnings of names, as they are in the file and here.
-const MODEL: [(&str, &str); 4] = [
-    ("gpt_neox.embed_in.", "model.embed_tokens."),
-    ("gpt_neox.final_layer_norm.", "model.norm."),
-    ("embed_out.", "lm_head."),
-    ("lm_head.", "lm_head."),
+/// Modules outside of layers; the head has two names.
+const MODEL: [(TensorRole, &str); 4] = [
+    (TensorRole::Embedding, "gpt_neox.embed_in"),
+    (TensorRole::FinalNorm, "gpt_neox.final_layer_norm"),
+    (TensorRole::Head, "embed_out"),
+    (TensorRole::Head, "lm_head"),
 ];
-const LAYER: [(&str, &str); 5] = [
-    ("attention.dense.", "self_attn.o_proj."),
-    ("mlp.dense_h_to_4h.", "mlp.up_proj."),
-    ("mlp.dense_4h_to_h.", "mlp.down_proj."),
-    ("input_layernorm.", "input_layernorm."),
-    ("post_attention_layernorm.", "post_attention_layernorm."),
+/// Modules of a layer, with their names under `gpt_neox.layers.{i}`.
+const LAYER: [(TensorRole, &str); 5] = [
+    (TensorRole::Projection(Projection::O), "attention.dense"),
+    (TensorRole::Projection(Projection::Up), "mlp.dense_h_to_4h"),
+    (TensorRole::Projection(Projection::Down), "mlp.dense_4h_to_h"),
+    (TensorRole::Norm(NormPosition::Input), "input_layernorm"),
+    (TensorRole::Norm(NormPosition::PostAttention), "post_attention_layernorm"),
 ];
-/// Tables that old files hold beside the weights.
+/// Buffers that old files hold beside the weights.
 const BUFFERS: [&str; 3] = ["attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"];
 
-/// The view.
+/// A GPT-NeoX checkpoint as a [`TensorSource`] under the names of a Llama.
 pub(crate) struct GptNeox<S> {
     source: S,
     num_heads: usize,
@@ -42,12 +44,13 @@ pub(crate) struct GptNeox<S> {
 struct View {
     name: String,
     info: TensorInfo,
-    /// Which third of each head's rows.
+    /// Index of the linear in [`FUSED`], i.e. the third of each head's rows; `None` for a tensor
+    /// that is not fused.
     part: Option<usize>,
 }
 
 impl<S: TensorSource> GptNeox<S> {
-    /// Of a checkpoint whose attention has `num_heads` heads.
+    /// View of a checkpoint whose attention has `num_heads` heads.
     pub fn new(source: S, num_heads: usize) -> Self {
         let mut tensors = BTreeMap::new();
         for name in source.names() {
@@ -55,7 +58,7 @@ impl<S: TensorSource> GptNeox<S> {
             for (part, here) in names(name) {
                 let mut info = info.clone();
                 if let (Some(_), Some(rows)) = (part, info.shape.first_mut()) {
-                    *rows /= PARTS.len();
+                    *rows /= FUSED.len();
                 }
                 tensors.insert(here, View { name: name.to_owned(), info, part });
             }
@@ -64,29 +67,33 @@ impl<S: TensorSource> GptNeox<S> {
     }
 }
 
-/// What a tensor of the file is here; one that is not known keeps its name, so that it is reported.
+/// Names under which a tensor of the file appears, one for each part of a fused tensor. An unknown
+/// tensor keeps its name, so that it is reported.
 fn names(name: &str) -> Vec<(Option<usize>, String)> {
-    let renamed = |table: &[(&str, &str)], name: &str| {
-        table.iter().find_map(|(theirs, ours)| Some(format!("{ours}{}", name.strip_prefix(theirs)?)))
-    };
+    let unknown = || vec![(None, name.to_owned())];
+    let find =
+        |table: &[(TensorRole, &str)], module| table.iter().find(|(_, known)| *known == module).map(|(role, _)| *role);
     let in_layer = name.strip_prefix("gpt_neox.layers.").and_then(|rest| rest.split_once('.'));
-    let Some((layer, rest)) = in_layer else {
-        return vec![(None, renamed(&MODEL, name).unwrap_or_else(|| name.to_owned()))];
-    };
-    if BUFFERS.contains(&rest) {
+    if in_layer.is_some_and(|(_, rest)| BUFFERS.contains(&rest)) {
         return Vec::new();
     }
-    match rest.strip_prefix(FUSED) {
-        Some(which) => PARTS
-            .iter()
-            .enumerate()
-            .map(|(part, ours)| (Some(part), format!("model.layers.{layer}.{ours}{which}")))
-            .collect(),
-        None => match renamed(&LAYER, rest) {
-            Some(ours) => vec![(None, format!("model.layers.{layer}.{ours}"))],
-            None => vec![(None, name.to_owned())],
-        },
+    let Some((module, part)) = in_layer.map_or(name, |(_, rest)| rest).rsplit_once('.') else { return unknown() };
+    let part = match part {
+        "weight" => TensorPart::Weight,
+        "bias" => TensorPart::Bias,
+        _ => return unknown(),
+    };
+    let Some((layer, _)) = in_layer else {
+        return find(&MODEL, module)
+            .map_or_else(unknown, |role| vec![(None, TensorOwner::Model.tensor_name(role, part))]);
+    };
+    let Ok(layer) = layer.parse() else { return unknown() };
+    let owner = TensorOwner::Layer(LayerIndex(layer));
+    if module == FUSED_NAME {
+        let name_of = |projection| owner.tensor_name(TensorRole::Projection(projection), part);
+        return FUSED.into_iter().enumerate().map(|(index, projection)| (Some(index), name_of(projection))).collect();
     }
+    find(&LAYER, module).map_or_else(unknown, |role| vec![(None, owner.tensor_name(role, part))])
 }
 
 impl<S: TensorSource> TensorSource for GptNeox<S> {
@@ -108,10 +115,10 @@ impl<S: TensorSource> TensorSource for GptNeox<S> {
         let view = self.tensors.get(name).ok_or_else(missing)?;
         let bytes = self.source.bytes(&view.name)?;
         let Some(part) = view.part else { return Ok(bytes) };
-        // Sizes that do not divide give fewer bytes than the shape says; a shape that does not fit the configuration is refused
-        // before a tensor is read.
-        let size = bytes.len() / (PARTS.len() * self.num_heads).max(1);
-        let rows = bytes.chunks_exact(size.max(1)).skip(part).step_by(PARTS.len());
+        // A size that is not divisible gives fewer bytes than the shape says; a shape that does not
+        // match the configuration is refused before a tensor is read.
+        let size = bytes.len() / (FUSED.len() * self.num_heads).max(1);
+        let rows = bytes.chunks_exact(size.max(1)).skip(part).step_by(FUSED.len());
         Ok(Cow::Owned(rows.flatten().copied().collect()))
     }
 }
@@ -121,7 +128,8 @@ mod tests {
     use super::*;
     use crate::Dtype;
 
-    /// Two heads of two rows: queries, keys, values of the first, then of the second; a row is one number.
+    /// Two heads of two rows: queries, keys, values of the first, then of the second; a row is one
+    /// number.
     struct Fused(TensorInfo);
 
     impl TensorSource for Fused {

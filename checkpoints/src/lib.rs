@@ -1,30 +1,31 @@
-//! Bytes ↔ named tensors: safetensors folders (single or sharded), GGUF files, the hub cache, and folders that appear whole
-//! or not at all.
+//! Checkpoints: conversion between bytes and named tensors, for safetensors folders (single or
+//! sharded), GGUF files and the hub cache, and folders that appear completely or not at all.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod error;
 mod gguf;
 mod gpt_neox;
 mod hub;
+mod layer_runner;
 mod layout;
 mod mmap;
 mod provenance;
-mod router_layout;
 mod safetensors;
 mod source;
 mod staging;
 mod stored_layers;
 mod tensor;
+#[cfg(test)]
+mod tiny;
 
 pub use error::CheckpointError;
 pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
-pub use hub::{DownloadProgress, Hub, HubAddress, HubError, HubId, hub_dataset_file};
-pub use layout::{
-    EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, MAGNITUDES, TensorProblem, check_tensors, depth_tensor,
-    expected_tensors, extra_vectors, layer_tensor, share_map,
-};
+#[cfg(feature = "hub")]
+pub use hub::{DownloadProgress, RequestError};
+pub use hub::{Hub, HubAddress, HubError, HubId, hub_dataset_file};
+pub use layer_runner::{Activations, Comparison, LayerRun, LayerRunner, ProbePoint};
+pub use layout::{TensorProblem, check_tensors};
 pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
-pub use router_layout::{RouterKind, num_routers, router_tensor, router_tensors};
 pub use safetensors::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,
     SafetensorsWriter,

@@ -1,8 +1,9 @@
-//! `retie.json`: which program made a folder, from what, when, with which command.
+//! Provenance of a folder, `retie.json`: the program that made it, its source, date and command.
 //!
-//! A parent file of up to [`WHOLE_FILE_BYTES`] is identified by the SHA-256 of its bytes, which `sha256sum` prints too. Hashing
-//! a larger one would cost more than reading it once: only its first and last [`EDGE_BYTES`] are hashed (the first hold the
-//! header of a safetensors or GGUF file), and the entry says so.
+//! A parent file of up to [`WHOLE_FILE_BYTES`] is identified by the SHA-256 of its bytes, as
+//! `sha256sum` prints it. Hashing a larger one would cost more than reading it once, so only its
+//! first and last [`EDGE_BYTES`] are hashed (the first hold the header of a safetensors or GGUF
+//! file), and the entry says so.
 
 use crate::CheckpointError;
 use serde::{Deserialize, Serialize};
@@ -12,29 +13,29 @@ use std::{
     path::Path,
 };
 
-/// Name of the file.
+/// Name of the provenance file.
 pub const PROVENANCE_FILE: &str = "retie.json";
 /// Files up to this size are hashed whole.
 pub const WHOLE_FILE_BYTES: u64 = 4 << 30;
 /// Bytes hashed at each end of a larger file.
 pub const EDGE_BYTES: u64 = 16 << 20;
 
-/// Where a folder comes from.
+/// Provenance of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// The program, `retie`.
+    /// Name of the program, `retie`.
     pub tool: String,
     /// Its version.
     pub version: String,
-    /// Its git commit, when the build knew it (environment variable `RETIE_COMMIT`).
+    /// Its git commit, if the build knew it (environment variable `RETIE_COMMIT`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// The command line, word by word.
     pub command: Vec<String>,
-    /// What it was made from.
+    /// Model that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
-    /// When, RFC 3339 in UTC.
+    /// Date in RFC 3339, UTC.
     pub date: String,
 }
 
@@ -56,11 +57,11 @@ pub struct ParentFile {
     pub bytes: u64,
     /// Hexadecimal SHA-256 of `hashed`.
     pub sha256: String,
-    /// What was hashed.
+    /// Bytes that the hash covers.
     pub hashed: Hashed,
 }
 
-/// Which bytes of a file its hash covers.
+/// Bytes of a file that its hash covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hashed {
@@ -71,7 +72,7 @@ pub enum Hashed {
 }
 
 impl Provenance {
-    /// The record for a folder that this process makes now.
+    /// Provenance of a folder that this process makes now.
     #[must_use]
     pub fn now(command: Vec<String>, parent: Option<Parent>) -> Self {
         Self {
@@ -99,7 +100,7 @@ impl Provenance {
     /// Reads [`PROVENANCE_FILE`] of `dir`, or `None` if there is none.
     ///
     /// # Errors
-    /// When it cannot be read or is not such a record.
+    /// When it cannot be read or is malformed.
     pub fn load(dir: &Path) -> Result<Option<Self>, CheckpointError> {
         let path = dir.join(PROVENANCE_FILE);
         if !path.is_file() {
@@ -115,14 +116,14 @@ impl Parent {
     ///
     /// # Errors
     /// When one cannot be read.
-    pub fn of<'a>(model: &str, files: impl IntoIterator<Item = &'a Path>) -> Result<Self, CheckpointError> {
-        let files = files.into_iter().map(|path| ParentFile::of(path, WHOLE_FILE_BYTES, EDGE_BYTES));
+    pub fn from_files<'a>(model: &str, files: impl IntoIterator<Item = &'a Path>) -> Result<Self, CheckpointError> {
+        let files = files.into_iter().map(|path| ParentFile::from_file(path, WHOLE_FILE_BYTES, EDGE_BYTES));
         Ok(Self { model: model.to_owned(), files: files.collect::<Result<_, _>>()? })
     }
 }
 
 impl ParentFile {
-    fn of(path: &Path, whole_file_bytes: u64, edge_bytes: u64) -> Result<Self, CheckpointError> {
+    fn from_file(path: &Path, whole_file_bytes: u64, edge_bytes: u64) -> Result<Self, CheckpointError> {
         let mut file = fs_err::File::open(path)?;
         let bytes = file.metadata()?.len();
         let mut sha = Sha256::new();
@@ -151,7 +152,8 @@ fn absorb(sha: &mut Sha256, mut input: impl Read) -> Result<(), CheckpointError>
     }
 }
 
-/// `2024-02-29T12:00:00Z`: the proleptic Gregorian calendar, days counted from a 1 March so that leap days come last.
+/// Time as `2024-02-29T12:00:00Z`: the proleptic Gregorian calendar, days counted from a 1 March so
+/// that leap days come last.
 fn rfc3339(time: std::time::SystemTime) -> String {
     const DAYS_PER_ERA: u64 = 146_097; // 400 years
     const DAYS_TO_EPOCH: u64 = 719_468; // from 0000-03-01 to 1970-01-01
@@ -194,13 +196,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs_err::write(&path, "abc").unwrap();
-        let whole = ParentFile::of(&path, 3, 1).unwrap();
+        let whole = ParentFile::from_file(&path, 3, 1).unwrap();
         assert_eq!(whole.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"); // FIPS 180-2, B.1
         assert_eq!((whole.hashed, whole.bytes), (Hashed::WholeFile, 3));
         fs_err::write(&path, "a....bc").unwrap();
         let edges = |content| {
             fs_err::write(&path, content).unwrap();
-            ParentFile::of(&path, 3, 1).unwrap()
+            ParentFile::from_file(&path, 3, 1).unwrap()
         };
         assert_eq!(edges("a....c").sha256, edges("a.,,.c").sha256);
         assert_ne!(edges("a....c").sha256, edges("a....d").sha256);
@@ -213,7 +215,7 @@ mod tests {
         assert_eq!(Provenance::load(dir.path()).unwrap(), None);
         let config = dir.path().join("config.json");
         fs_err::write(&config, "{}").unwrap();
-        let parent = Parent::of("some/model", [config.as_path()]).unwrap();
+        let parent = Parent::from_files("some/model", [config.as_path()]).unwrap();
         let record = Provenance::now(vec!["retie".into(), "convert".into()], Some(parent));
         record.save(dir.path()).unwrap();
         assert_eq!(Provenance::load(dir.path()).unwrap(), Some(record));

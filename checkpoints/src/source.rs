@@ -1,10 +1,10 @@
-//! A model by what a user types: a local folder, a `.gguf` file, or a name on the hub.
+//! Resolution of a model specification: a local folder, a `.gguf` file, or a name on the hub.
 
 use crate::{CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource, gpt_neox::GptNeox, layout};
 use retie_config::{ModelConfig, TensorNames};
 use std::path::{Path, PathBuf};
 
-/// The small files that make a folder of weights usable; they are copied as they are.
+/// Companion files of the weights (tokenizer and configurations); they are copied unchanged.
 pub(crate) const COMPANIONS: &[&str] = &[
     "tokenizer.json",
     "tokenizer_config.json",
@@ -17,36 +17,38 @@ pub(crate) const COMPANIONS: &[&str] = &[
     "generation_config.json",
 ];
 
-/// How alike two names are (Jaro–Winkler) for one to be a likely misspelling of the other.
+/// Jaro–Winkler similarity above which one name is a likely misspelling of the other.
 const ALIKE: f64 = 0.8;
 
 /// An open model.
 pub struct ModelSource {
-    /// What the user typed.
+    /// Specification given by the user.
     pub spec: String,
-    /// The folder or file that it stands for.
+    /// Folder or file that it refers to.
     pub path: PathBuf,
-    /// The model's shape.
+    /// Configuration of the model.
     pub config: ModelConfig,
-    /// Its weights.
+    /// Weights of the model.
     pub tensors: Box<dyn TensorSource>,
-    /// Tokenizer and other small files, by name; rebuilt from the metadata of a GGUF file.
+    /// Tokenizer and other companion files, by name; rebuilt from the metadata of a GGUF file.
     pub companions: Vec<(String, Vec<u8>)>,
 }
 
 impl ModelSource {
-    /// Opens `spec`, using the hub as the environment variables say.
+    /// Opens `spec` with the hub that the environment variables configure.
     ///
     /// # Errors
-    /// As [`ModelSource::open_with`].
+    /// Every error of [`ModelSource::open_with`].
     pub fn open(spec: &str) -> Result<Self, CheckpointError> {
         Self::open_with(spec, &Hub::from_env())
     }
 
-    /// Opens `spec`: a folder with `config.json` and safetensors, a `.gguf` file, or a name on `hub`. A local path wins.
+    /// Opens `spec`: a folder with `config.json` and safetensors, a `.gguf` file, or a name on
+    /// `hub`. A local path takes precedence.
     ///
     /// # Errors
-    /// When there is nothing of that name (the message says what was tried), or it cannot be read.
+    /// When nothing is found (the message lists the places that were searched), or it cannot be
+    /// read.
     pub fn open_with(spec: &str, hub: &Hub) -> Result<Self, CheckpointError> {
         let path = Path::new(spec);
         if path.is_dir() {
@@ -94,13 +96,13 @@ impl ModelSource {
         Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors: Box::new(file), companions })
     }
 
-    /// The bytes of `tokenizer.json`, if the model has one.
+    /// Bytes of `tokenizer.json`, if the model has one.
     #[must_use]
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.companions.iter().find(|(name, _)| name == "tokenizer.json").map(|(_, bytes)| bytes.as_slice())
     }
 
-    /// Checks that every tensor that the configuration implies is there with its shape, and no other.
+    /// Checks that exactly the tensors that the configuration implies exist, with their shapes.
     ///
     /// # Errors
     /// One error that lists every tensor that does not fit.
@@ -109,7 +111,8 @@ impl ModelSource {
     }
 }
 
-/// The tensors of a checkpoint of `config` under the names of the checkpoint layout (`docs/checkpoint-layout.md`).
+/// Tensors of a checkpoint of `config` under the names of the checkpoint layout
+/// (`docs/reference/checkpoint-layout.md`).
 #[must_use]
 pub fn under_our_names(tensors: impl TensorSource + 'static, config: &ModelConfig) -> Box<dyn TensorSource> {
     match config.architecture.tensor_names {
@@ -124,7 +127,7 @@ fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// The path beside `path` whose name is most like its name, if one is alike.
+/// Path beside `path` with the most similar name, if one is similar enough.
 fn similar(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_string_lossy().to_lowercase();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -144,7 +147,7 @@ mod tests {
     const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 4, "hidden_size": 8, "intermediate_size": 16,
         "num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": true}"#;
 
-    /// No cache, no network.
+    /// A hub without cache and network.
     fn nothing() -> Hub {
         Hub::from_variables(|name| match name {
             "HF_HUB_CACHE" => Some("/nonexistent".to_owned()),
@@ -167,7 +170,7 @@ mod tests {
         folder
     }
 
-    /// One tensor: enough to be opened, not enough to be valid.
+    /// Weights with one tensor: enough to be opened, not enough to be valid.
     fn weights(path: &Path) {
         let norm = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![8], &[0; 32]).unwrap();
         safetensors::serialize_to_file([("model.norm.weight", norm)], None, path).unwrap();

@@ -1,6 +1,8 @@
-//! Folders that appear whole or not at all: written beside their final place, flushed to the disk, renamed.
+//! Folders that appear completely or not at all: written beside their final place, flushed to the
+//! disk, renamed.
 //!
-//! What a killed process leaves behind (`.NAME.partial`) is removed by the next one that writes to the same place.
+//! Leftovers of a killed process (`.NAME.partial`) are removed by the next one that writes to the
+//! same place.
 
 use crate::CheckpointError;
 use std::{
@@ -8,27 +10,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Held open and locked while a staging folder is in use; it tells a leftover from the work of a live process.
+/// Lock file, held open and locked while a staging folder is in use; it distinguishes a leftover
+/// from the work of a live process.
 const LOCK_FILE: &str = ".lock";
 
-/// A folder under construction. Dropping it without [`Staging::publish`] removes everything that was written.
+/// A folder under construction. Dropping it without [`Staging::publish`] removes everything that
+/// was written.
 #[derive(Debug)]
 pub struct Staging {
     final_dir: PathBuf,
     temporary: PathBuf,
     lock: Option<fs_err::File>,
-    /// Parents that did not exist before, outermost first.
+    /// Parent folders that this process created, outermost first.
     created_parents: Vec<PathBuf>,
     published: bool,
 }
 
 impl Staging {
-    /// Starts a folder that will stand at `final_dir`. Missing parents are created.
+    /// Starts a folder for the final place `final_dir`. Missing parents are created.
     ///
     /// # Errors
-    /// When `final_dir` is a file or a folder that holds something, another process is writing to it, or the disk fails.
+    /// When `final_dir` is a file or a folder that is not empty, another process is writing to it,
+    /// or the disk fails.
     pub fn new(final_dir: &Path) -> Result<Self, CheckpointError> {
-        // An existing folder may be reached through a link: rename must replace the folder, not the link.
+        // An existing folder may be a link: rename must replace the folder, not the link.
         let final_dir = match final_dir.exists() {
             true => fs_err::canonicalize(final_dir)?,
             false => std::path::absolute(final_dir)?,
@@ -58,7 +63,7 @@ impl Staging {
             published: false,
         };
         let lock = fs_err::File::create(staging.temporary.join(LOCK_FILE))?;
-        // Some network file systems have no locks; then two writers of one folder are not told apart.
+        // Some network file systems have no locks; two writers of one folder are then not detected.
         if let Err(error) = lock.file().try_lock() {
             tracing::debug!(%error, "no lock");
         }
@@ -66,13 +71,13 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Where to write.
+    /// Path to write to.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.temporary
     }
 
-    /// Where it will stand.
+    /// Final place of the folder.
     #[must_use]
     pub fn final_dir(&self) -> &Path {
         &self.final_dir
@@ -81,7 +86,7 @@ impl Staging {
     /// Flushes every file to the disk and renames the folder to its final place.
     ///
     /// # Errors
-    /// When the final place was taken meanwhile, or the disk fails; nothing stays behind then.
+    /// When the final place was occupied meanwhile, or the disk fails; nothing is left behind then.
     pub fn publish(mut self) -> Result<(), CheckpointError> {
         drop(self.lock.take());
         fs_err::remove_file(self.temporary.join(LOCK_FILE))?;
@@ -109,7 +114,7 @@ impl Drop for Staging {
             tracing::warn!(%error, "cannot remove an unfinished folder");
         }
         for parent in self.created_parents.iter().rev() {
-            // Only if nobody else put something there.
+            // A parent in which something else was put meanwhile is not empty and stays.
             if fs_err::remove_dir(parent).is_err() {
                 break;
             }
@@ -147,7 +152,7 @@ fn sync_tree(dir: &Path) -> Result<(), CheckpointError> {
     sync_dir(dir)
 }
 
-/// Makes names durable. Only Unix can open a folder as a file.
+/// Makes file names durable. Only Unix can open a folder as a file.
 fn sync_dir(dir: &Path) -> Result<(), CheckpointError> {
     if cfg!(unix) {
         fs_err::File::open(dir)?.sync_all()?;

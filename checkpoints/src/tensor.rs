@@ -1,9 +1,9 @@
-//! Named tensors on a disk, whatever the file format.
+//! Named tensors on a disk, independent of the file format.
 
 use crate::CheckpointError;
 use std::{borrow::Cow, path::Path};
 
-/// Element types that a tensor can be read or written in.
+/// Element types of tensors that can be read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// IEEE single.
@@ -35,17 +35,17 @@ impl Dtype {
     }
 }
 
-/// What a tensor is, without its values.
+/// Type and shape of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Type of the bytes that [`TensorSource::bytes`] gives.
+    /// Element type of the bytes that [`TensorSource::bytes`] returns.
     pub dtype: Dtype,
     /// Row-major shape; a linear is `[out_features, in_features]`.
     pub shape: Vec<usize>,
 }
 
 impl TensorInfo {
-    /// Product of the shape.
+    /// Number of elements, the product of the shape.
     #[must_use]
     pub fn num_elements(&self) -> usize {
         self.shape.iter().product()
@@ -58,8 +58,9 @@ impl TensorInfo {
     }
 }
 
-/// Read access to named tensors, one at a time. Names are those of Hugging Face (`model.layers.3.self_attn.q_proj.weight`)
-/// for every format. Quantised formats present themselves as [`Dtype::F32`] and dequantise when read.
+/// Read access to named tensors, one at a time. Names are those of Hugging Face
+/// (`model.layers.3.self_attn.q_proj.weight`) for every format. Quantised formats present
+/// themselves as [`Dtype::F32`] and dequantise when read.
 pub trait TensorSource: Send + Sync {
     /// Every name, ascending.
     fn names(&self) -> Vec<&str>;
@@ -67,7 +68,8 @@ pub trait TensorSource: Send + Sync {
     /// Type and shape of `name`, or `None` if there is no such tensor.
     fn info(&self, name: &str) -> Option<&TensorInfo>;
 
-    /// The file that holds `name` (or the folder or file as a whole if there is no such tensor), for error messages.
+    /// Path of the file that holds `name`, for error messages; that of the whole folder or file if
+    /// there is no such tensor.
     fn path_of(&self, name: &str) -> &Path;
 
     /// Row-major little-endian bytes in the type of [`TensorSource::info`].
@@ -79,7 +81,7 @@ pub trait TensorSource: Send + Sync {
     /// Row-major values, widened to f32.
     ///
     /// # Errors
-    /// As [`TensorSource::bytes`].
+    /// Every error of [`TensorSource::bytes`].
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let info = self.info(name).ok_or_else(|| CheckpointError::NoTensor {
             path: self.path_of(name).to_owned(),
@@ -89,7 +91,7 @@ pub trait TensorSource: Send + Sync {
     }
 }
 
-/// Little-endian bytes of `dtype` → f32.
+/// Widens little-endian elements of `dtype` to f32.
 #[must_use]
 pub fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
@@ -99,7 +101,7 @@ pub fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     }
 }
 
-/// f32 → little-endian bytes of `dtype`, rounded to nearest even.
+/// Narrows f32 to little-endian elements of `dtype`, rounded to nearest even.
 #[must_use]
 pub fn narrow(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {

@@ -1,29 +1,27 @@
-//! The reader against a real model: SmolLM2-135M-Instruct as a Q4_1 GGUF file, found by the environment variable
-//! `RETIE_SMOLLM2_GGUF`, and the golden files of `RETIE_ASSETS` (default `../../shared/assets`). Skipped where they are
-//! absent.
+//! The reader against a real model, SmolLM2-135M-Instruct as a Q4_1 GGUF file, which
+//! `scripts/fetch-smollm2` gets. `RETIE_SMOLLM2_GGUF` names it; without it the tests are skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use retie_checkpoint::{Dtype, GgufFile, ModelSource, TensorSource};
 use std::path::PathBuf;
 
-/// The file and the folder of goldens, or `None` with a message.
-fn assets(test: &str) -> Option<(PathBuf, PathBuf)> {
-    let Some(model) = std::env::var_os("RETIE_SMOLLM2_GGUF").map(PathBuf::from) else {
-        eprintln!("skipped {test}: set RETIE_SMOLLM2_GGUF to SmolLM2-135M-Instruct.Q4_1.gguf");
-        return None;
-    };
-    let folder = std::env::var_os("RETIE_ASSETS").map_or_else(|| PathBuf::from("../../shared/assets"), PathBuf::from);
-    let golden = folder.join("golden");
-    if !golden.is_dir() {
-        eprintln!("skipped {test}: `{}` is absent, set RETIE_ASSETS", golden.display());
-        return None;
+/// The embeddings of three prompts by `transformers`, beside the script that made the file.
+const EMBEDDINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/golden/smollm2.safetensors");
+/// Texts with the ids that `tokenizers` and llama.cpp both give, and the text of the ids.
+const TOKENIZER_CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/smollm2_tokenizer.json");
+
+/// The model file, or `None` with a message.
+fn model() -> Option<PathBuf> {
+    let model = std::env::var_os("RETIE_SMOLLM2_GGUF").map(PathBuf::from);
+    if model.is_none() {
+        eprintln!("skipped: set RETIE_SMOLLM2_GGUF to the file that scripts/fetch-smollm2 gets");
     }
-    Some((model, golden))
+    model
 }
 
 #[test]
 fn its_shape_is_that_of_the_hub() {
-    let Some((model, _)) = assets("its_shape_is_that_of_the_hub") else { return };
+    let Some(model) = model() else { return };
     let source = ModelSource::open(model.to_str().unwrap()).unwrap();
     source.validate().unwrap();
     let config = &source.config;
@@ -43,15 +41,15 @@ fn its_shape_is_that_of_the_hub() {
 
 #[test]
 fn embeddings_are_those_of_the_reference_bit_for_bit() {
-    let Some((model, golden)) = assets("embeddings_are_those_of_the_reference_bit_for_bit") else { return };
+    let Some(model) = model() else { return };
     let file = GgufFile::open(&model).unwrap();
-    let bytes = fs_err::read(golden.join("logits.safetensors")).unwrap();
+    let bytes = fs_err::read(EMBEDDINGS).unwrap();
     let golden = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let embeddings = file.bytes("model.embed_tokens.weight").unwrap();
     let row_bytes = 576 * size_of::<f32>();
     for prompt in 0..3 {
-        let ids = golden.tensor(&format!("f32.prompt{prompt}.ids")).unwrap();
-        let hidden = golden.tensor(&format!("f32.prompt{prompt}.hidden0")).unwrap();
+        let ids = golden.tensor(&format!("golden.prompt{prompt}.ids")).unwrap();
+        let hidden = golden.tensor(&format!("golden.prompt{prompt}.hidden0")).unwrap();
         let ids: Vec<usize> =
             ids.data().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id).try_into().unwrap()).collect();
         assert_eq!(hidden.data().len(), ids.len() * row_bytes);
@@ -63,12 +61,10 @@ fn embeddings_are_those_of_the_reference_bit_for_bit() {
 
 #[test]
 fn the_rebuilt_tokenizer_gives_every_id_and_text_of_the_reference() {
-    let Some((model, golden)) = assets("the_rebuilt_tokenizer_gives_every_id_and_text_of_the_reference") else {
-        return;
-    };
+    let Some(model) = model() else { return };
     let source = ModelSource::open(model.to_str().unwrap()).unwrap();
     let tokenizer = tokenizers::Tokenizer::from_bytes(source.tokenizer_json().unwrap()).unwrap();
-    let cases = fs_err::read_to_string(golden.join("tokenizer_cases.json")).unwrap();
+    let cases = fs_err::read_to_string(TOKENIZER_CASES).unwrap();
     let cases: Vec<serde_json::Value> = serde_json::from_str(&cases).unwrap();
     assert_eq!(cases.len(), 64);
     for case in cases {

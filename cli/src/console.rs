@@ -1,23 +1,23 @@
-//! The rows of a run on stderr: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a run on stderr: a bar on a terminal, a line every ten seconds elsewhere.
 
 use crate::{
-    number::{duration, rate},
     output,
     progress::{Progress, Unit},
 };
+use retie_report::number::{duration, rate};
 use retie_trainer::{Baseline, Logger, StepRow, TrainError};
 use std::time::{Duration, Instant};
 
 /// Time between lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Something that shows the rows of a run.
-pub trait Rows: Logger {
-    /// Says that the run goes on after `step` steps.
+/// A logger that shows the progress of a run on the terminal.
+pub trait RunDisplay: Logger {
+    /// Starts the display of a run that was resumed after `step` steps.
     fn start_at(&mut self, step: u64);
 }
 
-/// What is shown of a run of some steps.
+/// The display of a run without a dashboard.
 pub struct Console {
     num_steps: u64,
     bar: Option<Progress>,
@@ -34,7 +34,7 @@ impl Console {
     }
 }
 
-impl Rows for Console {
+impl RunDisplay for Console {
     fn start_at(&mut self, step: u64) {
         self.bar().start_at(step);
     }
@@ -70,7 +70,7 @@ impl Logger for Console {
     }
 }
 
-/// Losses of early exits, behind that of the whole model.
+/// Losses of the early exits, appended to the loss of the whole model.
 fn exits(losses: &[f64]) -> String {
     let losses: Vec<String> = losses.iter().map(|loss| format!("{loss:.4}")).collect();
     if losses.is_empty() { String::new() } else { format!(" (exits {})", losses.join(", ")) }

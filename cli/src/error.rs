@@ -1,4 +1,4 @@
-//! From a result to an exit code and, on stderr, a message.
+//! Exit codes, and the message of an error on stderr.
 //!
 //! | code | when |
 //! |---|---|
@@ -7,19 +7,19 @@
 //! | 2 | usage, configuration, bad input, or a disk that does not take the output |
 //! | 130 | interrupted, and what was done is saved |
 //!
-//! A message is `error: …`, then each cause on a `  caused by: …` line, then the hints of all of them.
+//! A message is `error: …`, then each cause on a `  caused by: …` line, then all their hints.
 
 use crate::output;
 use retie_convert::ConvertError;
 use retie_eval::EvalError;
 use std::{io, process::ExitCode};
 
-/// How a command ended that did not fail.
+/// Outcome of a command that did not return an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// As asked.
+    /// Completed.
     Done,
-    /// What was asked for was computed, and a check of it does not hold; the output says which.
+    /// Completed, but a check of the result failed; the output says which.
     CheckFailed,
     /// Stopped by a signal after saving.
     Interrupted,
@@ -29,19 +29,19 @@ const CHECK_FAILED: u8 = 1;
 const BAD_INPUT: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
-/// Prints the error, if there is one, and gives the exit code.
+/// Prints the error, if there is one, and returns the exit code.
 pub fn exit_code(result: anyhow::Result<Status>) -> ExitCode {
     match result {
         Ok(Status::Done) => ExitCode::SUCCESS,
         Ok(Status::CheckFailed) => ExitCode::from(CHECK_FAILED),
         Ok(Status::Interrupted) => ExitCode::from(INTERRUPTED),
-        // Whoever read our output has seen enough.
+        // The reader of stdout has closed the pipe, which is not a failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report(&error)),
     }
 }
 
-/// Prints an error and gives its exit code.
+/// Prints an error and returns its exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
     output::line(&render(error, output::Style::of_stderr()));
     if is_failed_check(error) { CHECK_FAILED } else { BAD_INPUT }
@@ -51,7 +51,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Whether something was computed and is wrong, as against an input that is.
+/// True if a computed result is wrong, false if the input is.
 fn is_failed_check(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(ConvertError::ChecksFailed { .. } | ConvertError::NoConvergence { .. }))
@@ -71,7 +71,7 @@ fn render(error: &anyhow::Error, style: output::Style) -> String {
                 hints.push(hint);
             }
         }
-        // A wrapper that repeats what it wraps says nothing new.
+        // Skip a cause that only repeats the message of its wrapper.
         if index > 0 && said == message {
             continue;
         }
@@ -114,9 +114,9 @@ mod tests {
     }
 
     #[test]
-    fn failed_checks_are_told_from_bad_input() {
+    fn failed_checks_are_distinguished_from_bad_input() {
         let failed = anyhow::Error::from(ConvertError::ChecksFailed { failures: Vec::new() }).context("demo");
         assert!(is_failed_check(&failed));
-        assert!(!is_failed_check(&ConvertError::LoraWithoutSharing.into()));
+        assert!(!is_failed_check(&ConvertError::RouterWithoutRecursion.into()));
     }
 }

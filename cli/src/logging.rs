@@ -1,11 +1,14 @@
 //! Logs: `tracing` events on stderr, above the progress bars, filtered by `RUST_LOG`.
 
-use crate::{output, progress};
+use crate::{bars, output};
 use anyhow::Context;
 use std::io::{self, Write};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::MakeWriter};
 
-/// Starts logging: warnings, or what `RUST_LOG` asks for.
+/// Starts logging: warnings by default, otherwise as `RUST_LOG` says.
+///
+/// # Errors
+/// `RUST_LOG` is malformed.
 pub fn start() -> anyhow::Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_default();
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).parse(&directives);
@@ -47,6 +50,6 @@ impl Write for Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        progress::above_bars(|| _ = io::stderr().lock().write_all(&self.0));
+        bars::write_above(|| _ = io::stderr().lock().write_all(&self.0));
     }
 }

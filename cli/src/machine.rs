@@ -1,8 +1,8 @@
-//! What this machine is, in words, for reports that have to say where a number was measured.
+//! Description of this machine, for reports that say where a number was measured.
 
 use std::thread::available_parallelism;
 
-/// The processor's name, or its architecture where the system does not tell.
+/// Name of the processor, or its architecture if the system does not report one.
 pub fn processor() -> String {
     let info = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name =
@@ -15,7 +15,7 @@ pub fn threads() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-/// Memory in bytes: all of it, and what is free for a new program. `None` where the system does not tell.
+/// Total and available memory in bytes; `None` if the system does not report them.
 pub fn memory() -> Option<(u64, u64)> {
     let info = fs_err::read_to_string("/proc/meminfo").ok()?;
     let kib = |key: &str| {

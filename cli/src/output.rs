@@ -1,6 +1,6 @@
-//! stdout is data, stderr is for people: the few shapes of lines that go there.
+//! Lines of text: data on stdout, messages for people on stderr.
 
-use crate::progress;
+use crate::bars;
 use anyhow::{bail, ensure};
 use serde::Serialize;
 use std::{
@@ -18,7 +18,7 @@ pub fn data(text: impl Display) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes text to stdout as it is and at once, for output that comes bit by bit.
+/// Writes text to stdout unchanged and flushes it, for output that comes token by token.
 pub fn stream(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -32,27 +32,30 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Writes a line to stderr, above the progress bars. If stderr is gone there is nobody to tell.
 pub fn line(text: &str) {
-    progress::above_bars(|| _ = writeln!(io::stderr().lock(), "{text}"));
+    bars::write_above(|| _ = writeln!(io::stderr().lock(), "{text}"));
 }
 
-/// Says what was written.
+/// Reports a file or folder that was written.
 pub fn wrote(path: &Path) {
     line(&format!("{} {}", Style::of_stderr().green("wrote"), path.display()));
 }
 
-/// Says what to type next.
+/// Suggests the next command.
 pub fn next(command: &str) {
     line(&format!("{} {command}", Style::of_stderr().cyan("next:")));
 }
 
-/// A path as a word of a command line.
+/// A path as a word of a shell command, quoted if necessary.
 pub fn word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '@' | ':' | '+' | ',' | '=');
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// Refuses a file that could not be written at the end.
+/// Checks that a file can be written at `path`, before a long computation.
+///
+/// # Errors
+/// The parent folder does not exist, or `path` is a folder.
 pub fn check_file(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if parent.is_some_and(|parent| !parent.is_dir()) {
@@ -62,49 +65,49 @@ pub fn check_file(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Colours, or none.
+/// Style of text: with or without colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// ANSI escapes.
+    /// Colours as ANSI escapes.
     Colour,
-    /// None.
+    /// No escapes.
     Plain,
 }
 
 impl Style {
-    /// No escapes.
+    /// Style without escapes, for tests.
     #[cfg(test)]
     pub const PLAIN: Self = Self::Plain;
 
-    /// For stderr: colours on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+    /// Style for stderr: colours on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
     pub fn of_stderr() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         if wanted && io::stderr().is_terminal() { Self::Colour } else { Self::Plain }
     }
 
-    /// For stdout, likewise.
+    /// Style for stdout, by the same rule.
     pub fn of_stdout() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         if wanted && io::stdout().is_terminal() { Self::Colour } else { Self::Plain }
     }
 
-    /// For a token that went through `depth` recursions: the deeper, the warmer.
-    pub fn depth(self, depth: usize, text: &str) -> String {
+    /// Colours a token by its recursion count: the higher, the warmer.
+    pub fn recursions(self, count: usize, text: &str) -> String {
         const COLOURS: [&str; 6] = ["2", "38;5;39", "38;5;34", "38;5;178", "38;5;208", "38;5;196"];
-        self.paint(COLOURS[depth.min(COLOURS.len() - 1)], text)
+        self.paint(COLOURS[count.min(COLOURS.len() - 1)], text)
     }
 
-    /// For what went wrong.
+    /// Colours errors.
     pub fn red(self, text: &str) -> String {
         self.paint("1;31", text)
     }
 
-    /// For what was done.
+    /// Colours reports of finished work.
     pub fn green(self, text: &str) -> String {
         self.paint("1;32", text)
     }
 
-    /// For what to do.
+    /// Colours hints and suggestions.
     pub fn cyan(self, text: &str) -> String {
         self.paint("1;36", text)
     }

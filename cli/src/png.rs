@@ -1,4 +1,4 @@
-//! A picture of an SVG text, with the fonts of the system.
+//! Rendering of an SVG as a PNG, with the fonts of the system.
 
 use anyhow::{Context, ensure};
 use resvg::{
@@ -10,14 +10,14 @@ use resvg::{
 };
 use std::sync::Arc;
 
-/// Pixels to a unit of the drawing: sharp where a screen has two to a point.
+/// Pixels per unit of the drawing; 2 is sharp on high-density screens.
 const SCALE: f32 = 2.0;
 
 /// The bytes of a `.png` file.
 ///
 /// # Errors
 /// There is no font to write with, or the text is not an SVG.
-pub fn of_svg(svg: &str) -> anyhow::Result<Vec<u8>> {
+pub fn render_svg(svg: &str) -> anyhow::Result<Vec<u8>> {
     let mut fonts = Database::new();
     fonts.load_system_fonts();
     with_fonts(svg, fonts)
@@ -27,7 +27,8 @@ fn with_fonts(svg: &str, mut fonts: Database) -> anyhow::Result<Vec<u8>> {
     let sans_serif = Query { families: &[Family::SansSerif], ..Query::default() };
     if fonts.query(&sans_serif).is_none() {
         let names = fonts.faces().filter_map(|face| Some(face.families.first()?.0.clone()));
-        // The shortest of the fonts without serifs is the plain one; any will do where there is none.
+        // The shortest name among the sans-serif fonts is the plain one. Without any, the shortest
+        // name of all fonts will do.
         let family = names.min_by_key(|name| (!name.contains("Sans"), name.len(), name.clone()));
         fonts.set_sans_serif_family(family.unwrap_or_default());
     }
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_fonts_is_told() {
+    fn missing_fonts_are_an_error_with_a_hint() {
         let message = with_fonts(SVG, Database::new()).unwrap_err().to_string();
         assert!(message.contains("no font") && message.contains("\nhint: "), "{message}");
     }

@@ -1,39 +1,26 @@
-//! How far a long job is: a bar on a terminal, a plain line now and then elsewhere. All of it on stderr.
+//! Progress of a long job on stderr: a bar on a terminal, a plain line every ten seconds elsewhere.
 
-use crate::output;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::{bars, output};
+use indicatif::{ProgressBar, ProgressStyle};
+use retie_report::number::bytes;
 use std::{
     io::{self, IsTerminal},
-    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 /// Time between two plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// All bars of the process, so that log lines can be written above them.
-static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-
-/// Runs `write`, which writes to stderr, while no bar is drawn.
-pub fn above_bars(write: impl FnOnce()) {
-    BARS.suspend(write);
-}
-
-/// Draws `bar` with the others.
-pub fn add(bar: ProgressBar) -> ProgressBar {
-    BARS.add(bar)
-}
-
-/// What a bar counts.
+/// Unit of a bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Things with this name in the plural.
+    /// Items with this name in the plural.
     Count(&'static str),
     /// Bytes.
     Bytes,
 }
 
-/// One job's progress.
+/// Progress of one job.
 pub struct Progress {
     label: String,
     unit: Unit,
@@ -42,22 +29,24 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A job that has not begun; `total` may be set later.
+    /// Progress of a job that has not begun; `total` may be set later.
     pub fn new(label: &str, unit: Unit, total: u64) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let counts = match unit {
                 Unit::Count(_) => "{pos}/{len}",
                 Unit::Bytes => "{bytes}/{total_bytes}",
             };
-            let template = format!("{{prefix}} {{bar:24}} {counts} {{msg}} [{{elapsed}}, {{eta}} left]");
+            // `wide_msg` cuts the message at the end of the line: a line that wraps would leave a
+            // copy at every update.
+            let template = format!("{{prefix}} {{bar:16}} {counts} [{{elapsed}}, {{eta}} left] {{wide_msg}}");
             let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = BARS.add(ProgressBar::new(total).with_style(style.progress_chars("█▉▊▋▌▍▎▏ ")));
+            let bar = bars::add(ProgressBar::new(total).with_style(style.progress_chars("█▉▊▋▌▍▎▏ ")));
             bar.with_prefix(label.to_owned())
         });
         Self { label: label.to_owned(), unit, bar, last_line: Instant::now() }
     }
 
-    /// Says how far it is.
+    /// Shows the progress.
     pub fn set(&mut self, done: u64, total: u64, message: &str) {
         match &self.bar {
             Some(bar) => {
@@ -70,7 +59,7 @@ impl Progress {
         }
     }
 
-    /// As [`Progress::set`], and writes a line that stays, whether there is a bar or not.
+    /// Shows the progress and writes a line that stays, with or without a bar.
     pub fn set_and_keep(&mut self, done: u64, total: u64, message: &str) {
         if self.bar.is_some() {
             self.set(done, total, message);
@@ -78,7 +67,7 @@ impl Progress {
         self.plain_line(done, total, message);
     }
 
-    /// Takes the first `done` out of the estimate of the time left, for a job that goes on from there.
+    /// Starts a resumed job at `done`, which the estimate of the remaining time then leaves out.
     pub fn start_at(&mut self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
@@ -86,7 +75,7 @@ impl Progress {
         }
     }
 
-    /// Whether there is a bar, and not lines.
+    /// True on a terminal, where a bar replaces the lines.
     pub fn is_drawn(&self) -> bool {
         self.bar.is_some()
     }
@@ -101,7 +90,7 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
-            BARS.remove(bar);
+            bars::remove(bar);
         }
     }
 }
@@ -109,7 +98,7 @@ impl Drop for Progress {
 fn plain(label: &str, unit: Unit, done: u64, total: u64, message: &str) -> String {
     let counts = match unit {
         Unit::Count(name) => format!("{done}/{total} {name}"),
-        Unit::Bytes => format!("{} of {}", crate::number::bytes(done), crate::number::bytes(total)),
+        Unit::Bytes => format!("{} of {}", bytes(done), bytes(total)),
     };
     let message = if message.is_empty() { String::new() } else { format!("  {message}") };
     format!("{label}: {counts}{message}")

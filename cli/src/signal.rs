@@ -1,4 +1,5 @@
-//! `SIGINT`, `SIGTERM`, and `SIGUSR1`, which `mpirun` and Slurm pass on to every rank: the first asks to save and stop, the second ends the process at once.
+//! Handling of `SIGINT`, `SIGTERM`, and `SIGUSR1`, which `mpirun` and Slurm pass on to every rank.
+//! The first signal asks to save and stop, the second ends the process at once.
 
 use anyhow::Context;
 use signal_hook::{
@@ -13,7 +14,7 @@ const INTERRUPTED: i32 = 130;
 pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGUSR1] {
-        // In this order: the shutdown looks at the flag before this signal sets it.
+        // The order matters: the shutdown reads the flag before the same signal sets it.
         flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))
             .and_then(|_| flag::register(signal, Arc::clone(&stop)))
             .context("cannot listen to signals")?;

@@ -1,4 +1,4 @@
-//! `convert --init auto` on the bundled model, and the page about a conversion.
+//! `convert --init auto` on the bundled model, and the HTML report of a conversion.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -29,14 +29,14 @@ fn a_search_is_shown_and_its_best_candidate_is_converted() {
     assert!(run.stderr.contains(&format!("chosen: {}", plan["why"].as_str().unwrap())), "{}", run.stderr);
     run.ok();
     let report = json(&place.read("out/convert.json"));
-    // The search of the plan is the search of the conversion.
+    // `--plan` and the conversion make the same search.
     assert_eq!(report["search"], plan);
     let total: u64 = report["parameters"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     let source: u64 = report["source_parameters"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(total, best["parameters"].as_u64().unwrap());
     assert!(total * 100 <= source * 75, "{total} {source}");
-    // So few tokens are fitted to as a whole while candidates are compared: what was written is what was scored, but for the
-    // place that it was read from.
+    // With so few calibration tokens candidates are fitted to all of them, so the written model is
+    // the scored one; only the place that its weights are read from differs.
     let (written, scored) = (report["scores"]["kl"].as_f64().unwrap(), best["kl"].as_f64().unwrap());
     assert!((written - scored).abs() <= 1e-6 * scored, "{written} {scored}");
     let recursion = &json(&place.retie("inspect out --json").ok())["recursion"];
@@ -61,7 +61,7 @@ fn a_search_is_shown_and_its_best_candidate_is_converted() {
 }
 
 #[test]
-fn every_start_is_scored_where_a_text_is_given() {
+fn every_init_is_scored_if_a_text_is_given() {
     let place = Place::new();
     let to = "convert base --recursions 2 --sharing sequence --init stepwise --calibration text/train.jsonl --calibration-tokens 1024";
     let table = place.retie(&format!("{to} -o out")).ok();
@@ -72,7 +72,7 @@ fn every_start_is_scored_where_a_text_is_given() {
 }
 
 #[test]
-fn a_search_that_cannot_be_says_why() {
+fn an_impossible_search_is_refused_with_the_reason() {
     let place = Place::new();
     let without = |part: &str| place.refused(&format!("{AUTO} -o out").replace(part, ""));
     assert_snapshot!(without("--budget 75%"), @"

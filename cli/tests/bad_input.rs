@@ -1,4 +1,4 @@
-//! What a user can get wrong: each gives a message that says what to do, exit code 2, and nothing is written.
+//! Bad input: every case gives a message that says what to do and exit code 2, and writes nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -25,7 +25,7 @@ fn a_missing_shard_is_named() {
 }
 
 #[test]
-fn a_truncated_file_is_told_from_a_whole_one() {
+fn a_truncated_file_is_refused() {
     let place = Place::new();
     let bytes = fs_err::read(place.path("base/model.safetensors")).unwrap();
     place.write("base/model.safetensors", &bytes[..bytes.len() / 2]);
@@ -68,7 +68,7 @@ fn all_tensors_of_a_wrong_shape_are_listed() {
 }
 
 #[test]
-fn an_unknown_architecture_is_refused_with_what_is_known() {
+fn an_unknown_architecture_is_refused_with_the_supported_ones() {
     let place = Place::new();
     let config = place.read("base/config.json").replace("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"");
     place.write("base/config.json", config);
@@ -137,8 +137,8 @@ fn patterns_that_do_not_fit_say_why() {
 fn a_rank_out_of_range_names_the_range() {
     let place = Place::new();
     assert_snapshot!(place.refused(&format!("convert base {TO} --lora-rank 0")), @"
-    error: LoRA rank `0` is out of range, expected 1 to 128
-    hint: 128 is the full rank of `self_attn.q_proj`
+    error: `lora_rank` is `0`, expected a positive integer
+    hint: leave `lora_rank` out for a model without LoRA
     ");
     assert_snapshot!(place.refused(&format!("convert base {TO} --lora-rank 129")), @"
     error: LoRA rank `129` is out of range, expected 1 to 128
@@ -147,12 +147,28 @@ fn a_rank_out_of_range_names_the_range() {
 }
 
 #[test]
-fn lora_that_cannot_be_says_why() {
+fn invalid_lora_options_are_refused_with_the_reason() {
     let place = Place::new();
     let convert = |lora: &str| place.refused(&format!("convert base {TO} {lora}"));
     assert_snapshot!(convert("--lora-rank 4 --lora-budget 1000"), @"
     error: both ranks and a budget of the LoRA are given
     hint: the budget decides about ranks: give one or the other
+    ");
+    assert_snapshot!(convert("--lora-from 1 --relax dora --max-shard-size 1kB --calibration-tokens 9"), @"
+    error: the conversion has 4 problems:
+      a number of calibration tokens is given, but no text
+      9 calibration tokens are too few, expected at least 64
+      relaxation `dora` is asked for, but no rank of it
+      LoRA is asked for from recursion 1 on, but there is none
+    hint: name the text, or leave the number out
+    hint: leave the number out, or ask for some thousands
+    hint: give it a rank or a budget, e.g. `lora_rank`, or leave `relax` out
+    hint: give it a rank or a budget, or leave `lora_from` out
+    ");
+    assert_snapshot!(convert("--max-shard-size 5Q"), @"
+    error: invalid value '5Q' for '--max-shard-size <SIZE>': `5Q` is no size, expected a size in bytes such as `5GB` or `500MiB`
+
+    For more information, try '--help'.
     ");
     assert_snapshot!(convert("--lora-from 1"), @"
     error: LoRA is asked for from recursion 1 on, but there is none
@@ -323,7 +339,7 @@ fn tasks_that_cannot_be_measured_say_why() {
 }
 
 #[test]
-fn a_teacher_of_another_vocabulary_is_no_measure() {
+fn a_teacher_of_another_vocabulary_is_refused() {
     let place = Place::new();
     fs_err::create_dir(place.path("other")).unwrap();
     for file in ["config.json", "model.safetensors"] {
@@ -340,7 +356,7 @@ fn a_teacher_of_another_vocabulary_is_no_measure() {
 }
 
 #[test]
-fn a_folder_that_holds_something_is_not_written_to() {
+fn a_folder_that_is_not_empty_is_not_written_to() {
     let place = Place::new();
     fs_err::create_dir(place.path("out")).unwrap();
     place.write("out/precious.txt", "x");
@@ -373,15 +389,17 @@ fn a_model_that_is_not_there_says_where_it_was_looked_for() {
 fn a_prompt_that_does_not_fit_the_context_is_refused() {
     let place = Place::new();
     assert_snapshot!(place.refused("generate base -p x --max-new-tokens 256"), @"
-    error: 257 tokens do not fit the model's context of 256
-    hint: shorten the prompt or lower `--max-new-tokens`
+    error: a prompt of 1 tokens and 256 new ones do not fit the context of 256
+    hint: shorten the prompt or ask for fewer new tokens
     ");
     assert_snapshot!(place.refused("bench base --seq 64,0"), @"error: `--seq` is 0, expected at least 1");
-    assert_snapshot!(place.refused("bench base --seq 200 --new-tokens 57"), @"
-    error: a prompt of 200 tokens and 57 new ones do not fit the model's context of 256
+    assert_snapshot!(place.refused("bench base --seq 200 --new-tokens 56"), @"
+    error: a prompt of 200 tokens and 57 new ones, the first of them with the prompt, do not fit the model's context of 256
     hint: lower `--seq`
     ");
     assert_snapshot!(place.refused("generate base -p x --top-p 0"), @"error: `--top-p` is `0`, expected above 0, up to 1");
+    assert_snapshot!(place.refused("generate base -p x --presence-penalty -3"), @"error: `--presence-penalty` is `-3`, expected -2 to 2");
+    assert_snapshot!(place.refused("generate base -p x --stop="), @"error: `--stop` is empty, expected a text");
 }
 
 #[test]

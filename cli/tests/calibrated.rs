@@ -20,7 +20,7 @@ fn nll(place: &Place, model: &str) -> f64 {
 }
 
 #[test]
-fn a_calibrated_start_is_better_than_the_average_and_the_same_every_time() {
+fn the_calibrated_init_is_better_than_average_and_deterministic() {
     let place = Place::new();
     for rank in ["", "--lora-rank 8"] {
         let name = |init: &str| format!("{init}{}", rank.len());
@@ -34,11 +34,11 @@ fn a_calibrated_start_is_better_than_the_average_and_the_same_every_time() {
             assert!(read(&first) == read(&second), "{file}");
         }
         let (base, average, calibrated) = (nll(&place, "base"), nll(&place, &average), nll(&place, &first));
-        // By more than a tenth of what the average loses.
+        // Better by more than a tenth of the NLL that `average` adds to the base model's.
         assert!(calibrated < average - 0.1 * (average - base), "{base} {average} {calibrated}");
         let report: Value = serde_json::from_str(&place.read(&format!("{first}/convert.json"))).unwrap();
         let scores = &report["calibration"];
-        let score = |of: &str| scores[of]["nll"].as_f64().unwrap();
+        let score = |init: &str| scores[init]["nll"].as_f64().unwrap();
         assert!(scores["source_nll"].as_f64().unwrap() < score("calibrated") && score("calibrated") < score("average"));
     }
 }
@@ -48,15 +48,16 @@ fn full_rank_is_the_source_and_unshared_layers_stay_as_they_are() {
     let place = Place::new();
     place.retie(&format!("convert base {TO} {FITTED} --lora-rank 128 -o full")).ok();
     let (base, full) = (nll(&place, "base"), nll(&place, "full"));
-    // Factors in f32 of residuals that the damped metric conditions to about 1e4: 1e-3 of a nat at the most.
+    // LoRA factors are f32, and the damped metric has a condition number of about 1e4: at most 1e-3
+    // nats.
     assert!((base - full).abs() < 1e-3, "{base} {full}");
     let read = |name: &str| fs_err::read(place.path(name)).unwrap();
     let (base, full) = (read("base/model.safetensors"), read("full/model.safetensors"));
     let (base, full) = (SafeTensors::deserialize(&base).unwrap(), SafeTensors::deserialize(&full).unwrap());
     for part in ["self_attn.q_proj", "mlp.down_proj"] {
-        let own = base.tensor(&format!("model.layers.7.{part}.weight")).unwrap();
+        let source = base.tensor(&format!("model.layers.7.{part}.weight")).unwrap();
         let stored = full.tensor(&format!("model.layers.4.{part}.weight")).unwrap();
-        assert_eq!(own.dtype() == stored.dtype(), own.data() == stored.data(), "{part}");
+        assert_eq!(source.dtype() == stored.dtype(), source.data() == stored.data(), "{part}");
     }
 }
 
@@ -73,7 +74,7 @@ fn flags_and_yaml_give_the_same_calibrated_model() {
 }
 
 #[test]
-fn what_cannot_be_calibrated_is_refused() {
+fn an_impossible_calibration_is_refused() {
     let place = Place::new();
     let to = "convert base --recursions 2 --sharing cycle -o out";
     assert_snapshot!(place.refused(&format!("{to} --init calibrated")), @"

@@ -1,4 +1,5 @@
-//! What a conversion adds to depths changes no logit until it is trained, and `retie check identity` says so.
+//! Extras of a conversion change no logit until they are trained, and `retie check identity`
+//! reports it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -14,7 +15,8 @@ fn json(text: &str) -> Value {
 const CONVERT: &str = "convert base --recursions 2 --init average --lora-rank 4 --share-norms false";
 const EXTRAS: &str = "--extras residual_scale,loop_norm,loop_embedding";
 
-/// Each extra, at pretrained weights before and after some steps; the steps move all of them.
+/// Checks every extra after the conversion, where it has no effect, and after some training steps,
+/// which change all of them.
 #[test]
 fn extras_change_nothing_until_they_are_trained() {
     let place = Place::new();
@@ -43,7 +45,7 @@ fn extras_change_nothing_until_they_are_trained() {
     }
 }
 
-/// At full rank with own norms the source comes back, up to rounding.
+/// Full-rank LoRA with unshared norms reproduces the source, up to rounding.
 #[test]
 fn a_full_rank_conversion_is_identical_to_its_source() {
     let place = Place::new();
@@ -55,7 +57,7 @@ fn a_full_rank_conversion_is_identical_to_its_source() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_refused() {
+fn impossible_comparisons_and_extras_are_refused() {
     let place = Place::new();
     assert_snapshot!(place.refused("check identity base"), @"
     error: `base` has no extras or magnitudes to leave out

@@ -1,4 +1,4 @@
-//! A conversion that is killed leaves nothing that loads, and nothing that is in the way of the next one.
+//! A killed conversion leaves nothing that loads, and nothing that blocks the next conversion.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -13,7 +13,8 @@ const CONVERT: &str = "convert base --recursions 2 --sharing middle_cycle --shar
 fn a_killed_conversion_leaves_nothing_that_loads() {
     let place = Place::new();
     let mut killed = 0;
-    // From before the first byte to about the end; how far each gets is the machine's matter.
+    // Kill times from before the first byte to about the end; the progress at each depends on the
+    // machine.
     for milliseconds in [0, 20, 60, 120, 250, 500, 1000] {
         let out = format!("out{milliseconds}");
         let words = CONVERT.split_whitespace().chain(["-o", &out]);
@@ -22,7 +23,7 @@ fn a_killed_conversion_leaves_nothing_that_loads() {
         child.kill().unwrap();
         child.wait().unwrap();
         let loads = place.retie(&format!("inspect {out}")).code == Some(0);
-        // A folder is there as a whole or not at all.
+        // The output folder exists complete or not at all.
         assert_eq!(loads, place.path(&out).exists(), "{out}");
         if !loads {
             killed += 1;

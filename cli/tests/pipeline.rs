@@ -1,4 +1,4 @@
-//! The commands one after the other on the bundled model.
+//! Pipelines of commands on the bundled model.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -33,7 +33,8 @@ fn a_converted_model_is_inspected_measured_and_generates() {
     assert_eq!(facts["recursion"]["aliases"], report["aliases"]);
     let page = place.retie("inspect converted").ok();
     assert!(page.contains("LoRA                 rank 4"), "{page}");
-    // Who shares with whom is read from the folder: without its report it is the same, but for the layers of the source.
+    // Tied groups are read from the weights: without `convert.json` only the source layers are
+    // missing.
     fs_err::remove_file(place.path("converted/convert.json")).unwrap();
     let layers = facts["recursion"]["layers"].as_array().unwrap();
     assert_eq!(
@@ -50,7 +51,7 @@ fn a_converted_model_is_inspected_measured_and_generates() {
     let table = place.retie(eval).ok();
     let nll = json(&place.read("eval.json"))["results"]["perplexity"]["token_nll"].as_f64().unwrap();
     assert!(table.contains(&format!("{nll:.4}")), "{table}");
-    // ln 2048 = 7.62 is what a model that knows nothing has.
+    // A uniform prediction has ln 2048 = 7.62 nats.
     assert!(nll > 2.0 && nll < 7.6, "{nll}");
 
     let generate = "generate converted -p The --max-new-tokens 8 --temperature 0.8 --seed 3 --json";
@@ -79,7 +80,7 @@ fn a_model_is_compared_with_its_teacher() {
     assert_eq!(beside, alone, "the other numbers stay what they are");
     let [kl, same] = ["forward_kl", "same_top"].map(|metric| teacher[metric].as_f64().unwrap());
     assert!(table.contains(&format!("{kl:.4}")), "{table}");
-    // Broken by the conversion, but no other model.
+    // The conversion damages the model, but it still resembles its teacher.
     assert!(kl > 0.05 && kl < 5.0 && same > 0.1 && same < 1.0, "{teacher}");
     let (itself, _) = measure("base", "--teacher base");
     assert_eq!(itself["teacher"], serde_json::json!({ "forward_kl": 0.0, "same_top": 1.0 }));
@@ -98,7 +99,7 @@ fn every_exit_is_measured_and_the_last_is_the_model() {
     assert_eq!(all, last);
     assert_eq!((&exits[0]["recursion"], &exits[0]["depths"]), (&1.into(), &4.into()));
     let nll = |results: &Value| results["perplexity"]["token_nll"].as_f64().unwrap();
-    // An untrained exit knows less than the whole stack, and is no random function.
+    // An untrained early exit is worse than the whole stack, but bounded.
     assert!(nll(&exits[0]["results"]) > nll(&last["results"]) && nll(&exits[0]["results"]) < 20.0, "{exits}");
     assert_eq!(exits.as_array().unwrap().len(), 1);
     let run = place.retie("eval base --tasks perplexity --text text/heldout.jsonl --limit 1 --window 64 --depths all");
@@ -132,7 +133,8 @@ fn a_full_rank_conversion_scores_as_its_source() {
         json(&place.read(&format!("{model}.json")))["results"]["perplexity"]["token_nll"].as_f64().unwrap()
     };
     let (base, full) = (nll("base"), nll("full"));
-    // The SVD in f32 gives the residual back to about 1e-6 of its size; eight layers and a softmax keep that below 1e-4.
+    // The f32 SVD reproduces the residual with a relative error of about 1e-6; after eight layers
+    // and a softmax the NLL differs by less than 1e-4.
     assert!((base - full).abs() < 1e-4, "{base} {full}");
 }
 
@@ -149,15 +151,16 @@ fn flags_and_yaml_give_the_same_model() {
     assert!(place.retie("config validate convert.yaml").ok().contains("share_norms: true"));
 }
 
-/// DoRA by flags and by YAML, seen by what reads the folder, and at full rank the source again.
+/// DoRA by flags and by YAML: every command that reads the folder shows it, and full rank
+/// reproduces the source.
 #[test]
-fn dora_begins_where_lora_does_and_is_seen_everywhere() {
+fn dora_starts_with_the_loss_of_lora_and_every_command_shows_it() {
     let place = Place::new();
     place.retie(CONVERT).ok();
     let dora = CONVERT.replace("-o converted", "--relax dora --report page.html -o dora");
     let table = place.retie(&dora).ok();
     assert!(table.contains("\nDoRA  ") && table.contains("  ok     dora     42 vectors of magnitudes"), "{table}");
-    assert!(place.read("page.html").contains("What the DoRA leaves"));
+    assert!(place.read("page.html").contains("Residual energy of the attention after DoRA, by depth"));
     let page = place.retie("inspect dora").ok();
     assert!(page.contains("DoRA                 rank 4") && page.contains("    DoRA"), "{page}");
     let checked = place.retie("check identity dora").ok();
@@ -175,15 +178,15 @@ fn dora_begins_where_lora_does_and_is_seen_everywhere() {
         place.retie(&line).ok();
         json(&place.read(&format!("{model}.json")))["results"]["perplexity"]["token_nll"].as_f64().unwrap()
     };
-    // Quotients of norms that are 1 to the rounding of f32.
+    // Magnitudes divided by the norms are 1 up to f32 rounding.
     let (lora, dora) = (nll("converted"), nll("dora"));
     assert!((lora - dora).abs() < 1e-5, "{lora} {dora}");
     let to = "--recursions 3 --sharing middle_sequence --init average --relax dora --lora-rank 128 --share-norms false --dtype f32";
     place.retie(&format!("convert base {to} -o full")).ok();
     let (base, full) = (nll("base"), nll("full"));
-    // As for LoRA.
+    // Rounding of the f32 SVD, as for full-rank LoRA.
     assert!((base - full).abs() < 1e-4, "{base} {full}");
-    // One token at a time divides by the same norms.
+    // Decoding token by token divides by the same norms.
     let generate =
         |model: &str| place.retie(&format!("generate {model} -p The --max-new-tokens 12 --temperature 0")).ok();
     assert_eq!(generate("dora"), generate("converted"));
@@ -211,7 +214,8 @@ fn scores_of_examples_do_not_depend_on_the_batch_size() {
     let (one, many) = (samples(1), samples(5));
     assert_eq!(one.len(), 12);
     for (a, b) in one.iter().zip(&many) {
-        // Products of other shapes sum in another order: f32 rounding over sums of a few hundred terms.
+        // Matrix products of other shapes sum in another order: f32 rounding over sums of a few
+        // hundred terms.
         assert!((a - b).abs() <= 1e-4 * a.abs(), "{one:?} {many:?}");
     }
 }

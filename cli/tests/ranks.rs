@@ -1,4 +1,5 @@
-//! Many processes that train one model, as `mpirun` and Slurm start them. Without the feature `mpi`: that they are refused.
+//! Distributed commands, as `mpirun` and Slurm start them. Without the feature `mpi` several
+//! processes are refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -10,7 +11,7 @@ use std::{
 };
 use support::{CONVERT, Place, uptrain_yaml};
 
-/// A place with a converted model and `run.yaml`, of `steps` steps of two micro-batches.
+/// Test folder with a converted model and `run.yaml`, a run of `steps` steps of two micro-batches.
 fn place(steps: u64) -> Place {
     let place = Place::new();
     place.retie(CONVERT).ok();
@@ -32,7 +33,8 @@ fn commands_for_one_process_are_refused_in_several() {
     );
 }
 
-/// Runs a job file of `scripts/slurm` with an `srun` that starts one process and an `scontrol` that notes what it was asked.
+/// Command that runs a job file of `scripts/slurm`, with an `srun` that starts one process and an
+/// `scontrol` that logs its arguments.
 fn job(place: &Place, name: &str) -> Command {
     let write = |name: &str, script: &str| {
         let path = place.write(name, script);
@@ -55,7 +57,7 @@ fn job(place: &Place, name: &str) -> Command {
 }
 
 #[test]
-fn the_job_files_of_slurm_run_and_ask_to_be_run_again_when_they_are_stopped() {
+fn stopped_slurm_jobs_requeue_themselves() {
     for name in ["node.sbatch", "nodes.sbatch"] {
         let place = place(4000);
         let child = job(&place, name).spawn().unwrap();
@@ -70,7 +72,7 @@ fn the_job_files_of_slurm_run_and_ask_to_be_run_again_when_they_are_stopped() {
             place.read("srun.log"),
             "--mpi=pmix --kill-on-bad-exit=1 --cpus-per-task=1 retie uptrain run.yaml --set train.seed=7 --resume\n"
         );
-        // The second time it goes on; another error is not run again.
+        // The second job resumes the run; a job that fails with an error is not requeued.
         let text = place.read("run/config.resolved.yaml");
         place.write("run/config.resolved.yaml", text.replace("lr: 0.001", "lr: 0.5"));
         let run = place.run(job(&place, name).output().unwrap());
@@ -102,7 +104,8 @@ mod mpi {
 
     const BINARY: &str = env!("CARGO_BIN_EXE_retie");
 
-    /// `mpirun` with the words of `line`, where `retie` is the binary. More ranks than processors, and root in a container.
+    /// `mpirun` with the words of `line`, in which `retie` stands for the binary. More ranks than
+    /// processors are allowed, and so is root, for containers.
     fn mpirun(place: &Place, line: &str) -> Command {
         let mut command = Command::new("mpirun");
         place.prepare(&mut command);
@@ -125,7 +128,7 @@ mod mpi {
         rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// That two runs have the same rows, but for the order in which f32 were summed.
+    /// Asserts that two runs have the same rows, up to the order of f32 sums.
     #[track_caller]
     fn assert_same(place: &Place, found: &str, expected: &str) {
         let (found, expected) = (rows(place, found), rows(place, expected));
@@ -143,7 +146,7 @@ mod mpi {
         }
     }
 
-    /// Rows without what depends on the clock.
+    /// Rows of a run without the fields that depend on the clock.
     fn bits(place: &Place, run: &str) -> Vec<String> {
         let strip = |mut row: Value| {
             row.as_object_mut().unwrap().retain(|key, _| key != "seconds" && key != "tokens_per_second");
@@ -153,7 +156,7 @@ mod mpi {
     }
 
     #[test]
-    fn two_ranks_make_the_losses_of_one_with_two_micro_batches() {
+    fn two_ranks_have_the_losses_of_one_process_with_two_micro_batches() {
         let place = place(12);
         place.retie("uptrain run.yaml --set run.dir=alone").ok();
         let uptrain = "-n 2 retie uptrain run.yaml --set run.dir";
@@ -182,7 +185,7 @@ mod mpi {
             assert_same(&place, "two/whole", "alone/whole");
         };
         same();
-        // The stage that is done is not done again, and one rank says so.
+        // The finished stage is skipped, and only one rank reports it.
         fs_err::remove_dir_all(place.path("two/whole")).unwrap();
         let resumed = run(&place, &format!("{uptrain} --resume"));
         assert_eq!(resumed.stderr.matches("stage warm is done: two/warm/model").count(), 1, "{resumed:?}");
@@ -191,7 +194,7 @@ mod mpi {
     }
 
     #[test]
-    fn a_killed_rank_ends_the_job_and_the_run_goes_on_with_another_number_of_ranks() {
+    fn a_killed_rank_ends_the_job_and_the_run_resumes_with_another_number_of_ranks() {
         let place = place(60);
         place.retie("uptrain run.yaml --set run.dir=alone").ok();
         let child = start(&place, "-n 2 retie uptrain run.yaml --set train.shard_optimizer=true");
@@ -219,7 +222,7 @@ mod mpi {
             } else {
                 wait::for_path(&place.path("run/ckpt/step-4"));
             }
-            // The last rank, whose word counts as that of the first.
+            // A signal to the last rank alone must stop all ranks too.
             wait::signal(signal, if all { child.id() } else { wait::children(child.id())[1] });
             let stopped = place.run(child.wait_with_output().unwrap());
             assert_eq!(stopped.code, Some(130), "{stopped:?}");
@@ -233,7 +236,7 @@ mod mpi {
     }
 
     #[test]
-    fn what_goes_wrong_on_a_rank_ends_the_job_and_names_it() {
+    fn an_error_on_a_rank_ends_the_job_and_names_the_rank() {
         let place = place(100_000);
         let refused = |line: &str, reasons: &[&str]| {
             let before = place.listing();
@@ -244,12 +247,12 @@ mod mpi {
             }
             assert_eq!(place.listing(), before, "something was written");
         };
-        // On all: the first speaks.
+        // An error on all ranks: rank 0 reports it.
         let uneven = "`train.gradient_accumulation` is `2`, expected a multiple of the 3 ranks";
         refused("-n 3 retie uptrain run.yaml", &["error: rank 0 of 3 ends the job", uneven]);
         refused("-n 3 retie uptrain run.yaml --dry-run", &[uneven]);
         refused("-n 2 retie uptrain nothing.yaml", &["error: rank 0 of 2 ends the job", "nothing.yaml"]);
-        // On one.
+        // An error on one rank.
         let one = "-n 1 retie uptrain run.yaml : -n 1 retie uptrain nothing.yaml";
         refused(one, &["error: rank 1 of 2 ends the job", "nothing.yaml"]);
         refused("-n 2 retie inspect base", &["`retie inspect` is for one"]);
@@ -272,11 +275,11 @@ mod mpi {
         let (one, two, divided) = (plan(1, ""), plan(2, ""), plan(2, "--set train.shard_optimizer=true"));
         assert_eq!((&one["ranks"], &two["ranks"], &divided["ranks"]), (&1.into(), &2.into(), &2.into()));
         let bytes = |plan: &Value| plan["student_bytes"].as_u64().unwrap();
-        // Weights, gradients and two moments: of four parts one less.
+        // Weights, gradients and two moments: halving the moments saves one part of four.
         assert_eq!((bytes(&one), bytes(&divided)), (bytes(&two), bytes(&two) / 4 * 3));
     }
 
-    /// That two reports are the same but for the order in which f32 were summed.
+    /// Asserts that two reports are the same, up to the order of f32 sums.
     #[track_caller]
     fn assert_near(found: &Value, expected: &Value) {
         match (found, expected) {
@@ -290,7 +293,8 @@ mod mpi {
             }
             (Value::Number(a), Value::Number(b)) => {
                 let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
-                // Batches of other sizes: a log-probability moves by the rounding of its logits, some 1e-6.
+                // Batches of other sizes change a log-probability by the rounding of its logits,
+                // about 1e-6.
                 assert!((a - b).abs() <= 1e-5 * b.abs(), "{a} and {b}");
             }
             _ => assert_eq!(found, expected),
@@ -298,9 +302,9 @@ mod mpi {
     }
 
     #[test]
-    fn ranks_measure_what_one_process_measures() {
+    fn an_evaluation_on_several_ranks_equals_that_of_one_process() {
         let place = place(4);
-        place.retie("convert converted --router expert_choice --router-network random -o routed").ok();
+        place.retie("route converted --kind expert_choice --network random -o routed").ok();
         let text = "--tasks perplexity --text text/heldout.jsonl --window 64 --batch-size 2";
         for eval in
             [format!("converted {text} --limit 7 --teacher base"), format!("routed {text} --limit 2 --router-report")]
@@ -317,7 +321,7 @@ mod mpi {
     }
 
     #[test]
-    fn ranks_keep_the_logits_of_a_teacher() {
+    fn a_logits_cache_of_several_ranks_equals_that_of_one_process() {
         let place = place(4);
         let lines = place.read("text/train.jsonl");
         place.write("small.jsonl", lines.lines().take(8).collect::<Vec<_>>().join("\n") + "\n");
@@ -358,7 +362,7 @@ mod wait {
         until(&path.display().to_string(), || path.exists());
     }
 
-    /// Until a file has grown.
+    /// Waits until a file has grown.
     #[cfg(feature = "mpi")]
     pub fn for_rows(path: &Path) {
         let len = || fs_err::metadata(path).unwrap().len();
@@ -366,7 +370,7 @@ mod wait {
         until("a row", || len() > before);
     }
 
-    /// Processes that `parent` has started, in that order.
+    /// Process ids of the children of `parent`, ascending: the order in which they were started.
     pub fn children(parent: u32) -> Vec<u32> {
         let found = Command::new("ps").args(["-o", "pid=", "--ppid", &parent.to_string()]).output().unwrap().stdout;
         let mut found: Vec<u32> =

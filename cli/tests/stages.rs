@@ -1,4 +1,4 @@
-//! Runs in stages.
+//! Uptraining runs with several stages.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
@@ -25,10 +25,11 @@ fn each_stage_is_a_run_on_the_model_of_the_one_before() {
     assert_eq!(names, ["warm", "whole"]);
     let (warm, whole) = (rows(&place, "warm"), rows(&place, "whole"));
     assert_eq!((warm.len(), whole.len()), (6, 5));
-    // Of blocks alone: a column of their own, no logits of training, the held-out loss as ever.
+    // Blockwise training has a loss term of its own and no training logits; the held-out loss is
+    // measured as usual.
     assert!(warm.iter().all(|row| row["cross_entropy"].is_null() && row["terms"]["distill"].is_null()));
-    let of = |row: &Value| row["terms"]["blockwise"].as_f64().unwrap();
-    assert!(of(&warm[5]) < of(&warm[0]), "{} {}", warm[5], warm[0]);
+    let blockwise = |row: &Value| row["terms"]["blockwise"].as_f64().unwrap();
+    assert!(blockwise(&warm[5]) < blockwise(&warm[0]), "{} {}", warm[5], warm[0]);
     let heldout = |stage: &str, step: u64| -> f64 {
         let row: Value = serde_json::from_str(&place.read(&format!("run/{stage}/eval/step-{step}.json"))).unwrap();
         row["heldout_cross_entropy"].as_f64().unwrap()
@@ -36,12 +37,12 @@ fn each_stage_is_a_run_on_the_model_of_the_one_before() {
     assert!(heldout("warm", 6) < heldout("warm", 0));
     assert_eq!(heldout("whole", 0), heldout("warm", 6), "it begins where the other ended");
     assert!(whole[0]["terms"]["blockwise"].is_null() && whole[0]["terms"]["distill"].is_number());
-    // What a stage says stands in place of what is common, the rest stays.
+    // Keys of a stage override the common ones; the others stay.
     let config = place.read("run/warm/config.resolved.yaml");
     assert!(config.contains("batch_size: 2") && config.contains("cosine"), "{config}");
     assert!(place.read("run/whole/config.resolved.yaml").contains("warmup_stable_decay"));
 
-    // What is done is not done again.
+    // A finished stage is skipped on resuming.
     fs_err::remove_dir_all(place.path("run/whole")).unwrap();
     let run = place.retie("uptrain run.yaml --resume");
     assert!(run.stderr.contains("stage warm is done: run/warm/model"), "{run:?}");

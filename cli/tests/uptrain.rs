@@ -1,4 +1,4 @@
-//! Runs that are stopped, killed and gone on with.
+//! Uptraining runs that are stopped, killed and resumed, their data and their logits caches.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
 
 mod support;
@@ -13,7 +13,7 @@ use std::{
 };
 use support::{CONVERT, Place, uptrain_yaml};
 
-/// A place with a converted model and `run.yaml`.
+/// Test folder with a converted model and `run.yaml`, a run of `steps` steps.
 fn place(steps: u64) -> Place {
     let place = Place::new();
     place.retie(CONVERT).ok();
@@ -21,7 +21,7 @@ fn place(steps: u64) -> Place {
     place
 }
 
-/// Step and loss of each row, as they are written.
+/// Step of each row of the metrics, with its losses and gradient norm as they are written.
 fn losses(place: &Place, run: &str) -> Vec<(u64, String)> {
     let rows = place.read(&format!("{run}/metrics.jsonl"));
     let row = |line: &str| {
@@ -52,7 +52,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[test]
-fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+fn a_killed_run_resumes_bit_for_bit() {
     let place = place(60);
     place.retie("uptrain run.yaml --set run.dir=whole").ok();
     let mut child = start(&place, "uptrain run.yaml");
@@ -88,7 +88,7 @@ fn a_signal_saves_and_exits_with_130() {
 }
 
 #[test]
-fn a_time_limit_saves_and_exits_with_130_and_the_run_goes_on() {
+fn a_time_limit_saves_and_exits_with_130_and_the_run_resumes() {
     let place = place(100_000);
     let run = place.retie("uptrain run.yaml --time-limit 2s");
     assert_eq!(run.code, Some(130), "{run:?}");
@@ -102,7 +102,7 @@ fn a_time_limit_saves_and_exits_with_130_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_disk_that_is_full_during_a_checkpoint_leaves_the_one_before() {
+fn a_full_disk_during_a_checkpoint_leaves_the_previous_one_intact() {
     let place = place(4000);
     let child = start(&place, "uptrain run.yaml");
     wait_for(&place.path("run/ckpt/step-4"));
@@ -112,7 +112,7 @@ fn a_disk_that_is_full_during_a_checkpoint_leaves_the_one_before() {
     let model = place.path(&format!("run/ckpt/step-{step}/model.safetensors"));
     let before = fs_err::read(&model).unwrap();
 
-    // A limit on the size of a file, with the signal for it ignored, makes writes fail as a full disk does.
+    // A file size limit, with its signal ignored, makes writes fail as on a full disk.
     let mut command = std::process::Command::new("sh");
     place.prepare(&mut command);
     let script =
@@ -131,7 +131,7 @@ fn a_disk_that_is_full_during_a_checkpoint_leaves_the_one_before() {
 }
 
 #[test]
-fn a_folder_with_a_run_is_not_begun_again_and_not_resumed_with_other_settings() {
+fn a_run_is_neither_overwritten_nor_resumed_with_other_settings() {
     let place = place(4);
     place.retie("uptrain run.yaml").ok();
     assert_snapshot!(place.refused("uptrain run.yaml"), @"
@@ -167,17 +167,17 @@ fn a_folder_with_a_run_is_not_begun_again_and_not_resumed_with_other_settings() 
 }
 
 #[test]
-fn a_run_distils_from_what_was_kept_of_a_teacher() {
+fn a_run_distils_from_a_logits_cache() {
     let place = place(6);
     let lines = place.read("text/train.jsonl");
     place.write("small.jsonl", lines.lines().take(8).collect::<Vec<_>>().join("\n") + "\n");
     let cache = |k: usize, to: &str| {
         format!("cache-logits --teacher base --data small.jsonl --sequence-length 32 --top-k {k} -o {to} --json")
     };
-    let kept: Value = serde_json::from_str(&place.retie(&cache(64, "kept")).ok()).unwrap();
-    assert_eq!(kept["bytes_per_token"], f64::from(4 * 64 + 2));
+    let json: Value = serde_json::from_str(&place.retie(&cache(64, "kept")).ok()).unwrap();
+    assert_eq!(json["bytes_per_token"], f64::from(4 * 64 + 2));
     let file = fs_err::metadata(place.path("kept/shard-00000.logits")).unwrap().len();
-    assert_eq!(kept["bytes"].as_u64().unwrap() + 56, file);
+    assert_eq!(json["bytes"].as_u64().unwrap() + 56, file);
     place.retie(&cache(2048, "all")).ok();
 
     let run = |name: &str, teacher: &str| {
@@ -191,7 +191,7 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
     let (online, all, top) =
         (run("online", "{model: base}"), run("of-all", "{logits: all}"), run("of-kept", "{logits: kept}"));
 
-    // Of 2048 tokens those that have 0.999 of the probability together: fewer bytes, and nearly the loss of all.
+    // Top-p 0.999 of 2048 tokens: fewer bytes, and nearly the loss with all tokens.
     let part: Value =
         serde_json::from_str(&place.retie(&format!("{} --top-p 0.999", cache(2048, "part"))).ok()).unwrap();
     let sizes = (0..part["shards"].as_u64().unwrap())
@@ -201,19 +201,22 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
     assert!(per_token > 6.0 && per_token < 0.9 * f64::from(4 * 2048 + 2), "{per_token}");
     let of_part = run("of-part", "{logits: part}");
     let distill = |rows: &[Value], step: usize| rows[step]["terms"]["distill"].as_f64().unwrap();
-    // Half a step of 1/2048 nat in each logarithm, and what five steps of AdamW make of it.
+    // Quantisation error: half of 1/2048 nat in each log-probability, then grown by five steps of
+    // AdamW.
     assert!((distill(&all, 0) - distill(&online, 0)).abs() < 5e-4, "{} {}", distill(&all, 0), distill(&online, 0));
     assert!((distill(&all, 5) - distill(&online, 5)).abs() < 2e-2, "{} {}", distill(&all, 5), distill(&online, 5));
     assert!(distill(&top, 0) < distill(&online, 0) && distill(&top, 0) > 0.5 * distill(&online, 0));
     assert!((distill(&of_part, 0) - distill(&online, 0)).abs() < 0.05, "{}", distill(&of_part, 0));
-    // The loss of a step is that of its own text, so what was learnt is compared on the held-out text: 64 of 2048 tokens leave
-    // a difference of 0.04 nats here, and a gradient that points elsewhere would leave more than what training gains.
+    // Each step's training loss is on a different text, so the effect of training is compared on
+    // the held-out text. Keeping 64 of 2048 tokens leaves a difference of 0.04 nats here; a wrong
+    // gradient would leave more than training gains.
     let heldout = |rows: &[Value]| rows[5]["heldout_cross_entropy"].as_f64().unwrap();
     assert!((heldout(&top) - heldout(&online)).abs() < 0.1, "{} {}", heldout(&top), heldout(&online));
     let baseline: Value = serde_json::from_str(&place.read("of-kept/eval/step-0.json")).unwrap();
     assert!(baseline["teacher_heldout_cross_entropy"].is_null());
 
-    // The same command again has nothing to do; another one is refused, and so is a use for other things.
+    // Repeating the command does nothing; other options are refused, and so is a run that the cache
+    // was not made for.
     let shard = fs_err::read(place.path("kept/shard-00000.logits")).unwrap();
     place.retie(&cache(64, "kept")).ok();
     assert!(fs_err::read(place.path("kept/shard-00000.logits")).unwrap() == shard);
@@ -251,21 +254,23 @@ fn a_run_distils_from_what_was_kept_of_a_teacher() {
     place.retie(&cache(64, "kept")).ok();
     assert!(fs_err::read(place.path("kept/shard-00000.logits")).unwrap() == shard);
 
-    // Another cache in its place, which would do for a new run.
+    // Another cache in the same folder would do for a new run, but not for a resumed one.
     fs_err::remove_dir_all(place.path("kept")).unwrap();
     place.retie(&cache(32, "kept")).ok();
     refused("uptrain of-kept.yaml --resume", "`kept` is not the one that the run began with");
 }
 
-/// Two files of demo text by a pattern, packed rows of three tokens or so, a fifth held out; documents do not see one another.
+/// Writes `RUN.yaml`, a run on a mixture: two files of demo text by a pattern, and a compressed
+/// file of documents of about three tokens. A fifth is held out, and attention stays within a
+/// document.
 fn mixture(place: &Place, run: &str, teacher: &str) {
     let lines = place.read("text/train.jsonl");
     let lines: Vec<&str> = lines.lines().collect();
     for (index, part) in lines.chunks(lines.len().div_ceil(2)).enumerate() {
         place.write(&format!("part-{index}.jsonl"), part.join("\n"));
     }
-    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/golden/rows.jsonl.gz");
-    fs_err::copy(packed, place.path("rows.jsonl.gz")).unwrap();
+    let compressed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/golden/rows.jsonl.gz");
+    fs_err::copy(compressed, place.path("rows.jsonl.gz")).unwrap();
     let text = "mixture: [{files: ['part-*.jsonl'], weight: 3}, {files: [rows.jsonl.gz], weight: 1}]
   heldout_fraction: 0.2
   packing: documents";
@@ -275,7 +280,7 @@ fn mixture(place: &Place, run: &str, teacher: &str) {
 }
 
 #[test]
-fn a_killed_run_on_a_mixture_goes_on_as_if_nothing_had_happened() {
+fn a_killed_run_on_a_mixture_resumes_bit_for_bit() {
     let place = place(60);
     mixture(&place, "whole", "{model: base}");
     mixture(&place, "broken", "{model: base}");
@@ -288,11 +293,11 @@ fn a_killed_run_on_a_mixture_goes_on_as_if_nothing_had_happened() {
     place.retie("uptrain broken.yaml --resume").ok();
     assert_eq!(losses(&place, "broken"), losses(&place, "whole"));
     let state: Value = serde_json::from_str(&place.read("whole/ckpt/step-60/state.json")).unwrap();
-    // 60 steps of two rows, three of four from the first source.
+    // 60 steps of two sequences, three of four from the first source.
     let cursor = |row: u64| serde_json::json!({ "epoch": 0, "row": row });
     assert_eq!(state["cursors"], serde_json::json!([cursor(90), cursor(30)]));
 
-    // What is kept of a teacher is kept of the same rows.
+    // The logits cache covers the same sequences.
     place.retie("cache-logits --teacher base --config whole.yaml --top-k 2048 -o kept").ok();
     mixture(&place, "of-kept", "{logits: kept}");
     place.retie("uptrain of-kept.yaml").ok();
@@ -301,24 +306,25 @@ fn a_killed_run_on_a_mixture_goes_on_as_if_nothing_had_happened() {
         let row: Value = serde_json::from_str(row.lines().next().unwrap()).unwrap();
         row["terms"]["distill"].as_f64().unwrap()
     };
-    // Half a step of 1/2048 nat in each logarithm.
+    // Quantisation error: half of 1/2048 nat in each log-probability.
     assert!((distill("of-kept") - distill("whole")).abs() < 5e-4, "{} {}", distill("of-kept"), distill("whole"));
     let plain = place.refused("uptrain of-kept.yaml --set run.dir=new --set data.packing=plain");
     assert!(plain.contains("was made of other things: data differ"), "{plain}");
 }
 
 #[test]
-fn tokens_are_made_once_for_all_runs() {
+fn text_is_tokenized_once_for_all_runs() {
     let place = place(4);
     place.write("run.yaml", uptrain_yaml(4).replace("sequence_length: 32", "sequence_length: 32\n  cache_dir: tokens"));
     let tokenize = |line: &str| -> Value { serde_json::from_str(&place.retie(line).ok()).unwrap() };
-    let made = tokenize("tokenize --config run.yaml --json");
-    let texts = made["texts"].as_array().unwrap();
+    let json = tokenize("tokenize --config run.yaml --json");
+    let texts = json["texts"].as_array().unwrap();
     assert_eq!(texts.iter().map(|text| text["name"].as_str().unwrap()).collect::<Vec<_>>(), ["train", "heldout"]);
-    assert!(texts.iter().all(|text| text["from_cache"] == false && text["tokens"].as_u64().unwrap() > 1000), "{made}");
+    assert!(texts.iter().all(|text| text["from_cache"] == false && text["tokens"].as_u64().unwrap() > 1000), "{json}");
     let folders = || fs_err::read_dir(place.path("tokens")).unwrap().count();
     assert_eq!(folders(), 2);
-    // The run finds them, another way of naming them too, and rows from the disk are those from memory.
+    // The run finds the cache, and so does a command that names the text in another way. Sequences
+    // from disk are those from memory.
     place.retie("uptrain run.yaml").ok();
     let again = tokenize("tokenize --model base --data text/train.jsonl -o tokens --json");
     assert_eq!(again["texts"][0]["from_cache"], true);
@@ -338,7 +344,7 @@ fn tokens_are_made_once_for_all_runs() {
 #[test]
 fn a_run_reads_arrow_files_of_the_hub_and_files_of_tokens() {
     let place = place(4);
-    // What a download leaves in the cache of the hub.
+    // Files as a download leaves them in the hub cache.
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let set = place.path("hub/hub/datasets--org--set");
     fs_err::create_dir_all(set.join("refs")).unwrap();
@@ -360,8 +366,8 @@ fn a_run_reads_arrow_files_of_the_hub_and_files_of_tokens() {
         place.retie(&format!("uptrain {name}.yaml")).ok();
     };
     run("hub", "hf://datasets/org/set/data/train-*");
-    let made: Value = serde_json::from_str(&place.retie("tokenize --config hub.yaml -o tokens --json").ok()).unwrap();
-    let folder = made["texts"][0]["folder"].as_str().unwrap();
+    let json: Value = serde_json::from_str(&place.retie("tokenize --config hub.yaml -o tokens --json").ok()).unwrap();
+    let folder = json["texts"][0]["folder"].as_str().unwrap();
     run("given", &format!("{folder}/*.tokens"));
     assert_eq!(losses(&place, "given"), losses(&place, "hub"));
 
@@ -388,7 +394,7 @@ fn a_run_reads_arrow_files_of_the_hub_and_files_of_tokens() {
 }
 
 #[test]
-fn a_run_of_best_fit_rows_says_how_full_they_are() {
+fn tokenize_reports_how_full_best_fit_sequences_are() {
     let place = place(4);
     let yaml = uptrain_yaml(4)
         .replace("sequence_length: 32", "sequence_length: 512\n  packing: best_fit\n  cache_dir: tokens");
@@ -456,10 +462,18 @@ fn a_finished_run_is_measured_and_reported() {
             && html.contains("recursions 1 and 2")
     );
     assert!(html.contains("<svg") && html.contains("sequence_length: 32") && !html.contains("http"), "a whole page");
+
+    // A report shows the name of a run, and its path on hover.
+    let path = place.path("run").display().to_string();
+    let table = place.retie(&format!("report {path} -o long.html")).ok();
+    assert!(table.lines().nth(1).unwrap().starts_with("run  "), "{table}");
+    let html = place.read("long.html");
+    assert!(html.contains(&format!("<td><span title=\"{path}\">run</span></td>")), "{html}");
+    assert_eq!(html.matches("<svg class=\"wide\"").count(), html.matches("<svg class=\"narrow\"").count());
 }
 
 #[test]
-fn without_a_terminal_the_picture_is_lines() {
+fn without_a_terminal_the_dashboard_prints_lines() {
     let place = place(2);
     let run = place.retie("uptrain run.yaml --tui");
     assert!(run.stderr.contains("train: 2/2 steps  loss "), "{run:?}");

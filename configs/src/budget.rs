@@ -1,26 +1,27 @@
-//! What a converted model may cost: a number of parameters, of bytes, or a part of its source.
+//! Size budget of a converted model: a number of parameters, of bytes, or a fraction of its source.
 
+use crate::byte_size::strip_unit;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::fmt;
 
-/// The most that all stored weights of a converted model may have. Written `90M`, `90_000_000`, `250MiB` or `75%`.
+/// Upper limit for all stored weights of a converted model. Written `90M`, `90_000_000`, `250MiB`
+/// or `75%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
-    /// Parameters, a shared one counted once.
+    /// Parameters; a shared one counts once.
     Parameters(usize),
-    /// Bytes of the weights as they are written.
+    /// Bytes of the weights in the stored element type.
     Bytes(usize),
     /// Percent of the source's parameters.
     Percent(f64),
 }
 
-/// Endings of numbers and what they multiply with. Bytes come first: `MB` ends like nothing else.
-const BYTE_UNITS: [(&str, f64); 6] =
-    [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)];
+/// Units of a count of parameters.
 const COUNT_UNITS: [(&str, f64); 3] = [("k", 1e3), ("M", 1e6), ("B", 1e9)];
 
 impl Budget {
-    /// Parameters that it allows, for a source of `source` parameters and weights of `element_bytes` bytes.
+    /// Parameters that it allows, for a source of `source` parameters and weights of
+    /// `element_bytes` bytes.
     #[must_use]
     pub fn parameters(self, source: usize, element_bytes: usize) -> usize {
         match self {
@@ -57,10 +58,9 @@ impl std::str::FromStr for Budget {
         if let Some(digits) = text.strip_suffix('%') {
             return Ok(Self::Percent(number(digits)?));
         }
-        for (unit, size) in BYTE_UNITS {
-            if let Some(digits) = text.strip_suffix(unit) {
-                return Ok(Self::Bytes((number(digits)? * size).round() as usize));
-            }
+        // Bytes come first: `MB` ends like nothing else.
+        if let Some((digits, size)) = strip_unit(text) {
+            return Ok(Self::Bytes((number(digits)? * size).round() as usize));
         }
         for (unit, size) in COUNT_UNITS {
             if let Some(digits) = text.strip_suffix(unit) {

@@ -1,176 +1,202 @@
-//! What a sequence costs by formula: bytes of keys and values, and operations (Mixture-of-Recursions, Table 2,
-//! <https://arxiv.org/abs/2507.10524>; with grouped queries, LoRA, routers and the head, which its count leaves out).
+//! Cost of a sequence by formula: bytes of keys and values, and operations (Mixture-of-Recursions,
+//! Table 2, <https://arxiv.org/abs/2507.10524>; with grouped queries, LoRA, routers and the head,
+//! which its count leaves out). It is the one cost model: `inspect`, `uptrain --dry-run` and
+//! `--router-report` ask it.
 //!
-//! `c_r` is the part of the tokens that recursion `r` takes, `S` the tokens of the sequence. Every depth of recursion `r` has
+//! `c_r` is the fraction of the tokens that recursion `r` selects, `S` the tokens of the sequence.
+//! Every depth of recursion `r` has
 //!
-//! | `kv` | keys and values | products with weights | pairs of a query and a key |
+//! | `kv_sharing` | keys and values | operations of linears | query-key pairs |
 //! |---|---|---|---|
 //! | `recursion_wise` | `c_r·S` | `c_r·S·F` | `c_r·S·(c_r·S + 1)/2` |
-//! | `shared` | `S` if `r = 0`, else none | `c_r·S·F`, from `r = 1` on without those of k and v | `c_r·S·(S + 1)/2` |
+//! | `shared` | `S`; 0 for `r > 0` | `c_r·S·F`; no k, v for `r > 0` | `c_r·S·(S + 1)/2` |
 //! | `hybrid` | `S` | `c_r·S·F` | `c_r·S·(S + 1)/2` |
 //!
-//! with `F` the operations of a depth's linears on one token. An unshared depth, and any of a model without routers, has `c = 1`.
+//! with `F` the operations of a depth's linears on one token. An unshared depth has `c = 1`.
 
-use crate::{ConfigError, KvStrategy, ModelConfig, RouterConfig, RouterNetwork, ShareMap};
+use crate::{KvSharing, ModelConfig, Projection, RecursionConfig, Relax, RouterConfig, RouterNetworks, ShareMap};
+use serde::Serialize;
 
-/// Of one sequence; not rounded to whole tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Cost of one sequence's forward pass; not rounded to whole tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Keys and values that are kept, in f32.
+    /// Bytes of the cached keys and values, in f32.
     pub cache_bytes: f64,
-    /// Products of hidden states and weights: linears, LoRA, routers. A multiply-add is two operations.
+    /// Products of hidden states and weights in the layers: linears and LoRA. A multiply-add is two
+    /// operations.
     pub linear: f64,
+    /// Products of hidden states and weights of routers.
+    pub routers: f64,
     /// Scores of queries and keys, and sums of values.
     pub attention: f64,
-    /// The head, for the logits of every token.
+    /// Operations of the head, for the logits of every token.
     pub head: f64,
 }
 
 impl Cost {
-    /// All operations.
+    /// Sum of all operations.
     #[must_use]
     pub fn operations(&self) -> f64 {
-        self.linear + self.attention + self.head
+        self.layers() + self.head
+    }
+
+    /// Operations of the layers and their routers, without the head.
+    #[must_use]
+    pub fn layers(&self) -> f64 {
+        self.linear + self.routers + self.attention
     }
 }
 
-/// Bytes of an element of a cache.
+/// Bytes of an element of the cache (f32).
 const ELEMENT: f64 = 4.0;
 
 impl ModelConfig {
-    /// The cost of a sequence of `tokens` tokens, of which recursion `r` takes the part `shares[r]`; without
-    /// `shares`, of the same model without routers.
-    ///
-    /// # Errors
-    /// When the sharing pattern does not fit the model.
-    pub fn cost(&self, tokens: usize, shares: Option<&[f64]>) -> Result<Cost, ConfigError> {
-        let length = tokens as f64;
-        let map = match &self.recursion {
-            Some(recursion) => recursion.share_map(self)?,
-            None => ShareMap::identity(self.num_hidden_layers),
+    /// Part of the tokens that each recursion takes in training, and is expected to take in
+    /// inference; `None` without routers. Recursion counts of token choice are taken to be even.
+    #[must_use]
+    pub fn expected_shares(&self) -> Option<Vec<f64>> {
+        let recursion = self.recursion.as_ref()?;
+        let (router, count) = (recursion.router.as_ref()?.spec(), recursion.num_recursions);
+        Some((0..count).map(|index| router.training_fraction(index, count)).collect())
+    }
+
+    /// Operations of the norms of all `W' + B A` with a DoRA magnitude, which a forward pass
+    /// computes once, whatever the number of tokens.
+    #[must_use]
+    pub fn dora_norm_operations(&self) -> f64 {
+        let map = self.share_map();
+        let lora = self.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref());
+        let Some(lora) = lora.filter(|lora| lora.relax == Relax::Dora) else { return 0.0 };
+        let shared = map.depths().iter().filter(|step| map.is_shared(step.layer));
+        let ranks = shared.flat_map(|step| {
+            let shapes = self.projection_shapes().into_iter();
+            shapes.map(|(projection, shape)| (lora.rank_at(step.depth, projection, shape), shape))
+        });
+        let operations = |(rank, [out, input]): (usize, [usize; 2])| match rank {
+            0 => 0,
+            rank => 2 * (rank + 1) * out * input,
         };
-        let router =
-            self.recursion.as_ref().and_then(|recursion| recursion.router.as_ref()).filter(|_| shares.is_some());
-        let kv = router.map_or(KvStrategy::RecursionWise, RouterConfig::kv);
+        ranks.map(operations).sum::<usize>() as f64
+    }
+
+    /// Cost of a sequence of `tokens` tokens, of which recursion `r` takes the part `shares[r]`;
+    /// without `shares`, of the same model without routers: every token goes through every
+    /// recursion.
+    #[must_use]
+    pub fn cost(&self, tokens: usize, shares: Option<&[f64]>) -> Cost {
+        let length = tokens as f64;
+        let map = self.share_map();
+        let kv = self.recursion.as_ref().map_or(KvSharing::RecursionWise, |recursion| recursion.kv_sharing);
         let share = |recursion: usize| shares.and_then(|shares| shares.get(recursion)).copied().unwrap_or(1.0);
         let head = 2.0 * (self.vocab_size * self.hidden_size) as f64;
         let mut cost = Cost { head: length * head, ..Cost::default() };
         for (index, step) in map.depths().iter().enumerate() {
-            let looped = step.recursion.filter(|_| router.is_some());
-            let part = looped.map_or(1.0, share);
-            let later = looped.is_some_and(|recursion| recursion > 0);
-            let (held, seen) = match kv {
-                KvStrategy::RecursionWise => (part, part * length),
-                KvStrategy::Shared if later => (0.0, length),
-                KvStrategy::Shared | KvStrategy::Hybrid => (1.0, length),
+            let part = step.recursion.map_or(1.0, share);
+            let later = step.recursion.is_some_and(|recursion| recursion > 0);
+            let (stored, keys) = match kv {
+                KvSharing::RecursionWise => (part, part * length),
+                KvSharing::Shared if later => (0.0, length),
+                KvSharing::Shared | KvSharing::Hybrid => (1.0, length),
             };
-            let makes_keys = !(later && kv == KvStrategy::Shared);
-            cost.cache_bytes += held * length * 2.0 * self.key_value_size() as f64 * ELEMENT;
+            let makes_keys = !(later && kv == KvSharing::Shared);
+            cost.cache_bytes += stored * length * 2.0 * self.key_value_size() as f64 * ELEMENT;
             cost.linear += part * length * self.linears(&map, index, makes_keys);
             let window = self.anatomy.depths[index].window.map_or(f64::INFINITY, |window| window as f64);
-            cost.attention += part * length * pairs(seen, window) * 4.0 * self.query_size() as f64;
+            cost.attention += part * length * pairs(keys, window) * 4.0 * self.query_size() as f64;
         }
-        cost.linear += length * self.routers(router, share);
-        Ok(cost)
+        if let Some(recursion) = self.recursion.as_ref().filter(|_| shares.is_some()) {
+            cost.routers = length * self.router_operations(recursion, &share);
+        }
+        cost
     }
 
-    /// Operations of the linears of a depth on one token.
+    /// Cost of the same model without routers and KV sharing, as a baseline: every token goes
+    /// through every recursion, and each recursion computes its own keys and values.
+    #[must_use]
+    pub fn full_recursion_cost(&self, tokens: usize) -> Cost {
+        let mut full = self.clone();
+        if let Some(recursion) = &mut full.recursion {
+            recursion.kv_sharing = KvSharing::RecursionWise;
+        }
+        full.cost(tokens, None)
+    }
+
+    /// Operations of the linears of a depth on one token; `makes_keys` includes k and v.
     fn linears(&self, map: &ShareMap, index: usize, makes_keys: bool) -> f64 {
         let step = map.depths()[index];
         let lora =
             self.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref()).filter(|_| map.is_shared(step.layer));
         let shapes = self.projection_shapes().into_iter();
-        let run = shapes.filter(|(name, _)| makes_keys || !matches!(*name, "self_attn.k_proj" | "self_attn.v_proj"));
-        let operations = |(name, [out, input]): (&str, [usize; 2])| {
-            let rank = lora.map_or(0, |lora| lora.rank_at(step.depth, name, [out, input]));
+        let run = shapes.filter(|(projection, _)| makes_keys || !matches!(projection, Projection::K | Projection::V));
+        let operations = |(projection, [out, input]): (Projection, [usize; 2])| {
+            let rank = lora.map_or(0, |lora| lora.rank_at(step.depth, projection, [out, input]));
             2 * (out * input + rank * (out + input))
         };
         run.map(operations).sum::<usize>() as f64
     }
 
-    /// Operations of the routers on one token of the sequence. Where recursions choose, each router (and its auxiliary one, by which
-    /// inference goes) reads what went through the recursion before; where tokens choose, one reads every token.
-    fn routers(&self, router: Option<&RouterConfig>, share: impl Fn(usize) -> f64) -> f64 {
+    /// Operations of the routers on one token of the sequence.
+    fn router_operations(&self, recursion: &RecursionConfig, share: &dyn Fn(usize) -> f64) -> f64 {
+        let Some(router) = recursion.router.as_ref().map(RouterConfig::spec) else { return 0.0 };
         let hidden = self.hidden_size;
-        let weights = |network: RouterNetwork, outputs: usize| match network.width(hidden) {
+        let weights = |RouterNetworks { outputs, network, .. }: RouterNetworks| match network.width(hidden) {
             _ if !network.has_weights() => 0,
             None => hidden * outputs,
             Some(width) => width * (hidden + outputs),
         };
-        let (weights, read) = match router {
-            None => (0, 0.0),
-            Some(RouterConfig::ExpertChoice(router)) => {
-                let read = (0..router.capacities.len()).map(|r| if r == 0 { 1.0 } else { share(r - 1) }).sum();
-                (weights(router.network, 1) + router.auxiliary.map_or(0, |network| weights(network, 1)), read)
-            }
-            Some(RouterConfig::TokenChoice(router)) => {
-                let outputs = self.recursion.as_ref().map_or(1, |recursion| recursion.num_recursions);
-                (weights(router.network, outputs), 1.0)
-            }
-        };
-        read * 2.0 * weights as f64
+        // An auxiliary router has the same inputs as the router beside it.
+        let main = weights(router.routers(recursion.num_recursions));
+        let auxiliary = router.auxiliary_routers(recursion.num_recursions).map_or(0, weights);
+        router.inputs_per_token(share) * 2.0 * (main + auxiliary) as f64
     }
 }
 
-/// Keys that a query sees in the mean, of `seen` tokens one after the other and within a window.
-fn pairs(seen: f64, window: f64) -> f64 {
-    if seen <= window {
-        return f64::midpoint(seen, 1.0);
+/// Mean number of keys that a query attends to, over `keys` consecutive tokens, within `window`.
+fn pairs(keys: f64, window: f64) -> f64 {
+    if keys <= window {
+        return f64::midpoint(keys, 1.0);
     }
-    (window * (window + 1.0) / 2.0 + (seen - window) * window) / seen
+    (window * (window + 1.0) / 2.0 + (keys - window) * window) / keys
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ExpertChoiceConfig, Gating, Init, RecursionConfig, RouterInput, RouterScore, Sharing};
-    use serde_json::json;
-    use std::path::Path;
+    use crate::{ExpertChoiceConfig, Gating, Init, RouterNetwork, Sharing, tiny::tiny_llama};
 
     const TOKENS: usize = 4096;
 
-    fn model(num_recursions: usize, kv: KvStrategy) -> ModelConfig {
-        let serde_json::Value::Object(map) = json!({
-            "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 12,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5,
-        }) else {
-            unreachable!()
-        };
+    fn model(num_recursions: usize, kv_sharing: KvSharing) -> ModelConfig {
         let router = RouterConfig::ExpertChoice(ExpertChoiceConfig {
             network: RouterNetwork::Random,
-            input: RouterInput::Raw,
-            score: RouterScore::Sigmoid,
             alpha: 1.0,
             gating: Gating::StraightThrough,
-            capacities: ExpertChoiceConfig::default_capacities(num_recursions),
-            kv,
-            auxiliary: None,
-            thresholds: None,
+            ..ExpertChoiceConfig::new(num_recursions)
         });
         let recursion = RecursionConfig {
             router: Some(router),
+            kv_sharing,
             ..RecursionConfig::new(num_recursions, Sharing::Cycle, Init::Average)
         };
-        ModelConfig { recursion: Some(recursion), ..ModelConfig::from_json(map, Path::new("x")).unwrap() }
+        ModelConfig { recursion: Some(recursion), ..tiny_llama(12) }
     }
 
-    /// Table 2 of the paper, for capacities `(R − r)/R` and shared depths alone.
+    /// Table 2 of the paper, for capacities `(R − r)/R` and shared depths only.
     #[test]
-    fn parts_of_the_whole_are_those_of_the_paper() {
+    fn fractions_of_the_full_cost_are_those_of_the_paper() {
         for num_recursions in [2, 3, 4] {
             let capacities = ExpertChoiceConfig::default_capacities(num_recursions);
             let (count, sum) =
                 (num_recursions as f64, |f: &dyn Fn(f64) -> f64| capacities.iter().map(|c| f(*c)).sum::<f64>());
             for (kv, memory, attention) in [
-                (KvStrategy::RecursionWise, (count + 1.0) / (2.0 * count), sum(&|c| c * c) / count),
-                (KvStrategy::Shared, 1.0 / count, sum(&|c| c) / count),
-                (KvStrategy::Hybrid, 1.0, sum(&|c| c) / count),
+                (KvSharing::RecursionWise, (count + 1.0) / (2.0 * count), sum(&|c| c * c) / count),
+                (KvSharing::Shared, 1.0 / count, sum(&|c| c) / count),
+                (KvSharing::Hybrid, 1.0, sum(&|c| c) / count),
             ] {
                 let config = model(num_recursions, kv);
-                let (routed, whole) =
-                    (config.cost(TOKENS, Some(&capacities)).unwrap(), config.cost(TOKENS, None).unwrap());
+                let (routed, whole) = (config.cost(TOKENS, Some(&capacities)), config.full_recursion_cost(TOKENS));
                 assert!((routed.cache_bytes / whole.cache_bytes - memory).abs() < 1e-12, "{kv} {num_recursions}");
-                // The paper has `S²` where `S(S + 1)` is meant.
+                // The paper writes `S²` for `S(S + 1)`.
                 assert!(
                     (routed.attention / whole.attention - attention).abs() < 1.0 / TOKENS as f64,
                     "{kv} {num_recursions}"
@@ -180,14 +206,25 @@ mod tests {
     }
 
     #[test]
-    fn products_are_those_of_the_linears_that_run() {
-        let whole = |config: &ModelConfig| config.cost(1, None).unwrap().linear;
+    fn operations_are_those_of_the_linears_that_run() {
+        let whole = |config: &ModelConfig| config.full_recursion_cost(1).linear;
         // q, k, v, o: 8 × 8, 4 × 8, 4 × 8, 8 × 8; three linears of 8 × 16.
         let (keys, depth) = (2.0 * 64.0, 2.0 * (192.0 + 384.0));
-        assert_eq!(whole(&model(2, KvStrategy::Shared)), 12.0 * depth);
-        let half = |kv| model(2, kv).cost(1, Some(&[1.0, 0.5])).unwrap().linear;
-        assert_eq!(half(KvStrategy::Hybrid), 6.0 * depth + 3.0 * depth);
-        assert_eq!(half(KvStrategy::Shared), 6.0 * depth + 3.0 * (depth - keys));
+        assert_eq!(whole(&model(2, KvSharing::Shared)), 12.0 * depth);
+        let half = |kv| model(2, kv).cost(1, Some(&[1.0, 0.5])).linear;
+        assert_eq!(half(KvSharing::Hybrid), 6.0 * depth + 3.0 * depth);
+        assert_eq!(half(KvSharing::Shared), 6.0 * depth + 3.0 * (depth - keys));
+        let without_routers = |kv| model(2, kv).cost(1, None).linear;
+        assert_eq!(without_routers(KvSharing::Hybrid), 12.0 * depth);
+        assert_eq!(without_routers(KvSharing::Shared), 6.0 * depth + 6.0 * (depth - keys));
+    }
+
+    #[test]
+    fn shares_are_those_of_training_and_none_without_routers() {
+        let mut config = model(3, KvSharing::RecursionWise);
+        assert_eq!(config.expected_shares().unwrap(), ExpertChoiceConfig::default_capacities(3));
+        config.recursion.as_mut().unwrap().router = None;
+        assert_eq!(config.expected_shares(), None);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Errors of this crate.
 
-use crate::ShareError;
+use crate::{KvSharing, ShareError};
 use std::path::PathBuf;
 
-/// Why a configuration cannot be used.
+/// Errors of reading, checking and writing configurations.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read; the message holds its path.
@@ -14,10 +14,10 @@ pub enum ConfigError {
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Cause, with line and column.
         source: serde_json::Error,
     },
-    /// A key is absent.
+    /// A required key is absent.
     #[error("`{}` has no key `{key}`", path.display())]
     MissingKey {
         /// The file.
@@ -25,16 +25,16 @@ pub enum ConfigError {
         /// The key.
         key: &'static str,
     },
-    /// A key holds something of another type or range.
+    /// A key holds a value of another type or range.
     #[error("`{}`: key `{key}` is `{found}`, expected {expected}", path.display())]
     BadValue {
         /// The file.
         path: PathBuf,
         /// The key.
         key: String,
-        /// What stands there.
+        /// Value of the key.
         found: String,
-        /// What can stand there.
+        /// Accepted values.
         expected: String,
     },
     /// A known key asks for something that is not implemented.
@@ -44,9 +44,9 @@ pub enum ConfigError {
         path: PathBuf,
         /// The key.
         key: &'static str,
-        /// What stands there.
+        /// Value of the key.
         found: String,
-        /// What is supported.
+        /// Supported values.
         hint: String,
     },
     /// One of our own YAML files has problems; the message lists all of them.
@@ -55,22 +55,35 @@ pub enum ConfigError {
     /// A configuration cannot be written as YAML.
     #[error("cannot write the configuration as YAML")]
     WriteYaml(#[source] serde_saphyr::ser_error::Error),
-    /// A checkpoint says that its start is to be chosen.
-    #[error("`recursion.init` is `auto`, expected the init that was chosen")]
-    InitOfCheckpoint,
-    /// Ranks of a LoRA do not fit the model.
+    /// Keys of a conversion that are impossible or do not go together.
+    #[error("{problems}")]
+    Convert {
+        /// Everything that is wrong.
+        problems: crate::KeyProblems,
+    },
+    /// LoRA ranks do not fit the model.
     #[error("the ranks of `recursion.lora` do not fit the model:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
     LoraRanks {
-        /// Everything that does not fit.
+        /// Every problem found.
         problems: Vec<String>,
+    },
+    /// The model has no recursions that could share keys and values.
+    #[error("keys and values cannot be shared as `kv_sharing: {kv_sharing}` says: {problem}\nhint: {hint}")]
+    BadKvSharing {
+        /// Requested KV sharing.
+        kv_sharing: KvSharing,
+        /// Reason why it does not fit.
+        problem: String,
+        /// Remedy.
+        hint: &'static str,
     },
     /// A router does not fit its model.
     #[error("the router cannot be used:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
     BadRouter {
-        /// Everything that is wrong.
+        /// Every problem found.
         problems: Vec<String>,
     },
-    /// The sharing pattern does not fit.
+    /// The sharing pattern does not fit the stack.
     #[error(transparent)]
     Share(#[from] ShareError),
 }

@@ -1,27 +1,29 @@
-//! Small vectors of one depth that a conversion may add. They leave the logits as they are until they are trained.
+//! Extras: small per-depth vectors that a conversion may add. They do not change the logits until
+//! they are trained.
 //!
-//! With them a depth of the loop computes, from what it reads `x [M, D]`,
+//! A depth of the loop computes, from its input `x [M, D]`,
 //!
 //! ```text
-//! x ← x + γ ⊙ RMSNorm(x) + e                      at the first depth of a pass
+//! x ← x + γ ⊙ RMSNorm(x) + e                      at the first depth of a recursion
 //! x ← x + s ⊙ attention(norm(x));  x ← x + t ⊙ mlp(norm(x))
 //! ```
 //!
-//! `loop_norm` is `γ`, `loop_embedding` is `e`, `residual_scale` is `s` and `t` (LayerScale, <https://arxiv.org/abs/2103.17239>, started at 1).
+//! `loop_norm` is `γ`, `loop_embedding` is `e`, `residual_scale` is `s` and `t` (LayerScale,
+//! <https://arxiv.org/abs/2103.17239>, started at 1).
 
-use crate::{DepthPlan, ShareMap};
+use crate::{DepthAssignment, ShareMap};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One kind of such vectors.
+/// Kind of extra.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DepthExtra {
-    /// A vector that says which pass this is, added to what the pass reads; starts at 0.
+    /// Embedding of the recursion, added to the input of its first depth; starts at 0.
     LoopEmbedding,
-    /// A norm of what the pass before left, added to it; its weight starts at 0.
+    /// Norm of the output of the previous recursion, added to that output; its weight starts at 0.
     LoopNorm,
-    /// Factors of what attention and feed-forward network add to the stream; start at 1.
+    /// Per-channel factors on the outputs of attention and feed-forward network; start at 1.
     ResidualScale,
 }
 
@@ -39,17 +41,17 @@ impl DepthExtra {
         }
     }
 
-    /// Names of its vectors `[D]`, under `model.depths.{d}`.
+    /// Its vectors, each `[D]`.
     #[must_use]
-    pub fn parts(self) -> &'static [&'static str] {
+    pub fn vectors(self) -> &'static [ExtraVector] {
         match self {
-            Self::LoopEmbedding => &["extras.loop_embedding"],
-            Self::LoopNorm => &["extras.loop_norm"],
-            Self::ResidualScale => &["extras.attention_scale", "extras.mlp_scale"],
+            Self::LoopEmbedding => &[ExtraVector::LoopEmbedding],
+            Self::LoopNorm => &[ExtraVector::LoopNorm],
+            Self::ResidualScale => &[ExtraVector::AttentionScale, ExtraVector::MlpScale],
         }
     }
 
-    /// What every element is as long as nothing was trained.
+    /// Initial value of every element.
     #[must_use]
     pub fn start(self) -> f32 {
         match self {
@@ -58,14 +60,47 @@ impl DepthExtra {
         }
     }
 
-    /// Whether a depth has it: the first of each pass (from the second on, for the norm), or all of the loop.
+    /// True if a depth has this extra: the first depth of each recursion (for the norm, from the
+    /// second recursion on), or every depth of the loop.
     #[must_use]
-    pub fn is_at(self, map: &ShareMap, step: &DepthPlan) -> bool {
+    pub fn is_at(self, map: &ShareMap, step: &DepthAssignment) -> bool {
         match self {
             Self::LoopEmbedding => map.begins_pass(step),
             Self::LoopNorm => map.begins_pass(step) && step.recursion.is_some_and(|recursion| recursion > 0),
             Self::ResidualScale => map.is_shared(step.layer),
         }
+    }
+}
+
+/// One vector of an extra.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExtraVector {
+    /// `e`.
+    LoopEmbedding,
+    /// `γ`.
+    LoopNorm,
+    /// `s`.
+    AttentionScale,
+    /// `t`.
+    MlpScale,
+}
+
+impl ExtraVector {
+    /// Name under `model.depths.{d}`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LoopEmbedding => "extras.loop_embedding",
+            Self::LoopNorm => "extras.loop_norm",
+            Self::AttentionScale => "extras.attention_scale",
+            Self::MlpScale => "extras.mlp_scale",
+        }
+    }
+}
+
+impl fmt::Display for ExtraVector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -1,22 +1,22 @@
-//! Groups of parameters that the optimizer treats alike, told by the names of their tensors.
+//! Parameter groups of the optimizer; they follow from the role of a tensor.
 
-use crate::{LayerIndex, ShareMap, document::Checks};
+use crate::{RouterKind, ShareMap, TensorOwner, TensorRole, document::Checks};
 use serde::{Deserialize, Serialize};
 
-/// What a parameter is part of.
+/// Parameters that share a learning rate and a weight decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Group {
+pub enum ParameterGroup {
     /// A layer that several depths run, without its norms.
     Shared,
     /// A layer that one depth runs, without its norms.
     Unshared,
     /// The LoRA of a depth, with its magnitudes.
     Lora,
-    /// Vectors that a conversion added to a depth.
+    /// Extras of a depth.
     Extras,
     /// A router.
     Routers,
-    /// A router that learns what another chooses; its gradient has a norm, and a clipping, of its own.
+    /// An auxiliary router.
     AuxiliaryRouters,
     /// A norm.
     Norms,
@@ -24,25 +24,25 @@ pub enum Group {
     Embeddings,
 }
 
-/// Settings of each group.
+/// Settings of each parameter group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GroupsConfig {
-    /// Of [`Group::Shared`].
+    /// Group [`ParameterGroup::Shared`].
     pub shared: GroupConfig,
-    /// Of [`Group::Unshared`].
+    /// Group [`ParameterGroup::Unshared`].
     pub unshared: GroupConfig,
-    /// Of [`Group::Lora`].
+    /// Group [`ParameterGroup::Lora`].
     pub lora: GroupConfig,
-    /// Of [`Group::Extras`].
+    /// Group [`ParameterGroup::Extras`].
     pub extras: GroupConfig,
-    /// Of [`Group::Routers`].
+    /// Group [`ParameterGroup::Routers`].
     pub routers: GroupConfig,
-    /// Of [`Group::AuxiliaryRouters`].
+    /// Group [`ParameterGroup::AuxiliaryRouters`].
     pub auxiliary_routers: GroupConfig,
-    /// Of [`Group::Norms`].
+    /// Group [`ParameterGroup::Norms`].
     pub norms: GroupConfig,
-    /// Of [`Group::Embeddings`].
+    /// Group [`ParameterGroup::Embeddings`].
     pub embeddings: GroupConfig,
 }
 
@@ -50,9 +50,10 @@ pub struct GroupsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GroupConfig {
-    /// Factor of the learning rate; 0 freezes the group.
+    /// Factor on the learning rate; 0 freezes the group.
     pub lr: f64,
-    /// Weight decay of every tensor of the group; by default the optimizer's for matrices, and none for norms, biases and magnitudes.
+    /// Weight decay of every tensor of the group. Default: the optimizer's for matrices, none for
+    /// norms, biases and magnitudes.
     pub weight_decay: Option<f64>,
 }
 
@@ -62,7 +63,7 @@ impl Default for GroupConfig {
     }
 }
 
-impl Group {
+impl ParameterGroup {
     /// All groups.
     pub const ALL: [Self; 8] = [
         Self::Shared,
@@ -90,89 +91,70 @@ impl Group {
         }
     }
 
-    /// The group of the tensor `name` of a model whose depths run layers as `map` says.
-    #[must_use]
-    pub fn of(name: &str, map: &ShareMap) -> Self {
-        if name.contains(".lora_") {
-            return Self::Lora;
+    /// Group of a tensor of a model with share map `map`.
+    pub(crate) fn for_role(role: TensorRole, owner: TensorOwner, map: &ShareMap) -> Self {
+        match (role, owner) {
+            (TensorRole::LoraA(_) | TensorRole::LoraB(_) | TensorRole::Magnitude(_), _) => Self::Lora,
+            (TensorRole::Extra(_), _) => Self::Extras,
+            (TensorRole::RouterUp | TensorRole::RouterOut, TensorOwner::Router(RouterKind::Auxiliary, _)) => {
+                Self::AuxiliaryRouters
+            }
+            (TensorRole::RouterUp | TensorRole::RouterOut, _) => Self::Routers,
+            (TensorRole::Embedding | TensorRole::Head, _) => Self::Embeddings,
+            (TensorRole::Norm(_) | TensorRole::FinalNorm, _) => Self::Norms,
+            (TensorRole::Projection(_), TensorOwner::Layer(layer)) if map.is_shared(layer) => Self::Shared,
+            (TensorRole::Projection(_), _) => Self::Unshared,
         }
-        if name.contains(".extras.") {
-            return Self::Extras;
-        }
-        if name.starts_with("model.routers.") {
-            return Self::Routers;
-        }
-        if name.starts_with("model.auxiliary_routers.") {
-            return Self::AuxiliaryRouters;
-        }
-        if name.starts_with("model.embed_tokens.") || name.starts_with("lm_head.") {
-            return Self::Embeddings;
-        }
-        if name.split('.').any(|part| part == "norm" || part.ends_with("norm")) {
-            return Self::Norms;
-        }
-        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-        if layer.is_some_and(|layer| map.is_shared(LayerIndex(layer))) { Self::Shared } else { Self::Unshared }
     }
+
+    /// Clip group of the parameter group.
+    #[must_use]
+    pub fn clip_group(self) -> ClipGroup {
+        match self {
+            Self::AuxiliaryRouters => ClipGroup::AuxiliaryRouters,
+            _ => ClipGroup::Model,
+        }
+    }
+}
+
+/// Parameters whose gradients are clipped by one norm. Auxiliary routers only read the model, so
+/// their gradients must not change how the model's gradients are clipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClipGroup {
+    /// Everything else.
+    Model,
+    /// The auxiliary routers.
+    AuxiliaryRouters,
 }
 
 impl GroupsConfig {
     /// The settings of `group`.
     #[must_use]
-    pub fn get(&self, group: Group) -> &GroupConfig {
+    pub fn get(&self, group: ParameterGroup) -> &GroupConfig {
         match group {
-            Group::Shared => &self.shared,
-            Group::Unshared => &self.unshared,
-            Group::Lora => &self.lora,
-            Group::Extras => &self.extras,
-            Group::Routers => &self.routers,
-            Group::AuxiliaryRouters => &self.auxiliary_routers,
-            Group::Norms => &self.norms,
-            Group::Embeddings => &self.embeddings,
+            ParameterGroup::Shared => &self.shared,
+            ParameterGroup::Unshared => &self.unshared,
+            ParameterGroup::Lora => &self.lora,
+            ParameterGroup::Extras => &self.extras,
+            ParameterGroup::Routers => &self.routers,
+            ParameterGroup::AuxiliaryRouters => &self.auxiliary_routers,
+            ParameterGroup::Norms => &self.norms,
+            ParameterGroup::Embeddings => &self.embeddings,
         }
     }
 
     pub(crate) fn check(&self, key: &str, checks: &mut Checks) {
         let fits = |x: f64| x.is_finite() && x >= 0.0;
         let expected = "a finite number, 0 or more";
-        for group in Group::ALL {
+        for group in ParameterGroup::ALL {
             let (GroupConfig { lr, weight_decay }, key) = (self.get(group), format!("{key}.{}", group.name()));
             checks.require(fits(*lr), format!("{key}.lr"), lr, expected);
             if let Some(decay) = weight_decay {
                 checks.require(fits(*decay), format!("{key}.weight_decay"), decay, expected);
             }
         }
-        if Group::ALL.iter().all(|group| self.get(*group).lr == 0.0) {
+        if ParameterGroup::ALL.iter().all(|group| self.get(*group).lr == 0.0) {
             checks.problem(key, "every group has a rate of 0, nothing would be trained");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Sharing;
-
-    #[test]
-    fn names_tell_the_group() {
-        let map = ShareMap::new(8, 2, Sharing::MiddleCycle).unwrap();
-        for (name, group) in [
-            ("model.layers.0.mlp.up_proj.weight", Group::Unshared),
-            ("model.layers.2.self_attn.q_proj.bias", Group::Shared),
-            ("model.layers.4.mlp.up_proj.weight", Group::Unshared),
-            ("model.layers.2.input_layernorm.weight", Group::Norms),
-            ("model.depths.2.post_attention_layernorm.weight", Group::Norms),
-            ("model.layers.1.self_attn.q_norm.weight", Group::Norms),
-            ("model.norm.weight", Group::Norms),
-            ("model.depths.7.self_attn.q_proj.lora_A.weight", Group::Lora),
-            ("model.depths.7.self_attn.q_proj.lora_magnitude_vector", Group::Lora),
-            ("model.depths.4.extras.loop_norm", Group::Extras),
-            ("model.routers.1.out_proj.weight", Group::Routers),
-            ("model.auxiliary_routers.1.up_proj.weight", Group::AuxiliaryRouters),
-            ("model.embed_tokens.weight", Group::Embeddings),
-            ("lm_head.weight", Group::Embeddings),
-        ] {
-            assert_eq!(Group::of(name, &map), group, "{name}");
         }
     }
 }

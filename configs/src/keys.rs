@@ -73,7 +73,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A list with one entry for each of `len` depths.
+    /// List with one entry for each of `len` depths; `None` if the key is absent.
     pub fn per_depth<T>(
         &self,
         key: &str,
@@ -100,7 +100,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses every value of `key` but those of `accepted`.
+    /// Refuses every value of `key` except those in `accepted`.
     pub fn only(&self, key: &'static str, accepted: &[&str]) -> Result<(), ConfigError> {
         match self.present(key) {
             None => Ok(()),

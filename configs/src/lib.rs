@@ -1,59 +1,70 @@
-//! What a model and a run *are*: plain data, parsed and validated, without any tensor library.
+//! Configuration of models and runs: plain data, parsed and validated, without a tensor library.
 //!
-//! Foreign files (`config.json` of a Hugging Face folder) may hold keys that we do not know, but a key that we know with
-//! a value that we do not implement is an error. Our own files are YAML and refuse every unknown key.
+//! Foreign files (`config.json` of a Hugging Face folder) may hold unknown keys, but a known key
+//! with a value that is not implemented is an error. Our own files are YAML and refuse every
+//! unknown key.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod arch;
 mod budget;
+mod byte_size;
 mod convert;
 mod cost;
 pub mod document;
 mod error;
 mod extras;
-mod fit;
 mod groups;
 mod keys;
+mod kv_sharing;
 mod lora;
 mod losses;
 mod model;
+mod named;
 mod optimizer;
 mod pattern;
 mod recursion;
+mod remainder;
 mod router;
 mod run;
 mod schedule;
 mod share;
+mod share_error;
+mod tensors;
+#[cfg(test)]
+mod tiny;
 
 pub use arch::{
     ARCHITECTURES, Activation, Anatomy, Architecture, DepthKind, MlpKind, NormKind, QkNorm, Residual, Rope,
     RopeScaling, TensorNames,
 };
 pub use budget::Budget;
-pub use convert::{ConvertConfig, Mismatch, StoredDtype};
+pub use byte_size::ByteSize;
+pub use convert::{
+    CalibrationSource, Conversion, ConvertConfig, InitChoice, KeyProblem, KeyProblems, LoraRanks, LoraSpec,
+    ResolvedConvert, SearchSpace, Start, StoredDtype, TargetSettings,
+};
 pub use cost::Cost;
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
-pub use extras::DepthExtra;
-pub use fit::{Fit, Stack, spread};
-pub use groups::{Group, GroupConfig, GroupsConfig};
+pub use extras::{DepthExtra, ExtraVector};
+pub use groups::{ClipGroup, GroupConfig, GroupsConfig, ParameterGroup};
+pub use kv_sharing::KvSharing;
 pub use lora::{LoraConfig, Relax};
-pub use losses::{
-    AuxiliaryRouterBceConfig, BlockwiseConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig,
-    ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, HiddenPair,
-    LossConfig, RouterBalancingConfig, RouterBceConfig, RouterDecisivenessConfig, RouterZLossConfig, WeightPoint,
-};
+pub use losses::*;
 pub use model::ModelConfig;
 pub use optimizer::OptimizerConfig;
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, RecursionConfig};
+pub use remainder::{RemainderPolicy, Stack, spread};
 pub use router::{
-    DepthScore, ExpertChoiceConfig, Gating, IntermediateState, KvStrategy, RouterConfig, RouterInput, RouterNetwork,
-    RouterScore, TokenChoiceConfig,
+    ExpertChoiceConfig, Gating, IntermediateState, RouterConfig, RouterInput, RouterNetwork, RouterNetworks,
+    RouterScore, RouterSpec, TokenChoiceConfig, TokenChoiceScore,
 };
 pub use run::{
-    DataConfig, LoggerKind, LossSpike, ModelSource, NonFinite, Packing, Precision, RunConfig, SourceConfig,
-    TeacherConfig, TrainConfig, UptrainConfig,
+    DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig, SourceConfig, TeacherConfig,
+    TrainConfig, UptrainConfig,
 };
 pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
-pub use share::{Depth, DepthPlan, LayerIndex, ShareError, ShareMap, dividing_recursions};
+pub use share::{Depth, DepthAssignment, LayerIndex, ShareMap, dividing_recursions};
+pub use share_error::ShareError;
+pub use tensors::{NormPosition, Projection, RouterKind, TensorInit, TensorOwner, TensorPart, TensorRole, TensorSpec};

@@ -1,17 +1,18 @@
-//! Per-depth LoRA: which ranks a checkpoint has, whether its rows have magnitudes of their own, and how a conversion is asked for it.
+//! Per-depth LoRA: the ranks of a checkpoint, and LoRA or DoRA as its relaxation.
 
-use crate::{ConfigError, Depth, ModelConfig, ShareMap};
+use crate::{ConfigError, Depth, ModelConfig, Projection, ShareMap};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
-/// What a depth adds to a shared linear.
+/// Relaxation of a shared linear at a depth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Relax {
     /// `h = W'x + B A x`.
     #[default]
     Lora,
-    /// `h = m / ‖W' + B A‖ ⊙ (W'x + B A x)`, norms and magnitudes by row (DoRA, <https://arxiv.org/abs/2402.09353>).
+    /// `h = m / ‖W' + B A‖ ⊙ (W'x + B A x)`, with a norm and a magnitude per output row (DoRA,
+    /// <https://arxiv.org/abs/2402.09353>).
     Dora,
 }
 
@@ -28,7 +29,7 @@ impl Relax {
         }
     }
 
-    /// The name as its paper spells it.
+    /// The name as its paper writes it.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -61,19 +62,20 @@ impl std::str::FromStr for Relax {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank `r` of every linear at every depth whose layer is shared; a matrix with a smaller side takes that side. Of `ranks`
-    /// the largest.
+    /// Rank `r` of every linear at every depth with a shared layer, clamped to the smaller side of
+    /// the matrix. With `ranks`, their maximum.
     pub rank: usize,
-    /// By linear, e.g. `self_attn.q_proj`, its rank at every depth, 0 for none. Empty where `rank` says it all.
+    /// Ranks by linear, e.g. `self_attn.q_proj`, one per depth, 0 for none. Empty where `rank`
+    /// holds everywhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ranks: BTreeMap<String, Vec<usize>>,
-    /// Whether the rows of a corrected linear have magnitudes of their own.
+    /// LoRA, or DoRA with a magnitude per output row.
     #[serde(default, skip_serializing_if = "Relax::is_lora")]
     pub relax: Relax,
 }
 
 impl LoraConfig {
-    /// The same rank everywhere.
+    /// LoRA with one rank at every linear and depth.
     #[must_use]
     pub fn uniform(rank: usize) -> Self {
         Self { rank, ranks: BTreeMap::new(), relax: Relax::Lora }
@@ -86,28 +88,29 @@ impl LoraConfig {
         Some(Self { rank, ranks, relax: Relax::Lora })
     }
 
-    /// The same ranks with another relaxation.
+    /// Copy with another relaxation.
     #[must_use]
     pub fn with(self, relax: Relax) -> Self {
         Self { relax, ..self }
     }
 
-    /// The rank of the linear `projection` of shape `[out_features, in_features]` at a depth whose layer is shared; 0 for none.
+    /// Rank of a linear of shape `[out, in]` at a depth with a shared layer; 0 for none.
     #[must_use]
-    pub fn rank_at(&self, depth: Depth, projection: &str, [out_features, in_features]: [usize; 2]) -> usize {
+    pub fn rank_at(&self, depth: Depth, projection: Projection, [out, inp]: [usize; 2]) -> usize {
         match self.ranks.is_empty() {
-            true => self.rank.min(out_features).min(in_features),
-            false => self.ranks.get(projection).and_then(|ranks| ranks.get(depth.0)).copied().unwrap_or(0),
+            true => self.rank.min(out).min(inp),
+            false => self.ranks.get(projection.name()).and_then(|ranks| ranks.get(depth.0)).copied().unwrap_or(0),
         }
     }
 
-    /// Checks the ranks against the model that they are for.
+    /// Checks the ranks against the model.
     ///
     /// # Errors
-    /// With everything that does not fit.
+    /// With every problem found.
     pub fn check(&self, model: &ModelConfig, map: &ShareMap) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
-        let shapes: BTreeMap<&str, [usize; 2]> = model.projection_shapes().into_iter().collect();
+        let shapes = model.projection_shapes().into_iter().map(|(projection, shape)| (projection.name(), shape));
+        let shapes: BTreeMap<&str, [usize; 2]> = shapes.collect();
         for (projection, ranks) in &self.ranks {
             let Some([out, inp]) = shapes.get(projection.as_str()) else {
                 problems.push(format!("`{projection}` is no linear of the model"));
@@ -137,29 +140,18 @@ impl LoraConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Sharing;
+    use crate::{Sharing, tiny::tiny_llama};
     use serde_json::json;
-    use std::path::Path;
-
-    fn model() -> ModelConfig {
-        let serde_json::Value::Object(map) = json!({
-            "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 4,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5,
-        }) else {
-            unreachable!()
-        };
-        ModelConfig::from_json(map, Path::new("x")).unwrap()
-    }
 
     #[test]
     fn one_rank_is_clamped_and_a_table_says_it_all() {
         let uniform = LoraConfig::uniform(6);
-        assert_eq!(uniform.rank_at(Depth(3), "self_attn.k_proj", [4, 8]), 4);
+        assert_eq!(uniform.rank_at(Depth(3), Projection::K, [4, 8]), 4);
         assert_eq!(serde_json::to_value(&uniform).unwrap(), json!({ "rank": 6 }));
         let ranks = BTreeMap::from([("mlp.up_proj".to_owned(), vec![0, 2, 0, 5])]);
         let table = LoraConfig::table(ranks).unwrap();
         let at = |projection, depth| table.rank_at(Depth(depth), projection, [16, 8]);
-        assert_eq!((table.rank, at("mlp.up_proj", 1), at("mlp.up_proj", 2), at("mlp.gate_proj", 1)), (5, 2, 0, 0));
+        assert_eq!((table.rank, at(Projection::Up, 1), at(Projection::Up, 2), at(Projection::Gate, 1)), (5, 2, 0, 0));
         let back: LoraConfig = serde_json::from_value(serde_json::to_value(&table).unwrap()).unwrap();
         assert_eq!(back, table);
         assert_eq!(LoraConfig::table(BTreeMap::from([("mlp.up_proj".to_owned(), vec![0, 0])])), None);
@@ -177,7 +169,8 @@ mod tests {
             ("mlp.gate_proj".to_owned(), vec![1]),
             ("qkv".to_owned(), vec![]),
         ]);
-        let error = LoraConfig { rank: 4, ranks, relax: Relax::Lora }.check(&model(), &map).unwrap_err().to_string();
+        let error =
+            LoraConfig { rank: 4, ranks, relax: Relax::Lora }.check(&tiny_llama(4), &map).unwrap_err().to_string();
         assert_eq!(
             error.lines().collect::<Vec<_>>(),
             [
@@ -189,6 +182,6 @@ mod tests {
                 "  `rank` is 4, expected the largest of the ranks, above 0",
             ]
         );
-        LoraConfig::uniform(3).check(&model(), &map).unwrap();
+        LoraConfig::uniform(3).check(&tiny_llama(4), &map).unwrap();
     }
 }

@@ -1,18 +1,19 @@
-//! Sizes and constants of a decoder, as Hugging Face's `config.json` states them.
+//! Sizes and constants of a decoder, as in Hugging Face's `config.json`.
 
 use crate::{
-    Anatomy, ConfigError, MlpKind, QkNorm, RecursionConfig,
+    Anatomy, ConfigError, MlpKind, NormPosition, Projection, QkNorm, RecursionConfig, ShareMap, TensorPart, TensorRole,
     arch::{ARCHITECTURES, Architecture, Sizes},
     keys::Keys,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-/// `model_type` of a converted checkpoint starts with this: other loaders refuse it instead of loading a wrong model in silence.
+/// Prefix of the `model_type` of a converted checkpoint: other loaders then refuse it instead of
+/// silently loading a wrong model.
 const RECURSIVE_MODEL_TYPE: &str = "recursive_";
 const RECURSIVE_CLASS: &str = "Recursive";
 
-/// A decoder's shape. Field names are those of `config.json`.
+/// Shape of a decoder. Field names are those of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct ModelConfig {
@@ -20,19 +21,19 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
-    /// Length of the (unrolled) stack.
+    /// Length of the unrolled stack.
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
     pub max_position_embeddings: usize,
-    /// What the layers are made of.
+    /// Components of the layers.
     pub anatomy: Anatomy,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
-    /// Present in a converted checkpoint.
+    /// Recursion of a converted checkpoint; `None` for a plain model.
     pub recursion: Option<RecursionConfig>,
-    /// Every key of the file that was read, so that a copy loses nothing.
+    /// Every key of the file that was read, so that a copy keeps all of them.
     pub other: Map<String, Value>,
 }
 
@@ -40,7 +41,7 @@ impl ModelConfig {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// When the file cannot be read, or as [`ModelConfig::from_json`].
+    /// When the file cannot be read, and every error of [`ModelConfig::from_json`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs_err::read_to_string(path)?;
         let value: Value =
@@ -59,7 +60,7 @@ impl ModelConfig {
     /// Reads the keys of a `config.json`; `path` is named in errors.
     ///
     /// # Errors
-    /// When a size is missing or senseless, or a known key asks for what is not implemented.
+    /// When a size is missing or impossible, or a known key has a value that is not implemented.
     pub fn from_json(map: Map<String, Value>, path: &Path) -> Result<Self, ConfigError> {
         let keys = Keys { path, map: &map };
         let architecture = architecture(&keys)?;
@@ -106,12 +107,13 @@ impl ModelConfig {
             other: Map::new(),
         };
         if let Some(recursion) = &config.recursion {
-            recursion.share_map(&config)?;
+            recursion.validate(&config)?;
         }
         Ok(Self { other: map, ..config })
     }
 
-    /// The keys of `config.json`: everything that was read, with `recursion` and what it implies set from this value.
+    /// Keys of `config.json`: everything that was read, with `recursion` and the keys that follow
+    /// from it set from this value.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
         let mut map = self.other.clone();
@@ -133,15 +135,38 @@ impl ModelConfig {
         map
     }
 
-    /// The same model with other depths: each is of the kind of the depth of this one that `depths` names.
+    /// Copy with other depths: each takes its attention settings from the depth of this model that
+    /// `depths` names.
     ///
     /// # Panics
-    /// When a depth is not there.
+    /// When `depths` names a depth that does not exist.
     #[must_use]
     pub fn with_depths(&self, depths: &[usize]) -> Self {
         let kinds = depths.iter().map(|depth| self.anatomy.depths[*depth]).collect();
         let anatomy = Anatomy { depths: kinds, ..self.anatomy.clone() };
         Self { num_hidden_layers: depths.len(), anatomy, ..self.clone() }
+    }
+
+    /// Refuses a recursion that does not fit the model. A configuration read from a file has passed
+    /// this check; a changed one has to pass it again.
+    ///
+    /// # Errors
+    /// Every error of [`RecursionConfig::validate`].
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.recursion.as_ref().map_or(Ok(()), |recursion| recursion.validate(self))
+    }
+
+    /// Share map of the model; a plain model has one layer per depth.
+    ///
+    /// # Panics
+    /// When [`ModelConfig::validate`] refuses the configuration.
+    #[must_use]
+    pub fn share_map(&self) -> ShareMap {
+        match self.recursion.as_ref().map(|recursion| recursion.lay(self.num_hidden_layers)) {
+            None => ShareMap::identity(self.num_hidden_layers),
+            Some(Ok(map)) => map,
+            Some(Err(error)) => unreachable!("a configuration is validated before it is used: {error}"),
+        }
     }
 
     /// Total width of the queries, `N × H`.
@@ -156,48 +181,54 @@ impl ModelConfig {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Name and `[out_features, in_features]` of the linears of a layer, in the order of [`ModelConfig::PROJECTIONS`].
+    /// Linears of a layer with their shapes `[out, in]`, in the order of the forward pass.
     #[must_use]
-    pub fn projection_shapes(&self) -> Vec<(&'static str, [usize; 2])> {
-        let (d, f, q, kv) = (self.hidden_size, self.intermediate_size, self.query_size(), self.key_value_size());
-        let shapes = [[q, d], [kv, d], [kv, d], [d, q], [f, d], [f, d], [d, f]];
-        let all = Self::PROJECTIONS.into_iter().zip(shapes);
-        all.filter(|(name, _)| *name != GATE || matches!(self.anatomy.mlp, MlpKind::Gated(_))).collect()
+    pub fn projection_shapes(&self) -> Vec<(Projection, [usize; 2])> {
+        let all = Projection::ALL.into_iter().filter(|projection| self.has_projection(*projection));
+        all.map(|projection| (projection, self.projection_shape(projection))).collect()
     }
 
-    /// The linears that a layer can have, as they are called in a checkpoint under `model.layers.{i}.`.
-    pub const PROJECTIONS: [&'static str; 7] = [
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        GATE,
-        "mlp.up_proj",
-        "mlp.down_proj",
-    ];
-
-    /// Whether `projection` (one of [`ModelConfig::PROJECTIONS`]) has a bias.
+    /// True if layers have this linear; a plain feed-forward network has no gate.
     #[must_use]
-    pub fn has_bias(&self, projection: &str) -> bool {
+    pub fn has_projection(&self, projection: Projection) -> bool {
+        projection != Projection::Gate || matches!(self.anatomy.mlp, MlpKind::Gated(_))
+    }
+
+    /// Shape of a linear, `[out, in]`.
+    #[must_use]
+    pub fn projection_shape(&self, projection: Projection) -> [usize; 2] {
+        let (d, f, q, kv) = (self.hidden_size, self.intermediate_size, self.query_size(), self.key_value_size());
         match projection {
-            "self_attn.o_proj" => self.anatomy.output_bias,
-            name if name.starts_with("mlp.") => self.anatomy.mlp_bias,
-            _ => self.anatomy.qkv_bias,
+            Projection::Q => [q, d],
+            Projection::K | Projection::V => [kv, d],
+            Projection::O => [d, q],
+            Projection::Gate | Projection::Up => [f, d],
+            Projection::Down => [d, f],
         }
     }
 
-    /// Norms and biases of a layer or a depth with their lengths, as they are called under `model.layers.{i}.`.
+    /// True if a linear has a bias.
     #[must_use]
-    pub fn layer_vectors(&self) -> Vec<(String, usize)> {
+    pub fn has_bias(&self, projection: Projection) -> bool {
+        match projection {
+            Projection::Q | Projection::K | Projection::V => self.anatomy.qkv_bias,
+            Projection::O => self.anatomy.output_bias,
+            Projection::Gate | Projection::Up | Projection::Down => self.anatomy.mlp_bias,
+        }
+    }
+
+    /// Norms and biases of a layer (or of a depth that has its own) with their lengths.
+    #[must_use]
+    pub fn layer_vectors(&self) -> Vec<(TensorRole, TensorPart, usize)> {
         let mut vectors = Vec::new();
-        let mut norm = |name: &str, size| {
-            vectors.push((format!("{name}.weight"), size));
+        let mut norm = |position, size| {
+            vectors.push((TensorRole::Norm(position), TensorPart::Weight, size));
             if self.anatomy.norm_bias() {
-                vectors.push((format!("{name}.bias"), size));
+                vectors.push((TensorRole::Norm(position), TensorPart::Bias, size));
             }
         };
-        for name in self.anatomy.layer_norms() {
-            norm(name, self.hidden_size);
+        for position in self.anatomy.layer_norms() {
+            norm(*position, self.hidden_size);
         }
         let sizes = match self.anatomy.qk_norm {
             None => None,
@@ -205,23 +236,23 @@ impl ModelConfig {
             Some(QkNorm::Full) => Some([self.query_size(), self.key_value_size()]),
         };
         if let Some([query, key]) = sizes {
-            norm("self_attn.q_norm", query);
-            norm("self_attn.k_norm", key);
+            norm(NormPosition::Query, query);
+            norm(NormPosition::Key, key);
         }
-        let biases = self.projection_shapes().into_iter().filter(|(projection, _)| self.has_bias(projection));
-        vectors.extend(biases.map(|(projection, [out, _])| (format!("{projection}.bias"), out)));
+        let biases = self.projection_shapes().into_iter().filter(|(projection, _)| self.has_bias(*projection));
+        let bias =
+            |(projection, [out, _]): (_, [usize; 2])| (TensorRole::Projection(projection), TensorPart::Bias, out);
+        vectors.extend(biases.map(bias));
         vectors
     }
 }
-
-const GATE: &str = "mlp.gate_proj";
 
 fn architecture(keys: &Keys<'_>) -> Result<&'static Architecture, ConfigError> {
     let Some(found) = keys.present("model_type") else {
         return Err(ConfigError::MissingKey { path: keys.path.to_owned(), key: "model_type" });
     };
     let name = found.as_str().unwrap_or_default();
-    Architecture::of(name.strip_prefix(RECURSIVE_MODEL_TYPE).unwrap_or(name)).ok_or_else(|| {
+    Architecture::for_model_type(name.strip_prefix(RECURSIVE_MODEL_TYPE).unwrap_or(name)).ok_or_else(|| {
         let known: Vec<String> = ARCHITECTURES.iter().map(|a| format!("`{}` ({})", a.model_type, a.models)).collect();
         let hint = format!("supported: {}, and the folders that `retie convert` writes", known.join(", "));
         keys.unsupported("model_type", found, &hint)

@@ -1,30 +1,31 @@
-//! AdamW (<https://arxiv.org/abs/1711.05101>) and the clipping before it.
+//! AdamW (<https://arxiv.org/abs/1711.05101>) and gradient clipping.
 
-use crate::{Group, GroupsConfig, document::Checks};
+use crate::{GroupsConfig, ParameterGroup, document::Checks};
 use serde::{Deserialize, Serialize};
 
-/// Settings of AdamW. Norms and biases have no weight decay, unless their group says otherwise.
+/// Settings of AdamW. Norms and biases have no weight decay unless their group sets one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
     /// Peak learning rate; the schedule scales it.
     pub lr: f64,
-    /// Decay of the mean of the gradients.
+    /// Decay rate of the first moment, the running mean of the gradient.
     #[serde(default = "default_beta1")]
     pub beta1: f64,
-    /// Decay of the mean of their squares.
+    /// Decay rate of the second moment, the running mean of the squared gradient.
     #[serde(default = "default_beta2")]
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     #[serde(default = "default_eps")]
     pub eps: f64,
-    /// Decoupled weight decay, times the learning rate.
+    /// Decoupled weight decay, multiplied by the learning rate.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
-    /// Gradients whose global L2 norm is larger are scaled down to it; a very large value switches clipping off.
+    /// Maximum global L2 norm of the gradients; larger gradients are scaled down to it. A very
+    /// large value switches clipping off.
     #[serde(default = "default_max_grad_norm")]
     pub max_grad_norm: f64,
-    /// Groups of parameters with a rate and a decay of their own.
+    /// Learning-rate factor and weight decay of each parameter group.
     #[serde(default)]
     pub groups: GroupsConfig,
 }
@@ -50,9 +51,9 @@ fn default_max_grad_norm() -> f64 {
 }
 
 impl OptimizerConfig {
-    /// Weight decay of a tensor of `group` with `rank` dimensions.
+    /// Weight decay of a tensor with `rank` dimensions in `group`.
     #[must_use]
-    pub fn weight_decay_of(&self, group: Group, rank: usize) -> f64 {
+    pub fn weight_decay_of(&self, group: ParameterGroup, rank: usize) -> f64 {
         let by_default = if rank > 1 { self.weight_decay } else { 0.0 };
         self.groups.get(group).weight_decay.unwrap_or(by_default)
     }

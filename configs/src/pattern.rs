@@ -1,14 +1,14 @@
-//! The names of sharing patterns, and a pattern with all that it takes.
+//! Sharing patterns: their names, and a pattern with its parameters.
 //!
-//! `cycle` and `sequence` loop what lies between a `prelude` and a `coda` of unshared layers (none, unless they are asked
-//! for); `middle_cycle` and `middle_sequence` are the papers' names for one unshared layer at each end. `map` lists the layer
-//! of every depth.
+//! `cycle` and `sequence` loop the layers between a `prelude` and a `coda` of unshared layers,
+//! which are empty by default. `middle_cycle` and `middle_sequence` are the papers' names for one
+//! unshared layer at each end. `map` lists the layer of every depth.
 
 use crate::ShareError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How depths share layers. `F`, `L`: the unshared first and last layer.
+/// Name of a sharing pattern. `F`, `L`: the unshared first and last layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sharing {
@@ -20,15 +20,15 @@ pub enum Sharing {
     MiddleCycle,
     /// `sequence` between an unshared first and last layer: `F,0,0,1,1,2,2,L`.
     MiddleSequence,
-    /// The layer of each depth is listed.
+    /// The layer of each depth is listed explicitly.
     Map,
 }
 
 impl Sharing {
-    /// The patterns that need nothing but the number of recursions, in the order of the documentation.
+    /// Patterns that need nothing but the number of recursions, in the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Cycle, Self::Sequence, Self::MiddleCycle, Self::MiddleSequence];
 
-    /// Everything that the key `sharing` can say.
+    /// Every value of the key `sharing`.
     pub const CHOICES: [Self; 5] = [Self::Cycle, Self::Sequence, Self::MiddleCycle, Self::MiddleSequence, Self::Map];
 
     /// The name in configurations and on the command line.
@@ -52,7 +52,7 @@ impl Sharing {
         }
     }
 
-    /// Whether a loop repeats each layer in place, and not the block as a whole.
+    /// True if the loop repeats each layer in place (`sequence`), not the block as a whole.
     #[must_use]
     pub fn repeats_in_place(self) -> bool {
         matches!(self, Self::Sequence | Self::MiddleSequence)
@@ -75,7 +75,7 @@ impl std::str::FromStr for Sharing {
     }
 }
 
-/// A sharing pattern with all that it takes.
+/// A sharing pattern with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// A loop between unshared layers.
@@ -84,7 +84,7 @@ pub enum Pattern {
         sharing: Sharing,
         /// Unshared layers before the loop.
         prelude: usize,
-        /// Unshared layers after it.
+        /// Unshared layers after the loop.
         coda: usize,
     },
     /// The stored layer of each depth.
@@ -92,10 +92,10 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// From the keys of a configuration.
+    /// Builds a pattern from the keys of a configuration.
     ///
     /// # Errors
-    /// When they do not go together.
+    /// When the keys contradict each other.
     pub fn new(
         sharing: Sharing,
         prelude: Option<usize>,
@@ -133,7 +133,7 @@ impl Pattern {
         }
     }
 
-    /// `prelude`, `coda` and `map` as a configuration has them: absent where the name says it all.
+    /// `prelude`, `coda` and `map` as a configuration has them; absent where the name implies them.
     #[must_use]
     pub fn keys(&self) -> (Option<usize>, Option<usize>, Option<Vec<usize>>) {
         match self {
@@ -145,10 +145,10 @@ impl Pattern {
         }
     }
 
-    /// Of a stack of `num_hidden_layers`, the layers that it shares.
+    /// Number of layers that the pattern shares in a stack of `num_hidden_layers`.
     ///
     /// # Errors
-    /// When it leaves none to share.
+    /// When it leaves no layer to share.
     pub fn num_shared(&self, num_hidden_layers: usize) -> Result<usize, ShareError> {
         let unshared = match self {
             Self::Loop { prelude, coda, .. } => prelude.saturating_add(*coda),
@@ -159,13 +159,14 @@ impl Pattern {
             _ => Err(ShareError::TooFewLayers {
                 num_hidden_layers,
                 needed: unshared.saturating_add(1),
-                pattern: self.clone(),
+                pattern: self.to_string(),
             }),
         }
     }
 }
 
-/// `` `middle_cycle` `` or `` `cycle` between 2 and 1 unshared layers `` or `the map`.
+/// Text for messages: `` `middle_cycle` ``, `` `cycle` between 2 and 1 unshared layers `` or
+/// `the map`.
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self, self.keys()) {
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_do_not_go_together_are_refused_and_others_come_back() {
+    fn contradicting_keys_are_refused_and_others_survive_a_round_trip() {
         let refused = |sharing, prelude, coda, map| Pattern::new(sharing, prelude, coda, map).unwrap_err().to_string();
         assert!(refused(Sharing::Map, None, None, None).starts_with("sharing `map` has no map"));
         assert!(refused(Sharing::Map, Some(1), None, Some(&[0])).starts_with("a `map` takes no `prelude`"));

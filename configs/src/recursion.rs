@@ -1,105 +1,85 @@
 //! The `recursion` object of a converted checkpoint's `config.json`.
 
-use crate::{ConfigError, DepthExtra, LoraConfig, ModelConfig, Pattern, RouterConfig, ShareError, ShareMap, Sharing};
-use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt};
+use crate::{
+    ConfigError, DepthExtra, KvSharing, LoraConfig, ModelConfig, Pattern, RouterConfig, ShareError, ShareMap, Sharing,
+    kv_sharing, named::named,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use std::collections::BTreeSet;
 
-/// How the shared layers start from the pretrained ones (RRT §2.2, MoR Table 12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Init {
-    /// Layers spread evenly over the source.
-    Stepwise,
-    /// Mean over the tied group.
-    Average,
-    /// The first layers.
-    Lower,
-    /// The last layers.
-    Upper,
-    /// Distinct layers drawn with a seed, in ascending order.
-    Random,
-    /// Fitted to what the source computes on a calibration text.
-    Calibrated,
-    /// The best of several candidates by measurement, with its pattern and ranks. A checkpoint has the one that was chosen.
-    Auto,
-}
-
-impl Init {
-    /// Every initialisation that a checkpoint can have, in the order of the documentation.
-    pub const ALL: [Self; 6] =
-        [Self::Stepwise, Self::Average, Self::Lower, Self::Upper, Self::Random, Self::Calibrated];
-
-    /// Everything that can be asked for.
-    pub const CHOICES: [Self; 7] =
-        [Self::Stepwise, Self::Average, Self::Lower, Self::Upper, Self::Random, Self::Calibrated, Self::Auto];
-
-    /// The name in configurations and on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stepwise => "stepwise",
-            Self::Average => "average",
-            Self::Lower => "lower",
-            Self::Upper => "upper",
-            Self::Random => "random",
-            Self::Calibrated => "calibrated",
-            Self::Auto => "auto",
-        }
+named! {
+    /// Initialisation of the shared layers of a checkpoint (RRT §2.2, MoR Table 12).
+    Init, "init" {
+        /// Layers at even steps over the source.
+        Stepwise = "stepwise",
+        /// Mean of the source layers of a tied group.
+        Average = "average",
+        /// The first source layers.
+        Lower = "lower",
+        /// The last source layers.
+        Upper = "upper",
+        /// Distinct layers drawn with a seed, in ascending order.
+        Random = "random",
+        /// Fitted to the activations of the source on a calibration text.
+        Calibrated = "calibrated",
     }
 }
 
-impl fmt::Display for Init {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for Init {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let known = "stepwise, average, lower, upper, random, calibrated, auto";
-        Self::CHOICES
-            .into_iter()
-            .find(|i| i.name() == name)
-            .ok_or_else(|| format!("unknown init `{name}`, expected one of {known}"))
-    }
-}
-
-/// What makes a checkpoint recursive. `num_hidden_layers` beside it stays the length of the unrolled stack.
+/// Recursion of a converted checkpoint. `num_hidden_layers` beside it stays the length of the
+/// unrolled stack.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct RecursionConfig {
-    /// Passes over the shared block, `R`.
+    /// Number of passes over the shared block, `R`.
     pub num_recursions: usize,
-    /// Which depths share a layer.
+    /// Name of the sharing pattern.
     pub sharing: Sharing,
     /// Unshared layers before the loop of `cycle` and `sequence`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prelude: Option<usize>,
-    /// Unshared layers after it.
+    /// Unshared layers after the loop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coda: Option<usize>,
-    /// The layer of every depth, for sharing `map`.
+    /// Stored layer of every depth, for sharing `map`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<Vec<usize>>,
-    /// Where the shared layers came from.
+    /// Initialisation that made the shared layers.
     pub init: Init,
-    /// Whether norm weights (and biases, if the model has any) are shared too, or each depth keeps its own.
+    /// True if norm weights (and biases, if the model has any) are shared too; false if each depth
+    /// has its own.
     pub share_norms: bool,
     /// Per-depth LoRA, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
-    /// Vectors that depths have beside the source's.
+    /// Extra vectors that depths have in addition to the source's tensors.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub extras: BTreeSet<DepthExtra>,
-    /// What chooses the recursion depth of each token; every token goes through all recursions without it.
+    /// KV sharing: the keys and values that the tokens of a recursion attend to.
+    #[serde(default, skip_serializing_if = "KvSharing::is_default")]
+    pub kv_sharing: KvSharing,
+    /// Router that decides the recursion count of each token; without it every token goes through
+    /// all recursions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<RouterConfig>,
 }
 
+impl Serialize for RecursionConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecursionConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut value = serde_json::Value::deserialize(deserializer)?;
+        kv_sharing::move_from_router(&mut value).map_err(D::Error::custom)?;
+        Self::deserialize(value).map_err(D::Error::custom)
+    }
+}
+
 impl RecursionConfig {
-    /// With shared norms, no unshared layers but those that `sharing` implies, and without LoRA, extras or a router.
+    /// A recursion with shared norms and the unshared layers that `sharing` implies, without LoRA,
+    /// extras and router.
     #[must_use]
     pub fn new(num_recursions: usize, sharing: Sharing, init: Init) -> Self {
         Self {
@@ -112,13 +92,14 @@ impl RecursionConfig {
             share_norms: true,
             lora: None,
             extras: BTreeSet::new(),
+            kv_sharing: KvSharing::default(),
             router: None,
         }
     }
 
-    /// The pattern of `map`, with shared norms and without LoRA.
+    /// A recursion with the pattern of `map`, with shared norms and without LoRA.
     #[must_use]
-    pub fn of(map: &ShareMap, init: Init) -> Self {
+    pub fn from_share_map(map: &ShareMap, init: Init) -> Self {
         let (prelude, coda, layers) = map.pattern().keys();
         Self { prelude, coda, map: layers, ..Self::new(map.num_recursions(), map.sharing(), init) }
     }
@@ -126,33 +107,36 @@ impl RecursionConfig {
     /// The sharing pattern.
     ///
     /// # Errors
-    /// When its keys do not go together.
+    /// When its keys contradict each other.
     pub fn pattern(&self) -> Result<Pattern, ShareError> {
         Pattern::new(self.sharing, self.prelude, self.coda, self.map.as_deref())
     }
 
-    /// The schedule for `model`.
+    /// Checks the sharing pattern, LoRA ranks, KV sharing and router against `model`.
     ///
     /// # Errors
-    /// When the pattern does not fit the model's layers, the ranks of the LoRA do not fit its depths and linears, or the router does not
-    /// fit the pattern.
-    pub fn share_map(&self, model: &ModelConfig) -> Result<ShareMap, ConfigError> {
-        let map = ShareMap::lay(&self.pattern()?, model.num_hidden_layers, self.num_recursions)?;
-        if self.init == Init::Auto {
-            return Err(ConfigError::InitOfCheckpoint);
-        }
+    /// The first problem found.
+    pub fn validate(&self, model: &ModelConfig) -> Result<(), ConfigError> {
+        let map = self.lay(model.num_hidden_layers)?;
         if let Some(lora) = &self.lora {
             lora.check(model, &map)?;
         }
-        if let Some(router) = &self.router {
-            router.check(self.num_recursions, self.sharing)?;
-            if let Some(window) = model.anatomy.depths.iter().find_map(|depth| depth.window) {
+        self.kv_sharing.check(self.num_recursions, self.sharing)?;
+        let Some(router) = &self.router else { return Ok(()) };
+        router.check(self)?;
+        match model.anatomy.depths.iter().find_map(|depth| depth.window) {
+            None => Ok(()),
+            Some(window) => {
                 let problem = format!(
                     "depths see a window of {window} tokens, which a selection of the tokens does not have, expected full attention"
                 );
-                return Err(ConfigError::BadRouter { problems: vec![problem] });
+                Err(ConfigError::BadRouter { problems: vec![problem] })
             }
         }
-        Ok(map)
+    }
+
+    /// Share map: the pattern laid over a stack of `num_hidden_layers`.
+    pub(crate) fn lay(&self, num_hidden_layers: usize) -> Result<ShareMap, ShareError> {
+        ShareMap::lay(&self.pattern()?, num_hidden_layers, self.num_recursions)
     }
 }

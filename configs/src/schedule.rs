@@ -1,24 +1,26 @@
-//! The learning rate over the run.
+//! Learning-rate schedules.
 //!
-//! `t` is the number of the optimizer step, counted from 1: the step that is taken first has `t = 1`, the last one `t = T`.
-//! With `w` warm-up steps, `d` decay steps, `m = min_lr_ratio` and the peak `lr`:
+//! `t` is the number of the optimizer step, counted from 1: the first step has `t = 1`, the last
+//! one `t = T`. With `w` warm-up steps, `d` decay steps, `m = min_lr_ratio` and the peak `lr`:
 //!
 //! - warm-up, `t < w`: `lr · t / w`;
-//! - `cosine`: `lr · (m + (1 − m) · (1 + cos(π · (t − w) / (T − w))) / 2)` (<https://arxiv.org/abs/1608.03983>);
-//! - `warmup_stable_decay`: `lr` until `t = T − d`, then `lr · (m + (1 − m) · (T − t) / d)` (<https://arxiv.org/abs/2404.06395>).
+//! - `cosine`: `lr · (m + (1 − m) · (1 + cos(π · (t − w) / (T − w))) / 2)`
+//!   (<https://arxiv.org/abs/1608.03983>);
+//! - `warmup_stable_decay`: `lr` until `t = T − d`, then `lr · (m + (1 − m) · (T − t) / d)`
+//!   (<https://arxiv.org/abs/2404.06395>).
 //!
 //! So the last step has `lr · m`, and no step is lost to a rate of 0 at the start.
 
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate changes over the run.
+/// Schedule of the learning rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleConfig {
-    /// Warm-up, then half a cosine.
+    /// Warm-up, then cosine decay.
     Cosine(CosineConfig),
-    /// Warm-up, then the peak, then a line down.
+    /// Warm-up, a constant peak, then linear decay.
     WarmupStableDecay(WarmupStableDecayConfig),
 }
 
@@ -28,7 +30,7 @@ pub enum ScheduleConfig {
 pub struct CosineConfig {
     /// Steps until the peak.
     pub warmup_steps: u64,
-    /// Learning rate of the last step, as a part of the peak.
+    /// Learning rate of the last step, as a fraction of the peak.
     #[serde(default = "default_cosine_min_lr_ratio")]
     pub min_lr_ratio: f64,
 }
@@ -39,9 +41,9 @@ pub struct CosineConfig {
 pub struct WarmupStableDecayConfig {
     /// Steps until the peak.
     pub warmup_steps: u64,
-    /// Steps of the way down, at the end of the run.
+    /// Steps of the decay at the end of the run.
     pub decay_steps: u64,
-    /// Learning rate of the last step, as a part of the peak.
+    /// Learning rate of the last step, as a fraction of the peak.
     #[serde(default)]
     pub min_lr_ratio: f64,
 }
@@ -51,8 +53,8 @@ fn default_cosine_min_lr_ratio() -> f64 {
 }
 
 impl ScheduleConfig {
-    /// The learning rate of optimizer step `step` (from 1) in a run of `num_steps` whose peak is `peak_lr`. A step after
-    /// the last has the last one's rate.
+    /// Learning rate of optimizer step `step` (from 1) in a run of `num_steps` with peak `peak_lr`.
+    /// Later steps have the rate of the last one.
     #[must_use]
     pub fn lr_at(&self, step: u64, num_steps: u64, peak_lr: f64) -> f64 {
         let (warmup, min_ratio) = (self.warmup_steps(), self.min_lr_ratio());
@@ -60,7 +62,7 @@ impl ScheduleConfig {
             return peak_lr * step as f64 / warmup as f64;
         }
         let step = step.min(num_steps);
-        // Part of the way from the peak that is still to go: 1 at the peak, 0 at the end.
+        // Position between the peak (1) and the minimum rate (0).
         let height = match self {
             Self::Cosine(_) => {
                 let progress = step.saturating_sub(warmup) as f64 / num_steps.saturating_sub(warmup).max(1) as f64;
@@ -87,7 +89,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// `num_steps` is `None` when the length of the run is itself in doubt.
+    /// Checks the parameters; `num_steps` is `None` when the length of the run is itself invalid.
     pub(crate) fn check(&self, num_steps: Option<u64>, checks: &mut Checks) {
         let (name, decay_steps) = match self {
             Self::Cosine(_) => ("cosine", 0),
@@ -141,7 +143,7 @@ mod tests {
         for golden in goldens {
             for (step, lr) in golden.lr {
                 let ours = golden.schedule.lr_at(step, golden.num_steps, golden.peak_lr);
-                // A few roundings of f64 in another order.
+                // Tolerance: a few roundings of f64 in another order.
                 assert!((ours - lr).abs() <= 1e-14 * golden.peak_lr, "{:?} step {step}: {ours} {lr}", golden.schedule);
             }
         }

@@ -1,12 +1,13 @@
-//! Which stored layer each depth of the unrolled stack uses: parameter sharing by index.
+//! Parameter sharing by index: the stored layer of each depth of the unrolled stack.
 //!
-//! Source: Relaxed Recursive Transformers, Eq. 2 (<https://arxiv.org/abs/2410.20672>) for `cycle`; Mixture-of-Recursions,
-//! Table 1 (<https://arxiv.org/abs/2507.10524>) for the four patterns that need nothing but the number of recursions.
+//! Source: Relaxed Recursive Transformers, Eq. 2 (<https://arxiv.org/abs/2410.20672>) for `cycle`;
+//! Mixture-of-Recursions, Table 1 (<https://arxiv.org/abs/2507.10524>) for the four patterns that
+//! need nothing but the number of recursions.
 //!
-//! Words: a *layer* is stored weights, a *depth* is an index in the unrolled stack, a *recursion* is one pass over the
-//! shared block. `N` depths, `R` recursions, `K` layers in the shared block.
+//! Words: a *layer* is stored weights, a *depth* is an index in the unrolled stack, a *recursion*
+//! is one pass over the shared block. `N` depths, `R` recursions, `K` layers in the shared block.
 
-use crate::{Pattern, Sharing};
+use crate::{Pattern, ShareError, Sharing};
 use std::{collections::BTreeMap, fmt, ops::Range};
 
 /// Index in the unrolled stack, `0..num_hidden_layers`.
@@ -29,86 +30,7 @@ impl fmt::Display for LayerIndex {
     }
 }
 
-/// Why a sharing pattern cannot be laid over a stack.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ShareError {
-    /// `R` does not divide the layers that the pattern shares.
-    #[error(
-        "`{num_recursions}` recursions do not divide the {num_shared} layers that {pattern} shares \
-         (of {num_hidden_layers})\nhint: these numbers of recursions do: {}; with `fit` (`drop`, `repeat`, `pad-unshared`) others can be had",
-        list(divisors)
-    )]
-    Indivisible {
-        /// Layers of the source model.
-        num_hidden_layers: usize,
-        /// Layers that the pattern shares.
-        num_shared: usize,
-        /// What was asked for.
-        num_recursions: usize,
-        /// The pattern.
-        pattern: Pattern,
-        /// The numbers that divide.
-        divisors: Vec<usize>,
-    },
-    /// The pattern leaves nothing to share.
-    #[error("{pattern} needs at least {needed} layers, found {num_hidden_layers}")]
-    TooFewLayers {
-        /// Layers of the source model.
-        num_hidden_layers: usize,
-        /// Smallest stack that the pattern accepts.
-        needed: usize,
-        /// The pattern.
-        pattern: Pattern,
-    },
-    /// Keys of a pattern that do not go together.
-    #[error("{problem}\nhint: {hint}")]
-    Mismatch {
-        /// What is wrong.
-        problem: String,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// A map has another length than the stack.
-    #[error(
-        "a map of {found} depths does not fit {num_hidden_layers} layers\nhint: give one number for each layer of the model"
-    )]
-    MapLength {
-        /// Layers of the source model.
-        num_hidden_layers: usize,
-        /// Length of the map.
-        found: usize,
-    },
-    /// A map numbers its layers in another order than that of their first use, or leaves a number out.
-    #[error(
-        "layers of a map are numbered in the order of their first use, and depth {depth} has `{found}` where at most `{expected}` is next\nhint: the same sharing is written {renumbered:?}"
-    )]
-    MapNumbers {
-        /// The first depth at fault.
-        depth: usize,
-        /// Its number.
-        found: usize,
-        /// The next unused number.
-        expected: usize,
-        /// The map with its layers renumbered.
-        renumbered: Vec<usize>,
-    },
-    /// A map has another number of recursions than is said beside it.
-    #[error(
-        "the map runs a layer `{found}` times at most, but `{expected}` recursions are asked for\nhint: leave the number of recursions out, or correct it"
-    )]
-    MapRecursions {
-        /// The most depths of one layer.
-        found: usize,
-        /// What was asked for.
-        expected: usize,
-    },
-}
-
-fn list(numbers: &[usize]) -> String {
-    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// The numbers of recursions that `sharing` accepts for a stack of `num_hidden_layers`, ascending.
+/// Numbers of recursions that `sharing` accepts for a stack of `num_hidden_layers`, ascending.
 #[must_use]
 pub fn dividing_recursions(num_hidden_layers: usize, sharing: Sharing) -> Vec<usize> {
     divisors(num_hidden_layers.saturating_sub(2 * sharing.num_unshared_ends()))
@@ -118,32 +40,32 @@ fn divisors(number: usize) -> Vec<usize> {
     (1..=number).filter(|r| number.is_multiple_of(*r)).collect()
 }
 
-/// One step of the unrolled stack.
+/// One depth of the unrolled stack with its stored layer and its recursion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DepthPlan {
+pub struct DepthAssignment {
     /// Position in the unrolled stack.
     pub depth: Depth,
-    /// Stored weights that it runs.
+    /// Stored layer that it runs.
     pub layer: LayerIndex,
-    /// Pass over the shared block, 0-based: how many depths before this one run the same layer. `None` for a layer that the
-    /// pattern leaves unshared.
+    /// Pass over the shared block, 0-based: the number of earlier depths that run the same layer.
+    /// `None` for a layer that the pattern leaves unshared.
     pub recursion: Option<usize>,
 }
 
-/// The whole schedule: depth → (layer, recursion). Every crate reads sharing from here.
+/// Share map: the layer and recursion of every depth. Every crate reads sharing from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareMap {
     pattern: Pattern,
     num_recursions: usize,
     num_layers: usize,
-    plan: Vec<DepthPlan>,
+    plan: Vec<DepthAssignment>,
 }
 
 impl ShareMap {
-    /// Lays a pattern that needs nothing but `num_recursions` over a stack of `num_hidden_layers`.
+    /// Lays a pattern without further parameters over a stack of `num_hidden_layers`.
     ///
     /// # Errors
-    /// As [`ShareMap::lay`].
+    /// Every error of [`ShareMap::lay`].
     pub fn new(num_hidden_layers: usize, num_recursions: usize, sharing: Sharing) -> Result<Self, ShareError> {
         Self::lay(&Pattern::new(sharing, None, None, None)?, num_hidden_layers, num_recursions)
     }
@@ -151,7 +73,8 @@ impl ShareMap {
     /// Lays `pattern` with `num_recursions` over a stack of `num_hidden_layers`.
     ///
     /// # Errors
-    /// When the pattern leaves nothing to share, `num_recursions` does not divide what it shares, or a map does not fit.
+    /// When the pattern leaves no layer to share, `num_recursions` does not divide the shared
+    /// layers, or a map does not fit.
     pub fn lay(pattern: &Pattern, num_hidden_layers: usize, num_recursions: usize) -> Result<Self, ShareError> {
         let layers: Vec<(usize, bool)> = match pattern {
             Pattern::Map(map) => lay_map(map, num_hidden_layers, num_recursions)?,
@@ -162,7 +85,7 @@ impl ShareMap {
                         num_hidden_layers,
                         num_shared,
                         num_recursions,
-                        pattern: pattern.clone(),
+                        pattern: pattern.to_string(),
                         divisors: divisors(num_shared),
                     });
                 }
@@ -180,25 +103,25 @@ impl ShareMap {
         let plan = layers.into_iter().enumerate().map(|(depth, (layer, looped))| {
             let uses = uses.entry(layer).or_default();
             *uses += 1;
-            DepthPlan { depth: Depth(depth), layer: LayerIndex(layer), recursion: looped.then(|| *uses - 1) }
+            DepthAssignment { depth: Depth(depth), layer: LayerIndex(layer), recursion: looped.then(|| *uses - 1) }
         });
         let plan = plan.collect();
         Ok(Self { pattern: pattern.clone(), num_recursions, num_layers: uses.len(), plan })
     }
 
-    /// The map of a model whose depths all have layers of their own.
+    /// Share map of a plain model: each depth has its own layer.
     #[must_use]
     pub fn identity(num_hidden_layers: usize) -> Self {
         let plan = (0..num_hidden_layers)
-            .map(|i| DepthPlan { depth: Depth(i), layer: LayerIndex(i), recursion: Some(0) })
+            .map(|i| DepthAssignment { depth: Depth(i), layer: LayerIndex(i), recursion: Some(0) })
             .collect();
         let pattern = Pattern::Loop { sharing: Sharing::Cycle, prelude: 0, coda: 0 };
         Self { pattern, num_recursions: 1, num_layers: num_hidden_layers, plan }
     }
 
-    /// The steps in the order in which they run.
+    /// Depths in the order in which they run.
     #[must_use]
-    pub fn depths(&self) -> &[DepthPlan] {
+    pub fn depths(&self) -> &[DepthAssignment] {
         &self.plan
     }
 
@@ -208,13 +131,13 @@ impl ShareMap {
         self.plan.len()
     }
 
-    /// Number of layers that are stored.
+    /// Number of stored layers.
     #[must_use]
     pub fn num_layers(&self) -> usize {
         self.num_layers
     }
 
-    /// Number of passes over the shared block, `R`; of a map the most depths that run one layer.
+    /// Number of passes over the shared block, `R`; for a map the size of its largest tied group.
     #[must_use]
     pub fn num_recursions(&self) -> usize {
         self.num_recursions
@@ -232,21 +155,21 @@ impl ShareMap {
         &self.pattern
     }
 
-    /// The depths that run `layer`, ascending: its tied group.
+    /// Tied group of `layer`: the depths that run it, ascending.
     #[must_use]
     pub fn depths_of(&self, layer: LayerIndex) -> Vec<Depth> {
         self.plan.iter().filter(|p| p.layer == layer).map(|p| p.depth).collect()
     }
 
-    /// Whether more than one depth runs `layer`.
+    /// True if more than one depth runs `layer`.
     #[must_use]
     pub fn is_shared(&self, layer: LayerIndex) -> bool {
         self.plan.iter().filter(|p| p.layer == layer).count() > 1
     }
 
-    /// Whether `step` is the first depth of a pass over a shared block.
+    /// True if `step` is the first depth of a pass over a shared block.
     #[must_use]
-    pub fn begins_pass(&self, step: &DepthPlan) -> bool {
+    pub fn begins_pass(&self, step: &DepthAssignment) -> bool {
         let before = step.depth.0.checked_sub(1).map(|depth| self.plan[depth].recursion);
         step.recursion.is_some() && before != Some(step.recursion)
     }
@@ -257,7 +180,8 @@ impl ShareMap {
         (0..self.num_layers).map(LayerIndex).filter(|layer| self.is_shared(*layer)).collect()
     }
 
-    /// Runs of depths of one recursion, in order; depths of the unshared ends are runs of their own.
+    /// Consecutive depths of the same recursion as ranges, in order; the unshared ends are ranges
+    /// of their own.
     #[must_use]
     pub fn passes(&self) -> Vec<Range<usize>> {
         let mut passes: Vec<(Option<usize>, Range<usize>)> = Vec::new();
@@ -270,8 +194,8 @@ impl ShareMap {
         passes.into_iter().map(|(_, depths)| depths).collect()
     }
 
-    /// Number of depths up to the end of each recursion, where recursions run one after the other. `None` where they do not, as in
-    /// `sequence`.
+    /// Number of depths up to the end of each recursion. `None` where recursions do not run one
+    /// after the other, as in `sequence`.
     #[must_use]
     pub fn recursion_ends(&self) -> Option<Vec<usize>> {
         let recursion = |depths: &Range<usize>| self.plan[depths.start].recursion;
@@ -280,7 +204,7 @@ impl ShareMap {
         recursions.into_iter().eq((0..self.num_recursions).map(Some)).then_some(ends)
     }
 
-    /// Layers of the shared block, `K`, as a range over stored layers; a map has none.
+    /// Stored layers of the shared block, `K` of them, as a range; `None` for a map.
     #[must_use]
     pub fn block(&self) -> Option<Range<usize>> {
         match &self.pattern {
@@ -290,23 +214,23 @@ impl ShareMap {
     }
 }
 
-/// The layer of each depth, and whether other depths run it too.
+/// The layer of each depth, and true if other depths run it too.
 fn lay_map(map: &[usize], num_hidden_layers: usize, num_recursions: usize) -> Result<Vec<(usize, bool)>, ShareError> {
     if map.len() != num_hidden_layers {
         return Err(ShareError::MapLength { num_hidden_layers, found: map.len() });
     }
-    let mut seen: Vec<usize> = Vec::new(); // in the order of first use
-    let number = |layer: usize, seen: &[usize]| seen.iter().position(|other| *other == layer);
+    let mut first_uses: Vec<usize> = Vec::new(); // layers in the order of first use
+    let number = |layer: usize, first_uses: &[usize]| first_uses.iter().position(|other| *other == layer);
     let mut fault = None;
     let mut renumbered = Vec::with_capacity(map.len());
     for (depth, layer) in map.iter().enumerate() {
-        if number(*layer, &seen).is_none() {
-            if *layer != seen.len() && fault.is_none() {
-                fault = Some((depth, *layer, seen.len()));
+        if number(*layer, &first_uses).is_none() {
+            if *layer != first_uses.len() && fault.is_none() {
+                fault = Some((depth, *layer, first_uses.len()));
             }
-            seen.push(*layer);
+            first_uses.push(*layer);
         }
-        renumbered.extend(number(*layer, &seen));
+        renumbered.extend(number(*layer, &first_uses));
     }
     if let Some((depth, found, expected)) = fault {
         return Err(ShareError::MapNumbers { depth, found, expected, renumbered });
@@ -334,14 +258,14 @@ mod tests {
 
     #[test]
     fn a_pass_is_one_recursion_or_an_unshared_end() {
-        let of = |n, r, sharing| {
+        let passes_and_ends = |n, r, sharing| {
             let map = ShareMap::new(n, r, sharing).unwrap();
             (map.passes(), map.recursion_ends())
         };
-        assert_eq!(of(6, 2, Sharing::Cycle), (vec![0..3, 3..6], Some(vec![3, 6])));
-        assert_eq!(of(8, 2, Sharing::MiddleCycle), (vec![0..1, 1..4, 4..7, 7..8], Some(vec![4, 7])));
-        assert_eq!(of(4, 2, Sharing::Sequence), (vec![0..1, 1..2, 2..3, 3..4], None));
-        assert_eq!(of(4, 4, Sharing::Sequence), (vec![0..1, 1..2, 2..3, 3..4], Some(vec![1, 2, 3, 4])));
+        assert_eq!(passes_and_ends(6, 2, Sharing::Cycle), (vec![0..3, 3..6], Some(vec![3, 6])));
+        assert_eq!(passes_and_ends(8, 2, Sharing::MiddleCycle), (vec![0..1, 1..4, 4..7, 7..8], Some(vec![4, 7])));
+        assert_eq!(passes_and_ends(4, 2, Sharing::Sequence), (vec![0..1, 1..2, 2..3, 3..4], None));
+        assert_eq!(passes_and_ends(4, 4, Sharing::Sequence), (vec![0..1, 1..2, 2..3, 3..4], Some(vec![1, 2, 3, 4])));
     }
 
     #[test]
@@ -368,20 +292,20 @@ mod tests {
     }
 
     #[test]
-    fn a_map_says_it_all() {
-        let of = |map: &[usize], n, r| ShareMap::lay(&Pattern::Map(map.to_vec()), n, r);
-        let map = of(&[0, 1, 2, 1, 2, 3], 6, 2).unwrap();
+    fn a_map_gives_layers_and_recursions() {
+        let lay = |map: &[usize], n, r| ShareMap::lay(&Pattern::Map(map.to_vec()), n, r);
+        let map = lay(&[0, 1, 2, 1, 2, 3], 6, 2).unwrap();
         assert_eq!((map.num_layers(), map.block(), map.sharing()), (4, None, Sharing::Map));
         assert_eq!(recursions(&map), [None, Some(0), Some(0), Some(1), Some(1), None]);
         assert_eq!(map.depths_of(LayerIndex(2)), [Depth(2), Depth(4)]);
-        // Groups of different lengths: the longest is the number of recursions.
-        let map = of(&[0, 1, 0, 0, 1], 5, 3).unwrap();
+        // With groups of different sizes, the largest is the number of recursions.
+        let map = lay(&[0, 1, 0, 0, 1], 5, 3).unwrap();
         assert_eq!(recursions(&map), [Some(0), Some(0), Some(1), Some(2), Some(1)]);
-        let error = of(&[0, 2, 1, 2], 4, 2).unwrap_err().to_string();
+        let error = lay(&[0, 2, 1, 2], 4, 2).unwrap_err().to_string();
         assert!(error.contains("depth 1 has `2`") && error.ends_with("[0, 1, 2, 1]"), "{error}");
-        assert!(matches!(of(&[0, 3, 3], 3, 2), Err(ShareError::MapNumbers { .. })));
-        assert!(matches!(of(&[0, 1], 3, 1), Err(ShareError::MapLength { .. })));
-        assert!(matches!(of(&[0, 1, 0], 3, 3), Err(ShareError::MapRecursions { found: 2, expected: 3 })));
+        assert!(matches!(lay(&[0, 3, 3], 3, 2), Err(ShareError::MapNumbers { .. })));
+        assert!(matches!(lay(&[0, 1], 3, 1), Err(ShareError::MapLength { .. })));
+        assert!(matches!(lay(&[0, 1, 0], 3, 3), Err(ShareError::MapRecursions { found: 2, expected: 3 })));
     }
 
     #[test]

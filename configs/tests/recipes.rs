@@ -19,7 +19,8 @@ fn every_recipe_parses_and_is_possible() {
     for path in &convert {
         document::load::<ConvertConfig>(path, &[]).unwrap_or_else(|e| panic!("{e}"));
     }
-    // Which keys a stage may have is the trainer's to say; here any that stand above the list.
+    // The trainer decides the keys that a stage may have; here any keys above the list may occur in
+    // it.
     let keys = StageKeys { replaced: &["losses", "schedule"], merged: &["optimizer", "train"] };
     for path in &uptrain {
         document::load_staged::<UptrainConfig>(path, &[], keys).unwrap_or_else(|e| panic!("{e}"));

@@ -1,8 +1,6 @@
 //! How many parameters a model has, by what they are.
 
-use crate::ConvertError;
-use retie_checkpoint::{EMBEDDINGS, LM_HEAD, expected_tensors};
-use retie_config::ModelConfig;
+use retie_config::{ModelConfig, TensorOwner, TensorRole};
 use serde::{Deserialize, Serialize};
 
 /// Stored parameters; each shared one counts once.
@@ -26,26 +24,21 @@ pub struct ParameterCounts {
 
 impl ParameterCounts {
     /// Counts what `config` implies.
-    ///
-    /// # Errors
-    /// When the sharing pattern does not fit the number of layers.
-    pub fn of(config: &ModelConfig) -> Result<Self, ConvertError> {
+    #[must_use]
+    pub fn from_config(config: &ModelConfig) -> Self {
         let mut counts = Self::default();
-        for (name, shape) in expected_tensors(config)? {
-            let size: usize = shape.iter().product();
-            let kind = match name.as_str() {
-                EMBEDDINGS | LM_HEAD => &mut counts.embedding,
-                lora if lora.contains(".lora_") => &mut counts.lora,
-                extra if extra.contains(".extras.") => &mut counts.extras,
-                router if router.starts_with("model.routers.") || router.starts_with("model.auxiliary_routers.") => {
-                    &mut counts.routers
-                }
-                depth if depth.starts_with("model.depths.") => &mut counts.depth_vectors,
-                _ => &mut counts.layers,
+        for spec in config.tensors() {
+            let count = match (spec.role, spec.owner) {
+                (TensorRole::Embedding | TensorRole::Head, _) => &mut counts.embedding,
+                (TensorRole::LoraA(_) | TensorRole::LoraB(_) | TensorRole::Magnitude(_), _) => &mut counts.lora,
+                (TensorRole::Extra(_), _) => &mut counts.extras,
+                (TensorRole::RouterUp | TensorRole::RouterOut, _) => &mut counts.routers,
+                (TensorRole::Projection(_) | TensorRole::Norm(_), TensorOwner::Depth(_)) => &mut counts.depth_vectors,
+                (TensorRole::Projection(_) | TensorRole::Norm(_) | TensorRole::FinalNorm, _) => &mut counts.layers,
             };
-            *kind += size;
+            *count += spec.num_elements();
         }
-        Ok(counts)
+        counts
     }
 
     /// Everything but the embedding.
@@ -64,7 +57,7 @@ impl ParameterCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use retie_config::{Init, LoraConfig, RecursionConfig, Sharing};
+    use retie_config::{Init, LoraConfig, Projection, RecursionConfig, Sharing};
     use serde_json::json;
     use std::path::Path;
 
@@ -86,7 +79,7 @@ mod tests {
     ) -> ParameterCounts {
         let lora = rank.map(LoraConfig::uniform);
         let recursion = RecursionConfig { lora, ..RecursionConfig::new(num_recursions, sharing, Init::Average) };
-        ParameterCounts::of(&ModelConfig { recursion: Some(recursion), ..config.clone() }).unwrap()
+        ParameterCounts::from_config(&ModelConfig { recursion: Some(recursion), ..config.clone() })
     }
 
     const SMOLLM_135M: [usize; 6] = [576, 1536, 30, 9, 3, 64];
@@ -94,20 +87,22 @@ mod tests {
     const TINYLLAMA: [usize; 6] = [2048, 5632, 22, 32, 4, 64];
     const GEMMA_2B: [usize; 6] = [2048, 16384, 18, 8, 1, 256];
 
-    /// Tables 6 and 9 of MoR: 106.2M and 314.6M without embeddings; a layer of 135M has 3,540,096 parameters.
+    /// Tables 6 and 9 of MoR: 106.2M and 314.6M without embeddings; a layer of 135M has 3,540,096
+    /// parameters.
     #[test]
     fn plain_models_have_the_sizes_of_the_paper() {
-        let small = ParameterCounts::of(&shape(SMOLLM_135M)).unwrap();
+        let small = ParameterCounts::from_config(&shape(SMOLLM_135M));
         assert_eq!(
             small,
             ParameterCounts { embedding: 49152 * 576, layers: 30 * 3_540_096 + 576, ..Default::default() }
         );
-        let large = ParameterCounts::of(&shape(SMOLLM_360M)).unwrap();
+        let large = ParameterCounts::from_config(&shape(SMOLLM_360M));
         assert_eq!(large.layers, 32 * 9_832_320 + 960);
         assert_eq!(large.total(), 49152 * 960 + 32 * 9_832_320 + 960);
     }
 
-    /// Tables 7 and 9 of MoR: 360M with 15 + 2 layers has 167.1M, with 10 + 2 has 118.0M; 135M with 10 + 2 (of 32) has 42M.
+    /// Tables 7 and 9 of MoR: 360M with 15 + 2 layers has 167.1M, with 10 + 2 has 118.0M; 135M with
+    /// 10 + 2 (of 32) has 42M.
     #[test]
     fn shared_layers_count_once() {
         let large = shape(SMOLLM_360M);
@@ -117,8 +112,8 @@ mod tests {
         assert_eq!(recursive(&small, 3, Sharing::MiddleCycle, None).layers, 12 * 3_540_096 + 576);
     }
 
-    /// Section 3.2 of the specification, which reproduces Tables G.1 and G.2 of RRT: over all depths and linears,
-    /// `min(r, in, out) (in + out)`.
+    /// Section 3.2 of the specification, which reproduces Tables G.1 and G.2 of RRT: over all
+    /// depths and linears, `min(r, in, out) (in + out)`.
     #[test]
     fn lora_counts_are_those_of_the_paper() {
         let per_layer = |[d, f, _, heads, kv_heads, head_dim]: [usize; 6], r: usize| {
@@ -142,7 +137,8 @@ mod tests {
         }
     }
 
-    /// Table G.1 of RRT, Gemma with two recursions: ranks of q, of k and v, of o, and of the MLP; parameters in billions.
+    /// Table G.1 of RRT, Gemma with two recursions: ranks of q, of k and v, of o, and of the MLP;
+    /// parameters in billions.
     #[test]
     fn ranks_by_projection_count_as_in_the_paper() {
         let model = shape(GEMMA_2B);
@@ -160,11 +156,11 @@ mod tests {
         ];
         for ([q, kv, o, mlp], billions) in table {
             let ranks = [q, kv, kv, o, mlp, mlp, mlp];
-            let of = |(name, rank): (&str, usize)| (name.to_owned(), vec![rank; 18]);
-            let ranks = ModelConfig::PROJECTIONS.into_iter().zip(ranks).map(of).collect();
+            let at_depths = |(projection, rank): (Projection, usize)| (projection.name().to_owned(), vec![rank; 18]);
+            let ranks = Projection::ALL.into_iter().zip(ranks).map(at_depths).collect();
             let lora = LoraConfig::table(ranks);
             let recursion = RecursionConfig { lora, ..RecursionConfig::new(2, Sharing::Cycle, Init::Average) };
-            let counts = ParameterCounts::of(&ModelConfig { recursion: Some(recursion), ..model.clone() }).unwrap();
+            let counts = ParameterCounts::from_config(&ModelConfig { recursion: Some(recursion), ..model.clone() });
             // The paper's figures are rounded to a million.
             assert!((counts.non_embedding() as f64 / 1e9 - billions).abs() < 0.0006, "{q} {kv} {o} {mlp}");
         }
@@ -178,7 +174,7 @@ mod tests {
             lora: Some(LoraConfig::uniform(64)),
             ..RecursionConfig::new(2, Sharing::MiddleCycle, Init::Average)
         });
-        let counts = ParameterCounts::of(&config).unwrap();
+        let counts = ParameterCounts::from_config(&config);
         assert_eq!(counts.depth_vectors, 30 * 2 * 576);
         assert_eq!(counts.layers, 16 * (3_540_096 - 2 * 576) + 576);
         assert_eq!(counts.lora, 28 * 64 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536)));

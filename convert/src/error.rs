@@ -2,7 +2,7 @@
 
 use crate::Check;
 use retie_checkpoint::CheckpointError;
-use retie_config::{ConfigError, Init, LayerIndex, ShareError, Sharing};
+use retie_config::{ConfigError, LayerIndex, ShareError, Sharing};
 use std::path::PathBuf;
 
 /// Why a model cannot be converted.
@@ -51,7 +51,7 @@ pub enum ConvertError {
         "LoRA rank `{rank}` is out of range, expected 1 to {largest}\nhint: {largest} is the full rank of `{projection}`"
     )]
     RankOutOfRange {
-        /// What was asked for.
+        /// The rank that was asked for.
         rank: usize,
         /// Largest full rank of a projection.
         largest: usize,
@@ -63,18 +63,13 @@ pub enum ConvertError {
     UnknownProjections {
         /// The names.
         unknown: Vec<String>,
-        /// Those that it has.
+        /// The linears of the model.
         known: Vec<String>,
     },
-    /// Both ranks and a budget are given.
-    #[error(
-        "both ranks and a budget of the LoRA are given\nhint: the budget decides about ranks: give one or the other"
-    )]
-    BudgetAndRanks,
     /// A budget does not reach for one rank anywhere.
     #[error("{budget} parameters of LoRA buy nothing: one rank has at least {cheapest}, or nothing is lost by sharing")]
     BudgetTooSmall {
-        /// What was given.
+        /// The budget.
         budget: usize,
         /// Parameters of the smallest rank.
         cheapest: usize,
@@ -101,30 +96,12 @@ pub enum ConvertError {
         layer: LayerIndex,
         /// Two of its depths, with their kinds.
         depths: [String; 2],
-        /// What ties depths of one kind only.
+        /// Patterns that tie depths of one kind only.
         fits: Vec<String>,
     },
-    /// LoRA corrects what sharing changed; one recursion shares nothing.
-    #[error(
-        "LoRA needs at least 2 recursions: with 1 no layer is shared\nhint: ask for more recursions, or leave the LoRA rank out"
-    )]
-    LoraWithoutSharing,
-    /// Extras belong to the depths of a loop; one recursion has none.
-    #[error(
-        "extras need at least 2 recursions: with 1 there is no loop\nhint: ask for more recursions, or leave the extras out"
-    )]
-    ExtrasWithoutSharing,
-    /// A calibrated start is fitted to the depths that share a layer.
-    #[error(
-        "init `calibrated` needs at least 2 recursions: with 1 no layer is shared\nhint: with 1 recursion every init copies the model"
-    )]
-    CalibratedWithoutSharing,
-    /// A start by measurement has no text.
-    #[error("init `{init}` has no calibration text\nhint: give one, or choose another init")]
-    NoCalibration {
-        /// The init that was asked for.
-        init: Init,
-    },
+    /// A calibrated start has nothing to be fitted to.
+    #[error("init `calibrated` has no calibration text\nhint: give one, or choose another init")]
+    NoCalibration,
     /// No candidate of a search fits.
     #[error(
         "nothing can be tried within the budget `{budget}` ({allowed} parameters):\n{}\nhint: raise the budget, or try other recursions, patterns or a `fit`",
@@ -133,12 +110,12 @@ pub enum ConvertError {
     NothingToSearch {
         /// The budget as it was asked for.
         budget: String,
-        /// The same in parameters.
+        /// The budget in parameters.
         allowed: usize,
         /// Why each pattern was passed over.
         reasons: Vec<String>,
     },
-    /// What the linears of a depth read has no second moments.
+    /// The inputs of the linears of a depth are not finite, so they have no second moments.
     #[error(
         "what `{projection}` at depth {depth} reads of the calibration text is not finite\nhint: the model overflows on this text; try another one"
     )]
@@ -160,7 +137,7 @@ pub enum ConvertError {
         /// The source tensor.
         tensor: String,
     },
-    /// What was written is not what should have been.
+    /// The written folder is not as it should be.
     #[error("checks of the written checkpoint failed, nothing was kept:\n{}", lines(failures))]
     ChecksFailed {
         /// Every failed check.

@@ -1,12 +1,14 @@
-//! Best low-rank approximation of a residual: `E ≈ B A` with `B = U_r Σ_r` and `A = V_rᵀ` (RRT Eq. 4-5, scaling 1).
+//! Best low-rank approximation of a residual: `E ≈ B A` with `B = U_r Σ_r` and `A = V_rᵀ` (RRT Eq.
+//! 4-5, scaling 1).
 //!
 //! Shapes: `E [out, in]`, `A [r, in]`, `B [out, r]`, row-major.
 //!
-//! The singular vectors of the smaller side are the eigenvectors of `E Eᵀ` or `Eᵀ E`, computed in f64; the other factor is `E`
-//! times them. The product of the factors is then `E` projected on orthonormal vectors, so that full rank gives `E` back to
-//! the rounding of f32, whatever the small singular values are. Measured with faer on random matrices of 192×576,
-//! 576×576 and 1536×576: relative error at full rank 4e-8, against 3e-6 to 6e-6 for its thin SVD in f32; time 22, 139 and 137 ms
-//! on one core, against 21, 138 and 190 ms.
+//! The singular vectors of the smaller side are the eigenvectors of `E Eᵀ` or `Eᵀ E`, computed in
+//! f64; the other factor is `E` times them. The product of the factors is then `E` projected on
+//! orthonormal vectors, so that full rank gives `E` back to the rounding of f32, whatever the small
+//! singular values are. Measured with faer on random matrices of 192×576, 576×576 and 1536×576:
+//! relative error at full rank 4e-8, against 3e-6 to 6e-6 for its thin SVD in f32; time 22, 139 and
+//! 137 ms on one core, against 21, 138 and 190 ms.
 
 use crate::ConvertError;
 use faer::{
@@ -26,12 +28,13 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-/// Singular values below this part of the largest are zero: what they hold is below the rounding of the largest in f32.
+/// Singular values below this part of the largest are zero: what they hold is below the rounding of
+/// the largest in f32.
 pub(crate) const ZERO: f64 = f32::EPSILON as f64 / 2.0;
 
 /// `B`, `A` and how much of the residual they hold.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Factors {
+pub(crate) struct LoraFactors {
     /// `[r, in]`, orthonormal rows.
     pub a: Vec<f32>,
     /// `[out, r]`, orthogonal columns whose lengths are the singular values.
@@ -42,7 +45,7 @@ pub(crate) struct Factors {
     pub kept_energy: f64,
 }
 
-impl Factors {
+impl LoraFactors {
     /// The factors of `-E`.
     #[must_use]
     pub fn negated(&self) -> Self {
@@ -52,11 +55,11 @@ impl Factors {
     /// The first `rank` directions of a residual `[out, in]`.
     #[must_use]
     pub fn cut(self, [out, inp]: [usize; 2], rank: usize) -> Self {
-        let of = self.a.len() / inp;
-        if rank >= of {
+        let own = self.a.len() / inp;
+        if rank >= own {
             return self;
         }
-        let b: Vec<f32> = (0..out).flat_map(|row| self.b[row * of..][..rank].iter().copied()).collect();
+        let b: Vec<f32> = (0..out).flat_map(|row| self.b[row * own..][..rank].iter().copied()).collect();
         let kept_energy = b.iter().map(|x| f64::from(*x).powi(2)).sum();
         Self { a: self.a[..rank * inp].to_vec(), b, kept_energy, ..self }
     }
@@ -77,11 +80,13 @@ pub(crate) struct Draw {
     pub stream: u64,
 }
 
-/// Factorises `residual` at `rank`. Directions without residual get a zero column of `B` and a row of `A` from N(0, 1/in), the
-/// usual start of a LoRA: the product is unchanged and `B` has a gradient.
+/// Factorises `residual` at `rank`. Directions without residual get a zero column of `B` and a row
+/// of `A` from N(0, 1/in), the usual start of a LoRA: the product is unchanged and `B` has a
+/// gradient.
 ///
 /// # Errors
-/// [`ConvertError::NoConvergence`], with an empty name for the caller to fill; the residual has to be finite.
+/// [`ConvertError::NoConvergence`], with an empty name for the caller to fill; the residual has to
+/// be finite.
 ///
 /// # Panics
 /// When `residual` is not `out × in` long or `rank` is above the smaller of the two.
@@ -90,7 +95,7 @@ pub(crate) fn factorize(
     [out, inp]: [usize; 2],
     rank: usize,
     draw: Draw,
-) -> Result<Factors, ConvertError> {
+) -> Result<LoraFactors, ConvertError> {
     assert!(residual.len() == out * inp && rank <= out.min(inp), "residual of {} for [{out}, {inp}]", residual.len());
     let wide: Vec<f64> = residual.iter().map(|x| f64::from(*x)).collect();
     let residual_energy: f64 = wide.iter().map(|x| x * x).sum();
@@ -98,12 +103,13 @@ pub(crate) fn factorize(
         let rows: Vec<usize> = (0..rank).collect();
         let mut a = vec![0.0; rank * inp];
         fill_gaussian(&mut a, inp, &rows, draw);
-        return Ok(Factors { a, b: vec![0.0; out * rank], residual_energy, kept_energy: 0.0 });
+        return Ok(LoraFactors { a, b: vec![0.0; out * rank], residual_energy, kept_energy: 0.0 });
     }
     let e = MatRef::from_row_major_slice(&wide, out, inp);
     let left = out <= inp;
     let vectors = top_eigenvectors(gram(if left { e } else { e.transpose() }).as_ref(), rank)?;
-    // Rows of the projection are σ_i v_iᵀ when `vectors` are left singular vectors, and σ_i u_iᵀ when they are right ones.
+    // Rows of the projection are σ_i v_iᵀ when `vectors` are left singular vectors, and σ_i u_iᵀ
+    // when they are right ones.
     let mut projected = Mat::<f64>::zeros(if left { inp } else { out }, rank);
     matmul(projected.as_mut(), Accum::Replace, if left { e.transpose() } else { e }, vectors.as_ref(), 1.0, Par::Seq);
     let sigmas: Vec<f64> = (0..rank).map(|i| projected.col(i).norm_l2()).collect();
@@ -120,7 +126,7 @@ pub(crate) fn factorize(
         }
     }
     fill_gaussian(&mut a, inp, &empty, draw);
-    Ok(Factors { a, b, residual_energy, kept_energy: sigmas.iter().map(|s| s * s).sum() })
+    Ok(LoraFactors { a, b, residual_energy, kept_energy: sigmas.iter().map(|s| s * s).sum() })
 }
 
 /// `m mᵀ`, of which the lower triangle is filled: all that [`top_eigenvectors`] reads.
@@ -141,7 +147,8 @@ pub(crate) fn gram(m: MatRef<'_, f64>) -> Mat<f64> {
     gram
 }
 
-/// The eigenvectors of a symmetric matrix with the `count` largest eigenvalues, largest first: `[rows, count]`.
+/// The eigenvectors of a symmetric matrix with the `count` largest eigenvalues, largest first:
+/// `[rows, count]`.
 pub(crate) fn top_eigenvectors(symmetric: MatRef<'_, f64>, count: usize) -> Result<Mat<f64>, ConvertError> {
     // One thread each: the result must not depend on how many there are.
     let (size, par) = (symmetric.nrows(), Par::Seq);
@@ -162,7 +169,8 @@ pub(crate) fn top_eigenvectors(symmetric: MatRef<'_, f64>, count: usize) -> Resu
     Ok(Mat::from_fn(size, count, |row, i| vectors[(row, size - 1 - i)]))
 }
 
-/// The eigenvalues of a symmetric matrix of which none should be negative, largest first; what rounding leaves of zero is zero.
+/// The eigenvalues of a symmetric matrix of which none should be negative, largest first; what
+/// rounding leaves of zero is zero.
 pub(crate) fn eigenvalues(symmetric: MatRef<'_, f64>) -> Result<Vec<f64>, ConvertError> {
     let (size, par) = (symmetric.nrows(), Par::Seq);
     let mut values = Diag::<f64>::zeros(size);
@@ -207,7 +215,7 @@ mod tests {
 
     const DRAW: Draw = Draw { seed: 1, stream: 2 };
 
-    fn error(e: &[f32], [out, inp]: [usize; 2], rank: usize, f: &Factors) -> f64 {
+    fn error(e: &[f32], [out, inp]: [usize; 2], rank: usize, f: &LoraFactors) -> f64 {
         let mut sum = 0.0;
         for row in 0..out {
             for column in 0..inp {

@@ -1,6 +1,8 @@
-//! Depths that differ in kind: one sees a window of the text, or rotates queries and keys in another way, than the next.
+//! Depths that differ in kind: one sees a window of the text, or rotates queries and keys in
+//! another way, than the next.
 //!
-//! Weights that were trained for one kind are tied with those of another only when asked for. Each depth keeps its own kind.
+//! Weights that were trained for one kind are tied with those of another only when asked for. Each
+//! depth keeps its own kind.
 
 use crate::ConvertError;
 use retie_config::{Depth, LayerIndex, ModelConfig, Pattern, ShareMap, Sharing, dividing_recursions};
@@ -29,10 +31,11 @@ pub(crate) fn check(config: &ModelConfig, map: &ShareMap) -> Result<(), ConvertE
     })
 }
 
-/// What ties depths of one kind only: `` `cycle` with 3 ``, …, and if none of these has the `wanted` recursions a loop with them.
+/// What ties depths of one kind only: `` `cycle` with 3 ``, …, and if none of these has the
+/// `wanted` recursions a loop with them.
 fn fits(config: &ModelConfig, wanted: usize) -> Vec<String> {
     let num_depths = config.num_hidden_layers;
-    let of = |sharing: Sharing| {
+    let recursions = |sharing: Sharing| {
         let fits = dividing_recursions(num_depths, sharing).into_iter().filter(move |recursions| {
             *recursions > 1
                 && ShareMap::new(num_depths, *recursions, sharing)
@@ -45,7 +48,7 @@ fn fits(config: &ModelConfig, wanted: usize) -> Vec<String> {
         ShareMap::new(num_depths, wanted, sharing).is_ok_and(|map| mixed_layers(config, &map).is_empty())
     });
     let between = (!has_wanted).then(|| between(config, wanted)).flatten();
-    Sharing::ALL.into_iter().filter_map(of).chain(between).collect()
+    Sharing::ALL.into_iter().filter_map(recursions).chain(between).collect()
 }
 
 /// The longest loop whose layers each serve one kind, as far in the middle as it fits.

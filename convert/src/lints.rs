@@ -1,11 +1,13 @@
-//! What the papers advise, said where a choice goes against it.
+//! Advice of the papers, given where a choice goes against it.
 //!
-//! Figures: Relaxed Recursive Transformers, Tables F.1 and G.2 (<https://arxiv.org/abs/2410.20672>), Gemma 2B with two recursions, mean accuracy over
-//! few-shot tasks after 15 billion tokens of uptraining.
+//! Figures: Relaxed Recursive Transformers, Tables F.1 and G.2
+//! (<https://arxiv.org/abs/2410.20672>), Gemma 2B with two recursions, mean accuracy over few-shot
+//! tasks after 15 billion tokens of uptraining.
 
-use retie_config::{Init, RecursionConfig};
+use retie_config::{Init, KvSharing, RecursionConfig};
 
-/// Ranks at which the paper's `stepwise` with LoRA is worse than without (128 and 256, not 64 nor 512).
+/// Ranks at which the paper's `stepwise` with LoRA is worse than without (128 and 256, not 64 nor
+/// 512).
 const MIDDLING: std::ops::Range<usize> = 65..512;
 
 /// The remarks on a start.
@@ -26,6 +28,15 @@ pub(crate) fn lints(recursion: &RecursionConfig) -> Vec<String> {
     vec![advice.to_owned()]
 }
 
+/// A remark on LoRA and norms of keys and values that no recursion computes.
+pub(crate) fn unused_keys(recursion: &RecursionConfig) -> Option<String> {
+    let owned = recursion.lora.is_some() || !recursion.share_norms;
+    (recursion.kv_sharing == KvSharing::Shared && owned).then(|| {
+        let unused = "what later depths own for `k_proj` and `v_proj` is not used";
+        format!("with kv_sharing `shared` only the first recursion makes keys and values: {unused}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,14 +44,17 @@ mod tests {
 
     #[test]
     fn only_what_goes_against_the_advice_is_remarked_on() {
-        let of = |init, rank: Option<usize>| {
+        let advice = |init, rank: Option<usize>| {
             let lora = rank.map(LoraConfig::uniform);
             lints(&RecursionConfig { lora, ..RecursionConfig::new(2, Sharing::Cycle, init) }).concat()
         };
-        assert_eq!((of(Init::Stepwise, None), of(Init::Average, Some(64))), (String::new(), String::new()));
-        assert_eq!((of(Init::Calibrated, None), of(Init::Calibrated, Some(256))), (String::new(), String::new()));
-        assert!(of(Init::Average, None).contains("`stepwise` is better without"));
-        assert!(of(Init::Stepwise, Some(256)).contains("middling rank"));
-        assert!(of(Init::Stepwise, Some(64)).contains("`average` is better with LoRA"));
+        assert_eq!((advice(Init::Stepwise, None), advice(Init::Average, Some(64))), (String::new(), String::new()));
+        assert_eq!(
+            (advice(Init::Calibrated, None), advice(Init::Calibrated, Some(256))),
+            (String::new(), String::new())
+        );
+        assert!(advice(Init::Average, None).contains("`stepwise` is better without"));
+        assert!(advice(Init::Stepwise, Some(256)).contains("middling rank"));
+        assert!(advice(Init::Stepwise, Some(64)).contains("`average` is better with LoRA"));
     }
 }

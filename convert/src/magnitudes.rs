@@ -1,5 +1,6 @@
-//! Magnitudes of a DoRA (<https://arxiv.org/abs/2402.09353>): at the start the length of every row of `W' + B A`, so that
-//! `m / ‖W' + B A‖` is 1 and the model computes what it would with plain LoRA.
+//! Magnitudes of a DoRA (<https://arxiv.org/abs/2402.09353>): at the start the length of every row
+//! of `W' + B A`, so that `m / ‖W' + B A‖` is 1 and the model computes what it would with plain
+//! LoRA.
 //!
 //! Shapes: `W' [out, in]`, `A [r, in]`, `B [out, r]`, `m [out]`, row-major.
 

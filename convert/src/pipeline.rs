@@ -1,148 +1,86 @@
 //! The conversion: plan, write in one pass over the source, verify what was written, publish.
 
 use crate::{
-    Calibration, ConvertError, ConvertOptions, ConvertReport, Extras,
+    Calibration, ConvertError, ConvertReport, OutputFiles, Phase, PlainError, Progress, SourceModel,
     calibrate::{Fitted, Scratch, SourceStates, calibrate, calibrated_spectra},
-    factorize::Factors,
+    factorize::LoraFactors,
     magnitudes::magnitudes,
-    plan::{Plan, PlannedTensor},
+    output_files::write_json,
+    plan::{ConversionPlan, PlannedTensor},
     ranks::spread_budget,
+    report::CalibratedScores,
     spectra::plain_spectra,
     tied_group::{group_factors, mean},
     verify::{plain_error, verify},
 };
 use rayon::prelude::*;
-use retie_checkpoint::{CheckpointError, FolderWriter, SafetensorsFolder, Staging, TensorSource, narrow, widen};
-use retie_config::{Init, ModelConfig};
-use serde::Serialize;
-use std::{borrow::Cow, io::Write, path::Path};
+use retie_checkpoint::{
+    DEFAULT_MAX_SHARD_BYTES, FolderWriter, SafetensorsFolder, Staging, TensorSource, narrow, widen,
+};
+use retie_config::{ByteSize, Conversion, Init, LoraRanks, TargetSettings};
+use std::{borrow::Cow, path::Path};
 
 /// Name of the report in the folder.
 pub const REPORT_FILE: &str = "convert.json";
 
-/// Part of a conversion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Candidates of a search are scored, one by one.
-    Search,
-    /// Ranks are chosen within a budget, tensor by tensor, or with a calibration layer by layer.
-    Spread,
-    /// Shared weights are fitted to a calibration text, layer by layer.
-    Tie,
-    /// Corrections are fitted, depth by depth.
-    Refit,
-    /// The plain start is scored for comparison, depth by depth.
-    Measure,
-    /// Tensors are written.
-    Write,
-    /// What was written is read back and checked.
-    Check,
-}
-
-/// How far a conversion is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress<'a> {
-    /// What is being done.
-    pub stage: Stage,
-    /// Tensors, layers or depths of this stage that are done.
-    pub done: usize,
-    /// Tensors, layers or depths of this stage.
-    pub total: usize,
-    /// Name of the one that was done last, as it begins in a checkpoint.
-    pub tensor: &'a str,
-}
-
-/// Converts `source`, whose configuration is `config`, and writes the folder `out`: weights, `config.json`, [`REPORT_FILE`] and
-/// the extras. The folder appears when all of it is there and every check has passed, or not at all.
+/// Converts `source` and writes the folder `out`: weights, `config.json`, [`REPORT_FILE`] and
+/// `files`. The folder appears when all of it is there and every check has passed, or not at all.
+/// The same input gives the same bytes.
+///
+/// With a calibration every init is scored on the text that is held out of it; [`Init::Calibrated`]
+/// is fitted to the rest.
 ///
 /// # Errors
-/// When the source does not fit its configuration (all bad tensors are listed), the options do not fit the source or want a calibration
-/// (then it is [`convert_with_text`]), `out` holds something, a file cannot be read or written, or a check of the result fails.
-pub fn convert(
-    source: &dyn TensorSource,
-    config: &ModelConfig,
-    options: &ConvertOptions,
-    extras: &Extras,
-    out: &Path,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<ConvertReport, ConvertError> {
-    run(source, config, options, None, extras, out, progress)
-}
-
-/// As [`convert`], with a text: [`Init::Calibrated`] is fitted to it, and every init is scored on what is held out of it. The same input
-/// gives the same bytes.
-///
-/// # Errors
-/// As [`convert`], and when the options ask for a calibrated start with one recursion, or the model is not finite on the text.
+/// When the source does not fit its configuration (all bad tensors are listed), the conversion does
+/// not fit the source or wants a calibration, the model is not finite on the text, `out` holds
+/// something, a file cannot be read or written, or a check of the result fails.
 ///
 /// # Panics
-/// When the calibration's tokens are not whole sequences of at least 2 tokens, one or more to fit and one or more held out.
-pub fn convert_with_text(
-    source: &dyn TensorSource,
-    config: &ModelConfig,
-    options: &ConvertOptions,
-    calibration: &Calibration<'_>,
-    extras: &Extras,
+/// When the calibration's tokens are not whole sequences of at least 2 tokens, one or more to fit
+/// to and one or more held out.
+pub fn convert(
+    source: SourceModel<'_>,
+    conversion: &Conversion,
+    calibration: Option<&Calibration<'_>>,
+    files: &OutputFiles,
     out: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ConvertReport, ConvertError> {
-    let length = calibration.sequence_length;
-    let whole = |ids: &[u32]| !ids.is_empty() && ids.len().is_multiple_of(length);
-    assert!(length > 1 && whole(&calibration.fit) && whole(&calibration.heldout), "whole sequences");
-    run(source, config, options, Some(calibration), extras, out, progress)
-}
-
-/// Lays out the conversion; ranks that a budget decides about are looked for.
-pub(crate) fn plan(
-    source: &dyn TensorSource,
-    config: &ModelConfig,
-    options: &ConvertOptions,
-    calibration: Option<&Calibration<'_>>,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Plan, ConvertError> {
-    let plan = Plan::new(source, config, options)?;
-    let Some(budget) = options.lora_budget else { return Ok(plan) };
-    let spectra = match calibration.filter(|_| options.init == Init::Calibrated) {
-        None => plain_spectra(source, &plan, options, progress)?,
-        Some(calibration) => calibrated_spectra(source, &plan, options, calibration, progress)?,
-    };
-    let lora = spread_budget((budget, options.relax), &spectra, &plan.config, plan.map())?;
-    Ok(plan.with_lora(source, options, lora))
-}
-
-fn run(
-    source: &dyn TensorSource,
-    config: &ModelConfig,
-    options: &ConvertOptions,
-    calibration: Option<&Calibration<'_>>,
-    extras: &Extras,
-    out: &Path,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<ConvertReport, ConvertError> {
-    if options.init == Init::Auto || (calibration.is_none() && options.init == Init::Calibrated) {
-        return Err(ConvertError::NoCalibration { init: options.init });
+    let is_fitted = conversion.init == Init::Calibrated;
+    if is_fitted && calibration.is_none() {
+        return Err(ConvertError::NoCalibration);
     }
-    let plan = plan(source, config, options, calibration, progress)?;
-    let infos = source.names().into_iter().filter_map(|name| source.info(name).cloned());
-    let mut report = ConvertReport::new(&plan, config, infos, options)?;
-    report.search = extras.search.clone();
+    if let Some(Calibration { sequence_length, train, heldout, .. }) = calibration {
+        let whole = |ids: &[u32]| !ids.is_empty() && ids.len().is_multiple_of(*sequence_length);
+        assert!(*sequence_length > 1 && whole(train) && whole(heldout), "whole sequences");
+    }
+    let plan = plan(source, conversion, calibration, progress)?;
+    let mut report = ConvertReport::new(&plan, source, conversion)?;
+    report.search = files.search.clone();
     let staging = Staging::new(out)?;
     write_json(&staging.path().join("config.json"), &plan.config.to_json())?;
-    let mut average = None;
-    let states = calibration.map(|calibration| SourceStates::of(source, &plan, calibration)).transpose()?;
+    let (source, seed) = (source.tensors, conversion.target.seed);
+    let states = calibration.map(|calibration| SourceStates::from_source(source, &plan, calibration)).transpose()?;
+    let writing = Writing { source, plan: &plan, target: &conversion.target, dir: staging.path() };
     match (calibration, &states) {
-        (Some(calibration), Some(states)) if options.init == Init::Calibrated => {
-            report.set_calibration(calibration);
+        (Some(calibration), Some(states)) if is_fitted => {
             let scratch = Scratch::create(staging.path())?;
-            let fitted = calibrate(source, &plan, calibration, options.seed, &scratch, progress)?;
-            write_weights(source, &plan, options, Some(&fitted), staging.path(), &mut report, progress)?;
-            average = Some(fitted.average(states, progress)?);
+            let fitted = calibrate(source, &plan, calibration, seed, &scratch, progress)?;
+            let plain_errors = writing.write(Some(&fitted), &mut report, progress)?;
+            let average = fitted.average(states, progress)?;
+            let written = states.written(source, &plan, calibration, &SafetensorsFolder::open(staging.path())?)?;
+            let source_nll = states.nll(source, calibration)?;
+            report.set_scores(calibration, source_nll, written);
+            report.set_calibration(calibration, CalibratedScores { source_nll, average, written }, plain_errors);
         }
-        _ => write_weights(source, &plan, options, None, staging.path(), &mut report, progress)?,
-    }
-    if let (Some(calibration), Some(states)) = (calibration, &states) {
-        let written = states.written(source, &plan, calibration, &SafetensorsFolder::open(staging.path())?)?;
-        report.set_scores(calibration, states.nll(source, calibration)?, average, written);
+        (Some(calibration), Some(states)) => {
+            writing.write(None, &mut report, progress)?;
+            let written = states.written(source, &plan, calibration, &SafetensorsFolder::open(staging.path())?)?;
+            report.set_scores(calibration, states.nll(source, calibration)?, written);
+        }
+        _ => {
+            writing.write(None, &mut report, progress)?;
+        }
     }
     report.checks = verify(source, &plan, &report, staging.path(), progress)?;
     let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();
@@ -150,54 +88,90 @@ fn run(
         return Err(ConvertError::ChecksFailed { failures });
     }
     write_json(&staging.path().join(REPORT_FILE), &report)?;
-    for (name, content) in &extras.files {
-        fs_err::File::create(staging.path().join(name))?.write_all(content)?;
-    }
-    if let Some(provenance) = &extras.provenance {
-        provenance.save(staging.path())?;
-    }
+    files.write(staging.path())?;
     staging.publish()?;
     Ok(report)
 }
 
-fn write_weights(
-    source: &dyn TensorSource,
-    plan: &Plan,
-    options: &ConvertOptions,
-    fitted: Option<&Fitted<'_>>,
-    dir: &Path,
-    report: &mut ConvertReport,
+/// Lays out the conversion; ranks that a budget decides about are chosen.
+pub(crate) fn plan(
+    source: SourceModel<'_>,
+    conversion: &Conversion,
+    calibration: Option<&Calibration<'_>>,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<(), ConvertError> {
-    let mut writer = FolderWriter::create(dir, &plan.entries(), options.max_shard_bytes)?;
-    let fitted_for = |tensor: &PlannedTensor| fitted.filter(|_| tensor.fitted);
-    let decomposed = |tensor: &PlannedTensor| !tensor.factors.is_empty() && fitted_for(tensor).is_none();
-    let (mut rest, mut done) = (plan.tensors.as_slice(), 0);
-    while !rest.is_empty() {
-        let (part, after) = rest.split_at(side_by_side(rest, decomposed));
-        rest = after;
-        let contents: Vec<Option<Content<'_>>> = part
-            .par_iter()
-            .map(|tensor| fitted_for(tensor).is_none().then(|| Content::of(source, tensor, options.seed)).transpose())
-            .collect::<Result<_, _>>()?;
-        for (tensor, content) in part.iter().zip(contents) {
-            match (content, fitted_for(tensor)) {
-                (Some(content), _) => content.write(tensor, &mut writer, report)?,
-                (None, Some(fitted)) => write_fitted(source, tensor, fitted, &mut writer, report)?,
-                (None, None) => unreachable!("what is not fitted has contents"),
-            }
-            done += 1;
-            tracing::debug!(tensor = tensor.name, sources = ?tensor.sources, "written");
-            progress(Progress { stage: Stage::Write, done, total: plan.tensors.len(), tensor: &tensor.name });
-        }
-    }
-    Ok(writer.finish()?)
+) -> Result<ConversionPlan, ConvertError> {
+    let plan = ConversionPlan::new(source, conversion)?;
+    let Some((lora, budget)) = conversion.lora.as_ref().and_then(|lora| match lora.ranks {
+        LoraRanks::Budget(budget) => Some((lora, budget)),
+        LoraRanks::Named { .. } => None,
+    }) else {
+        return Ok(plan);
+    };
+    let spectra = match calibration.filter(|_| conversion.init == Init::Calibrated) {
+        None => plain_spectra(source.tensors, &plan, lora, progress)?,
+        Some(calibration) => calibrated_spectra(source.tensors, &plan, lora, calibration, progress)?,
+    };
+    let ranks = spread_budget((budget, lora.relax), &spectra, &plan.config, plan.map())?;
+    Ok(plan.with_lora(source.tensors, conversion, ranks))
 }
 
-/// Elements of the tensors whose residuals are decomposed side by side: what they come to is held until it is written in order.
+/// The weights of a folder that is being written.
+struct Writing<'a> {
+    source: &'a dyn TensorSource,
+    plan: &'a ConversionPlan,
+    target: &'a TargetSettings,
+    dir: &'a Path,
+}
+
+impl Writing<'_> {
+    /// Writes every tensor, and adds the residual energies to `report`. Gives how far each fitted
+    /// weight is from the source's.
+    fn write(
+        &self,
+        fitted: Option<&Fitted<'_>>,
+        report: &mut ConvertReport,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<PlainError>, ConvertError> {
+        let Self { source, plan, target, dir } = *self;
+        let max_shard_bytes = target.max_shard_size.map_or(DEFAULT_MAX_SHARD_BYTES, ByteSize::bytes);
+        let mut writer = FolderWriter::create(dir, &plan.entries(), max_shard_bytes)?;
+        let fitted_for = |tensor: &PlannedTensor| fitted.filter(|_| tensor.fitted);
+        let decomposed = |tensor: &PlannedTensor| !tensor.factors.is_empty() && fitted_for(tensor).is_none();
+        let (mut rest, mut done, mut plain_errors) = (plan.tensors.as_slice(), 0, Vec::new());
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(side_by_side(rest, decomposed));
+            rest = after;
+            let contents: Vec<Option<Content<'_>>> = part
+                .par_iter()
+                .map(|tensor| {
+                    let content = || Content::from_source(source, tensor, target.seed);
+                    fitted_for(tensor).is_none().then(content).transpose()
+                })
+                .collect::<Result<_, _>>()?;
+            for (tensor, content) in part.iter().zip(contents) {
+                match (content, fitted_for(tensor)) {
+                    (Some(content), _) => content.write(tensor, &mut writer, report)?,
+                    (None, Some(fitted)) => {
+                        plain_errors.extend(write_fitted(source, tensor, fitted, &mut writer, report)?);
+                    }
+                    (None, None) => unreachable!("what is not fitted has contents"),
+                }
+                done += 1;
+                tracing::debug!(tensor = tensor.name, sources = ?tensor.sources, "written");
+                progress(Progress { stage: Phase::Write, done, total: plan.tensors.len(), tensor: &tensor.name });
+            }
+        }
+        writer.finish()?;
+        Ok(plain_errors)
+    }
+}
+
+/// Elements of the tensors whose residuals are decomposed side by side: what they come to is held
+/// until it is written in order.
 const AT_ONCE: usize = 1 << 22;
 
-/// How many of the first tensors are computed at once: those that are decomposed, up to [`AT_ONCE`], or one.
+/// How many of the first tensors are computed at once: those that are decomposed, up to
+/// [`AT_ONCE`], or one.
 fn side_by_side(tensors: &[PlannedTensor], decomposed: impl Fn(&PlannedTensor) -> bool) -> usize {
     let mut elements = 0;
     let fits = |tensor: &&PlannedTensor| {
@@ -207,14 +181,14 @@ fn side_by_side(tensors: &[PlannedTensor], decomposed: impl Fn(&PlannedTensor) -
     tensors.iter().take_while(fits).count().max(1)
 }
 
-/// What is written of a tensor that no calibration fitted.
+/// Values of a tensor that no calibration fitted, and of its factors.
 struct Content<'a> {
     stored: Cow<'a, [u8]>,
-    factors: Vec<Factors>,
+    factors: Vec<LoraFactors>,
 }
 
 impl<'a> Content<'a> {
-    fn of(source: &'a dyn TensorSource, tensor: &PlannedTensor, seed: u64) -> Result<Self, ConvertError> {
+    fn from_source(source: &'a dyn TensorSource, tensor: &PlannedTensor, seed: u64) -> Result<Self, ConvertError> {
         let dtype = tensor.info.dtype;
         let same_type = |name: &String| source.info(name).is_some_and(|info| info.dtype == dtype);
         let stored = match (tensor.start, tensor.sources.as_slice()) {
@@ -253,14 +227,15 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Writes one tensor that was fitted, and its factors.
+/// Writes one tensor that was fitted, and its factors. Gives its distance from the source at every
+/// depth.
 fn write_fitted(
     source: &dyn TensorSource,
     tensor: &PlannedTensor,
     fitted: &Fitted<'_>,
     writer: &mut FolderWriter,
     report: &mut ConvertReport,
-) -> Result<(), ConvertError> {
+) -> Result<Vec<PlainError>, ConvertError> {
     writer.write(&tensor.name, &fitted.weights.bytes(&tensor.name)?)?;
     let factors = fitted.factors.as_ref().into_iter().flat_map(|file| tensor.factors.iter().map(move |f| (file, f)));
     for (file, planned) in factors {
@@ -275,17 +250,12 @@ fn write_fitted(
             report.add_energy(planned, energy);
         }
     }
-    for (depth, name) in tensor.depths.iter().zip(&tensor.sources) {
-        let factors = fitted.factors.as_ref().zip(tensor.factors_at(*depth));
-        let error = plain_error(source, name, (&fitted.weights, &tensor.name), factors)?;
-        report.add_plain_error(depth.0, name, error);
-    }
-    Ok(())
-}
-
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ConvertError> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|source| CheckpointError::BadJson { path: path.to_owned(), source })?;
-    text.push('\n');
-    Ok(fs_err::File::create(path)?.write_all(text.as_bytes())?)
+    let depths = tensor.depths.iter().zip(&tensor.sources);
+    depths
+        .map(|(depth, name)| {
+            let factors = fitted.factors.as_ref().zip(tensor.factors_at(*depth));
+            let error = plain_error(source, name, (&fitted.weights, &tensor.name), factors)?;
+            Ok(PlainError { depth: depth.0, source: name.clone(), error })
+        })
+        .collect()
 }

@@ -1,49 +1,49 @@
-//! What will be written, from what: every tensor of the recursive model with its sources, before any weight is read.
+//! What will be written, from what: every tensor of the recursive model with its sources, before
+//! any weight is read.
 
-use crate::{ConvertError, ConvertOptions, init::layer_sources, kinds, ranks::named_ranks};
-use retie_checkpoint::{
-    Dtype, EMBEDDINGS, FINAL_NORM, FINAL_NORM_BIAS, LM_HEAD, MAGNITUDES, TensorInfo, TensorSource, check_tensors,
-    depth_tensor, expected_tensors, extra_vectors, layer_tensor,
-};
+use crate::{ConvertError, SourceModel, init::layer_sources, kinds, ranks::named_ranks};
+use retie_checkpoint::{Dtype, TensorInfo, TensorSource, check_tensors};
 use retie_config::{
-    Depth, Init, LayerIndex, LoraConfig, ModelConfig, RecursionConfig, Relax, ShareMap, Stack, TensorNames,
+    Conversion, Depth, Init, LayerIndex, LoraConfig, ModelConfig, Projection, RecursionConfig, ShareMap, Stack,
+    StoredDtype, TensorInit, TensorNames, TensorOwner, TensorPart, TensorRole, TensorSpec,
 };
 use serde_json::json;
 use std::collections::HashSet;
 
-/// A tensor to write: the mean of its sources or what was fitted to them, and the factors that correct it for each depth.
+/// A tensor to write: the mean of its sources or what was fitted to them, and the factors that
+/// correct it for each depth.
 #[derive(Clone, Debug)]
 pub(crate) struct PlannedTensor {
     pub name: String,
     pub info: TensorInfo,
-    /// Names in the source; one is copied, more are averaged, or fitted to; none where there is a `start`.
+    /// Names in the source; one is copied, more are averaged, or fitted to; none where there is a
+    /// `start`.
     pub sources: Vec<String>,
     /// What every element is, of a tensor that has nothing in the source.
     pub start: Option<f32>,
     /// Whether the weight and its factors come from a calibration.
     pub fitted: bool,
-    /// Of a linear, its position in the configuration's `projection_shapes`.
-    pub projection: Option<usize>,
-    /// Of a linear, the depths that run it.
+    /// The linear whose weight it is.
+    pub projection: Option<Projection>,
+    /// The depths that run that linear.
     pub depths: Vec<Depth>,
     /// One for each depth of the tied group, when it has LoRA.
-    pub factors: Vec<PlannedFactors>,
+    pub factors: Vec<PlannedLora>,
 }
 
 impl PlannedTensor {
     /// The factors of a depth.
-    pub fn factors_at(&self, depth: Depth) -> Option<&PlannedFactors> {
+    pub fn factors_at(&self, depth: Depth) -> Option<&PlannedLora> {
         self.factors.iter().find(|factors| factors.depth == depth)
     }
 }
 
 /// The LoRA of one projection at one depth.
 #[derive(Clone, Debug)]
-pub(crate) struct PlannedFactors {
+pub(crate) struct PlannedLora {
     pub depth: Depth,
     pub layer: LayerIndex,
-    /// Position in the configuration's `projection_shapes`.
-    pub projection: usize,
+    pub projection: Projection,
     /// `[out, in]`.
     pub shape: [usize; 2],
     pub rank: usize,
@@ -53,18 +53,13 @@ pub(crate) struct PlannedFactors {
     pub b: (String, TensorInfo),
     /// Of DoRA, `[out]`, in F32 whatever the matrices are stored in.
     pub magnitudes: Option<(String, TensorInfo)>,
-}
-
-impl PlannedFactors {
-    /// A number that no other factors of the model have.
-    pub fn stream(&self) -> u64 {
-        (self.depth.0 * ModelConfig::PROJECTIONS.len() + self.projection) as u64
-    }
+    /// A number that no other factors of the model have, for random draws. It rises with the depth.
+    pub stream: u64,
 }
 
 /// The whole conversion.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ConversionPlan {
     /// Configuration of the model that is written.
     pub config: ModelConfig,
     pub stack: Stack,
@@ -75,57 +70,42 @@ pub(crate) struct Plan {
     pub redundant: Vec<String>,
 }
 
-impl Plan {
-    /// Checks the source and the options against each other and lays out what will be written.
-    pub fn new(
-        source: &dyn TensorSource,
-        config: &ModelConfig,
-        options: &ConvertOptions,
-    ) -> Result<Self, ConvertError> {
+impl ConversionPlan {
+    /// Checks the source and the conversion against each other and lays out what will be written.
+    pub fn new(source: SourceModel<'_>, conversion: &Conversion) -> Result<Self, ConvertError> {
+        let SourceModel { tensors: source, config } = source;
+        let Conversion { num_recursions, pattern, remainder, init, target, .. } = conversion;
         if let Some(recursion) = &config.recursion {
             let (sharing, num_recursions) = (recursion.sharing, recursion.num_recursions);
             return Err(ConvertError::AlreadyRecursive { sharing, num_recursions });
         }
-        let stack = Stack::new(config.num_hidden_layers, options.recursions, &options.pattern, options.fit)?;
-        if options.init == Init::Calibrated && options.recursions == 1 {
-            return Err(ConvertError::CalibratedWithoutSharing);
-        }
-        let wants_lora = options.has_ranks() || options.lora_budget.is_some();
-        if wants_lora && options.recursions == 1 {
-            return Err(ConvertError::LoraWithoutSharing);
-        }
-        if !options.extras.is_empty() && options.recursions == 1 {
-            return Err(ConvertError::ExtrasWithoutSharing);
-        }
-        if options.has_ranks() && options.lora_budget.is_some() {
-            return Err(ConvertError::BudgetAndRanks);
-        }
-        let lora = options.has_ranks().then(|| named_ranks(options, config, stack.map())).transpose()?;
+        let stack = Stack::new(config.num_hidden_layers, *num_recursions, pattern, *remainder)?;
+        let lora = conversion.lora.as_ref().map(|lora| named_ranks(lora, config, stack.map())).transpose()?.flatten();
         check_tensors(config, source)?;
-        let expected = expected_tensors(config)?;
-        let expected: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-        let redundant = source.names().into_iter().filter(|name| !expected.contains(name)).map(str::to_owned).collect();
+        let expected: HashSet<String> = config.tensors().iter().map(TensorSpec::name).collect();
+        let redundant = source.names().into_iter().filter(|name| !expected.contains(*name));
+        let redundant = redundant.map(str::to_owned).collect();
         let mut plan = Self {
-            config: target_config(config, options, &stack, lora),
-            layer_sources: layer_sources(&stack, options.init, options.seed),
+            config: target_config(config, conversion, &stack, lora),
+            layer_sources: layer_sources(&stack, *init, target.seed),
             stack,
             tensors: Vec::new(),
             redundant,
         };
-        if !options.tie_across_kinds {
+        plan.config.validate()?;
+        if !target.tie_across_kinds {
             kinds::check(&plan.config, plan.map())?;
         }
-        plan.tensors = Tensors { plan: &plan, source, dtype: options.dtype, init: options.init }.all();
+        plan.tensors = TensorPlanner::new(&plan, source, conversion).all();
         Ok(plan)
     }
 
     /// The same with other LoRA.
-    pub fn with_lora(mut self, source: &dyn TensorSource, options: &ConvertOptions, lora: LoraConfig) -> Self {
+    pub fn with_lora(mut self, source: &dyn TensorSource, conversion: &Conversion, lora: LoraConfig) -> Self {
         if let Some(recursion) = &mut self.config.recursion {
             recursion.lora = Some(lora);
         }
-        let tensors = Tensors { plan: &self, source, dtype: options.dtype, init: options.init }.all();
-        self.tensors = tensors;
+        self.tensors = TensorPlanner::new(&self, source, conversion).all();
         self
     }
 
@@ -139,42 +119,54 @@ impl Plan {
         LayerIndex(self.stack.sources()[depth.0])
     }
 
-    /// Name and type of everything that is written, in order: each shared weight is followed by its factors, so that one pass
-    /// over the source makes both.
+    /// Name and type of everything that is written, in order: each shared weight is followed by its
+    /// factors, so that one pass over the source makes both.
     pub fn entries(&self) -> Vec<(String, TensorInfo)> {
         let mut entries = Vec::new();
         for tensor in &self.tensors {
             entries.push((tensor.name.clone(), tensor.info.clone()));
-            let of = |factors: &PlannedFactors| {
-                [Some(factors.a.clone()), Some(factors.b.clone()), factors.magnitudes.clone()]
-            };
-            entries.extend(tensor.factors.iter().flat_map(of).flatten());
+            for factors in &tensor.factors {
+                entries.extend([factors.a.clone(), factors.b.clone()]);
+                entries.extend(factors.magnitudes.clone());
+            }
         }
         entries
     }
 }
 
-/// The configuration of the model that is written; one recursion gives a plain model, if its family has the names that are written.
+/// The configuration of the model that is written; one recursion gives a plain model, if its family
+/// has the names that are written.
 fn target_config(
     config: &ModelConfig,
-    options: &ConvertOptions,
+    conversion: &Conversion,
     stack: &Stack,
     lora: Option<LoraConfig>,
 ) -> ModelConfig {
     let mut target = config.with_depths(stack.sources());
-    let is_plain = options.recursions == 1 && config.architecture.tensor_names == TensorNames::Llama;
+    let is_plain = conversion.num_recursions == 1 && config.architecture.tensor_names == TensorNames::Llama;
     target.recursion = (!is_plain).then(|| RecursionConfig {
-        share_norms: options.share_norms,
+        share_norms: conversion.target.share_norms,
         lora,
-        extras: options.extras.clone(),
-        ..RecursionConfig::of(stack.map(), options.init)
+        extras: conversion.target.extras.clone(),
+        kv_sharing: conversion.target.kv_sharing,
+        ..RecursionConfig::from_share_map(stack.map(), conversion.init)
     });
-    if let Some(dtype) = options.dtype {
+    if let Some(dtype) = stored_dtype(conversion.target.dtype) {
         // `dtype` since transformers 5, `torch_dtype` before.
         let key = if target.other.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         target.other.insert(key.into(), json!(torch_name(dtype)));
     }
     target
+}
+
+/// The type to write; `None` keeps each tensor's (F32 for a mean over tensors of different types).
+pub(crate) fn stored_dtype(dtype: StoredDtype) -> Option<Dtype> {
+    match dtype {
+        StoredDtype::Keep => None,
+        StoredDtype::F32 => Some(Dtype::F32),
+        StoredDtype::Bf16 => Some(Dtype::BF16),
+        StoredDtype::F16 => Some(Dtype::F16),
+    }
 }
 
 fn torch_name(dtype: Dtype) -> &'static str {
@@ -185,118 +177,128 @@ fn torch_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Lays out the tensors of a plan.
-struct Tensors<'a> {
-    plan: &'a Plan,
+/// Plans each tensor of the target from its role.
+struct TensorPlanner<'a> {
+    plan: &'a ConversionPlan,
     source: &'a dyn TensorSource,
     dtype: Option<Dtype>,
     init: Init,
 }
 
-impl Tensors<'_> {
+impl<'a> TensorPlanner<'a> {
+    fn new(plan: &'a ConversionPlan, source: &'a dyn TensorSource, conversion: &Conversion) -> Self {
+        Self { plan, source, dtype: stored_dtype(conversion.target.dtype), init: conversion.init }
+    }
+
+    /// Every tensor in the order of the file. Factors and magnitudes go with the linear that they
+    /// correct.
     fn all(&self) -> Vec<PlannedTensor> {
-        let (config, map) = (&self.plan.config, self.plan.map());
-        let own_vectors = config.recursion.as_ref().is_some_and(|r| !r.share_norms);
-        let lora = config.recursion.as_ref().and_then(|r| r.lora.as_ref());
-        let table = vec![config.vocab_size, config.hidden_size];
-        let mut tensors = vec![self.copy(EMBEDDINGS, &table)];
-        for (index, sources) in self.plan.layer_sources.iter().enumerate() {
-            let layer = LayerIndex(index);
-            let from = |part: &str| sources.iter().map(|s| layer_tensor(LayerIndex(*s), part)).collect::<Vec<_>>();
-            for (projection, (name, shape)) in config.projection_shapes().into_iter().enumerate() {
-                let part = format!("{name}.weight");
-                let mut tensor = self.tensor(layer_tensor(layer, &part), &shape, from(&part));
-                (tensor.projection, tensor.depths) = (Some(projection), map.depths_of(layer));
-                tensor.fitted = self.init == Init::Calibrated && map.is_shared(layer);
-                if let Some(lora) = lora.filter(|_| map.is_shared(layer)) {
-                    tensor.factors = self.factors(layer, (projection, name), shape, tensor.info.dtype, lora);
-                }
-                tensors.push(tensor);
-            }
-            if !own_vectors {
-                for (part, size) in config.layer_vectors() {
-                    tensors.push(self.tensor(layer_tensor(layer, &part), &[size], from(&part)));
-                }
-            }
-        }
-        if own_vectors {
-            for depth in (0..map.num_depths()).map(Depth) {
-                for (part, size) in config.layer_vectors() {
-                    let from = vec![layer_tensor(self.plan.source_layer(depth), &part)];
-                    tensors.push(self.tensor(depth_tensor(depth, &part), &[size], from));
-                }
-            }
-        }
-        for step in map.depths() {
-            let extras = extra_vectors(config, map, step);
-            tensors.extend(extras.map(|(name, start)| self.constant(name, config.hidden_size, start)));
-        }
-        tensors.push(self.copy(FINAL_NORM, &[config.hidden_size]));
-        if config.anatomy.norm_bias() {
-            tensors.push(self.copy(FINAL_NORM_BIAS, &[config.hidden_size]));
-        }
-        if !config.anatomy.tie_word_embeddings {
-            tensors.push(self.copy(LM_HEAD, &table));
-        }
-        tensors
+        let specs = self.plan.config.tensors_for(self.plan.map());
+        let own = |init| !matches!(init, TensorInit::Residual | TensorInit::RowNorms);
+        let mut kept: Vec<&TensorSpec> = specs.iter().filter(|spec| own(spec.init)).collect();
+        kept.sort_by_key(|spec| place_in_file(spec));
+        kept.into_iter().map(|spec| self.tensor(spec, &specs)).collect()
     }
 
-    fn copy(&self, name: &str, shape: &[usize]) -> PlannedTensor {
-        self.tensor(name.to_owned(), shape, vec![name.to_owned()])
-    }
-
-    fn tensor(&self, name: String, shape: &[usize], sources: Vec<String>) -> PlannedTensor {
-        let mut dtypes = sources.iter().filter_map(|source| Some(self.source.info(source)?.dtype));
-        let first = dtypes.next().unwrap_or(Dtype::F32);
-        let common = if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 };
-        let info = TensorInfo { dtype: self.dtype.unwrap_or(common), shape: shape.to_vec() };
-        PlannedTensor {
-            name,
-            info,
+    fn tensor(&self, spec: &TensorSpec, specs: &[TensorSpec]) -> PlannedTensor {
+        let sources = self.sources(spec);
+        let start = match spec.init {
+            TensorInit::Constant(value) => Some(value),
+            _ => None,
+        };
+        let dtype = match start {
+            // As the embeddings are.
+            Some(_) => self.stored_dtype(&[TensorOwner::Model.weight(TensorRole::Embedding)]),
+            None => self.stored_dtype(&sources),
+        };
+        let mut tensor = PlannedTensor {
+            name: spec.name(),
+            info: TensorInfo { dtype, shape: spec.shape.clone() },
             sources,
-            start: None,
+            start,
             fitted: false,
             projection: None,
             depths: Vec::new(),
             factors: Vec::new(),
+        };
+        if let (TensorRole::Projection(projection), TensorPart::Weight, TensorOwner::Layer(layer)) =
+            (spec.role, spec.part, spec.owner)
+        {
+            let map = self.plan.map();
+            tensor.projection = Some(projection);
+            tensor.depths = map.depths_of(layer);
+            tensor.fitted = self.init == Init::Calibrated && map.is_shared(layer);
+            let factors = tensor.depths.iter().filter_map(|depth| self.lora(layer, *depth, projection, dtype, specs));
+            tensor.factors = factors.collect();
+        }
+        tensor
+    }
+
+    /// The tensors of the source that one of the target is copied from, or is the mean of.
+    fn sources(&self, spec: &TensorSpec) -> Vec<String> {
+        if spec.init != TensorInit::Source {
+            return Vec::new();
+        }
+        let from = |layer| TensorOwner::Layer(layer).tensor_name(spec.role, spec.part);
+        match spec.owner {
+            TensorOwner::Layer(layer) => {
+                self.plan.layer_sources[layer.0].iter().map(|source| from(LayerIndex(*source))).collect()
+            }
+            TensorOwner::Depth(depth) => vec![from(self.plan.source_layer(depth))],
+            TensorOwner::Model | TensorOwner::Router(..) => vec![spec.name()],
         }
     }
 
-    /// A vector that is the same everywhere, in the type of the embeddings.
-    fn constant(&self, name: String, size: usize, start: f32) -> PlannedTensor {
-        let like = self.copy(EMBEDDINGS, &[size]);
-        PlannedTensor { name, sources: Vec::new(), start: Some(start), ..like }
+    /// What was asked for, or the type of the sources; F32 if they differ.
+    fn stored_dtype(&self, sources: &[String]) -> Dtype {
+        let mut dtypes = sources.iter().filter_map(|source| Some(self.source.info(source)?.dtype));
+        let first = dtypes.next().unwrap_or(Dtype::F32);
+        let common = if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 };
+        self.dtype.unwrap_or(common)
     }
 
-    fn factors(
+    /// The LoRA of a linear at a depth, if it has any there.
+    fn lora(
         &self,
         layer: LayerIndex,
-        (projection, part): (usize, &str),
-        [out, inp]: [usize; 2],
+        depth: Depth,
+        projection: Projection,
         dtype: Dtype,
-        lora: &LoraConfig,
-    ) -> Vec<PlannedFactors> {
-        let named = |depth, which: &str, shape| {
-            (depth_tensor(depth, &format!("{part}.{which}.weight")), TensorInfo { dtype, shape })
+        specs: &[TensorSpec],
+    ) -> Option<PlannedLora> {
+        let find = |role: TensorRole, dtype: Dtype| {
+            let spec = specs.iter().find(|spec| spec.owner == TensorOwner::Depth(depth) && spec.role == role)?;
+            Some((spec.name(), TensorInfo { dtype, shape: spec.shape.clone() }))
         };
-        let depths = self.plan.map().depths_of(layer).into_iter();
-        depths
-            .map(|depth| (depth, lora.rank_at(depth, part, [out, inp])))
-            .filter(|(_, rank)| *rank > 0)
-            .map(|(depth, rank)| PlannedFactors {
-                depth,
-                layer,
-                projection,
-                shape: [out, inp],
-                rank,
-                source: layer_tensor(self.plan.source_layer(depth), &format!("{part}.weight")),
-                a: named(depth, "lora_A", vec![rank, inp]),
-                b: named(depth, "lora_B", vec![out, rank]),
-                magnitudes: (lora.relax == Relax::Dora).then(|| {
-                    let info = TensorInfo { dtype: Dtype::F32, shape: vec![out] };
-                    (depth_tensor(depth, &format!("{part}.{MAGNITUDES}")), info)
-                }),
-            })
-            .collect()
+        let a = find(TensorRole::LoraA(projection), dtype)?;
+        let weight = TensorRole::Projection(projection);
+        let shapes = self.plan.config.projection_shapes();
+        // Linears are numbered as the model has them, so that a seed keeps its draws.
+        let number = shapes.iter().position(|(other, _)| *other == projection)?;
+        Some(PlannedLora {
+            depth,
+            layer,
+            projection,
+            shape: self.plan.config.projection_shape(projection),
+            rank: a.1.shape[0],
+            source: TensorOwner::Layer(self.plan.source_layer(depth)).weight(weight),
+            a,
+            b: find(TensorRole::LoraB(projection), dtype)?,
+            magnitudes: find(TensorRole::Magnitude(projection), Dtype::F32),
+            stream: (depth.0 * Projection::ALL.len() + number) as u64,
+        })
+    }
+}
+
+/// Order of the file: embeddings, layers, what depths own, end. All norms and biases of depths come
+/// before the extras.
+fn place_in_file(spec: &TensorSpec) -> usize {
+    match (spec.owner, spec.role) {
+        (_, TensorRole::Embedding) => 0,
+        (TensorOwner::Layer(_), _) => 1,
+        (TensorOwner::Depth(_), TensorRole::Extra(_)) => 3,
+        (TensorOwner::Depth(_), _) => 2,
+        (TensorOwner::Router(..), _) => 4,
+        (TensorOwner::Model, _) => 5,
     }
 }

@@ -1,69 +1,70 @@
-//! Which rank each linear has at each depth: as asked for, or a number of parameters spread by where the residuals' energy is.
+//! Ranks of the LoRA by linear and depth: as asked for, or a number of parameters spread by
+//! where the residuals' energy is.
 //!
-//! The best correction of rank `r` keeps the `r` largest singular values of a residual, so one more rank there is worth `σ²_{r+1}`, and it
-//! costs `in + out` parameters. The ranks that keep most in total are those with the largest `σ² / (in + out)`: singular values only
-//! fall, so taking them in that order takes every linear's in theirs. What is kept is counted as the start counts it: `‖W_d − W'‖²`, or with
-//! a calibration the squared error of the output. Counted in parts of the linear's own energy it makes worse starts (`docs/log.md`).
+//! The best correction of rank `r` keeps the `r` largest singular values of a residual, so one more
+//! rank there is worth `σ²_{r+1}`, and it costs `in + out` parameters. The ranks that keep most in
+//! total are those with the largest `σ² / (in + out)`: singular values only fall, so taking them in
+//! that order takes every linear's in theirs. What is kept is counted as the start counts it: `‖W_d
+//! − W'‖²`, or with a calibration the squared error of the output. Counted in parts of the linear's
+//! own energy it makes worse starts (`docs/log.md`).
 
-use crate::{ConvertError, ConvertOptions};
-use retie_config::{Depth, LoraConfig, ModelConfig, Relax, ShareMap};
+use crate::ConvertError;
+use retie_config::{Depth, LoraConfig, LoraRanks, LoraSpec, ModelConfig, Projection, Relax, ShareMap};
 use std::collections::BTreeMap;
 
 /// Squared singular values of the residual of one linear at one depth, largest first.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spectrum {
     pub depth: Depth,
-    /// Position in the configuration's `projection_shapes`.
-    pub projection: usize,
+    pub projection: Projection,
     /// As many as the smaller side of the matrix.
     pub values: Vec<f64>,
 }
 
-/// The ranks that `options` names, for the model of `config` over `map`.
+/// The ranks of `lora` by linear and depth, for the model of `config` over `map`; `None` where a
+/// budget decides about them.
 ///
 /// # Errors
 /// When a rank is out of range, a linear is unknown, or no depth is left that could have LoRA.
 pub(crate) fn named_ranks(
-    options: &ConvertOptions,
+    lora: &LoraSpec,
     config: &ModelConfig,
     map: &ShareMap,
-) -> Result<LoraConfig, ConvertError> {
+) -> Result<Option<LoraConfig>, ConvertError> {
+    let LoraRanks::Named { rank, by_linear } = &lora.ranks else { return Ok(None) };
     let shapes = config.projection_shapes();
     let (largest, widest) = shapes.iter().fold((0, ""), |(largest, name), (projection, [out, inp])| {
-        if *out.min(inp) > largest { (*out.min(inp), *projection) } else { (largest, name) }
+        if *out.min(inp) > largest { (*out.min(inp), projection.name()) } else { (largest, name) }
     });
-    let wanted = options.lora_ranks.values().copied().chain(options.lora_rank);
-    for rank in wanted {
+    for rank in by_linear.values().copied().chain(*rank) {
         if !(1..=largest).contains(&rank) {
             return Err(ConvertError::RankOutOfRange { rank, largest, projection: widest.to_owned() });
         }
     }
-    let matches = |name: &str, projection: &str| name == projection || projection.ends_with(&format!(".{name}"));
-    let unknown =
-        options.lora_ranks.keys().filter(|name| !shapes.iter().any(|(projection, _)| matches(name, projection)));
+    let matches = |name: &str, projection: Projection| {
+        name == projection.name() || projection.name().ends_with(&format!(".{name}"))
+    };
+    let unknown = by_linear.keys().filter(|name| !shapes.iter().any(|(projection, _)| matches(name, *projection)));
     let unknown: Vec<String> = unknown.cloned().collect();
     if !unknown.is_empty() {
-        let known = shapes.iter().map(|(projection, _)| (*projection).to_owned()).collect();
+        let known = shapes.iter().map(|(projection, _)| projection.name().to_owned()).collect();
         return Err(ConvertError::UnknownProjections { unknown, known });
     }
-    if options.lora_from == 0
-        && options.lora_ranks.is_empty()
-        && let Some(rank) = options.lora_rank
-    {
-        return Ok(LoraConfig::uniform(rank).with(options.relax));
+    if let (Some(rank), true, 0) = (*rank, by_linear.is_empty(), lora.from) {
+        return Ok(Some(LoraConfig::uniform(rank).with(lora.relax)));
     }
     let ranks = shapes.iter().map(|(projection, [out, inp])| {
-        let named = options.lora_ranks.iter().find(|(name, _)| matches(name, projection)).map(|(_, rank)| *rank);
-        let rank = named.or(options.lora_rank).unwrap_or(0).min(*out).min(*inp);
-        let at = |step| if options.may_have_lora(map, step) { rank } else { 0 };
-        ((*projection).to_owned(), map.depths().iter().map(at).collect())
+        let named = by_linear.iter().find(|(name, _)| matches(name, *projection)).map(|(_, rank)| *rank);
+        let rank = named.or(*rank).unwrap_or(0).min(*out).min(*inp);
+        let at = |step| if lora.is_at(map, step) { rank } else { 0 };
+        (projection.name().to_owned(), map.depths().iter().map(at).collect())
     });
-    let lora = LoraConfig::table(ranks.collect()).ok_or(ConvertError::NoDepthForLora { from: options.lora_from })?;
-    Ok(lora.with(options.relax))
+    let table = LoraConfig::table(ranks.collect()).ok_or(ConvertError::NoDepthForLora { from: lora.from })?;
+    Ok(Some(table.with(lora.relax)))
 }
 
-/// Spreads at most `budget` parameters over `spectra`. The magnitudes of DoRA, `out` of them, are paid with the first rank of a linear at a
-/// depth.
+/// Spreads at most `budget` parameters over `spectra`. The magnitudes of DoRA, `out` of them, are
+/// paid with the first rank of a linear at a depth.
 ///
 /// # Errors
 /// When the budget buys nothing.
@@ -73,11 +74,11 @@ pub(crate) fn spread_budget(
     config: &ModelConfig,
     map: &ShareMap,
 ) -> Result<LoraConfig, ConvertError> {
-    let shapes = config.projection_shapes();
-    let cost = |spectrum: &Spectrum| shapes[spectrum.projection].1.iter().sum::<usize>();
+    let shape = |spectrum: &Spectrum| config.projection_shape(spectrum.projection);
+    let cost = |spectrum: &Spectrum| shape(spectrum).iter().sum::<usize>();
     let first = |spectrum: &Spectrum| match relax {
         Relax::Lora => cost(spectrum),
-        Relax::Dora => cost(spectrum) + shapes[spectrum.projection].1[0],
+        Relax::Dora => cost(spectrum) + shape(spectrum)[0],
     };
     let mut offers: Vec<(f64, usize, usize)> = Vec::new(); // worth of a parameter, rank, which
     for (which, spectrum) in spectra.iter().enumerate() {
@@ -85,12 +86,13 @@ pub(crate) fn spread_budget(
         offers.extend(worth.filter(|(_, worth)| *worth > 0.0).map(|(rank, worth)| (worth, rank, which)));
     }
     offers.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.2, x.1).cmp(&(y.2, y.1))));
+    let shapes = config.projection_shapes().into_iter();
     let mut ranks: BTreeMap<String, Vec<usize>> =
-        shapes.iter().map(|(projection, _)| ((*projection).to_owned(), vec![0; map.num_depths()])).collect();
+        shapes.map(|(projection, _)| (projection.name().to_owned(), vec![0; map.num_depths()])).collect();
     let mut left = budget;
     for (_, _, which) in offers {
         let spectrum = &spectra[which];
-        let Some(rank) = ranks.get_mut(shapes[spectrum.projection].0).map(|ranks| &mut ranks[spectrum.depth.0]) else {
+        let Some(rank) = ranks.get_mut(spectrum.projection.name()).map(|ranks| &mut ranks[spectrum.depth.0]) else {
             continue;
         };
         let cost = if *rank == 0 { first(spectrum) } else { cost(spectrum) };
@@ -121,15 +123,20 @@ mod tests {
         (ModelConfig::from_json(map, Path::new("x")).unwrap(), ShareMap::new(4, 2, Sharing::Cycle).unwrap())
     }
 
-    fn spectrum(depth: usize, projection: usize, values: &[f64]) -> Spectrum {
+    fn spectrum(depth: usize, projection: Projection, values: &[f64]) -> Spectrum {
         Spectrum { depth: Depth(depth), projection, values: values.to_vec() }
     }
 
     #[test]
     fn a_budget_goes_where_a_parameter_keeps_most() {
         let (config, map) = model();
-        // Worth of a parameter: q at depth 0: 4/16, 1/16; k at depth 1: 4/12, 0; up at depth 2: 3/24, 3/24, 1/24.
-        let spectra = [spectrum(0, 0, &[4.0, 1.0]), spectrum(1, 1, &[4.0, 0.0]), spectrum(2, 5, &[3.0, 3.0, 1.0])];
+        // Worth of a parameter: q at depth 0: 4/16, 1/16; k at depth 1: 4/12, 0; up at depth 2:
+        // 3/24, 3/24, 1/24.
+        let spectra = [
+            spectrum(0, Projection::Q, &[4.0, 1.0]),
+            spectrum(1, Projection::K, &[4.0, 0.0]),
+            spectrum(2, Projection::Up, &[3.0, 3.0, 1.0]),
+        ];
         let spread = |budget, relax| {
             let lora = spread_budget((budget, relax), &spectra, &config, &map).unwrap();
             assert_eq!(lora.relax, relax);
@@ -138,7 +145,7 @@ mod tests {
         };
         let ranks = |budget| spread(budget, Relax::Lora);
         assert_eq!(ranks(12), [0, 1, 0]);
-        // What is dearer than what is left is passed over for what is not.
+        // An offer that costs more than is left is passed over for a cheaper one.
         assert_eq!(ranks(27), [0, 1, 0]);
         assert_eq!(ranks(28), [1, 1, 0]);
         assert_eq!(ranks(76), [1, 1, 2]);

@@ -1,9 +1,10 @@
 //! A [`ConvertReport`] as aligned plain text.
 
 use crate::{
-    Alias, CalibrationReport, ConvertReport, ParameterCounts, ProjectionEnergy, Scores, SearchReport, calibrate::Effect,
+    Alias, CalibrationReport, ConvertReport, ParameterCounts, ProjectionEnergy, Scores, SearchReport,
+    calibrate::Effect, search::pattern_name,
 };
-use retie_config::RecursionConfig;
+use retie_report::number::grouped;
 use std::fmt::{self, Display, Formatter};
 
 impl Display for ConvertReport {
@@ -26,17 +27,21 @@ impl Display for ConvertReport {
             let title = self.relax().title();
             writeln!(f, "\n{title:<18} {:>7}  residual energy kept (lowest to highest depth)", "rank")?;
             for p in lora.projections.iter().filter(|p| p.rank > 0) {
-                let of = |kept: Option<f64>| {
+                let percent = |kept: Option<f64>| {
                     kept.map_or_else(|| "no residual".to_owned(), |k| format!("{:.1} %", 100.0 * k))
                 };
                 let each = || p.depths.iter().filter_map(|d| d.kept);
                 let range = match p.kept {
                     Some(_) => {
-                        format!("  ({} to {})", of(each().min_by(f64::total_cmp)), of(each().max_by(f64::total_cmp)))
+                        format!(
+                            "  ({} to {})",
+                            percent(each().min_by(f64::total_cmp)),
+                            percent(each().max_by(f64::total_cmp))
+                        )
                     }
                     None => String::new(),
                 };
-                writeln!(f, "{:<18} {:>7}  {}{range}", p.projection, ranks(p), of(p.kept))?;
+                writeln!(f, "{:<18} {:>7}  {}{range}", p.projection, ranks(p), percent(p.kept))?;
             }
         }
         match (&self.calibration, &self.scores) {
@@ -56,13 +61,6 @@ impl Display for ConvertReport {
         }
         Ok(())
     }
-}
-
-/// The pattern's name, with its unshared layers where the name does not say them.
-pub(crate) fn pattern_name(recursion: &RecursionConfig) -> String {
-    let ends = [("prelude", recursion.prelude), ("coda", recursion.coda)];
-    let ends = ends.into_iter().filter_map(|(name, layers)| Some(format!(", {name} {}", layers?)));
-    std::iter::once(recursion.sharing.name().to_owned()).chain(ends).collect()
 }
 
 /// One rank, or the least (of those that have any) and the most.
@@ -167,20 +165,6 @@ impl Display for SearchReport {
     }
 }
 
-/// `1234567` as `1,234,567`.
-#[must_use]
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn aliases(f: &mut Formatter<'_>, aliases: &[Alias]) -> fmt::Result {
     writeln!(f, "\n{:>5} {:>6} {:>10}  source layers", "depth", "layer", "recursion")?;
     for alias in aliases {
@@ -190,15 +174,4 @@ fn aliases(f: &mut Formatter<'_>, aliases: &[Alias]) -> fmt::Result {
         writeln!(f, "{:>5} {:>6} {recursion:>10}  {sources}{place}", alias.depth, alias.layer)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (134_515_008, "134,515,008")];
-        assert!(cases.iter().all(|(number, text)| grouped(*number) == *text));
-    }
 }

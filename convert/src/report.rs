@@ -1,18 +1,17 @@
-//! What a conversion did: stored as `convert.json`, shown as text (see `render.rs`).
+//! Report of a conversion: stored as `convert.json`, shown as text (see `render.rs`).
 
 use crate::{
-    Calibration, ConvertError, ConvertOptions, ParameterCounts, SearchReport,
+    Calibration, Check, ConvertError, ParameterCounts, SearchReport, SourceModel,
     calibrate::Effect,
-    factorize::Factors,
+    factorize::LoraFactors,
     kinds,
-    lints::lints,
-    plan::{Plan, PlannedFactors},
+    lints::{lints, unused_keys},
+    plan::{ConversionPlan, PlannedLora},
 };
-use retie_checkpoint::TensorInfo;
-use retie_config::{ModelConfig, RecursionConfig, Relax};
+use retie_config::{Conversion, RecursionConfig, Relax, TensorPart};
 use serde::{Deserialize, Serialize};
 
-/// What a conversion did.
+/// Report of a conversion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConvertReport {
     /// Version of these keys: 1.
@@ -34,12 +33,12 @@ pub struct ConvertReport {
     pub bytes: u64,
     /// Bytes of the source's weights (of a quantised source: as f32).
     pub source_bytes: u64,
-    /// Which depth uses which layer, from which source layers.
+    /// Layer and source layers of every depth.
     pub aliases: Vec<Alias>,
     /// How much of what sharing changed the LoRA gives back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraReport>,
-    /// What a calibrated start was fitted to, and what it is worth.
+    /// Text and scores of a calibrated start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationReport>,
     /// How close the start is to the source on a text, where one was given.
@@ -50,9 +49,9 @@ pub struct ConvertReport {
     pub search: Option<SearchReport>,
     /// Source tensors that hold nothing the model needs, and were left out.
     pub left_out: Vec<String>,
-    /// What the reader should know.
+    /// Remarks for the reader.
     pub notes: Vec<String>,
-    /// What was verified on the written folder.
+    /// Checks of the written folder.
     pub checks: Vec<Check>,
 }
 
@@ -107,8 +106,8 @@ pub struct CalibrationReport {
     pub average: Effect,
     /// This model, as it was written.
     pub calibrated: Effect,
-    /// How far every fitted weight is from the source's in the plain sense, which calibration does not minimise: the check `fit`
-    /// compares them with the folder.
+    /// How far every fitted weight is from the source's in the plain sense, which calibration does
+    /// not minimise: the check `fit` compares them with the folder.
     pub plain_errors: Vec<PlainError>,
 }
 
@@ -136,7 +135,7 @@ pub struct LoraReport {
 /// Residual energy that the LoRA of one projection keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectionEnergy {
-    /// One of [`ModelConfig::PROJECTIONS`].
+    /// Name of the linear, e.g. `mlp.up_proj`.
     pub projection: String,
     /// Its rank, or the largest of several.
     pub rank: usize,
@@ -156,8 +155,8 @@ pub struct DepthEnergy {
     /// Rank there; absent where it is that of the projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
-    /// `‖W_d − W'‖²`: Frobenius, or of a calibrated start in the metric of what the linear reads, with the weight that
-    /// answers the tied model's inputs in place of `W_d`.
+    /// `‖W_d − W'‖²`: Frobenius, or of a calibrated start in the metric of what the linear reads,
+    /// with the weight that answers the tied model's inputs in place of `W_d`.
     pub residual_energy: f64,
     /// `‖B A‖²`, likewise.
     pub kept_energy: f64,
@@ -165,25 +164,24 @@ pub struct DepthEnergy {
     pub kept: Option<f64>,
 }
 
-/// One thing that was verified.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// Short name.
-    pub name: String,
-    /// Whether it holds.
-    pub passed: bool,
-    /// What was compared, and what was found.
-    pub detail: String,
+/// Scores of a calibrated start and of what it is compared with.
+pub(crate) struct CalibratedScores {
+    /// NLL of the source.
+    pub source_nll: f64,
+    /// The plain start of the same ranks.
+    pub average: Effect,
+    /// The calibrated start as it was written.
+    pub written: Effect,
 }
 
 impl ConvertReport {
-    /// The report of `plan`, without energies and checks.
+    /// The report of `plan`, without energies, scores and checks.
     pub(crate) fn new(
-        plan: &Plan,
-        source_config: &ModelConfig,
-        source_infos: impl Iterator<Item = TensorInfo>,
-        options: &ConvertOptions,
+        plan: &ConversionPlan,
+        source: SourceModel<'_>,
+        conversion: &Conversion,
     ) -> Result<Self, ConvertError> {
+        let source_infos = source.tensors.names().into_iter().filter_map(|name| source.tensors.info(name));
         let steps = plan.map().depths().iter();
         let aliases = steps.map(|step| Alias {
             depth: step.depth.0,
@@ -195,7 +193,7 @@ impl ConvertReport {
         let lora = plan.config.recursion.as_ref().and_then(|r| r.lora.as_ref()).map(|lora| {
             let (shapes, depths) = (plan.config.projection_shapes().into_iter(), plan.map().depths());
             let projections = shapes.map(|(projection, [out, inp])| ProjectionEnergy {
-                projection: projection.to_owned(),
+                projection: projection.name().to_owned(),
                 rank: depths.iter().map(|step| lora.rank_at(step.depth, projection, [out, inp])).max().unwrap_or(0),
                 kept: None,
                 depths: Vec::new(),
@@ -205,11 +203,11 @@ impl ConvertReport {
         Ok(Self {
             schema: 1,
             recursion: plan.config.recursion.clone(),
-            seed: options.seed,
+            seed: conversion.target.seed,
             num_depths: plan.map().num_depths(),
             num_layers: plan.map().num_layers(),
-            parameters: ParameterCounts::of(&plan.config)?,
-            source_parameters: ParameterCounts::of(source_config)?,
+            parameters: ParameterCounts::from_config(&plan.config),
+            source_parameters: ParameterCounts::from_config(source.config),
             bytes: plan.entries().iter().map(|(_, info)| info.num_bytes() as u64).sum(),
             source_bytes: source_infos.map(|info| info.num_bytes() as u64).sum(),
             aliases: aliases.collect(),
@@ -218,40 +216,19 @@ impl ConvertReport {
             scores: None,
             search: None,
             left_out: plan.redundant.clone(),
-            notes: notes(plan, options),
+            notes: notes(plan, conversion),
             checks: Vec::new(),
         })
     }
 
-    /// What the depths add to shared linears, if they add something.
+    /// Relaxation of the shared linears; LoRA where there is none.
     #[must_use]
     pub fn relax(&self) -> Relax {
         self.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref()).map_or(Relax::Lora, |lora| lora.relax)
     }
 
-    /// Says what the start is fitted to, without scores and errors.
-    pub(crate) fn set_calibration(&mut self, calibration: &Calibration<'_>) {
-        let none = Effect { nll: 0.0, kl: 0.0 };
-        self.calibration = Some(CalibrationReport {
-            text: calibration.text.clone(),
-            sequence_length: calibration.sequence_length,
-            tokens: calibration.fit.len(),
-            heldout_tokens: calibration.heldout.len(),
-            source_nll: 0.0,
-            average: none,
-            calibrated: none,
-            plain_errors: Vec::new(),
-        });
-    }
-
-    /// Adds the scores; `average` is there for a calibrated start.
-    pub(crate) fn set_scores(
-        &mut self,
-        calibration: &Calibration<'_>,
-        source_nll: f64,
-        average: Option<Effect>,
-        written: Effect,
-    ) {
+    /// Adds the scores of the start as it was written.
+    pub(crate) fn set_scores(&mut self, calibration: &Calibration<'_>, source_nll: f64, written: Effect) {
         self.scores = Some(Scores {
             text: calibration.text.clone(),
             sequence_length: calibration.sequence_length,
@@ -260,8 +237,25 @@ impl ConvertReport {
             delta_nll: written.nll - source_nll,
             effect: written,
         });
-        let (Some(report), Some(average)) = (&mut self.calibration, average) else { return };
-        (report.source_nll, report.average, report.calibrated) = (source_nll, average, written);
+    }
+
+    /// Adds what a calibrated start was fitted to, beside the plain start.
+    pub(crate) fn set_calibration(
+        &mut self,
+        calibration: &Calibration<'_>,
+        CalibratedScores { source_nll, average, written }: CalibratedScores,
+        plain_errors: Vec<PlainError>,
+    ) {
+        self.calibration = Some(CalibrationReport {
+            text: calibration.text.clone(),
+            sequence_length: calibration.sequence_length,
+            tokens: calibration.train.len(),
+            heldout_tokens: calibration.heldout.len(),
+            source_nll,
+            average,
+            calibrated: written,
+            plain_errors,
+        });
         if written.kl >= average.kl {
             self.notes.push(
                 "on held-out text the calibrated start is not closer to the source than `average`: more calibration tokens, \
@@ -271,36 +265,30 @@ impl ConvertReport {
         }
     }
 
-    /// Adds how far a fitted weight is from the source's.
-    pub(crate) fn add_plain_error(&mut self, depth: usize, source: &str, error: f64) {
-        if let Some(calibration) = &mut self.calibration {
-            calibration.plain_errors.push(PlainError { depth, source: source.to_owned(), error });
-        }
-    }
-
     /// Adds the energy of one LoRA.
-    pub(crate) fn add_energy(&mut self, planned: &PlannedFactors, factors: &Factors) {
+    pub(crate) fn add_energy(&mut self, planned: &PlannedLora, factors: &LoraFactors) {
         let Some(lora) = &mut self.lora else { return };
-        let of = &mut lora.projections[planned.projection];
-        of.depths.push(DepthEnergy {
+        let name = planned.projection.name();
+        let Some(energy) = lora.projections.iter_mut().find(|energy| energy.projection == name) else { return };
+        energy.depths.push(DepthEnergy {
             depth: planned.depth.0,
             layer: planned.layer.0,
-            rank: (planned.rank != of.rank).then_some(planned.rank),
+            rank: (planned.rank != energy.rank).then_some(planned.rank),
             residual_energy: factors.residual_energy,
             kept_energy: factors.kept_energy,
             kept: factors.kept(),
         });
-        of.depths.sort_by_key(|d| d.depth);
-        let kept: Vec<f64> = of.depths.iter().filter_map(|d| d.kept).collect();
-        of.kept = (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64);
+        energy.depths.sort_by_key(|d| d.depth);
+        let kept: Vec<f64> = energy.depths.iter().filter_map(|d| d.kept).collect();
+        energy.kept = (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64);
     }
 }
 
-fn notes(plan: &Plan, options: &ConvertOptions) -> Vec<String> {
+fn notes(plan: &ConversionPlan, conversion: &Conversion) -> Vec<String> {
     let mut notes: Vec<String> = plan.stack.rest().into_iter().collect();
     let Some(recursion) = &plan.config.recursion else { return notes };
     if recursion.share_norms {
-        let what = match plan.config.layer_vectors().iter().any(|(part, _)| part.ends_with(".bias")) {
+        let what = match plan.config.layer_vectors().iter().any(|(_, part, _)| *part == TensorPart::Bias) {
             true => "norms and biases",
             false => "norms",
         };
@@ -309,7 +297,8 @@ fn notes(plan: &Plan, options: &ConvertOptions) -> Vec<String> {
     }
     notes.extend(kinds::note(&plan.config, plan.map()));
     notes.extend(lints(recursion));
-    if options.fit.is_some() && plan.stack.rest().is_none() {
+    notes.extend(unused_keys(recursion));
+    if conversion.remainder.is_some() && plan.stack.rest().is_none() {
         notes.push("`fit` had nothing to do: the recursions divide the layers".to_owned());
     }
     notes

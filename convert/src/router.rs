@@ -1,32 +1,26 @@
-//! Routers for a recursive model: its tensors as they are, and a new router for each recursion, or one for all
-//! (Mixture-of-Recursions, <https://arxiv.org/abs/2507.10524>, §2.2).
+//! Routers for a recursive model: its tensors as they are, and a new router for each recursion, or
+//! one for all (Mixture-of-Recursions, <https://arxiv.org/abs/2507.10524>, §2.2).
 //!
-//! A network's last layer starts at zero with gating `delta`, so that under a sigmoid with `alpha: 2` every gate is exactly 1; and where
-//! tokens choose their depth with a gating that keeps what the block gives, so that all depths score alike and every token goes through all
-//! recursions. Else, and in hidden layers, weights are drawn from N(0, `initializer_range`), as in the reference. Routers are stored in f32.
+//! How their weights start stands with the list of tensors ([`TensorInit`]). Routers are stored in
+//! f32.
 
 use crate::{
-    Check, ConvertError, Extras, ParameterCounts,
+    Check, ConvertError, OutputFiles, ParameterCounts, Phase, Progress, SourceModel,
     factorize::{Draw, fill_gaussian},
-    pipeline::{Progress, Stage, write_json},
+    lints::unused_keys,
+    output_files::write_json,
 };
 use retie_checkpoint::{
-    Dtype, FolderWriter, RouterKind, SafetensorsFolder, Staging, TensorInfo, TensorSource, check_tensors,
-    expected_tensors, narrow, router_tensor, router_tensors,
+    Dtype, FolderWriter, SafetensorsFolder, Staging, TensorInfo, TensorSource, check_tensors, narrow,
 };
-use retie_config::{
-    ExpertChoiceConfig, Gating, KvStrategy, ModelConfig, RecursionConfig, RouterConfig, RouterScore, TokenChoiceConfig,
-};
+use retie_config::{KvSharing, ModelConfig, RecursionConfig, RouterConfig, TensorInit, TensorOwner, TensorSpec};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, io::Write, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 /// Name of the report in the folder.
 pub const ROUTER_REPORT_FILE: &str = "router.json";
 
-/// Spread of the weights of a model whose configuration does not say: the default of transformers.
-const INITIALIZER_RANGE: f64 = 0.02;
-
-/// What was added.
+/// Report of the routers that were added.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RouterReport {
     /// Version of these keys: 1.
@@ -37,37 +31,49 @@ pub struct RouterReport {
     pub seed: u64,
     /// Parameters that are stored.
     pub parameters: ParameterCounts,
-    /// What the reader should know.
+    /// Remarks for the reader.
     pub notes: Vec<String>,
-    /// What was verified on the written folder.
+    /// Checks of the written folder.
     pub checks: Vec<Check>,
 }
 
-/// Writes `source`, a recursive model whose configuration is `config`, with a router into the folder `out`, which appears whole or not
-/// at all.
+/// The routers that a model gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterOptions {
+    /// Their kind and shape.
+    pub router: RouterConfig,
+    /// KV sharing across recursions; that of the model if `None`.
+    pub kv_sharing: Option<KvSharing>,
+    /// Seed of their weights.
+    pub seed: u64,
+}
+
+/// Writes `source`, a recursive model, with routers into the folder `out`, which appears whole or
+/// not at all.
 ///
 /// # Errors
-/// When the model is not recursive, has a router, or has no loop; the router does not fit it; a file cannot be read or written; or a
-/// check of the result fails.
+/// When the model is not recursive, has a router, or has no loop; the router does not fit it; a
+/// file cannot be read or written; or a check of the result fails.
 pub fn add_router(
-    source: &dyn TensorSource,
-    config: &ModelConfig,
-    router: &RouterConfig,
-    seed: u64,
-    extras: &Extras,
+    source: SourceModel<'_>,
+    options: &RouterOptions,
+    files: &OutputFiles,
     out: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<RouterReport, ConvertError> {
+    let SourceModel { tensors: source, config } = source;
+    let RouterOptions { router, kv_sharing, seed } = options;
     let Some(recursion) = &config.recursion else { return Err(ConvertError::RouterWithoutRecursion) };
     if let Some(router) = &recursion.router {
         return Err(ConvertError::AlreadyRouted { kind: router.kind() });
     }
     check_tensors(config, source)?;
-    let recursion = RecursionConfig { router: Some(router.clone()), ..recursion.clone() };
+    let kv_sharing = kv_sharing.unwrap_or(recursion.kv_sharing);
+    let recursion = RecursionConfig { router: Some(router.clone()), kv_sharing, ..recursion.clone() };
     let target = ModelConfig { recursion: Some(recursion.clone()), ..config.clone() };
-    // The router is checked with the pattern.
-    let entries = entries(source, &target)?;
-    let own = own_tensors(&target, router, seed);
+    target.validate()?;
+    let entries = entries(source, &target);
+    let own = own_tensors(&target, *seed);
     let staging = Staging::new(out)?;
     write_json(&staging.path().join("config.json"), &target.to_json())?;
     let mut writer = FolderWriter::create(staging.path(), &entries, retie_checkpoint::DEFAULT_MAX_SHARD_BYTES)?;
@@ -76,15 +82,15 @@ pub fn add_router(
             Some(values) => writer.write(name, &narrow(values, Dtype::F32))?,
             None => writer.write(name, &source.bytes(name)?)?,
         }
-        progress(Progress { stage: Stage::Write, done: i + 1, total: entries.len(), tensor: name });
+        progress(Progress { stage: Phase::Write, done: i + 1, total: entries.len(), tensor: name });
     }
     writer.finish()?;
     let report = RouterReport {
         schema: 1,
         notes: notes(router, &recursion),
         recursion,
-        seed,
-        parameters: ParameterCounts::of(&target)?,
+        seed: *seed,
+        parameters: ParameterCounts::from_config(&target),
         checks: checks(source, &own, &entries, staging.path(), progress)?,
     };
     let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();
@@ -92,62 +98,48 @@ pub fn add_router(
         return Err(ConvertError::ChecksFailed { failures });
     }
     write_json(&staging.path().join(ROUTER_REPORT_FILE), &report)?;
-    for (name, content) in &extras.files {
-        fs_err::File::create(staging.path().join(name))?.write_all(content)?;
-    }
-    if let Some(provenance) = &extras.provenance {
-        provenance.save(staging.path())?;
-    }
+    files.write(staging.path())?;
     staging.publish()?;
     Ok(report)
 }
 
 /// Name and type of every tensor that is written.
-fn entries(source: &dyn TensorSource, target: &ModelConfig) -> Result<Vec<(String, TensorInfo)>, ConvertError> {
-    let expected = expected_tensors(target)?.into_iter();
-    let entry = |(name, shape): (String, Vec<usize>)| {
+fn entries(source: &dyn TensorSource, target: &ModelConfig) -> Vec<(String, TensorInfo)> {
+    let entry = |spec: TensorSpec| {
+        let name = spec.name();
         let dtype = source.info(&name).map_or(Dtype::F32, |info| info.dtype);
-        (name, TensorInfo { dtype, shape })
+        (name, TensorInfo { dtype, shape: spec.shape })
     };
-    Ok(expected.map(entry).collect())
+    target.tensors().into_iter().map(entry).collect()
 }
 
 /// The routers' weights by name.
-fn own_tensors(target: &ModelConfig, router: &RouterConfig, seed: u64) -> BTreeMap<String, Vec<f32>> {
-    let starts_at_zero = match router {
-        RouterConfig::ExpertChoice(router) => router.gating == Gating::Delta,
-        RouterConfig::TokenChoice(router) => matches!(router.gating, Gating::Delta | Gating::StraightThrough),
-    };
-    let main = router_tensor(RouterKind::Main, 0, "");
-    let main = main.trim_end_matches("0.");
-    let spread = target.other.get("initializer_range").and_then(serde_json::Value::as_f64).unwrap_or(INITIALIZER_RANGE);
-    let tensors = router_tensors(target).into_iter().enumerate();
-    let values = |(index, (name, shape)): (usize, (String, Vec<usize>))| {
-        let (rows, width) = (shape[0], shape[1]);
+fn own_tensors(target: &ModelConfig, seed: u64) -> BTreeMap<String, Vec<f32>> {
+    let specs = target.tensors().into_iter().filter(|spec| matches!(spec.owner, TensorOwner::Router(..)));
+    let values = |(index, spec): (usize, TensorSpec)| {
+        let (rows, width) = (spec.shape[0], spec.shape[1]);
         let mut values = vec![0.0f32; rows * width];
-        if !(starts_at_zero && name.starts_with(main) && name.ends_with("out_proj.weight")) {
-            let all: Vec<usize> = (0..rows).collect();
-            fill_gaussian(&mut values, width, &all, Draw { seed, stream: index as u64 });
-            // That draws from N(0, 1/width).
-            let scale = (spread * (width as f64).sqrt()) as f32;
-            values.iter_mut().for_each(|x| *x *= scale);
+        match spec.init {
+            TensorInit::Constant(value) => values.fill(value),
+            TensorInit::Normal { std } => {
+                let all: Vec<usize> = (0..rows).collect();
+                fill_gaussian(&mut values, width, &all, Draw { seed, stream: index as u64 });
+                // `fill_gaussian` draws from N(0, 1/width).
+                let scale = (std * (width as f64).sqrt()) as f32;
+                values.iter_mut().for_each(|x| *x *= scale);
+            }
+            TensorInit::Source | TensorInit::Residual | TensorInit::RowNorms => {
+                unreachable!("nothing of a router comes from the source")
+            }
         }
-        (name, values)
+        (spec.name(), values)
     };
-    tensors.map(values).collect()
+    specs.enumerate().map(values).collect()
 }
 
 fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
-    let (score, alpha, exact) = match router {
-        RouterConfig::ExpertChoice(ExpertChoiceConfig { gating, score, alpha, .. }) => {
-            let at_zero = *score == RouterScore::Sigmoid && *alpha == 2.0;
-            (score.name(), *alpha, keeps(*gating, at_zero))
-        }
-        RouterConfig::TokenChoice(TokenChoiceConfig { gating, score, alpha, .. }) => {
-            let at_zero = *alpha == score.default_alpha(Gating::Delta, recursion.num_recursions);
-            (score.name(), *alpha, keeps(*gating, at_zero))
-        }
-    };
+    let (score, alpha) = router.spec().score();
+    let exact = router.spec().starts_as_without(recursion.num_recursions);
     let mut notes = Vec::new();
     if !exact {
         notes.push(format!(
@@ -156,10 +148,7 @@ fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
             router.gating()
         ));
     }
-    if router.kv() == KvStrategy::Shared && (recursion.lora.is_some() || !recursion.share_norms) {
-        let unused = "what later depths own for `k_proj` and `v_proj` is not used";
-        notes.push(format!("with kv `shared` only the first recursion makes keys and values: {unused}"));
-    }
+    notes.extend(unused_keys(recursion));
     let learns = router.network().has_weights();
     let chooses = match router {
         RouterConfig::ExpertChoice(router) => router.capacities.iter().any(|capacity| *capacity < 1.0),
@@ -178,15 +167,6 @@ fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
         notes.push(format!("{state}: uptrain the model before it is used, best with {warmup}"));
     }
     notes
-}
-
-/// Whether a token that goes through every recursion is what it was; `at_zero`: logits of 0 are gates of 1.
-fn keeps(gating: Gating, at_zero: bool) -> bool {
-    match gating {
-        Gating::StraightThrough => true,
-        Gating::Delta => at_zero,
-        Gating::Weighted | Gating::Additive => false,
-    }
 }
 
 fn checks(
@@ -216,7 +196,7 @@ fn checks(
         if !same {
             bad.push(format!("`{name}`"));
         }
-        progress(Progress { stage: Stage::Check, done: i + 1, total: entries.len(), tensor: name });
+        progress(Progress { stage: Phase::Check, done: i + 1, total: entries.len(), tensor: name });
     }
     let copied = entries.len() - own.len();
     let good = format!("{copied} tensors equal the source's byte for byte, {} are new", own.len());
@@ -236,10 +216,7 @@ impl fmt::Display for RouterReport {
             RouterConfig::TokenChoice(_) => writeln!(f, "a router of {num_recursions} depths ({sharing})")?,
         }
         writeln!(f, "\n{:<12} {}", "kind", router.kind())?;
-        let (input, score, alpha) = match router {
-            RouterConfig::ExpertChoice(router) => (router.input, router.score.name(), router.alpha),
-            RouterConfig::TokenChoice(router) => (router.input, router.score.name(), router.alpha),
-        };
+        let (input, (score, alpha)) = (router.spec().input(), router.spec().score());
         writeln!(f, "{:<12} {}, reads {input} hidden states", "network", router.network())?;
         writeln!(f, "{:<12} {alpha} of {score}", "score")?;
         writeln!(f, "{:<12} {}", "gating", router.gating())?;
@@ -253,7 +230,7 @@ impl fmt::Display for RouterReport {
             }
             RouterConfig::TokenChoice(router) => writeln!(f, "{:<12} {}", "intermediate", router.intermediate)?,
         }
-        writeln!(f, "{:<12} {}", "kv", router.kv())?;
+        writeln!(f, "{:<12} {}", "kv_sharing", self.recursion.kv_sharing)?;
         writeln!(f, "{:<12} {} of {}", "parameters", self.parameters.routers, self.parameters.total())?;
         for note in &self.notes {
             writeln!(f, "\nnote: {note}")?;

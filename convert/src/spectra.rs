@@ -1,16 +1,17 @@
-//! Where sharing loses what: the singular values of every residual, of a start that chooses layers or means them.
+//! Spectra of what tying loses: the singular values of every residual, of a start that chooses
+//! layers or means them.
 
 use crate::{
-    ConvertError, ConvertOptions, Progress, Stage,
+    ConvertError, Phase, Progress,
     factorize::{eigenvalues, gram},
-    plan::{Plan, PlannedTensor},
+    plan::{ConversionPlan, PlannedTensor},
     ranks::Spectrum,
     tied_group::{are_opposite, mean},
 };
 use faer::MatRef;
 use rayon::prelude::*;
-use retie_checkpoint::{CheckpointError, TensorSource, layer_tensor, narrow, widen};
-use retie_config::Depth;
+use retie_checkpoint::{CheckpointError, TensorSource, narrow, widen};
+use retie_config::{Depth, LoraSpec, Projection, TensorOwner, TensorRole};
 
 /// The spectra of every linear at every depth that may have LoRA.
 ///
@@ -18,39 +19,38 @@ use retie_config::Depth;
 /// When the source cannot be read or holds what is not finite.
 pub(crate) fn plain_spectra(
     source: &dyn TensorSource,
-    plan: &Plan,
-    options: &ConvertOptions,
+    plan: &ConversionPlan,
+    lora: &LoraSpec,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Spectrum>, ConvertError> {
     let mut spectra = Vec::new();
     for (i, tensor) in plan.tensors.iter().enumerate() {
         if let Some(projection) = tensor.projection {
-            spectra.extend(of_group(source, plan, options, tensor, projection)?);
+            spectra.extend(group_spectra(source, plan, lora, tensor, projection)?);
         }
-        progress(Progress { stage: Stage::Spread, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
+        progress(Progress { stage: Phase::Spread, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
     }
     Ok(spectra)
 }
 
 /// The spectra of one projection at the depths of a tied group.
-fn of_group(
+fn group_spectra(
     source: &dyn TensorSource,
-    plan: &Plan,
-    options: &ConvertOptions,
+    plan: &ConversionPlan,
+    lora: &LoraSpec,
     tensor: &PlannedTensor,
-    projection: usize,
+    projection: Projection,
 ) -> Result<Vec<Spectrum>, ConvertError> {
     let steps = plan.map().depths();
-    let depths = tensor.depths.iter().copied().filter(|depth| options.may_have_lora(plan.map(), &steps[depth.0]));
+    let depths = tensor.depths.iter().copied().filter(|depth| lora.is_at(plan.map(), &steps[depth.0]));
     let depths: Vec<Depth> = depths.collect();
     if depths.is_empty() {
         return Ok(Vec::new());
     }
     let dtype = tensor.info.dtype;
     let stored = widen(&narrow(&mean(source, &tensor.sources)?, dtype), dtype);
-    let named = |depth: &Depth| {
-        layer_tensor(plan.source_layer(*depth), &format!("{}.weight", plan.config.projection_shapes()[projection].0))
-    };
+    let named =
+        |depth: &Depth| TensorOwner::Layer(plan.source_layer(*depth)).weight(TensorRole::Projection(projection));
     let read = |depth: &Depth| {
         Ok(source.read_f32(&named(depth))?.iter().zip(&stored).map(|(own, stored)| own - stored).collect())
     };

@@ -1,17 +1,20 @@
-//! One tied group: the mean of its sources, and the factors that give each depth its own weight back.
+//! One tied group: the mean of its sources, and the factors that give each depth its own weight
+//! back.
 
 use crate::{
     ConvertError,
-    factorize::{Draw, Factors, factorize},
-    plan::PlannedFactors,
+    factorize::{Draw, LoraFactors, factorize},
+    plan::PlannedLora,
 };
 use rayon::prelude::*;
 use retie_checkpoint::{CheckpointError, TensorSource};
 
-/// Residuals that cancel to this part of their length are opposite: what is left is the rounding of the mean in f32.
+/// Residuals that cancel to this part of their length are opposite: what is left is the rounding of
+/// the mean in f32.
 const OPPOSITE: f64 = 2.0 * f32::EPSILON as f64;
 
-/// Mean over `sources`, summed in f64 and rounded once to f32: equal sources give themselves, bit for bit.
+/// Mean over `sources`, summed in f64 and rounded once to f32: equal sources give themselves, bit
+/// for bit.
 pub(crate) fn mean(source: &dyn TensorSource, sources: &[String]) -> Result<Vec<f32>, CheckpointError> {
     if let [only] = sources {
         return source.read_f32(only);
@@ -26,21 +29,21 @@ pub(crate) fn mean(source: &dyn TensorSource, sources: &[String]) -> Result<Vec<
     Ok(sums.into_iter().map(|sum| (sum / count) as f32).collect())
 }
 
-/// For each depth of a group, the factors of its own weight minus `stored` (which is the shared weight as it is stored, after
-/// rounding: LoRA corrects that rounding too).
+/// For each depth of a group, the factors of its own weight minus `stored` (which is the shared
+/// weight as it is stored, after rounding: LoRA corrects that rounding too).
 pub(crate) fn group_factors(
     source: &dyn TensorSource,
     stored: &[f32],
-    planned: &[PlannedFactors],
+    planned: &[PlannedLora],
     seed: u64,
-) -> Result<Vec<Factors>, ConvertError> {
+) -> Result<Vec<LoraFactors>, ConvertError> {
     let residuals: Vec<Vec<f32>> = planned
         .par_iter()
         .map(|p| Ok(source.read_f32(&p.source)?.iter().zip(stored).map(|(w, s)| w - s).collect()))
         .collect::<Result<_, CheckpointError>>()?;
     let bad: Vec<_> = planned.iter().zip(&residuals).filter(|(_, e)| !e.iter().all(|x| x.is_finite())).collect();
     if !bad.is_empty() {
-        let place = |p: &PlannedFactors| (p.source.clone(), source.path_of(&p.source).to_owned());
+        let place = |p: &PlannedLora| (p.source.clone(), source.path_of(&p.source).to_owned());
         return Err(ConvertError::NotFinite { tensors: bad.into_iter().map(|(p, _)| place(p)).collect() });
     }
     let twins: Vec<Option<usize>> =
@@ -52,13 +55,13 @@ pub(crate) fn group_factors(
             ranks[*j] = ranks[*j].max(planned[i].rank);
         }
     }
-    let own: Vec<Option<Factors>> = planned
+    let own: Vec<Option<LoraFactors>> = planned
         .par_iter()
         .zip(&residuals)
         .zip(&twins)
         .zip(&ranks)
         .map(|(((p, residual), twin), rank)| {
-            let draw = Draw { seed, stream: p.stream() };
+            let draw = Draw { seed, stream: p.stream };
             let run = || factorize(residual, p.shape, *rank, draw);
             let named = |error| match error {
                 ConvertError::NoConvergence { .. } => ConvertError::NoConvergence { tensor: p.source.clone() },
@@ -67,7 +70,7 @@ pub(crate) fn group_factors(
             twin.is_none().then(run).transpose().map_err(named)
         })
         .collect::<Result<_, _>>()?;
-    let mut all: Vec<Factors> = Vec::with_capacity(own.len());
+    let mut all: Vec<LoraFactors> = Vec::with_capacity(own.len());
     for (factors, twin) in own.into_iter().zip(&twins) {
         let factors = factors.or_else(|| twin.map(|j| all[j].negated()));
         all.extend(factors);
@@ -75,7 +78,8 @@ pub(crate) fn group_factors(
     Ok(all.into_iter().zip(planned).map(|(factors, p)| factors.cut(p.shape, p.rank)).collect())
 }
 
-/// The mean of two weights lies half-way: their residuals are opposite, and one decomposition serves both.
+/// The mean of two weights lies half-way: their residuals are opposite, and one decomposition
+/// serves both.
 pub(crate) fn are_opposite(x: &[f32], y: &[f32]) -> bool {
     let (mut left, mut length) = (0.0, 0.0);
     for (x, y) in x.iter().zip(y) {

@@ -1,17 +1,22 @@
 //! Checks of a written folder, against the source and not against what the writer remembers.
 //!
-//! - `layout`: the configuration that was written implies exactly the tensors that were written, with the planned types;
-//! - `copies`: every tensor with one source equals it, byte for byte if the type was kept (with one recursion that is all);
+//! - `layout`: the configuration that was written implies exactly the tensors that were written,
+//!   with the planned types;
+//! - `copies`: every tensor with one source equals it, byte for byte if the type was kept (with one
+//!   recursion that is all);
 //! - `means`: every mean equals the mean of its sources;
-//! - `extras`: every vector that the source does not have holds the value that leaves the logits alone;
-//! - `fit`: of a calibrated start, every `‖W_d − W' − B A‖²` is what it was when `W'`, `B` and `A` were fitted;
+//! - `extras`: every vector that the source does not have holds the value that leaves the logits
+//!   alone;
+//! - `fit`: of a calibrated start, every `‖W_d − W' − B A‖²` is what it was when `W'`, `B` and `A`
+//!   were fitted;
 //! - `lora`: for each depth, `‖W_d − (W' + B A)‖²` is what the discarded singular values add up to;
-//! - `dora`: the magnitudes are the lengths of the rows of `W' + B A` as they are stored, so that the model computes what it would with LoRA.
+//! - `dora`: the magnitudes are the lengths of the rows of `W' + B A` as they are stored, so that
+//!   the model computes what it would with LoRA.
 
 use crate::{
-    Check, ConvertError, ConvertReport, Progress, Stage,
+    Check, ConvertError, ConvertReport, Phase, Progress,
     magnitudes::{low_rank_product, magnitudes},
-    plan::{Plan, PlannedFactors, PlannedTensor},
+    plan::{ConversionPlan, PlannedLora, PlannedTensor},
     tied_group::mean,
 };
 use rayon::prelude::*;
@@ -19,9 +24,9 @@ use retie_checkpoint::{CheckpointError, Dtype, SafetensorsFolder, TensorSource, 
 use retie_config::ModelConfig;
 use std::path::Path;
 
-/// Part of the residual's energy by which the stored factors may miss the best ones. Rounding `A` and `B` to a unit roundoff `u`
-/// changes their product by less than `2 u ‖B A‖`, and the squared error by less than `4 u ‖E‖²`; for f32 the product of
-/// this check adds more than that.
+/// Part of the residual's energy by which the stored factors may miss the best ones. Rounding `A`
+/// and `B` to a unit roundoff `u` changes their product by less than `2 u ‖B A‖`, and the squared
+/// error by less than `4 u ‖E‖²`; for f32 the product of this check adds more than that.
 fn lora_tolerance(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => 1e-5,
@@ -57,7 +62,7 @@ impl Tally {
 /// Runs every check on the folder `dir`.
 pub(crate) fn verify(
     source: &dyn TensorSource,
-    plan: &Plan,
+    plan: &ConversionPlan,
     report: &ConvertReport,
     dir: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
@@ -74,7 +79,7 @@ pub(crate) fn verify(
         check_magnitudes(tensor, &written, &mut dora)?;
         if tensor.fitted {
             check_fit(source, tensor, report, &written, &mut fit)?;
-            progress(Progress { stage: Stage::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
+            progress(Progress { stage: Phase::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
             continue;
         }
         let tally = match (tensor.start, tensor.sources.len()) {
@@ -95,7 +100,7 @@ pub(crate) fn verify(
                 }
             }
         }
-        progress(Progress { stage: Stage::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
+        progress(Progress { stage: Phase::Check, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
     }
     let exact = plan.tensors.iter().filter(|t| t.sources.len() == 1).all(|t| keeps_type(source, t));
     checks.push(copies.check(
@@ -130,7 +135,7 @@ pub(crate) fn verify(
 }
 
 /// Names, shapes and types, from the configuration that stands in the folder.
-fn layout(plan: &Plan, written: &SafetensorsFolder, dir: &Path) -> Result<Check, ConvertError> {
+fn layout(plan: &ConversionPlan, written: &SafetensorsFolder, dir: &Path) -> Result<Check, ConvertError> {
     let config = ModelConfig::load(&dir.join("config.json"))?;
     let mut tally = Tally::default();
     if let Err(error) = check_tensors(&config, written) {
@@ -168,8 +173,8 @@ fn equals_source(
     written.equals(&tensor.name, &expected)
 }
 
-/// Part by which an error that is computed twice from the same bytes may differ: none but the order of sums, in f64 over
-/// products in f32.
+/// Part by which an error that is computed twice from the same bytes may differ: none but the order
+/// of sums, in f64 over products in f32.
 const SAME: f64 = 1e-6;
 
 /// Compares the errors of a fitted tensor with the recorded ones.
@@ -214,12 +219,13 @@ fn check_magnitudes(
     Ok(())
 }
 
-/// `‖W_d − W' − B A‖²` of a weight of the source, a stored one and factors, the last two with where they are.
+/// `‖W_d − W' − B A‖²` of a weight of the source, a stored one and factors, the last two with where
+/// they are.
 pub(crate) fn plain_error<S: TensorSource, F: TensorSource>(
     source: &dyn TensorSource,
     own: &str,
     (stored_in, stored): (&S, &str),
-    factors: Option<(&F, &PlannedFactors)>,
+    factors: Option<(&F, &PlannedLora)>,
 ) -> Result<f64, CheckpointError> {
     let (own, stored) = (source.read_f32(own)?, stored_in.read_f32(stored)?);
     let product = match factors {
@@ -236,17 +242,18 @@ pub(crate) fn plain_error<S: TensorSource, F: TensorSource>(
         .sum())
 }
 
-/// For each depth of a group, by how much the error of the stored factors differs from the smallest possible one, as a part of the
-/// residual's energy (or, without residual, of the weight's).
+/// For each depth of a group, by how much the error of the stored factors differs from the smallest
+/// possible one, as a part of the residual's energy (or, without residual, of the weight's).
 fn excesses(
     source: &dyn TensorSource,
     tensor: &PlannedTensor,
     report: &ConvertReport,
     written: &SafetensorsFolder,
 ) -> Result<Vec<f64>, CheckpointError> {
-    let one = |planned: &PlannedFactors| {
-        let energy = report.lora.iter().flat_map(|lora| &lora.projections[planned.projection].depths);
-        let energy = energy.into_iter().find(|energy| energy.depth == planned.depth.0);
+    let one = |planned: &PlannedLora| {
+        let energy = report.lora.iter().flat_map(|lora| &lora.projections);
+        let energy = energy.filter(|energy| energy.projection == planned.projection.name());
+        let energy = energy.flat_map(|energy| &energy.depths).find(|energy| energy.depth == planned.depth.0);
         let Some(energy) = energy else { return Ok(f64::INFINITY) };
         let error = plain_error(source, &planned.source, (written, &tensor.name), Some((written, planned)))?;
         let discarded = energy.residual_energy - energy.kept_energy;

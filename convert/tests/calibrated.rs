@@ -7,10 +7,15 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, layer_tensor};
-use retie_config::{Fit, Init, LayerIndex, ModelConfig, Pattern, Relax, Sharing};
-use retie_convert::{Calibration, ConvertError, ConvertOptions, ConvertReport, Extras, convert_with_text};
-use small_model::{SHAPE, Shape, effective, layers::Mixture, options, run, source_weight, write};
+use retie_checkpoint::{SafetensorsFolder, TensorSource};
+use retie_config::{
+    ConvertConfig, Init, LayerIndex, ModelConfig, Pattern, Projection, Relax, RemainderPolicy, Sharing, StoredDtype,
+};
+use retie_convert::{Calibration, ConvertError, ConvertReport, OutputFiles, SourceModel, convert};
+use small_model::{
+    SHAPE, Shape, conversion, effective, layer_tensor, layers::Mixture, options, run, source_weight, with_pattern,
+    write,
+};
 use std::path::Path;
 
 const TOKENS: usize = 32;
@@ -18,7 +23,7 @@ const TOKENS: usize = 32;
 fn calibrated(
     source: &dyn TensorSource,
     config: &ModelConfig,
-    options: &ConvertOptions,
+    options: &ConvertConfig,
     num_sequences: usize,
     out: &Path,
 ) -> Result<ConvertReport, ConvertError> {
@@ -29,14 +34,16 @@ fn calibrated(
         model: &model,
         text: "a text".to_owned(),
         sequence_length: TOKENS,
-        fit: ids(num_sequences),
+        train: ids(num_sequences),
         heldout: ids(2),
     };
-    convert_with_text(source, config, options, &calibration, &Extras::default(), out, &mut |_| {})
+    let source = SourceModel { tensors: source, config };
+    convert(source, &conversion(options), Some(&calibration), &OutputFiles::default(), out, &mut |_| {})
 }
 
-/// Every pattern, with and without LoRA, own norms and biases: all checks pass, unshared layers are those of the source, and with a
-/// LoRA held-out hidden states are closer to the source's than those of `average`.
+/// Every pattern, with and without LoRA, own norms and biases: all checks pass, unshared layers are
+/// those of the source, and with a LoRA held-out hidden states are closer to the source's than
+/// those of `average`.
 #[test]
 fn every_pattern_rank_and_kind_of_norms_can_be_calibrated() {
     for sharing in Sharing::ALL {
@@ -53,7 +60,8 @@ fn every_pattern_rank_and_kind_of_norms_can_be_calibrated() {
             let what = format!("{sharing} {recursions} {lora_rank:?} {share_norms} {biases}");
             assert!(report.checks.iter().all(|check| check.passed), "{what}");
             let found = report.calibration.unwrap();
-            // Without corrections nothing answers for what the layers before did, and layers of random weights have nothing in common.
+            // Without corrections nothing answers for what the layers before did, and layers of
+            // random weights have nothing in common.
             let closer = found.calibrated.kl < found.average.kl;
             assert!(closer || lora_rank.is_none(), "{what} {:?} {:?}", found.calibrated, found.average);
             assert_eq!((found.tokens, found.heldout_tokens), (8 * TOKENS, 2 * TOKENS));
@@ -62,7 +70,7 @@ fn every_pattern_rank_and_kind_of_norms_can_be_calibrated() {
                 let written = SafetensorsFolder::open(&out).unwrap();
                 let last = report.num_layers - 1;
                 for (stored, own) in [(0, 0), (last, num_layers - 1)] {
-                    for projection in ModelConfig::PROJECTIONS {
+                    for projection in Projection::ALL.map(Projection::name) {
                         let name = |layer| layer_tensor(LayerIndex(layer), &format!("{projection}.weight"));
                         assert_eq!(written.bytes(&name(stored)).unwrap(), source.bytes(&name(own)).unwrap(), "{what}");
                     }
@@ -78,16 +86,16 @@ fn unshared_layers_maps_and_every_fit_can_be_calibrated() {
     for (pattern, recursions, fit) in [
         (looped(Sharing::Cycle, 1, 3), 2, None),
         (Pattern::Map(vec![0, 1, 0, 2, 2, 3, 0, 4]), 3, None),
-        (looped(Sharing::Cycle, 0, 0), 3, Some(Fit::Drop)),
-        (looped(Sharing::Sequence, 0, 1), 2, Some(Fit::Repeat)),
-        (looped(Sharing::Cycle, 0, 0), 3, Some(Fit::Repeat)),
-        (looped(Sharing::Sequence, 0, 0), 3, Some(Fit::PadUnshared)),
+        (looped(Sharing::Cycle, 0, 0), 3, Some(RemainderPolicy::Drop)),
+        (looped(Sharing::Sequence, 0, 1), 2, Some(RemainderPolicy::Repeat)),
+        (looped(Sharing::Cycle, 0, 0), 3, Some(RemainderPolicy::Repeat)),
+        (looped(Sharing::Sequence, 0, 0), 3, Some(RemainderPolicy::PadUnshared)),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (config, source) = write(dir.path(), SHAPE, |i| i);
-        let mut options = options(recursions, Sharing::Cycle, Init::Calibrated);
+        let mut options = with_pattern(options(recursions, Sharing::Cycle, Init::Calibrated), &pattern);
         let what = format!("{pattern} {fit:?}");
-        (options.pattern, options.fit, options.lora_rank, options.share_norms) = (pattern, fit, Some(4), false);
+        (options.remainder, options.lora_rank, options.share_norms) = (fit, Some(4), false);
         let report = calibrated(&source, &config, &options, 8, &dir.path().join("out")).unwrap();
         assert!(report.checks.iter().all(|check| check.passed), "{what}");
         let found = report.calibration.unwrap();
@@ -99,7 +107,8 @@ fn unshared_layers_maps_and_every_fit_can_be_calibrated() {
 fn full_rank_and_own_norms_give_every_weight_of_the_source_back() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), Shape { biases: true, ..SHAPE }, |i| i);
-    // With 8 tokens of 32 the moments are rank-deficient: damping alone has to hold what the text does not show.
+    // With 8 tokens of 32 the moments are rank-deficient: damping alone has to hold what the text
+    // does not show.
     for num_sequences in [1, 8] {
         let out = dir.path().join(num_sequences.to_string());
         let mut options = options(2, Sharing::Cycle, Init::Calibrated);
@@ -108,12 +117,12 @@ fn full_rank_and_own_norms_give_every_weight_of_the_source_back() {
         // Each depth computes what its own kind does: squares of differences that are rounding.
         assert!(report.scores.unwrap().effect.kl < 1e-7);
         for depth in 0..8 {
-            for projection in ModelConfig::PROJECTIONS {
+            for projection in Projection::ALL.map(Projection::name) {
                 let own = source_weight(&source, projection, depth);
                 let largest = own.iter().fold(0.0f64, |m, x| m.max(x.abs()));
                 for (x, y) in effective(&out, projection, depth).iter().zip(&own) {
-                    // W', A and B are rounded to f32, which a depth passes on to what the next one reads: some units of 6e-8,
-                    // divided by a damped metric that goes down to 1e-2.
+                    // W', A and B are rounded to f32, which a depth passes on to what the next one
+                    // reads: some units of 6e-8, divided by a damped metric that goes down to 1e-2.
                     assert!((x - y).abs() < 1e-4 * largest, "{projection} {depth} {x} {y}");
                 }
             }
@@ -127,12 +136,13 @@ fn dora_is_fitted_as_lora_is_and_begins_where_it_begins() {
     let (config, source) = write(dir.path(), SHAPE, |i| i);
     let [lora, dora] = Relax::ALL.map(|relax| {
         let mut options = options(2, Sharing::MiddleCycle, Init::Calibrated);
-        (options.relax, options.lora_budget, options.dtype) = (relax, Some(4000), Some(Dtype::BF16));
+        (options.relax, options.lora_budget, options.dtype) = (relax, Some(4000), StoredDtype::Bf16);
         let out = dir.path().join(relax.name());
         let report = calibrated(&source, &config, &options, 8, &out).unwrap();
         assert!(report.checks.iter().all(|check| check.passed));
         assert!(report.parameters.lora <= 4000, "{}", report.parameters.lora);
-        // The smallest rank that was not bought has 24 + 24 parameters, with its magnitudes 24 more.
+        // The smallest rank that was not bought has 24 + 24 parameters, with its magnitudes 24
+        // more.
         assert!(report.parameters.lora + 72 > 4000, "{}", report.parameters.lora);
         report
     });
@@ -147,7 +157,7 @@ fn the_same_text_gives_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);
     let mut options = options(2, Sharing::MiddleCycle, Init::Calibrated);
-    (options.lora_rank, options.dtype) = (Some(3), Some(Dtype::BF16));
+    (options.lora_rank, options.dtype) = (Some(3), StoredDtype::Bf16);
     let bytes = |name: &str| {
         let out = dir.path().join(name);
         calibrated(&source, &config, &options, 4, &out).unwrap();
@@ -162,7 +172,7 @@ fn every_init_is_scored_on_a_text_and_a_calibrated_one_needs_it() {
     let (config, source) = write(dir.path(), SHAPE, |i| i);
     let out = |name: &str| dir.path().join(name);
     let refused = run(&source, &config, &options(2, Sharing::Cycle, Init::Calibrated), &out("no")).unwrap_err();
-    assert!(matches!(refused, ConvertError::NoCalibration { .. }), "{refused}");
+    assert!(matches!(refused, ConvertError::NoCalibration), "{refused}");
     let mut options = options(2, Sharing::Cycle, Init::Average);
     let scored = calibrated(&source, &config, &options, 1, &out("average")).unwrap();
     let scores = scored.scores.unwrap();
@@ -173,14 +183,15 @@ fn every_init_is_scored_on_a_text_and_a_calibrated_one_needs_it() {
     let read = |name: &str| fs_err::read(out(name).join("model.safetensors")).unwrap();
     assert!(read("average") == read("plain"));
     // The comparison of a calibrated start is the same start.
-    options.init = Init::Calibrated;
+    options.init = Init::Calibrated.into();
     let beside = calibrated(&source, &config, &options, 1, &out("calibrated")).unwrap();
     assert_eq!(beside.calibration.unwrap().average, scores.effect);
     // A copy is the source.
-    options.init = Init::Stepwise;
-    options.recursions = 1;
+    options.init = Init::Stepwise.into();
+    options.recursions = Some(1);
     assert_eq!(calibrated(&source, &config, &options, 1, &out("copy")).unwrap().scores.unwrap().effect.kl, 0.0);
-    options.init = Init::Calibrated;
-    let refused = calibrated(&source, &config, &options, 1, &out("one")).unwrap_err();
-    assert!(matches!(refused, ConvertError::CalibratedWithoutSharing), "{refused}");
+    options.init = Init::Calibrated.into();
+    options.calibration = Some("text".into());
+    let refused = options.validate().unwrap_err().to_string();
+    assert!(refused.starts_with("init `calibrated` needs at least 2 recursions"), "{refused}");
 }

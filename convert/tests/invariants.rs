@@ -1,12 +1,19 @@
-//! What every conversion has to keep, on small random models (numbers: section 10.2 of the specification).
+//! What every conversion has to keep, on small random models (numbers: section 10.2 of the
+//! specification).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod small_model;
 
-use retie_checkpoint::{Dtype, MAGNITUDES, SafetensorsFolder, TensorSource, depth_tensor, layer_tensor};
-use retie_config::{Depth, Fit, Init, LayerIndex, ModelConfig, Pattern, Relax, ShareMap, Sharing};
-use retie_convert::{ConvertOptions, ConvertReport, Extras, REPORT_FILE, Stage, convert, init::INITS};
-use small_model::{SHAPE, Shape, effective, options, run, source_weight, write};
+use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource};
+use retie_config::{
+    ConvertConfig, Depth, Init, LayerIndex, ModelConfig, Pattern, Projection, Relax, RemainderPolicy, ShareMap,
+    Sharing, StoredDtype,
+};
+use retie_convert::{ConvertReport, OutputFiles, Phase, REPORT_FILE, SourceModel, convert, init::INITS};
+use small_model::{
+    MAGNITUDES, SHAPE, Shape, conversion, depth_tensor, effective, layer_tensor, options, run, source_weight,
+    with_pattern, write,
+};
 
 fn kept_energies(report: &ConvertReport, projection: &str) -> Vec<(f64, f64)> {
     let lora = report.lora.as_ref().unwrap();
@@ -39,7 +46,8 @@ fn one_recursion_copies_every_tensor_byte_for_byte() {
     }
 }
 
-/// I3. With three layers and two recursions a stepwise start takes the second layer of a cycle from the third group.
+/// I3. With three layers and two recursions a stepwise start takes the second layer of a cycle from
+/// the third group.
 #[test]
 fn a_source_that_is_tied_by_the_pattern_is_reproduced() {
     for sharing in Sharing::ALL {
@@ -55,7 +63,10 @@ fn a_source_that_is_tied_by_the_pattern_is_reproduced() {
             let out = dir.path().join(format!("{sharing}-{init}"));
             run(&source, &config, &options(2, sharing, init), &out).unwrap();
             let same = (0..num_layers).all(|depth| {
-                ModelConfig::PROJECTIONS.iter().all(|p| effective(&out, p, depth) == source_weight(&source, p, depth))
+                Projection::ALL
+                    .map(Projection::name)
+                    .iter()
+                    .all(|p| effective(&out, p, depth) == source_weight(&source, p, depth))
             });
             assert_eq!(same, reproduced, "{sharing} {init}");
         }
@@ -76,11 +87,12 @@ fn full_rank_and_own_norms_reproduce_the_source() {
                 (options.lora_rank, options.share_norms) = (Some(16), false);
                 run(&source, &config, &options, &out).unwrap();
                 for depth in 0..num_layers {
-                    for projection in ModelConfig::PROJECTIONS {
+                    for projection in Projection::ALL.map(Projection::name) {
                         let own = source_weight(&source, projection, depth);
                         let largest = own.iter().fold(0.0f64, |m, x| m.max(x.abs()));
                         for (x, y) in effective(&out, projection, depth).iter().zip(&own) {
-                            // W', A and B are rounded to f32: a few units of 6e-8 of the largest weight.
+                            // W', A and B are rounded to f32: a few units of 6e-8 of the largest
+                            // weight.
                             assert!((x - y).abs() < 1e-6 * largest, "{sharing} {init} {projection} {x} {y}");
                         }
                     }
@@ -95,7 +107,8 @@ fn full_rank_and_own_norms_reproduce_the_source() {
     }
 }
 
-/// I4 for patterns with unshared layers, maps and every fit: each depth is the source layer that it stands for.
+/// I4 for patterns with unshared layers, maps and every fit: each depth is the source layer that it
+/// stands for.
 #[test]
 fn full_rank_gives_every_depth_the_source_layer_that_it_stands_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -106,24 +119,24 @@ fn full_rank_gives_every_depth_the_source_layer_that_it_stands_for() {
         ("between", looped(Sharing::Cycle, 1, 3), 2, None, (0..8).collect()),
         ("in place", looped(Sharing::Sequence, 2, 0), 3, None, (0..8).collect()),
         ("map", uneven, 3, None, (0..8).collect()),
-        ("drop", looped(Sharing::Cycle, 0, 1), 3, Some(Fit::Drop), vec![0, 1, 2, 4, 5, 6, 7]),
-        ("repeat", looped(Sharing::Sequence, 0, 0), 3, Some(Fit::Repeat), vec![0, 1, 2, 3, 4, 4, 5, 6, 7]),
-        ("pad", looped(Sharing::Cycle, 0, 0), 3, Some(Fit::PadUnshared), (0..8).collect()),
+        ("drop", looped(Sharing::Cycle, 0, 1), 3, Some(RemainderPolicy::Drop), vec![0, 1, 2, 4, 5, 6, 7]),
+        ("repeat", looped(Sharing::Sequence, 0, 0), 3, Some(RemainderPolicy::Repeat), vec![0, 1, 2, 3, 4, 4, 5, 6, 7]),
+        ("pad", looped(Sharing::Cycle, 0, 0), 3, Some(RemainderPolicy::PadUnshared), (0..8).collect()),
     ];
     for (name, pattern, recursions, fit, sources) in cases {
         let out = dir.path().join(name);
-        let mut options = options(recursions, Sharing::Cycle, Init::Average);
-        (options.pattern, options.fit, options.lora_rank, options.share_norms) = (pattern, fit, Some(16), false);
+        let mut options = with_pattern(options(recursions, Sharing::Cycle, Init::Average), &pattern);
+        (options.remainder, options.lora_rank, options.share_norms) = (fit, Some(16), false);
         let report = run(&source, &config, &options, &out).unwrap();
         assert!(report.checks.iter().all(|check| check.passed), "{name}");
         let written = SafetensorsFolder::open(&out).unwrap();
         // The folder is described by its own configuration, whose depths are counted anew.
         let config = ModelConfig::load(&out.join("config.json")).unwrap();
         assert_eq!(config.num_hidden_layers, sources.len(), "{name}");
-        let map = retie_checkpoint::share_map(&config).unwrap();
+        let map = config.share_map();
         assert_eq!((map.num_layers(), map.num_recursions()), (report.num_layers, recursions), "{name}");
         for (depth, from) in sources.iter().enumerate() {
-            for projection in ModelConfig::PROJECTIONS {
+            for projection in Projection::ALL.map(Projection::name) {
                 let own = source_weight(&source, projection, *from);
                 let largest = own.iter().fold(0.0f64, |m, x| m.max(x.abs()));
                 for (x, y) in effective(&out, projection, depth).iter().zip(&own) {
@@ -145,14 +158,15 @@ fn full_rank_gives_every_depth_the_source_layer_that_it_stands_for() {
     }
 }
 
-/// DoRA begins as LoRA: every other tensor is that of LoRA, and the magnitudes are the lengths of the rows as they are stored, so that the
-/// quotient is 1. At full rank they are those of the source.
+/// DoRA begins as LoRA: every other tensor is that of LoRA, and the magnitudes are the lengths of
+/// the rows as they are stored, so that the quotient is 1. At full rank they are those of the
+/// source.
 #[test]
 fn magnitudes_are_the_lengths_of_corrected_rows_and_nothing_else_is_changed() {
-    type Change = fn(&mut ConvertOptions);
+    type Change = fn(&mut ConvertConfig);
     let changes: [(&str, Change); 4] = [
         ("rank", |o| o.lora_rank = Some(3)),
-        ("second", |o| (o.lora_rank, o.lora_from, o.dtype) = (Some(3), 1, Some(Dtype::BF16))),
+        ("second", |o| (o.lora_rank, o.lora_from, o.dtype) = (Some(3), 1, StoredDtype::Bf16)),
         ("ranks", |o| o.lora_ranks = [("k_proj".to_owned(), 2), ("down_proj".to_owned(), 5)].into()),
         ("full", |o| (o.lora_rank, o.share_norms) = (Some(16), false)),
     ];
@@ -165,7 +179,7 @@ fn magnitudes_are_the_lengths_of_corrected_rows_and_nothing_else_is_changed() {
             change(&mut options);
             let [lora, dora] = Relax::ALL.map(|relax| {
                 let out = dir.path().join(format!("{init}-{name}-{relax}"));
-                (run(&source, &config, &ConvertOptions { relax, ..options.clone() }, &out).unwrap(), out)
+                (run(&source, &config, &ConvertConfig { relax, ..options.clone() }, &out).unwrap(), out)
             });
             let check = dora.0.checks.iter().find(|check| check.name == "dora").unwrap();
             assert!(check.passed && lora.0.checks.iter().all(|check| check.name != "dora"), "{check:?}");
@@ -176,6 +190,7 @@ fn magnitudes_are_the_lengths_of_corrected_rows_and_nothing_else_is_changed() {
             let mut parameters = 0;
             for depth in 0..num_layers {
                 for (projection, [out, inp]) in config.projection_shapes() {
+                    let projection = projection.name();
                     let name = |part: &str| depth_tensor(Depth(depth), &format!("{projection}.{part}"));
                     let info = written.info(&name(MAGNITUDES));
                     assert_eq!(info.is_some(), plain.info(&name("lora_A.weight")).is_some(), "{projection} {depth}");
@@ -309,7 +324,7 @@ fn a_new_element_type_is_written_everywhere_and_lora_corrects_its_rounding() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);
     let mut options = options(2, Sharing::Cycle, Init::Lower);
-    (options.dtype, options.lora_rank) = (Some(Dtype::BF16), Some(16));
+    (options.dtype, options.lora_rank) = (StoredDtype::Bf16, Some(16));
     let out = dir.path().join("out");
     let report = run(&source, &config, &options, &out).unwrap();
     let written = SafetensorsFolder::open(&out).unwrap();
@@ -327,9 +342,9 @@ fn a_conversion_is_reproducible_bit_for_bit_and_shards_do_not_change_it() {
     let mut options = options(2, Sharing::MiddleSequence, Init::Random);
     (options.lora_rank, options.seed) = (Some(4), 3);
     let mut folders = Vec::new();
-    for (name, max_shard_bytes) in [("a", u64::MAX), ("b", u64::MAX), ("c", 4096)] {
+    for (name, max_shard_size) in [("a", None), ("b", None), ("c", Some("4096".parse().unwrap()))] {
         let out = dir.path().join(name);
-        options.max_shard_bytes = max_shard_bytes;
+        options.max_shard_size = max_shard_size;
         run(&source, &config, &options, &out).unwrap();
         folders.push(SafetensorsFolder::open(&out).unwrap());
     }
@@ -343,15 +358,17 @@ fn a_conversion_is_reproducible_bit_for_bit_and_shards_do_not_change_it() {
 }
 
 #[test]
-fn extras_are_copied_and_progress_reaches_its_end() {
+fn files_are_copied_and_progress_reaches_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);
-    let extras = Extras { files: vec![("tokenizer.json".into(), b"{}".to_vec())], ..Extras::default() };
+    let files = OutputFiles { files: vec![("tokenizer.json".into(), b"{}".to_vec())], ..OutputFiles::default() };
     let out = dir.path().join("out");
     let mut last = None;
     let options = options(2, Sharing::Cycle, Init::Stepwise);
-    convert(&source, &config, &options, &extras, &out, &mut |p| last = Some((p.stage, p.done == p.total))).unwrap();
-    assert_eq!(last, Some((Stage::Check, true)));
+    let source = SourceModel { tensors: &source, config: &config };
+    let mut see = |p: retie_convert::Progress<'_>| last = Some((p.stage, p.done == p.total));
+    convert(source, &conversion(&options), None, &files, &out, &mut see).unwrap();
+    assert_eq!(last, Some((Phase::Check, true)));
     assert_eq!(fs_err::read(out.join("tokenizer.json")).unwrap(), b"{}");
 }
 

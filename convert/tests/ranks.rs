@@ -7,10 +7,10 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use retie_checkpoint::{SafetensorsFolder, TensorSource, depth_tensor};
-use retie_config::{Depth, Init, ModelConfig, Relax, Sharing};
-use retie_convert::{Calibration, ConvertOptions, ConvertReport, Extras, convert_with_text};
-use small_model::{SHAPE, effective, layers::Mixture, options, run, source_weight, write};
+use retie_checkpoint::{SafetensorsFolder, TensorSource};
+use retie_config::{ConvertConfig, Depth, Init, ModelConfig, Relax, Sharing};
+use retie_convert::{Calibration, ConvertReport, OutputFiles, SourceModel, convert};
+use small_model::{SHAPE, conversion, depth_tensor, effective, layers::Mixture, options, run, source_weight, write};
 use std::path::Path;
 
 /// Rank of every depth in the file, 0 where there are no factors.
@@ -78,7 +78,7 @@ fn a_budget_is_kept_and_keeps_more_than_one_rank_for_all() {
     assert_eq!((ranks[1], ranks[5]), (0, 0));
     assert!(ranks.iter().any(|rank| *rank > 4), "{ranks:?}");
     // With magnitudes to pay for, ranks are fewer.
-    let dora = ConvertOptions { relax: Relax::Dora, ..spread.clone() };
+    let dora = ConvertConfig { relax: Relax::Dora, ..spread.clone() };
     let dora = run(&source, &config, &dora, &dir.path().join("dora")).unwrap();
     let (paid, all) = (dora.parameters.lora, uniform.parameters.lora);
     assert!(paid <= all && paid + 48 + 24 > all && kept(&dora) < kept(&report), "{paid} {all}");
@@ -99,25 +99,26 @@ fn a_calibrated_start_takes_ranks_by_linear_and_a_budget() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut ids = |count: usize| (0..count * 32).map(|_| rng.next_u32() % 40).collect();
     let calibration =
-        Calibration { model: &model, text: "a text".to_owned(), sequence_length: 32, fit: ids(8), heldout: ids(4) };
-    let convert = |name: &str, change: &dyn Fn(&mut ConvertOptions)| {
+        Calibration { model: &model, text: "a text".to_owned(), sequence_length: 32, train: ids(8), heldout: ids(4) };
+    let calibrated = |name: &str, change: &dyn Fn(&mut ConvertConfig)| {
         let mut options = options(2, Sharing::MiddleCycle, Init::Calibrated);
         options.share_norms = false;
         change(&mut options);
         let out = dir.path().join(name);
-        let report =
-            convert_with_text(&source, &config, &options, &calibration, &Extras::default(), &out, &mut |_| {}).unwrap();
+        let source = SourceModel { tensors: &source, config: &config };
+        let (conversion, files) = (conversion(&options), OutputFiles::default());
+        let report = convert(source, &conversion, Some(&calibration), &files, &out, &mut |_| {}).unwrap();
         assert!(report.checks.iter().all(|check| check.passed), "{name}");
         (report.calibration.unwrap().calibrated.kl, report.parameters.lora, out)
     };
-    let (_, _, out) = convert("from", &|o| (o.lora_rank, o.lora_from) = (Some(4), 1));
+    let (_, _, out) = calibrated("from", &|o| (o.lora_rank, o.lora_from) = (Some(4), 1));
     assert_eq!(stored_ranks(&out, "mlp.gate_proj"), [0, 0, 0, 0, 4, 4, 4, 0]);
-    let (_, _, out) = convert("linears", &|o| o.lora_ranks = [("down_proj".to_owned(), 5)].into());
+    let (_, _, out) = calibrated("linears", &|o| o.lora_ranks = [("down_proj".to_owned(), 5)].into());
     assert_eq!(stored_ranks(&out, "mlp.gate_proj"), [0; 8]);
     assert_eq!(stored_ranks(&out, "mlp.down_proj"), [0, 5, 5, 5, 5, 5, 5, 0]);
-    let (_, parameters, _) = convert("uniform", &|o| o.lora_rank = Some(4));
-    let (spread, spent, out) = convert("budget", &|o| o.lora_budget = Some(parameters));
-    let (half, _, _) = convert("half", &|o| o.lora_budget = Some(parameters / 2));
+    let (_, parameters, _) = calibrated("uniform", &|o| o.lora_rank = Some(4));
+    let (spread, spent, out) = calibrated("budget", &|o| o.lora_budget = Some(parameters));
+    let (half, _, _) = calibrated("half", &|o| o.lora_budget = Some(parameters / 2));
     assert!(spent <= parameters && spent + 48 > parameters, "{spent} {parameters}");
     assert!(spread < half, "{spread} {half}");
     assert!(stored_ranks(&out, "mlp.up_proj").iter().any(|rank| *rank != 4));

@@ -4,8 +4,8 @@
 mod small_model;
 
 use retie_checkpoint::{CheckpointError, Dtype, FolderWriter, SafetensorsFolder, TensorInfo, TensorSource};
-use retie_config::{Init, ModelConfig, Pattern, Sharing};
-use retie_convert::{ConvertError, ConvertOptions};
+use retie_config::{ConvertConfig, Init, ModelConfig, Sharing};
+use retie_convert::ConvertError;
 use small_model::{SHAPE, options, run, write};
 use std::{
     borrow::Cow,
@@ -13,14 +13,14 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-fn refused(source: &dyn TensorSource, config: &ModelConfig, options: &ConvertOptions) -> ConvertError {
+fn refused(source: &dyn TensorSource, config: &ModelConfig, options: &ConvertConfig) -> ConvertError {
     let root = tempfile::tempdir().unwrap();
     let error = run(source, config, options, &root.path().join("new/out")).unwrap_err();
     assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0, "left behind after `{error}`");
     error
 }
 
-fn message(change: impl Fn(&mut ConvertOptions)) -> String {
+fn message(change: impl Fn(&mut ConvertConfig)) -> String {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);
     let mut options = options(2, Sharing::Cycle, Init::Average);
@@ -28,22 +28,30 @@ fn message(change: impl Fn(&mut ConvertOptions)) -> String {
     refused(&source, &config, &options).to_string()
 }
 
+/// The message about keys that are refused before a source is opened.
+fn impossible(change: impl Fn(&mut ConvertConfig)) -> String {
+    let mut options = options(2, Sharing::Cycle, Init::Average);
+    change(&mut options);
+    options.validate().unwrap_err().to_string()
+}
+
 #[test]
 fn recursions_that_do_not_divide_name_those_that_do() {
-    let text = message(|o| o.recursions = 3);
+    let text = message(|o| o.recursions = Some(3));
     assert!(text.contains("hint: these numbers of recursions do: 1, 2, 4, 8;"), "{text}");
-    let text =
-        message(|o| (o.recursions, o.pattern) = (4, Pattern::new(Sharing::MiddleCycle, None, None, None).unwrap()));
+    let text = message(|o| (o.recursions, o.sharing) = (Some(4), Some(Sharing::MiddleCycle)));
     assert!(text.contains("hint: these numbers of recursions do: 1, 2, 3, 6;"), "{text}");
 }
 
 #[test]
 fn ranks_out_of_range_name_the_range() {
-    for rank in [0, 17, 1000] {
+    for rank in [17, 1000] {
         let text = message(|o| o.lora_rank = Some(rank));
         assert!(text.starts_with(&format!("LoRA rank `{rank}` is out of range, expected 1 to 16")), "{text}");
     }
-    let text = message(|o| (o.lora_rank, o.recursions) = (Some(4), 1));
+    let text = impossible(|o| o.lora_rank = Some(0));
+    assert!(text.starts_with("`lora_rank` is `0`, expected a positive integer"), "{text}");
+    let text = impossible(|o| (o.lora_rank, o.recursions) = (Some(4), Some(1)));
     assert!(text.starts_with("LoRA needs at least 2 recursions"), "{text}");
 }
 
@@ -54,9 +62,9 @@ fn ranks_that_cannot_be_name_what_is_wrong() {
         text.starts_with("the model has no linear `kv_proj`\nhint: its linears are `self_attn.q_proj`, "),
         "{text}"
     );
-    let text = message(|o| (o.lora_rank, o.lora_from) = (Some(4), 2));
-    assert!(text.starts_with("no depth has LoRA from recursion 2 on"), "{text}");
-    let text = message(|o| (o.lora_rank, o.lora_budget) = (Some(4), Some(1000)));
+    let text = impossible(|o| (o.lora_rank, o.lora_from) = (Some(4), 2));
+    assert!(text.starts_with("LoRA from recursion 2 on is none: they are 0 to 1"), "{text}");
+    let text = impossible(|o| (o.lora_rank, o.lora_budget) = (Some(4), Some(1000)));
     assert!(text.starts_with("both ranks and a budget of the LoRA are given"), "{text}");
     let text = message(|o| o.lora_budget = Some(20));
     assert!(text.starts_with("20 parameters of LoRA buy nothing: one rank has at least 28"), "{text}");
@@ -79,7 +87,8 @@ fn depths_that_differ_in_kind_are_tied_only_when_asked_for() {
          hint: these tie depths of one kind: `cycle` with 2; `tie_across_kinds` (`--tie-across-kinds`) ties them all the same: each \
          depth keeps its own window and rotation"
     );
-    // Where the wanted number of recursions fits a part of the stack, the longest such part is named.
+    // Where the wanted number of recursions fits a part of the stack, the longest such part is
+    // named.
     let mut map = config.to_json();
     map.insert("no_rope_layers".into(), vec![0, 1, 1, 0, 1, 0, 0, 1].into());
     let other = ModelConfig::from_json(map, Path::new("config.json")).unwrap();
@@ -88,10 +97,10 @@ fn depths_that_differ_in_kind_are_tied_only_when_asked_for() {
         text.contains("hint: these tie depths of one kind: `cycle` with 2, `prelude` 2 and `coda` 2; `tie"),
         "{text}"
     );
-    let pattern = Pattern::new(Sharing::Cycle, Some(2), Some(2), None).unwrap();
-    run(&source, &other, &ConvertOptions { pattern, ..cycle(2) }, &dir.path().join("between")).unwrap();
+    run(&source, &other, &ConvertConfig { prelude: Some(2), coda: Some(2), ..cycle(2) }, &dir.path().join("between"))
+        .unwrap();
     run(&source, &config, &cycle(2), &dir.path().join("two")).unwrap();
-    let allowed = ConvertOptions { tie_across_kinds: true, ..cycle(4) };
+    let allowed = ConvertConfig { tie_across_kinds: true, ..cycle(4) };
     let report = run(&source, &config, &allowed, &dir.path().join("four")).unwrap();
     assert!(
         report.notes.iter().any(|note| note.starts_with("depths of different kinds share layers 1:")),
@@ -219,7 +228,8 @@ fn weights_that_are_not_finite_have_no_lora() {
     );
 }
 
-/// The checks read the source again: a weight that is another one by then stands for a fault of the writer.
+/// The checks read the source again: a weight that is another one by then stands for a fault of the
+/// writer.
 #[test]
 fn a_folder_that_does_not_match_its_source_fails_the_checks_and_is_not_kept() {
     for (name, check) in [("model.norm.weight", "copies"), ("model.layers.5.mlp.up_proj.weight", "lora")] {

@@ -5,10 +5,9 @@ mod small_model;
 
 use retie_checkpoint::{Dtype, SafetensorsFolder, TensorSource, check_tensors};
 use retie_config::{
-    DepthScore, ExpertChoiceConfig, Gating, Init, IntermediateState, KvStrategy, ModelConfig, RouterConfig,
-    RouterInput, RouterNetwork, RouterScore, Sharing, TokenChoiceConfig,
+    ExpertChoiceConfig, Gating, Init, ModelConfig, RouterConfig, RouterInput, RouterNetwork, Sharing, TokenChoiceConfig,
 };
-use retie_convert::{ConvertError, Extras, RouterReport, add_router};
+use retie_convert::{ConvertError, OutputFiles, RouterOptions, RouterReport, SourceModel, add_router};
 use small_model::{SHAPE, Shape, options, run, write};
 use std::path::Path;
 
@@ -16,13 +15,10 @@ fn router(network: RouterNetwork, gating: Gating, capacities: &[f64]) -> RouterC
     RouterConfig::ExpertChoice(ExpertChoiceConfig {
         network,
         input: RouterInput::Normalized,
-        score: RouterScore::Sigmoid,
         alpha: gating.default_alpha(),
         gating,
         capacities: capacities.to_vec(),
-        kv: KvStrategy::RecursionWise,
-        auxiliary: None,
-        thresholds: None,
+        ..ExpertChoiceConfig::new(capacities.len())
     })
 }
 
@@ -44,7 +40,8 @@ fn add(
     router: &RouterConfig,
     out: &Path,
 ) -> Result<RouterReport, ConvertError> {
-    add_router(source, config, router, 3, &Extras::default(), out, &mut |_| {})
+    let options = RouterOptions { router: router.clone(), kv_sharing: None, seed: 3 };
+    add_router(SourceModel { tensors: source, config }, &options, &OutputFiles::default(), out, &mut |_| {})
 }
 
 #[test]
@@ -98,12 +95,8 @@ fn a_router_of_depths_begins_without_preference_and_auxiliary_routers_do_not() {
         RouterConfig::TokenChoice(TokenChoiceConfig {
             network: RouterNetwork::Mlp,
             input: RouterInput::Normalized,
-            score: DepthScore::Softmax,
-            alpha: 1.0,
             gating,
-            intermediate: IntermediateState::Plain,
-            kv: KvStrategy::RecursionWise,
-            biases: None,
+            ..TokenChoiceConfig::default()
         })
     };
     let out = dir.path().join("depths");

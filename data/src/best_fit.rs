@@ -1,9 +1,12 @@
-//! Best-fit packing: rows of whole documents, as in "Fewer Truncations Improve Language Modeling" (<https://arxiv.org/abs/2404.10830>).
+//! Best-fit packing: rows of whole documents, as in "Fewer Truncations Improve Language Modeling"
+//! (<https://arxiv.org/abs/2404.10830>).
 //!
-//! A document of `n` tokens, its end-of-text token included, has `n - 1` places: its tokens but the last are inputs, those but the first
-//! targets. One of more than `T` places is cut: as many pieces of `T` places as it has, and what is left. Pieces go into rows of `T`
-//! places by best-fit decreasing, [`WINDOW`] of them at a time: the longest first, each into the row with the least room that it fits in, or
-//! into a new one. So rows are cut from the text in its order but for what happens within a window; they depend on nothing else.
+//! A document of `n` tokens, its end-of-text token included, has `n - 1` places: its tokens but the
+//! last are inputs, those but the first targets. One of more than `T` places is cut: as many pieces
+//! of `T` places as it has, and what is left. Pieces go into rows of `T` places by best-fit
+//! decreasing, [`WINDOW`] of them at a time: the longest first, each into the row with the least
+//! room that it fits in, or into a new one. So rows are cut from the text in its order but for what
+//! happens within a window; they depend on nothing else.
 //!
 //! ```text
 //! documents  a0 a1 a2 E   b0 E   c0 c1 c2 c3 c4 E      T = 4
@@ -17,8 +20,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Pieces that are packed together. More fill rows better and cost memory; with this many, of text, less than a place in a
-/// hundred is left.
+/// Pieces that are packed together. More fill rows better and cost memory; with this many, of text,
+/// less than a place in a hundred is left.
 pub(crate) const WINDOW: usize = 4096;
 
 /// A run of inputs, whose targets are one token further.
@@ -35,7 +38,7 @@ pub(crate) struct PackedRows {
     pieces: Vec<Piece>,
     /// Pieces up to the end of each row.
     ends: Vec<usize>,
-    /// Of all pieces.
+    /// Places of all pieces.
     pub(crate) places: usize,
 }
 
@@ -85,7 +88,8 @@ impl Packer {
         self.rows
     }
 
-    /// Best-fit decreasing of what waits. Pieces of one length stay in order; of rows with the same room the first made is taken.
+    /// Best-fit decreasing of what waits. Pieces of one length stay in order; of rows with the same
+    /// room the first made is taken.
     fn pack(&mut self) {
         let mut pieces = std::mem::take(&mut self.pending);
         pieces.sort_by_key(|piece| std::cmp::Reverse(piece.places));
@@ -136,7 +140,8 @@ mod tests {
     fn pieces_go_longest_first_where_the_least_room_is_left() {
         // The example above: documents at 0, 4 and 6.
         assert_eq!(rows(&pack(&[4, 2, 6], 4, 9)), [vec![(6, 4)], vec![(0, 3), (4, 1)], vec![(10, 1)]]);
-        // Places 5, 6, 3, 2, 4 in rows of 9: 6 and 3, 5 and 4, 2. First fit in the text's order would cut 5 and 3.
+        // Places 5, 6, 3, 2, 4 in rows of 9: 6 and 3, 5 and 4, 2. First fit in the text's order
+        // would cut 5 and 3.
         assert_eq!(rows(&pack(&[6, 7, 4, 3, 5], 9, 9)), [vec![(6, 6), (13, 3)], vec![(0, 5), (20, 4)], vec![(17, 2)]]);
         // Windows of two pieces are packed by themselves.
         assert_eq!(rows(&pack(&[2, 3, 3, 1, 2], 4, 2)), [vec![(2, 2), (0, 1)], vec![(5, 2), (9, 1)]]);

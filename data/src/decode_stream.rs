@@ -1,17 +1,18 @@
 //! Text of ids that come one by one, as generation prints it.
 //!
-//! A token may end within a character, and the text of a token may depend on the one before it (a word-start mark that is a
-//! space, or nothing at the start of a text). So each step decodes the ids since the last but one boundary, with and without the
-//! new ones, and gives what is new once it ends with a whole character. The same idea is in
+//! A token may end within a character, and the text of a token may depend on the one before it (a
+//! word-start mark that is a space, or nothing at the start of a text). So each step decodes the
+//! ids since the last but one boundary, with and without the new ones, and gives what is new once
+//! it ends with a whole character. The same idea is in
 //! <https://github.com/huggingface/text-generation-inference/blob/main/server/text_generation_server/models/model.py>.
 
 use crate::error::DataError;
 use crate::tokenizer::Tokenizer;
 
-/// What decoding puts for bytes that are not (yet) a character.
+/// The character that decoding puts for bytes that are not (yet) a character.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// Incremental decoder; made by [`Tokenizer::decode_stream`].
+/// Incremental decoder.
 #[derive(Debug)]
 pub struct DecodeStream<'tokenizer> {
     tokenizer: &'tokenizer Tokenizer,
@@ -25,11 +26,13 @@ pub struct DecodeStream<'tokenizer> {
 }
 
 impl<'tokenizer> DecodeStream<'tokenizer> {
-    pub(crate) fn new(tokenizer: &'tokenizer Tokenizer, skip_special: bool) -> Self {
+    /// A decoder at the start of a text; see [`Tokenizer::decode`] for `skip_special`.
+    pub fn new(tokenizer: &'tokenizer Tokenizer, skip_special: bool) -> Self {
         Self { tokenizer, skip_special, ids: Vec::new(), given: 0, prefix: String::new() }
     }
 
-    /// Takes the next id; gives the text that is now certain, which may be empty and is always whole characters.
+    /// Takes the next id; gives the text that is now certain, which may be empty and is always
+    /// whole characters.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
@@ -52,7 +55,8 @@ impl<'tokenizer> DecodeStream<'tokenizer> {
     }
 
     fn advance(&mut self, text: &str) -> Result<String, DataError> {
-        // A decoder may rewrite text across tokens; what was given cannot be taken back, so go on after its length.
+        // A decoder may rewrite text across tokens; what was given cannot be taken back, so go on
+        // after its length.
         let new = text.strip_prefix(self.prefix.as_str()).unwrap_or_else(|| {
             let start = (self.prefix.len().min(text.len())..).find(|&at| text.is_char_boundary(at));
             start.map_or("", |start| &text[start..])
@@ -69,6 +73,7 @@ impl<'tokenizer> DecodeStream<'tokenizer> {
 
 #[cfg(test)]
 mod tests {
+    use super::DecodeStream;
     use crate::tokenizer::tests::tiny;
 
     const TEXTS: [&str; 5] = [
@@ -85,7 +90,7 @@ mod tests {
         for text in TEXTS {
             for skip_special in [true, false] {
                 let ids = tokenizer.encode(text).unwrap();
-                let mut stream = tokenizer.decode_stream(skip_special);
+                let mut stream = DecodeStream::new(&tokenizer, skip_special);
                 let mut joined = String::new();
                 for &id in &ids {
                     joined += &stream.step(id).unwrap();
@@ -101,7 +106,7 @@ mod tests {
         let tokenizer = tiny();
         let ids = tokenizer.encode("🦀").unwrap();
         assert_eq!(ids.len(), 4, "the tiny vocabulary has no crab");
-        let mut stream = tokenizer.decode_stream(true);
+        let mut stream = DecodeStream::new(&tokenizer, true);
         let pieces: Vec<String> = ids.iter().map(|&id| stream.step(id).unwrap()).collect();
         assert_eq!(pieces, ["", "", "", "🦀"]);
     }
@@ -110,7 +115,7 @@ mod tests {
     fn text_cut_within_a_character_ends_with_a_replacement() {
         let tokenizer = tiny();
         let ids = tokenizer.encode("ok 🦀").unwrap();
-        let mut stream = tokenizer.decode_stream(true);
+        let mut stream = DecodeStream::new(&tokenizer, true);
         let mut joined = String::new();
         for &id in &ids[..ids.len() - 1] {
             joined += &stream.step(id).unwrap();
@@ -122,7 +127,7 @@ mod tests {
     #[test]
     fn a_long_stream_keeps_only_the_ids_of_two_pieces() {
         let tokenizer = tiny();
-        let mut stream = tokenizer.decode_stream(true);
+        let mut stream = DecodeStream::new(&tokenizer, true);
         for id in tokenizer.encode(&"some words ".repeat(50)).unwrap() {
             stream.step(id).unwrap();
             assert!(stream.ids.len() <= 2, "{}", stream.ids.len());

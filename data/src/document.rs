@@ -7,9 +7,12 @@
 //! | `.parquet` | one row of the text column |
 //! | `.arrow`, `.feather` | one row of the text column |
 //!
-//! `.tokens` files of [`crate::TokenDataset`]'s cache hold tokens, from which there is no way back to a text.
+//! `.tokens` files of [`crate::TokenDataset`]'s cache hold tokens, from which there is no way back
+//! to a text.
 //!
-//! `.jsonl` and `.txt` may be packed with gzip or Zstandard, and have `.gz` or `.zst` behind them then. Text must be UTF-8; a byte-order mark at the start of `.jsonl` and `.txt` is taken off, nothing else is changed.
+//! `.jsonl` and `.txt` may be compressed with gzip or Zstandard, and have `.gz` or `.zst` behind
+//! them then. Text must be UTF-8; a byte-order mark at the start of `.jsonl` and `.txt` is taken
+//! off, nothing else is changed.
 
 mod arrow;
 mod compression;
@@ -41,8 +44,8 @@ pub struct Document {
 /// A file format: opens a file and gives its documents.
 struct Format {
     extension: &'static str,
-    /// Whether a file may be packed.
-    packed: bool,
+    /// Whether a file may be compressed.
+    compressed: bool,
     open: fn(&Path, &str) -> Result<Inner, DataError>,
 }
 
@@ -50,15 +53,15 @@ type Inner = Box<dyn Iterator<Item = Result<Document, DataError>> + Send>;
 
 /// Every format that can be read.
 const FORMATS: &[Format] = &[
-    Format { extension: "jsonl", packed: true, open: jsonl::open },
-    Format { extension: "txt", packed: true, open: text::open },
-    Format { extension: "parquet", packed: false, open: parquet::open },
-    Format { extension: "arrow", packed: false, open: arrow::open },
-    Format { extension: "feather", packed: false, open: arrow::open },
-    Format { extension: TOKENS, packed: false, open: no_text },
+    Format { extension: "jsonl", compressed: true, open: jsonl::open },
+    Format { extension: "txt", compressed: true, open: text::open },
+    Format { extension: "parquet", compressed: false, open: parquet::open },
+    Format { extension: "arrow", compressed: false, open: arrow::open },
+    Format { extension: "feather", compressed: false, open: arrow::open },
+    Format { extension: TOKENS, compressed: false, open: no_text },
 ];
 
-/// Of files that `retie tokenize` makes.
+/// Extension of the files that `retie tokenize` makes.
 const TOKENS: &str = "tokens";
 
 fn no_text(path: &Path, _: &str) -> Result<Inner, DataError> {
@@ -72,12 +75,13 @@ pub(crate) fn is_tokens(path: &Path) -> bool {
 
 fn format_of(path: &Path) -> Result<&'static Format, DataError> {
     let (extension, compression) = extensions(path);
-    let fits =
-        |format: &&Format| extension.as_deref() == Some(format.extension) && (format.packed || compression.is_none());
+    let fits = |format: &&Format| {
+        extension.as_deref() == Some(format.extension) && (format.compressed || compression.is_none())
+    };
     FORMATS.iter().find(fits).ok_or_else(|| {
-        let packed = Compression::ALL.map(|(name, _)| format!(".{name}")).join("|");
-        let name = |format: &Format| match format.packed {
-            true => format!(".{}[{packed}]", format.extension),
+        let compressed = Compression::ALL.map(|(name, _)| format!(".{name}")).join("|");
+        let name = |format: &Format| match format.compressed {
+            true => format!(".{}[{compressed}]", format.extension),
             false => format!(".{}", format.extension),
         };
         DataError::UnknownExtension { path: path.to_owned(), supported: FORMATS.iter().map(name).collect() }
@@ -89,7 +93,7 @@ pub fn has_rows(path: &Path) -> bool {
     format_of(path).is_ok_and(|format| format.extension != "txt")
 }
 
-/// What the bytes of a file of this name mean.
+/// Format and compression of a file of this name.
 pub(crate) fn encoding(path: &Path) -> String {
     let (extension, compression) = extensions(path);
     format!("{} {compression:?}", extension.unwrap_or_default())
@@ -127,18 +131,34 @@ impl Iterator for Documents {
     }
 }
 
-/// Opens `path`; `text_field` names the JSON field or parquet column that holds the text (`.txt` has none).
+/// Opens `path`; `text_field` names the JSON field or parquet column that holds the text (`.txt`
+/// has none).
 ///
 /// # Errors
-/// A file that is not there or cannot be read, an unknown extension, a parquet file without the column. The iterator gives
-/// the errors of single rows, and an error at the end where no row had any text.
+/// A file that is not there or cannot be read, an unknown extension, a parquet file without the
+/// column. The iterator gives the errors of single rows, and an error at the end where no row had
+/// any text.
 pub fn documents(path: &Path, text_field: &str) -> Result<Documents, DataError> {
     check_file(path)?;
     let inner = (format_of(path)?.open)(path, text_field)?;
     Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
 }
 
-/// Checks, without reading text, that all of `paths` are files of a known format, and that there is one.
+/// The text of `path` as one string: the texts of its rows with blank lines between, or the whole
+/// file where it has no rows.
+///
+/// # Errors
+/// As [`documents`] and [`read_text`].
+pub fn joined_text(path: &Path) -> Result<String, DataError> {
+    if !has_rows(path) {
+        return read_text(path);
+    }
+    let texts = documents(path, DEFAULT_TEXT_FIELD)?.map(|document| Ok(document?.text));
+    Ok(texts.collect::<Result<Vec<_>, DataError>>()?.join("\n\n"))
+}
+
+/// Checks, without reading text, that all of `paths` are files of a known format, and that there is
+/// one.
 ///
 /// # Errors
 /// Lists every bad path.
@@ -197,6 +217,16 @@ mod tests {
         assert!(lines[2].ends_with("is a folder"), "{message}");
         assert!(check_files(&[good]).is_ok());
         assert!(matches!(check_files(&[]), Err(DataError::NoFiles)));
+    }
+
+    #[test]
+    fn rows_are_joined_and_other_files_are_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let [rows, raw] = ["a.jsonl", "a.raw"].map(|name| folder.path().join(name));
+        fs_err::write(&rows, "{\"text\": \"a\"}\n{\"text\": \"b\"}\n").unwrap();
+        fs_err::write(&raw, "{\"text\"").unwrap();
+        assert_eq!(joined_text(&rows).unwrap(), "a\n\nb");
+        assert_eq!(joined_text(&raw).unwrap(), "{\"text\"");
     }
 
     #[test]

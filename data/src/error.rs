@@ -37,7 +37,7 @@ pub enum DataError {
         path: PathBuf,
         /// `gzip` or `Zstandard`.
         compression: &'static str,
-        /// What the decoder says.
+        /// Message of the decoder.
         #[source]
         source: std::io::Error,
     },
@@ -100,6 +100,18 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// Teacher and student read different ids.
+    #[error(
+        "the teacher `{teacher}` and the student `{student}` do not share a vocabulary: {reason}\nhint: distillation compares them token by token; use the student's original as the teacher"
+    )]
+    VocabularyMismatch {
+        /// The teacher.
+        teacher: String,
+        /// The student.
+        student: String,
+        /// How they differ.
+        reason: String,
+    },
     /// A folder without a cache of logits.
     #[error("`{}` holds no cache of logits\nhint: `retie cache-logits` makes one", path.display())]
     NoLogits {
@@ -137,7 +149,7 @@ pub enum DataError {
         place: Place,
         /// First bad byte, counted from 0.
         offset: u64,
-        /// What `offset` counts in: `file`, `decompressed text` or `value`.
+        /// Unit of `offset`: `file`, `decompressed text` or `value`.
         unit: &'static str,
     },
     /// A line of a `.jsonl` file is not JSON.
@@ -145,7 +157,7 @@ pub enum DataError {
     Json {
         /// File and line.
         place: Place,
-        /// What the parser says; its line number counts within the line.
+        /// Message of the parser; its line number counts within the line.
         #[source]
         source: serde_json::Error,
     },
@@ -186,7 +198,7 @@ pub enum DataError {
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What the parquet reader says.
+        /// Message of the parquet reader.
         #[source]
         source: parquet::errors::ParquetError,
     },
@@ -195,7 +207,7 @@ pub enum DataError {
     Arrow {
         /// The file.
         path: PathBuf,
-        /// What the Arrow reader says.
+        /// Message of the Arrow reader.
         #[source]
         source: arrow_schema::ArrowError,
     },
@@ -204,9 +216,35 @@ pub enum DataError {
     Tokenizer {
         /// Where its JSON comes from.
         path: PathBuf,
-        /// What the tokenizers library says.
+        /// Message of the tokenizers library.
         #[source]
         source: tokenizers::Error,
+    },
+    /// A `tokenizer_config.json` is damaged.
+    #[error("`{}` is not JSON", path.display())]
+    TokenizerConfig {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A text is shorter than the calibration that is asked of it.
+    #[error(
+        "`{}` has {found} tokens, expected at least {expected}: {sequences} sequences of {sequence_length}, part of them held out\nhint: name a longer text, or ask for fewer tokens",
+        path.display()
+    )]
+    CalibrationTooShort {
+        /// The text.
+        path: PathBuf,
+        /// Its tokens.
+        found: usize,
+        /// The fewest that would do.
+        expected: usize,
+        /// Sequences that are wanted.
+        sequences: usize,
+        /// Tokens of a sequence.
+        sequence_length: usize,
     },
     /// Text cannot be encoded, or ids cannot be decoded.
     #[error("tokenizer `{}` failed to {action}", path.display())]
@@ -215,7 +253,7 @@ pub enum DataError {
         path: PathBuf,
         /// `encode text` or `decode ids`.
         action: &'static str,
-        /// What the tokenizers library says.
+        /// Message of the tokenizers library.
         #[source]
         source: tokenizers::Error,
     },

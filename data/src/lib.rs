@@ -1,41 +1,54 @@
 //! Text → tokens → packed rows, with a cursor from which the same rows follow bit for bit.
 //!
-//! 1. [`documents`] reads `.jsonl`, `.txt` and `.parquet` files, packed or not, a document at a time.
+//! 1. [`documents`] reads `.jsonl`, `.txt` and `.parquet` files, compressed or not, a document at a
+//!    time.
 //! 2. [`Tokenizer`] turns a document into ids; an end-of-text token follows each document.
-//! 3. [`TokenDataset`] holds the ids of all files as one stream, cut into rows of `sequence_length` inputs ([`pack`]).
+//! 3. [`TokenDataset`] holds the ids of all files as one stream, cut into rows of `sequence_length`
+//!    inputs ([`pack`]).
 //! 4. A [`Mixture`] has several of them, each with a weight.
-//! 5. [`Sampler`] draws batches of rows in a seeded order; its [`Cursor`]s are all the state there is to save.
+//! 5. [`Sampler`] draws batches of rows in a seeded order; its [`Cursor`]s are all the state there
+//!    is to save.
 //!
 //! [`logits`] keeps a teacher's distributions for the rows of a dataset.
 //!
-//! For evaluation there are [`read_text`] and [`windows()`]. Nothing here depends on a tensor library.
+//! For evaluation there are [`joined_text`] and [`windows()`], for calibration [`CalibrationText`].
+//! Nothing here depends on a tensor library.
 //!
 //! Shape legend: `B` rows of a batch, `T` `sequence_length`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod best_fit;
+mod bos;
 mod cache;
+mod calibration;
 mod dataset;
 mod decode_stream;
 pub mod document;
 mod error;
 pub mod logits;
 mod mixture;
+mod options;
 pub mod pack;
 mod sampler;
+mod shard;
 mod shuffle;
 mod stream;
+mod tokenize;
 mod tokenizer;
 mod tokens;
+mod vocabulary;
 mod whole_file;
 mod windows;
 
-pub use dataset::{DatasetOptions, Part, Progress, TextFile, TokenDataset};
+pub use calibration::CalibrationText;
+pub use dataset::TokenDataset;
 pub use decode_stream::DecodeStream;
-pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, read_text};
+pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, joined_text, read_text};
 pub use error::{DataError, Place};
 pub use mixture::Mixture;
+pub use options::{DatasetOptions, Progress, Split, TextFile};
 pub use pack::{Batch, Packing};
 pub use sampler::{Cursor, Sampler};
 pub use tokenizer::Tokenizer;
+pub use vocabulary::{Vocabulary, check_shared_vocabulary};
 pub use windows::{Window, Windows, windows};

@@ -1,10 +1,11 @@
 //! Texts of several sources, each with its share of what is trained on.
 //!
-//! The rows of a mixture are those of its sources, one source after the other. [`crate::Sampler`] gives them in the ratio of the
-//! weights: the next row comes from the source that is furthest behind its share, the first of them where several are. So after `n`
-//! rows a source `i` of weight `w_i` is less than one row ahead of its `n·w_i / Σ w`, and less than one for each other source behind
-//! it. Nothing is drawn: which source is next follows from what each has given. Sources go through their own epochs; a small one with
-//! a large weight through more of them.
+//! The rows of a mixture are those of its sources, one source after the other. [`crate::Sampler`]
+//! gives them in the ratio of the weights: the next row comes from the source that is furthest
+//! behind its share, the first of them where several are. So after `n` rows a source `i` of weight
+//! `w_i` is less than one row ahead of its `n·w_i / Σ w`, and less than one for each other source
+//! behind it. Nothing is drawn: which source is next follows from what each has given. Sources go
+//! through their own epochs; a small one with a large weight through more of them.
 
 use sha2::{Digest, Sha256};
 
@@ -16,13 +17,13 @@ use crate::tokenizer::hex;
 /// Sources and their shares.
 #[derive(Debug, Clone)]
 pub struct Mixture {
-    sources: Vec<Source>,
+    sources: Vec<MixtureSource>,
 }
 
 #[derive(Debug, Clone)]
-struct Source {
+struct MixtureSource {
     dataset: TokenDataset,
-    /// Of all weights, 1 together.
+    /// Fraction of all weights; they sum to 1.
     share: f64,
     /// Rows of the sources before.
     first: usize,
@@ -30,7 +31,7 @@ struct Source {
 
 impl From<TokenDataset> for Mixture {
     fn from(dataset: TokenDataset) -> Self {
-        Self { sources: vec![Source { dataset, share: 1.0, first: 0 }] }
+        Self { sources: vec![MixtureSource { dataset, share: 1.0, first: 0 }] }
     }
 }
 
@@ -38,7 +39,8 @@ impl Mixture {
     /// Sources with their weights, whose ratio counts.
     ///
     /// # Errors
-    /// There is no source, a weight is not a finite number above 0, or the rows of two sources are not of the same length.
+    /// There is no source, a weight is not a finite number above 0, or the rows of two sources are
+    /// not of the same length.
     pub fn new(sources: Vec<(TokenDataset, f64)>) -> Result<Self, DataError> {
         let weights: Vec<f64> = sources.iter().map(|(_, weight)| *weight).collect();
         let total: f64 = weights.iter().sum();
@@ -48,7 +50,7 @@ impl Mixture {
         }
         let mut first = 0;
         let place = |(dataset, weight): (TokenDataset, f64)| {
-            let source = Source { share: weight / total, first, dataset };
+            let source = MixtureSource { share: weight / total, first, dataset };
             first += source.dataset.num_rows();
             source
         };
@@ -65,7 +67,8 @@ impl Mixture {
         self.sources().map(TokenDataset::num_rows).sum()
     }
 
-    /// SHA-256 of the rows, in hexadecimal: that of the only source, or of those of all. Weights are not part of it.
+    /// SHA-256 of the rows, in hexadecimal: that of the only source, or of those of all. Weights
+    /// are not part of it.
     pub fn fingerprint(&self) -> String {
         match self.sources.as_slice() {
             [only] => only.dataset.fingerprint(),

@@ -1,7 +1,8 @@
 //! Rows of one stream of tokens.
 //!
-//! The stream is every document's tokens, each document followed by one end-of-text token, in the order of the files. A document
-//! without text adds nothing. A row has `T = sequence_length` inputs and as many targets, the inputs shifted by one:
+//! The stream is every document's tokens, each document followed by one end-of-text token, in the
+//! order of the files. A document without text adds nothing. A row has `T = sequence_length` inputs
+//! and as many targets, the inputs shifted by one:
 //!
 //! ```text
 //! stream   t0 t1 t2 t3 t4 t5 t6 t7 t8 t9      T = 3
@@ -10,23 +11,15 @@
 //! row 2    inputs t6 t7 t8   targets t7 t8 t9
 //! ```
 //!
-//! So rows share only the boundary token, the last target of one and the first input of the next; within the rows every token but
-//! the first is a target exactly once. `N` tokens make `(N - 1) / T` rows; the `(N - 1) % T` tokens after the last row's are not
-//! used. Rows cut documents anywhere and hold pieces of several; see [`Packing`] for what their tokens see, and for another way to cut.
+//! So rows share only the boundary token, the last target of one and the first input of the next;
+//! within the rows every token but the first is a target exactly once. `N` tokens make `(N - 1) /
+//! T` rows; the `(N - 1) % T` tokens after the last row's are not used. Rows cut documents anywhere
+//! and hold pieces of several; see [`Packing`] for what their tokens see, and for another way to
+//! cut.
 
 use std::ops::Range;
 
-/// What the tokens of a row see.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Packing {
-    /// Everything before them in the row, as if it were one text.
-    #[default]
-    Plain,
-    /// What is before them of their own document, in which positions begin anew.
-    Documents,
-    /// The same, and rows are made of whole documents where they fit, by best fit.
-    BestFit,
-}
+pub use retie_config::Packing;
 
 /// Rows of token ids.
 ///
@@ -39,9 +32,10 @@ pub struct Batch {
     pub inputs: Vec<u32>,
     /// The token that follows each input.
     pub targets: Vec<u32>,
-    /// Lengths of the runs of inputs that see one another: whole rows, or the pieces of documents in them.
+    /// Lengths of the runs of inputs that see one another: whole rows, or the pieces of documents
+    /// in them.
     pub pieces: Vec<usize>,
-    /// Which rows of the dataset.
+    /// Indices of the rows in the dataset.
     pub indices: Vec<usize>,
     /// Inputs of each row.
     pub row_lengths: Vec<usize>,
@@ -70,7 +64,8 @@ pub fn row_range(row: usize, sequence_length: usize) -> Range<usize> {
     start..start + sequence_length + 1
 }
 
-/// Lengths of the pieces of documents in a row of inputs. The end-of-text token is the last of its document.
+/// Lengths of the pieces of documents in a row of inputs. The end-of-text token is the last of its
+/// document.
 pub fn pieces(inputs: &[u32], end_of_text: u32) -> Vec<usize> {
     inputs.split_inclusive(|token| *token == end_of_text).map(<[u32]>::len).collect()
 }

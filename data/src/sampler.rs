@@ -1,8 +1,9 @@
 //! Batches of rows in a seeded order, epoch after epoch.
 //!
-//! Each epoch of a source takes every row of it once, in an order that follows from the seed, the number of the source and that of
-//! the epoch alone. A batch that reaches the end of an epoch goes on into the next: no row is ever left out. The [`Cursor`]s, one for
-//! each source, are the whole state: what they have given says also which source is next (see [`crate::Mixture`]).
+//! Each epoch of a source takes every row of it once, in an order that follows from the seed, the
+//! number of the source and that of the epoch alone. A batch that reaches the end of an epoch goes
+//! on into the next: no row is ever left out. The [`Cursor`]s, one for each source, are the whole
+//! state: what they have given says also which source is next (see [`crate::Mixture`]).
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::mixture::Mixture;
 use crate::pack::Batch;
 use crate::shuffle::permutation;
 
-/// Which row of a source comes next; saved with a checkpoint.
+/// Position in a source: the row that comes next; saved with a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
@@ -41,8 +42,8 @@ struct Stream {
 }
 
 impl Sampler {
-    /// Goes on from `cursors`, one for each source; none is the start. With the same data, weights, seed and cursors the same batches
-    /// follow.
+    /// Goes on from `cursors`, one for each source; none is the start. With the same data, weights,
+    /// seed and cursors the same batches follow.
     ///
     /// # Errors
     /// There are more or fewer cursors than sources, or one is past the data.
@@ -75,7 +76,7 @@ impl Sampler {
         }
     }
 
-    /// What to save to go on after the last batch given.
+    /// The positions after the last batch given, to be saved.
     pub fn cursors(&self) -> Vec<Cursor> {
         self.streams.iter().map(|stream| Cursor { epoch: stream.epoch, row: stream.row as u64 }).collect()
     }
@@ -201,9 +202,9 @@ mod tests {
         for four in rows.chunks(4) {
             assert_eq!(four.iter().filter(|row| **row >= 40).count(), 1, "{four:?}");
         }
-        let of = |second: bool| rows.iter().filter(move |row| (**row >= 40) == second).map(|row| row % 40);
-        let first_epoch: Vec<usize> = of(false).take(40).collect();
-        assert!(of(true).ne(first_epoch.iter().copied()), "one order for both");
+        let rows_of = |second: bool| rows.iter().filter(move |row| (**row >= 40) == second).map(|row| row % 40);
+        let first_epoch: Vec<usize> = rows_of(false).take(40).collect();
+        assert!(rows_of(true).ne(first_epoch.iter().copied()), "one order for both");
         assert_eq!(sampler.cursors(), [Cursor { epoch: 3, row: 0 }, Cursor { epoch: 1, row: 0 }]);
     }
 

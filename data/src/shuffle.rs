@@ -1,8 +1,11 @@
-//! The order of the rows in an epoch: a Fisher–Yates shuffle (<https://en.wikipedia.org/wiki/Fisher%E2%80%93Yates_shuffle>)
-//! drawn from ChaCha20 (<https://cr.yp.to/chacha/chacha-20080128.pdf>), key from the seed and stream number from the epoch.
+//! The order of the rows in an epoch: a Fisher–Yates shuffle
+//! (<https://en.wikipedia.org/wiki/Fisher%E2%80%93Yates_shuffle>) drawn from ChaCha20
+//! (<https://cr.yp.to/chacha/chacha-20080128.pdf>), key from the seed and stream number from the
+//! epoch.
 //!
-//! The algorithm is written out here, not taken from `rand`, whose shuffle may change between versions: a resumed run must find the
-//! order that it left. The draws below a bound are unbiased (<https://arxiv.org/abs/1805.10941>).
+//! The algorithm is written out here, not taken from `rand`, whose shuffle may change between
+//! versions: a resumed run must find the order that it left. The draws below a bound are unbiased
+//! (<https://arxiv.org/abs/1805.10941>).
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -26,7 +29,8 @@ pub(crate) fn permutation(num_rows: usize, seed: u64, epoch: u64) -> Vec<usize> 
 
 /// A uniform number below `bound`, which is at least 1.
 fn below(rng: &mut ChaCha20Rng, bound: u64) -> u64 {
-    // The lowest `2^64 mod bound` values of the low half would give some numbers one draw more than others.
+    // The lowest `2^64 mod bound` values of the low half would give some numbers one draw more than
+    // others.
     let rejected = bound.wrapping_neg() % bound;
     loop {
         let product = u128::from(rng.next_u64()) * u128::from(bound);

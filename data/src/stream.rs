@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::cache::Shards;
 use crate::error::DataError;
+use crate::shard::Shards;
+use crate::tokenize::DocumentCounts;
 use crate::tokens::Tokens;
 
 /// The list, and where it comes from.
 #[derive(Debug, Clone)]
 pub(crate) struct Stream {
-    source: Source,
+    source: TokenSource,
     pub(crate) num_tokens: usize,
     pub(crate) num_documents: u64,
     pub(crate) num_empty_documents: u64,
@@ -22,16 +23,9 @@ pub(crate) struct Stream {
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+enum TokenSource {
     Memory(Arc<Tokens>),
     Disk(Arc<Shards>),
-}
-
-/// Documents that a stream is of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct DocumentCounts {
-    pub(crate) with_text: u64,
-    pub(crate) without: u64,
 }
 
 impl Stream {
@@ -42,21 +36,22 @@ impl Stream {
             Ok::<(), Infallible>(())
         });
         let num_tokens = tokens.len();
-        Self::new(Source::Memory(Arc::new(tokens)), num_tokens, documents, hasher.finalize().into())
+        Self::new(TokenSource::Memory(Arc::new(tokens)), num_tokens, documents, hasher.finalize().into())
     }
 
     /// `digest` is that of the tokens of `shards`.
     pub(crate) fn on_disk(shards: Shards, documents: DocumentCounts, digest: [u8; 32]) -> Self {
         let num_tokens = shards.num_tokens();
-        Self::new(Source::Disk(Arc::new(shards)), num_tokens, documents, digest)
+        Self::new(TokenSource::Disk(Arc::new(shards)), num_tokens, documents, digest)
     }
 
-    fn new(source: Source, num_tokens: usize, documents: DocumentCounts, digest: [u8; 32]) -> Self {
+    fn new(source: TokenSource, num_tokens: usize, documents: DocumentCounts, digest: [u8; 32]) -> Self {
         let DocumentCounts { with_text, without } = documents;
         Self { source, num_tokens, num_documents: with_text, num_empty_documents: without, digest }
     }
 
-    /// Calls `see` with where each document lies, in order: up to and with an end-of-text token, or the end of the stream.
+    /// Calls `see` with where each document lies, in order: up to and with an end-of-text token, or
+    /// the end of the stream.
     ///
     /// # Errors
     /// The disk fails.
@@ -84,11 +79,11 @@ impl Stream {
     /// The disk fails.
     pub(crate) fn copy_into(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<(), DataError> {
         match &self.source {
-            Source::Memory(tokens) => {
+            TokenSource::Memory(tokens) => {
                 tokens.copy_into(range, out);
                 Ok(())
             }
-            Source::Disk(shards) => shards.copy_into(range, out),
+            TokenSource::Disk(shards) => shards.copy_into(range, out),
         }
     }
 }

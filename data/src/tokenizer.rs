@@ -1,19 +1,25 @@
 //! A Hugging Face `tokenizer.json` (<https://github.com/huggingface/tokenizers>): text ↔ ids.
 //!
-//! Encoding adds no token of its own (no BOS, no EOS), and recognises added tokens written in the text, as the library does by
-//! default. Truncation and padding that a `tokenizer.json` may ask for are switched off: every token of a text comes back.
+//! Encoding adds no token of its own (no BOS, no EOS), and recognises added tokens written in the
+//! text, as the library does by default. Truncation and padding that a `tokenizer.json` may ask for
+//! are switched off: every token of a text comes back.
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::decode_stream::DecodeStream;
+use crate::bos::{configured_bos, template_bos};
 use crate::error::DataError;
 
-/// A model that pads its vocabulary to a round size has few rows that no token uses (the most seen is about 3 %); where
-/// tokens cover less than one part in this many, the tokenizer is another model's.
+/// A model that pads its vocabulary to a round size has few rows that no token uses (the most seen
+/// is about 3 %); where tokens cover less than one part in this many, the tokenizer is another
+/// model's.
 const LEAST_COVERAGE: usize = 2;
+
+/// Names of the files that make a tokenizer, in a model's folder.
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Turns text into ids and back.
 #[derive(Debug, Clone)]
@@ -23,6 +29,7 @@ pub struct Tokenizer {
     vocab_size: usize,
     largest_id: u32,
     fingerprint: String,
+    bos_token: Option<u32>,
 }
 
 impl Tokenizer {
@@ -38,7 +45,27 @@ impl Tokenizer {
         let vocab = inner.get_vocab(true);
         let largest_id = vocab.values().copied().max().ok_or_else(|| wrap("the vocabulary is empty".into()))?;
         let fingerprint = hex(&Sha256::digest(json));
-        Ok(Self { vocab_size: vocab.len(), inner, origin: origin.to_owned(), largest_id, fingerprint })
+        let bos_token = serde_json::from_slice(json).ok().and_then(|value| template_bos(&value));
+        Ok(Self { vocab_size: vocab.len(), inner, origin: origin.to_owned(), largest_id, fingerprint, bos_token })
+    }
+
+    /// From the small files of a model, by name: its `tokenizer.json`, and the BOS token that its
+    /// `tokenizer_config.json` may ask for; `None` without the first. `place` is the model's folder
+    /// or file, for errors.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_bytes`], or `tokenizer_config.json` is not JSON.
+    pub fn from_model_files(files: &[(String, Vec<u8>)], place: &Path) -> Result<Option<Self>, DataError> {
+        let file = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.as_slice());
+        let path = |name: &str| if place.is_file() { place.to_owned() } else { place.join(name) };
+        let Some(json) = file(TOKENIZER) else { return Ok(None) };
+        let mut tokenizer = Self::from_bytes(json, &path(TOKENIZER))?;
+        if let (None, Some(config)) = (tokenizer.bos_token, file(TOKENIZER_CONFIG)) {
+            let config: serde_json::Value = serde_json::from_slice(config)
+                .map_err(|source| DataError::TokenizerConfig { path: path(TOKENIZER_CONFIG), source })?;
+            tokenizer.bos_token = configured_bos(&config).and_then(|name| tokenizer.token_id(name));
+        }
+        Ok(Some(tokenizer))
     }
 
     /// From a `tokenizer.json`.
@@ -66,18 +93,13 @@ impl Tokenizer {
         texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
     }
 
-    /// Text of `ids`; with `skip_special` tokens that are marked special leave no text. Ids that the tokenizer does not have
-    /// (padding rows of a model's vocabulary) leave none either.
+    /// Text of `ids`; with `skip_special` tokens that are marked special leave no text. Ids that
+    /// the tokenizer does not have (padding rows of a model's vocabulary) leave none either.
     ///
     /// # Errors
     /// The library cannot decode them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, DataError> {
         self.inner.decode(ids, skip_special).map_err(|source| self.failed("decode ids", source))
-    }
-
-    /// Decoder for ids that come one by one; see [`Tokenizer::decode`] for `skip_special`.
-    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
-        DecodeStream::new(self, skip_special)
     }
 
     /// Number of tokens, added ones included.
@@ -88,6 +110,23 @@ impl Tokenizer {
     /// Largest id that encoding can give.
     pub fn largest_id(&self) -> u32 {
         self.largest_id
+    }
+
+    /// The token that belongs before every text: what the template in `tokenizer.json` begins with
+    /// or, in a file without a template, the `bos_token` of a `tokenizer_config.json` with
+    /// `add_bos_token: true`. Encoding does not add it.
+    pub fn bos_token(&self) -> Option<u32> {
+        self.bos_token
+    }
+
+    /// Ids of a text that starts at the beginning: after the BOS token, if there is one.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_start(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let mut ids: Vec<u32> = self.bos_token.into_iter().collect();
+        ids.extend(self.encode(text)?);
+        Ok(ids)
     }
 
     /// Id of a token, added ones included.
@@ -105,7 +144,7 @@ impl Tokenizer {
         &self.fingerprint
     }
 
-    /// What the tokenizer was read from.
+    /// File that the tokenizer was read from.
     pub fn origin(&self) -> &Path {
         &self.origin
     }
@@ -192,6 +231,33 @@ pub(crate) mod tests {
         assert!(ids.len() > 16, "{ids:?}");
         assert_eq!(tiny().encode("a").unwrap().len(), 1);
         assert!(tiny().encode("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_bos_token_is_that_of_the_template_or_of_the_configuration() {
+        let json = fs_err::read(tiny().origin()).unwrap();
+        let mut value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let file = |name: &str, content: &[u8]| (name.to_owned(), content.to_vec());
+        let config = |text: &[u8]| file(TOKENIZER_CONFIG, text);
+        let read = |files: &[(String, Vec<u8>)]| Tokenizer::from_model_files(files, Path::new("there"));
+        let added = br#"{"bos_token": "<|endoftext|>", "add_bos_token": true}"#;
+        // The template comes first.
+        let bos = tiny().bos_token().unwrap();
+        let both = [file(TOKENIZER, &json), config(added)];
+        assert_eq!(read(&both).unwrap().unwrap().bos_token(), Some(bos));
+        assert_eq!(tiny().encode_start("a").unwrap().first(), Some(&bos));
+
+        value["post_processor"] = serde_json::Value::Null;
+        let json = file(TOKENIZER, value.to_string().as_bytes());
+        let end = tiny().token_id("<|endoftext|>");
+        for (content, expected) in [(&added[..], end), (b"{\"add_bos_token\": true}", None), (b"{}", None)] {
+            let tokenizer = read(&[json.clone(), config(content)]).unwrap().unwrap();
+            assert_eq!(tokenizer.bos_token(), expected);
+        }
+        assert_eq!(read(std::slice::from_ref(&json)).unwrap().unwrap().bos_token(), None);
+        assert!(read(&[config(added)]).unwrap().is_none());
+        let error = read(&[json, config(b"{")]).unwrap_err().to_string();
+        assert_eq!(error, "`there/tokenizer_config.json` is not JSON");
     }
 
     #[test]

@@ -83,7 +83,8 @@ impl Tokens {
         Ok(())
     }
 
-    /// Back from [`Tokens::write_bytes`]; `None` where `width` is unknown or does not divide the bytes.
+    /// Back from [`Tokens::write_bytes`]; `None` where `width` is unknown or does not divide the
+    /// bytes.
     pub(crate) fn from_bytes(bytes: &[u8], width: u32) -> Option<Self> {
         match width {
             2 => {

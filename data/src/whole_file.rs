@@ -3,7 +3,8 @@
 use std::io;
 use std::path::Path;
 
-/// Writes `path` under another name beside it and renames it when `write` is done; its folder is made where it is missing.
+/// Writes `path` under another name beside it and renames it when `write` is done; its folder is
+/// made where it is missing.
 pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut fs_err::File) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     fs_err::create_dir_all(dir)?;

@@ -1,16 +1,18 @@
 //! Windows of a long text for perplexity.
 //!
-//! Window `i` starts at token `i * stride` and has `window` tokens, or what is left. The windows end with the first that reaches
-//! the end of the text. Every window is scored from its second token, each token given those before it *in the window*:
+//! Window `i` starts at token `i * stride` and has `window` tokens, or what is left. The windows
+//! end with the first that reaches the end of the text. Every window is scored from its second
+//! token, each token given those before it *in the window*:
 //!
 //! - `stride == window`: windows lie side by side, and no token is scored twice;
-//! - `stride < window`: windows overlap by `window - stride`, and a token counts once for each window that scores it.
+//! - `stride < window`: windows overlap by `window - stride`, and a token counts once for each
+//!   window that scores it.
 //!
 //! A last window of a single token, which could score nothing, is not given.
 
 use crate::error::DataError;
 
-/// Part of a text.
+/// Split of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window<'tokens> {
     /// Where the window starts in the text.
@@ -67,7 +69,8 @@ impl<'tokens> Iterator for Windows<'tokens> {
         if self.at_end || len.saturating_sub(self.start) < 2 {
             return (0, Some(0));
         }
-        // The next window, then one for each stride that is still needed to reach the end, less one that would have a single token.
+        // The next window, then one for each stride that is still needed to reach the end, less one
+        // that would have a single token.
         let more = len.saturating_sub(self.start + self.window).div_ceil(self.stride);
         let last_start = self.start + more * self.stride;
         let count = 1 + more - usize::from(len - last_start < 2);
@@ -91,15 +94,15 @@ mod tests {
     #[test]
     fn side_by_side_windows_cover_the_text() {
         let tokens: Vec<u32> = (0..10).collect();
-        let of = |len: usize| -> Vec<(usize, usize)> {
+        let bounds = |len: usize| -> Vec<(usize, usize)> {
             let windows = windows(&tokens[..len], 4, 4).unwrap();
             windows.map(|window| (window.start, window.tokens.len())).collect()
         };
-        assert_eq!(of(10), [(0, 4), (4, 4), (8, 2)]);
-        assert_eq!(of(9), [(0, 4), (4, 4)], "a single token cannot be scored");
-        assert_eq!(of(8), [(0, 4), (4, 4)]);
-        assert_eq!(of(3), [(0, 3)]);
-        assert_eq!(of(1), []);
+        assert_eq!(bounds(10), [(0, 4), (4, 4), (8, 2)]);
+        assert_eq!(bounds(9), [(0, 4), (4, 4)], "a single token cannot be scored");
+        assert_eq!(bounds(8), [(0, 4), (4, 4)]);
+        assert_eq!(bounds(3), [(0, 3)]);
+        assert_eq!(bounds(1), []);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Text ↔ token ids, as far as evaluation needs it.
+//! Conversion between text and token ids, as far as evaluation needs it.
 
 use retie_data::{DataError, Tokenizer};
 

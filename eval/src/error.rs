@@ -3,7 +3,7 @@
 use retie_data::DataError;
 use std::{fmt, path::PathBuf};
 
-/// Why something cannot be measured.
+/// Errors of an evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// A file cannot be read or written; the message holds its path.
@@ -15,7 +15,7 @@ pub enum EvalError {
     /// There is no such task.
     #[error("unknown task `{name}`{}\nhint: the tasks are {known}", did_you_mean.map(|m| format!(", did you mean `{m}`?")).unwrap_or_default())]
     UnknownTask {
-        /// What was asked for.
+        /// Requested name.
         name: String,
         /// The nearest name.
         did_you_mean: Option<&'static str>,
@@ -41,18 +41,18 @@ pub enum EvalError {
         /// The task.
         task: &'static str,
     },
-    /// Neither `.jsonl` nor `.parquet`.
+    /// A task file that is neither `.jsonl` nor `.parquet`.
     #[error("`{}` is not a task file, expected the extension `.jsonl` or `.parquet`", path.display())]
     UnknownFormat {
         /// The file.
         path: PathBuf,
     },
-    /// The parquet file is damaged, or compressed in a way that is not built in.
+    /// The parquet file is damaged, or uses a compression that is not built in.
     #[error("`{}` cannot be read as parquet", path.display())]
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What the parquet reader says.
+        /// Error of the parquet reader.
         source: parquet::errors::ParquetError,
     },
     /// Rows that the task cannot use.
@@ -62,7 +62,7 @@ pub enum EvalError {
         path: PathBuf,
         /// The task.
         task: &'static str,
-        /// Each bad row.
+        /// Every bad row.
         rows: Vec<BadRow>,
     },
     /// The file has no rows.
@@ -73,7 +73,7 @@ pub enum EvalError {
         /// The task.
         task: &'static str,
     },
-    /// A continuation is no token, so there is nothing to score.
+    /// A continuation has no token of its own, so there is nothing to score.
     #[error("example {id} of task `{task}`: the continuation `{continuation}` has no token of its own")]
     NothingToScore {
         /// The task.
@@ -95,15 +95,15 @@ pub enum EvalError {
         /// Tokens that the model can take.
         max_length: usize,
     },
-    /// The model gave a log-probability that is none.
+    /// The model gave a log-probability that is NaN or above 0.
     #[error("{place}: the model gave the log-probability `{found}`, expected a number, 0 or less")]
     NotALogProb {
-        /// What was scored.
+        /// Example or window that was scored.
         place: String,
         /// The value.
         found: f32,
     },
-    /// The scorer gave back another number of scores than it was asked for.
+    /// The scorer returned another number of scores than requested.
     #[error("the scorer gave {found} scores, expected {expected}")]
     ScoreCount {
         /// Scores given.
@@ -111,7 +111,7 @@ pub enum EvalError {
         /// Scores asked for.
         expected: usize,
     },
-    /// The text is too short to score a token of it.
+    /// The text has too few tokens to score one.
     #[error("`{name}` has {found} tokens, expected at least 2: the first one is not scored")]
     TextTooShort {
         /// The text's name.
@@ -127,14 +127,6 @@ pub enum EvalError {
         /// Tokens that the model can take.
         max_length: usize,
     },
-    /// A chart cannot be drawn.
-    #[error("the chart `{title}` cannot be drawn")]
-    Chart {
-        /// Its heading.
-        title: String,
-        /// Why not.
-        source: plotters::drawing::DrawingAreaErrorKind<std::io::Error>,
-    },
     /// An option that must be at least 1 is 0.
     #[error("`{option}` is 0, expected at least 1")]
     Zero {
@@ -143,13 +135,13 @@ pub enum EvalError {
     },
 }
 
-/// Either the evaluation or the model failed.
+/// Error of the evaluation or of the model.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError<E: std::error::Error + 'static> {
-    /// The evaluation.
+    /// Error of the evaluation.
     #[error(transparent)]
     Eval(#[from] EvalError),
-    /// The model.
+    /// Error of the model.
     #[error(transparent)]
     Scorer(E),
 }
@@ -161,7 +153,7 @@ pub struct BadRow {
     pub unit: &'static str,
     /// Number of the line or row, from 1.
     pub number: usize,
-    /// What was found and what is expected.
+    /// Value that was found and values that are accepted.
     pub message: String,
 }
 
@@ -171,7 +163,7 @@ impl fmt::Display for BadRow {
     }
 }
 
-/// Bad rows that a message lists; a file of another task has thousands.
+/// Bad rows that a message lists; a file of another task may have thousands.
 const MAX_LISTED: usize = 10;
 
 fn listed(rows: &[BadRow]) -> String {

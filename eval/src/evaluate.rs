@@ -1,4 +1,4 @@
-//! A task on a model.
+//! Evaluation of a task on a model.
 
 use crate::{
     EvalError, Example, Progress, PromptEncoder, RunError, ScoreRequest, Scorer, Task, TokenScores,
@@ -11,20 +11,20 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-/// One example's scores.
+/// Scores of one example.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
     /// The task.
     pub task: &'static str,
     /// The example's id.
     pub id: Value,
-    /// The right choice.
+    /// Index of the right choice.
     pub gold: usize,
     /// Natural log-likelihood of each continuation.
     pub loglikelihoods: Vec<f64>,
 }
 
-/// A task's numbers.
+/// Metrics and scores of a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskResult {
     /// The task.
@@ -35,7 +35,8 @@ pub struct TaskResult {
     pub samples: Vec<Sample>,
 }
 
-/// Scores `examples` (at least one) in batches of as many tokens as `batch_size` of the longest have.
+/// Scores `examples` (at least one) in batches of at most as many tokens as `batch_size` of the
+/// longest requests have.
 ///
 /// # Errors
 /// When a continuation has no token or does not fit the model, or when the model fails.
@@ -58,17 +59,17 @@ pub fn evaluate_task<S: Scorer>(
     let mut answers = Vec::with_capacity(examples.len());
     let mut samples = Vec::with_capacity(examples.len());
     for example in examples {
-        let (own, after) = rest.split_at(example.continuations.len());
+        let (example_scores, after) = rest.split_at(example.continuations.len());
         rest = after;
-        for scores in own {
+        for scores in example_scores {
             check_log_probs(scores, || format!("example {} of task `{}`", example.id, task.name))?;
         }
-        answers.push(Answer::new(example, own, task.is_single()));
+        answers.push(Answer::new(example, example_scores, task.is_single()));
         samples.push(Sample {
             task: task.name,
             id: example.id.clone(),
             gold: example.gold,
-            loglikelihoods: own.iter().map(TokenScores::sum).collect(),
+            loglikelihoods: example_scores.iter().map(TokenScores::sum).collect(),
         });
     }
     let metrics = task.metrics.iter().map(|metric| (*metric, metric.over(&answers))).collect();

@@ -1,11 +1,11 @@
-//! One question: contexts, continuations, the right one.
+//! Example of a task: contexts, continuations and the right choice.
 
 use serde_json::{Map, Value};
 
-/// What is scored for one row of a task.
+/// Contexts and continuations to score for one row of a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// The row's `id`, or its index in the task's file, from 0, if the rows are the Hub's.
+    /// The row's `id`; for rows of the Hub the index in the task's file, from 0.
     pub id: Value,
     /// One context for each choice.
     pub contexts: Vec<String>,
@@ -15,12 +15,12 @@ pub struct Example {
     pub gold: usize,
 }
 
-/// A row that already is an example: `{"id", "contexts": [k], "continuations": [k], "gold"}`.
+/// True if a row already is an example: `{"id", "contexts": [k], "continuations": [k], "gold"}`.
 pub(crate) fn is_ready(row: &Map<String, Value>) -> bool {
     row.contains_key("contexts")
 }
 
-/// Reads such a row of `task`.
+/// Reads a row of `task` that already is an example.
 pub(crate) fn ready(row: &Map<String, Value>, task: &str, index: usize) -> Result<Example, String> {
     if let Some(other) = row.get("task").filter(|t| t.as_str() != Some(task)) {
         return Err(format!("`task` is {other}, expected `{task}`"));

@@ -1,34 +1,36 @@
-//! Requests that begin with the same tokens, found so that what they share is read once: the choices of one question, above all.
+//! Shared prefixes: requests that begin with the same tokens, above all the choices of one
+//! question, so that the common tokens are read once.
 
 use crate::ScoreRequest;
 
-/// A shared beginning that is shorter saves less than it costs to keep apart.
+/// Shortest prefix that is shared: a shorter one saves less than keeping it apart costs.
 const MIN_SHARED: usize = 4;
 
-/// Requests with a common beginning.
+/// Requests with a common prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct SharedPrefix {
     /// Indices of the requests.
     pub members: Vec<usize>,
-    /// How many tokens they share; 0 for a single request.
+    /// Tokens of the common prefix; 0 for a single request.
     pub shared: usize,
-    /// Tokens that are read for all of them.
+    /// Rows of the forward pass for all of them together.
     pub rows: usize,
 }
 
 impl ScoreRequest {
-    /// What the model reads: the last token is only scored.
+    /// Tokens that the model reads: all but the last, which is only scored.
     pub(crate) fn read(&self) -> &[u32] {
         self.tokens.split_last().map_or(&[], |(_, read)| read)
     }
 }
 
-/// Puts `requests` into groups of at most `max_members`. The order of the groups depends on the requests alone.
-pub(crate) fn groups(requests: &[ScoreRequest], max_members: usize) -> Vec<Group> {
+/// Groups `requests` by shared prefix, at most `max_members` in a group. The order of the groups
+/// depends on the requests alone.
+pub(crate) fn groups(requests: &[ScoreRequest], max_members: usize) -> Vec<SharedPrefix> {
     let mut order: Vec<usize> = (0..requests.len()).collect();
-    // Equal beginnings lie side by side then.
+    // Requests with equal prefixes are then adjacent.
     order.sort_by(|a, b| requests[*a].read().cmp(requests[*b].read()));
-    let mut groups: Vec<Group> = Vec::new();
+    let mut groups: Vec<SharedPrefix> = Vec::new();
     for index in order {
         let read = requests[index].read();
         if let Some(group) = groups.last_mut()
@@ -37,14 +39,14 @@ pub(crate) fn groups(requests: &[ScoreRequest], max_members: usize) -> Vec<Group
         {
             *group = joined;
         } else {
-            groups.push(Group { members: vec![index], shared: 0, rows: read.len() });
+            groups.push(SharedPrefix { members: vec![index], shared: 0, rows: read.len() });
         }
     }
     groups
 }
 
-impl Group {
-    /// The group with one request more, if fewer tokens are read for them together.
+impl SharedPrefix {
+    /// The group with one more request, if together they take fewer rows.
     fn with(&self, requests: &[ScoreRequest], index: usize) -> Option<Self> {
         let read = requests[index].read();
         let last = requests[*self.members.last()?].read();
@@ -65,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_of_one_question_are_one_group_and_strangers_are_alone() {
+    fn choices_of_one_question_are_one_group_and_other_requests_are_alone() {
         let requests = [
             request(&[1, 2, 3, 4, 5, 10, 11, 0]),
             request(&[7, 7, 7, 7, 7, 0]),
@@ -76,14 +78,14 @@ mod tests {
         assert_eq!(
             groups,
             [
-                Group { members: vec![3, 0, 2], shared: 5, rows: 5 + 2 + 1 },
-                Group { members: vec![1], shared: 0, rows: 5 }
+                SharedPrefix { members: vec![3, 0, 2], shared: 5, rows: 5 + 2 + 1 },
+                SharedPrefix { members: vec![1], shared: 0, rows: 5 }
             ]
         );
     }
 
     #[test]
-    fn a_group_has_no_more_members_than_a_batch_and_shares_no_short_beginning() {
+    fn a_group_has_no_more_members_than_a_batch_and_shares_no_short_prefix() {
         let same = [request(&[1, 2, 3, 4, 5, 6]), request(&[1, 2, 3, 4, 5, 7]), request(&[1, 2, 3, 4, 5, 8])];
         let sizes: Vec<usize> = groups(&same, 2).iter().map(|group| group.members.len()).collect();
         assert_eq!(sizes, [2, 1]);
@@ -91,8 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_beginning_is_not_given_up_for_a_short_one() {
-        // The third shares 4 tokens with the first two, which share 20: joining it would read the other 16 twice.
+    fn a_long_prefix_is_not_given_up_for_a_short_one() {
+        // The third shares 4 tokens with the first two, which share 20: in one group the other 16
+        // would be read twice.
         let long: Vec<u32> = (0..20).collect();
         let with = |rest: &[u32]| request(&[&long, rest].concat());
         let requests = [with(&[90, 0]), with(&[91, 0]), request(&[0, 1, 2, 3, 99, 0])];

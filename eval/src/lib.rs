@@ -1,9 +1,13 @@
-//! Measuring a language model as lm-evaluation-harness (<https://github.com/EleutherAI/lm-evaluation-harness>, 0.4.13) does.
+//! Evaluation of language models, compatible with lm-evaluation-harness 0.4.13
+//! (<https://github.com/EleutherAI/lm-evaluation-harness>).
 //!
-//! 1. A [`Task`] turns rows of a data set into [`Example`]s: contexts, continuations, the right one.
+//! 1. A [`Task`] turns rows of a data set into [`Example`]s: contexts, continuations, the right
+//!    choice.
 //! 2. A [`PromptEncoder`] turns a context and a continuation into a [`ScoreRequest`].
-//! 3. A [`Scorer`], which is a model, gives the log-probability of every token of the continuation; [`score_all`] batches.
-//! 4. [`evaluate_task`] and [`measure_perplexity`] make metrics of them, [`EvalReport`] prints them.
+//! 3. A [`Scorer`], which is a model, gives the log-probability of every token of the continuation;
+//!    [`score_all`] batches the requests.
+//! 4. [`evaluate_task`] and [`measure_perplexity`] compute metrics from the scores, [`EvalReport`]
+//!    prints them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod codec;
@@ -11,7 +15,6 @@ mod error;
 mod evaluate;
 mod example;
 mod grouping;
-mod html;
 mod metrics;
 mod model_scorer;
 mod packing;
@@ -23,6 +26,7 @@ mod routed_cost;
 mod routing;
 mod rows;
 mod scorer;
+mod sharded_scorer;
 pub mod task;
 #[cfg(test)]
 mod testing;
@@ -32,7 +36,6 @@ pub use codec::TextCodec;
 pub use error::{EvalError, RunError};
 pub use evaluate::{Sample, TaskResult, evaluate_task};
 pub use example::Example;
-pub use html::{Chart, Level, Marked, Passage, Report, Series, Table, light, render_report, render_svg};
 pub use metrics::{Estimate, Metric};
 pub use model_scorer::ModelScorer;
 pub use perplexity::{Agreement, Perplexity, PerplexityOptions, measure_perplexity};
@@ -41,5 +44,6 @@ pub use report::EvalReport;
 pub use routed_cost::{Beside, RoutedCost, measure_cost};
 pub use routing::{Chosen, RecursionReport, RouterReport, TopK, measure_router};
 pub use scorer::{Progress, ScoreRequest, Scorer, TokenAgreement, TokenScores, score_all};
+pub use sharded_scorer::ShardedScorer;
 pub use task::{HubSource, TASKS, Task};
-pub use token_class::{ClassDepths, TokenClass, classify};
+pub use token_class::{ClassRecursions, TokenClass, classify};

@@ -1,21 +1,22 @@
-//! What is made of log-likelihoods: accuracies, perplexity, standard errors, as the harness defines them.
+//! Metrics of log-likelihoods as the harness defines them: accuracies, perplexity, standard errors.
 
 use crate::{Example, TokenScores};
 use std::fmt;
 
-/// A number that a task reports.
+/// Metric of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// The choice with the largest log-likelihood is the right one; with a single continuation: greedy decoding gives it.
+    /// Accuracy: the choice with the largest log-likelihood is the right one; with a single
+    /// continuation, greedy decoding gives it.
     Acc,
-    /// As `Acc`, with each log-likelihood divided by the choice's length in characters.
+    /// Accuracy with each log-likelihood divided by the choice's length in characters.
     AccNorm,
     /// exp of the mean negative log-likelihood of the continuations.
     Perplexity,
 }
 
 impl Metric {
-    /// The harness's name.
+    /// Name in the harness.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -47,13 +48,13 @@ impl fmt::Display for Metric {
     }
 }
 
-/// A value and how far chance may have moved it.
+/// A value with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The value.
     pub value: f64,
-    /// Standard error of the mean, from the sample's standard deviation (divisor n − 1); `None` for a single example, and for
-    /// a perplexity (the harness bootstraps that one).
+    /// Standard error of the mean, from the sample's standard deviation (divisor n − 1); `None` for
+    /// a single example and for a perplexity (the harness bootstraps that one).
     pub stderr: Option<f64>,
 }
 
@@ -67,7 +68,7 @@ impl Estimate {
     }
 }
 
-/// What a model made of one example.
+/// Correctness and log-likelihood of one example.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Answer {
     hit: bool,
@@ -76,7 +77,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// From one score a choice; `is_single` as in [`crate::Task`].
+    /// Answer from one score per choice; `is_single` as in [`crate::Task`].
     pub(crate) fn new(example: &Example, scores: &[TokenScores], is_single: bool) -> Self {
         let sums: Vec<f64> = scores.iter().map(TokenScores::sum).collect();
         let normed: Vec<f64> = sums.iter().zip(&example.continuations).map(|(sum, c)| sum / num_chars(c)).collect();
@@ -90,12 +91,12 @@ impl Answer {
     }
 }
 
-/// Characters of a choice: the continuation without the space that the harness puts before a choice.
+/// Characters of a choice: the continuation without the space that the harness puts before it.
 fn num_chars(continuation: &str) -> f64 {
     continuation.strip_prefix(' ').unwrap_or(continuation).chars().count() as f64
 }
 
-/// Index of the first of the largest values.
+/// Index of the largest value; the first of equal ones.
 fn argmax(values: &[f64]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {

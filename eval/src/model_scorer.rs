@@ -1,18 +1,19 @@
-//! A decoder as a [`Scorer`].
+//! A language model as a [`Scorer`].
 
 use crate::{ScoreRequest, Scorer, TokenAgreement, TokenScores, packing::Packing};
 use burn::tensor::{Int, Tensor};
 use retie_model::{
-    CausalLm,
+    CausalLm, SelectionRule,
     kernels::{HeadInput, agreement, token_log_probs},
 };
 use std::convert::Infallible;
 
-/// Scores with a model. Sequences of a batch lie behind one another without padding, what they share at their beginning is read
-/// once, and only hidden states whose next token is scored go through the head.
+/// Scores requests with a model. The sequences of a batch are packed without padding, a common
+/// prefix is read once, and only the hidden states whose next token is scored go through the head.
 #[derive(Debug)]
 pub struct ModelScorer<'m> {
     model: &'m CausalLm,
+    exit: usize,
     teacher: Option<&'m CausalLm>,
 }
 
@@ -20,10 +21,16 @@ impl<'m> ModelScorer<'m> {
     /// A scorer of `model`, which should be on a device without autodiff.
     #[must_use]
     pub fn new(model: &'m CausalLm) -> Self {
-        Self { model, teacher: None }
+        Self { model, exit: model.share_map().num_depths(), teacher: None }
     }
 
-    /// Beside a teacher of the same vocabulary, on the same device.
+    /// Sets an early exit: every token leaves the stack after `num_depths` depths.
+    #[must_use]
+    pub fn exiting_at(self, num_depths: usize) -> Self {
+        Self { exit: num_depths, ..self }
+    }
+
+    /// Adds a teacher to compare with, of the same vocabulary and on the same device.
     #[must_use]
     pub fn beside(self, teacher: &'m CausalLm) -> Self {
         Self { teacher: Some(teacher), ..self }
@@ -42,13 +49,14 @@ impl Scorer for ModelScorer<'_> {
         let indices = |values: Vec<i32>| Tensor::<1, Int>::from_ints(values.as_slice(), &device);
         let ids = indices(ids.into_iter().map(|id| id as i32).collect());
         let rows = indices(rows.into_iter().map(|row| row as i32).collect());
-        let read = |model: &CausalLm| HeadInput {
-            hidden: model.forward_packed(ids.clone(), layout.clone()).select(0, rows.clone()),
-            head: model.head(),
+        let read = |model: &CausalLm, exit| {
+            let forward = model.begin(ids.clone(), layout.clone(), SelectionRule::Causal);
+            let (hidden, _) = forward.exit_at(exit);
+            HeadInput { hidden: hidden.select(0, rows.clone()), head: model.head() }
         };
-        let input = read(self.model);
+        let input = read(self.model, self.exit);
         let (log_probs, greedy) = token_log_probs(&input, &targets);
-        let beside = self.teacher.map(|teacher| agreement(&input, &read(teacher)));
+        let beside = self.teacher.map(|teacher| agreement(&input, &read(teacher, teacher.share_map().num_depths())));
         let mut start = 0;
         let scores = requests.iter().map(|request| {
             let end = start + request.num_scored();

@@ -1,13 +1,16 @@
 //! Perplexity of a text, in windows.
 //!
-//! The text is encoded as one sequence and cut by [`retie_data::windows()`]; every window is scored from its second token. Where the
-//! tokenizer puts a BOS before a text, every window starts with one, which counts as one of its tokens. Where windows overlap (`stride < window`), a token counts once for each window that scores it.
+//! The text is encoded as one sequence and cut by [`retie_data::windows()`]; every window is scored
+//! from its second token. If the tokenizer puts a BOS before a text, every window starts with one,
+//! which counts as one of its tokens. If windows overlap (`stride < window`), a token counts once
+//! for each window that scores it.
 //!
 //! - `token_nll` = −(sum of log-probabilities) / (number of scored tokens), in nats;
-//! - `word_perplexity` = exp(−sum / words), `byte_perplexity` = exp(−sum / bytes), as the harness divides: words are what
-//!   white space separates (`len(re.split(r"\s+", text))`), bytes those of UTF-8. Both are counted in the text of the scored tokens
-//!   (their ids, in order, decoded as one text), so they belong to the same tokens as the sum, whatever `limit` and the
-//!   unscored first tokens leave out.
+//! - `word_perplexity` = exp(−sum / words), `byte_perplexity` = exp(−sum / bytes), as the harness
+//!   divides: words are separated by white space (`len(re.split(r"\s+", text))`), bytes are those
+//!   of UTF-8. Both are counted in the text of the scored tokens (their ids, in order, decoded as
+//!   one text). So they belong to the same tokens as the sum, whatever `limit` and the unscored
+//!   first tokens leave out.
 
 use crate::{
     EvalError, Progress, PromptEncoder, RunError, ScoreRequest, Scorer, TokenScores, python, score_all,
@@ -15,20 +18,20 @@ use crate::{
 };
 use serde::Serialize;
 
-/// How a text is cut and scored.
+/// Windows and batches of a perplexity measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerplexityOptions {
     /// Tokens of a window.
     pub window: usize,
     /// Tokens from one window's start to the next's.
     pub stride: usize,
-    /// How many windows are scored, from the start; all if `None`.
+    /// Number of windows to score, from the start of the text; all if `None`.
     pub limit: Option<usize>,
     /// Windows of one batch.
     pub batch_size: usize,
 }
 
-/// The result.
+/// Result of a perplexity measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Perplexity {
     /// Name of the text.
@@ -53,23 +56,23 @@ pub struct Perplexity {
     pub word_perplexity: f64,
     /// Perplexity of a byte.
     pub byte_perplexity: f64,
-    /// log2 of the perplexity of a byte.
+    /// Bits per byte, the log2 of the byte perplexity.
     pub bits_per_byte: f64,
-    /// The model beside its teacher, if it was scored beside one.
+    /// Agreement with the teacher, if the model was scored beside one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<Agreement>,
 }
 
-/// A model beside its teacher: means over the scored tokens.
+/// Agreement of a model with its teacher: means over the scored tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Agreement {
-    /// Forward KL of the model's distribution from the teacher's, in nats.
+    /// `KL(teacher ‖ model)`, in nats.
     pub forward_kl: f64,
-    /// Share of the tokens where both have the same likeliest next token.
+    /// Top-1 agreement: fraction of the tokens where both have the same most probable next token.
     pub same_top: f64,
 }
 
-/// Measures `text`, which `name` names in the result.
+/// Measures the perplexity of `text`; `name` is its name in the result.
 ///
 /// # Errors
 /// When the text is too short, the windows do not fit the model or the text, or the model fails.
@@ -89,10 +92,11 @@ pub fn measure_perplexity<S: Scorer>(
         return Err(EvalError::WindowTooLong { window, max_length: encoder.max_length }.into());
     }
     let tokens = encoder.codec.encode(text).map_err(EvalError::from)?;
-    // The first token of a window is not scored: the one that the tokenizer puts there, or one of the text.
+    // The first token of a window is not scored: the BOS that the tokenizer puts there, or one of
+    // the text.
     let bos: Vec<u32> = encoder.bos_token.into_iter().collect();
-    let of_text = window.saturating_sub(bos.len());
-    let windows = retie_data::windows(&tokens, of_text, if stride == window { of_text } else { stride })
+    let text_tokens = window.saturating_sub(bos.len());
+    let windows = retie_data::windows(&tokens, text_tokens, if stride == window { text_tokens } else { stride })
         .map_err(EvalError::from)?;
     let requests: Vec<ScoreRequest> = windows
         .take(limit.unwrap_or(usize::MAX))
@@ -162,7 +166,7 @@ mod tests {
             .map_err(|e| e.to_string())
     }
 
-    /// Score of the tokens at `indices` of a window, by the formula.
+    /// Log-likelihood of the tokens at `indices` of a window, by the formula.
     fn by_hand(window: &[u32], indices: std::ops::Range<usize>) -> f64 {
         indices
             .map(|i| {
@@ -209,7 +213,8 @@ mod tests {
     #[test]
     fn words_and_bytes_are_those_of_the_scored_tokens() {
         let result = measure(TEXT, 4, 4, Some(2)).unwrap();
-        // `Pieces` decodes each of the 6 tokens to ` b é`: 12 words and an empty one, 5 bytes a token.
+        // `Pieces` decodes each of the 6 tokens to ` b é`: 12 words and an empty one, 5 bytes a
+        // token.
         assert_eq!((result.words, result.bytes), (13, 30));
         let sum = result.token_nll * 6.0;
         assert!((result.word_perplexity - (sum / 13.0).exp()).abs() < 1e-9);
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_measured_says_why() {
+    fn impossible_measurements_name_the_reason() {
         assert_eq!(
             measure("word", 4, 4, None),
             Err("`t.txt` has 1 tokens, expected at least 2: the first one is not scored".into())

@@ -1,28 +1,29 @@
-//! Context and continuation → the tokens that are scored, as the harness does it (`TemplateLM._encode_pair`, `loglikelihood`
-//! and the truncation of `HFLM._loglikelihood_tokens`).
+//! Prompt encoding: context and continuation to scored tokens, as in the harness
+//! (`TemplateLM._encode_pair`, `loglikelihood` and the truncation of `HFLM._loglikelihood_tokens`).
 
 use crate::{ScoreRequest, TextCodec, python::strip_end};
 use retie_data::DataError;
 
-/// Turns text into requests for one model.
+/// Encodes text into requests for one model.
 pub struct PromptEncoder<'a> {
     /// The model's tokenizer.
     pub codec: &'a dyn TextCodec,
-    /// What an empty context becomes: the tokenizer's BOS token, or its EOS token if it has no BOS.
+    /// Token in place of an empty context: the tokenizer's BOS token, or its EOS token if it has no
+    /// BOS.
     pub prefix_token: u32,
     /// The BOS token, if the tokenizer puts it before every text.
     pub bos_token: Option<u32>,
-    /// Tokens that the model can read at once.
+    /// Context length of the model, in tokens.
     pub max_length: usize,
 }
 
-/// Why a pair has no request.
+/// Reason why a pair cannot be scored.
 #[derive(Debug)]
 pub(crate) enum PromptError {
     Data(DataError),
     /// The continuation has no token of its own.
     NothingToScore,
-    /// The continuation has so many tokens that it does not fit.
+    /// The continuation alone exceeds the context; its number of tokens.
     TooLong(usize),
 }
 
@@ -35,16 +36,17 @@ impl From<DataError> for PromptError {
 impl PromptEncoder<'_> {
     /// Ids of the context and of the continuation.
     ///
-    /// The text is encoded as a whole and the context alone; what the whole has beyond the context's length is the
-    /// continuation. White space at the end of the context moves to the continuation, because tokenizers attach it to
-    /// the word that follows. A context of white space only counts as empty (the harness stops there).
+    /// The text is encoded as a whole, and the context alone; the tokens of the whole beyond the
+    /// context's length are the continuation. White space at the end of the context moves to the
+    /// continuation, because tokenizers attach it to the word that follows. A context of white
+    /// space only counts as empty (the harness fails there).
     fn split(&self, context: &str, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), DataError> {
         let stem = strip_end(context);
         let space = context.get(stem.len()..).unwrap_or("");
         let whole = [stem, space, continuation].concat();
         let mut whole = self.codec.encode(&whole)?;
         if stem.is_empty() {
-            // A continuation that begins with the prefix brings its own context.
+            // A continuation that begins with the prefix token brings its own context.
             let context = if whole.first() == Some(&self.prefix_token) { whole.remove(0) } else { self.prefix_token };
             return Ok((vec![context], whole));
         }
@@ -56,7 +58,7 @@ impl PromptEncoder<'_> {
         Ok((context, continuation))
     }
 
-    /// The request for one pair. What does not fit the model is cut off at the start of the context.
+    /// Request for one pair. A context that is too long is truncated at its start.
     pub(crate) fn request(&self, context: &str, continuation: &str) -> Result<ScoreRequest, PromptError> {
         let (mut tokens, continuation) = self.split(context, continuation)?;
         if continuation.is_empty() {

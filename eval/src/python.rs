@@ -1,4 +1,4 @@
-//! Python's notions of space and case, on which the harness's prompts and counts rest
+//! Python's definitions of white space and case, on which the harness's prompts and counts rely
 //! (<https://docs.python.org/3/library/stdtypes.html#string-methods>).
 
 /// `str.isspace` of one character: Unicode's white space and the four separators U+001C to U+001F.
@@ -16,7 +16,7 @@ pub(crate) fn strip_end(text: &str) -> &str {
     text.trim_end_matches(is_space)
 }
 
-/// `len(re.split(r"\s+", text))`: the words, with an empty one for space at an end.
+/// `len(re.split(r"\s+", text))`: the words, with an empty one for white space at either end.
 pub(crate) fn count_words(text: &str) -> usize {
     let mut count = 1;
     let mut in_space = false;
@@ -37,7 +37,8 @@ pub(crate) fn capitalize(text: &str) -> String {
     title_case(first) + lower.get(rest..).unwrap_or("")
 }
 
-/// Title case of one character: as upper case, but for digraphs, letters that become several, and Georgian, which has none.
+/// Title case of one character: upper case, except for digraphs, letters that become several, and
+/// Georgian, which has no title case.
 fn title_case(c: char) -> String {
     match c {
         'Ǆ'..='ǆ' => 'ǅ'.into(),

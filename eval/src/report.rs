@@ -1,26 +1,28 @@
-//! Results as JSON, as a table, and as a row an example.
+//! Results as JSON, as a table, and as one JSON line per example.
 
 use crate::{Perplexity, RouterReport, TaskResult};
 use serde_json::{Map, Value, json};
 use std::{fmt, io};
 
-/// Everything that was measured on one model.
+/// All results of one model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvalReport {
     /// The model, as it was named.
     pub model: String,
-    /// How many examples of a task, or windows of a text, were measured at most.
+    /// Upper limit on examples of a task and windows of the text; `None` without a limit.
     pub limit: Option<usize>,
-    /// The tasks, in the order asked for.
+    /// Results of the tasks, in the requested order.
     pub tasks: Vec<TaskResult>,
-    /// The text, if there was one.
+    /// Perplexity of the text, if one was given.
     pub perplexity: Option<Perplexity>,
-    /// What the model's routers do on it, if that was asked for.
+    /// Report on the model's routers, if it was requested.
     pub router: Option<RouterReport>,
 }
 
 impl EvalReport {
-    /// `{"model", "limit", "results": {task: {"examples", metric, metric_stderr, …}, "perplexity": {"token_nll", …}}, "router"}`.
+    /// JSON with the keys `model`, `limit`, `results` and `router`. `results` has a key for each
+    /// task, with `examples` and, for each metric, its value and `{metric}_stderr`; and a key
+    /// `perplexity` with `token_nll` and the other values of [`Perplexity`].
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut results = Map::new();
@@ -78,15 +80,15 @@ impl EvalReport {
         if let Some(p) = &self.perplexity {
             let mut name = "perplexity".to_owned();
             let mut tokens = format!("{} tokens", p.tokens);
-            let of_teacher =
+            let teacher_metrics =
                 p.teacher.map(|teacher| [("forward_kl", teacher.forward_kl), ("same_top", teacher.same_top)]);
-            let own = [
+            let model_metrics = [
                 ("token_nll", p.token_nll),
                 ("token_perplexity", p.token_perplexity),
                 ("word_perplexity", p.word_perplexity),
                 ("byte_perplexity", p.byte_perplexity),
             ];
-            for (metric, value) in own.into_iter().chain(of_teacher.into_iter().flatten()) {
+            for (metric, value) in model_metrics.into_iter().chain(teacher_metrics.into_iter().flatten()) {
                 let (name, tokens) = (std::mem::take(&mut name), std::mem::take(&mut tokens));
                 rows.push([name, tokens, metric.into(), format!("{value:.4}"), String::new()]);
             }

@@ -1,92 +1,96 @@
-//! What the routers of a model do on a text: in inference, and beside it, where recursions choose their tokens, as in training, where the
-//! highest of each window are taken (Mixture-of-Recursions, <https://arxiv.org/abs/2507.10524>, Table 4 and Appendix G).
+//! Router report: the recursion counts of a text in inference and, under expert choice, beside them
+//! those of training, where each window's highest logits are selected (Mixture-of-Recursions,
+//! <https://arxiv.org/abs/2507.10524>, Table 4 and Appendix G).
 //!
-//! The loss with top-k is not that of a language model: a token's depth depends on the tokens after it. The difference of the two
-//! losses is what training with it leaves to be made up for.
+//! The loss with top-k selection is not that of a language model: a token's recursion count depends
+//! on later tokens. The difference of the two losses measures the gap that top-k training leaves to
+//! causal inference.
 
 use crate::{
     Progress,
     routed_cost::{RoutedCost, measure_cost},
-    token_class::{ClassDepths, DepthsByClass, TokenClass},
+    token_class::{ClassRecursions, RecursionsByClass, TokenClass},
 };
 use burn::tensor::{Int, Tensor};
 use retie_config::RouterConfig;
 use retie_model::{
-    CausalLm, Choice, DepthChoice, Routing, RoutingSums,
+    CausalLm, RoutingSums, RoutingTrace, SelectionRule, TokenChoiceStatistics,
     kernels::{HeadInput, Layout, token_log_probs},
 };
 use serde::Serialize;
 use std::fmt;
 
-/// The report; shares are of all tokens that were read.
+/// Router report; fractions are of all tokens that were read.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RouterReport {
-    /// Tokens of a window.
+    /// Tokens of a window, the last one included, which is only predicted.
     pub window: usize,
-    /// Windows read.
+    /// Number of windows read.
     pub windows: usize,
-    /// Tokens read.
+    /// Number of tokens read.
     pub tokens: usize,
-    /// Recursions of a token, in the mean.
-    pub mean_depth: f64,
-    /// Share of the tokens that went through 0, 1, … recursions.
-    pub depths: Vec<f64>,
-    /// Each recursion.
+    /// Mean recursion count of a token.
+    pub mean_recursions: f64,
+    /// Fraction of the tokens with a recursion count of 0, 1, ….
+    #[serde(rename = "depths")]
+    pub recursion_counts: Vec<f64>,
+    /// Report on each recursion.
     pub recursions: Vec<RecursionReport>,
     /// Mean negative log-likelihood of a token in inference, in nats.
     pub token_nll: f64,
-    /// The same text with top-k, where recursions choose their tokens.
+    /// Results on the same text with top-k selection; `None` under token choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<TopK>,
-    /// Where tokens choose their depth: training chooses the same.
+    /// Statistics of token choice, where training selects as inference does; `None` under expert
+    /// choice.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub depth_choice: Option<DepthChoice>,
-    /// Depths by classes of tokens.
-    pub classes: Vec<ClassDepths>,
-    /// What the first windows cost.
+    pub token_choice: Option<TokenChoiceStatistics>,
+    /// Recursion counts by classes of tokens.
+    pub classes: Vec<ClassRecursions>,
+    /// Measured cost on the first windows.
     pub cost: Option<RoutedCost>,
 }
 
-/// One recursion in inference, but for [`Chosen::sampling_accuracy`].
+/// One recursion in inference, except for [`Chosen::sampling_accuracy`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RecursionReport {
-    /// Share of the tokens that it took here.
+    /// Fraction of the tokens that it selected.
     pub taken: f64,
-    /// Share of the window's positions at which no window had a token chosen.
+    /// Fraction of the window's positions at which it selected no token in any window.
     pub dead_positions: f64,
-    /// Entropy of the positions of the chosen tokens, as a part of the largest possible.
+    /// Entropy of the positions of the selected tokens, as a fraction of the largest possible.
     pub position_entropy: f64,
-    /// Where it chooses its tokens.
+    /// Capacity and threshold, under expert choice.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Chosen>,
 }
 
-/// A recursion that chooses its tokens.
+/// Selection of a recursion under expert choice.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Chosen {
-    /// Share that it takes in training.
+    /// Capacity: the fraction of the tokens that it selects in training.
     pub capacity: f64,
-    /// What it took here less that.
+    /// Measured fraction of selected tokens minus the capacity.
     pub drift: f64,
-    /// What a token's logit has to be above; every token if absent.
+    /// Threshold that a token's logit has to exceed; `None` selects every token.
     pub threshold: Option<f64>,
-    /// With top-k, share of the tokens it had whose logit has the sign of what top-k chose.
+    /// With top-k, fraction of the active tokens whose logit has the sign of the top-k decision.
     pub sampling_accuracy: f64,
 }
 
-/// With the highest of each window in place of thresholds: not causal.
+/// Results with top-k selection in each window instead of thresholds: not causal.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TopK {
     /// Mean negative log-likelihood of a token, in nats.
     pub token_nll: f64,
-    /// Recursions of a token, in the mean.
-    pub mean_depth: f64,
-    /// Share of the tokens that have the same depth as in inference.
-    pub same_depth: f64,
+    /// Mean recursion count of a token.
+    pub mean_recursions: f64,
+    /// Share of the tokens that have the same recursion count as in inference.
+    pub same_recursions: f64,
 }
 
-/// Reads `windows` (at least one, each of at least two tokens, of which the last is only predicted) with a routed model. Their tokens are
-/// of the classes `classes`.
+/// Measures the routers of a model on `windows`: at least one, each of at least two tokens, of
+/// which the last is only predicted. `classes` has the class of every token.
 ///
 /// `None` if the model has no router.
 pub fn measure_router(
@@ -100,19 +104,20 @@ pub fn measure_router(
     let window = windows.iter().map(|tokens| tokens.len() - 1).max()?;
     let expert = model.expert_choice();
     let (mut sums, mut ahead) = (Sums::default(), expert.map(|_| Sums::default()));
-    let mut same_depth = 0;
+    let mut same = 0;
     let batch_size = batch_size.max(1);
-    let mut by_class = DepthsByClass::new(model.share_map().num_recursions());
+    let mut by_class = RecursionsByClass::new(model.share_map().num_recursions());
     for (index, (batch, classes)) in windows.chunks(batch_size).zip(classes.chunks(batch_size)).enumerate() {
-        let causal = read(model, batch, Choice::Threshold);
+        let causal = read(model, batch, SelectionRule::Causal);
         sums.add(batch, &causal, router);
         if let (Some(expert), Some(ahead)) = (expert, &mut ahead) {
-            let top_k = read(model, batch, Choice::TopK(expert.capacities.clone()));
+            let top_k = read(model, batch, SelectionRule::TopK(expert.capacities.clone()));
             ahead.add(batch, &top_k, router);
-            same_depth += causal.depths.iter().zip(&top_k.depths).filter(|(causal, top_k)| causal == top_k).count();
+            let counts = causal.recursion_counts.iter().zip(&top_k.recursion_counts);
+            same += counts.filter(|(causal, top_k)| causal == top_k).count();
         }
         let classes = classes.iter().flat_map(|classes| &classes[..classes.len() - 1]);
-        classes.zip(&causal.depths).for_each(|(class, depth)| by_class.add(*class, *depth));
+        classes.zip(&causal.recursion_counts).for_each(|(class, count)| by_class.add(*class, *count));
         progress(Progress { done: windows.len().min((index + 1) * batch_size), total: windows.len() });
     }
     let tokens = sums.routing.tokens;
@@ -134,22 +139,22 @@ pub fn measure_router(
         window: window + 1,
         windows: windows.len(),
         tokens,
-        mean_depth: found.mean_depth,
-        depths: sums.routing.depths.iter().map(|count| share(*count)).collect(),
+        mean_recursions: found.mean_recursions,
+        recursion_counts: sums.routing.recursion_counts.iter().map(|count| share(*count)).collect(),
         recursions: recursions.collect(),
         token_nll: sums.nll / tokens as f64,
         top_k: top_k.as_ref().map(|(statistics, token_nll)| TopK {
             token_nll: *token_nll,
-            mean_depth: statistics.mean_depth,
-            same_depth: share(same_depth),
+            mean_recursions: statistics.mean_recursions,
+            same_recursions: share(same),
         }),
-        depth_choice: found.depth_choice,
+        token_choice: found.token_choice,
         classes: by_class.histograms(),
         cost: measure_cost(model, &whole(windows, batch_size)),
     })
 }
 
-/// The first windows that are as long as any, without their last tokens.
+/// The first `count` windows of the maximum length, without their last tokens.
 fn whole<'t>(windows: &[&'t [u32]], count: usize) -> Vec<&'t [u32]> {
     let longest = windows.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
     let whole = windows.iter().filter(|tokens| tokens.len() == longest);
@@ -158,19 +163,19 @@ fn whole<'t>(windows: &[&'t [u32]], count: usize) -> Vec<&'t [u32]> {
 
 struct Reading {
     nll: f64,
-    routing: Routing,
-    depths: Vec<usize>,
+    trace: RoutingTrace,
+    recursion_counts: Vec<usize>,
 }
 
-fn read(model: &CausalLm, batch: &[&[u32]], choice: Choice) -> Reading {
+fn read(model: &CausalLm, batch: &[&[u32]], rule: SelectionRule) -> Reading {
     let layout = Layout::packed(batch.iter().map(|tokens| (tokens.len() - 1, 0..0)));
     let inputs: Vec<i32> = batch.iter().flat_map(|tokens| &tokens[..tokens.len() - 1]).map(|id| *id as i32).collect();
     let targets: Vec<u32> = batch.iter().flat_map(|tokens| &tokens[1..]).copied().collect();
     let ids = Tensor::<1, Int>::from_ints(inputs.as_slice(), &model.device());
-    let (hidden, routing) = model.forward_routed(ids, layout, choice);
+    let (hidden, trace) = model.forward_routed(ids, layout, rule);
     let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &targets);
-    let depths = routing.depths(targets.len());
-    Reading { nll: -log_probs.iter().map(|p| f64::from(*p)).sum::<f64>(), routing, depths }
+    let recursion_counts = trace.recursion_counts(targets.len());
+    Reading { nll: -log_probs.iter().map(|p| f64::from(*p)).sum::<f64>(), trace, recursion_counts }
 }
 
 #[derive(Default)]
@@ -183,7 +188,7 @@ impl Sums {
     fn add(&mut self, batch: &[&[u32]], reading: &Reading, router: &RouterConfig) {
         self.nll += reading.nll;
         let positions: Vec<usize> = batch.iter().flat_map(|tokens| 0..tokens.len() - 1).collect();
-        self.routing.add(reading.routing.decisions(), router, &positions);
+        self.routing.add(reading.trace.decisions(), router, &positions);
     }
 }
 
@@ -208,31 +213,31 @@ impl fmt::Display for RouterReport {
             }
             writeln!(f)?;
         }
-        let depths = self.depths.iter().enumerate().filter(|(_, share)| **share > 0.0);
-        let depths: Vec<_> = depths.map(|(depth, share)| format!("{depth}: {}", percent(*share))).collect();
-        writeln!(f, "depth {:.3} in the mean ({})", self.mean_depth, depths.join(", "))?;
-        if let Some(DepthChoice { load, selection_entropy, max_vio }) = &self.depth_choice {
+        let counts = self.recursion_counts.iter().enumerate().filter(|(_, share)| **share > 0.0);
+        let counts: Vec<_> = counts.map(|(count, share)| format!("{count}: {}", percent(*share))).collect();
+        writeln!(f, "mean recursions {:.3} ({})", self.mean_recursions, counts.join(", "))?;
+        if let Some(TokenChoiceStatistics { load, selection_entropy, max_vio }) = &self.token_choice {
             let even = (load.len() as f64).ln();
             writeln!(
                 f,
-                "selection entropy {selection_entropy:.3} of {even:.3}, MaxVio {max_vio:.3}; training chooses the same depths"
+                "selection entropy {selection_entropy:.3} of {even:.3}, MaxVio {max_vio:.3}; training selects the same recursion counts"
             )?;
         }
-        let how = if chooses { "with thresholds" } else { "at these depths" };
+        let how = if chooses { "with thresholds" } else { "at these recursion counts" };
         writeln!(f, "token_nll {:.4} {how}, as in inference", self.token_nll)?;
-        if let Some(TopK { token_nll, mean_depth, same_depth }) = &self.top_k {
+        if let Some(TopK { token_nll, mean_recursions, same_recursions }) = &self.top_k {
             writeln!(
                 f,
-                "token_nll {token_nll:.4} with top-k, which looks ahead: not that of a language model; depth {mean_depth:.3}, the same for {} of the tokens",
-                percent(*same_depth)
+                "token_nll {token_nll:.4} with top-k, which looks ahead: not that of a language model; mean recursions {mean_recursions:.3}, the same for {} of the tokens",
+                percent(*same_recursions)
             )?;
         }
-        write!(f, "\n{:<14} {:>8} {:>10}", "tokens", "number", "mean depth")?;
-        (0..self.depths.len()).try_for_each(|depth| write!(f, " {:>9}", format!("depth {depth}")))?;
-        for ClassDepths { class, tokens, mean_depth, depths } in &self.classes {
-            let mean = mean_depth.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.3}"));
-            write!(f, "\n{class:<14} {tokens:>8} {mean:>10}")?;
-            depths.iter().try_for_each(|share| write!(f, " {:>9}", percent(*share)))?;
+        write!(f, "\n{:<14} {:>8} {:>15}", "tokens", "number", "mean recursions")?;
+        (0..self.recursion_counts.len()).try_for_each(|count| write!(f, " {count:>9}"))?;
+        for ClassRecursions { class, tokens, mean_recursions, recursion_counts } in &self.classes {
+            let mean = mean_recursions.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.3}"));
+            write!(f, "\n{class:<14} {tokens:>8} {mean:>15}")?;
+            recursion_counts.iter().try_for_each(|share| write!(f, " {:>9}", percent(*share)))?;
         }
         match &self.cost {
             Some(cost) => write!(f, "\n\n{cost}"),

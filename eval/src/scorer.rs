@@ -1,21 +1,24 @@
-//! What a model has to do for an evaluation: log-probabilities of the last tokens of sequences.
+//! Scoring: the interface between an evaluation and a model, log-probabilities of the last tokens
+//! of sequences.
 
 use crate::{
     EvalError, RunError,
-    grouping::{Group, groups},
+    grouping::{SharedPrefix, groups},
 };
 
-/// A sequence of which the last tokens are scored.
+/// A sequence whose last tokens are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScoreRequest {
-    /// Context and continuation. The last token is only scored, never read: a model of context `n` takes `n + 1` of them.
+    /// Context and continuation. The last token is only scored, never read, so a model of context
+    /// `n` takes `n + 1` of them.
     pub tokens: Vec<u32>,
-    /// Index of the first token that is scored, at least 1: `tokens[scored_from..]` each given everything before it.
+    /// Index of the first scored token, at least 1: each of `tokens[scored_from..]` is scored given
+    /// everything before it.
     pub scored_from: usize,
 }
 
 impl ScoreRequest {
-    /// How many tokens are scored.
+    /// Number of scored tokens.
     #[must_use]
     pub fn num_scored(&self) -> usize {
         self.tokens.len().saturating_sub(self.scored_from)
@@ -27,48 +30,49 @@ impl ScoreRequest {
 pub struct TokenScores {
     /// Natural logarithm of the token's probability.
     pub log_probs: Vec<f32>,
-    /// Whether the token is the likeliest of all (the first of them, if several are equal).
+    /// True if the token is the most probable one (the first of equal ones).
     pub greedy: Vec<bool>,
-    /// How far the model is from its teacher there, if it is scored beside one.
+    /// Agreement with a teacher, if the model is scored beside one.
     pub agreement: Option<TokenAgreement>,
 }
 
-/// A model beside its teacher, one entry for each scored token.
+/// Agreement of a model with its teacher, one entry for each scored token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenAgreement {
-    /// Forward KL of the model's distribution from the teacher's, in nats.
+    /// `KL(teacher ‖ model)`, in nats.
     pub forward_kl: Vec<f32>,
-    /// Whether both have the same likeliest token.
+    /// True if both have the same most probable token.
     pub same_top: Vec<bool>,
 }
 
 impl TokenScores {
-    /// Log-probability of all scored tokens together.
+    /// Joint log-probability of the scored tokens.
     #[must_use]
     pub fn sum(&self) -> f64 {
         self.log_probs.iter().map(|x| f64::from(*x)).sum()
     }
 
-    /// Whether greedy decoding would give the scored tokens.
+    /// True if greedy decoding would give the scored tokens.
     #[must_use]
     pub fn all_greedy(&self) -> bool {
         self.greedy.iter().all(|g| *g)
     }
 }
 
-/// A model that scores.
+/// A model that scores requests.
 pub trait Scorer {
-    /// Why it can fail.
+    /// Error of the model.
     type Error: std::error::Error + 'static;
 
-    /// Scores one batch, in the order of `requests`. A request's scores do not depend on the others in the batch.
+    /// Scores one batch, in the order of `requests`. A request's scores do not depend on the others
+    /// in the batch.
     ///
     /// # Errors
     /// When the model fails.
     fn score(&mut self, requests: &[ScoreRequest]) -> Result<Vec<TokenScores>, Self::Error>;
 }
 
-/// How far a scoring has come.
+/// Progress of a scoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Requests scored.
@@ -77,12 +81,13 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// Scores `requests` in batches of as many tokens as `batch_size` of the longest have, and gives the scores in the order of
-/// `requests`. Requests that begin with the same tokens come together, so that a model can read what they share once; otherwise the
-/// longest come first: what does not fit in memory shows at once.
+/// Scores `requests` in batches of at most as many tokens as `batch_size` of the longest have, and
+/// returns the scores in the order of `requests`. Requests with a common prefix share a batch, so
+/// that a model can read the prefix once. Otherwise the longest come first, so that a lack of
+/// memory shows at once.
 ///
 /// # Errors
-/// When the model fails, or gives what cannot be scores.
+/// When the model fails or returns impossible scores.
 pub fn score_all<S: Scorer>(
     scorer: &mut S,
     requests: &[ScoreRequest],
@@ -113,11 +118,11 @@ pub fn score_all<S: Scorer>(
     Ok(scores)
 }
 
-/// Indices of the requests of each batch: whole groups, those with the longest members first, as many as are read in no more tokens
-/// than `batch_size` of the longest of them have.
+/// Indices of the requests of each batch: whole groups, those with the longest members first, up to
+/// as many rows as `batch_size` of the batch's longest request take.
 fn batches(requests: &[ScoreRequest], batch_size: usize) -> Vec<Vec<usize>> {
     let mut groups = groups(requests, batch_size);
-    let longest = |group: &Group| group.members.iter().map(|i| requests[*i].read().len()).max().unwrap_or(0);
+    let longest = |group: &SharedPrefix| group.members.iter().map(|i| requests[*i].read().len()).max().unwrap_or(0);
     groups.sort_by_key(|group| std::cmp::Reverse(longest(group)));
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
@@ -140,7 +145,7 @@ fn check_count(found: usize, expected: usize) -> Result<(), EvalError> {
 
 /// Refuses NaN and probabilities above 1 (by more than rounding).
 pub(crate) fn check_log_probs(scores: &TokenScores, place: impl Fn() -> String) -> Result<(), EvalError> {
-    // A log-softmax in f32 can give a few 1e-7 above 0.
+    // A log-softmax in f32 can exceed 0 by a few 1e-7.
     match scores.log_probs.iter().find(|x| x.is_nan() || **x > 1e-5) {
         Some(found) => Err(EvalError::NotALogProb { place: place(), found: *found }),
         None => Ok(()),
@@ -171,10 +176,10 @@ mod tests {
     #[test]
     fn batches_go_from_long_to_short_and_progress_counts_requests() {
         let mut scorer = Formula::default();
-        let mut seen = Vec::new();
-        score_all(&mut scorer, &requests(), 5, &mut |p| seen.push((p.done, p.total))).unwrap();
-        // The room of five long ones holds more short ones.
-        assert_eq!(seen, [(5, 23), (11, 23), (18, 23), (23, 23)]);
+        let mut progress = Vec::new();
+        score_all(&mut scorer, &requests(), 5, &mut |p| progress.push((p.done, p.total))).unwrap();
+        // Five long requests leave room for more short ones.
+        assert_eq!(progress, [(5, 23), (11, 23), (18, 23), (23, 23)]);
         assert!(scorer.longest.is_sorted_by(|a, b| a >= b), "{:?}", scorer.longest);
     }
 

@@ -1,13 +1,14 @@
-//! A tokenizer and a model that are formulas; `tests/golden/harness.py` has the same ones.
+//! Tokenizer and model defined by formulas; `tests/golden/harness.py` has the same ones.
 
 use crate::{ScoreRequest, Scorer, TextCodec, TokenScores, python::is_space};
 use retie_data::DataError;
 use std::convert::Infallible;
 
-/// The token before an empty context.
+/// Token in place of an empty context.
 pub(crate) const PREFIX: u32 = 7;
 
-/// Pieces are an optional space with what follows up to the next whitespace, or one whitespace character.
+/// Tokenizer whose pieces are an optional space and the text up to the next white space, or one
+/// white-space character.
 pub(crate) struct Pieces;
 
 impl TextCodec for Pieces {
@@ -32,16 +33,16 @@ impl TextCodec for Pieces {
         Ok(ids)
     }
 
-    /// Every token is two words and five bytes.
+    /// Decodes every token to two words and five bytes.
     fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         Ok(ids.iter().map(|_| " b é").collect())
     }
 }
 
-/// A token's score depends on its index, itself and the token before.
+/// Model whose score of a token depends on its index, itself and the token before.
 #[derive(Default)]
 pub(crate) struct Formula {
-    /// Longest request of each batch.
+    /// Longest request of each batch, in tokens.
     pub(crate) longest: Vec<usize>,
 }
 
@@ -50,11 +51,11 @@ impl Scorer for Formula {
 
     fn score(&mut self, requests: &[ScoreRequest]) -> Result<Vec<TokenScores>, Infallible> {
         self.longest.push(requests.iter().map(|r| r.tokens.len()).max().unwrap_or(0));
-        Ok(requests.iter().map(scores_of).collect())
+        Ok(requests.iter().map(formula_scores).collect())
     }
 }
 
-fn scores_of(request: &ScoreRequest) -> TokenScores {
+fn formula_scores(request: &ScoreRequest) -> TokenScores {
     let tokens = &request.tokens;
     let xs = (request.scored_from..tokens.len())
         .map(|i| (u64::from(tokens[i]) * 31 + u64::from(tokens[i - 1]) * 17 + i as u64 * 7) % 1009);

@@ -1,17 +1,18 @@
-//! Classes of tokens by what they look like, and how deep each class goes: parts of speech as far as they can be told without a tagger.
+//! Token classes by surface form, and the recursion counts of each class: parts of speech as far as
+//! they can be told without a tagger.
 //!
 //! | class | tokens |
 //! |---|---|
 //! | `punctuation` | without a letter or digit: marks, spaces, line ends |
 //! | `number` | with a digit and without a letter |
-//! | `function_word` | a whole English word that stands for grammar rather than for a thing: articles, pronouns, prepositions, auxiliaries, … |
-//! | `rare` | any other whose id occurs once in all that is read |
+//! | `function_word` | an English function word: article, pronoun, preposition, auxiliary, … |
+//! | `rare` | any other whose id occurs once in all texts |
 //! | `other` | the rest |
 
 use serde::Serialize;
 use std::{collections::HashMap, fmt};
 
-/// What a token looks like.
+/// Class of a token by its surface form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenClass {
@@ -23,7 +24,7 @@ pub enum TokenClass {
 }
 
 impl TokenClass {
-    /// Every one, in the order of the documentation.
+    /// Every class, in the order of the documentation.
     pub const ALL: [Self; 5] = [Self::Punctuation, Self::Number, Self::FunctionWord, Self::Rare, Self::Other];
 
     fn name(self) -> &'static str {
@@ -43,7 +44,7 @@ impl fmt::Display for TokenClass {
     }
 }
 
-/// Words that English has few of and uses often.
+/// English function words, sorted: few in number and used often.
 #[rustfmt::skip]
 const FUNCTION_WORDS: &[&str] = &[
     "a", "about", "above", "across", "after", "against", "all", "although", "am", "among", "an", "and", "any", "are", "as", "at", "be",
@@ -56,23 +57,24 @@ const FUNCTION_WORDS: &[&str] = &[
     "will", "with", "within", "without", "would", "you", "your", "yours",
 ];
 
-/// The classes of the tokens of several texts; of each, the ids and the text of each token where it stands.
+/// Classes of the tokens of several texts. A text is the ids and the decoded text of each token in
+/// its place.
 #[must_use]
 pub fn classify(texts: &[(&[u32], Vec<String>)]) -> Vec<Vec<TokenClass>> {
     let mut counts: HashMap<u32, usize> = HashMap::new();
     texts.iter().flat_map(|(ids, _)| *ids).for_each(|id| *counts.entry(*id).or_default() += 1);
-    let of_text = |(ids, pieces): &(&[u32], Vec<String>)| {
+    let classes = |(ids, pieces): &(&[u32], Vec<String>)| {
         let class = |(i, id): (usize, &u32)| {
             let before = i.checked_sub(1).and_then(|i| pieces[i].chars().next_back());
             let after = pieces.get(i + 1).and_then(|piece| piece.chars().next());
-            of_token(&pieces[i], before, after, counts[id] == 1)
+            token_class(&pieces[i], before, after, counts[id] == 1)
         };
         ids.iter().enumerate().map(class).collect()
     };
-    texts.iter().map(of_text).collect()
+    texts.iter().map(classes).collect()
 }
 
-fn of_token(piece: &str, before: Option<char>, after: Option<char>, once: bool) -> TokenClass {
+fn token_class(piece: &str, before: Option<char>, after: Option<char>, once: bool) -> TokenClass {
     let letters = piece.chars().any(char::is_alphabetic);
     if !letters {
         let digits = piece.chars().any(char::is_numeric);
@@ -91,50 +93,51 @@ fn of_token(piece: &str, before: Option<char>, after: Option<char>, once: bool) 
     }
 }
 
-/// Depths of one class.
+/// Recursion counts of the tokens of one class.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ClassDepths {
+pub struct ClassRecursions {
     /// The class.
     pub class: TokenClass,
-    /// How many tokens are of it.
+    /// Number of tokens of the class.
     pub tokens: usize,
-    /// Recursions of one, in the mean; absent if there is none.
+    /// Mean recursion count; `None` for a class without tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean_depth: Option<f64>,
-    /// Share of them that went through 0, 1, … recursions.
-    pub depths: Vec<f64>,
+    pub mean_recursions: Option<f64>,
+    /// Fraction of them with a recursion count of 0, 1, ….
+    #[serde(rename = "depths")]
+    pub recursion_counts: Vec<f64>,
 }
 
-/// Counts of tokens by class and depth.
+/// Counts of tokens by class and recursion count.
 #[derive(Clone, Debug)]
-pub struct DepthsByClass(Vec<Vec<usize>>);
+pub struct RecursionsByClass(Vec<Vec<usize>>);
 
-impl DepthsByClass {
-    /// Of a model of so many recursions.
+impl RecursionsByClass {
+    /// Counts for a model of `num_recursions` recursions, all 0.
     #[must_use]
     pub fn new(num_recursions: usize) -> Self {
         Self(vec![vec![0; num_recursions + 1]; TokenClass::ALL.len()])
     }
 
     /// Counts a token.
-    pub fn add(&mut self, class: TokenClass, depth: usize) {
-        self.0[class as usize][depth] += 1;
+    pub fn add(&mut self, class: TokenClass, recursion_count: usize) {
+        self.0[class as usize][recursion_count] += 1;
     }
 
-    /// A histogram for each class.
+    /// Histogram of recursion counts for each class.
     #[must_use]
-    pub fn histograms(&self) -> Vec<ClassDepths> {
-        let of = |(class, counts): (&TokenClass, &Vec<usize>)| {
+    pub fn histograms(&self) -> Vec<ClassRecursions> {
+        let histogram = |(class, counts): (&TokenClass, &Vec<usize>)| {
             let tokens = counts.iter().sum::<usize>();
-            let sum: usize = counts.iter().enumerate().map(|(depth, count)| depth * count).sum();
-            ClassDepths {
+            let sum: usize = counts.iter().enumerate().map(|(recursions, tokens)| recursions * tokens).sum();
+            ClassRecursions {
                 class: *class,
                 tokens,
-                mean_depth: (tokens > 0).then(|| sum as f64 / tokens as f64),
-                depths: counts.iter().map(|count| *count as f64 / tokens.max(1) as f64).collect(),
+                mean_recursions: (tokens > 0).then(|| sum as f64 / tokens as f64),
+                recursion_counts: counts.iter().map(|count| *count as f64 / tokens.max(1) as f64).collect(),
             }
         };
-        TokenClass::ALL.iter().zip(&self.0).map(of).collect()
+        TokenClass::ALL.iter().zip(&self.0).map(histogram).collect()
     }
 }
 
@@ -143,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_have_the_class_that_they_have_in_their_place() {
+    fn the_class_of_a_token_depends_on_its_neighbours() {
         let pieces =
             ["The", " cat", " in", "side", " of", " 12", ",", "5", "\n", " them", "a", "!", " cat", "in", " b2"];
         let ids: Vec<u32> = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1, 3, 3].to_vec();
@@ -159,11 +162,11 @@ mod tests {
 
     #[test]
     fn a_histogram_has_the_shares_of_its_class() {
-        let mut counts = DepthsByClass::new(2);
+        let mut counts = RecursionsByClass::new(2);
         [1, 2, 2, 0].into_iter().for_each(|depth| counts.add(TokenClass::Number, depth));
         let histograms = counts.histograms();
-        assert_eq!((histograms[1].tokens, histograms[1].mean_depth), (4, Some(1.25)));
-        assert_eq!(histograms[1].depths, [0.25, 0.25, 0.5]);
-        assert_eq!((histograms[0].tokens, histograms[0].mean_depth), (0, None));
+        assert_eq!((histograms[1].tokens, histograms[1].mean_recursions), (4, Some(1.25)));
+        assert_eq!(histograms[1].recursion_counts, [0.25, 0.25, 0.5]);
+        assert_eq!((histograms[0].tokens, histograms[0].mean_recursions), (0, None));
     }
 }

@@ -1,16 +1,18 @@
-//! Self-attention of one depth: projections, norms of queries and keys, rotary embedding, cache, causal attention.
+//! Self-attention of one depth: projections, QK norms, rotary embedding, KV cache and causal
+//! grouped-query attention.
 
 use crate::{
-    block::Rows,
     kernels::{self, Scoring},
-    kv::Kv,
+    kv::KvSource,
     linear::{Linear, LinearAtDepth},
     norm::{Norm, chosen},
+    row_context::RowContext,
 };
 use burn::{module::Module, tensor::Tensor};
 use retie_config::{DepthKind, ModelConfig, QkNorm};
 
-/// Weights of a stored layer. Norms are absent where each depth has its own, and where the family has none.
+/// Attention weights of a stored layer. QK norms are `None` where each depth has its own and in
+/// families without them.
 #[derive(Module, Debug)]
 pub struct Attention {
     pub q_proj: Linear,
@@ -21,7 +23,7 @@ pub struct Attention {
     pub k_norm: Option<Norm>,
 }
 
-/// What one depth adds to them.
+/// Attention weights that one depth adds to those of its layer: LoRA or DoRA, biases, QK norms.
 #[derive(Module, Debug)]
 pub struct AttentionAtDepth {
     pub q_proj: LinearAtDepth,
@@ -32,22 +34,30 @@ pub struct AttentionAtDepth {
     pub k_norm: Option<Norm>,
 }
 
+/// Sizes, kind of depth and rows of one attention.
+#[derive(Clone, Copy)]
+pub(crate) struct AttentionContext<'a> {
+    pub config: &'a ModelConfig,
+    pub kind: DepthKind,
+    pub rows: &'a RowContext,
+}
+
 impl Attention {
-    /// What `o_proj` reads: `x [M, D]` → `[M, N·H]`, from the keys and values that `kv` says.
+    /// Attention output before `o_proj`: `x [M, D]` → `[M, N·H]`. `kv` is the source of keys and
+    /// values.
     pub(crate) fn mix(
         &self,
         x: Tensor<2>,
         depth: &AttentionAtDepth,
-        config: &ModelConfig,
-        kind: DepthKind,
-        rows: &Rows,
-        kv: Kv<'_>,
+        context: AttentionContext<'_>,
+        kv: KvSource<'_>,
     ) -> Tensor<2> {
+        let AttentionContext { config, kind, rows } = context;
         let [num_rows, _] = x.dims();
         let [batch, tokens] = [rows.batch, num_rows / rows.batch];
         let anatomy = &config.anatomy;
         let split = |x: Tensor<2>, heads: usize| x.reshape([batch, tokens, heads, config.head_dim]);
-        // Norm and rotation of queries or keys, [M, heads·H] → [B, T, heads, H].
+        // QK norm and rotary embedding: [M, heads·H] → [B, T, heads, H].
         let prepare = |x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &Option<Norm>| {
             let x = match anatomy.qk_norm {
                 None => split(x, heads),
@@ -62,7 +72,7 @@ impl Attention {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let q = self.q_proj.forward(x.clone(), &depth.q_proj);
         let q = prepare(q, heads, &self.q_norm, &depth.q_norm); // [B, T, N, H]
-        let [k, v] = kv.of(|| {
+        let [k, v] = kv.keys_values(|| {
             let k = self.k_proj.forward(x.clone(), &depth.k_proj);
             let k = prepare(k, kv_heads, &self.k_norm, &depth.k_norm); // [B, T, K, H]
             let v = self.v_proj.forward(x, &depth.v_proj); // [M, K·H]

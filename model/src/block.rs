@@ -1,18 +1,21 @@
-//! One depth of the stack: where its norms stand, and what is added to what.
+//! Decoder block at one depth: placement of the norms, and the residual connections.
 
 use crate::{
-    attention::{Attention, AttentionAtDepth},
+    attention::{Attention, AttentionAtDepth, AttentionContext},
     extras::{Extras, scaled},
-    kernels::{self, Layout},
-    kv::Kv,
+    kernels,
+    kv::KvSource,
     mlp::{Mlp, MlpAtDepth},
     norm::{Norm, chosen},
-    rope::RopeAngles,
+    row_context::RowContext,
 };
 use burn::{module::Module, tensor::Tensor};
+use retie_checkpoint::ProbePoint;
 use retie_config::{DepthKind, ModelConfig, Residual};
+use std::ops::ControlFlow;
 
-/// Stored weights, run by one depth or by several. Norms are absent where each depth has its own, and where the family has none.
+/// Weights of a stored layer, run by one or several depths. Norms are `None` where each depth has
+/// its own and in families without them.
 #[derive(Module, Debug)]
 pub struct Layer {
     pub input_layernorm: Option<Norm>,
@@ -23,7 +26,7 @@ pub struct Layer {
     pub post_feedforward_layernorm: Option<Norm>,
 }
 
-/// What belongs to one depth alone.
+/// Weights that belong to one depth: LoRA or DoRA of each linear, own norms, extras.
 #[derive(Module, Debug)]
 pub struct DepthWeights {
     pub input_layernorm: Option<Norm>,
@@ -36,7 +39,7 @@ pub struct DepthWeights {
 }
 
 impl DepthWeights {
-    /// LoRA in place of DoRA.
+    /// Removes the DoRA magnitudes, which leaves plain LoRA.
     pub(crate) fn drop_magnitudes(&mut self) {
         let (attention, mlp) = (&mut self.self_attn, &mut self.mlp);
         let linears = [&mut attention.q_proj, &mut attention.k_proj, &mut attention.v_proj, &mut attention.o_proj];
@@ -44,7 +47,7 @@ impl DepthWeights {
         linears.for_each(|linear| linear.lora_magnitude_vector = None);
     }
 
-    /// What DoRA divides by, once and for all, in a model whose weights do not change.
+    /// Computes the row norms `‖W' + B A‖` of DoRA once, for a model whose weights do not change.
     pub(crate) fn keep_row_norms(&mut self, layer: &Layer) {
         self.self_attn.q_proj.keep_row_norms(&layer.self_attn.q_proj);
         self.self_attn.k_proj.keep_row_norms(&layer.self_attn.k_proj);
@@ -58,17 +61,11 @@ impl DepthWeights {
     }
 }
 
-/// What all depths of a forward pass know of its rows.
-#[derive(Debug)]
-pub struct Rows {
-    pub(crate) layout: Layout,
-    /// How often the positions of `angles` repeat.
-    pub(crate) batch: usize,
-    /// One for each rotation of the model.
-    pub(crate) angles: Vec<RopeAngles>,
-}
+/// Callback of a block: gets a probe point, the input of its linears and the residual stream
+/// there, `[M, D]`. May stop the block.
+pub(crate) type Observer<'a> = &'a mut dyn FnMut(ProbePoint, &Tensor<2>, &Tensor<2>) -> ControlFlow<()>;
 
-/// A depth about to run.
+/// One depth with the weights and configuration that it runs on.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     pub layer: &'a Layer,
@@ -78,40 +75,67 @@ pub(crate) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// `x [M, D]` → `[M, D]`, attending to the keys and values that `kv` says.
-    pub fn forward(self, x: Tensor<2>, rows: &Rows, kv: Kv<'_>) -> Tensor<2> {
+    /// Runs the block: `x [M, D]` → `[M, D]`, on the keys and values of `kv`. `observer` gets the
+    /// input of each probe point; if it stops the block, the result is the residual stream there.
+    pub fn forward(
+        self,
+        x: Tensor<2>,
+        rows: &RowContext,
+        kv: KvSource<'_>,
+        mut observer: Option<Observer<'_>>,
+    ) -> Tensor<2> {
         let x = self.enter(x);
-        let mixed = self.mix(self.attention_input(x.clone()), rows, kv);
-        let attended = self.attention_output(mixed);
-        if self.config.anatomy.residual == Residual::Parallel {
-            let fed = self.feed_forward(self.mlp_input(x.clone()));
-            return kernels::add(kernels::add(x, attended), fed);
+        let read = self.attention_input(x.clone());
+        if stops(&mut observer, ProbePoint::Attention, &read, &x) {
+            return x;
         }
-        let x = kernels::add(x, attended);
-        let fed = self.feed_forward(self.mlp_input(x.clone()));
-        kernels::add(x, fed)
+        let mixed = self.mix(read, rows, kv);
+        if stops(&mut observer, ProbePoint::Output, &mixed, &x) {
+            return x;
+        }
+        let attended = self.attention_output(mixed);
+        let (x, read) = if self.config.anatomy.residual == Residual::Parallel {
+            let read = self.mlp_input(x.clone());
+            (kernels::add(x, attended), read)
+        } else {
+            let x = kernels::add(x, attended);
+            let read = self.mlp_input(x.clone());
+            (x, read)
+        };
+        if stops(&mut observer, ProbePoint::Mlp, &read, &x) {
+            return x;
+        }
+        if observer.is_none() {
+            return kernels::add(x, self.feed_forward(read));
+        }
+        let inner = self.inner(read);
+        if stops(&mut observer, ProbePoint::Down, &inner, &x) {
+            return x;
+        }
+        kernels::add(x, self.mlp_output(inner))
     }
 
-    /// The stream that the depth's parts read and add to, from what the depth before left.
-    pub fn enter(self, x: Tensor<2>) -> Tensor<2> {
+    /// Residual stream of this depth: the output of the previous depth with this depth's extras.
+    fn enter(self, x: Tensor<2>) -> Tensor<2> {
         self.own.extras.enter(x, &self.config.anatomy)
     }
 
-    /// What q, k and v read.
-    pub fn attention_input(self, x: Tensor<2>) -> Tensor<2> {
+    /// Input of `q_proj`, `k_proj` and `v_proj`.
+    fn attention_input(self, x: Tensor<2>) -> Tensor<2> {
         match self.config.anatomy.residual {
             Residual::PostNorm => x,
             _ => self.norm(x, &self.layer.input_layernorm, &self.own.input_layernorm),
         }
     }
 
-    /// What o reads.
-    pub fn mix(self, x: Tensor<2>, rows: &Rows, kv: Kv<'_>) -> Tensor<2> {
-        self.layer.self_attn.mix(x, &self.own.self_attn, self.config, self.kind, rows, kv)
+    /// Input of `o_proj`.
+    fn mix(self, x: Tensor<2>, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
+        let context = AttentionContext { config: self.config, kind: self.kind, rows };
+        self.layer.self_attn.mix(x, &self.own.self_attn, context, kv)
     }
 
-    /// What attention adds to the stream, from what o reads.
-    pub fn attention_output(self, mixed: Tensor<2>) -> Tensor<2> {
+    /// Attention's addend to the residual stream, from the input of `o_proj`.
+    fn attention_output(self, mixed: Tensor<2>) -> Tensor<2> {
         let out = self.layer.self_attn.o_proj.forward(mixed, &self.own.self_attn.o_proj);
         let out = match self.config.anatomy.residual {
             Residual::Sandwich | Residual::PostNorm => {
@@ -122,8 +146,8 @@ impl Block<'_> {
         scaled(out, &self.own.extras.attention_scale)
     }
 
-    /// What gate and up read.
-    pub fn mlp_input(self, x: Tensor<2>) -> Tensor<2> {
+    /// Input of `gate_proj` and `up_proj`.
+    fn mlp_input(self, x: Tensor<2>) -> Tensor<2> {
         match self.config.anatomy.residual {
             Residual::PostNorm => x,
             Residual::Sandwich => {
@@ -135,17 +159,17 @@ impl Block<'_> {
         }
     }
 
-    /// What down reads.
-    pub fn inner(self, x: Tensor<2>) -> Tensor<2> {
+    /// Input of `down_proj`.
+    fn inner(self, x: Tensor<2>) -> Tensor<2> {
         self.layer.mlp.inner(x, &self.own.mlp, self.config.anatomy.mlp)
     }
 
-    /// What the feed-forward network adds to the stream, from what down reads.
-    pub fn mlp_output(self, inner: Tensor<2>) -> Tensor<2> {
+    /// The MLP's addend to the residual stream, from the input of `down_proj`.
+    fn mlp_output(self, inner: Tensor<2>) -> Tensor<2> {
         self.after_mlp(self.layer.mlp.down_proj.forward(inner, &self.own.mlp.down_proj))
     }
 
-    /// [`Block::mlp_output`] of [`Block::inner`], in one.
+    /// Fused form of [`Block::inner`] followed by [`Block::mlp_output`].
     fn feed_forward(self, x: Tensor<2>) -> Tensor<2> {
         self.after_mlp(self.layer.mlp.forward(x, &self.own.mlp, self.config.anatomy.mlp))
     }
@@ -163,4 +187,9 @@ impl Block<'_> {
     fn norm(self, x: Tensor<2>, stored: &Option<Norm>, own: &Option<Norm>) -> Tensor<2> {
         chosen(stored, own).forward(x, &self.config.anatomy)
     }
+}
+
+/// Shows the input of a probe point to the observer; true if the observer stops the block.
+fn stops(observer: &mut Option<Observer<'_>>, point: ProbePoint, read: &Tensor<2>, residual: &Tensor<2>) -> bool {
+    observer.as_deref_mut().is_some_and(|observe| observe(point, read, residual).is_break())
 }

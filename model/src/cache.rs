@@ -1,238 +1,280 @@
-//! Keys and values of past tokens, one slot per depth.
+//! KV cache: keys and values of past tokens, with one slot per sequence and buffers per depth.
 //!
-//! Where every token goes through every depth, a slot is allocated once and all sequences of a batch have the same length. In a
-//! recursion whose router leaves tokens out, a slot holds the tokens that reached it: each sequence has its own length, and the slot
-//! grows. Depths that read what the first recursion made have no slot.
+//! A slot has room for `capacity` tokens and its own length. Sequences are admitted
+//! ([`KvCache::admit`]) and evicted ([`KvCache::evict`]) one by one. A forward pass continues any
+//! subset of them, each by its own number of tokens ([`NewTokens`]): prompts, parts of prompts and
+//! single tokens side by side.
+//!
+//! If every token runs through a depth, slot `s` is rows `s·capacity..` of that depth's buffers.
+//! A recursion whose router leaves tokens out stores only its selected tokens (`selected`). Depths
+//! that reuse the keys and values of the first recursion have no buffers.
 
-use crate::kernels::{Grid, Layout, Run, Segment, write_rows};
+mod selected;
+
+use crate::kernels::{Grid, Layout, RowCopy, Segment, write_rows};
 use burn::tensor::{Device, Tensor};
-use retie_config::{KvStrategy, ModelConfig};
+use retie_config::{KvSharing, ModelConfig};
+use selected::SelectedTokens;
 use std::{ops::Range, sync::Arc};
 
-/// Buffers of every depth, and how much of them is filled.
+/// Buffers of every depth, and the slots of the sequences in them.
 #[derive(Debug)]
 pub struct KvCache {
-    slots: Vec<Slot>,
+    depths: Vec<Buffers>,
     width: usize,
     device: Device,
-    batch: usize,
     capacity: usize,
-    len: usize,
-    /// The recursions whose slots do not hold every token.
-    partial: Vec<Option<Partial>>,
+    /// Number of tokens of the sequence in each slot; `None` for a free slot.
+    lengths: Vec<Option<usize>>,
+    /// Selected tokens of each recursion; `None` where the buffers hold every token.
+    selected: Vec<Option<SelectedTokens>>,
 }
 
-/// Keys and values of a depth, `[rows, K·H]` each, sequence after sequence; `None` while they are written, and where there are none.
-type Slot = Option<[Tensor<2>; 2]>;
+/// Keys and values of a depth, `[rows, K·H]` each; `None` while they are being written, and for
+/// depths without buffers.
+type Buffers = Option<[Tensor<2>; 2]>;
 
-/// The sequences in slots that do not hold every token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Partial {
-    /// Tokens of each.
-    held: Vec<usize>,
-    /// Tokens that each has room for.
-    room: Vec<usize>,
+/// The place of one sequence in a [`KvCache`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(usize);
+
+/// New tokens of one sequence in a forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewTokens {
+    /// Slot of the sequence.
+    pub slot: Slot,
+    /// Number of new tokens, at least one.
+    pub tokens: usize,
 }
 
-/// One depth's part of a cache during a forward pass, and where in it the new rows go.
+/// Buffers of one depth during a forward pass, and the places that the new rows are written to.
 #[derive(Debug)]
-pub struct KvSlot<'a> {
-    buffers: &'a mut Slot,
-    runs: Arc<[Run]>,
+pub struct DepthCache<'a> {
+    buffers: &'a mut Buffers,
+    writes: Arc<[RowCopy]>,
 }
 
-/// A slot that is full gets room for this part of its tokens more.
-const GROWTH: f64 = 1.0 / 16.0;
+impl Slot {
+    /// Index of the slot, below [`KvCache::num_slots`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
 
 impl KvCache {
-    /// Room for `capacity` tokens of each of `batch` sequences. A recursion whose router leaves tokens out gets room when they come: for
-    /// those of the first forward pass exactly, and later for a sixteenth more at a time.
+    /// Empty cache of `num_slots` slots with room for `capacity` tokens each.
+    ///
+    /// Recursions whose router leaves tokens out get room on demand: exactly enough for the first
+    /// forward pass, then a sixteenth more at a time. A slot keeps that room for later sequences.
     #[must_use]
-    pub fn new(config: &ModelConfig, batch: usize, capacity: usize, device: &Device) -> Self {
+    pub fn new(config: &ModelConfig, num_slots: usize, capacity: usize, device: &Device) -> Self {
         let width = config.key_value_size();
-        let slot = |rows: usize| {
-            let zeros = || Tensor::zeros([rows, width], device);
-            Some([zeros(), zeros()])
-        };
-        let whole = batch * capacity;
-        let recursion = config.recursion.as_ref().and_then(|r| Some((r.router.as_ref()?, r.share_map(config).ok()?)));
-        let (slots, partial) = match recursion {
-            None => ((0..config.num_hidden_layers).map(|_| slot(whole)).collect(), Vec::new()),
-            Some((router, map)) => {
-                let partial = |r| router.kv() == KvStrategy::RecursionWise && !router.takes_all(r);
-                let of_depth = |recursion: Option<usize>| match recursion {
-                    Some(r) if r > 0 && router.kv() == KvStrategy::Shared => None,
-                    Some(r) if partial(r) => None,
-                    _ => slot(whole),
+        let zeros = || Tensor::zeros([num_slots * capacity, width], device);
+        let whole = || Some([zeros(), zeros()]);
+        let recursion = config.recursion.as_ref().map(|recursion| (recursion, config.share_map()));
+        let (depths, selected) = match recursion {
+            None => ((0..config.num_hidden_layers).map(|_| whole()).collect(), Vec::new()),
+            Some((recursion, map)) => {
+                let kv_sharing = recursion.kv_sharing;
+                let leaves_out = |r| recursion.router.as_ref().is_some_and(|router| !router.takes_all(r));
+                let selects = |r| kv_sharing == KvSharing::RecursionWise && leaves_out(r);
+                let buffers = |recursion: Option<usize>| match recursion {
+                    Some(r) if r > 0 && kv_sharing == KvSharing::Shared => None,
+                    Some(r) if selects(r) => None,
+                    _ => whole(),
                 };
-                let empty = || Partial { held: vec![0; batch], room: vec![0; batch] };
-                let slots = map.depths().iter().map(|step| of_depth(step.recursion)).collect();
-                (slots, (0..map.num_recursions()).map(|r| partial(r).then(empty)).collect())
+                let depths = map.depths().iter().map(|depth| buffers(depth.recursion)).collect();
+                let selected = |r| selects(r).then(|| SelectedTokens::new(num_slots, capacity));
+                (depths, (0..map.num_recursions()).map(selected).collect())
             }
         };
-        Self { slots, width, device: device.clone(), batch, capacity, len: 0, partial }
+        Self { depths, width, device: device.clone(), capacity, lengths: vec![None; num_slots], selected }
     }
 
-    /// Tokens that it holds.
+    /// Cache for a fixed batch: [`KvCache::new`] with an empty sequence in each of `batch` slots.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
+    pub fn for_batch(config: &ModelConfig, batch: usize, capacity: usize, device: &Device) -> Self {
+        let mut cache = Self::new(config, batch, capacity, device);
+        cache.lengths.fill(Some(0));
+        cache
     }
 
-    /// Whether it holds no token.
+    /// Assigns the first free slot to a new sequence; `None` if no slot is free.
+    pub fn admit(&mut self) -> Option<Slot> {
+        let slot = self.lengths.iter().position(Option::is_none)?;
+        self.lengths[slot] = Some(0);
+        Some(Slot(slot))
+    }
+
+    /// Frees a slot and drops its sequence.
+    pub fn evict(&mut self, slot: Slot) {
+        self.crop(slot, 0);
+        self.lengths[slot.0] = None;
+    }
+
+    /// Truncates a sequence to its first `len` tokens.
+    ///
+    /// # Panics
+    /// When the slot is free or holds fewer than `len` tokens.
+    pub fn crop(&mut self, slot: Slot, len: usize) {
+        let held = self.len(slot);
+        assert!(len <= held, "{len} tokens of a sequence of {held}");
+        self.lengths[slot.0] = Some(len);
+        self.selected.iter_mut().flatten().for_each(|selected| selected.crop(slot.0, len));
+    }
+
+    /// Number of tokens of the sequence in a slot.
+    ///
+    /// # Panics
+    /// When the slot is free.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn len(&self, slot: Slot) -> usize {
+        match self.lengths[slot.0] {
+            Some(len) => len,
+            None => panic!("slot {} is free", slot.0),
+        }
     }
 
-    /// Tokens that it can hold.
+    /// Occupied slots, ascending.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.lengths.iter().enumerate().filter(|(_, len)| len.is_some()).map(|(slot, _)| Slot(slot))
+    }
+
+    /// Number of slots, occupied and free.
+    #[must_use]
+    pub fn num_slots(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Number of free slots.
+    #[must_use]
+    pub fn num_free_slots(&self) -> usize {
+        self.lengths.iter().filter(|len| len.is_none()).count()
+    }
+
+    /// Maximum number of tokens in a slot.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Bytes of its buffers.
+    /// Size of the buffers in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let buffers = self.slots.iter().flatten().flatten();
+        let buffers = self.depths.iter().flatten().flatten();
         buffers.map(|buffer| buffer.dims().iter().product::<usize>() * size_of::<f32>()).sum()
     }
 
-    /// Tokens of each sequence that went through recursion `recursion`, if its slots do not hold every token.
+    /// Number of tokens in each slot that a recursion has selected; `None` if its buffers hold
+    /// every token.
     #[must_use]
-    pub fn reached(&self, recursion: usize) -> Option<&[usize]> {
-        self.partial.get(recursion)?.as_ref().map(|partial| partial.held.as_slice())
+    pub fn num_selected(&self, recursion: usize) -> Option<Vec<usize>> {
+        Some(self.selected.get(recursion)?.as_ref()?.lengths())
     }
 
-    /// The rows of a forward pass over `tokens` more tokens of each sequence.
-    pub(crate) fn layout(&self, batch: usize, tokens: usize) -> Layout {
-        let kv_len = self.len + tokens;
-        assert!(kv_len <= self.capacity, "{kv_len} tokens in a cache for {}", self.capacity);
-        Layout::cached(Grid { batch, tokens, kv_len, capacity: self.capacity })
+    /// `tokens` new tokens for every sequence of a cache with `batch` sequences.
+    ///
+    /// # Panics
+    /// When the cache has another number of sequences than `batch`.
+    pub(crate) fn continue_all(&self, batch: usize, tokens: usize) -> Vec<NewTokens> {
+        let new: Vec<_> = self.slots().map(|slot| NewTokens { slot, tokens }).collect();
+        assert_eq!(batch, new.len(), "rows of a batch, and sequences in the cache");
+        new
     }
 
-    /// The part of a depth that gets all `num_rows` rows of a forward pass.
-    pub(crate) fn slot(&mut self, depth: usize, num_rows: usize) -> KvSlot<'_> {
-        let tokens = num_rows / self.batch;
-        let run = |row| Run { rows: row * tokens..(row + 1) * tokens, at: row * self.capacity + self.len };
-        KvSlot { runs: (0..self.batch).map(run).collect(), buffers: &mut self.slots[depth] }
+    /// Layout of a forward pass that continues the sequences of `batch`; their new rows are
+    /// concatenated in that order. The keys are rows of the buffers that hold every token.
+    ///
+    /// # Panics
+    /// When a slot is free, has too little room, or occurs twice.
+    pub(crate) fn layout(&self, batch: &[NewTokens]) -> Layout {
+        if let Some(grid) = self.grid(batch) {
+            return Layout::cached(grid);
+        }
+        let mut start = 0;
+        let segment = |(i, NewTokens { slot, tokens }): (usize, &NewTokens)| {
+            assert!(batch[..i].iter().all(|other| other.slot != *slot), "slot {} twice in a batch", slot.0);
+            let kv_len = self.len(*slot) + tokens;
+            assert!(kv_len <= self.capacity, "{kv_len} tokens in a slot for {}", self.capacity);
+            let queries = start..start + tokens;
+            start = queries.end;
+            let first = slot.0 * self.capacity;
+            Segment::last(queries, 0..0, first..first + kv_len)
+        };
+        Layout::ragged(batch.iter().enumerate().map(segment).collect())
     }
 
-    /// What a depth holds.
-    pub(crate) fn buffers(&self, depth: usize) -> [Tensor<2>; 2] {
-        match &self.slots[depth] {
-            Some(buffers) => buffers.clone(),
-            None => unreachable!("a slot is put back after every use"),
+    /// Grid of the batch, if its sequences have equal lengths, get equal numbers of tokens and
+    /// occupy the first slots in order.
+    fn grid(&self, batch: &[NewTokens]) -> Option<Grid> {
+        let NewTokens { tokens, slot } = *batch.first()?;
+        let held = self.len(slot);
+        let alike =
+            |(i, new): (usize, &NewTokens)| new.slot.0 == i && new.tokens == tokens && self.lengths[i] == Some(held);
+        let grid = Grid { batch: batch.len(), tokens, kv_len: held + tokens, capacity: self.capacity };
+        batch.iter().enumerate().all(alike).then_some(grid)
+    }
+
+    /// Adds the new tokens of `batch` to the lengths, once every depth has their keys and values.
+    pub(crate) fn advance(&mut self, batch: &[NewTokens]) {
+        for NewTokens { slot, tokens } in batch {
+            self.lengths[slot.0] = Some(self.len(*slot) + tokens);
         }
     }
 
-    pub(crate) fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
+    /// Buffers of a depth, ready for the new rows of `layout`.
+    pub(crate) fn depth(&mut self, depth: usize, layout: &Layout) -> DepthCache<'_> {
+        let write =
+            |Segment { queries, keys, .. }: &Segment| RowCopy { rows: queries.clone(), at: keys.end - queries.len() };
+        DepthCache { writes: layout.segments().iter().map(write).collect(), buffers: &mut self.depths[depth] }
     }
 
-    /// Makes room in `depths`, those of a recursion, for `tokens` more tokens of each sequence; gives where they go and the layout of an
-    /// attention over them, or `None` if the recursion's slots hold every token.
-    pub(crate) fn make_room(
+    /// Keys and values in the buffers of a depth.
+    pub(crate) fn buffers(&self, depth: usize) -> [Tensor<2>; 2] {
+        match &self.depths[depth] {
+            Some(buffers) => buffers.clone(),
+            None => unreachable!("buffers are put back after every use"),
+        }
+    }
+
+    /// Adds the selected `rows` of a forward pass over `layout` to the tokens of a recursion that
+    /// runs `depths`. Returns the layout in which these rows attend to the recursion's tokens, or
+    /// `None` if its buffers hold every token.
+    pub(crate) fn select(
         &mut self,
         recursion: usize,
         depths: Range<usize>,
-        tokens: &[usize],
-    ) -> Option<(Arc<[Run]>, Layout)> {
-        let partial = self.partial.get_mut(recursion)?.as_mut()?;
-        if let Some(larger) = partial.larger(tokens, self.capacity) {
-            for slot in &mut self.slots[depths] {
-                let rows = larger.room.iter().sum::<usize>();
-                let zeros = || Tensor::zeros([rows, self.width], &self.device);
-                *slot = Some(moved(slot.take(), [zeros(), zeros()], partial, &larger));
+        layout: &Layout,
+        rows: &[usize],
+    ) -> Option<Layout> {
+        let selected = self.selected.get_mut(recursion)?.as_mut()?;
+        if let Some(moves) = selected.make_room(layout, rows) {
+            for buffers in &mut self.depths[depths] {
+                let zeros = || Tensor::zeros([selected.num_rows(), self.width], &self.device);
+                *buffers = Some(moved(buffers.take(), [zeros(), zeros()], &moves));
             }
-            *partial = larger;
         }
-        let (mut runs, mut segments, mut start) = (Vec::new(), Vec::new(), 0);
-        for ((at, held), new) in partial.starts().zip(&partial.held).zip(tokens).filter(|(_, new)| **new > 0) {
-            let queries = start..start + new;
-            start += new;
-            runs.push(Run { rows: queries.clone(), at: at + held });
-            segments.push(Segment::last(queries, 0..0, at..at + held + new));
-        }
-        Some((runs.into(), Layout::ragged(segments)))
-    }
-
-    /// The part of a depth whose rows go where [`KvCache::make_room`] said.
-    pub(crate) fn slot_for(&mut self, depth: usize, runs: &Arc<[Run]>) -> KvSlot<'_> {
-        KvSlot { buffers: &mut self.slots[depth], runs: runs.clone() }
-    }
-
-    pub(crate) fn advance_recursion(&mut self, recursion: usize, tokens: &[usize]) {
-        if let Some(Some(partial)) = self.partial.get_mut(recursion) {
-            partial.held.iter_mut().zip(tokens).for_each(|(held, new)| *held += new);
-        }
+        Some(selected.extend(layout, rows))
     }
 }
 
-impl Partial {
-    /// Rows of the slot at which the sequences begin.
-    fn starts(&self) -> impl Iterator<Item = usize> {
-        self.room.iter().scan(0, |next, room| {
-            let start = *next;
-            *next += room;
-            Some(start)
-        })
-    }
-
-    /// The same with room for `tokens` more of each sequence, if there is too little.
-    fn larger(&self, tokens: &[usize], capacity: usize) -> Option<Self> {
-        let needed = || self.held.iter().zip(tokens).map(|(held, new)| held + new);
-        if needed().zip(&self.room).all(|(needed, room)| needed <= *room) {
-            return None;
-        }
-        // All at once: sequences fill up at about the same pace, and growing moves every one.
-        let more = |held: usize| held + (held as f64 * GROWTH).ceil() as usize;
-        let room = needed().zip(&self.held).map(|(needed, held)| needed.max(more(*held).min(capacity)));
-        Some(Self { held: self.held.clone(), room: room.collect() })
-    }
+/// Copies the rows of a depth's buffers, if any, into larger ones.
+fn moved(buffers: Buffers, larger: [Tensor<2>; 2], moves: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
+    let Some([old_keys, old_values]) = buffers else { return larger };
+    let [keys, values] = larger;
+    [write_rows(keys, old_keys, moves), write_rows(values, old_values, moves)]
 }
 
-/// The sequences of a slot, if there are any yet, in other buffers, where they have the room that `to` says.
-fn moved(slot: Slot, buffers: [Tensor<2>; 2], from: &Partial, to: &Partial) -> [Tensor<2>; 2] {
-    let Some(slot) = slot else { return buffers };
-    let runs = from.starts().zip(&from.held).zip(to.starts()).filter(|((_, held), _)| **held > 0);
-    let runs: Arc<[Run]> = runs.map(|((start, held), at)| Run { rows: start..start + held, at }).collect();
-    let ([keys, values], [old_keys, old_values]) = (buffers, slot);
-    [write_rows(keys, old_keys, &runs), write_rows(values, old_values, &runs)]
-}
-
-impl KvSlot<'_> {
-    /// Writes `k`, `v` `[M, K·H]` where they go; gives the whole buffers.
+impl DepthCache<'_> {
+    /// Writes `k`, `v` `[M, K·H]` into the buffers and returns the whole buffers.
     pub(crate) fn append(self, [k, v]: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
         // Taken out, so that the buffers have one owner and are written in place.
         let Some([keys, values]) = self.buffers.take() else {
-            unreachable!("a slot is put back after every use");
+            unreachable!("buffers are put back after every use");
         };
-        let buffers = [write_rows(keys, k, &self.runs), write_rows(values, v, &self.runs)];
+        let buffers = [write_rows(keys, k, &self.writes), write_rows(values, v, &self.writes)];
         *self.buffers = Some(buffers.clone());
         buffers
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_slot_grows_for_all_sequences_and_keeps_what_they_hold() {
-        let before = Partial { held: vec![2, 0, 32], room: vec![2, 1, 32] };
-        assert_eq!(before.larger(&[0, 1, 0], 40), None);
-        let after = before.larger(&[1, 0, 1], 33).unwrap();
-        assert_eq!(after.room, [3, 0, 33]);
-        let device = Device::flex();
-        let rows = |from: usize, count: usize| {
-            let rows: Vec<f32> = (from..from + count).map(|i| i as f32).collect();
-            Tensor::<1>::from_floats(rows.as_slice(), &device).reshape([count, 1])
-        };
-        let zeros = || Tensor::zeros([36, 1], &device);
-        let [_, values] = moved(Some([rows(0, 35), rows(100, 35)]), [zeros(), zeros()], &before, &after);
-        let found: Vec<f32> = values.to_data().try_into_vec().unwrap();
-        assert_eq!(found[..5], [100.0, 101.0, 0.0, 103.0, 104.0]);
-        assert_eq!((found.len(), found[34]), (36, 134.0));
     }
 }

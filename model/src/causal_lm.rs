@@ -1,19 +1,21 @@
 //! The decoder: embeddings, an unrolled stack over stored layers, final norm, head.
 //!
-//! One forward pass serves training, prefill and decode. Stored layers live once in a `Vec`; the [`ShareMap`] says which of
-//! them each depth runs, so a tied weight is one parameter and its gradient is the sum over its uses.
+//! One forward pass serves training, prefill and decode. Stored layers live once in a `Vec`; the
+//! [`ShareMap`] gives the layer of each depth, so a tied weight is one parameter and its gradient
+//! is the sum over its uses.
 //!
-//! The names of the fields spell the names of a Hugging Face checkpoint: the parameter path `model.layers.3.mlp.up_proj.weight`
-//! is the tensor of that name.
+//! Field names follow a Hugging Face checkpoint: the parameter path
+//! `model.layers.3.mlp.up_proj.weight` is the tensor of that name.
 
 use crate::{
-    block::{Block, DepthWeights, Layer, Rows},
-    cache::KvCache,
+    block::{Block, DepthWeights, Layer},
+    cache::{KvCache, NewTokens},
     kernels::{self, Head, Layout},
-    kv::Kv,
+    kv::KvSource,
     norm::Norm,
     rope::RopeFrequencies,
-    router::{Router, Routing},
+    router::{Router, RoutingTrace, SelectionRule},
+    row_context::RowContext,
 };
 use burn::{
     module::{Module, Param},
@@ -29,64 +31,52 @@ pub struct CausalLm {
     /// `None` when the embeddings are tied.
     pub lm_head: Option<Table>,
     #[module(skip)]
-    pub(crate) plan: Arc<Plan>,
+    pub(crate) spec: Arc<DecoderSpec>,
 }
 
-/// What does not change in training, but for a router's thresholds and biases.
+/// Configuration of a decoder. Constant in training, except for a router's thresholds and biases.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct DecoderSpec {
     pub config: ModelConfig,
     pub share_map: ShareMap,
-    /// Depths that a forward pass runs: all of them, or fewer for an early exit.
-    pub num_depths: usize,
-    /// One for each rotation.
+    /// One per rotary embedding of the configuration.
     pub ropes: Vec<RopeFrequencies>,
 }
 
-/// Everything under `model.`.
+/// Modules under the `model.` prefix of a checkpoint.
 #[derive(Module, Debug)]
 pub struct Decoder {
     pub embed_tokens: Table,
     pub layers: Vec<Layer>,
     pub depths: Vec<DepthWeights>,
-    /// One a recursion, or one where each token chooses its depth; none without routers, or with routers that have no weights.
+    /// One per recursion for expert choice, one in all for token choice; empty without routers and
+    /// for routers that have no weights.
     pub routers: Vec<Router>,
-    /// One a recursion, where inference goes by them.
+    /// One per recursion, if inference selects by auxiliary routers; else empty.
     pub auxiliary_routers: Vec<Router>,
     pub norm: Norm,
 }
 
-/// A vector per token id: `weight [V, D]`.
+/// Weight matrix without a bias, such as the embeddings: `weight [V, D]`.
 #[derive(Module, Debug)]
 pub struct Table {
     pub weight: Param<Tensor<2>>,
 }
 
 impl CausalLm {
-    /// The shape of the model.
+    /// Configuration of the model.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
-        &self.plan.config
+        &self.spec.config
     }
 
-    /// Which layer each depth runs.
+    /// Share map: the stored layer and the recursion of each depth.
     #[must_use]
     pub fn share_map(&self) -> &ShareMap {
-        &self.plan.share_map
+        &self.spec.share_map
     }
 
-    /// The model that leaves the stack after `num_depths` depths, for the same final norm and head. The weights are the same.
-    ///
-    /// # Panics
-    /// When the stack is not that deep.
-    #[must_use]
-    pub fn until(&self, num_depths: usize) -> Self {
-        assert!(num_depths <= self.plan.share_map.num_depths(), "a stack of {}", self.plan.share_map.num_depths());
-        let plan = Arc::new(Plan { num_depths, ..(*self.plan).clone() });
-        Self { plan, ..self.clone() }
-    }
-
-    /// The model without one kind of the vectors that its conversion added. The other weights are the same.
+    /// Model without one kind of extras. The other weights stay the same.
     #[must_use]
     pub fn without_extra(&self, kind: DepthExtra) -> Self {
         let mut model = self.clone();
@@ -96,7 +86,7 @@ impl CausalLm {
         model
     }
 
-    /// The model with plain LoRA where it has DoRA: the same matrices without their magnitudes.
+    /// Model with plain LoRA in place of DoRA: the same factors without their magnitudes.
     #[must_use]
     pub fn without_magnitudes(&self) -> Self {
         let mut model = self.clone();
@@ -104,7 +94,7 @@ impl CausalLm {
         model
     }
 
-    /// The model with the products of its layers in `precision`. The weights are the same.
+    /// Model whose layers compute their matrix products in `precision`. The weights stay the same.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         for Layer { self_attn, mlp, .. } in &mut self.model.layers {
@@ -116,7 +106,7 @@ impl CausalLm {
         self
     }
 
-    /// Where the weights are.
+    /// Device of the weights.
     #[must_use]
     pub fn device(&self) -> Device {
         self.model.norm.weight.val().device()
@@ -124,115 +114,121 @@ impl CausalLm {
 
     /// Hidden states after the final norm, `[B·T, D]`, of token ids `[B, T]`.
     ///
-    /// With a cache, `ids` continue what it holds, and join it. Rows of a batch that are shorter than others are padded on the
-    /// right: attention is causal, so padding changes no hidden state before it.
+    /// With a cache, which must have `B` sequences, `ids` continue these sequences and are added
+    /// to the cache. Shorter sequences are padded on the right: attention is causal, so padding
+    /// changes no hidden state before it.
+    #[must_use]
     pub fn forward(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<2> {
-        self.forward_with(ids, cache, &mut Routing::default())
+        self.forward_traced(ids, cache).0
     }
 
-    /// As [`CausalLm::forward`], with what the routers do in `routing`; it is one forward pass's.
-    pub fn forward_with(
-        &self,
-        ids: Tensor<2, Int>,
-        mut cache: Option<&mut KvCache>,
-        routing: &mut Routing,
-    ) -> Tensor<2> {
+    /// [`CausalLm::forward`] that also returns the routing trace.
+    #[must_use]
+    pub fn forward_traced(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> (Tensor<2>, RoutingTrace) {
         let [batch, tokens] = ids.dims();
-        let layout = match &cache {
-            Some(cache) => cache.layout(batch, tokens),
-            None => Layout::batch(batch, tokens),
+        let ids = ids.reshape([batch * tokens]);
+        let Some(cache) = cache else {
+            return self.forward_routed(ids, Layout::batch(batch, tokens), SelectionRule::Causal);
         };
-        let hidden = self.run(ids.reshape([batch * tokens]), layout, routing, cache.as_deref_mut());
-        if let Some(cache) = cache {
-            cache.advance(tokens);
-        }
-        hidden
+        let new = cache.continue_all(batch, tokens);
+        self.forward_cached(ids, &new, cache)
     }
 
-    /// Hidden states after the final norm, `[M, D]`, of sequences that lie behind one another in `ids [M]`, as `layout` says.
+    /// Hidden states after the final norm, `[M, D]`, and the routing trace of the new tokens
+    /// `ids [M]` of cached sequences, concatenated in the order of `batch`. The tokens are added to
+    /// the cache. Hidden states of a sequence do not depend on the other sequences of the batch.
+    ///
+    /// # Panics
+    /// When a slot is free, has too little room, or occurs twice.
+    #[must_use]
+    pub fn forward_cached(
+        &self,
+        ids: Tensor<1, Int>,
+        batch: &[NewTokens],
+        cache: &mut KvCache,
+    ) -> (Tensor<2>, RoutingTrace) {
+        let layout = cache.layout(batch);
+        let found = self.begin(ids, layout, SelectionRule::Causal).with_cache(cache).finish();
+        cache.advance(batch);
+        found
+    }
+
+    /// Hidden states after the final norm, `[M, D]`, of the packed sequences `ids [M]` that
+    /// `layout` describes.
+    #[must_use]
     pub fn forward_packed(&self, ids: Tensor<1, Int>, layout: Layout) -> Tensor<2> {
-        self.run(ids, layout, &mut Routing::default(), None)
+        self.forward_routed(ids, layout, SelectionRule::Causal).0
     }
 
-    pub(crate) fn run(
+    /// [`CausalLm::forward_packed`] with tokens selected by `rule`; also returns the routing trace.
+    #[must_use]
+    pub fn forward_routed(
         &self,
         ids: Tensor<1, Int>,
         layout: Layout,
-        routing: &mut Routing,
-        cache: Option<&mut KvCache>,
-    ) -> Tensor<2> {
-        let rows = self.rows(layout);
-        self.draw_lots(&ids, &rows, routing);
-        let x = self.run_passes(self.embed(ids), 0..self.plan.num_depths, &rows, routing, cache);
-        self.norm(x)
+        rule: SelectionRule,
+    ) -> (Tensor<2>, RoutingTrace) {
+        self.begin(ids, layout, rule).finish()
     }
 
-    /// What the depths of a forward pass over `layout` need to know.
+    /// Positions and rotary embeddings of the rows of `layout`.
     #[must_use]
-    pub fn rows(&self, layout: Layout) -> Rows {
+    pub fn row_context(&self, layout: Layout) -> RowContext {
         let (batch, positions) = layout.positions();
         let device = self.device().inner();
-        let angles = self.plan.ropes.iter().map(|rope| rope.angles(&positions, &device)).collect();
-        Rows { layout, batch, angles }
+        let angles = self.spec.ropes.iter().map(|rope| rope.angles(&positions, &device)).collect();
+        RowContext { layout, batch, angles }
     }
 
-    /// What the first depth reads: a row for each token id, `[M]` → `[M, D]`.
+    /// Input of the first depth: scaled embeddings of token ids, `[M]` → `[M, D]`.
     #[must_use]
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         self.scaled(kernels::embedding(self.model.embed_tokens.weight.val(), ids))
     }
 
-    /// The gradient of the rows of the embeddings, given that of what [`CausalLm::embed`] makes of them, `[M, D]`.
+    /// Gradient of the selected rows of the embedding table, `[M, D]`, from the gradient of
+    /// [`CausalLm::embed`]'s result.
     #[must_use]
     pub fn embed_backward(&self, grad: Tensor<2>) -> Tensor<2> {
         self.scaled(grad)
     }
 
     fn scaled(&self, rows: Tensor<2>) -> Tensor<2> {
-        match self.plan.config.anatomy.embedding_scale {
+        match self.spec.config.anatomy.embedding_scale {
             Some(scale) => rows * scale as f32,
             None => rows,
         }
     }
 
-    /// Runs some depths of the stack over hidden states `[M, D]`.
+    /// Runs consecutive depths over hidden states `[M, D]`, each on the keys and values that it
+    /// computes itself: no routers, no KV sharing, no cache. A full forward pass is
+    /// [`CausalLm::begin`].
     #[must_use]
-    pub fn run_depths(
-        &self,
-        mut x: Tensor<2>,
-        depths: Range<usize>,
-        rows: &Rows,
-        mut cache: Option<&mut KvCache>,
-    ) -> Tensor<2> {
-        let [num_rows, _] = x.dims();
-        for depth in depths {
-            let slot = cache.as_deref_mut().map(|cache| cache.slot(depth, num_rows));
-            x = self.run_depth(x, depth, rows, Kv::Own { slot, kept: None });
-        }
-        x
+    pub fn run_depths(&self, x: Tensor<2>, depths: Range<usize>, rows: &RowContext) -> Tensor<2> {
+        depths.fold(x, |x, depth| self.run_depth(x, depth, rows, KvSource::Computed { slot: None, kept: None }))
     }
 
-    /// The final norm over what the last depth left, `[M, D]`.
+    /// Final norm of hidden states `[M, D]`.
     #[must_use]
     pub fn norm(&self, x: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(x, &self.plan.config.anatomy)
+        self.model.norm.forward(x, &self.spec.config.anatomy)
     }
 
-    pub(crate) fn run_depth(&self, x: Tensor<2>, depth: usize, rows: &Rows, kv: Kv<'_>) -> Tensor<2> {
-        let config = &self.plan.config;
-        let layer = self.plan.share_map.depths()[depth].layer.0;
+    pub(crate) fn run_depth(&self, x: Tensor<2>, depth: usize, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
+        let config = &self.spec.config;
+        let layer = self.spec.share_map.depths()[depth].layer.0;
         let (layer, own) = (&self.model.layers[layer], &self.model.depths[depth]);
-        Block { layer, own, config, kind: config.anatomy.depths[depth] }.forward(x, rows, kv)
+        Block { layer, own, config, kind: config.anatomy.depths[depth] }.forward(x, rows, kv, None)
     }
 
-    /// What turns hidden states into logits.
+    /// Head: the weight and logit soft cap that turn hidden states into logits.
     #[must_use]
     pub fn head(&self) -> Head {
-        let softcap = self.plan.config.anatomy.final_logit_softcapping.map(|cap| cap as f32);
+        let softcap = self.spec.config.anatomy.final_logit_softcapping.map(|cap| cap as f32);
         Head { weight: self.head_param().val(), softcap }
     }
 
-    /// The parameter behind [`CausalLm::head`]: `lm_head.weight`, or the embeddings if they are tied.
+    /// Parameter of [`CausalLm::head`]: `lm_head.weight`, or the embeddings if they are tied.
     #[must_use]
     pub fn head_param(&self) -> &Param<Tensor<2>> {
         &self.lm_head.as_ref().unwrap_or(&self.model.embed_tokens).weight

@@ -1,11 +1,12 @@
-//! `--device`: `auto | cpu | wgpu[:i] | cuda[:i]`.
+//! Device names: `auto | cpu | wgpu[:i] | cuda[:i]`, as in `--device`.
 
 use crate::ModelError;
 use burn::tensor::Device;
 
 const KNOWN: &str = "auto, cpu, wgpu, wgpu:N, cuda, cuda:N";
 
-/// The device that `name` asks for. `auto` takes the first of CUDA, WGPU and CPU that is in this binary and on this machine.
+/// Device of a name. `auto` takes the first of CUDA, WGPU and CPU that this binary was built with
+/// and this machine has.
 ///
 /// # Errors
 /// When the name is unknown, its backend is not in this binary, or this machine has no such device.
@@ -24,7 +25,7 @@ pub fn device(name: &str) -> Result<Device, ModelError> {
     }
 }
 
-/// The backends in this binary.
+/// Names of the backends in this binary.
 #[must_use]
 pub fn backends() -> Vec<&'static str> {
     [("cpu", true), ("wgpu", cfg!(feature = "wgpu")), ("cuda", cfg!(feature = "cuda"))]

@@ -1,6 +1,6 @@
 //! Errors of this crate.
 
-/// Why a model cannot be built or used.
+/// Failure to build or use a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The checkpoint cannot be read or does not fit its configuration.
@@ -9,39 +9,29 @@ pub enum ModelError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] retie_config::ConfigError),
-    /// No such device.
+    /// Unknown device name.
     #[error("unknown device `{found}`\nhint: one of {known}")]
     UnknownDevice {
-        /// What was asked for.
+        /// The given name.
         found: String,
-        /// What can be asked for.
+        /// The known names.
         known: &'static str,
     },
-    /// The binary was built without that backend.
+    /// The binary was built without the backend.
     #[error("this binary has no `{backend}` backend\nhint: build it with `--features {backend}`")]
     BackendNotBuilt {
         /// The backend.
         backend: &'static str,
     },
-    /// This machine has no such device.
+    /// This machine does not have the device.
     #[error("no device `{name}`: {reason}\nhint: is its driver installed? `--device cpu` is always there")]
     NoSuchDevice {
-        /// What was asked for.
+        /// The given name.
         name: String,
-        /// What the backend found.
+        /// Error of the backend.
         reason: String,
     },
-    /// Weights in bf16 are for inference, on devices that have it.
+    /// bf16 weights were requested with autodiff, or on a device without bf16.
     #[error("weights in bf16 want a device that has bf16, without autodiff\nhint: `--dtype f32`, or `--device cpu`")]
     Bf16OnDevice,
-    /// More tokens than the model has positions for.
-    #[error("{asked} tokens do not fit the model's context of {max_position_embeddings}\nhint: {hint}")]
-    ContextTooLong {
-        /// Tokens asked for.
-        asked: usize,
-        /// The model's limit.
-        max_position_embeddings: usize,
-        /// What to change.
-        hint: &'static str,
-    },
 }

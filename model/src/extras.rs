@@ -1,4 +1,5 @@
-//! Vectors that a conversion added to a depth (`retie_config::DepthExtra`). What is absent is not computed.
+//! Extras of a depth: vectors that a conversion added (`retie_config::DepthExtra`). Absent ones
+//! are not computed.
 
 use crate::kernels;
 use burn::{
@@ -7,7 +8,7 @@ use burn::{
 };
 use retie_config::{Anatomy, DepthExtra};
 
-/// `[D]` each.
+/// Extras of one depth, `[D]` each.
 #[derive(Module, Debug)]
 pub struct Extras {
     pub loop_embedding: Option<Param<Tensor<1>>>,
@@ -17,7 +18,7 @@ pub struct Extras {
 }
 
 impl Extras {
-    /// What the depth reads: `x + γ ⊙ RMSNorm(x) + e`, `[M, D]`.
+    /// Input of the depth: `x + γ ⊙ RMSNorm(x) + e`, `[M, D]`.
     pub fn enter(&self, x: Tensor<2>, anatomy: &Anatomy) -> Tensor<2> {
         let x = match &self.loop_norm {
             Some(weight) => kernels::add(x.clone(), kernels::rms_norm(x, weight.val(), anatomy.norm_eps as f32)),
@@ -29,7 +30,7 @@ impl Extras {
         }
     }
 
-    /// The same without one kind.
+    /// Extras without those of one kind.
     #[must_use]
     pub fn without(self, kind: DepthExtra) -> Self {
         match kind {
@@ -40,7 +41,7 @@ impl Extras {
     }
 }
 
-/// What a part of the depth adds to the stream, `[M, D]`.
+/// Residual scale: `out [M, D]` times `scale`, if there is one.
 pub fn scaled(out: Tensor<2>, scale: &Option<Param<Tensor<1>>>) -> Tensor<2> {
     match scale {
         Some(scale) => out * scale.val().unsqueeze(),

@@ -1,7 +1,8 @@
-//! The decoder on burn: one forward pass for training, prefill and decode, over layers that are shared by index.
+//! The decoder on burn: one forward pass for training, prefill and decode, over layers that are
+//! shared by index.
 //!
-//! Shape legend: `B` batch, `T` query tokens, `S` key tokens, `M = B·T` rows, `D` hidden, `N` heads, `K` kv heads, `H` head_dim,
-//! `F` mlp width, `V` vocabulary.
+//! Shape legend: `B` batch, `T` query tokens, `S` key tokens, `M = B·T` rows, `D` hidden, `N`
+//! heads, `K` kv heads, `H` head_dim, `F` mlp width, `V` vocabulary.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod attention;
@@ -11,27 +12,31 @@ mod causal_lm;
 mod device;
 mod error;
 mod extras;
+mod forward;
 pub mod kernels;
 mod kv;
 mod layer_by_layer;
 mod linear;
 mod mlp;
+mod named;
 mod norm;
+mod recursion;
 mod rope;
 mod router;
-mod sampling;
+mod row_context;
 mod weights;
 
-pub use block::Rows;
-pub use cache::KvCache;
+pub use cache::{KvCache, NewTokens, Slot};
 pub use causal_lm::CausalLm;
 pub use device::{backends, device};
 pub use error::ModelError;
-pub use kv::KeysValues;
-pub use layer_by_layer::{Comparison, LayerByLayer, Point, Run, Seen};
+pub use forward::{Forward, Replay};
+pub use kv::{FirstRecursionKv, KeysValues};
+pub use layer_by_layer::LayerByLayer;
+pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
 pub use router::{
-    Choice, Decision, DepthChoice, Entry, FullDepth, Router, RouterLoss, Routing, RoutingStatistics, RoutingSums,
-    balancing, binary_cross_entropy, calibrate, decisiveness, z_loss,
+    FullRecursionWarmup, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums, RoutingTrace,
+    SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, z_loss,
 };
-pub use sampling::{Sampler, Sampling};
+pub use row_context::RowContext;
 pub use weights::{ParameterView, WeightDtype};

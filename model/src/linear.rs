@@ -1,9 +1,12 @@
-//! Linear layers in the layout of a Hugging Face checkpoint, with what a depth adds to a shared one.
+//! Linear layers in the layout of a Hugging Face checkpoint, with the LoRA or DoRA of a depth.
 //!
-//! `h = W'x + B A x + b` (Relaxed Recursive Transformers, Eq. 3, <https://arxiv.org/abs/2410.20672>): `W'` belongs to the stored
-//! layer, `A` and `B` to the depth, `b` to either. With magnitudes `m`, which belong to the depth too,
-//! `h = m / ‖W' + B A‖ ⊙ (W'x + B A x) + b`, norms by row (DoRA, <https://arxiv.org/abs/2402.09353>, Eq. 5). The norms count as constants
-//! in the backward pass, as in its section 4.3 and in peft: gradients go through `m` and through the numerator.
+//! LoRA: `h = W'x + B A x + b` (Relaxed Recursive Transformers, Eq. 3,
+//! <https://arxiv.org/abs/2410.20672>). `W'` belongs to the stored layer, `A` and `B` to the depth,
+//! `b` to either.
+//!
+//! DoRA: `h = m / ‖W' + B A‖ ⊙ (W'x + B A x) + b`, with norms by row and magnitudes `m` of the
+//! depth (<https://arxiv.org/abs/2402.09353>, Eq. 5). The norms are constants in the backward pass,
+//! as in its section 4.3 and in peft: gradients flow through `m` and through the numerator.
 
 #![allow(non_snake_case)] // `lora_A` is spelled as peft does, and so in the checkpoint
 
@@ -14,7 +17,7 @@ use burn::{
 };
 use retie_config::{Activation, Precision};
 
-/// Weights of a stored layer: `weight [out, in]`, `bias [out]`.
+/// Weights of a stored linear: `weight [out, in]`, `bias [out]`.
 #[derive(Module, Debug)]
 pub struct Linear {
     pub weight: Param<Tensor<2>>,
@@ -23,27 +26,28 @@ pub struct Linear {
     pub(crate) precision: Precision,
 }
 
-/// One LoRA factor: `A [rank, in]` or `B [out, rank]`.
+/// LoRA factor: `A [rank, in]` or `B [out, rank]`.
 #[derive(Module, Debug)]
 pub struct Factor {
     pub weight: Param<Tensor<2>>,
 }
 
-/// What one depth adds to the linear that it shares.
+/// Weights that one depth adds to the linear that it shares.
 #[derive(Module, Debug)]
 pub struct LinearAtDepth {
     pub lora_A: Option<Factor>,
     pub lora_B: Option<Factor>,
-    /// Of DoRA: how long each row of the corrected weight is, `[out]`.
+    /// DoRA magnitude of each row of the corrected weight, `[out]`.
     pub lora_magnitude_vector: Option<Param<Tensor<1>>>,
     pub bias: Option<Param<Tensor<1>>>,
-    /// How long each row of `W' + B A` is, `[out]`, where the weights do not change: otherwise every forward pass finds out.
+    /// Norm of each row of `W' + B A`, `[out]`, if the weights do not change; `None` if each
+    /// forward pass has to compute it.
     #[module(skip)]
     pub(crate) row_norms: Option<Tensor<1>>,
 }
 
 impl Linear {
-    /// `x [M, in]` → `[M, out]`.
+    /// Applies the linear with the depth's LoRA or DoRA: `x [M, in]` → `[M, out]`.
     pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         let weight = self.weight.val();
         let out = match (depth.lora(), self.precision) {
@@ -55,7 +59,7 @@ impl Linear {
         self.add_bias(self.rescaled(out, depth), depth)
     }
 
-    /// The same of `act(gate) · up`, `[M, in]` each.
+    /// [`Linear::forward`] of `act(gate) · up`, `[M, in]` each.
     pub fn forward_gated(
         &self,
         gate: Tensor<2>,
@@ -74,7 +78,7 @@ impl Linear {
         self.add_bias(self.rescaled(out, depth), depth)
     }
 
-    /// `m / ‖W' + B A‖ ⊙ out`, if there is an `m`.
+    /// DoRA scaling `m / ‖W' + B A‖ ⊙ out`; `out` itself without magnitudes.
     fn rescaled(&self, out: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         let Some(magnitudes) = &depth.lora_magnitude_vector else { return out };
         match depth.row_norms.clone().or_else(|| self.row_norms(depth)) {
@@ -83,7 +87,7 @@ impl Linear {
         }
     }
 
-    /// `‖W' + B A‖` by row, `[out]`, without gradient; `None` without LoRA.
+    /// Norms `‖W' + B A‖` by row, `[out]`, without gradient; `None` without LoRA.
     fn row_norms(&self, depth: &LinearAtDepth) -> Option<Tensor<1>> {
         let [a, b] = depth.lora()?.map(Tensor::inner);
         Some(kernels::row_norms(self.weight.val().inner(), a, b))
@@ -98,14 +102,14 @@ impl Linear {
 }
 
 impl LinearAtDepth {
-    /// Keeps what [`LinearAtDepth::row_norms`] says, with weights that will not change.
+    /// Stores the row norms of DoRA, for weights that will not change.
     pub(crate) fn keep_row_norms(&mut self, shared: &Linear) {
         if self.lora_magnitude_vector.is_some() {
             self.row_norms = shared.row_norms(self);
         }
     }
 
-    /// `A` and `B`.
+    /// LoRA factors `A` and `B`.
     fn lora(&self) -> Option<[Tensor<2>; 2]> {
         Some([self.lora_A.as_ref()?.weight.val(), self.lora_B.as_ref()?.weight.val()])
     }

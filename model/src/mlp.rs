@@ -1,4 +1,4 @@
-//! Feed-forward network of one depth: `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` where there is no gate.
+//! MLP of one depth: `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
 
 use crate::{
     kernels,
@@ -7,7 +7,7 @@ use crate::{
 use burn::{module::Module, tensor::Tensor};
 use retie_config::MlpKind;
 
-/// Linears of a stored layer.
+/// MLP linears of a stored layer.
 #[derive(Module, Debug)]
 pub struct Mlp {
     pub gate_proj: Option<Linear>,
@@ -15,7 +15,7 @@ pub struct Mlp {
     pub down_proj: Linear,
 }
 
-/// What one depth adds to them.
+/// MLP weights that one depth adds to those of its layer: LoRA or DoRA, biases.
 #[derive(Module, Debug)]
 pub struct MlpAtDepth {
     pub gate_proj: LinearAtDepth,
@@ -24,7 +24,7 @@ pub struct MlpAtDepth {
 }
 
 impl Mlp {
-    /// `x [M, D]` → `[M, D]`.
+    /// Runs the MLP: `x [M, D]` → `[M, D]`.
     pub fn forward(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind) -> Tensor<2> {
         match (&self.gate_proj, kind) {
             (Some(gate), MlpKind::Gated(activation)) => {
@@ -36,14 +36,15 @@ impl Mlp {
         }
     }
 
-    /// What `down_proj` reads: `x [M, D]` → `[M, F]`.
+    /// Input of `down_proj`: `x [M, D]` → `[M, F]`.
     pub fn inner(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind) -> Tensor<2> {
         let up = self.up_proj.forward(x.clone(), &depth.up_proj);
         match (&self.gate_proj, kind) {
             (Some(gate), MlpKind::Gated(activation)) => {
                 kernels::gated(gate.forward(x, &depth.gate_proj), up, activation)
             }
-            (_, MlpKind::Plain(activation) | MlpKind::Gated(activation)) => kernels::activation(up, activation),
+            (None, MlpKind::Gated(_)) => unreachable!("loading checks that a gated MLP has its gate"),
+            (_, MlpKind::Plain(activation)) => kernels::activation(up, activation),
         }
     }
 }

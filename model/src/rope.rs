@@ -1,15 +1,16 @@
 //! Angles of the rotary embedding, with the scalings of Hugging Face's `modeling_rope_utils`.
 //!
-//! Angles are products of f32 numbers, as the reference computes them: at position 8192 an angle in f64 would differ by 5e-4.
+//! Angles are f32 products, as in the reference: an f64 angle at position 8192 would differ by
+//! 5e-4.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use retie_config::{ModelConfig, Rope, RopeScaling};
 
-/// Frequency of each of the `R/2` pairs of numbers that are rotated, in radians per token.
+/// Frequencies of the `R/2` rotated pairs of channels, in radians per token.
 #[derive(Clone, Debug)]
 pub struct RopeFrequencies(Vec<f32>);
 
-/// Cosines and sines `[T, R/2]` of some positions.
+/// Cosines and sines of the angles of `T` positions, `[T, R/2]` each.
 #[derive(Clone, Debug)]
 pub struct RopeAngles {
     pub cos: Tensor<2>,
@@ -17,7 +18,7 @@ pub struct RopeAngles {
 }
 
 impl RopeFrequencies {
-    /// The frequencies of a rotation.
+    /// Frequencies of one rotary embedding.
     #[must_use]
     pub fn new(rope: &Rope) -> Self {
         let Rope { theta, scaling, rotary_dim } = *rope;
@@ -26,13 +27,13 @@ impl RopeFrequencies {
         Self(plain.map(|frequency| scaled(frequency, scaling)).collect())
     }
 
-    /// Those of every rotation of a model.
+    /// Frequencies of every rotary embedding of a model.
     #[must_use]
     pub fn all(config: &ModelConfig) -> Vec<Self> {
         config.anatomy.ropes.iter().map(Self::new).collect()
     }
 
-    /// The angles of `positions`.
+    /// Cosines and sines at `positions`.
     #[must_use]
     pub fn angles(&self, positions: &[usize], device: &Device) -> RopeAngles {
         let angles = positions.iter().flat_map(|position| self.0.iter().map(move |f| f64::from(*position as f32 * f)));

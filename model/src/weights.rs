@@ -1,44 +1,45 @@
-//! Checkpoint tensors → parameters, and parameters → checkpoint tensors.
+//! Loading of checkpoint tensors into parameters, and read access to parameters by tensor name.
 
 use crate::{
     ModelError,
     attention::{Attention, AttentionAtDepth},
     block::{DepthWeights, Layer},
-    causal_lm::{CausalLm, Decoder, Plan, Table},
+    causal_lm::{CausalLm, Decoder, DecoderSpec, Table},
     extras::Extras,
-    kernels::{f32_slice, is_cpu},
+    kernels::{f32_slice, kernels_of},
     linear::{Factor, Linear, LinearAtDepth},
     mlp::{Mlp, MlpAtDepth},
+    named::{NamedVisitor, visit_named},
     norm::Norm,
     rope::RopeFrequencies,
     router::Router,
 };
 use burn::{
-    module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Device, FloatDType, Tensor, TensorData},
+    module::Param,
+    tensor::{DType, Device, Tensor, TensorData},
 };
 use half::bf16;
-use retie_checkpoint::{
-    CheckpointError, Dtype, FINAL_NORM, FINAL_NORM_BIAS, MAGNITUDES, RouterKind, TensorSource, check_tensors,
-    num_routers, router_tensor, share_map,
+use retie_checkpoint::{CheckpointError, Dtype, TensorSource, check_tensors};
+use retie_config::{
+    Depth, DepthAssignment, ExtraVector, LayerIndex, ModelConfig, NormPosition, Precision, Projection, RouterKind,
+    TensorOwner, TensorRole,
 };
-use retie_config::{DepthPlan, ModelConfig, Precision};
 use std::sync::Arc;
 
-/// In what type matrices are held in memory. Norms and biases are f32, as is everything that is computed.
+/// Data type of matrices in memory. Norms, biases and all results of computation are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightDtype {
     /// f32.
     F32,
-    /// bf16, rounded to nearest even where the checkpoint holds more. Sums are f32; devices other than the CPU round what is multiplied
-    /// with it to bf16 too, and the product.
+    /// bf16, rounded to nearest even where the checkpoint is more precise. Sums are f32. Devices
+    /// other than the CPU also round the other factor and the product to bf16.
     Bf16,
-    /// bf16 where the checkpoint holds bf16 and the device is the CPU, else f32: no weight is rounded.
+    /// bf16 if the checkpoint holds bf16 and the device is the CPU, else f32: no weight is rounded.
     #[default]
     Auto,
 }
 
-/// Reads parts of a checkpoint.
+/// Loader of parts of a checkpoint.
 pub(crate) struct Loader<'a> {
     pub tensors: &'a dyn TensorSource,
     pub device: &'a Device,
@@ -46,7 +47,7 @@ pub(crate) struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// A parameter; on an autodiff device it wants gradients.
+    /// Parameter by tensor name; it requires gradients on an autodiff device.
     pub fn param<const D: usize>(&self, name: &str) -> Result<Param<Tensor<D>>, CheckpointError> {
         let (stored, shape) = match self.tensors.info(name) {
             Some(info) => (info.dtype, info.shape.clone()),
@@ -55,7 +56,7 @@ impl Loader<'_> {
         let bf16 = match self.dtype {
             WeightDtype::F32 => false,
             WeightDtype::Bf16 => D == 2,
-            WeightDtype::Auto => D == 2 && stored == Dtype::BF16 && is_cpu(self.device),
+            WeightDtype::Auto => D == 2 && stored == Dtype::BF16 && kernels_of(self.device).keeps_bf16_weights(),
         };
         let tensor = if bf16 {
             let values: Vec<bf16> = match stored {
@@ -76,101 +77,114 @@ impl Loader<'_> {
         self.tensors.info(name).map(|_| self.param(name)).transpose()
     }
 
-    fn norm(&self, name: &str) -> Result<Option<Norm>, CheckpointError> {
-        let bias = self.optional(&format!("{name}.bias"))?;
-        Ok(self.optional(&format!("{name}.weight"))?.map(|weight| Norm { weight, bias }))
+    fn norm(&self, owner: TensorOwner, position: NormPosition) -> Result<Option<Norm>, CheckpointError> {
+        let role = TensorRole::Norm(position);
+        let bias = self.optional(&owner.bias(role))?;
+        Ok(self.optional(&owner.weight(role))?.map(|weight| Norm { weight, bias }))
     }
 
-    /// The norm after the last depth.
+    /// Norm after the last depth.
     pub fn final_norm(&self) -> Result<Norm, CheckpointError> {
-        Ok(Norm { weight: self.param(FINAL_NORM)?, bias: self.optional(FINAL_NORM_BIAS)? })
+        let (owner, role) = (TensorOwner::Model, TensorRole::FinalNorm);
+        Ok(Norm { weight: self.param(&owner.weight(role))?, bias: self.optional(&owner.bias(role))? })
     }
 
-    fn linear(&self, name: &str) -> Result<Linear, CheckpointError> {
-        let (weight, bias) = (self.param(&format!("{name}.weight"))?, self.optional(&format!("{name}.bias"))?);
+    /// Weight of the head, `[V, D]`.
+    pub fn head(&self, config: &ModelConfig) -> Result<Param<Tensor<2>>, CheckpointError> {
+        self.param(&TensorOwner::Model.weight(config.head_role()))
+    }
+
+    fn linear(&self, layer: LayerIndex, projection: Projection) -> Result<Linear, CheckpointError> {
+        let (owner, role) = (TensorOwner::Layer(layer), TensorRole::Projection(projection));
+        let (weight, bias) = (self.param(&owner.weight(role))?, self.optional(&owner.bias(role))?);
         Ok(Linear { weight, bias, precision: Precision::default() })
     }
 
-    fn optional_linear(&self, name: &str) -> Result<Option<Linear>, CheckpointError> {
-        self.tensors.info(&format!("{name}.weight")).map(|_| self.linear(name)).transpose()
+    fn optional_linear(&self, layer: LayerIndex, projection: Projection) -> Result<Option<Linear>, CheckpointError> {
+        let name = TensorOwner::Layer(layer).weight(TensorRole::Projection(projection));
+        self.tensors.info(&name).map(|_| self.linear(layer, projection)).transpose()
     }
 
-    fn linear_at_depth(&self, name: &str) -> Result<LinearAtDepth, CheckpointError> {
-        let factor = |part: &str| {
-            Ok::<_, CheckpointError>(self.optional(&format!("{name}.{part}.weight"))?.map(|weight| Factor { weight }))
-        };
+    fn linear_at_depth(&self, depth: Depth, projection: Projection) -> Result<LinearAtDepth, CheckpointError> {
+        let owner = TensorOwner::Depth(depth);
+        let factor =
+            |role| Ok::<_, CheckpointError>(self.optional(&owner.weight(role))?.map(|weight| Factor { weight }));
         Ok(LinearAtDepth {
-            lora_A: factor("lora_A")?,
-            lora_B: factor("lora_B")?,
-            lora_magnitude_vector: self.optional(&format!("{name}.{MAGNITUDES}"))?,
-            bias: self.optional(&format!("{name}.bias"))?,
+            lora_A: factor(TensorRole::LoraA(projection))?,
+            lora_B: factor(TensorRole::LoraB(projection))?,
+            lora_magnitude_vector: self.optional(&owner.weight(TensorRole::Magnitude(projection)))?,
+            bias: self.optional(&owner.bias(TensorRole::Projection(projection)))?,
             row_norms: None,
         })
     }
 
-    /// A stored layer.
-    pub fn layer(&self, index: usize) -> Result<Layer, CheckpointError> {
-        let at = |part: &str| format!("model.layers.{index}.{part}");
+    /// Weights of a stored layer.
+    pub fn layer(&self, layer: LayerIndex) -> Result<Layer, CheckpointError> {
+        let norm = |position| self.norm(TensorOwner::Layer(layer), position);
+        let linear = |projection| self.linear(layer, projection);
         Ok(Layer {
-            input_layernorm: self.norm(&at("input_layernorm"))?,
+            input_layernorm: norm(NormPosition::Input)?,
             self_attn: Attention {
-                q_proj: self.linear(&at("self_attn.q_proj"))?,
-                k_proj: self.linear(&at("self_attn.k_proj"))?,
-                v_proj: self.linear(&at("self_attn.v_proj"))?,
-                o_proj: self.linear(&at("self_attn.o_proj"))?,
-                q_norm: self.norm(&at("self_attn.q_norm"))?,
-                k_norm: self.norm(&at("self_attn.k_norm"))?,
+                q_proj: linear(Projection::Q)?,
+                k_proj: linear(Projection::K)?,
+                v_proj: linear(Projection::V)?,
+                o_proj: linear(Projection::O)?,
+                q_norm: norm(NormPosition::Query)?,
+                k_norm: norm(NormPosition::Key)?,
             },
-            post_attention_layernorm: self.norm(&at("post_attention_layernorm"))?,
-            pre_feedforward_layernorm: self.norm(&at("pre_feedforward_layernorm"))?,
+            post_attention_layernorm: norm(NormPosition::PostAttention)?,
+            pre_feedforward_layernorm: norm(NormPosition::PreFeedforward)?,
             mlp: Mlp {
-                gate_proj: self.optional_linear(&at("mlp.gate_proj"))?,
-                up_proj: self.linear(&at("mlp.up_proj"))?,
-                down_proj: self.linear(&at("mlp.down_proj"))?,
+                gate_proj: self.optional_linear(layer, Projection::Gate)?,
+                up_proj: linear(Projection::Up)?,
+                down_proj: linear(Projection::Down)?,
             },
-            post_feedforward_layernorm: self.norm(&at("post_feedforward_layernorm"))?,
+            post_feedforward_layernorm: norm(NormPosition::PostFeedforward)?,
         })
     }
 
-    /// The routers of a kind, in f32 whatever the other matrices are held in.
+    /// Routers of one kind, in f32 whatever the data type of the other matrices.
     fn routers(&self, kind: RouterKind, config: &ModelConfig) -> Result<Vec<Router>, CheckpointError> {
         let exact = Self { dtype: WeightDtype::F32, ..*self };
         let table = |weight| Table { weight };
-        let router = |r| {
+        let router = |index| {
+            let owner = TensorOwner::Router(kind, index);
             Ok(Router {
-                up_proj: exact.optional(&router_tensor(kind, r, "up_proj.weight"))?.map(table),
-                out_proj: table(exact.param(&router_tensor(kind, r, "out_proj.weight"))?),
+                up_proj: exact.optional(&owner.weight(TensorRole::RouterUp))?.map(table),
+                out_proj: table(exact.param(&owner.weight(TensorRole::RouterOut))?),
             })
         };
-        (0..num_routers(kind, config)).map(router).collect()
+        (0..config.num_routers(kind)).map(router).collect()
     }
 
-    /// What a depth that runs `layer` owns; empty in a plain model.
-    pub fn depth(&self, index: usize, layer: &Layer) -> Result<DepthWeights, CheckpointError> {
-        let at = |part: &str| format!("model.depths.{index}.{part}");
+    /// Weights of a depth that runs `layer`; all `None` in a plain model.
+    pub fn depth(&self, depth: Depth, layer: &Layer) -> Result<DepthWeights, CheckpointError> {
+        let norm = |position| self.norm(TensorOwner::Depth(depth), position);
+        let linear = |projection| self.linear_at_depth(depth, projection);
+        let extra = |vector| self.optional(&TensorOwner::Depth(depth).weight(TensorRole::Extra(vector)));
         let mut own = DepthWeights {
-            input_layernorm: self.norm(&at("input_layernorm"))?,
+            input_layernorm: norm(NormPosition::Input)?,
             self_attn: AttentionAtDepth {
-                q_proj: self.linear_at_depth(&at("self_attn.q_proj"))?,
-                k_proj: self.linear_at_depth(&at("self_attn.k_proj"))?,
-                v_proj: self.linear_at_depth(&at("self_attn.v_proj"))?,
-                o_proj: self.linear_at_depth(&at("self_attn.o_proj"))?,
-                q_norm: self.norm(&at("self_attn.q_norm"))?,
-                k_norm: self.norm(&at("self_attn.k_norm"))?,
+                q_proj: linear(Projection::Q)?,
+                k_proj: linear(Projection::K)?,
+                v_proj: linear(Projection::V)?,
+                o_proj: linear(Projection::O)?,
+                q_norm: norm(NormPosition::Query)?,
+                k_norm: norm(NormPosition::Key)?,
             },
-            post_attention_layernorm: self.norm(&at("post_attention_layernorm"))?,
-            pre_feedforward_layernorm: self.norm(&at("pre_feedforward_layernorm"))?,
+            post_attention_layernorm: norm(NormPosition::PostAttention)?,
+            pre_feedforward_layernorm: norm(NormPosition::PreFeedforward)?,
             mlp: MlpAtDepth {
-                gate_proj: self.linear_at_depth(&at("mlp.gate_proj"))?,
-                up_proj: self.linear_at_depth(&at("mlp.up_proj"))?,
-                down_proj: self.linear_at_depth(&at("mlp.down_proj"))?,
+                gate_proj: linear(Projection::Gate)?,
+                up_proj: linear(Projection::Up)?,
+                down_proj: linear(Projection::Down)?,
             },
-            post_feedforward_layernorm: self.norm(&at("post_feedforward_layernorm"))?,
+            post_feedforward_layernorm: norm(NormPosition::PostFeedforward)?,
             extras: Extras {
-                loop_embedding: self.optional(&at("extras.loop_embedding"))?,
-                loop_norm: self.optional(&at("extras.loop_norm"))?,
-                attention_scale: self.optional(&at("extras.attention_scale"))?,
-                mlp_scale: self.optional(&at("extras.mlp_scale"))?,
+                loop_embedding: extra(ExtraVector::LoopEmbedding)?,
+                loop_norm: extra(ExtraVector::LoopNorm)?,
+                attention_scale: extra(ExtraVector::AttentionScale)?,
+                mlp_scale: extra(ExtraVector::MlpScale)?,
             },
         };
         if !self.device.is_autodiff() {
@@ -181,47 +195,51 @@ impl Loader<'_> {
 }
 
 impl CausalLm {
-    /// Reads every parameter of `config` from `tensors` in f32. On an autodiff device each wants gradients.
+    /// Reads every parameter of `config` from `tensors` in f32. On an autodiff device the
+    /// parameters require gradients.
     ///
     /// # Errors
-    /// When tensors are missing, unexpected or of another shape (all of them in one error), or a file cannot be read.
+    /// When tensors are missing, unexpected or of another shape (all of them in one error), or a
+    /// file cannot be read.
     pub fn load(config: &ModelConfig, tensors: &dyn TensorSource, device: &Device) -> Result<Self, ModelError> {
         Self::load_with(config, tensors, device, WeightDtype::F32)
     }
 
-    /// As [`CausalLm::load`], for inference with matrices held as `dtype` says.
+    /// Reads a model for inference as [`CausalLm::load`] does, with matrices held as `dtype`.
     ///
     /// # Errors
-    /// As [`CausalLm::load`], and for [`WeightDtype::Bf16`] on a device without bf16, or one with autodiff.
+    /// As [`CausalLm::load`], and for [`WeightDtype::Bf16`] on a device without bf16 or with
+    /// autodiff.
     pub fn load_with(
         config: &ModelConfig,
         tensors: &dyn TensorSource,
         device: &Device,
         dtype: WeightDtype,
     ) -> Result<Self, ModelError> {
-        let has_bf16 = is_cpu(device) || device.supports_dtype(FloatDType::BF16);
+        let has_bf16 = kernels_of(device).has_bf16(device);
         if dtype == WeightDtype::Bf16 && (!has_bf16 || device.is_autodiff()) {
             return Err(ModelError::Bf16OnDevice);
         }
         check_tensors(config, tensors)?;
-        let share_map = share_map(config)?;
+        config.validate()?;
+        let share_map = config.share_map();
         let loader = Loader { tensors, device, dtype };
-        let table = |name: &str| Ok::<_, ModelError>(Table { weight: loader.param(name)? });
-        let layers: Vec<_> = (0..share_map.num_layers()).map(|i| loader.layer(i)).collect::<Result<_, _>>()?;
-        let depth = |step: &DepthPlan| loader.depth(step.depth.0, &layers[step.layer.0]);
+        let table = |role| Ok::<_, ModelError>(Table { weight: loader.param(&TensorOwner::Model.weight(role))? });
+        let indices = (0..share_map.num_layers()).map(LayerIndex);
+        let layers: Vec<_> = indices.map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
+        let depth = |step: &DepthAssignment| loader.depth(step.depth, &layers[step.layer.0]);
         let depths = share_map.depths().iter().map(depth).collect::<Result<_, _>>()?;
         let model = Decoder {
-            embed_tokens: table("model.embed_tokens.weight")?,
+            embed_tokens: table(TensorRole::Embedding)?,
             layers,
             depths,
             routers: loader.routers(RouterKind::Main, config)?,
             auxiliary_routers: loader.routers(RouterKind::Auxiliary, config)?,
             norm: loader.final_norm()?,
         };
-        let lm_head = (!config.anatomy.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?;
+        let lm_head = (!config.anatomy.tie_word_embeddings).then(|| table(TensorRole::Head)).transpose()?;
         let ropes = RopeFrequencies::all(config);
-        let num_depths = share_map.num_depths();
-        Ok(Self { model, lm_head, plan: Arc::new(Plan { config: config.clone(), share_map, num_depths, ropes }) })
+        Ok(Self { model, lm_head, spec: Arc::new(DecoderSpec { config: config.clone(), share_map, ropes }) })
     }
 
     /// Names and shapes of all parameters, in the order of the module tree.
@@ -232,30 +250,22 @@ impl CausalLm {
         list
     }
 
-    /// Calls `f` with the name and a handle of each parameter. Values are read from the device when asked for.
+    /// Calls `f` with the name and a view of each parameter. Values are copied from the device only
+    /// on request.
     pub fn for_each_parameter(&self, f: impl FnMut(&str, ParameterView<'_>)) {
-        struct Visitor<F> {
-            path: Vec<String>,
-            f: F,
-        }
-        impl<F: FnMut(&str, ParameterView<'_>)> ModuleVisitor for Visitor<F> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        struct Visitor<F>(F);
+        impl<F: FnMut(&str, ParameterView<'_>)> NamedVisitor for Visitor<F> {
+            fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
                 let shape = param.val().dims().to_vec();
                 let read = || f32_slice(&param.val().inner().into_data()).to_vec();
-                (self.f)(&self.path.join("."), ParameterView { shape, read: &read });
-            }
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.path.pop();
+                (self.0)(name, ParameterView { shape, read: &read });
             }
         }
-        self.visit(&mut Visitor { path: Vec::new(), f });
+        visit_named(self, &mut Visitor(f));
     }
 }
 
-/// A parameter's shape, and its values on demand.
+/// View of a parameter: its shape, and its values on request.
 pub struct ParameterView<'a> {
     shape: Vec<usize>,
     read: &'a dyn Fn() -> Vec<f32>,
@@ -268,7 +278,7 @@ impl ParameterView<'_> {
         self.shape.clone()
     }
 
-    /// The values, copied from the device.
+    /// Row-major values, copied from the device.
     #[must_use]
     pub fn values(&self) -> Vec<f32> {
         (self.read)()

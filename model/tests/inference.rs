@@ -1,19 +1,17 @@
-//! What inference does beside the plain batch: weights held in bf16, sequences packed behind one another.
+//! Inference beyond the plain batch: bf16 weights and packed sequences.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
-
-mod support;
 
 use burn::tensor::{Device, Int, Tensor};
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_model::{CausalLm, KvCache, ModelError, WeightDtype, kernels::Layout};
+use retie_testing::{Golden, differences, ids, values};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
-use support::{Golden, differences, ids, values};
 
 /// f32 sums in two orders, over a few layers of random weights; relative to the largest logit.
 const LOGITS: f32 = 2e-5;
 
-/// A golden model as a checkpoint in bf16.
+/// A golden model as a bf16 checkpoint.
 struct InBf16 {
     golden: Golden,
     infos: BTreeMap<String, TensorInfo>,
@@ -47,11 +45,6 @@ impl TensorSource for InBf16 {
     }
 }
 
-fn rows(golden: &Golden) -> Vec<Vec<u32>> {
-    let (flat, shape) = golden.ints("golden.ids");
-    flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
-}
-
 fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
     let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
     let (max, _) = differences(actual, expected);
@@ -59,23 +52,23 @@ fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
 }
 
 #[test]
-fn weights_that_stay_in_bf16_give_what_they_give_in_f32() {
+fn bf16_weights_give_the_logits_of_equal_f32_weights() {
     for name in ["gqa", "llama3", "tied", "dora"] {
         let checkpoint = InBf16::named(name);
-        let rows = rows(&checkpoint.golden);
+        let rows = checkpoint.golden.rows();
         let (device, tokens) = (Device::flex(), rows[0].len());
         let logits = |model: &CausalLm| values(model.logits(model.forward(ids(&rows, &device), None)));
         let expected = logits(&checkpoint.load(WeightDtype::F32));
         let narrow = checkpoint.load(WeightDtype::Auto);
         assert_close(name, &logits(&narrow), &expected);
-        // The checkpoint in f32, rounded on the way in, is the same model.
+        // The f32 checkpoint, rounded on loading, is the same model.
         let config = checkpoint.golden.config();
         let rounded = CausalLm::load_with(&config, &checkpoint.golden, &device, WeightDtype::Bf16).unwrap();
         let exact = CausalLm::load(&config, &checkpoint.golden, &device).unwrap();
         assert!(differences(&logits(&rounded), &logits(&exact)).0 > 0.0, "{name}: nothing was rounded");
 
-        // One token at a time goes another way through the weights.
-        let mut cache = KvCache::new(narrow.config(), rows.len(), tokens, &device);
+        // Decoding one token at a time uses another kernel.
+        let mut cache = KvCache::for_batch(narrow.config(), rows.len(), tokens, &device);
         let vocab_size = config.vocab_size;
         for token in 0..tokens {
             let step: Vec<Vec<u32>> = rows.iter().map(|row| vec![row[token]]).collect();
@@ -96,11 +89,11 @@ fn bf16_weights_with_gradients_are_refused() {
 }
 
 #[test]
-fn packed_sequences_give_what_they_give_alone() {
+fn packed_sequences_give_the_logits_of_separate_ones() {
     let golden = Golden::named("gqa");
     let device = Device::flex();
     let model = CausalLm::load(&golden.config(), &golden, &device).unwrap();
-    let rows = rows(&golden);
+    let rows = golden.rows();
     // Two endings of one beginning, and a sequence that has nothing to do with them.
     let beginning = &rows[0][..6];
     let endings = [&rows[0][6..11], &rows[1][2..4]];

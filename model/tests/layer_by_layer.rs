@@ -1,36 +1,35 @@
-//! A decoder run depth by depth is the decoder.
+//! A decoder run layer by layer equals the whole decoder.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
-
 use burn::tensor::Device;
-use retie_checkpoint::{EMBEDDINGS, MAGNITUDES, TensorSource, depth_tensor, layer_tensor, share_map};
-use retie_model::{CausalLm, LayerByLayer, Point, Run};
-use support::{Golden, ids, values};
+use retie_checkpoint::{LayerRun, LayerRunner, ProbePoint, TensorSource};
+use retie_model::{CausalLm, LayerByLayer};
+use retie_testing::{Golden, ids, values};
 
 #[test]
-fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
+fn running_depth_by_depth_gives_the_logits_and_shows_the_inputs_of_linears() {
     for name in ["gqa", "tied", "llama3", "dora"] {
         let (golden, device) = (Golden::named(name), Device::flex());
         let config = golden.config();
         let (flat, shape) = golden.ints("golden.ids");
         let (width, tokens) = (config.hidden_size, shape[1]);
-        let table = golden.read_f32(EMBEDDINGS).unwrap();
+        let table = golden.read_f32("model.embed_tokens.weight").unwrap();
         let runner = LayerByLayer::new(&config, &device);
         let mut hidden =
             runner.embed(flat.iter().flat_map(|id| table[*id as usize * width..][..width].to_vec()).collect());
-        for step in share_map(&config).unwrap().depths() {
-            let run = Run { tensors: &golden, layer: step.layer, depth: step.depth, kind: step.depth, until: None };
+        for step in config.share_map().depths() {
+            let run =
+                LayerRun { tensors: &golden, layer: step.layer, depth: step.depth, kind: step.depth, until: None };
             let mut seen = Vec::new();
             let after = runner
                 .run(run, &hidden, tokens, &mut |s| seen.push((s.point, s.inputs.to_vec(), s.residual.to_vec())))
                 .unwrap();
-            let points: Vec<Point> = seen.iter().map(|s| s.0).collect();
-            assert_eq!(points, [Point::Attention, Point::Output, Point::Mlp, Point::Down]);
-            // What is added to the residual stream at the end is `down_proj` of what was shown.
-            let down = golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.weight")).unwrap();
-            let own = |part: &str| golden.read_f32(&depth_tensor(run.depth, &format!("mlp.down_proj.{part}"))).ok();
-            let stored = || golden.read_f32(&layer_tensor(run.layer, "mlp.down_proj.bias")).ok();
+            let points: Vec<ProbePoint> = seen.iter().map(|s| s.0).collect();
+            assert_eq!(points, ProbePoint::ALL);
+            // The last addend to the residual stream is `down_proj` of the observed input.
+            let down = golden.read_f32(&format!("model.layers.{}.mlp.down_proj.weight", run.layer)).unwrap();
+            let own = |part: &str| golden.read_f32(&format!("model.depths.{}.mlp.down_proj.{part}", run.depth)).ok();
+            let stored = || golden.read_f32(&format!("model.layers.{}.mlp.down_proj.bias", run.layer)).ok();
             let bias = own("bias").or_else(stored).unwrap_or(vec![0.0; width]);
             let factor = |which: &str| own(&format!("{which}.weight")).unwrap_or_default();
             let (a, b) = (factor("lora_A"), factor("lora_B"));
@@ -41,7 +40,7 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
                 f64::from(down[i * inner + j]) + low
             };
             let length = |i| (0..inner).map(|j| weight(i, j).powi(2)).sum::<f64>().sqrt();
-            let scales: Vec<f64> = match own(MAGNITUDES) {
+            let scales: Vec<f64> = match own("lora_magnitude_vector") {
                 Some(m) => m.iter().enumerate().map(|(i, m)| f64::from(*m) / length(i)).collect(),
                 None => vec![1.0; width],
             };
@@ -51,12 +50,12 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
                     let terms: Vec<f64> =
                         terms.chain([f64::from(residual[row * width + i]), f64::from(bias[i])]).collect();
                     let (sum, size) = (terms.iter().sum::<f64>(), terms.iter().map(|x| x.abs()).sum::<f64>());
-                    // Products and sums in f32: some units of 6e-8 of all that is summed.
+                    // Products and sums in f32: a few units of 6e-8 of the sum of all magnitudes.
                     assert!((f64::from(*after) - sum).abs() < 1e-6 * size, "{name} {after} {sum} {size}");
                 }
             }
             let mut points = Vec::new();
-            let stopped = Run { until: Some(Point::Mlp), ..run };
+            let stopped = LayerRun { until: Some(ProbePoint::Mlp), ..run };
             let there = runner.run(stopped, &hidden, tokens, &mut |s| points.push(s.point)).unwrap();
             assert_eq!((points.len(), &there), (3, &seen[2].2));
             hidden = after;
@@ -72,8 +71,8 @@ fn depth_after_depth_gives_the_logits_and_shows_what_linears_read() {
             sum.ln() - f64::from(row[*target as usize])
         });
         let nll = nll.sum::<f64>() / targets.len() as f64;
-        // The same kernels on other runs of rows: f32 rounding.
-        assert!((found.reference_nll - nll).abs() < 1e-5 && found.kl == 0.0, "{name} {found:?} {nll}");
-        assert_eq!(found.reference_nll, found.nll);
+        // `compare` runs the kernels on other chunks of rows: f32 rounding.
+        assert!((found.source_nll - nll).abs() < 1e-5 && found.kl == 0.0, "{name} {found:?} {nll}");
+        assert_eq!(found.source_nll, found.nll);
     }
 }

@@ -1,15 +1,14 @@
-//! The head's losses against torch in f64: every divergence at two temperatures, label smoothing, z-loss, an early exit.
+//! Head losses against torch in f64: every divergence at two temperatures, label smoothing, z-loss,
+//! an early exit.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use burn::tensor::Device;
 use retie_config::Divergence;
 use retie_model::kernels::{
     CrossEntropyTerm, DistillTerm, HeadInput, HeadTerms, HeadValues, Readout, Teacher, agreement, head_loss,
 };
-use support::{Golden, differences, values};
+use retie_testing::{Golden, differences, values};
 
 #[test]
 fn values_and_gradients_of_the_head_losses_are_those_of_torch() {
@@ -33,10 +32,11 @@ fn values_and_gradients_of_the_head_losses_are_those_of_torch() {
             let last = HeadTerms { cross_entropy, teacher: distill(0.7), last: None };
             let exit = HeadTerms { last: distill(0.4), ..last };
             let readouts = [("exit", "exit", exit), ("last", "student", last)];
-            let asked =
+            let inputs =
                 readouts.map(|(_, hidden, terms)| Readout { hidden: tensor(&format!("{hidden}.hidden")), terms });
-            let found = head_loss(tensor("head").into(), &asked, Some(&teacher), &targets);
-            // Values of up to 20 nats² and gradients below 1, sums of 50 products: a few roundings of f32.
+            let found = head_loss(tensor("head").into(), &inputs, Some(&teacher), &targets);
+            // Values of up to 20 nats² and gradients below 1, sums of 50 products: a few roundings
+            // of f32.
             for ((column, hidden, _), found) in readouts.iter().zip(found.readouts) {
                 let HeadValues { nll, cross_entropy, z_loss, teacher, last } = found.values;
                 let found_values = [nll, cross_entropy, z_loss, teacher.unwrap(), last.unwrap_or(0.0)];

@@ -1,30 +1,24 @@
-//! The decoder against `transformers` (values and gradients) on small random models, and DoRA against `peft`; `golden/make_llama.py`, `make_families.py` and `make_dora.py` made the files.
+//! The decoder against `transformers` (values and gradients) on small random models, and DoRA
+//! against `peft`. The golden files are by `golden/make_llama.py`, `make_families.py` and
+//! `make_dora.py`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
-mod support;
-
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor},
-};
+use burn::tensor::Device;
 use retie_checkpoint::{TensorSource, under_our_names};
-use retie_model::{
-    CausalLm, KvCache,
-    kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, head_loss},
-};
-use std::collections::BTreeMap;
-use support::{Golden, differences, ids, values};
+use retie_model::{CausalLm, KvCache};
+use retie_testing::{Golden, GoldenGradients, NextTokenLoss, assert_gradients, differences, ids, values};
 
-/// How much further from the f64 values of a golden file the decoder may be than `transformers` in f32 is.
+/// Allowed distance from the f64 values of a golden file, relative to that of `transformers` in
+/// f32.
 const FACTOR: f32 = 3.0;
-/// Where `transformers` happened to be nearer than this, this counts instead: relative to the largest logit, and to the largest element
-/// of a gradient.
+/// Lower bounds for the distance of `transformers`, relative to the largest logit and to the
+/// largest element of a gradient.
 const LEAST: [f32; 2] = [1e-6, 3e-6];
 
 struct Case {
     golden: Golden,
-    /// The weights under the names that the project gives them.
+    /// Weights under the project's tensor names.
     tensors: Box<dyn TensorSource>,
     rows: Vec<Vec<u32>>,
     vocab_size: usize,
@@ -32,9 +26,7 @@ struct Case {
 
 fn case(name: &str) -> Case {
     let golden = Golden::named(name);
-    let (flat, shape) = golden.ints("golden.ids");
-    let rows = flat.chunks(shape[1]).map(|row| row.iter().map(|id| *id as u32).collect()).collect();
-    let config = golden.config();
+    let (config, rows) = (golden.config(), golden.rows());
     let tensors = under_our_names(Golden::named(name), &config);
     Case { golden, tensors, rows, vocab_size: config.vocab_size }
 }
@@ -44,7 +36,7 @@ impl Case {
         CausalLm::load(&self.golden.config(), self.tensors.as_ref(), device).unwrap()
     }
 
-    /// Of the logits and of the gradients.
+    /// Tolerances of the logits and of the gradients.
     fn tolerances(&self) -> [f32; 2] {
         let rounding = self.golden.floats("golden.rounding");
         std::array::from_fn(|at| FACTOR * rounding[at].max(LEAST[at]))
@@ -62,63 +54,16 @@ fn check(name: &str) {
     let [logits, gradients] = case.tolerances();
     let device = Device::flex().autodiff();
     let model = case.load(&device);
-    let (batch, tokens) = (case.rows.len(), case.rows[0].len());
 
     let hidden = model.forward(ids(&case.rows, &device), None);
     assert_logits(name, &values(model.logits(hidden.clone()).inner()), &case.golden.floats("golden.logits"), logits);
 
-    // Next-token loss: the last position of each row has no target.
-    let hidden_size = case.golden.config().hidden_size;
-    let hidden = hidden
-        .reshape([batch, tokens, hidden_size])
-        .narrow(1, 0, tokens - 1)
-        .reshape([batch * (tokens - 1), hidden_size]);
-    let targets: Vec<u32> = case.rows.iter().flat_map(|row| row[1..].to_vec()).collect();
-    let cross_entropy = CrossEntropyTerm { weight: 1.0, ..Default::default() };
-    let terms = HeadTerms { cross_entropy, ..Default::default() };
-    let readout = Readout { hidden: hidden.clone().inner(), terms };
-    let HeadLoss { readouts, grad_weight } = head_loss(model.head().inner(), &[readout], None, &targets);
-    let [ReadoutLoss { values: HeadValues { nll, .. }, grad_hidden }] = &readouts[..] else { panic!("{readouts:?}") };
-    let expected = f64::from(case.golden.floats("golden.loss")[0]);
+    let loss = NextTokenLoss::new(&model, hidden, &case.rows);
+    let (nll, expected) = (loss.nll, f64::from(case.golden.floats("golden.loss")[0]));
     assert!((nll - expected).abs() < 1e-5, "{name}: loss {nll} and {expected}");
 
-    let mut grads = (hidden * Tensor::from_inner(grad_hidden.clone())).sum().backward();
-    let mut found = BTreeMap::new();
-    let head_id = model.head_param().id;
-    struct Visitor<'a> {
-        path: Vec<String>,
-        grads: &'a mut burn::tensor::Gradients,
-        found: &'a mut BTreeMap<String, Vec<f32>>,
-        head: (burn::module::ParamId, Tensor<2>),
-    }
-    impl burn::module::ModuleVisitor for Visitor<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
-            let shape = param.val().dims();
-            let mut grad = match param.val().grad_remove(self.grads) {
-                Some(grad) => values(grad),
-                None => vec![0.0; shape.iter().product()],
-            };
-            if param.id == self.head.0 {
-                let head = values(self.head.1.clone());
-                grad.iter_mut().zip(head).for_each(|(g, h)| *g += h);
-            }
-            self.found.insert(self.path.join("."), grad);
-        }
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-    }
-    model.visit(&mut Visitor { path: Vec::new(), grads: &mut grads, found: &mut found, head: (head_id, grad_weight) });
-    assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), case.tensors.names());
-    for (parameter, grad) in &found {
-        let expected = case.golden.floats(&format!("golden.grad.{parameter}"));
-        let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-        let (max, _) = differences(grad, &expected);
-        assert!(max <= gradients * scale, "{name}: gradient of {parameter} differs by {max}, scale {scale}");
-    }
+    let expected = GoldenGradients { golden: &case.golden, prefix: "golden.grad.", tolerance: gradients };
+    assert_gradients(&model, loss, expected);
 }
 
 #[test]
@@ -136,7 +81,8 @@ fn linear_rope_scaling() {
     check("linear");
 }
 
-/// Every family but Llama; `golden/make_families.py` made the files and checks that what sets a family apart changes its logits.
+/// All families except Llama. `golden/make_families.py` made the files and checks that the features
+/// that set a family apart change its logits.
 const FAMILIES: [&str; 10] =
     ["mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3", "gpt_neox", "gpt_neox_sequential", "olmo2"];
 
@@ -152,13 +98,13 @@ fn tied_layers_with_own_norms_and_lora_sum_their_gradients() {
     check("tied");
 }
 
-/// `golden/make_relaxed.py` made the file.
+/// The golden file is by `golden/make_relaxed.py`.
 #[test]
 fn extras_of_depths_and_their_gradients() {
     check("extras");
 }
 
-/// Magnitudes are off the norms that they replace; gradients do not go through the norms.
+/// Magnitudes differ from the norms that they replace; gradients do not flow through the norms.
 #[test]
 fn dora_has_the_logits_and_gradients_of_peft() {
     check("dora");
@@ -172,7 +118,7 @@ fn decoding_with_a_cache_equals_the_full_forward() {
         let model = case.load(&device);
         let tokens = case.rows[0].len();
         let full = values(model.logits(model.forward(ids(&case.rows, &device), None)));
-        let mut cache = KvCache::new(model.config(), case.rows.len(), tokens + 3, &device);
+        let mut cache = KvCache::for_batch(model.config(), case.rows.len(), tokens + 3, &device);
         let mut pieces: Vec<Vec<f32>> = vec![Vec::new(); case.rows.len()];
         let mut start = 0;
         for step in [7usize, 1, 1, 5, 1, 9] {
@@ -183,8 +129,8 @@ fn decoding_with_a_cache_equals_the_full_forward() {
             }
             start += step;
         }
-        assert_eq!((start, cache.len()), (tokens, tokens));
-        // Two results, each with a rounding of its own.
+        assert!(cache.slots().all(|slot| (start, cache.len(slot)) == (tokens, tokens)));
+        // Two results, each with its own rounding.
         assert_logits(name, &pieces.concat(), &full, 2.0 * case.tolerances()[0]);
     }
 }

@@ -1,29 +1,19 @@
-//! Routed models: against a reference of their own (`golden/make_router.py`), and what makes routing usable (causal decoding with
-//! ragged caches, exactness where nothing is left out).
+//! Routed models with expert choice: against their own reference (`golden/make_router.py`), causal
+//! decoding with ragged caches, and exactness where every row is selected.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+mod routed;
 
-use burn::{
-    module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Tensor},
-};
+use burn::tensor::{Device, Tensor};
 use retie_config::{ExpertChoiceConfig, Gating, RouterConfig, RouterNetwork, RouterScore};
-use retie_model::{
-    CausalLm, Choice, KvCache, Routing, binary_cross_entropy, calibrate,
-    kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, Layout, Readout, head_loss},
-    z_loss,
-};
-use support::{
-    Golden, differences, ids,
-    routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run, top_k},
-    values,
-};
+use retie_model::{CausalLm, KvCache, SelectionRule, binary_cross_entropy, calibrate, kernels::Layout, z_loss};
+use retie_testing::{Golden, GoldenGradients, NextTokenLoss, assert_gradients, differences, ids, values};
+use routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run, top_k};
 
 const NAMES: [&str; 2] = ["routed_mlp", "routed_linear"];
 
-/// A golden model with another configuration of its routers.
+/// A golden model with a changed router configuration.
 fn changed(name: &str, change: impl FnOnce(&mut ExpertChoiceConfig)) -> Changed {
     Changed::new(name, |router| {
         let RouterConfig::ExpertChoice(router) = router else { panic!("{router:?}") };
@@ -48,20 +38,11 @@ fn top_k_over_whole_sequences_has_the_values_and_gradients_of_the_reference() {
         assert_close(name, &values(model.logits(hidden.clone()).inner()), &golden.floats("golden.logits"));
 
         // The loss of the script: cross-entropy, and the routers' losses with their weights.
-        let hidden_size = golden.config().hidden_size;
-        let hidden = hidden.reshape([batch, tokens, hidden_size]).narrow(1, 0, tokens - 1);
-        let hidden = hidden.reshape([batch * (tokens - 1), hidden_size]);
-        let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
-        let cross_entropy = CrossEntropyTerm { weight: 1.0, ..Default::default() };
-        let terms = HeadTerms { cross_entropy, ..Default::default() };
-        let readout = Readout { hidden: hidden.clone().inner(), terms };
-        let HeadLoss { mut readouts, grad_weight } = head_loss(model.head().inner(), &[readout], None, &targets);
-        let head = readouts.remove(0);
-        let mut loss = head.values.nll;
-        let mut graph = (hidden * Tensor::from_inner(head.grad_hidden)).sum();
+        let mut loss = NextTokenLoss::new(&model, hidden, &rows);
+        let mut total = loss.nll;
         for decision in routing.decisions() {
             let r = decision.recursion;
-            assert_eq!(*decision.chosen, chosen(&golden, &format!("golden.chosen.{r}")), "{name} {r}");
+            assert_eq!(*decision.selected_rows, chosen(&golden, &format!("golden.chosen.{r}")), "{name} {r}");
             let logits = decision.values();
             assert_close("router", &logits, &golden.floats(&format!("golden.router_logits.{r}")));
             let (bce, z) = (binary_cross_entropy(&logits, &decision.mask()), z_loss(&logits, 1));
@@ -69,45 +50,15 @@ fn top_k_over_whole_sequences_has_the_values_and_gradients_of_the_reference() {
                 let expected = f64::from(golden.floats(&format!("golden.{expected}.{r}"))[0]);
                 assert!((found - expected).abs() < 2e-6 * expected.max(1.0), "means of a few f32: {found} {expected}");
             }
-            loss += 0.3 * bce.value + 0.02 * z.value;
+            total += 0.3 * bce.value + 0.02 * z.value;
             let grad: Vec<f32> = bce.grad.iter().zip(&z.grad).map(|(bce, z)| 0.3 * bce + 0.02 * z).collect();
             let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([logits.len(), 1]);
-            graph = graph + (decision.logits.clone().unwrap() * grad).sum();
+            loss.graph = loss.graph + (decision.logits.clone().unwrap() * grad).sum();
         }
         let expected = f64::from(golden.floats("golden.loss")[0]);
-        assert!((loss - expected).abs() < 1e-5, "{name}: loss {loss} and {expected}");
-
-        struct Visitor<'a> {
-            path: Vec<String>,
-            grads: burn::tensor::Gradients,
-            tied_head: Vec<f32>,
-            golden: &'a Golden,
-            seen: usize,
-        }
-        impl ModuleVisitor for Visitor<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let name = self.path.join(".");
-                let mut grad = values(param.val().grad_remove(&mut self.grads).expect(&name));
-                if name == "model.embed_tokens.weight" {
-                    grad.iter_mut().zip(&self.tied_head).for_each(|(grad, head)| *grad += head);
-                }
-                let expected = self.golden.floats(&format!("golden.grad.{name}"));
-                let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-                let (max, _) = differences(&grad, &expected);
-                assert!(max <= GRADIENTS * scale, "gradient of {name} differs by {max}, scale {scale}");
-                self.seen += 1;
-            }
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.path.pop();
-            }
-        }
-        let (grads, tied_head) = (graph.backward(), values(grad_weight));
-        let mut visitor = Visitor { path: Vec::new(), grads, tied_head, golden: &golden, seen: 0 };
-        model.visit(&mut visitor);
-        assert_eq!(visitor.seen, golden.weight_names().len());
+        assert!((total - expected).abs() < 1e-5, "{name}: loss {total} and {expected}");
+        let expected = GoldenGradients { golden: &golden, prefix: "golden.grad.", tolerance: GRADIENTS };
+        assert_gradients(&model, loss, expected);
     }
 }
 
@@ -117,8 +68,8 @@ fn every_gating_has_the_logits_of_the_reference() {
         let golden = Golden::named(name);
         for gating in Gating::ALL.iter().copied() {
             let changed = changed(name, |router| router.gating = gating);
-            let own = golden.config() == changed.config;
-            let expected = if own { "golden.logits".to_owned() } else { format!("golden.{gating}.logits") };
+            let unchanged = golden.config() == changed.config;
+            let expected = if unchanged { "golden.logits".to_owned() } else { format!("golden.{gating}.logits") };
             let model = changed.load();
             assert_close(&expected, &run(&model, &rows(name), top_k(&model)).0, &golden.floats(&expected));
         }
@@ -126,20 +77,20 @@ fn every_gating_has_the_logits_of_the_reference() {
 }
 
 #[test]
-fn thresholds_choose_as_in_the_reference() {
+fn thresholds_select_the_rows_of_the_reference() {
     for name in NAMES {
         let golden = Golden::named(name);
-        let (logits, routing) = run(&load(name), &rows(name), Choice::Threshold);
+        let (logits, routing) = run(&load(name), &rows(name), SelectionRule::Causal);
         for decision in routing.decisions() {
             let expected = chosen(&golden, &format!("golden.threshold.chosen.{}", decision.recursion));
-            assert_eq!(*decision.chosen, expected, "{name} {}", decision.recursion);
+            assert_eq!(*decision.selected_rows, expected, "{name} {}", decision.recursion);
         }
         assert_close(name, &logits, &golden.floats("golden.threshold.logits"));
     }
 }
 
 #[test]
-fn rows_that_are_not_chosen_are_not_touched_and_choices_are_nested() {
+fn selected_rows_are_nested_across_recursions() {
     for name in NAMES {
         let model = load(name);
         let capacities = model.expert_choice().unwrap().capacities.clone();
@@ -148,13 +99,15 @@ fn rows_that_are_not_chosen_are_not_touched_and_choices_are_nested() {
         let tokens = rows[0].len();
         let mut before: Vec<usize> = (0..rows.len() * tokens).collect();
         for (decision, capacity) in routing.decisions().iter().zip(capacities) {
-            assert_eq!(*decision.alive, before);
-            assert!(decision.chosen.iter().all(|row| before.contains(row)) && decision.chosen.is_sorted());
-            assert_eq!(decision.chosen.len(), rows.len() * ExpertChoiceConfig::tokens(capacity, tokens));
-            before = decision.chosen.to_vec();
+            assert_eq!(*decision.active_rows, before);
+            assert!(
+                decision.selected_rows.iter().all(|row| before.contains(row)) && decision.selected_rows.is_sorted()
+            );
+            assert_eq!(decision.selected_rows.len(), rows.len() * ExpertChoiceConfig::tokens(capacity, tokens));
+            before = decision.selected_rows.to_vec();
         }
-        let passes: usize = routing.decisions().iter().map(|decision| decision.chosen.len()).sum();
-        assert_eq!(routing.depths(rows.len() * tokens).into_iter().sum::<usize>(), passes);
+        let passes: usize = routing.decisions().iter().map(|decision| decision.selected_rows.len()).sum();
+        assert_eq!(routing.recursion_counts(rows.len() * tokens).into_iter().sum::<usize>(), passes);
     }
 }
 
@@ -168,33 +121,32 @@ fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
     for (name, model) in NAMES.map(|name| (name, load(name))).into_iter().chain([drawn]) {
         let (rows, device) = (rows(name), model.device());
         let (batch, tokens) = (rows.len(), rows[0].len());
-        let (expected, routing) = run(&model, &rows, Choice::Threshold);
+        let (expected, routing) = run(&model, &rows, SelectionRule::Causal);
         let vocab_size = model.config().vocab_size;
         for prompt in [1, 5, tokens] {
-            let mut cache = KvCache::new(model.config(), batch, tokens, &device);
+            let mut cache = KvCache::for_batch(model.config(), batch, tokens, &device);
             let mut at = 0;
-            let mut depths = vec![vec![0; tokens]; batch];
+            let mut counts = vec![vec![0; tokens]; batch];
             while at < tokens {
                 let count = if at == 0 { prompt } else { 1 };
                 let step: Vec<Vec<u32>> = rows.iter().map(|row| row[at..at + count].to_vec()).collect();
-                let mut routing = Routing::default();
-                let hidden = model.forward_with(ids(&step, &device), Some(&mut cache), &mut routing);
+                let (hidden, routing) = model.forward_traced(ids(&step, &device), Some(&mut cache));
                 let logits = values(model.logits(hidden));
                 for (row, logits) in logits.chunks(count * vocab_size).enumerate() {
                     let from = (row * tokens + at) * vocab_size;
                     assert_close(name, logits, &expected[from..from + count * vocab_size]);
                 }
-                for (i, depth) in routing.depths(batch * count).into_iter().enumerate() {
-                    depths[i / count][at + i % count] = depth;
+                for (i, recursions) in routing.recursion_counts(batch * count).into_iter().enumerate() {
+                    counts[i / count][at + i % count] = recursions;
                 }
                 at += count;
             }
-            assert_eq!(depths.concat(), routing.depths(batch * tokens));
-            // A recursion's cache holds the tokens that reached it, and room for little more.
+            assert_eq!(counts.concat(), routing.recursion_counts(batch * tokens));
+            // A recursion's cache holds the tokens that it selected.
             for decision in routing.decisions() {
-                let reached = |row: usize| decision.chosen.iter().filter(|i| **i / tokens == row).count();
+                let reached = |row: usize| decision.selected_rows.iter().filter(|i| **i / tokens == row).count();
                 let expected: Vec<usize> = (0..batch).map(reached).collect();
-                match cache.reached(decision.recursion) {
+                match cache.num_selected(decision.recursion) {
                     Some(found) => assert_eq!(found, expected),
                     None => assert_eq!(expected, vec![tokens; batch]),
                 }
@@ -208,13 +160,13 @@ fn changing_a_token_changes_nothing_before_it() {
     for name in NAMES {
         let model = load(name);
         let row = rows(name).remove(0);
-        let logits = |row: &[u32]| run(&model, &[row.to_vec()], Choice::Threshold).0;
+        let logits = |row: &[u32]| run(&model, &[row.to_vec()], SelectionRule::Causal).0;
         let (expected, width) = (logits(&row), model.config().vocab_size);
         for at in [3, 9, row.len() - 1] {
             let mut other = row.clone();
             other[at] = (other[at] + 7) % width as u32;
             let found = logits(&other);
-            // Products of other numbers of rows may sum in another order.
+            // Products over other numbers of rows may sum in another order.
             assert_close("before", &found[..at * width], &expected[..at * width]);
             assert!(differences(&found[at * width..], &expected[at * width..]).0 > 0.01, "after");
         }
@@ -222,7 +174,7 @@ fn changing_a_token_changes_nothing_before_it() {
 }
 
 #[test]
-fn top_k_looks_ahead() {
+fn top_k_is_not_causal() {
     let model = load("routed_mlp");
     let row = rows("routed_mlp").remove(0);
     let width = model.config().vocab_size;
@@ -244,12 +196,12 @@ fn padding_and_neighbours_do_not_matter() {
         let (tokens, width) = (rows[0].len(), model.config().vocab_size);
         let padded: Vec<Vec<u32>> =
             rows.iter().enumerate().map(|(i, row)| [&row[..tokens - 3 * i], &vec![0; 3 * i][..]].concat()).collect();
-        let (batch, _) = run(&model, &padded, Choice::Threshold);
+        let (batch, _) = run(&model, &padded, SelectionRule::Causal);
         for (i, row) in rows.iter().enumerate() {
-            let alone = run(&model, &[row[..tokens - 3 * i].to_vec()], Choice::Threshold).0;
+            let alone = run(&model, &[row[..tokens - 3 * i].to_vec()], SelectionRule::Causal).0;
             assert_close(name, &batch[i * tokens * width..][..alone.len()], &alone);
         }
-        // Top-k is by sequence: rows that change places take their logits with them.
+        // Top-k is per sequence: reordered rows keep their logits.
         let (forward, _) = run(&model, &rows, top_k(&model));
         let (backward, _) = run(&model, &rows.iter().rev().cloned().collect::<Vec<_>>(), top_k(&model));
         for (a, b) in forward.chunks(tokens * width).zip(backward.rchunks(tokens * width)) {
@@ -259,7 +211,7 @@ fn padding_and_neighbours_do_not_matter() {
 }
 
 #[test]
-fn packed_sequences_with_a_shared_beginning_give_what_they_give_alone() {
+fn packed_sequences_with_a_shared_prefix_give_the_logits_of_separate_ones() {
     for name in NAMES {
         let model = load(name);
         let rows = rows(name);
@@ -269,7 +221,7 @@ fn packed_sequences_with_a_shared_beginning_give_what_they_give_alone() {
         let hidden = model.forward_packed(flat(&[all], &model.device()), layout);
         let logits = values(model.logits(hidden));
         let width = model.config().vocab_size;
-        let alone = |row: Vec<u32>| run(&model, &[row], Choice::Threshold).0;
+        let alone = |row: Vec<u32>| run(&model, &[row], SelectionRule::Causal).0;
         let first = alone([beginning, ends[0]].concat());
         assert_close("first", &logits[..11 * width], &first);
         let second = alone([beginning, ends[1]].concat());
@@ -288,7 +240,7 @@ fn a_gate_of_one_and_a_capacity_of_one_are_the_plain_recursive_model_bit_for_bit
         };
         let plain = changed(name, everyone).unrouted().load();
         let expected = values(plain.logits(plain.forward(ids(&rows, &plain.device()), None)));
-        // A sigmoid of 0 is ½ exactly, twice that is 1.
+        // The sigmoid of 0 is exactly ½, and twice that is 1.
         let delta = changed(name, |router| {
             everyone(router);
             (router.gating, router.score, router.alpha) = (Gating::Delta, RouterScore::Sigmoid, 2.0);
@@ -298,7 +250,7 @@ fn a_gate_of_one_and_a_capacity_of_one_are_the_plain_recursive_model_bit_for_bit
             router.gating = Gating::StraightThrough;
         });
         for model in [delta.without_preference().load(), straight.load()] {
-            for choice in [Choice::Threshold, top_k(&model)] {
+            for choice in [SelectionRule::Causal, top_k(&model)] {
                 assert_eq!(run(&model, &rows, choice).0, expected);
             }
         }
@@ -306,13 +258,13 @@ fn a_gate_of_one_and_a_capacity_of_one_are_the_plain_recursive_model_bit_for_bit
             everyone(router);
             (router.gating, router.score, router.alpha) = (Gating::Weighted, RouterScore::Sigmoid, 2.0);
         });
-        let (weighted, _) = run(&weighted.without_preference().load(), &rows, Choice::Threshold);
+        let (weighted, _) = run(&weighted.without_preference().load(), &rows, SelectionRule::Causal);
         assert!(differences(&weighted, &expected).0 > 0.01, "x + block(x) is not block(x)");
     }
 }
 
 #[test]
-fn a_gate_of_zero_leaves_the_unshared_layers_alone() {
+fn a_gate_of_zero_skips_the_recursions() {
     let rows = rows("routed_mlp");
     let device = Device::flex();
     let shut = |gating| {
@@ -320,9 +272,9 @@ fn a_gate_of_zero_leaves_the_unshared_layers_alone() {
     };
     let plain = shut(Gating::Delta).unrouted().load();
     let depths = plain.share_map().num_depths();
-    let packed = plain.rows(Layout::batch(rows.len(), rows[0].len()));
-    let x = plain.run_depths(plain.embed(flat(&rows, &device)), 0..1, &packed, None);
-    let x = plain.run_depths(x, depths - 1..depths, &packed, None);
+    let packed = plain.row_context(Layout::batch(rows.len(), rows[0].len()));
+    let x = plain.run_depths(plain.embed(flat(&rows, &device)), 0..1, &packed);
+    let x = plain.run_depths(x, depths - 1..depths, &packed);
     let expected = values(plain.logits(plain.norm(x)));
     for gating in [Gating::Delta, Gating::Weighted] {
         let model = shut(gating).load();
@@ -331,34 +283,35 @@ fn a_gate_of_zero_leaves_the_unshared_layers_alone() {
 }
 
 #[test]
-fn lots_leave_out_as_many_as_the_capacities_say_and_have_nothing_to_learn() {
+fn random_routers_select_by_capacity_and_have_no_parameters() {
     let model = changed("routed_mlp", |router| router.network = RouterNetwork::Random).load();
     assert!(model.parameters().iter().all(|(name, _)| !name.contains("routers")));
     let rows = rows("routed_mlp");
     let (_, routing) = run(&model, &rows, top_k(&model));
-    let taken: Vec<usize> = routing.decisions().iter().map(|decision| decision.chosen.len()).collect();
+    let taken: Vec<usize> = routing.decisions().iter().map(|decision| decision.selected_rows.len()).collect();
     assert_eq!(taken, [54, 36, 15]);
-    // Where a token went further than another of its sequence, its draw was higher.
+    // A token that went further than another one of its sequence has the higher logit.
     let [first, _, last] = routing.decisions() else { panic!() };
     let values = first.values();
-    let lowest = last.chosen.iter().map(|row| (row / 18, values[*row]));
-    for (row, depth) in routing.depths(54).into_iter().enumerate().filter(|(_, depth)| *depth < 3) {
+    let lowest = last.selected_rows.iter().map(|row| (row / 18, values[*row]));
+    for (row, depth) in routing.recursion_counts(54).into_iter().enumerate().filter(|(_, depth)| *depth < 3) {
         assert!(lowest.clone().filter(|(at, _)| *at == row / 18).all(|(_, u)| u > values[row]), "{row} {depth}");
     }
 }
 
 #[test]
-fn calibrated_thresholds_take_the_capacities_of_the_text() {
+fn calibrated_thresholds_select_the_capacities_on_the_text() {
     for name in NAMES {
         let rows = rows(name);
         let model = calibrate(load(name), &rows);
         let router = model.expert_choice().unwrap();
-        let (_, routing) = run(&model, &rows, Choice::Threshold);
+        let (_, routing) = run(&model, &rows, SelectionRule::Causal);
         let total = rows.len() * rows[0].len();
         for (decision, capacity) in routing.decisions().iter().zip(&router.capacities) {
             let expected = (capacity * total as f64).floor() as usize;
-            let found = decision.chosen.len();
-            // The first router of `cycle` reads embeddings: a token that occurs in each of the three rows has one logit.
+            let found = decision.selected_rows.len();
+            // The first router of `cycle` reads embeddings: a token that occurs in each of the
+            // three rows has the same logit there.
             let ties = if name == "routed_linear" { rows.len() - 1 } else { 0 };
             assert!(found <= expected && found + ties >= expected, "{name}: {found} and {expected}");
         }

@@ -1,33 +1,30 @@
-//! Models whose tokens choose a depth: against a reference of their own (`golden/make_token_choice.py`), and what holds exactly.
+//! Routed models with token choice: against their own reference (`golden/make_token_choice.py`),
+//! and exact properties.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
+mod routed;
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::Param,
     tensor::{Device, Tensor},
 };
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_config::{
-    DepthScore, ExpertChoiceConfig, Gating, IntermediateState, ModelConfig, RouterConfig, RouterNetwork,
-    TokenChoiceConfig,
+    ExpertChoiceConfig, Gating, IntermediateState, ModelConfig, RouterConfig, RouterNetwork, TokenChoiceConfig,
+    TokenChoiceScore,
 };
 use retie_model::{
-    CausalLm, Choice, FullDepth, KvCache, balancing, decisiveness,
-    kernels::{CrossEntropyTerm, HeadLoss, HeadTerms, Layout, Readout, head_loss},
-    z_loss,
+    CausalLm, FullRecursionWarmup, KvCache, NamedVisitor, SelectionRule, balancing, decisiveness, kernels::Layout,
+    visit_named, z_loss,
 };
+use retie_testing::{Golden, GoldenGradients, NextTokenLoss, assert_gradients, differences, ids, values};
+use routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
-use support::{
-    Golden, differences, ids,
-    routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run},
-    values,
-};
 
 const NAMES: [&str; 2] = ["routed_softmax", "routed_sigmoid"];
 
-/// A golden model with another configuration of its router.
+/// A golden model with a changed router configuration.
 fn changed(name: &str, change: impl FnOnce(&mut TokenChoiceConfig)) -> Changed {
     Changed::new(name, |router| {
         let RouterConfig::TokenChoice(router) = router else { panic!("{router:?}") };
@@ -39,8 +36,8 @@ fn plain_logits(model: &CausalLm, rows: &[Vec<u32>]) -> Vec<f32> {
     values(model.logits(model.forward(ids(rows, &model.device()), None)))
 }
 
-/// Recursions of each token, as the script has them.
-fn expected_depths(golden: &Golden) -> Vec<usize> {
+/// Recursion count of each token in the golden file.
+fn expected_recursion_counts(golden: &Golden) -> Vec<usize> {
     golden.ints("golden.depths").0.into_iter().map(|depth| depth as usize + 1).collect()
 }
 
@@ -53,74 +50,35 @@ fn values_and_gradients_are_those_of_the_reference() {
         let rows = rows(name);
         let (batch, tokens) = (rows.len(), rows[0].len());
         let layout = Layout::batch(batch, tokens);
-        let (hidden, routing) = model.forward_routed(flat(&rows, &device), layout, Choice::Threshold);
+        let (hidden, routing) = model.forward_routed(flat(&rows, &device), layout, SelectionRule::Causal);
         assert_close(name, &values(model.logits(hidden.clone()).inner()), &golden.floats("golden.logits"));
-        assert_eq!(routing.depths(batch * tokens), expected_depths(&golden));
+        assert_eq!(routing.recursion_counts(batch * tokens), expected_recursion_counts(&golden));
         let first = &routing.decisions()[0];
-        let (logits, own) = (first.values(), first.own.clone().unwrap());
+        let (logits, chosen) = (first.values(), first.router_recursions.clone().unwrap());
         assert_close("router", &logits, &golden.floats("golden.router_logits"));
 
         // The loss of the script: cross-entropy, and the router's losses with their weights.
-        let hidden_size = golden.config().hidden_size;
-        let hidden = hidden.reshape([batch, tokens, hidden_size]).narrow(1, 0, tokens - 1);
-        let hidden = hidden.reshape([batch * (tokens - 1), hidden_size]);
-        let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
-        let cross_entropy = CrossEntropyTerm { weight: 1.0, ..Default::default() };
-        let terms = HeadTerms { cross_entropy, ..Default::default() };
-        let readout = Readout { hidden: hidden.clone().inner(), terms };
-        let HeadLoss { mut readouts, grad_weight } = head_loss(model.head().inner(), &[readout], None, &targets);
-        let head = readouts.remove(0);
+        let mut loss = NextTokenLoss::new(&model, hidden, &rows);
         let router = model.token_choice().unwrap();
-        let outputs = logits.len() / own.len();
+        let outputs = logits.len() / chosen.len();
         let losses = [
-            ("balancing", 0.3, balancing(&logits, &own, outputs, router.score, router.alpha)),
+            ("balancing", 0.3, balancing(&logits, &chosen, outputs, router.score, router.alpha)),
             ("z", 0.02, z_loss(&logits, outputs)),
             ("decisiveness", 0.05, decisiveness(&logits, outputs, Some(router.score))),
         ];
-        let (mut loss, mut grad) = (head.values.nll, vec![0.0; logits.len()]);
+        let (mut total, mut grad) = (loss.nll, vec![0.0; logits.len()]);
         for (what, weight, found) in losses {
             let expected = f64::from(golden.floats(&format!("golden.{what}"))[0]);
             assert!((found.value - expected).abs() < 2e-6 * expected.max(1.0), "{what}: {} {expected}", found.value);
-            loss += weight * found.value;
+            total += weight * found.value;
             grad.iter_mut().zip(&found.grad).for_each(|(sum, grad)| *sum += weight as f32 * grad);
         }
         let expected = f64::from(golden.floats("golden.loss")[0]);
-        assert!((loss - expected).abs() < 1e-5, "{name}: loss {loss} and {expected}");
-        let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([own.len(), outputs]);
-        let graph =
-            (hidden * Tensor::from_inner(head.grad_hidden)).sum() + (first.logits.clone().unwrap() * grad).sum();
-
-        struct Visitor<'a> {
-            path: Vec<String>,
-            grads: burn::tensor::Gradients,
-            tied_head: Vec<f32>,
-            golden: &'a Golden,
-            seen: usize,
-        }
-        impl ModuleVisitor for Visitor<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let name = self.path.join(".");
-                let mut grad = values(param.val().grad_remove(&mut self.grads).expect(&name));
-                if name == "model.embed_tokens.weight" {
-                    grad.iter_mut().zip(&self.tied_head).for_each(|(grad, head)| *grad += head);
-                }
-                let expected = self.golden.floats(&format!("golden.grad.{name}"));
-                let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-                let (max, _) = differences(&grad, &expected);
-                assert!(max <= GRADIENTS * scale, "gradient of {name} differs by {max}, scale {scale}");
-                self.seen += 1;
-            }
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.path.push(name.to_owned());
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.path.pop();
-            }
-        }
-        let (grads, tied_head) = (graph.backward(), values(grad_weight));
-        let mut visitor = Visitor { path: Vec::new(), grads, tied_head, golden: &golden, seen: 0 };
-        model.visit(&mut visitor);
-        assert_eq!(visitor.seen, golden.weight_names().len());
+        assert!((total - expected).abs() < 1e-5, "{name}: loss {total} and {expected}");
+        let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([chosen.len(), outputs]);
+        loss.graph = loss.graph + (first.logits.clone().unwrap() * grad).sum();
+        let expected = GoldenGradients { golden: &golden, prefix: "golden.grad.", tolerance: GRADIENTS };
+        assert_gradients(&model, loss, expected);
     }
 }
 
@@ -136,7 +94,7 @@ fn every_gating_has_the_logits_of_the_reference() {
                 let model =
                     changed(name, |router| (router.gating, router.intermediate) = (gating, intermediate)).load();
                 let expected = format!("golden.{gating}.{intermediate}.logits");
-                let (found, _) = run(&model, &rows(name), Choice::Threshold);
+                let (found, _) = run(&model, &rows(name), SelectionRule::Causal);
                 assert_close(&expected, &found, &golden.floats(&expected));
             }
         }
@@ -145,7 +103,7 @@ fn every_gating_has_the_logits_of_the_reference() {
 
 /// The second row of the golden batch has no token in the last recursion, the third has.
 #[test]
-fn a_row_gives_what_it_gives_alone_whatever_stands_beside_it_or_pads_it() {
+fn a_row_does_not_depend_on_other_rows_or_padding() {
     for name in NAMES {
         let model = load(name);
         let rows = rows(name);
@@ -153,9 +111,9 @@ fn a_row_gives_what_it_gives_alone_whatever_stands_beside_it_or_pads_it() {
         let padded: Vec<Vec<u32>> =
             rows.iter().enumerate().map(|(i, row)| [&row[..tokens - 3 * i], &vec![0; 3 * i][..]].concat()).collect();
         for (batch, cut) in [(&rows, 0), (&padded, 3)] {
-            let (found, _) = run(&model, batch, Choice::Threshold);
+            let (found, _) = run(&model, batch, SelectionRule::Causal);
             for (i, row) in rows.iter().enumerate() {
-                let alone = run(&model, &[row[..tokens - cut * i].to_vec()], Choice::Threshold).0;
+                let alone = run(&model, &[row[..tokens - cut * i].to_vec()], SelectionRule::Causal).0;
                 assert_close(name, &found[i * tokens * width..][..alone.len()], &alone);
             }
         }
@@ -169,10 +127,10 @@ fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
     for (name, model) in NAMES.map(|name| (name, load(name))).into_iter().chain([drawn]) {
         let (rows, device) = (rows(name), model.device());
         let (batch, tokens) = (rows.len(), rows[0].len());
-        let (expected, routing) = run(&model, &rows, Choice::Threshold);
+        let (expected, routing) = run(&model, &rows, SelectionRule::Causal);
         let vocab_size = model.config().vocab_size;
         for prompt in [1, 5, tokens] {
-            let mut cache = KvCache::new(model.config(), batch, tokens, &device);
+            let mut cache = KvCache::for_batch(model.config(), batch, tokens, &device);
             let mut at = 0;
             while at < tokens {
                 let count = if at == 0 { prompt } else { 1 };
@@ -185,9 +143,9 @@ fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
                 at += count;
             }
             for decision in routing.decisions() {
-                let reached = |row: usize| decision.chosen.iter().filter(|i| **i / tokens == row).count();
+                let reached = |row: usize| decision.selected_rows.iter().filter(|i| **i / tokens == row).count();
                 let expected: Vec<usize> = (0..batch).map(reached).collect();
-                match cache.reached(decision.recursion) {
+                match cache.num_selected(decision.recursion) {
                     Some(found) => assert_eq!(found, expected),
                     None => assert_eq!(expected, vec![tokens; batch]),
                 }
@@ -201,12 +159,12 @@ fn changing_a_token_changes_nothing_before_it() {
     for name in NAMES {
         let model = load(name);
         let row = rows(name).remove(0);
-        let (expected, _) = run(&model, std::slice::from_ref(&row), Choice::Threshold);
+        let (expected, _) = run(&model, std::slice::from_ref(&row), SelectionRule::Causal);
         let width = model.config().vocab_size;
         for at in [3, row.len() - 1] {
             let mut other = row.clone();
             other[at] = (other[at] + 7) % width as u32;
-            let (found, _) = run(&model, &[other], Choice::Threshold);
+            let (found, _) = run(&model, &[other], SelectionRule::Causal);
             assert_close("before", &found[..at * width], &expected[..at * width]);
             assert!(differences(&found[at * width..], &expected[at * width..]).0 > 0.01, "after");
         }
@@ -229,25 +187,25 @@ fn a_router_without_preference_is_the_plain_recursive_model_bit_for_bit() {
                 (router.gating, router.intermediate, router.biases) = (gating, intermediate, None);
                 router.alpha = router.score.default_alpha(gating, num_recursions);
             });
-            assert_eq!(run(&changed.without_preference().load(), &rows, Choice::Threshold).0, expected);
+            assert_eq!(run(&changed.without_preference().load(), &rows, SelectionRule::Causal).0, expected);
         }
     }
 }
 
 #[test]
-fn weighted_at_full_depth_is_the_entry_and_a_gate_of_what_the_loop_gives() {
+fn weighted_gating_at_the_full_recursion_count_adds_the_gated_output_to_the_entry() {
     let rows = rows("routed_softmax");
     let device = Device::flex();
     let changed = changed("routed_softmax", |router| router.alpha = 1.5).without_preference();
-    let (found, routing) = run(&changed.load(), &rows, Choice::Threshold);
-    assert!(routing.depths(rows.len() * rows[0].len()).iter().all(|depth| *depth == 3));
-    // A softmax of three alike: the gate is a half.
+    let (found, routing) = run(&changed.load(), &rows, SelectionRule::Causal);
+    assert!(routing.recursion_counts(rows.len() * rows[0].len()).iter().all(|depth| *depth == 3));
+    // A softmax over three equal logits, times 1.5: the gate is one half.
     let plain = changed.unrouted().load();
-    let packed = plain.rows(Layout::batch(rows.len(), rows[0].len()));
+    let packed = plain.row_context(Layout::batch(rows.len(), rows[0].len()));
     let last = plain.share_map().num_depths() - 1;
-    let entered = plain.run_depths(plain.embed(flat(&rows, &device)), 0..1, &packed, None);
-    let left = plain.run_depths(entered.clone(), 1..last, &packed, None);
-    let x = plain.run_depths(entered + left * 0.5, last..last + 1, &packed, None);
+    let entered = plain.run_depths(plain.embed(flat(&rows, &device)), 0..1, &packed);
+    let left = plain.run_depths(entered.clone(), 1..last, &packed);
+    let x = plain.run_depths(entered + left * 0.5, last..last + 1, &packed);
     assert_close("weighted", &found, &values(plain.logits(plain.norm(x))));
 }
 
@@ -257,23 +215,24 @@ fn a_warm_up_sends_a_part_of_the_tokens_through_every_recursion() {
         let model = load(name);
         let rows = rows(name);
         let count = rows.len() * rows[0].len();
-        let depths = |part| run(&model, &rows, Choice::Warmup(FullDepth { part, step: 1 })).1;
-        let own = expected_depths(&Golden::named(name));
-        assert_eq!(depths(0.0).depths(count), own);
-        let deepest = *own.iter().max().unwrap();
+        let depths = |part| run(&model, &rows, SelectionRule::Warmup(FullRecursionWarmup { part, step: 1 })).1;
+        let by_router = expected_recursion_counts(&Golden::named(name));
+        assert_eq!(depths(0.0).recursion_counts(count), by_router);
+        let deepest = *by_router.iter().max().unwrap();
         let all = depths(1.0);
-        assert_eq!(all.depths(count), vec![deepest; count]);
-        // What the router chose is counted, not what the warm-up made of it.
-        let chosen: Vec<usize> = all.decisions()[0].own.iter().flat_map(|own| own.iter()).map(|i| i + 1).collect();
-        assert_eq!(chosen, own);
-        let some = depths(0.5).depths(count);
-        assert!(some.iter().zip(&own).all(|(some, own)| some == own || *some == deepest));
-        assert!(some != own && some.iter().sum::<usize>() < deepest * count);
+        assert_eq!(all.recursion_counts(count), vec![deepest; count]);
+        // The trace has the router's choice, without the changes of the warm-up.
+        let chosen: Vec<usize> =
+            all.decisions()[0].router_recursions.iter().flat_map(|by_router| by_router.iter()).map(|i| i + 1).collect();
+        assert_eq!(chosen, by_router);
+        let some = depths(0.5).recursion_counts(count);
+        assert!(some.iter().zip(&by_router).all(|(some, by_router)| some == by_router || *some == deepest));
+        assert!(some != by_router && some.iter().sum::<usize>() < deepest * count);
     }
 }
 
 #[test]
-fn biases_move_choices_and_not_gates() {
+fn biases_change_selections_and_not_gates() {
     let name = "routed_softmax";
     let rows = rows(name);
     let forced = |depth: usize| {
@@ -281,21 +240,21 @@ fn biases_move_choices_and_not_gates() {
             let mut biases = vec![0.0; 3];
             biases[depth] = 10.0;
             router.biases = Some(biases);
-            router.score = DepthScore::Softmax;
+            router.score = TokenChoiceScore::Softmax;
         })
         .load()
     };
-    let (_, own) = run(&load(name), &rows, Choice::Threshold);
+    let (_, unbiased) = run(&load(name), &rows, SelectionRule::Causal);
     for depth in 0..3 {
-        let (_, routing) = run(&forced(depth), &rows, Choice::Threshold);
-        assert!(routing.depths(rows.len() * rows[0].len()).iter().all(|found| *found == depth + 1));
-        assert_eq!(routing.decisions()[0].values(), own.decisions()[0].values());
+        let (_, routing) = run(&forced(depth), &rows, SelectionRule::Causal);
+        assert!(routing.recursion_counts(rows.len() * rows[0].len()).iter().all(|found| *found == depth + 1));
+        assert_eq!(routing.decisions()[0].values(), unbiased.decisions()[0].values());
     }
 }
 
-/// Expert-choice routers beside auxiliary ones, in the golden model of those.
+/// Expert choice with auxiliary routers, on the golden model without them.
 #[test]
-fn an_auxiliary_router_chooses_in_inference_and_gives_the_body_no_gradient() {
+fn an_auxiliary_router_selects_at_inference_and_gives_the_body_no_gradient() {
     struct WithAuxiliary {
         golden: Golden,
         config: ModelConfig,
@@ -313,7 +272,7 @@ fn an_auxiliary_router_chooses_in_inference_and_gives_the_body_no_gradient() {
         }
         fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
             match self.infos.get(name) {
-                // Turns the first channel's sign around: it chooses otherwise than the router does.
+                // Negates the first channel, so that it selects differently from the router.
                 Some(info) => {
                     let values: Vec<f32> = (0..info.shape[1]).map(|i| if i == 0 { -1.0 } else { 0.0 }).collect();
                     Ok(narrow(&values, Dtype::F32).into())
@@ -334,34 +293,32 @@ fn an_auxiliary_router_chooses_in_inference_and_gives_the_body_no_gradient() {
     let model = CausalLm::load(&source.config, &source, &device).unwrap();
     let rows = rows("routed_mlp");
     let layout = || Layout::batch(rows.len(), rows[0].len());
-    let (_, causal) = model.forward_routed(flat(&rows, &device), layout(), Choice::Threshold);
+    let (_, causal) = model.forward_routed(flat(&rows, &device), layout(), SelectionRule::Causal);
     for decision in causal.decisions().iter().skip(1) {
         let above: Vec<bool> = decision.auxiliary_values().into_iter().map(|u| u > 0.0).collect();
         assert_eq!(decision.mask(), above);
     }
     // Top-k goes by the router.
     let capacities = model.expert_choice().unwrap().capacities.clone();
-    let (_, top) = model.forward_routed(flat(&rows, &device), layout(), Choice::TopK(capacities.clone()));
+    let (_, top) = model.forward_routed(flat(&rows, &device), layout(), SelectionRule::TopK(capacities.clone()));
     let expected = source.golden.ints("golden.chosen.1").0;
-    assert_eq!(*top.decisions()[1].chosen, expected.into_iter().map(|row| row as usize).collect::<Vec<_>>());
-    assert_eq!(top.decisions()[1].chosen.len(), rows.len() * ExpertChoiceConfig::tokens(capacities[1], rows[0].len()));
-    let sums = top.decisions().iter().filter_map(|decision| decision.auxiliary.clone()).map(|u| u.square().sum());
+    assert_eq!(*top.decisions()[1].selected_rows, expected.into_iter().map(|row| row as usize).collect::<Vec<_>>());
+    assert_eq!(
+        top.decisions()[1].selected_rows.len(),
+        rows.len() * ExpertChoiceConfig::tokens(capacities[1], rows[0].len())
+    );
+    let sums =
+        top.decisions().iter().filter_map(|decision| decision.auxiliary_logits.clone()).map(|u| u.square().sum());
     let mut grads = sums.reduce(|a, b| a + b).unwrap().backward();
-    struct Visitor<'a>(Vec<String>, &'a mut burn::tensor::Gradients, Vec<String>);
-    impl ModuleVisitor for Visitor<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if param.val().grad_remove(self.1).is_some() {
-                self.2.push(self.0.join("."));
+    struct Visitor<'a>(&'a mut burn::tensor::Gradients, Vec<String>);
+    impl NamedVisitor for Visitor<'_> {
+        fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+            if param.val().grad_remove(self.0).is_some() {
+                self.1.push(name.to_owned());
             }
         }
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.0.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.pop();
-        }
     }
-    let mut visitor = Visitor(Vec::new(), &mut grads, Vec::new());
-    model.visit(&mut visitor);
-    assert_eq!(visitor.2, source.infos.keys().cloned().collect::<Vec<_>>());
+    let mut visitor = Visitor(&mut grads, Vec::new());
+    visit_named(&model, &mut visitor);
+    assert_eq!(visitor.1, source.infos.keys().cloned().collect::<Vec<_>>());
 }

@@ -31,7 +31,7 @@ pub enum TrainError {
     NotALog {
         /// The file.
         path: PathBuf,
-        /// How it should begin.
+        /// Its expected beginning.
         expected: &'static str,
     },
     /// `--resume` with other settings.
@@ -49,19 +49,19 @@ pub enum TrainError {
         "`--allow-change {key}`: the configuration has no such key\nhint: keys are written as for `--set`, e.g. `optimizer.lr`; a part such as `optimizer` stands for all in it"
     )]
     NoSuchKey {
-        /// What was asked for.
+        /// The value that was asked for.
         key: String,
     },
     /// `--resume=PATH` with something else.
     #[error("`{}` is no checkpoint, expected a folder `ckpt/step-N` of a run, or a run's folder that has one", path.display())]
     NotACheckpoint {
-        /// What was asked for.
+        /// The value that was asked for.
         path: PathBuf,
     },
     /// `--resume=PATH` with an older checkpoint of the same run.
     #[error("`{}` is not the last checkpoint of its run, `{}` is later\nhint: another `run.dir` begins a new run from it; or move the later ones away", path.display(), later.display())]
     LaterCheckpoints {
-        /// What was asked for.
+        /// The value that was asked for.
         path: PathBuf,
         /// The next one.
         later: PathBuf,
@@ -82,31 +82,19 @@ pub enum TrainError {
         /// The model.
         model: String,
     },
-    /// Teacher and student read different ids.
-    #[error(
-        "the teacher `{teacher}` and the student `{student}` do not share a vocabulary: {reason}\nhint: distillation compares them token by token; use the student's original as the teacher"
-    )]
-    VocabularyMismatch {
-        /// The teacher.
-        teacher: String,
-        /// The student.
-        student: String,
-        /// How they differ.
-        reason: String,
-    },
     /// A loss asks for what the models do not have.
     #[error("loss `{loss}` does not fit the models: {reason}\nhint: {hint}")]
     Loss {
         /// The loss.
         loss: &'static str,
-        /// What is missing.
+        /// The missing part.
         reason: String,
-        /// What to do.
+        /// The fix.
         hint: &'static str,
     },
     /// Settings of routers for a model that has none, or none with weights.
     #[error(
-        "`{model}` has no router that could be trained, but there {} {}\nhint: give it one with `retie convert --router`, or leave that out",
+        "`{model}` has no router that could be trained, but there {} {}\nhint: give it one with `retie route`, or leave that out",
         if keys.len() == 1 { "is" } else { "are" },
         keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" and ")
     )]
@@ -125,9 +113,9 @@ pub enum TrainError {
         key: &'static str,
         /// The model.
         model: String,
-        /// What it has.
+        /// Its kind of router.
         found: &'static str,
-        /// What the setting is for.
+        /// The kind that the setting is for.
         expected: &'static str,
     },
     /// `--resume` with another cache in the place of the one that the run began with.
@@ -172,7 +160,7 @@ pub enum TrainError {
     /// More tokens of a distribution than there are, or none.
     #[error("`top_k` is `{found}`, expected a number from 1 to the teacher's {vocab_size} tokens")]
     TopK {
-        /// What was asked for.
+        /// The value that was asked for.
         found: usize,
         /// Tokens of the teacher.
         vocab_size: usize,
@@ -182,9 +170,9 @@ pub enum TrainError {
     KeptDistribution {
         /// Its name.
         key: &'static str,
-        /// What was asked for.
+        /// The value that was asked for.
         found: f64,
-        /// What can be.
+        /// The possible values.
         expected: &'static str,
     },
     /// A file of a run is not what this program wrote.
@@ -192,7 +180,7 @@ pub enum TrainError {
     BadRunFile {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and cause.
         source: serde_json::Error,
     },
     /// The loss or the gradient is no longer a number.
@@ -210,7 +198,7 @@ pub enum TrainError {
         grad_norm: f64,
         /// Steps before it that were skipped for the same reason.
         skipped: u64,
-        /// Where the step's text is.
+        /// File of the step's text.
         path: PathBuf,
     },
 }

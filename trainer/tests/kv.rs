@@ -5,17 +5,21 @@
 mod support;
 
 use retie_checkpoint::ModelSource;
-use retie_config::KvStrategy;
+use retie_config::{KvSharing, RouterConfig};
 use retie_trainer::{MODEL_DIR, Resume, read_metrics};
 use std::sync::atomic::AtomicBool;
-use support::{bits, expert_choice, run, start, stop_after, token_choice, with_router};
+use support::{bits, expert_choice, run, start, stop_after, token_choice, with_kv_sharing, with_shared_router};
 
 #[test]
 fn computing_each_recursion_again_changes_nothing() {
-    for kv in [KvStrategy::Shared, KvStrategy::Hybrid] {
-        for router in [expert_choice(kv), token_choice(kv)] {
+    for kv in [KvSharing::Shared, KvSharing::Hybrid] {
+        for router in [None, Some(expert_choice()), Some(token_choice())] {
             let dir = tempfile::tempdir().unwrap();
-            let whole = with_router(dir.path(), &router);
+            let whole = match &router {
+                Some(router) => with_shared_router(dir.path(), router, kv),
+                None => with_kv_sharing(dir.path(), kv),
+            };
+            let kind = router.as_ref().map_or("plain", RouterConfig::kind);
             let mut parts = whole.clone();
             parts.run.dir = dir.path().join("parts");
             parts.train.checkpoint_recursions = true;
@@ -23,7 +27,7 @@ fn computing_each_recursion_again_changes_nothing() {
             for (a, b) in whole.iter().zip(&parts) {
                 for (what, a, b) in [("loss", a.loss, b.loss), ("gradient norm", a.grad_norm, b.grad_norm)] {
                     // Rounding of f32, carried through six steps.
-                    assert!((a - b).abs() <= 2e-5 * a.abs(), "{} {kv}: {what} {a} and {b}", router.kind());
+                    assert!((a - b).abs() <= 2e-5 * a.abs(), "{kind} {kv}: {what} {a} and {b}");
                 }
             }
         }
@@ -33,7 +37,7 @@ fn computing_each_recursion_again_changes_nothing() {
 #[test]
 fn a_stopped_run_goes_on_bit_for_bit_and_later_keys_and_values_stay_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
-    let mut whole = with_router(dir.path(), &expert_choice(KvStrategy::Shared));
+    let mut whole = with_shared_router(dir.path(), &expert_choice(), KvSharing::Shared);
     whole.train.checkpoint_recursions = true;
     whole.optimizer.weight_decay = 0.0;
     let rows = run(&whole, "cpu");

@@ -4,8 +4,8 @@
 
 mod support;
 
-use retie_checkpoint::{Dtype, FolderWriter, TensorInfo, expected_tensors, narrow};
-use retie_config::{HiddenConfig, LossConfig, ModelConfig, UptrainConfig};
+use retie_checkpoint::{Dtype, FolderWriter, TensorInfo, narrow};
+use retie_config::{HiddenConfig, LossTerm, ModelConfig, UptrainConfig};
 use retie_trainer::{Resume, TrainError, read_metrics};
 use serde_json::{Map, Value};
 use std::{path::Path, sync::atomic::AtomicBool};
@@ -22,16 +22,17 @@ fn wider(dir: &Path) -> String {
         serde_json::from_slice(&fs_err::read(base.join("config.json")).unwrap()).unwrap();
     config["hidden_size"] = (config["hidden_size"].as_u64().unwrap() * 3 / 2).into();
     fs_err::write(&path, serde_json::to_string(&config).unwrap()).unwrap();
-    let shapes = expected_tensors(&ModelConfig::from_json(config, &path).unwrap()).unwrap();
+    let shapes = ModelConfig::from_json(config, &path).unwrap().tensors();
+    let shapes: Vec<_> = shapes.into_iter().map(|spec| (spec.name(), spec.shape)).collect();
     let info =
         |(name, shape): &(String, Vec<usize>)| (name.clone(), TensorInfo { dtype: Dtype::F32, shape: shape.clone() });
     let mut writer = FolderWriter::create(&folder, &shapes.iter().map(info).collect::<Vec<_>>(), 1 << 30).unwrap();
     for (index, (name, shape)) in shapes.iter().enumerate() {
-        let of = |at: usize| match shape.len() {
+        let value = |at: usize| match shape.len() {
             1 => 1.0, // a norm
             _ => (((at * 2_654_435_761 + index * 40_503) % 1009) as f32 / 504.5 - 1.0) * 0.08,
         };
-        let values: Vec<f32> = (0..shape.iter().product()).map(of).collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
         writer.write(name, &narrow(&values, Dtype::F32)).unwrap();
     }
     writer.finish().unwrap();
@@ -41,7 +42,7 @@ fn wider(dir: &Path) -> String {
 fn mapped(dir: &Path) -> UptrainConfig {
     let mut config = config(dir);
     config.teacher.as_mut().unwrap().model = Some(wider(dir));
-    config.losses = vec![LossConfig::Hidden(HiddenConfig { projection: true, ..HiddenConfig::new(1.0) })];
+    config.losses = vec![LossTerm::new(1.0, HiddenConfig { projection: true, ..HiddenConfig::default() })];
     config
 }
 
@@ -86,7 +87,7 @@ fn two_ranks_learn_the_maps_of_one() {
 fn without_a_map_the_sizes_have_to_be_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = mapped(dir.path());
-    config.losses = vec![LossConfig::Hidden(HiddenConfig::new(1.0))];
+    config.losses = vec![LossTerm::new(1.0, HiddenConfig::default())];
     let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     assert!(matches!(error, TrainError::Loss { loss: "hidden", .. }));
     assert!(error.to_string().contains("`projection: true`"), "{error}");

@@ -5,13 +5,10 @@
 mod support;
 
 use retie_checkpoint::{ModelSource, Parent, SafetensorsFile, TensorSource};
-use retie_config::{
-    KvStrategy, LossConfig, NonFinite, Packing, RouterBalancingConfig, RouterBceConfig, UptrainConfig, WeightPoint,
-};
+use retie_collective::{Collective, Single};
+use retie_config::{LossTerm, NonFinite, Packing, RouterBalancingConfig, RouterBceConfig, UptrainConfig, WeightPoint};
 use retie_model::WeightDtype;
-use retie_trainer::{
-    Collective, KeepLogits, MODEL_DIR, Outcome, Resume, Single, StepRow, TrainError, keep_logits, read_metrics,
-};
+use retie_trainer::{Job, KeepLogits, MODEL_DIR, Outcome, Resume, StepRow, TrainError, keep_logits, read_metrics};
 use serde_json::Value;
 use std::{path::Path, sync::atomic::AtomicBool};
 use support::{Threads, assets, config, expert_choice, run, start_on, token_choice, with_router};
@@ -62,7 +59,8 @@ fn assert_same(found: &[StepRow], expected: &[StepRow]) {
         assert_eq!(numbers.len(), expected.len());
         for ((name, a), (other, b)) in numbers.iter().zip(&expected) {
             assert_eq!(name, other);
-            // Sums of f32 in another order; a step of AdamW makes 1e-7 of a gradient some 1e-7 of a loss.
+            // Sums of f32 in another order; a step of AdamW makes 1e-7 of a gradient some 1e-7 of a
+            // loss.
             assert!((a - b).abs() <= 1e-6 * b.abs(), "step {}, {name}: {a} and {b}", found.step);
         }
     }
@@ -81,7 +79,8 @@ fn two_ranks_and_three_make_the_losses_of_one_with_whole_and_with_divided_moment
     }
 }
 
-/// That two ranks and three make the rows of `alone` and the same `config.json`, which has thresholds and biases.
+/// That two ranks and three make the rows of `alone` and the same `config.json`, which has
+/// thresholds and biases.
 fn assert_routed(alone: &UptrainConfig) {
     let shape = |config: &UptrainConfig| -> Value {
         serde_json::from_slice(&fs_err::read(config.run.dir.join(MODEL_DIR).join("config.json")).unwrap()).unwrap()
@@ -120,10 +119,10 @@ fn assert_router(found: &Value, expected: &Value) {
 #[test]
 fn depths_are_balanced_by_what_the_tokens_of_all_ranks_choose() {
     let dir = tempfile::tempdir().unwrap();
-    let router = token_choice(KvStrategy::RecursionWise);
+    let router = token_choice();
     let mut alone = divided(with_router(dir.path(), &router), dir.path(), "alone");
-    alone.losses.push(LossConfig::RouterBalancing(RouterBalancingConfig::new(0.1)));
-    alone.train.depth_warmup_steps = Some(3);
+    alone.losses.push(LossTerm::new(0.1, RouterBalancingConfig {}));
+    alone.train.full_recursion_warmup_steps = Some(3);
     alone.train.loss_free_balancing = Some(0.01);
     // Pieces of documents: each rank sees others, and positions of its own.
     alone.data.packing = Packing::Documents;
@@ -133,9 +132,9 @@ fn depths_are_balanced_by_what_the_tokens_of_all_ranks_choose() {
 #[test]
 fn thresholds_and_the_counts_of_held_out_rows_do_not_depend_on_the_number_of_ranks() {
     let dir = tempfile::tempdir().unwrap();
-    let router = expert_choice(KvStrategy::RecursionWise);
+    let router = expert_choice();
     let mut alone = divided(with_router(dir.path(), &router), dir.path(), "alone");
-    alone.losses.push(LossConfig::RouterBce(RouterBceConfig::new(0.1)));
+    alone.losses.push(LossTerm::new(0.1, RouterBceConfig {}));
     // One of three ranks has no batch to measure on.
     alone.train.eval_sequences = 2;
     assert_routed(&alone);
@@ -165,11 +164,11 @@ fn a_run_goes_on_with_another_number_of_ranks_and_the_same_text() {
     config.train.shard_optimizer = true;
     let go_on = |world: usize, resume: Resume, until: u64| {
         // Set on the last rank alone.
-        let of = |ranks: &Threads| {
+        let train = |ranks: &Threads| {
             let stop = AtomicBool::new(ranks.rank() + 1 == world);
             start_on(&config, resume.clone(), ranks, &stop)
         };
-        for outcome in Threads::run(world, of) {
+        for outcome in Threads::run(world, train) {
             assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step, .. } if step == until));
         }
     };
@@ -199,7 +198,8 @@ fn checkpoints_are_the_same_files_with_whole_and_with_divided_moments() {
     assert_eq!(whole.names(), divided.names());
     for name in whole.names() {
         let (a, b) = (whole.read_f32(name).unwrap(), divided.read_f32(name).unwrap());
-        // The norm that clips is summed in another order: f64, so that at most the last bit of an f32 differs.
+        // The norm that clips is summed in another order: f64, so that at most the last bit of an
+        // f32 differs.
         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs() + 1e-12), "{name}");
     }
 }
@@ -221,7 +221,7 @@ fn a_step_without_a_finite_loss_is_left_out_on_every_rank_and_its_whole_text_is_
     let dir = tempfile::tempdir().unwrap();
     let mut alone = config_of(dir.path(), "alone");
     alone.train.non_finite = NonFinite::Skip { in_a_row: 1 };
-    let LossConfig::CrossEntropy(cross_entropy) = &mut alone.losses[0] else { panic!("{:?}", alone.losses) };
+    let cross_entropy = &mut alone.losses[0];
     let point = |(step, factor)| WeightPoint { step, factor };
     cross_entropy.weight_schedule = [(2, 1.0), (3, 1e39), (4, 1.0)].map(point).into();
     let rows = run(&alone, "cpu");
@@ -272,7 +272,8 @@ fn the_logits_of_a_teacher_are_kept_by_all_ranks() {
     };
     let keep = |output: &str, ranks: &dyn Collective, stop: bool| {
         let (device, stop) = (retie_model::device("cpu").unwrap(), AtomicBool::new(stop));
-        let kept = keep_logits(&options(output), &teacher, &device, WeightDtype::F32, ranks, &stop, &mut |_| {});
+        let job = Job { device: &device, ranks, stop: &stop };
+        let kept = keep_logits(&options(output), &teacher, WeightDtype::F32, job, &mut |_| {});
         kept.unwrap()
     };
     let alone = keep("alone", &Single, false);

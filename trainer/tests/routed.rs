@@ -6,10 +6,9 @@ mod support;
 
 use retie_checkpoint::ModelSource;
 use retie_config::{
-    AuxiliaryRouterBceConfig, DepthScore, ExpertChoiceConfig, Gating, GroupConfig, HiddenConfig, HiddenPair,
-    IntermediateState, KvStrategy, LossConfig, RouterBalancingConfig, RouterBceConfig, RouterConfig,
-    RouterDecisivenessConfig, RouterInput, RouterNetwork, RouterScore, RouterZLossConfig, TokenChoiceConfig,
-    UptrainConfig,
+    AuxiliaryRouterBceConfig, ExpertChoiceConfig, Gating, GroupConfig, HiddenConfig, HiddenPair, IntermediateState,
+    LossTerm, RouterBalancingConfig, RouterBceConfig, RouterConfig, RouterDecisivenessConfig, RouterInput,
+    RouterNetwork, RouterZLossConfig, TokenChoiceConfig, TokenChoiceScore, UptrainConfig,
 };
 use retie_trainer::{MODEL_DIR, Resume, StepRow, TrainError, read_metrics};
 use std::{path::Path, sync::atomic::AtomicBool};
@@ -24,8 +23,8 @@ fn with_network(dir: &Path, network: RouterNetwork, gating: Gating, capacities: 
     let mut config = with_router(dir, &expert_choice(network, gating, capacities));
     config.train.capacity_warmup_steps = Some(4);
     if network.has_weights() {
-        config.losses.push(LossConfig::RouterBce(RouterBceConfig::new(0.1)));
-        config.losses.push(LossConfig::RouterZLoss(RouterZLossConfig::new(0.01)));
+        config.losses.push(LossTerm::new(0.1, RouterBceConfig {}));
+        config.losses.push(LossTerm::new(0.01, RouterZLossConfig {}));
     }
     config
 }
@@ -34,13 +33,10 @@ fn expert_choice(network: RouterNetwork, gating: Gating, capacities: [f64; 2]) -
     RouterConfig::ExpertChoice(ExpertChoiceConfig {
         network,
         input: RouterInput::Normalized,
-        score: RouterScore::Sigmoid,
         alpha: gating.default_alpha(),
         gating,
         capacities: capacities.to_vec(),
-        kv: KvStrategy::RecursionWise,
-        auxiliary: None,
-        thresholds: None,
+        ..ExpertChoiceConfig::new(2)
     })
 }
 
@@ -49,18 +45,16 @@ fn token_choice(dir: &Path, gating: Gating, intermediate: IntermediateState) -> 
     let router = RouterConfig::TokenChoice(TokenChoiceConfig {
         network: RouterNetwork::Mlp,
         input: RouterInput::Normalized,
-        score: DepthScore::Softmax,
-        alpha: DepthScore::Softmax.default_alpha(gating, 2),
+        alpha: TokenChoiceScore::Softmax.default_alpha(gating, 2),
         gating,
         intermediate,
-        kv: KvStrategy::RecursionWise,
-        biases: None,
+        ..TokenChoiceConfig::default()
     });
     let mut config = with_router(dir, &router);
-    config.losses.push(LossConfig::RouterBalancing(RouterBalancingConfig::new(0.1)));
-    config.losses.push(LossConfig::RouterZLoss(RouterZLossConfig::new(0.01)));
-    config.losses.push(LossConfig::RouterDecisiveness(RouterDecisivenessConfig::new(0.02)));
-    config.train.depth_warmup_steps = Some(3);
+    config.losses.push(LossTerm::new(0.1, RouterBalancingConfig {}));
+    config.losses.push(LossTerm::new(0.01, RouterZLossConfig {}));
+    config.losses.push(LossTerm::new(0.02, RouterDecisivenessConfig {}));
+    config.train.full_recursion_warmup_steps = Some(3);
     config.train.loss_free_balancing = Some(0.01);
     config
 }
@@ -89,9 +83,9 @@ fn a_stopped_run_goes_on_bit_for_bit_and_its_model_has_thresholds() {
     }
     assert_resumes(dir.path(), &whole, &rows);
     let held = rows[5].heldout_routing.as_ref().unwrap();
-    assert!(held.same_depth.unwrap() > 0.5 && held.inference.taken[0] == 1.0, "{held:?}");
+    assert!(held.same_recursions.unwrap() > 0.5 && held.inference.taken[0] == 1.0, "{held:?}");
     let trained = rows[5].routing.as_ref().unwrap();
-    assert_eq!((trained.mean_depth, trained.sampling_accuracy.len()), (1.5, 2));
+    assert_eq!((trained.mean_recursions, trained.sampling_accuracy.len()), (1.5, 2));
     let model = ModelSource::open(whole.run.dir.join(MODEL_DIR).to_str().unwrap()).unwrap();
     let Some(RouterConfig::ExpertChoice(router)) = model.config.recursion.unwrap().router else { panic!() };
     assert_eq!([router.threshold(0).is_none(), router.threshold(1).is_none()], [true, false]);
@@ -136,9 +130,9 @@ fn tokens_that_choose_a_depth_are_trained_balanced_and_resumed_bit_for_bit() {
     // The router has no preference before it has learned, and of equals the deepest is chosen.
     assert_eq!(rows[0].cross_entropy, run(&plain, "cpu")[0].cross_entropy);
     assert!(rows.iter().all(|row| row.terms["router_balancing"] > 0.0 && row.terms["router_decisiveness"] <= 1.0));
-    let choice = rows[0].routing.as_ref().unwrap().depth_choice.as_ref().unwrap();
+    let choice = rows[0].routing.as_ref().unwrap().token_choice.as_ref().unwrap();
     assert_eq!((choice.load.as_slice(), choice.max_vio), ([0.0, 1.0].as_slice(), 1.0));
-    assert!(rows[5].heldout_routing.as_ref().unwrap().same_depth.is_none());
+    assert!(rows[5].heldout_routing.as_ref().unwrap().same_recursions.is_none());
     let mut one = whole.clone();
     (one.run.dir, one.train.steps) = (dir.path().join("one"), Some(1));
     run(&one, "cpu");
@@ -174,7 +168,7 @@ fn recursions_of_chosen_depths_run_again_change_nothing() {
 fn micro_batches_do_not_change_losses_that_are_means_over_tokens() {
     let dir = tempfile::tempdir().unwrap();
     let mut parts = routed(dir.path(), Gating::Delta, [1.0, 0.5]);
-    parts.losses.push(LossConfig::RouterDecisiveness(RouterDecisivenessConfig::new(0.05)));
+    parts.losses.push(LossTerm::new(0.05, RouterDecisivenessConfig {}));
     parts.train.capacity_warmup_steps = None;
     parts.train.steps = Some(1);
     let mut one = parts.clone();
@@ -198,7 +192,7 @@ fn auxiliary_routers_learn_and_change_nothing_else() {
     learning.train.eval_every = 0;
     learning.optimizer.max_grad_norm = 0.01;
     learning.optimizer.groups.auxiliary_routers = GroupConfig { lr: 10.0, weight_decay: None };
-    learning.losses.push(LossConfig::AuxiliaryRouterBce(AuxiliaryRouterBceConfig::new(1.0)));
+    learning.losses.push(LossTerm::new(1.0, AuxiliaryRouterBceConfig {}));
     let mut frozen = learning.clone();
     frozen.run.dir = dir.path().join("frozen");
     frozen.optimizer.groups.auxiliary_routers.lr = 0.0;
@@ -223,10 +217,7 @@ fn settings_of_another_kind_of_router_are_refused() {
     config.train.capacity_warmup_steps = Some(2);
     let error = refused(&config);
     assert!(error.starts_with("`train.capacity_warmup_steps` is of `expert_choice` routers"), "{error}");
-    for loss in [
-        LossConfig::RouterBce(RouterBceConfig::new(0.1)),
-        LossConfig::AuxiliaryRouterBce(AuxiliaryRouterBceConfig::new(0.1)),
-    ] {
+    for loss in [LossTerm::new(0.1, RouterBceConfig {}), LossTerm::new(0.1, AuxiliaryRouterBceConfig {})] {
         let mut config = good.clone();
         config.losses.push(loss);
         let error = refused(&config);
@@ -239,7 +230,7 @@ fn settings_of_another_kind_of_router_are_refused() {
     let error = refused(&config);
     assert!(error.starts_with("`train.loss_free_balancing` is of `token_choice` routers"), "{error}");
     let mut config = good;
-    config.losses.push(LossConfig::RouterBalancing(RouterBalancingConfig::new(0.1)));
+    config.losses.push(LossTerm::new(0.1, RouterBalancingConfig {}));
     let error = refused(&config);
     assert!(error.contains("is routed with `expert_choice`, expected `token_choice`"), "{error}");
     assert!(!config.run.dir.exists(), "nothing is written");
@@ -263,14 +254,14 @@ fn settings_of_routers_for_a_model_without_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());
     config.train.capacity_warmup_steps = Some(4);
-    config.losses.push(LossConfig::RouterBce(RouterBceConfig::new(0.1)));
+    config.losses.push(LossTerm::new(0.1, RouterBceConfig {}));
     let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     let TrainError::NoRouter { keys, .. } = &error else { panic!("{error}") };
     assert_eq!(keys, &["losses: router_bce", "train.capacity_warmup_steps"]);
     // Within a recursion only the tokens that go through have hidden states.
     let mut config = routed(dir.path(), Gating::StraightThrough, [1.0, 0.5]);
     let pair = HiddenPair { student: 4, teacher: 4 };
-    config.losses.push(LossConfig::Hidden(HiddenConfig { map: Some(vec![pair]), ..HiddenConfig::new(1.0) }));
+    config.losses.push(LossTerm::new(1.0, HiddenConfig { map: Some(vec![pair]), ..HiddenConfig::default() }));
     let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("after depth 4 of"), "{error}");
     assert!(!config.run.dir.exists(), "nothing is written");

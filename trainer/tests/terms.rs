@@ -6,13 +6,13 @@ mod support;
 
 use retie_config::{
     CrossEntropyConfig, EarlyExitConfig, ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenPair,
-    LossConfig, UptrainConfig,
+    LossTerm, UptrainConfig,
 };
 use retie_trainer::{Resume, StepRow, TrainError};
 use std::{path::Path, sync::atomic::AtomicBool};
 use support::{config, run, start};
 
-fn exits(weights: ExitWeights, from: Vec<ExitReference>) -> LossConfig {
+fn exits(weights: ExitWeights, from: Vec<ExitReference>) -> LossTerm {
     let distill = ExitDistillConfig {
         from,
         cross_entropy: retie_config::ExitCrossEntropy::Keep,
@@ -20,14 +20,14 @@ fn exits(weights: ExitWeights, from: Vec<ExitReference>) -> LossConfig {
         temperature: 1.0,
     };
     let distill = Some(distill).filter(|distill| !distill.from.is_empty());
-    LossConfig::EarlyExit(EarlyExitConfig { weights, distill, ..EarlyExitConfig::new(1.0) })
+    LossTerm::new(1.0, EarlyExitConfig { weights, distill })
 }
 
-fn hidden(map: Option<Vec<HiddenPair>>) -> LossConfig {
-    LossConfig::Hidden(HiddenConfig { map, ..HiddenConfig::new(0.5) })
+fn hidden(map: Option<Vec<HiddenPair>>) -> LossTerm {
+    LossTerm::new(0.5, HiddenConfig { map, ..HiddenConfig::default() })
 }
 
-fn with(dir: &Path, name: &str, losses: Vec<LossConfig>) -> UptrainConfig {
+fn with(dir: &Path, name: &str, losses: Vec<LossTerm>) -> UptrainConfig {
     let mut config = config(dir);
     config.run.dir = dir.join(name);
     config.losses.extend(losses);
@@ -108,7 +108,7 @@ fn exits_of_weight_zero_change_nothing() {
 fn a_trained_exit_gets_better() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = with(dir.path(), "run", vec![exits(ExitWeights::Aggressive { c: 1.0 }, Vec::new())]);
-    config.losses.retain(|loss| !matches!(loss, LossConfig::Distill(_)));
+    config.losses.retain(|loss| loss.name() != "distill");
     config.teacher = None;
     config.train.steps = Some(20);
     let rows = run(&config, "cpu");
@@ -139,7 +139,7 @@ fn what_a_term_needs_of_the_models_is_checked_before_anything_is_written() {
     );
     let mut config = with(dir.path(), "run", vec![exits(ExitWeights::Weighted, Vec::new())]);
     config.student.model = support::assets().join("demo-model").display().to_string();
-    config.losses.push(LossConfig::CrossEntropy(CrossEntropyConfig::new(1.0)));
+    config.losses.push(LossTerm::new(1.0, CrossEntropyConfig::default()));
     let result = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {});
     assert!(matches!(result, Err(TrainError::Loss { loss: "early_exit", .. })), "{result:?}");
 }

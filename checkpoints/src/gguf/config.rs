@@ -1,4 +1,4 @@
-//! Metadata → a Hugging Face `config.json`.
+//! Conversion of GGUF metadata into a Hugging Face `config.json`.
 //!
 //! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#llm>.
 
@@ -10,9 +10,10 @@ use super::{
     parse::Header,
     rope_factors,
 };
+use retie_config::{LayerIndex, Projection, TensorOwner, TensorPart, TensorRole};
 use serde_json::{Map, Value, json};
 
-/// Keys that describe the shape and are read below, or that say nothing about the computation.
+/// Keys that are read below because they describe the shape, or that do not affect the computation.
 const READ: &[&str] = &[
     "block_count",
     "context_length",
@@ -36,7 +37,7 @@ const READ: &[&str] = &[
     "expert_used_count",
 ];
 
-/// The keys of `config.json`. `rope_freqs` are the values of that tensor, if there is one.
+/// Keys of `config.json`. `rope_freqs` are the values of the tensor of that name, if there is one.
 pub(super) fn hugging_face(
     header: &Header,
     family: &Family,
@@ -71,7 +72,12 @@ pub(super) fn hugging_face(
         }
     }
     let theta = metadata.optional_number(&key("rope.freq_base"))?.unwrap_or(10_000.0); // the format's default
-    let has = |name: &str| header.tensors.iter().any(|tensor| tensor.name == name);
+    let has = |owner, role, part| {
+        let name = names::to_gguf(owner, role, part, family);
+        name.is_some_and(|name| header.tensors.iter().any(|tensor| tensor.name == name))
+    };
+    let has_bias =
+        |projection| has(TensorOwner::Layer(LayerIndex(0)), TensorRole::Projection(projection), TensorPart::Bias);
     let ids = |name: &str| metadata.optional_size(&format!("tokenizer.ggml.{name}_token_id"));
     let config = json!({
         "architectures": [family.class_name],
@@ -88,9 +94,9 @@ pub(super) fn hugging_face(
         "rope_theta": theta,
         "rope_scaling": rope_scaling(metadata, family, rope_freqs, theta, head_dim)?,
         "max_position_embeddings": size("context_length")?,
-        "tie_word_embeddings": !has(names::OUTPUT),
-        "attention_bias": has("blk.0.attn_q.bias"),
-        "mlp_bias": has("blk.0.ffn_gate.bias"),
+        "tie_word_embeddings": !has(TensorOwner::Model, TensorRole::Head, TensorPart::Weight),
+        "attention_bias": has_bias(Projection::Q),
+        "mlp_bias": has_bias(Projection::Gate),
         "bos_token_id": ids("bos")?,
         "eos_token_id": ids("eos")?,
         "pad_token_id": ids("padding")?,
@@ -104,13 +110,13 @@ pub(super) fn hugging_face(
     }
 }
 
-/// The family that the file is of.
+/// Family of the file's architecture.
 pub(super) fn family(header: &Header) -> Result<&'static Family, GgufError> {
     const KEY: &str = "general.architecture";
-    Family::of(required(header.metadata.optional_text(KEY)?, KEY)?)
+    Family::for_architecture(required(header.metadata.optional_text(KEY)?, KEY)?)
 }
 
-/// A size that is small enough to be multiplied by another one.
+/// A size that is small enough to be multiplied by another one without overflow.
 fn bounded(metadata: &Metadata, key: &str) -> Result<Option<usize>, GgufError> {
     match metadata.optional_size(key)? {
         Some(n) if u32::try_from(n).is_err() => {
@@ -128,7 +134,7 @@ fn positive(n: usize, key: String) -> Result<usize, GgufError> {
     Err(GgufError::BadValue { key, found: n.to_string(), expected: "a positive integer".to_owned() })
 }
 
-/// Rows of the embeddings: a tokenizer may have fewer tokens than that.
+/// Rows of the embeddings; a tokenizer may have fewer tokens.
 fn vocab_size(header: &Header) -> Result<u64, GgufError> {
     let embeddings = header.tensors.iter().find(|tensor| tensor.name == names::TOKEN_EMBEDDINGS);
     match embeddings.map(|tensor| &tensor.dimensions[..]) {
@@ -142,7 +148,8 @@ fn vocab_size(header: &Header) -> Result<u64, GgufError> {
     }
 }
 
-/// A key of the architecture that is not known may change the computation (a scale, a window, a soft cap).
+/// Refuses unknown keys of the architecture, which may change the computation (a scale, a window, a
+/// soft cap).
 fn refuse_the_unknown(metadata: &Metadata, family: &Family) -> Result<(), GgufError> {
     let experts = family.key("expert_count");
     if let Some(found) = metadata.optional_size(&experts)?.filter(|n| *n > 0) {
@@ -239,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_tensor_and_biases_are_seen() {
+    fn an_output_tensor_and_biases_are_recognised() {
         let file = llama()
             .tensor("output.weight", &[8, 4], 0, &[0; 128])
             .tensor("blk.0.attn_q.bias", &[8], 0, &[0; 32])
@@ -262,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused_by_name() {
+    fn unimplemented_keys_are_refused_by_name() {
         let error = |file: TestFile| read(file).unwrap_err().to_string();
         assert_eq!(
             error(TestFile::default().pair("general.architecture", 8, &text("mamba"))),

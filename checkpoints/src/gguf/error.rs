@@ -1,20 +1,20 @@
-//! What can be wrong with a GGUF file.
+//! Errors of GGUF files.
 
 use super::quant;
 
-/// Why a GGUF file cannot be used. [`crate::CheckpointError::Gguf`] adds the path.
+/// Errors of a GGUF file. [`crate::CheckpointError::Gguf`] adds the path.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
-    /// The first four bytes differ.
+    /// The file does not start with `GGUF`.
     #[error("the file starts with `{}`, expected `GGUF`\nhint: it is not a GGUF file, or its download failed", found.escape_ascii())]
     Magic {
-        /// The first bytes.
+        /// First bytes of the file.
         found: Vec<u8>,
     },
-    /// The version's bytes are in the other order.
+    /// The file is big-endian.
     #[error("the file is big-endian\nhint: convert it to little-endian")]
     BigEndian,
-    /// A version of the format that is not read.
+    /// An unsupported version of the format.
     #[error("GGUF version `{found}` is not supported, expected 2 or 3")]
     Version {
         /// The version in the file.
@@ -25,11 +25,11 @@ pub enum GgufError {
         "the file ends at byte {len}, but {what} needs {needed} bytes from byte {offset}\nhint: the file is damaged or its download is incomplete"
     )]
     Truncated {
-        /// What was being read.
+        /// Part that was being read.
         what: String,
-        /// Where it starts.
+        /// Offset of that part.
         offset: u64,
-        /// Its size.
+        /// Its size in bytes.
         needed: u64,
         /// Size of the file.
         len: u64,
@@ -42,39 +42,39 @@ pub enum GgufError {
         /// The type's number.
         found: u32,
     },
-    /// Arrays of arrays of arrays ….
+    /// Arrays nested too deeply.
     #[error("metadata key `{key}` nests arrays more than {limit} deep")]
     Nesting {
         /// The key.
         key: String,
-        /// What is accepted.
+        /// Maximum nesting.
         limit: usize,
     },
     /// Text that is not UTF-8.
     #[error("{what} is not valid UTF-8")]
     NotUtf8 {
-        /// Which text.
+        /// Description of the text.
         what: String,
     },
     /// A name that occurs twice.
     #[error("{what} `{name}` occurs twice")]
     Duplicate {
-        /// What kind of name.
+        /// Kind of the name.
         what: &'static str,
         /// The name.
         name: String,
     },
-    /// A shape that no tensor can have.
+    /// An impossible shape.
     #[error("tensor `{tensor}` has dimensions {dimensions:?}, expected {expected}")]
     Dimensions {
         /// The tensor.
         tensor: String,
         /// Dimensions, fastest first, as in the file.
         dimensions: Vec<u64>,
-        /// What can stand there.
+        /// Accepted dimensions.
         expected: String,
     },
-    /// Tensor types that are not read.
+    /// Tensors of unsupported types.
     #[error(
         "{} tensors have a type that is not supported: {}\nhint: supported: {}",
         tensors.len(),
@@ -85,7 +85,7 @@ pub enum GgufError {
         /// Each tensor with the name of its type.
         tensors: Vec<(String, String)>,
     },
-    /// A family of models that is not read.
+    /// An unsupported family of models.
     #[error(
         "architecture `{found}` is not supported\nhint: supported: {}; use the model's Hugging Face folder",
         supported.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
@@ -93,39 +93,39 @@ pub enum GgufError {
     Architecture {
         /// The value of `general.architecture`.
         found: String,
-        /// Values that are.
+        /// Supported values.
         supported: Vec<&'static str>,
     },
-    /// A tensor that the configuration is read from is absent.
+    /// A tensor that the configuration needs is absent.
     #[error("tensor `{tensor}` is missing")]
     MissingTensor {
         /// Its name in GGUF.
         tensor: String,
     },
-    /// A metadata key is absent.
+    /// A required metadata key is absent.
     #[error("metadata key `{key}` is missing")]
     MissingKey {
         /// The key.
         key: String,
     },
-    /// A metadata key holds something of another type or range.
+    /// A metadata key holds a value of another type or range.
     #[error("metadata key `{key}` is `{found}`, expected {expected}")]
     BadValue {
         /// The key.
         key: String,
-        /// What stands there.
+        /// Value of the key.
         found: String,
-        /// What can stand there.
+        /// Accepted values.
         expected: String,
     },
-    /// A metadata key asks for something that is not implemented.
+    /// A metadata key has a value that is not implemented.
     #[error("`{key}: {found}` is not supported\nhint: {hint}")]
     Unsupported {
         /// The key.
         key: String,
-        /// What stands there.
+        /// Value of the key.
         found: String,
-        /// What is supported.
+        /// Supported values.
         hint: String,
     },
     /// The rotary factors are not those of Llama 3.
@@ -133,14 +133,14 @@ pub enum GgufError {
         "tensor `rope_freqs.weight` holds rotary factors that are not those of Llama 3.1\nhint: use the model's Hugging Face folder, whose `config.json` states them"
     )]
     RopeFactors,
-    /// A merge rule of the tokenizer that does not fit the vocabulary.
+    /// A merge rule of the tokenizer does not fit the vocabulary.
     #[error("`tokenizer.ggml.merges`: merge {index}, `{found}`, {problem}")]
     Merge {
-        /// Position in the list.
+        /// Index of the rule.
         index: usize,
-        /// The rule.
+        /// Text of the rule.
         found: String,
-        /// What is wrong with it.
+        /// Problem of the rule.
         problem: &'static str,
     },
 }

@@ -1,41 +1,46 @@
-//! Architectures of GGUF files that are read, and how their files differ from Hugging Face's folders.
+//! Supported architectures of GGUF files, and their differences from Hugging Face's folders.
 //!
-//! Tensor names: <https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/tensor_mapping.py>.
+//! Tensor names:
+//! <https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/tensor_mapping.py>.
 
 use super::{GgufError, metadata::Metadata};
+use retie_config::{ModelConfig, NormPosition, Projection, TensorPart, TensorRole};
 use serde_json::{Map, Value, json};
 
 /// A family of models.
 pub(super) struct Family {
-    /// `general.architecture`, and the beginning of its keys.
+    /// Value of `general.architecture`, and prefix of its keys.
     pub name: &'static str,
     /// Class and `model_type` in Hugging Face's `config.json`.
     pub class_name: &'static str,
     pub model_type: &'static str,
     pub hidden_act: (&'static str, &'static str),
-    /// Keys that it has beyond those of every family.
+    /// Keys beyond those of every family.
     pub keys: &'static [&'static str],
-    /// Parts of a layer: under `blk.{i}.` there, and under `model.layers.{i}.` here.
-    pub layer: &'static [(&'static str, &'static str)],
-    /// Whether the rows of q and k are stored for the interleaved form of RoPE.
+    /// Modules of a layer, with their names under `blk.{i}`.
+    pub layer: &'static [(TensorRole, &'static str)],
+    /// True if the rows of q and k are stored for the interleaved form of RoPE.
     pub interleaved_rope: bool,
-    /// Whether norms are stored as `1 + w`.
+    /// True if norms are stored as `1 + w`.
     pub norms_plus_one: bool,
-    /// What `config.json` says beyond the sizes.
+    /// Adds the keys of `config.json` beyond the sizes.
     pub json: fn(&Metadata, &mut Map<String, Value>) -> Result<(), GgufError>,
 }
 
 /// Every family.
 pub(super) static FAMILIES: [Family; 2] = [LLAMA, GEMMA3];
 
-const ATTENTION: [(&str, &str); 4] = [
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
+const ATTENTION: [(TensorRole, &str); 4] = [
+    (TensorRole::Projection(Projection::Q), "attn_q"),
+    (TensorRole::Projection(Projection::K), "attn_k"),
+    (TensorRole::Projection(Projection::V), "attn_v"),
+    (TensorRole::Projection(Projection::O), "attn_output"),
 ];
-const MLP: [(&str, &str); 3] =
-    [("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"), ("ffn_down", "mlp.down_proj")];
+const MLP: [(TensorRole, &str); 3] = [
+    (TensorRole::Projection(Projection::Gate), "ffn_gate"),
+    (TensorRole::Projection(Projection::Up), "ffn_up"),
+    (TensorRole::Projection(Projection::Down), "ffn_down"),
+];
 
 const LLAMA: Family = Family {
     name: "llama",
@@ -44,12 +49,12 @@ const LLAMA: Family = Family {
     hidden_act: ("hidden_act", "silu"),
     keys: &[],
     layer: &[
-        ("attn_norm", "input_layernorm"),
+        (TensorRole::Norm(NormPosition::Input), "attn_norm"),
         ATTENTION[0],
         ATTENTION[1],
         ATTENTION[2],
         ATTENTION[3],
-        ("ffn_norm", "post_attention_layernorm"),
+        (TensorRole::Norm(NormPosition::PostAttention), "ffn_norm"),
         MLP[0],
         MLP[1],
         MLP[2],
@@ -59,7 +64,8 @@ const LLAMA: Family = Family {
     json: |_, _| Ok(()),
 };
 
-/// Gemma 3's files say neither of these: they are those of every published size but 27B, whose scores have another scale.
+/// Constants that Gemma 3's files do not state. They hold for every published size except 27B,
+/// which scales attention scores differently.
 const GEMMA3_PATTERN: usize = 6;
 const GEMMA3_LOCAL_THETA: f64 = 10_000.0;
 const GEMMA3_27B_LAYERS: usize = 62;
@@ -71,19 +77,19 @@ const GEMMA3: Family = Family {
     hidden_act: ("hidden_activation", "gelu_pytorch_tanh"),
     keys: &["attention.sliding_window"],
     layer: &[
-        ("attn_norm", "input_layernorm"),
+        (TensorRole::Norm(NormPosition::Input), "attn_norm"),
         ATTENTION[0],
         ATTENTION[1],
         ATTENTION[2],
         ATTENTION[3],
-        ("attn_q_norm", "self_attn.q_norm"),
-        ("attn_k_norm", "self_attn.k_norm"),
-        ("post_attention_norm", "post_attention_layernorm"),
-        ("ffn_norm", "pre_feedforward_layernorm"),
+        (TensorRole::Norm(NormPosition::Query), "attn_q_norm"),
+        (TensorRole::Norm(NormPosition::Key), "attn_k_norm"),
+        (TensorRole::Norm(NormPosition::PostAttention), "post_attention_norm"),
+        (TensorRole::Norm(NormPosition::PreFeedforward), "ffn_norm"),
         MLP[0],
         MLP[1],
         MLP[2],
-        ("post_ffw_norm", "post_feedforward_layernorm"),
+        (TensorRole::Norm(NormPosition::PostFeedforward), "post_ffw_norm"),
     ],
     interleaved_rope: false,
     norms_plus_one: true,
@@ -107,15 +113,32 @@ const GEMMA3: Family = Family {
 };
 
 impl Family {
-    /// The family of a `general.architecture`.
-    pub fn of(architecture: &str) -> Result<&'static Self, GgufError> {
+    /// Family of a value of `general.architecture`.
+    pub fn for_architecture(architecture: &str) -> Result<&'static Self, GgufError> {
         FAMILIES.iter().find(|family| family.name == architecture).ok_or_else(|| GgufError::Architecture {
             found: architecture.to_owned(),
             supported: FAMILIES.iter().map(|family| family.name).collect(),
         })
     }
 
-    /// A key of the family.
+    /// Number of heads whose rows are stored in another order, for a weight or bias of the query
+    /// and key projections; `None` for other tensors.
+    pub fn permuted_heads(&self, role: TensorRole, config: &ModelConfig) -> Option<usize> {
+        match role {
+            _ if !self.interleaved_rope => None,
+            TensorRole::Projection(Projection::Q) => Some(config.num_attention_heads),
+            TensorRole::Projection(Projection::K) => Some(config.num_key_value_heads),
+            _ => None,
+        }
+    }
+
+    /// True if the values of a tensor are stored with 1 added.
+    pub fn is_plus_one(&self, role: TensorRole, part: TensorPart) -> bool {
+        let is_norm = matches!(role, TensorRole::Norm(_) | TensorRole::FinalNorm);
+        self.norms_plus_one && is_norm && part == TensorPart::Weight
+    }
+
+    /// Full name of a key of the family.
     pub fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.name)
     }

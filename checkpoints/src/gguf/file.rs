@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, mmap, narrow};
 use memmap2::Mmap;
-use retie_config::ModelConfig;
+use retie_config::{ModelConfig, ShareMap, TensorSpec};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -20,8 +20,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// An open GGUF file. Tensors have Hugging Face's names, shapes and row order; quantised ones are [`Dtype::F32`] and are
-/// dequantised when they are read. Tensors that the family does not have keep the name that they have in the file.
+/// An open GGUF file. Tensors have Hugging Face's names, shapes and row order; quantised ones
+/// appear as [`Dtype::F32`] and are dequantised when they are read. Tensors unknown to the family
+/// keep their name in the file.
 pub struct GgufFile {
     path: PathBuf,
     map: Mmap,
@@ -34,9 +35,9 @@ struct Tensor {
     info: TensorInfo,
     format: &'static Format,
     range: Range<usize>,
-    /// Heads whose rows are to be put back in order, for the query and key projections.
+    /// Number of heads whose rows have to be reordered, for the query and key projections.
     permuted_heads: Option<usize>,
-    /// Whether it is stored with 1 added.
+    /// True if it is stored with 1 added.
     plus_one: bool,
 }
 
@@ -44,7 +45,7 @@ impl GgufFile {
     /// Opens `path` and reads everything but the values of its tensors.
     ///
     /// # Errors
-    /// When the file cannot be read, is malformed, or holds what is not supported.
+    /// When the file cannot be read, is malformed, or is not supported.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let map = mmap::map(path)?;
         let wrong = |source| CheckpointError::Gguf { path: path.to_owned(), source };
@@ -57,13 +58,13 @@ impl GgufFile {
         Ok(Self { path: path.to_owned(), map, metadata: header.metadata, config, tensors })
     }
 
-    /// The file.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The model's shape.
+    /// Configuration of the model.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -75,13 +76,15 @@ impl GgufFile {
         &self.metadata
     }
 
-    /// The name of the type that `name` is stored in (`Q4_K`, …), or `None` if there is no such tensor.
+    /// Name of the type in which `name` is stored (`Q4_K`, …), or `None` if there is no such
+    /// tensor.
     #[must_use]
     pub fn stored_type(&self, name: &str) -> Option<&'static str> {
         self.tensors.get(name).map(|tensor| tensor.format.name)
     }
 
-    /// `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`, rebuilt from the metadata.
+    /// `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`, rebuilt from the
+    /// metadata.
     ///
     /// # Errors
     /// When the tokenizer is of a kind that cannot be reproduced exactly.
@@ -109,7 +112,7 @@ impl GgufFile {
             .ok_or_else(|| CheckpointError::NoTensor { path: self.path.clone(), tensor: name.to_owned() })
     }
 
-    /// The stored bytes in Hugging Face's order of rows.
+    /// Stored bytes in Hugging Face's row order.
     fn stored(&self, tensor: &Tensor) -> Cow<'_, [u8]> {
         let bytes = &self.map[tensor.range.clone()];
         match tensor.permuted_heads {
@@ -167,7 +170,7 @@ fn dtype(format: &Format) -> Dtype {
     }
 }
 
-/// Checks every row of the tensor table and gives it its name, shape and place.
+/// Checks every entry of the tensor table and gives it its name, shape and place.
 fn tensors(
     header: &Header,
     family: &Family,
@@ -182,17 +185,22 @@ fn tensors(
     if !unsupported.is_empty() {
         return Err(GgufError::TensorTypes { tensors: unsupported });
     }
+    // A GGUF file holds a plain model.
+    let specs = config.tensors_for(&ShareMap::identity(config.num_hidden_layers)).into_iter();
+    let named = |spec: TensorSpec| Some((names::to_gguf(spec.owner, spec.role, spec.part, family)?, spec));
+    let expected: BTreeMap<String, TensorSpec> = specs.filter_map(named).collect();
     let mut tensors = BTreeMap::new();
     for raw in header.tensors.iter().filter(|raw| raw.name != names::ROPE_FREQS) {
-        let name = names::to_hugging_face(&raw.name, family).unwrap_or_else(|| raw.name.clone());
+        let spec = expected.get(&raw.name);
+        let name = spec.map_or_else(|| raw.name.clone(), TensorSpec::name);
         let (format, range) = place(raw, file_len)?;
-        // fits: a tensor's values are in the file, whose length was a `usize`
+        // Cast is exact: a tensor's values are in the file, whose length was a `usize`.
         let shape: Vec<usize> = raw.dimensions.iter().rev().map(|d| *d as usize).collect();
-        let permuted_heads = match family.interleaved_rope {
-            true => permuted_heads(raw, format, &name, config)?,
-            false => None,
-        };
-        let plus_one = family.norms_plus_one && name.ends_with("norm.weight");
+        let permuted_heads = spec.and_then(|spec| family.permuted_heads(spec.role, config));
+        if let Some(heads) = permuted_heads {
+            check_rows(raw, format, heads, config.head_dim)?;
+        }
+        let plus_one = spec.is_some_and(|spec| family.is_plus_one(spec.role, spec.part));
         let dtype = if plus_one { Dtype::F32 } else { dtype(format) };
         let info = TensorInfo { dtype, shape };
         if tensors.insert(name.clone(), Tensor { info, format, range, permuted_heads, plus_one }).is_some() {
@@ -202,7 +210,7 @@ fn tensors(
     Ok(tensors)
 }
 
-/// Format and bytes of a tensor.
+/// Format of a tensor and its byte range in the file.
 fn place(raw: &RawTensor, file_len: u64) -> Result<(&'static Format, Range<usize>), GgufError> {
     let format = quant::find(raw.type_id)
         .map_err(|found| GgufError::TensorTypes { tensors: vec![(raw.name.clone(), found)] })?;
@@ -229,34 +237,23 @@ fn place(raw: &RawTensor, file_len: u64) -> Result<(&'static Format, Range<usize
     }
 }
 
-/// Heads of a query or key projection, whose rows are stored in another order.
-fn permuted_heads(
-    raw: &RawTensor,
-    format: &Format,
-    name: &str,
-    config: &ModelConfig,
-) -> Result<Option<usize>, GgufError> {
-    let heads = if name.contains(".self_attn.q_proj.") {
-        config.num_attention_heads
-    } else if name.contains(".self_attn.k_proj.") {
-        config.num_key_value_heads
-    } else {
-        return Ok(None);
-    };
-    let rows = (heads * config.head_dim) as u64;
-    // the rows of a vector are its values, which cannot be told apart within a block
+/// Checks that a query or key projection has the rows of `heads` heads, so that they can be
+/// reordered.
+fn check_rows(raw: &RawTensor, format: &Format, heads: usize, head_dim: usize) -> Result<(), GgufError> {
+    let rows = (heads * head_dim) as u64;
+    // The rows of a vector are its values, which are not separable within a block.
     let has_rows = raw.dimensions.len() == 2 || format.block_values == 1;
     if has_rows && raw.dimensions.last() == Some(&rows) {
-        return Ok(Some(heads));
+        return Ok(());
     }
     Err(GgufError::Dimensions {
         tensor: raw.name.clone(),
         dimensions: raw.dimensions.clone(),
-        expected: format!("{rows} rows, {heads} heads of {}", config.head_dim),
+        expected: format!("{rows} rows, {heads} heads of {head_dim}"),
     })
 }
 
-/// The values of `rope_freqs.weight`.
+/// Values of `rope_freqs.weight`.
 fn rope_freqs(header: &Header, bytes: &[u8]) -> Result<Option<Vec<f32>>, GgufError> {
     let Some(raw) = header.tensors.iter().find(|raw| raw.name == names::ROPE_FREQS) else { return Ok(None) };
     let (format, range) = place(raw, bytes.len() as u64)?;
@@ -268,7 +265,7 @@ mod tests {
     use super::*;
     use crate::gguf::test_file::{TestFile, integers, text, texts, u32_value};
 
-    /// One layer, 2 heads of 4, 1 of keys and values, everything f32 but what `q` says.
+    /// One layer, 2 heads of 4, 1 head of keys and values, with embeddings in f32.
     fn metadata() -> TestFile {
         TestFile::default()
             .pair("general.architecture", 8, &text("llama"))
@@ -293,7 +290,7 @@ mod tests {
         GgufFile::open(&path)
     }
 
-    /// The message of the cause, which does not hold the path.
+    /// Message of the cause, which does not contain the path.
     fn cause(bytes: &[u8]) -> String {
         match open(bytes).err().unwrap() {
             CheckpointError::Gguf { source, .. } => source.to_string(),
@@ -308,16 +305,21 @@ mod tests {
             .tensor("blk.0.attn_q.weight", &[8, 8], 0, &floats(64))
             .tensor("blk.0.attn_q.bias", &[8], 1, &half)
             .tensor("blk.0.attn_v.weight", &[8, 4], 0, &floats(32))
-            .tensor("mystery", &[1], 0, &floats(1));
+            .tensor("blk.0.ffn_gate_inp.weight", &[1], 0, &floats(1))
+            .tensor("blk.0.attn_k.scale", &[1], 0, &floats(1))
+            .tensor("blk.x.attn_k.weight", &[1], 0, &floats(1));
         let file = open(&file.build()).unwrap();
         let names = [
+            "blk.0.attn_k.scale",
+            "blk.0.ffn_gate_inp.weight",
+            "blk.x.attn_k.weight",
             "model.embed_tokens.weight",
             "model.layers.0.self_attn.q_proj.bias",
             "model.layers.0.self_attn.q_proj.weight",
             "model.layers.0.self_attn.v_proj.weight",
-            "mystery",
         ];
         assert_eq!(file.names(), names);
+        let names = &names[3..];
         assert_eq!(file.info(names[0]).unwrap().shape, [4, 8]);
         let bias = file.info(names[1]).unwrap();
         assert_eq!((bias.dtype, &bias.shape[..]), (Dtype::F16, &[8][..]));

@@ -1,10 +1,11 @@
-//! The key-value part of a GGUF file, with typed access.
+//! Metadata of a GGUF file: key-value pairs with typed access.
 
 use super::GgufError;
 use std::{collections::BTreeMap, fmt};
 
-/// A metadata value. Integers of every width become 64 bits wide; a 32-bit float becomes the `f64`
-/// that prints the same (`1e-5`, not `9.999999747378752e-6`), which rounds back to the stored float.
+/// A metadata value. Integers of every width become 64 bits wide. A 32-bit float becomes the `f64`
+/// with the same decimal text (`1e-5`, not `9.999999747378752e-6`), which rounds back to the stored
+/// float.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum MetaValue {
@@ -29,7 +30,7 @@ impl fmt::Display for MetaValue {
     }
 }
 
-/// Every metadata key of a file.
+/// All metadata of a file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata(BTreeMap<String, MetaValue>);
 
@@ -37,7 +38,7 @@ impl Metadata {
     /// Adds a key.
     ///
     /// # Errors
-    /// When it is there already.
+    /// When the key is there already.
     pub(super) fn insert(&mut self, key: String, value: MetaValue) -> Result<(), GgufError> {
         match self.0.insert(key.clone(), value) {
             None => Ok(()),

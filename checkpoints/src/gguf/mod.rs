@@ -1,4 +1,4 @@
-//! GGUF files: the container, its quantised types, and the model families that are read from it.
+//! GGUF files: the container, its quantised types, and the supported model families.
 
 mod config;
 mod error;

@@ -1,9 +1,10 @@
-//! GGUF versions 2 and 3, little-endian: header, metadata, tensor table.
+//! Parser of GGUF versions 2 and 3, little-endian: header, metadata, tensor table.
 //!
-//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. `GGUF`, version (u32), number of tensors (u64),
-//! number of metadata pairs (u64); the pairs; for each tensor its name, number of dimensions (u32), dimensions (u64, fastest
-//! first), type (u32) and offset (u64) from the data, which start at the next multiple of `general.alignment`.
-//! Every length is checked against what is left of the file before anything is allocated for it.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. `GGUF`, version (u32),
+//! number of tensors (u64), number of metadata pairs (u64); the pairs; for each tensor its name,
+//! number of dimensions (u32), dimensions (u64, fastest first), type (u32) and offset (u64) from
+//! the start of the data, which is the next multiple of `general.alignment`. Every length is
+//! checked against the rest of the file before anything is allocated for it.
 
 use super::{
     GgufError,
@@ -19,25 +20,25 @@ const MAX_NESTING: usize = 4; // arrays of arrays do not occur in practice; a bo
 const SMALLEST_TENSOR_RECORD: u64 = 8 + 1 + 4 + 8 + 4 + 8; // name of one letter, one dimension
 const SMALLEST_PAIR: u64 = 8 + 4 + 1; // empty key, one byte
 
-/// One row of the tensor table.
+/// One entry of the tensor table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawTensor {
     pub name: String,
-    /// Fastest first: a linear is `[in_features, out_features]`.
+    /// Dimensions, fastest first: a linear is `[in_features, out_features]`.
     pub dimensions: Vec<u64>,
     pub type_id: u32,
-    /// From the start of the file.
+    /// Offset from the start of the file.
     pub start: u64,
 }
 
-/// Everything before the data.
+/// Everything before the tensor data.
 #[derive(Debug)]
 pub(super) struct Header {
     pub metadata: Metadata,
     pub tensors: Vec<RawTensor>,
 }
 
-/// Reads everything before the data of the GGUF file that `bytes` holds.
+/// Parses everything before the tensor data of the GGUF file `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Result<Header, GgufError> {
     let mut reader = Reader { bytes, position: 0 };
     let magic = reader.bytes.get(..4).unwrap_or(reader.bytes);
@@ -116,7 +117,7 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, what: &str, len: u64) -> Result<&'a [u8], GgufError> {
         self.reserve(what, len, 1)?;
-        // fits: `reserve` compared it with a length
+        // Cast is exact: `reserve` compared it with a length.
         let end = self.position + len as usize;
         let taken = &self.bytes[self.position..end];
         self.position = end;
@@ -198,7 +199,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Bytes that a value of the type takes at least.
+/// Minimum size in bytes of a value of the type.
 fn smallest_value(type_id: u32) -> u64 {
     match type_id {
         2 | 3 => 2,
@@ -209,7 +210,7 @@ fn smallest_value(type_id: u32) -> u64 {
     }
 }
 
-/// The `f64` that prints as `x` does.
+/// The `f64` with the same decimal text as `x`.
 fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!(tensor.start as usize + 32, bytes.len());
     }
 
-    /// The data are not looked at here, so that the file may end after the table.
+    /// The tensor data are not checked here, so the file may end after the table.
     #[test]
     fn every_truncation_is_an_error_and_not_a_panic() {
         let bytes = small();

@@ -1,20 +1,25 @@
-//! Llama 3.1's rotary scaling, which GGUF stores as a tensor of divisors, one for each of the `H / 2` frequencies.
+//! Llama 3.1's rotary scaling, which GGUF stores as a tensor of divisors, one for each of the
+//! `H / 2` frequencies.
 //!
-//! Source: `_compute_llama3_parameters` of transformers
-//! (<https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_rope_utils.py>): a frequency `f` with
-//! wavelength `w = 2π / f` is kept where `w < L / high`, divided by `factor` where `w > L / low`, and between
-//! `(1 − s)·f / factor + s·f` with `s = (L / w − low) / (high − low)`; `L` is the context of the pretraining.
+//! Source: `_compute_llama3_parameters` of transformers ([`modeling_rope_utils.py`][source]): a
+//! frequency `f` with wavelength `w = 2π / f` is kept where `w < L / high`, divided by `factor`
+//! where `w > L / low`, and becomes `(1 − s)·f / factor + s·f` between, with
+//! `s = (L / w − low) / (high − low)`; `L` is the context of the pretraining.
+//!
+//! [source]:
+//! https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_rope_utils.py
 
 use super::GgufError;
 use serde_json::{Value, json};
 use std::f64::consts::TAU;
 
-/// What every Llama 3.1, 3.2 and 3.3 has; only `factor` differs (8 or 32).
+/// Parameters of every Llama 3.1, 3.2 and 3.3; only `factor` differs (8 or 32).
 const LOW: f64 = 1.0;
 const HIGH: f64 = 4.0;
 const ORIGINAL_CONTEXT: f64 = 8192.0;
 
-/// Factors were computed in f32, from f32 frequencies: a few units in the last place, enlarged by the ramp.
+/// Tolerance for factors computed in f32 from f32 frequencies: a few units in the last place,
+/// enlarged by the ramp.
 const RELATIVE_TOLERANCE: f64 = 1e-4;
 
 fn divisor(frequency: f64, factor: f64) -> f64 {
@@ -33,7 +38,7 @@ fn divisors(factor: f64, theta: f64, head_dim: usize) -> impl Iterator<Item = f6
     (0..head_dim / 2).map(move |i| divisor(theta.powf(-2.0 * i as f64 / head_dim as f64), factor))
 }
 
-/// The `rope_scaling` object whose divisors are `found`; `null` if they are all 1.
+/// `rope_scaling` object whose divisors are `found`; `null` if they are all 1.
 pub(super) fn llama3(found: &[f32], theta: f64, head_dim: usize) -> Result<Value, GgufError> {
     let factor = found.iter().copied().fold(1.0, f32::max);
     let same = |(found, expected): (&f32, f64)| (f64::from(*found) / expected - 1.0).abs() < RELATIVE_TOLERANCE;
@@ -57,8 +62,8 @@ pub(super) fn llama3(found: &[f32], theta: f64, head_dim: usize) -> Result<Value
 mod tests {
     use super::*;
 
-    /// transformers 5.23: `inv_freq_default / ROPE_INIT_FUNCTIONS["llama3"](config)[0]` for head_dim 64, rope_theta 5e5,
-    /// factor 32, low 1, high 4, original context 8192 (Llama 3.2 1B).
+    /// transformers 5.23: `inv_freq_default / ROPE_INIT_FUNCTIONS["llama3"](config)[0]` for
+    /// head_dim 64, rope_theta 5e5, factor 32, low 1, high 4, original context 8192 (Llama 3.2 1B).
     const LLAMA_3_2_1B: [f32; 32] = [
         1.0,
         1.0,

@@ -1,4 +1,4 @@
-//! Writes GGUF files for tests, malformed ones included.
+//! Writer of GGUF files for tests, malformed ones included.
 
 /// A file under construction: metadata values and tensor data are given as bytes.
 #[derive(Default)]

@@ -1,9 +1,12 @@
-//! Tokenizer metadata → the bytes of `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`.
+//! Conversion of tokenizer metadata into `tokenizer.json`, `tokenizer_config.json` and
+//! `generation_config.json`.
 //!
-//! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with a pre-tokenizer that Hugging Face's library reproduces exactly:
-//! `gpt-2`, the pattern of GPT-2, and `smollm`, the same after every digit is split off. Pre-tokenizers are those of
-//! <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>, the file's form is that of
-//! <https://huggingface.co/docs/tokenizers>. And SentencePiece (`llama`) without a space put before the text: see [`sentencepiece`].
+//! Supported: byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with a pre-tokenizer that Hugging
+//! Face's library reproduces exactly, which are `gpt-2`, the pattern of GPT-2, and `smollm`, the
+//! same after every digit is split off; and SentencePiece (`llama`) without a space put before the
+//! text, see [`sentencepiece`]. Pre-tokenizers are those of
+//! <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>, the file's form is that
+//! of <https://huggingface.co/docs/tokenizers>.
 
 use super::{
     GgufError,
@@ -18,7 +21,7 @@ const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 const SCORES: &str = "tokenizer.ggml.scores";
 
-/// A tokenizer as the metadata state it.
+/// Tokenizer described by the metadata.
 pub(super) struct Tokenizer<'a> {
     metadata: &'a Metadata,
     kind: Kind,
@@ -35,7 +38,7 @@ enum Kind {
 }
 
 impl<'a> Tokenizer<'a> {
-    /// Reads the vocabulary. `num_embeddings` is the number of rows that tokens can use.
+    /// Reads the vocabulary. `num_embeddings` is the number of embedding rows.
     ///
     /// # Errors
     /// When there is no vocabulary, a token occurs twice, or there are more tokens than embeddings.
@@ -78,10 +81,11 @@ impl<'a> Tokenizer<'a> {
         Ok(Self { metadata, kind, tokens, ids })
     }
 
-    /// `tokenizer.json`.
+    /// Content of `tokenizer.json`.
     ///
     /// # Errors
-    /// When the pre-tokenizer cannot be reproduced, or a part of the metadata does not fit the vocabulary.
+    /// When the pre-tokenizer cannot be reproduced, or a part of the metadata does not match the
+    /// vocabulary.
     pub fn json(&self) -> Result<Value, GgufError> {
         let vocab: Map<String, Value> =
             self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
@@ -120,8 +124,9 @@ impl<'a> Tokenizer<'a> {
         }))
     }
 
-    /// `tokenizer_config.json`: special tokens and the chat template. The class is the one that takes `tokenizer.json` as it
-    /// is; model-specific classes bring a pre-tokenizer of their own.
+    /// Content of `tokenizer_config.json`: special tokens and the chat template. The tokenizer
+    /// class is the one that uses `tokenizer.json` unchanged; model-specific classes add a
+    /// pre-tokenizer of their own.
     ///
     /// # Errors
     /// When a special token is not in the vocabulary.
@@ -146,10 +151,10 @@ impl<'a> Tokenizer<'a> {
         Ok(Value::Object(map))
     }
 
-    /// `generation_config.json`: the ids that start, end and pad a text.
+    /// Content of `generation_config.json`: the ids of the BOS, EOS and padding tokens.
     ///
     /// # Errors
-    /// When one is not in the vocabulary.
+    /// When a special token is not in the vocabulary.
     pub fn generation_json(&self) -> Result<Value, GgufError> {
         let mut map = Map::new();
         for (name, ours) in [("bos", "bos"), ("eos", "eos"), ("padding", "pad")] {
@@ -221,7 +226,7 @@ impl<'a> Tokenizer<'a> {
         one_for_each(self.metadata.optional_integers(TOKEN_TYPES)?, TOKEN_TYPES, self.tokens.len())
     }
 
-    /// Adds BOS and EOS where the metadata ask for it; never otherwise.
+    /// Post-processor that adds BOS and EOS if, and only if, the metadata ask for it.
     fn post_processor(&self) -> Result<Value, GgufError> {
         let token = |name: &'static str| {
             if self.metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))? != Some(true) {
@@ -283,7 +288,7 @@ impl<'a> Tokenizer<'a> {
     }
 }
 
-/// The list, if it has one entry for each token.
+/// Checks that the list has one entry for each token.
 fn one_for_each<T>(list: Option<Vec<T>>, key: &str, tokens: usize) -> Result<Option<Vec<T>>, GgufError> {
     match list {
         Some(list) if list.len() != tokens => Err(GgufError::BadValue {
@@ -295,7 +300,8 @@ fn one_for_each<T>(list: Option<Vec<T>>, key: &str, tokens: usize) -> Result<Opt
     }
 }
 
-/// GPT-2's pattern and its mapping of bytes to characters, as pre-tokenizer and as decoder.
+/// Byte-level BPE of GPT-2, its pattern and its mapping of bytes to characters, as pre-tokenizer
+/// and as decoder.
 fn byte_level() -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true })
 }
@@ -309,7 +315,7 @@ mod tests {
     };
     use tokenizers::Tokenizer as Library;
 
-    /// `Ġ` is how byte-level BPE writes a space.
+    /// A small byte-level BPE tokenizer; `Ġ` stands for a space.
     fn small(pre: &str) -> TestFile {
         TestFile::default()
             .pair("tokenizer.ggml.model", 8, &text("gpt2"))
@@ -336,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn bos_and_eos_are_added_only_if_the_metadata_say_so() {
+    fn bos_and_eos_are_added_only_if_the_metadata_ask_for_it() {
         assert_eq!(ids(small("gpt-2").pair("tokenizer.ggml.add_bos_token", 7, &[0]), "ab"), [6]);
         assert_eq!(ids(small("gpt-2").pair("tokenizer.ggml.add_bos_token", 7, &[1]), "ab"), [0, 6]);
         let both = small("gpt-2")
@@ -358,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_reproduced_is_refused_by_name() {
+    fn unsupported_tokenizers_are_refused_by_name() {
         let error = |file: TestFile| json(file).unwrap_err().to_string();
         assert!(error(small("llama-bpe")).starts_with("`tokenizer.ggml.pre: llama-bpe` is not supported"));
         let unigram = TestFile::default().pair("tokenizer.ggml.model", 8, &text("t5"));

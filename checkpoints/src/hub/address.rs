@@ -1,5 +1,6 @@
-//! Files of data sets by their address, as `huggingface_hub` writes it: `hf://datasets/OWNER/NAME/FILE`, or
-//! `hf://datasets/OWNER/NAME@REVISION/FILE` (<https://huggingface.co/docs/huggingface_hub/guides/hf_file_system>).
+//! Files of data sets by their address, as `huggingface_hub` writes it:
+//! `hf://datasets/OWNER/NAME/FILE`, or `hf://datasets/OWNER/NAME@REVISION/FILE`
+//! (<https://huggingface.co/docs/huggingface_hub/guides/hf_file_system>).
 
 use super::{Hub, HubError, HubId, hub_error};
 use crate::CheckpointError;
@@ -27,10 +28,10 @@ impl HubAddress {
     pub fn parse(text: &str) -> Option<Result<Self, CheckpointError>> {
         let rest = text.strip_prefix(SCHEME)?;
         let bad = || CheckpointError::BadHubAddress { found: text.to_owned() };
-        Some(Self::of(rest).ok_or_else(bad))
+        Some(Self::parse_rest(rest).ok_or_else(bad))
     }
 
-    fn of(rest: &str) -> Option<Self> {
+    fn parse_rest(rest: &str) -> Option<Self> {
         let rest = rest.strip_prefix(DATASETS)?;
         let name = rest.find('/')? + 1;
         let at = rest[name..].find(['@', '/'])? + name;
@@ -52,7 +53,8 @@ fn is_pattern(name: &str) -> bool {
 }
 
 impl Hub {
-    /// The files of an address, sorted by name; what is missing is downloaded, as by [`Hub::dataset_file`].
+    /// The files of an address, sorted by name; what is missing is downloaded, as by
+    /// [`Hub::dataset_file`].
     ///
     /// # Errors
     /// When nothing matches, or a file is not cached and cannot be downloaded.

@@ -1,8 +1,8 @@
-//! The hub cache on the disk: `{root}/models--{org}--{name}/refs/{revision}` holds a commit, and
-//! `…/snapshots/{commit}/{file}` the files.
+//! The hub cache on the disk: `{root}/models--{org}--{name}/refs/{revision}` holds a commit,
+//! `…/snapshots/{commit}/{file}` is a file, which links to `…/blobs/{etag}`.
 //!
-//! Layout and variables: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>. It is shared with every other tool
-//! that uses the hub.
+//! Layout and variables: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>. It is
+//! shared with every other tool that uses the hub.
 
 use super::HubId;
 use crate::{INDEX_FILE, SINGLE_FILE};
@@ -20,10 +20,20 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn folder(self) -> &'static str {
+    /// Its name in the cache and in the hub's API.
+    pub fn plural(self) -> &'static str {
         match self {
             Self::Model => "models",
             Self::Dataset => "datasets",
+        }
+    }
+
+    /// What stands before a repository's name in the URLs of its files.
+    #[cfg(feature = "hub")]
+    pub fn url_prefix(self) -> &'static str {
+        match self {
+            Self::Model => "",
+            Self::Dataset => "datasets/",
         }
     }
 }
@@ -33,12 +43,16 @@ pub(super) fn root(variable: &impl Fn(&str) -> Option<String>) -> PathBuf {
     if let Some(root) = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE")) {
         return root.into();
     }
-    let home = variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
+    home(variable).join("hub")
+}
+
+/// Where the tools of Hugging Face keep their files, as the variables state it.
+pub(super) fn home(variable: &impl Fn(&str) -> Option<String>) -> PathBuf {
+    variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
         let user_cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
         let user_cache = user_cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
         user_cache.unwrap_or_default().join("huggingface")
-    });
-    home.join("hub")
+    })
 }
 
 /// Whether `revision` names a commit, which never changes.
@@ -54,7 +68,7 @@ pub(super) struct CachedRepo {
 
 impl CachedRepo {
     pub fn new(root: &Path, kind: Kind, id: &HubId) -> Self {
-        let folder = root.join(format!("{}--{}", kind.folder(), id.repo.replace('/', "--")));
+        let folder = root.join(format!("{}--{}", kind.plural(), id.repo.replace('/', "--")));
         Self { folder, revision: id.revision.clone() }
     }
 
@@ -82,7 +96,8 @@ impl CachedRepo {
         if path.is_file() { Ok(path) } else { Err(path) }
     }
 
-    /// Names of the files in `folder` of the revision, with the folder's, or where it should have been.
+    /// Names of the files in `folder` of the revision, with the folder's, or where it should have
+    /// been.
     pub fn folder(&self, folder: &str) -> Result<Vec<String>, PathBuf> {
         let path = self.snapshot(&self.commit().ok_or_else(|| self.ref_file())?).join(folder);
         let entries = fs_err::read_dir(&path).map_err(|_| path.clone())?;
@@ -103,6 +118,50 @@ impl CachedRepo {
         }
         needed.retain(|path| !path.is_file());
         if needed.is_empty() { Ok(snapshot) } else { Err(needed) }
+    }
+}
+
+#[cfg(feature = "hub")]
+impl CachedRepo {
+    /// Where the content with entity tag `etag` is.
+    pub fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// Waits until no other process writes the content with entity tag `etag`, and keeps others
+    /// from it until the file that is given back is dropped.
+    pub fn lock(&self, etag: &str, file: &str) -> Result<fs_err::File, std::io::Error> {
+        fs_err::create_dir_all(self.folder.join("blobs"))?;
+        let (root, name) = (self.folder.parent().unwrap_or(Path::new("")), self.folder.file_name().unwrap_or_default());
+        let locks = root.join(".locks").join(name);
+        fs_err::create_dir_all(&locks)?;
+        let lock = fs_err::File::create(locks.join(format!("{etag}.lock")))?;
+        if lock.try_lock().is_err() {
+            tracing::info!(%file, "waiting for another process that downloads it");
+            lock.lock()?;
+        }
+        Ok(lock)
+    }
+
+    /// Puts the content with entity tag `etag` into the snapshot of `commit` as `file`: a relative
+    /// link where the system has them, a copy elsewhere.
+    pub fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), std::io::Error> {
+        let path = self.snapshot(commit).join(file);
+        if let Some(parent) = path.parent() {
+            fs_err::create_dir_all(parent)?;
+        }
+        if path.symlink_metadata().is_ok() {
+            fs_err::remove_file(&path)?;
+        }
+        #[cfg(unix)]
+        {
+            let up = "../".repeat(Path::new(file).components().count() + 1);
+            fs_err::os::unix::fs::symlink(format!("{up}blobs/{etag}"), path)
+        }
+        #[cfg(not(unix))]
+        {
+            fs_err::copy(self.blob(etag), path).map(|_| ())
+        }
     }
 }
 

@@ -1,31 +1,32 @@
-//! Downloads into the cache, through `hf-hub`.
+//! Downloads into the cache.
 //!
-//! The revision is resolved to a commit once, every file is taken at that commit, and the revision is recorded only when all
-//! of them are there, so that the cache never pairs files of two commits.
+//! The revision is resolved to a commit once, every file is taken at that commit, and the revision
+//! is recorded only when all of them are there, so that the cache never pairs files of two commits.
+//!
+//! A file grows as `blobs/{etag}.incomplete`, from which an interrupted download goes on, and is
+//! complete when it is renamed to `blobs/{etag}`, to which the snapshot then links.
 
 use super::{
-    DownloadProgress, Hub, HubError, HubId,
+    DownloadProgress, Hub, HubError, HubId, RequestError,
     cache::{self, CachedRepo, Kind},
-    hub_error,
+    http::{self, HubClient, Retries},
+    hub_error, is_inside,
 };
 use crate::{CheckpointError, INDEX_FILE, SINGLE_FILE, safetensors::unusable_weights, source::COMPANIONS};
-use hf_hub::{
-    HFClient, HFClientSync, HFError, HFRepositorySync,
-    progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler},
-    repository::{RepoTreeEntry, RepoType},
+use fs_err::OpenOptions;
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
 };
-use std::{collections::BTreeMap, path::PathBuf};
 
-/// Retries after a failure that may pass; with `hf-hub`'s delays (0.2 s, 0.4 s, …) that is over a second.
-const MAX_RETRIES: usize = 3;
+/// Bytes that are read before they are written and reported.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// The files of a model → its snapshot.
 pub(super) fn model(hub: &Hub, id: &HubId) -> Result<PathBuf, CheckpointError> {
-    let client = client(hub, id)?;
-    let (org, name) = hf_hub::split_id(&id.repo);
-    let repo = client.model(org, name);
-    let info = repo.info().revision(&id.revision).send().map_err(|e| wrong(hub, id, "the commit", e))?;
-    let session = Session::new(hub, id, Kind::Model, &repo, info.sha, None)?;
+    let session = Session::new(hub, id, Kind::Model, "")?;
     let mut files: Vec<String> = vec!["config.json".to_owned()];
     if session.sizes.contains_key(SINGLE_FILE) {
         files.push(SINGLE_FILE.to_owned());
@@ -49,95 +50,124 @@ pub(super) fn model(hub: &Hub, id: &HubId) -> Result<PathBuf, CheckpointError> {
 
 /// Names of the files in a folder of a data set.
 pub(super) fn dataset_folder(hub: &Hub, id: &HubId, folder: &str) -> Result<Vec<String>, CheckpointError> {
-    let client = client(hub, id)?;
-    let (org, name) = hf_hub::split_id(&id.repo);
-    let repo = client.dataset(org, name);
-    let info = repo.info().revision(&id.revision).send().map_err(|e| wrong(hub, id, "the commit", e))?;
-    let folder = Some(folder).filter(|folder| !folder.is_empty());
-    let session = Session::new(hub, id, Kind::Dataset, &repo, info.sha, folder)?;
+    let session = Session::new(hub, id, Kind::Dataset, folder)?;
     Ok(session.sizes.into_keys().collect())
 }
 
 /// One file of a data set.
 pub(super) fn dataset_file(hub: &Hub, id: &HubId, file: &str) -> Result<PathBuf, CheckpointError> {
-    let client = client(hub, id)?;
-    let (org, name) = hf_hub::split_id(&id.repo);
-    let repo = client.dataset(org, name);
-    let info = repo.info().revision(&id.revision).send().map_err(|e| wrong(hub, id, "the commit", e))?;
-    let folder = file.rsplit_once('/').map(|(folder, _)| folder);
-    let session = Session::new(hub, id, Kind::Dataset, &repo, info.sha, folder)?;
+    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let session = Session::new(hub, id, Kind::Dataset, folder)?;
     let path = session.fetch(file)?;
     session.finish()?;
     Ok(path)
 }
 
-fn client(hub: &Hub, id: &HubId) -> Result<HFClientSync, CheckpointError> {
-    let builder = HFClient::builder().endpoint(&hub.endpoint).cache_dir(&hub.cache).retry_max_attempts(MAX_RETRIES);
-    let builder = match &hub.token {
-        Some(token) => builder.token(token),
-        None => builder, // a token file, if there is one
-    };
-    builder.build_sync().map_err(|e| wrong(hub, id, "a connection", e))
+/// Answer of `/api/{kind}/{repo}/revision/{revision}`, as far as it is used.
+#[derive(Deserialize)]
+struct Revision {
+    sha: Option<String>,
+}
+
+/// Entry of the answer of `/api/{kind}/{repo}/tree/{commit}/{folder}`, as far as it is used.
+#[derive(Deserialize)]
+struct TreeEntry {
+    r#type: String,
+    path: String,
+    #[serde(default)]
+    size: u64,
 }
 
 /// One repository at one commit.
-struct Session<'a, T: RepoType> {
+struct Session<'a> {
     hub: &'a Hub,
     id: &'a HubId,
-    repo: &'a HFRepositorySync<T>,
+    client: HubClient,
+    kind: Kind,
     cached: CachedRepo,
     commit: String,
     /// Files in the folder that was listed, with their sizes.
     sizes: BTreeMap<String, u64>,
 }
 
-impl<'a, T: RepoType> Session<'a, T> {
-    fn new(
-        hub: &'a Hub,
-        id: &'a HubId,
-        kind: Kind,
-        repo: &'a HFRepositorySync<T>,
-        commit: Option<String>,
-        folder: Option<&str>,
-    ) -> Result<Self, CheckpointError> {
-        let commit = commit.filter(|commit| cache::is_commit(commit)).ok_or_else(|| {
-            wrong(hub, id, "the commit", HFError::malformed_response("the revision's commit is not stated"))
+impl<'a> Session<'a> {
+    /// Looks up the commit of the revision, and lists `folder` at it.
+    fn new(hub: &'a Hub, id: &'a HubId, kind: Kind, folder: &str) -> Result<Self, CheckpointError> {
+        let client = HubClient::new(&hub.remote).map_err(|e| refused(hub, id, "a connection", e))?;
+        let api = client.url(&format!("api/{}/{}", kind.plural(), id.repo));
+        let revision = client.json::<Revision>(&format!("{api}/revision/{}", http::segment(&id.revision)));
+        let (revision, _) = revision.map_err(|e| match e {
+            RequestError::Status { status: 404, .. } => not_found(hub, id, e),
+            e => refused(hub, id, "the commit", e),
         })?;
-        let listing = repo.list_tree().revision(&commit).maybe_path_in_repo(folder).send();
-        let sizes = listing
-            .map_err(|e| wrong(hub, id, "the list of files", e))?
-            .into_iter()
-            .filter_map(|entry| match entry {
-                RepoTreeEntry::File { path, size, .. } => Some((path, size)),
-                RepoTreeEntry::Directory { .. } => None,
-            })
-            .collect();
-        Ok(Self { hub, id, repo, cached: CachedRepo::new(&hub.cache, kind, id), commit, sizes })
+        let commit = revision.sha.filter(|commit| cache::is_commit(commit)).ok_or_else(|| {
+            refused(hub, id, "the commit", RequestError::Answer { expected: "the revision's commit".to_owned() })
+        })?;
+        let mut page = Some(format!("{api}/tree/{commit}/{}", http::segments(folder)));
+        let mut sizes = BTreeMap::new();
+        while let Some(url) = page {
+            let (entries, next) =
+                client.json::<Vec<TreeEntry>>(&url).map_err(|e| refused(hub, id, "the list of files", e))?;
+            let files = entries.into_iter().filter(|entry| entry.r#type == "file");
+            sizes.extend(files.map(|entry| (entry.path, entry.size)));
+            page = next;
+        }
+        Ok(Self { hub, id, client, kind, cached: CachedRepo::new(&hub.cache, kind, id), commit, sizes })
     }
 
     /// Downloads `file` unless the cache has it.
     fn fetch(&self, file: &str) -> Result<PathBuf, CheckpointError> {
-        let expected =
+        if !is_inside(file) {
+            return Err(hub_error(self.id, HubError::BadFileName { file: file.to_owned() }));
+        }
+        let size =
             *self.sizes.get(file).ok_or_else(|| hub_error(self.id, HubError::NoFile { file: file.to_owned() }))?;
-        let progress = self.hub.on_progress.clone().map(|call| Progress::new(Forward { file: file.to_owned(), call }));
-        let path = self
-            .repo
-            .download_file()
-            .filename(file)
-            .revision(&self.commit)
-            .maybe_progress(progress)
-            .send()
-            .map_err(|e| wrong(self.hub, self.id, &format!("`{file}`"), e))?;
-        // `hf-hub` does not look at the status of the last answer: an error page would be kept as the file
-        let found = fs_err::metadata(&path)?.len();
-        if found != expected {
-            if let Ok(blob) = fs_err::canonicalize(&path) {
-                fs_err::remove_file(blob)?;
+        let path = self.cached.snapshot(&self.commit).join(file);
+        if has_size(&path, size) {
+            return Ok(path);
+        }
+        let repo = format!("{}{}", self.kind.url_prefix(), self.id.repo);
+        let url = self.client.url(&format!("{repo}/resolve/{}/{}", self.commit, http::segments(file)));
+        let etag = self.client.etag(&url).map_err(|e| refused(self.hub, self.id, &format!("`{file}`"), e))?;
+        let blob = self.cached.blob(&etag);
+        let _lock = self.cached.lock(&etag, file)?;
+        if !has_size(&blob, size) {
+            let incomplete = self.cached.blob(&format!("{etag}.incomplete"));
+            self.download(Download { file, url: &url, size, path: &incomplete })?;
+            fs_err::rename(incomplete, &blob)?;
+        }
+        self.cached.link(&self.commit, file, &etag)?;
+        Ok(path)
+    }
+
+    /// Fills `download.path`, in as many attempts as it takes.
+    fn download(&self, download: Download<'_>) -> Result<(), CheckpointError> {
+        let Download { file, size: expected, path, .. } = download;
+        let report = |bytes: u64| {
+            if let Some(call) = &self.hub.remote.on_progress {
+                call(DownloadProgress { file, bytes, total_bytes: expected });
             }
-            fs_err::remove_file(&path).or_else(|e| if path.is_symlink() { Err(e) } else { Ok(()) })?;
+        };
+        let mut retries = Retries::default();
+        let mut had = 0;
+        while let Err(stop) = download.attempt(&self.client, &report) {
+            let error = match stop {
+                Stop::Write(error) => return Err(error.into()),
+                Stop::Request(error) => error,
+            };
+            let has = fs_err::metadata(path).map_or(0, |metadata| metadata.len());
+            if has > had {
+                retries.reset();
+                had = has;
+            }
+            retries.wait(error).map_err(|e| failed(self.hub, self.id, &format!("`{file}`"), e))?;
+        }
+        let found = fs_err::metadata(path)?.len();
+        if found != expected {
+            fs_err::remove_file(path)?;
             return Err(hub_error(self.id, HubError::Size { file: file.to_owned(), found, expected }));
         }
-        Ok(path)
+        Ok(())
     }
 
     /// Records which commit the revision is.
@@ -154,38 +184,70 @@ impl<'a, T: RepoType> Session<'a, T> {
     }
 }
 
-/// Passes the events of `hf-hub` on.
-struct Forward {
-    file: String,
-    call: super::OnProgress,
+/// A file of the hub on its way to the disk.
+struct Download<'a> {
+    file: &'a str,
+    url: &'a str,
+    size: u64,
+    path: &'a Path,
 }
 
-impl ProgressHandler for Forward {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else { return };
-        let call = |bytes, total_bytes| (self.call)(DownloadProgress { file: &self.file, bytes, total_bytes });
-        match event {
-            DownloadEvent::Start { total_bytes, .. } => call(0, *total_bytes),
-            DownloadEvent::Progress { files } => {
-                files.iter().for_each(|file| call(file.bytes_completed, file.total_bytes));
-            }
-            DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. } => {
-                call(*bytes_completed, *total_bytes);
-            }
-            DownloadEvent::Complete => {}
+/// Why an attempt to download a file stopped.
+enum Stop {
+    Request(RequestError),
+    Write(io::Error),
+}
+
+impl Download<'_> {
+    /// Appends what `path` lacks; `report` gets the bytes that it has.
+    fn attempt(&self, client: &HubClient, report: &impl Fn(u64)) -> Result<(), Stop> {
+        let mut file = OpenOptions::new().create(true).append(true).open(self.path).map_err(Stop::Write)?;
+        let mut bytes = file.metadata().map_err(Stop::Write)?.len();
+        if bytes > self.size {
+            file.set_len(0).map_err(Stop::Write)?;
+            bytes = 0;
         }
+        report(bytes);
+        if bytes == self.size {
+            return Ok(());
+        }
+        let (start, mut content) = client.content(self.url, bytes).map_err(Stop::Request)?;
+        if start != bytes {
+            file.set_len(start).map_err(Stop::Write)?;
+            bytes = start;
+        }
+        let mut buffer = vec![0; BUFFER_BYTES];
+        while bytes <= self.size {
+            let read = content.read(&mut buffer).map_err(|e| Stop::Request(ureq::Error::from(e).into()))?;
+            if read == 0 {
+                break;
+            }
+            file.write_all(&buffer[..read]).map_err(Stop::Write)?;
+            bytes += read as u64;
+            report(bytes);
+        }
+        Ok(())
     }
 }
 
-fn wrong(hub: &Hub, id: &HubId, what: &str, source: HFError) -> CheckpointError {
-    let endpoint = hub.endpoint.clone();
-    let source = Box::new(source);
-    let error = match *source {
-        HFError::RepoNotFound { .. }
-        | HFError::RevisionNotFound { .. }
-        | HFError::AuthRequired { .. }
-        | HFError::Forbidden { .. } => HubError::NotFound { endpoint, source },
-        _ => HubError::Request { what: what.to_owned(), endpoint, source },
-    };
-    hub_error(id, error)
+fn has_size(path: &Path, size: u64) -> bool {
+    fs_err::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+}
+
+/// The hub does not know or does not show what was asked for.
+fn not_found(hub: &Hub, id: &HubId, source: RequestError) -> CheckpointError {
+    hub_error(id, HubError::NotFound { endpoint: hub.remote.endpoint.clone(), source })
+}
+
+/// A request to the hub itself failed, perhaps because it shows the repository to nobody without
+/// permission.
+fn refused(hub: &Hub, id: &HubId, what: &str, source: RequestError) -> CheckpointError {
+    match source {
+        RequestError::Status { status: 401 | 403, .. } => not_found(hub, id, source),
+        source => failed(hub, id, what, source),
+    }
+}
+
+fn failed(hub: &Hub, id: &HubId, what: &str, source: RequestError) -> CheckpointError {
+    hub_error(id, HubError::Request { what: what.to_owned(), endpoint: hub.remote.endpoint.clone(), source })
 }

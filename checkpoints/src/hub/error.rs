@@ -34,7 +34,7 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
         /// Its answer.
-        source: Box<hf_hub::HFError>,
+        source: RequestError,
     },
     /// The repository has no such file.
     #[cfg(feature = "hub")]
@@ -52,7 +52,7 @@ pub enum HubError {
         /// The hub.
         endpoint: String,
         /// Why it failed.
-        source: Box<hf_hub::HFError>,
+        source: RequestError,
     },
     /// A downloaded file has another size than the hub states. It was removed.
     #[cfg(feature = "hub")]
@@ -67,15 +67,58 @@ pub enum HubError {
     },
 }
 
+/// Why a request to the hub failed.
+#[cfg(feature = "hub")]
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The server answered with a status that is no success.
+    #[error("the server answered with status {status}{}", message.as_ref().map(|m| format!(": {m}")).unwrap_or_default())]
+    Status {
+        /// HTTP status code.
+        status: u16,
+        /// What the server says about it.
+        message: Option<String>,
+    },
+    /// The server cannot be reached, or the connection broke.
+    #[error("the connection failed: {0}")]
+    Connection(Box<ureq::Error>),
+    /// The answer lacks something.
+    #[error("the server's answer lacks {expected}")]
+    Answer {
+        /// What it lacks.
+        expected: String,
+    },
+    /// The answer is not the JSON document that was expected.
+    #[error("the server's answer is not the JSON document that was expected")]
+    Json(#[from] serde_json::Error),
+}
+
+#[cfg(feature = "hub")]
+impl From<ureq::Error> for RequestError {
+    fn from(error: ureq::Error) -> Self {
+        Self::Connection(Box::new(error))
+    }
+}
+
+#[cfg(feature = "hub")]
+impl RequestError {
+    /// Whether the same request may succeed a moment later.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Connection(error) => !matches!(**error, ureq::Error::BadUri(_) | ureq::Error::TooManyRedirects),
+            Self::Answer { .. } | Self::Json(_) => false,
+        }
+    }
+}
+
 impl HubError {
     /// Whether the hub could not be reached at all, so that the cache is the next best source.
     #[cfg(feature = "hub")]
     pub(super) fn is_unreachable(&self) -> bool {
-        let Self::Request { source, .. } = self else { return false };
-        match source.as_ref() {
-            hf_hub::HFError::Request { .. } => true,
-            hf_hub::HFError::Http { context } => context.status.is_server_error(),
-            hf_hub::HFError::RateLimited { .. } => true,
+        match self {
+            Self::Request { source: RequestError::Status { status, .. }, .. } => *status >= 500 || *status == 429,
+            Self::Request { source: RequestError::Connection(_), .. } => true,
             _ => false,
         }
     }

@@ -1,27 +1,33 @@
-//! Models and data sets by their name on the Hugging Face hub, through the cache that every tool shares.
+//! Models and data sets by their name on the Hugging Face hub, through the cache that every tool
+//! shares.
 //!
-//! Variables: `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`
-//! (<https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables>). Without the cargo feature `hub`
-//! only what is cached can be had.
+//! Variables: `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_ENDPOINT`,
+//! `HF_HUB_OFFLINE`
+//! (<https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables>). Without
+//! the cargo feature `hub` only what is cached can be had.
 
 mod address;
 mod cache;
 #[cfg(feature = "hub")]
 mod download;
 mod error;
+#[cfg(feature = "hub")]
+mod http;
 mod id;
 
 use crate::CheckpointError;
 pub use address::HubAddress;
 use cache::{CachedRepo, Kind};
 pub use error::HubError;
+#[cfg(feature = "hub")]
+pub use error::RequestError;
 pub use id::HubId;
-use std::{
-    path::{Component, Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Component, Path, PathBuf};
+#[cfg(feature = "hub")]
+use std::sync::Arc;
 
 /// How far a download is.
+#[cfg(feature = "hub")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DownloadProgress<'a> {
     /// Name in the repository.
@@ -32,22 +38,56 @@ pub struct DownloadProgress<'a> {
     pub total_bytes: u64,
 }
 
+#[cfg(feature = "hub")]
 type OnProgress = Arc<dyn Fn(DownloadProgress<'_>) + Send + Sync>;
+
+/// The server, and how it is talked to.
+#[cfg(feature = "hub")]
+#[derive(Clone)]
+struct Remote {
+    endpoint: String,
+    token: Option<String>,
+    on_progress: Option<OnProgress>,
+}
+
+#[cfg(feature = "hub")]
+impl Remote {
+    const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+    fn from_variables(variable: &impl Fn(&str) -> Option<String>) -> Self {
+        let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| Self::DEFAULT_ENDPOINT.to_owned());
+        Self { endpoint, token: token(variable), on_progress: None }
+    }
+}
+
+/// The token in `HF_TOKEN`, or in the file that `hf auth login` writes.
+#[cfg(feature = "hub")]
+fn token(variable: &impl Fn(&str) -> Option<String>) -> Option<String> {
+    if is_yes(variable("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
+        return None;
+    }
+    let file = variable("HF_TOKEN_PATH").map_or_else(|| cache::home(variable).join("token"), PathBuf::from);
+    let token = variable("HF_TOKEN").or_else(|| fs_err::read_to_string(file).ok())?;
+    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+fn is_yes(value: Option<String>) -> bool {
+    value.is_some_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
+}
+
+/// Whether `file` is the name of a file inside of a repository.
+fn is_inside(file: &str) -> bool {
+    !file.is_empty() && Path::new(file).components().all(|part| matches!(part, Component::Normal(_)))
+}
 
 /// The hub and its cache.
 #[derive(Clone)]
 pub struct Hub {
     cache: PathBuf,
     offline: bool,
-    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
-    endpoint: String,
-    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
-    token: Option<String>,
-    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
-    on_progress: Option<OnProgress>,
+    #[cfg(feature = "hub")]
+    remote: Remote,
 }
-
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 impl Hub {
     /// As the environment variables say.
@@ -60,23 +100,20 @@ impl Hub {
     #[must_use]
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let yes = |name: &str| {
-            variable(name).is_some_and(|v| matches!(v.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
-        };
-        let token = variable("HF_TOKEN").filter(|_| !yes("HF_HUB_DISABLE_IMPLICIT_TOKEN"));
         Self {
             cache: cache::root(&variable),
-            offline: yes("HF_HUB_OFFLINE"),
-            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
-            token,
-            on_progress: None,
+            offline: is_yes(variable("HF_HUB_OFFLINE")),
+            #[cfg(feature = "hub")]
+            remote: Remote::from_variables(&variable),
         }
     }
 
-    /// Calls `on_progress` while files are downloaded, from another thread.
+    /// Calls `on_progress` while files are downloaded.
+    #[cfg(feature = "hub")]
     #[must_use]
-    pub fn with_progress(self, on_progress: impl Fn(DownloadProgress<'_>) + Send + Sync + 'static) -> Self {
-        Self { on_progress: Some(Arc::new(on_progress)), ..self }
+    pub fn with_progress(mut self, on_progress: impl Fn(DownloadProgress<'_>) + Send + Sync + 'static) -> Self {
+        self.remote.on_progress = Some(Arc::new(on_progress));
+        self
     }
 
     /// Root of the cache.
@@ -91,11 +128,12 @@ impl Hub {
         self.offline || cfg!(not(feature = "hub"))
     }
 
-    /// The folder with the model's configuration, weights and tokenizer; what is missing is downloaded. If the hub cannot be
-    /// reached, what is cached is used, with a warning.
+    /// The folder with the model's configuration, weights and tokenizer; what is missing is
+    /// downloaded. If the hub cannot be reached, what is cached is used, with a warning.
     ///
     /// # Errors
-    /// When the repository has no safetensors, or the files are not cached and cannot be downloaded.
+    /// When the repository has no safetensors, or the files are not cached and cannot be
+    /// downloaded.
     pub fn model(&self, id: &HubId) -> Result<PathBuf, CheckpointError> {
         let cached = CachedRepo::new(&self.cache, Kind::Model, id).model();
         #[cfg(feature = "hub")]
@@ -108,14 +146,13 @@ impl Hub {
         cached.map_err(|looked| self.not_cached(id, looked))
     }
 
-    /// One file of a data set; it is downloaded if it is missing. If the hub cannot be reached, what is cached is used, with a
-    /// warning.
+    /// One file of a data set; it is downloaded if it is missing. If the hub cannot be reached,
+    /// what is cached is used, with a warning.
     ///
     /// # Errors
     /// When the repository has no such file, or the file is not cached and cannot be downloaded.
     pub fn dataset_file(&self, id: &HubId, file: &str) -> Result<PathBuf, CheckpointError> {
-        let inside = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
-        if file.is_empty() || !inside {
+        if !is_inside(file) {
             return Err(hub_error(id, HubError::BadFileName { file: file.to_owned() }));
         }
         let cached = CachedRepo::new(&self.cache, Kind::Dataset, id).file(file);
@@ -129,7 +166,8 @@ impl Hub {
         cached.map_err(|looked| self.not_cached(id, vec![looked]))
     }
 
-    /// Names of the files in a folder of a data set, with the folder's; if the hub cannot be reached, of those that are cached.
+    /// Names of the files in a folder of a data set, with the folder's; if the hub cannot be
+    /// reached, of those that are cached.
     fn dataset_folder(&self, id: &HubId, folder: &str) -> Result<Vec<String>, CheckpointError> {
         let cached = CachedRepo::new(&self.cache, Kind::Dataset, id).folder(folder);
         #[cfg(feature = "hub")]
@@ -149,7 +187,8 @@ impl Hub {
     }
 }
 
-/// One file of the data set `repo` (`org/name`, perhaps with `@revision`) on the hub, as the environment variables say.
+/// One file of the data set `repo` (`org/name`, perhaps with `@revision`) on the hub, as the
+/// environment variables say.
 ///
 /// # Errors
 /// When `repo` is not such a name, or as [`Hub::dataset_file`].
@@ -170,5 +209,29 @@ fn or_cached<T>(id: &HubId, downloaded: Result<T, CheckpointError>, cached: Opti
             Ok(cached)
         }
         (downloaded, _) => downloaded,
+    }
+}
+
+#[cfg(all(test, feature = "hub"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_in_a_variable_or_in_a_file() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("other");
+        let token_of = |variables: &[(&str, &str)]| {
+            let home = home.path().to_str().unwrap();
+            let all = [variables, &[("HF_HOME", home)]].concat();
+            token(&|name| all.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(token_of(&[]), None);
+        fs_err::write(home.path().join("token"), "of-home\n").unwrap();
+        fs_err::write(&file, "of-path\n").unwrap();
+        let path = ("HF_TOKEN_PATH", file.to_str().unwrap());
+        assert_eq!(token_of(&[]).as_deref(), Some("of-home"));
+        assert_eq!(token_of(&[path]).as_deref(), Some("of-path"));
+        assert_eq!(token_of(&[path, ("HF_TOKEN", "of-variable")]).as_deref(), Some("of-variable"));
+        assert_eq!(token_of(&[path, ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
     }
 }

@@ -1,7 +1,7 @@
-//! One `.safetensors` file of any name.
+//! Reader of one `.safetensors` file of any name.
 //!
-//! Layout: 8 bytes little-endian header length, a JSON header (`name → dtype, shape, data_offsets`, and `__metadata__`), the data.
-//! Reference: <https://github.com/huggingface/safetensors#format>.
+//! Layout: 8 bytes little-endian header length, a JSON header (`name → dtype, shape, data_offsets`,
+//! and `__metadata__`), the data. Reference: <https://github.com/huggingface/safetensors#format>.
 
 use crate::{CheckpointError, Dtype, TensorInfo, TensorSource};
 use safetensors::{SafeTensorError, tensor::Metadata};
@@ -13,27 +13,27 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Bytes of the length that opens a file.
+/// Bytes of the header length at the start of a file.
 const LENGTH_BYTES: u64 = 8;
 /// Largest header that the reference implementation accepts.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Bytes read at a time by a comparison.
 const COMPARED_BYTES: usize = 1 << 20;
 
-/// A float tensor: what it is and where its bytes start in the file.
+/// A float tensor: type, shape and the offset of its bytes in the file.
 #[derive(Debug)]
-struct Entry {
+struct TensorEntry {
     info: TensorInfo,
     start: u64,
 }
 
-/// A safetensors file that is open for reading. Tensors whose elements are not F32, BF16 or F16 are not listed; asking for one
-/// is an error that names its type.
+/// A safetensors file that is open for reading. Tensors whose elements are not F32, BF16 or F16 are
+/// not listed; reading one is an error that names its type.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
     file: Mutex<fs_err::File>,
-    floats: BTreeMap<String, Entry>,
+    floats: BTreeMap<String, TensorEntry>,
     others: BTreeMap<String, String>,
     metadata: BTreeMap<String, String>,
 }
@@ -42,7 +42,8 @@ impl SafetensorsFile {
     /// Reads the header of `path`.
     ///
     /// # Errors
-    /// When the file cannot be read, is shorter or longer than its header says, or has a bad header.
+    /// When the file cannot be read, is shorter or longer than its header says, or has a malformed
+    /// header.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let mut file = fs_err::File::open(path)?;
         let found = file.metadata()?.len();
@@ -64,7 +65,7 @@ impl SafetensorsFile {
         file.read_exact(&mut header)?;
         let header: Metadata =
             serde_json::from_slice(&header).map_err(|e| bad(SafeTensorError::InvalidHeaderDeserialization(e)))?;
-        // `Metadata::new` is where the crate checks that offsets are contiguous and fit dtype and shape.
+        // `Metadata::new` checks that offsets are contiguous and match dtype and shape.
         let ordered =
             header.offset_keys().into_iter().filter_map(|name| Some((name.clone(), header.info(&name)?.clone())));
         let header = Metadata::new(header.metadata().clone(), ordered.collect()).map_err(bad)?;
@@ -91,24 +92,25 @@ impl SafetensorsFile {
                 }
             };
             let start = data_start + info.data_offsets.0 as u64;
-            opened.floats.insert(name, Entry { info: TensorInfo { dtype, shape: info.shape.clone() }, start });
+            opened.floats.insert(name, TensorEntry { info: TensorInfo { dtype, shape: info.shape.clone() }, start });
         }
         Ok(opened)
     }
 
-    /// The file.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The `__metadata__` of the header.
+    /// Content of `__metadata__` in the header.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Tensors that are not listed because their elements are not F32, BF16 or F16, with the type's name.
+    /// Tensors that are not listed because their elements are not F32, BF16 or F16, with the name
+    /// of the type.
     #[must_use]
     pub fn others(&self) -> &BTreeMap<String, String> {
         &self.others
@@ -116,7 +118,7 @@ impl SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    fn entry(&self, name: &str) -> Result<&Entry, CheckpointError> {
+    fn entry(&self, name: &str) -> Result<&TensorEntry, CheckpointError> {
         self.floats.get(name).ok_or_else(|| {
             let (path, tensor) = (self.path.clone(), name.to_owned());
             match self.others.get(name) {
@@ -126,18 +128,19 @@ impl SafetensorsFile {
         })
     }
 
-    /// The file, positioned where `entry` starts.
-    fn at(&self, entry: &Entry) -> Result<MutexGuard<'_, fs_err::File>, CheckpointError> {
-        // A panic while the lock was held cannot leave the file in a bad state: every read seeks first.
+    /// The file, positioned at the start of `entry`.
+    fn at(&self, entry: &TensorEntry) -> Result<MutexGuard<'_, fs_err::File>, CheckpointError> {
+        // A panic under the lock cannot leave the file in a bad state: every read seeks first.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(entry.start))?;
         Ok(file)
     }
 
-    /// Whether `name` has exactly these bytes. The file is read in small pieces: no second copy of the tensor is held.
+    /// Compares a tensor with `bytes`; true if equal. The file is read in small pieces, so no
+    /// second copy of the tensor is held.
     ///
     /// # Errors
-    /// As [`TensorSource::bytes`].
+    /// Every error of [`TensorSource::bytes`].
     pub fn equals(&self, name: &str, bytes: &[u8]) -> Result<bool, CheckpointError> {
         let entry = self.entry(name)?;
         if entry.info.num_bytes() != bytes.len() {
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_not_one_is_refused() {
+    fn a_malformed_header_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         let with_header = |json: &str, data: usize| {

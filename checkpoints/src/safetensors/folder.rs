@@ -1,6 +1,7 @@
-//! The weights of a Hugging Face folder: `model.safetensors`, or `model.safetensors.index.json` and the shards that it names.
+//! Weights of a Hugging Face folder: `model.safetensors`, or `model.safetensors.index.json` and its
+//! shards.
 //!
-//! When both are there the single file wins, as in `transformers`.
+//! If both exist, the single file wins, as in `transformers`.
 
 use crate::{CheckpointError, SafetensorsFile, TensorInfo, TensorSource};
 use serde::Deserialize;
@@ -10,12 +11,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Name of the weights that fit one file.
+/// Name of the weights in a single file.
 pub const SINGLE_FILE: &str = "model.safetensors";
-/// Name of the list of shards.
+/// Name of the index of shards.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Extensions of weights that are pickles.
+/// Extensions of pickled weights.
 const PICKLE_EXTENSIONS: [&str; 5] = ["bin", "pt", "pth", "ckpt", "pkl"];
 
 #[derive(Deserialize)]
@@ -28,7 +29,7 @@ struct Index {
 pub struct SafetensorsFolder {
     path: PathBuf,
     files: Vec<SafetensorsFile>,
-    /// Name → position in `files`.
+    /// Index into `files` by tensor name.
     owners: BTreeMap<String, usize>,
 }
 
@@ -36,8 +37,8 @@ impl SafetensorsFolder {
     /// Opens the weights of `dir` and reads their headers.
     ///
     /// # Errors
-    /// When there are none, only pickles, a shard is missing (all are named), a file is bad (see [`SafetensorsFile::open`]), or
-    /// the index names a tensor that its shard lacks.
+    /// When there are none, only pickles, a shard is missing (all are named), a file is malformed
+    /// (see [`SafetensorsFile::open`]), or the index names a tensor that its shard lacks.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
         if single.is_file() {
@@ -85,7 +86,7 @@ impl SafetensorsFolder {
         Ok(Self { path: dir.to_owned(), files, owners })
     }
 
-    /// The folder.
+    /// Path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -96,15 +97,15 @@ impl SafetensorsFolder {
         self.files.iter().map(SafetensorsFile::path)
     }
 
-    /// Whether `name` has exactly these bytes; see [`SafetensorsFile::equals`].
+    /// Compares a tensor with `bytes`; true if equal. See [`SafetensorsFile::equals`].
     ///
     /// # Errors
-    /// As [`TensorSource::bytes`].
+    /// Every error of [`TensorSource::bytes`].
     pub fn equals(&self, name: &str, bytes: &[u8]) -> Result<bool, CheckpointError> {
         self.file_of(name)?.equals(name, bytes)
     }
 
-    /// The file to ask for `name`.
+    /// The file that holds `name`.
     fn file_of(&self, name: &str) -> Result<&SafetensorsFile, CheckpointError> {
         match (self.owner(name), self.files.as_slice()) {
             (Some(file), _) => Ok(file),
@@ -126,7 +127,7 @@ fn no_weights(dir: &Path) -> Result<CheckpointError, CheckpointError> {
     Ok(unusable_weights(dir.to_owned(), names))
 }
 
-/// Why the files `names` of the folder or repository `path` hold no weights that can be read.
+/// Error for a folder or repository `path` whose files `names` hold no readable weights.
 pub(crate) fn unusable_weights(path: PathBuf, mut names: Vec<String>) -> CheckpointError {
     names.sort();
     let with_extension = |accepted: &[&str]| -> Vec<String> {

@@ -1,8 +1,10 @@
-//! Safetensors: one file, or a Hugging Face folder (`model.safetensors`, or `model.safetensors.index.json` and its shards).
+//! Safetensors: one file, or a Hugging Face folder (`model.safetensors`, or
+//! `model.safetensors.index.json` and its shards).
 //!
-//! Format: <https://github.com/huggingface/safetensors#format>. Values are read one tensor at a time with positional reads
-//! and not through a memory map: the resident memory stays that of the tensors in hand, a file that shrinks under us is an
-//! error and not a signal, and no `unsafe` is needed.
+//! Format: <https://github.com/huggingface/safetensors#format>. Values are read one tensor at a
+//! time with positional reads and not through a memory map: the resident memory is that of the
+//! tensors in use, a file that shrinks meanwhile is an error and not a signal, and no `unsafe` is
+//! needed.
 
 mod file;
 mod folder;

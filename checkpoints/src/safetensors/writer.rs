@@ -1,4 +1,5 @@
-//! Safetensors files written in a stream: the header first, then one tensor at a time, so that memory holds one tensor.
+//! Streaming writer of safetensors files: the header first, then one tensor at a time, so that
+//! memory holds one tensor.
 
 use super::{INDEX_FILE, SINGLE_FILE};
 use crate::{CheckpointError, TensorInfo};
@@ -9,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Largest shard unless told otherwise: 5 GB, as `transformers` had it for years.
+/// Default maximum shard size: 5 GB, the default of `transformers` for years.
 pub const DEFAULT_MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Data starts at a multiple of this, so that a memory map of the file is aligned.
+/// Alignment of the data in bytes, so that a memory map of the file is aligned.
 const ALIGNMENT: usize = 8;
 
 /// Writes one safetensors file.
@@ -20,15 +21,16 @@ const ALIGNMENT: usize = 8;
 pub struct SafetensorsWriter {
     path: PathBuf,
     file: fs_err::File,
-    /// Names and lengths in bytes that are still to come, last first.
+    /// Names and lengths in bytes of the tensors still to come, last first.
     pending: Vec<(String, usize)>,
 }
 
 impl SafetensorsWriter {
-    /// Creates `path` with the header for `tensors`, whose data must follow in that order through [`SafetensorsWriter::write`].
+    /// Creates `path` with the header for `tensors`, whose data must follow in that order through
+    /// [`SafetensorsWriter::write`].
     ///
     /// # Errors
-    /// When the file cannot be written or a name comes twice.
+    /// When the file cannot be written or a name occurs twice.
     pub fn create(
         path: &Path,
         tensors: &[(String, TensorInfo)],
@@ -104,18 +106,19 @@ impl SafetensorsWriter {
 #[derive(Debug)]
 pub struct FolderWriter {
     dir: PathBuf,
-    /// Shards that are still to come, last first: file name and its tensors.
+    /// Shards still to come, last first: file name and tensors.
     pending: Vec<(String, Vec<(String, TensorInfo)>)>,
     current: Option<SafetensorsWriter>,
     index: Option<Value>,
 }
 
 impl FolderWriter {
-    /// Plans the files for `tensors`, whose data must follow in that order through [`FolderWriter::write`]. A shard is closed when
-    /// the next tensor would take it over `max_shard_bytes` ([`DEFAULT_MAX_SHARD_BYTES`] as a rule).
+    /// Plans the files for `tensors`, whose data must follow in that order through
+    /// [`FolderWriter::write`]. A shard is closed when the next tensor would take it over
+    /// `max_shard_bytes` (usually [`DEFAULT_MAX_SHARD_BYTES`]).
     ///
     /// # Errors
-    /// As [`SafetensorsWriter::create`].
+    /// Every error of [`SafetensorsWriter::create`].
     pub fn create(dir: &Path, tensors: &[(String, TensorInfo)], max_shard_bytes: u64) -> Result<Self, CheckpointError> {
         let mut shards: Vec<Vec<(String, TensorInfo)>> = vec![Vec::new()];
         let mut filled = 0;
@@ -164,7 +167,7 @@ impl FolderWriter {
     /// Appends the little-endian bytes of the next tensor.
     ///
     /// # Errors
-    /// As [`SafetensorsWriter::write`].
+    /// Every error of [`SafetensorsWriter::write`].
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
         if self.current.as_ref().is_some_and(|c| c.pending.is_empty()) && !self.pending.is_empty() {
             self.open_next()?;

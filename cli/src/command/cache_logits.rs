@@ -1,21 +1,23 @@
-//! `retie cache-logits`: what a teacher says of a text, kept on disk for runs that distil from it.
+//! `retie cache-logits`: the most probable next tokens of a teacher for a text, written to disk for
+//! runs that distil from them.
 
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
     error::Status,
-    model,
-    number::{bytes, grouped},
-    output,
+    model, output,
     progress::{Progress, Unit},
     ranks, signal,
 };
 use clap::Args;
+use retie_collective::{Collective, lead_first};
 use retie_config::{DataConfig, UptrainConfig, document};
-use retie_trainer::{Collective, KeepEvent, KeepLogits, keep_logits, lead_first};
+use retie_report::number::{bytes, grouped};
+use retie_trainer::{Job, KeepEvent, KeepLogits, keep_logits};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Keep the most probable next tokens of a teacher for a text; `uptrain` distils from them without the teacher
+/// Keep the most probable next tokens of a teacher for a text; `uptrain` distils from them without
+/// the teacher
 #[derive(Debug, Args)]
 pub struct CacheLogits {
     /// The teacher: a Hugging Face folder, a .gguf file, or a hub id
@@ -24,7 +26,8 @@ pub struct CacheLogits {
     /// The training text of this run, with its `data.mixture` and `data.packing`
     #[arg(long, value_name = "CONFIG.yaml", conflicts_with_all = ["data", "text_field", "sequence_length", "cache_dir"])]
     config: Option<PathBuf>,
-    /// The training text, as in `data.train`: .jsonl, .txt, .parquet or .arrow files or patterns in the same order
+    /// The training text, as in `data.train`: .jsonl, .txt, .parquet or .arrow files or patterns in
+    /// the same order
     #[arg(long, value_name = "FILE", required_unless_present = "config", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Key or column of the text, as in `data.text_field`
@@ -39,7 +42,8 @@ pub struct CacheLogits {
     /// Tokens that are kept of each distribution; all others are one further outcome
     #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     top_k: u32,
-    /// Of those only the first that have this probability together; a token then takes as many bytes as it needs
+    /// Of those only the first that have this probability together; a token then takes as many
+    /// bytes as it needs
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
     /// Keep softmax(logits / T); the run's `temperature` has to be the same
@@ -79,8 +83,9 @@ impl CacheLogits {
         let stop = signal::stop_flag()?;
         let mut tokenizing: Option<Progress> = None;
         let mut running: Option<Progress> = None;
-        let kept =
-            keep_logits(&options, &teacher, &device, self.dtype.get(), ranks, &stop, &mut |event| match event {
+        let job = Job { device: &device, ranks, stop: &stop };
+        let cache =
+            keep_logits(&options, &teacher, self.dtype.get(), job, &mut |event| match event {
                 _ if !ranks.leads() => {}
                 KeepEvent::Tokenizing(p) => tokenizing
                     .get_or_insert_with(|| Progress::new("tokenize text", Unit::Bytes, p.bytes_total))
@@ -93,15 +98,15 @@ impl CacheLogits {
                 }
             })?;
         drop((tokenizing, running));
-        let status = if kept.finished { Status::Done } else { Status::Interrupted };
+        let status = if cache.finished { Status::Done } else { Status::Interrupted };
         if !ranks.leads() {
             return Ok(status);
         }
-        let Some(size) = kept.bytes else {
+        let Some(size) = cache.bytes else {
             output::line("interrupted; the same command goes on");
             return Ok(status);
         };
-        let meta = kept.meta;
+        let meta = cache.meta;
         let tokens = (meta.rows * meta.sequence_length) as u64;
         let per_token = size as f64 / tokens as f64;
         match self.json.json {
@@ -122,7 +127,7 @@ impl CacheLogits {
         Ok(status)
     }
 
-    /// The training text: what the arguments say, or a run.
+    /// The training text: that of the run in `--config`, or else the one that the arguments name.
     fn text(&self) -> anyhow::Result<DataConfig> {
         if let Some(path) = &self.config {
             return Ok(document::load::<UptrainConfig>(path, &[])?.data);
@@ -130,7 +135,7 @@ impl CacheLogits {
         Ok(DataConfig {
             text_field: self.text_field.clone(),
             cache_dir: self.cache_dir.clone(),
-            ..DataConfig::of(self.data.clone(), self.sequence_length.unwrap_or_default() as usize)
+            ..DataConfig::from_files(self.data.clone(), self.sequence_length.unwrap_or_default() as usize)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `retie check`: what has to hold of a model, measured on its weights.
+//! `retie check`: consistency checks of a model, measured on its weights.
 
 use crate::{
     args::{DeviceArgs, JsonArgs},
@@ -19,7 +19,8 @@ pub enum Check {
     Identity(Identity),
 }
 
-/// Check that what a conversion added leaves the logits alone: with and without each extra and the magnitudes of DoRA, or beside another model
+/// Check that what a conversion added leaves the logits alone: with and without each extra and the
+/// magnitudes of DoRA, or beside another model
 #[derive(Debug, Args)]
 pub struct Identity {
     /// A Hugging Face folder, a .gguf file, or a hub id
@@ -31,7 +32,8 @@ pub struct Identity {
     /// Tokens of the text that both read: ids spread over the vocabulary
     #[arg(long, value_name = "N", default_value_t = 128)]
     tokens: usize,
-    /// Largest difference of a logit that passes; for magnitudes of DoRA 1e-4 of the largest logit, if that is more
+    /// Largest difference of a logit that passes; for magnitudes of DoRA 1e-4 of the largest logit,
+    /// if that is more
     #[arg(long, value_name = "DIFFERENCE", default_value_t = 1e-5)]
     tolerance: f32,
     #[command(flatten)]
@@ -40,11 +42,11 @@ pub struct Identity {
     json: JsonArgs,
 }
 
-/// Norms of DoRA are measured anew wherever a model is loaded, so a magnitude divided by its norm is 1 up to rounding, and logits are the same
-/// up to this part of the largest.
+/// Tolerance for DoRA magnitudes, as a fraction of the largest logit. Loading a model measures the
+/// norms of DoRA anew, so a magnitude divided by its norm is 1 only up to rounding.
 const ROUNDING: f32 = 1e-4;
 
-/// What was compared.
+/// Result of `retie check identity`.
 #[derive(Debug, Serialize)]
 struct Report {
     model: String,
@@ -52,13 +54,13 @@ struct Report {
     comparisons: Vec<Comparison>,
 }
 
-/// The model beside another one.
+/// Comparison of the model's logits with those of another model.
 #[derive(Debug, Serialize)]
 struct Comparison {
     with: String,
     /// `max |Δlogit|`.
     max_difference: f32,
-    /// The most that passes.
+    /// Largest difference that passes.
     tolerance: f32,
     passed: bool,
 }
@@ -135,7 +137,8 @@ impl Display for Report {
     }
 }
 
-/// `[tokens, V]`, of ids at the multiples of the golden ratio: no id comes twice before most of the vocabulary was near.
+/// Logits `[tokens, V]` for token ids at the multiples of the golden ratio, which spread evenly: no
+/// id repeats before most of the vocabulary has a near neighbour.
 fn logits(model: &CausalLm, tokens: usize, device: &Device) -> Vec<f32> {
     const STEP: f64 = 0.618_033_988_749_894_9;
     let vocab_size = model.config().vocab_size;
@@ -144,7 +147,7 @@ fn logits(model: &CausalLm, tokens: usize, device: &Device) -> Vec<f32> {
     f32_slice(&model.logits(model.forward(ids, None)).into_data()).to_vec()
 }
 
-/// Infinite where one of the two is no number.
+/// Largest absolute difference of two slices of logits; infinite if any difference is NaN.
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     let difference = |(x, y): (&f32, &f32)| (x - y).abs();
     a.iter().zip(b).map(difference).fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) })

@@ -1,4 +1,4 @@
-//! `retie config`: YAML files without running them.
+//! `retie config`: validates and prints YAML files without running them.
 
 use crate::{
     args::{JsonArgs, SetArgs},
@@ -65,7 +65,7 @@ impl Validate {
         }
     }
 
-    /// A run, or each of its stages.
+    /// Validates and prints a run, or each of its stages.
     fn uptrain(&self) -> anyhow::Result<Status> {
         let stages = retie_trainer::stages(&self.file, &self.set.set)?;
         if let [Stage { name: None, config, .. }] = stages.as_slice() {
@@ -93,13 +93,13 @@ impl Validate {
 }
 
 impl Kind {
-    /// Keys at the top that only one kind has.
+    /// Top-level keys that only one kind of file has.
     const CONVERT_KEYS: [&str; 10] =
         ["model", "recursions", "sharing", "map", "init", "lora_rank", "share_norms", "dtype", "seed", "output"];
     const UPTRAIN_KEYS: [&str; 9] =
         ["run", "student", "teacher", "data", "losses", "optimizer", "schedule", "train", "stages"];
 
-    /// The kind that most keys at the top of `text` belong to.
+    /// The kind that most top-level keys of `text` belong to.
     fn guess(text: &str) -> Self {
         let tops = || text.lines().filter_map(|line| line.split_once(':').map(|(key, _)| key));
         let count = |keys: &[&str]| tops().filter(|key| keys.contains(key)).count();

@@ -1,10 +1,11 @@
-//! `retie doctor`: what this machine can run, where the caches are, what is missing.
+//! `retie doctor`: diagnosis of this machine: hardware, backends, hub cache, missing parts.
 
-use crate::{args::JsonArgs, error::Status, machine, number::bytes, output};
+use crate::{args::JsonArgs, error::Status, machine, output};
 use burn::tensor::Tensor;
 use clap::Args;
 use retie_checkpoint::Hub;
 use retie_model::kernels::f32_slice;
+use retie_report::number::bytes;
 use serde::Serialize;
 use std::{panic, path::Path};
 
@@ -15,7 +16,7 @@ pub struct Doctor {
     json: JsonArgs,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
     name: &'static str,
@@ -25,15 +26,15 @@ struct Finding {
     hint: Option<String>,
 }
 
-/// How it is.
+/// Verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
-    /// As it should be.
+    /// Present and sufficient.
     Ok,
-    /// Not there; something cannot be done without it.
+    /// Absent or insufficient; the hint says for which use.
     Missing,
-    /// There, and wrong.
+    /// Present, but with wrong results.
     Failed,
 }
 
@@ -88,7 +89,7 @@ fn processor() -> Finding {
 }
 
 fn memory() -> Option<Finding> {
-    /// Uptraining SmolLM2-135M with its teacher at 2 × 512 tokens takes about this much.
+    /// Approximate bytes for uptraining SmolLM2-135M with its teacher at 2 × 512 tokens.
     const COMFORTABLE: u64 = 6 << 30;
     let (total, free) = machine::memory()?;
     let detail = format!("{} free of {}", bytes(free), bytes(total));
@@ -102,7 +103,7 @@ fn memory() -> Option<Finding> {
     })
 }
 
-/// Whether the backend is in this binary and multiplies right.
+/// Checks that a backend is built in and computes a small matrix product exactly.
 fn backend(name: &'static str) -> Finding {
     let device = match retie_model::device(name) {
         Ok(device) => device,
@@ -117,7 +118,7 @@ fn backend(name: &'static str) -> Finding {
         let x = Tensor::<1>::from_floats([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &device).reshape([2, 3]);
         f32_slice(&x.clone().matmul(x.transpose()).into_data()).to_vec()
     };
-    // A driver that is not there shows as a panic of the backend; the default hook would print it.
+    // The backend panics if the driver is missing, and the default hook would print the panic.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| ()));
     let product = panic::catch_unwind(panic::AssertUnwindSafe(multiply));
@@ -158,7 +159,7 @@ fn hub() -> Vec<Finding> {
     findings
 }
 
-/// Models of which the hub cache has something.
+/// Hub ids of the models that have a folder in the hub cache, sorted.
 fn cached_models(cache: &Path) -> Vec<String> {
     let Ok(entries) = fs_err::read_dir(cache) else { return Vec::new() };
     let names = entries.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -1,18 +1,19 @@
-//! `retie generate`: text that goes on from a prompt, as it comes.
+//! `retie generate`: continues a prompt and streams the text to stdout.
 
-mod depth;
+mod recursions;
 
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
     error::Status,
     model::{self, TextModel},
-    number::rate,
     output,
 };
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use clap::Args;
-use depth::{Depths, Pieces};
-use retie_model::{KvCache, ModelError, Routing, Sampler, Sampling, kernels::on_worker};
+use recursions::{Pieces, RecursionCounts};
+use retie_engine::{Engine, EngineError, EngineOptions, FinishReason, Progress, Request, Sampling, StopConditions};
+use retie_model::kernels::on_worker;
+use retie_report::number::rate;
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
 
@@ -28,21 +29,19 @@ pub struct Generate {
     /// Stop after this many tokens, if the model does not stop before
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     max_new_tokens: u64,
-    /// 0 takes the most probable token; the higher, the more even the draw
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    temperature: f32,
-    /// Draw from the fewest tokens whose probabilities reach this sum
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    top_p: f32,
-    /// Seed of the draws
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Of a routed model: show the prompt too, and each token in the colour of the recursions it went through
+    /// End the text before this string; can be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Of a routed model: show the prompt too, and each token in the colour of the recursions it
+    /// went through
     #[arg(long)]
-    show_depth: bool,
-    /// Of a routed model: write prompt and text here, as a web page with each token in the colour of its recursions
+    show_recursions: bool,
+    /// Of a routed model: write prompt and text here, as a web page with each token in the colour
+    /// of its recursions
     #[arg(long, value_name = "FILE")]
-    show_depth_html: Option<PathBuf>,
+    show_recursions_html: Option<PathBuf>,
     #[command(flatten)]
     dtype: DtypeArgs,
     #[command(flatten)]
@@ -51,49 +50,106 @@ pub struct Generate {
     json: JsonArgs,
 }
 
-/// What was generated, and how fast.
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArgs {
+    /// 0 takes the most probable token; the higher, the more even the draw
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the K most probable tokens; 0 draws from all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the fewest tokens whose probabilities reach this sum
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw from tokens with at least this part of the largest probability
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Make tokens of prompt and text less likely: divide their logits, or multiply negative ones
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Subtract this from the logits of tokens that the text has
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Subtract this from the logit of a token for each time that the text has it
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// The sampling parameters.
+    ///
+    /// # Errors
+    /// A value is out of range; the message names its option.
+    fn checked(&self) -> anyhow::Result<Sampling> {
+        let Self { temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed } =
+            *self;
+        let sampling = Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            seed,
+        };
+        sampling.check().map_err(|error| match error {
+            EngineError::OutOfRange { name, found, expected } => {
+                anyhow!("`--{}` is `{found}`, expected {expected}", name.replace('_', "-"))
+            }
+            error => error.into(),
+        })?;
+        Ok(sampling)
+    }
+}
+
+/// Generated text and its speed.
 #[derive(Debug, Serialize)]
 struct Generation {
     prompt: String,
     text: String,
     ids: Vec<u32>,
-    stop: Stop,
+    stop: StopReason,
     prompt_tokens: usize,
-    /// Recursions of each token of the prompt, and of each new one, if that was asked for.
+    /// Recursion counts of the tokens of the prompt and of the new ones, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
-    depths: Option<Depths>,
-    /// Tokens of the prompt by the time until the first new token.
+    recursion_counts: Option<RecursionCounts>,
+    /// Tokens of the prompt, divided by the seconds until the first new token.
     prefill_tokens_per_second: f64,
-    /// New tokens after the first by the time after it; absent if there is only one.
+    /// Tokens read after the prompt, divided by the seconds after the first new token; absent if
+    /// there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     decode_tokens_per_second: Option<f64>,
 }
 
-/// Why generation ended.
+/// Reason for the end of generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Stop {
+enum StopReason {
     EndOfText,
+    StopText,
     MaxNewTokens,
 }
 
 impl Generate {
     pub fn run(self) -> anyhow::Result<Status> {
-        ensure!(
-            self.temperature.is_finite() && self.temperature >= 0.0,
-            "`--temperature` is `{}`, expected a finite number, 0 or more",
-            self.temperature
-        );
-        ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "`--top-p` is `{}`, expected above 0, up to 1", self.top_p);
-        if let Some(path) = &self.show_depth_html {
+        let sampling = self.sampling.checked()?;
+        ensure!(self.stop.iter().all(|text| !text.is_empty()), "`--stop` is empty, expected a text");
+        if let Some(path) = &self.show_recursions_html {
             output::check_file(path)?;
         }
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;
-        for (option, given) in
-            [("--show-depth", self.show_depth), ("--show-depth-html", self.show_depth_html.is_some())]
-        {
+        for (option, given) in [
+            ("--show-recursions", self.show_recursions),
+            ("--show-recursions-html", self.show_recursions_html.is_some()),
+        ] {
             ensure!(
                 model.model.router().is_some() || !given,
                 "every token of `{}` goes through all recursions: it has no router\nhint: leave `{option}` out",
@@ -102,10 +158,10 @@ impl Generate {
         }
         let (json, model_name) = (self.json.json, self.model.clone());
         let mut show = |text: &str| if json { Ok(()) } else { output::stream(text) };
-        let page = self.show_depth_html.clone();
-        let generation = on_worker(|| self.generate(&model, &mut show))?;
-        if let (Some(path), Some(depths)) = (&page, &generation.depths) {
-            fs_err::write(path, depths.page(&model_name)?)?;
+        let page = self.show_recursions_html.clone();
+        let generation = on_worker(|| self.generate(&model, sampling, &mut show))?;
+        if let (Some(path), Some(counts)) = (&page, &generation.recursion_counts) {
+            fs_err::write(path, counts.page(&model_name)?)?;
             output::wrote(path);
         }
         if json {
@@ -113,8 +169,8 @@ impl Generate {
         } else {
             output::stream("\n")?;
         }
-        if let Some(depths) = &generation.depths {
-            output::line(&depths.legend(output::Style::of_stderr()));
+        if let Some(counts) = &generation.recursion_counts {
+            output::line(&counts.legend(output::Style::of_stderr()));
         }
         let decode = generation.decode_tokens_per_second;
         output::line(&format!(
@@ -130,65 +186,69 @@ impl Generate {
     fn generate(
         self,
         model: &TextModel,
+        sampling: Sampling,
         show: &mut dyn FnMut(&str) -> std::io::Result<()>,
     ) -> anyhow::Result<Generation> {
         let config = model.model.config();
-        let mut prompt = model.encode_start(&self.prompt)?;
+        let mut prompt = model.tokenizer.encode_start(&self.prompt)?;
         if prompt.is_empty() {
             prompt.push(model.prefix_token()?);
         }
-        let max_new_tokens = usize::try_from(self.max_new_tokens)?;
-        let asked = prompt.len().saturating_add(max_new_tokens);
-        if asked > config.max_position_embeddings {
-            let max_position_embeddings = config.max_position_embeddings;
-            let hint = "shorten the prompt or lower `--max-new-tokens`";
-            return Err(ModelError::ContextTooLong { asked, max_position_embeddings, hint }.into());
-        }
-        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
-        let mut sampler = Sampler::new(sampling);
-        let mut cache = KvCache::new(config, 1, asked, &model.device);
-        let with_depths = self.show_depth || self.show_depth_html.is_some();
-        let mut text_of = Pieces::new(model, show, with_depths, self.show_depth);
-        let mut ids = Vec::new();
-        let mut stop = Stop::MaxNewTokens;
+        let (prompt_tokens, max_new_tokens) = (prompt.len(), usize::try_from(self.max_new_tokens)?);
+        let context = prompt_tokens.saturating_add(max_new_tokens).min(config.max_position_embeddings);
+        let options = EngineOptions { num_slots: 1, context, max_step_tokens: prompt_tokens };
+        let mut engine = Engine::new(model.model.clone(), options)?;
+        let with_counts = self.show_recursions || self.show_recursions_html.is_some();
+        let mut pieces = Pieces::new(model, show, self.stop, with_counts.then_some(self.show_recursions));
+        let sequence = engine.admit(Request {
+            prompt: prompt.clone(),
+            sampling,
+            stop: StopConditions::for_model(config, Some(max_new_tokens)),
+            recursion_counts: with_counts,
+            ..Request::default()
+        })?;
+        let (mut ids, mut stop) = (Vec::new(), StopReason::MaxNewTokens);
         let start = Instant::now();
-        let mut routing = Routing::default();
-        let mut next = sampler.next(&model.next_logits_with(&prompt, &mut cache, &mut routing));
-        let first_token = start.elapsed().as_secs_f64();
-        text_of.prompt(&prompt, &routing)?;
-        loop {
-            if config.eos_token_ids.contains(&next) {
-                stop = Stop::EndOfText;
-                break;
+        let (mut num_steps, mut first_token) = (0usize, 0.0);
+        while !engine.is_idle() {
+            let progress = engine.step();
+            num_steps += 1;
+            if num_steps == 1 {
+                first_token = start.elapsed().as_secs_f64();
             }
-            ids.push(next);
-            text_of.token(next)?;
-            // The depth of a token is known when it has been read.
-            if ids.len() == max_new_tokens && !with_depths {
-                break;
+            for Progress { recursion_counts, token, finish, .. } in progress {
+                if num_steps == 1 {
+                    pieces.prompt(&prompt, &recursion_counts)?;
+                } else {
+                    pieces.recursions(&recursion_counts)?;
+                }
+                match (token, finish) {
+                    // This step read the last token only for its recursion count.
+                    _ if stop == StopReason::StopText => _ = engine.evict(sequence),
+                    (_, Some(FinishReason::EndOfText)) => stop = StopReason::EndOfText,
+                    (Some(token), _) => {
+                        ids.push(token);
+                        if pieces.token(token)? {
+                            stop = StopReason::StopText;
+                            if !with_counts {
+                                engine.evict(sequence);
+                            }
+                        }
+                    }
+                    (None, _) => {}
+                }
             }
-            let mut routing = Routing::default();
-            let logits = model.next_logits_with(&[next], &mut cache, &mut routing);
-            text_of.depth(&routing)?;
-            if ids.len() == max_new_tokens {
-                break;
-            }
-            next = sampler.next(&logits);
         }
         let decoding = start.elapsed().as_secs_f64() - first_token;
-        let (text, depths) = text_of.finish()?;
-        // Each forward pass after the first gave one token, the one that ended the text included.
-        let decoded = match stop {
-            Stop::EndOfText => ids.len(),
-            Stop::MaxNewTokens if with_depths => ids.len(),
-            Stop::MaxNewTokens => ids.len() - 1,
-        };
+        let (text, recursion_counts) = pieces.finish()?;
+        // Each forward pass after the first read one token.
+        let decoded = num_steps - 1;
         Ok(Generation {
-            prompt_tokens: prompt.len(),
-            prefill_tokens_per_second: prompt.len() as f64 / first_token,
+            prompt_tokens,
+            prefill_tokens_per_second: prompt_tokens as f64 / first_token,
             decode_tokens_per_second: (decoded > 0).then(|| decoded as f64 / decoding),
             prompt: self.prompt,
-            depths,
+            recursion_counts,
             text,
             ids,
             stop,

@@ -1,8 +1,9 @@
-//! The subcommands, a file each: arguments, then what they do.
+//! Subcommands, one module each: first the arguments, then the implementation.
 
 pub mod bench;
 pub mod cache_logits;
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod convert;
 pub mod demo;
@@ -10,8 +11,10 @@ pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod man;
 pub mod plot;
 pub mod report;
+pub mod route;
 pub mod tasks;
 pub mod tokenize;
 pub mod uptrain;

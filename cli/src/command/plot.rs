@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use clap::Args;
-use retie_eval::{light, render_svg};
+use retie_report::{charts_to_svg, with_light_colours};
 use std::path::PathBuf;
 
 /// Draw losses, held-out losses with early exits and teacher, and telemetry of runs into one file
@@ -16,7 +16,7 @@ pub struct Plot {
     /// Folders of `retie uptrain` runs; `NAME=RUN_DIR` gives one a name
     #[arg(value_name = "RUN_DIR", required = true)]
     runs: Vec<NamedRun>,
-    /// What to draw, one below the other
+    /// Kinds of curves, drawn one below the other
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Curves::ALL)]
     curves: Vec<Curves>,
     /// Heading of the first chart
@@ -38,10 +38,10 @@ impl Plot {
         if let (Some(title), Some(first)) = (self.title, charts.first_mut()) {
             first.title = title;
         }
-        let svg = render_svg(&charts)?.context(
+        let svg = charts_to_svg(&charts)?.context(
             "no run has a point of these curves\nhint: held-out losses need `data.heldout` and `train.eval_every`, telemetry needs `train.telemetry_every`",
         )?;
-        let bytes = if as_png { png::of_svg(&light(&svg))? } else { svg.into_bytes() };
+        let bytes = if as_png { png::render_svg(&with_light_colours(&svg))? } else { svg.into_bytes() };
         fs_err::write(&self.output, bytes)?;
         output::wrote(&self.output);
         Ok(Status::Done)

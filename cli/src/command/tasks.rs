@@ -1,4 +1,4 @@
-//! `retie tasks`: what `retie eval --tasks` can measure.
+//! `retie tasks`: list of the tasks of `retie eval --tasks`.
 
 use crate::{args::JsonArgs, error::Status, output};
 use clap::Args;
@@ -12,7 +12,7 @@ pub struct Tasks {
     json: JsonArgs,
 }
 
-/// Name of the task that measures a text.
+/// Name of the task that measures perplexity on a text.
 pub const PERPLEXITY: &str = "perplexity";
 
 impl Tasks {

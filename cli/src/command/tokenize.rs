@@ -1,21 +1,21 @@
-//! `retie tokenize`: text into the token cache of later runs.
+//! `retie tokenize`: tokenises text into the token cache of later runs.
 
 use crate::{
     args::JsonArgs,
     error::Status,
-    model,
-    number::grouped,
-    output,
+    model, output,
     progress::{Progress, Unit},
 };
 use anyhow::Context;
 use clap::Args;
 use retie_config::{DataConfig, UptrainConfig, document};
+use retie_report::number::grouped;
 use retie_trainer::{TokenizedText, tokenize};
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Tokenise text once, into the folder that `data.cache_dir` of later runs names; one that was stopped goes on
+/// Tokenise text once, into the folder that `data.cache_dir` of later runs names; one that was
+/// stopped goes on
 #[derive(Debug, Args)]
 pub struct Tokenize {
     /// The texts of this run, for its student and into its `data.cache_dir`
@@ -27,10 +27,12 @@ pub struct Tokenize {
     /// Key or column of the text, as in `data.text_field`
     #[arg(long, value_name = "FIELD", default_value = retie_data::DEFAULT_TEXT_FIELD)]
     text_field: String,
-    /// Whose tokenizer: a Hugging Face folder, a .gguf file, or a hub id; with `--config` the student's, unless this is given
+    /// Whose tokenizer: a Hugging Face folder, a .gguf file, or a hub id; with `--config` the
+    /// student's, unless this is given
     #[arg(long, value_name = "MODEL", required_unless_present = "config")]
     model: Option<String>,
-    /// Folder of the tokens, as in `data.cache_dir`; with `--config` the run's, unless this is given
+    /// Folder of the tokens, as in `data.cache_dir`; with `--config` the run's, unless this is
+    /// given
     #[arg(long, short = 'o', value_name = "DIR", required_unless_present = "config")]
     cache_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -42,8 +44,9 @@ impl Tokenize {
         let run = self.config.as_ref().map(|path| document::load::<UptrainConfig>(path, &[])).transpose()?;
         let model = self.model.clone().or_else(|| run.as_ref().map(|run| run.student.model.clone()));
         let model = model::open(&model.context("no model is named")?)?;
-        // Rows are cut when the tokens are read.
-        let text = || DataConfig { text_field: self.text_field.clone(), ..DataConfig::of(self.data.clone(), 2) };
+        // The sequence length 2 has no effect: sequences are cut when the tokens are read.
+        let text =
+            || DataConfig { text_field: self.text_field.clone(), ..DataConfig::from_files(self.data.clone(), 2) };
         let mut data = run.map_or_else(text, |run| run.data);
         data.cache_dir = self.cache_dir.clone().or(data.cache_dir);
         let dir = data.cache_dir.clone().context(
@@ -75,7 +78,7 @@ fn line(text: &TokenizedText) -> String {
     let TokenizedText { name, documents, empty_documents, tokens, rows, fill, folder, from_cache } = text;
     let empty =
         if *empty_documents > 0 { format!(", {} without text", grouped(*empty_documents)) } else { String::new() };
-    // Rows are full but for best-fit packing.
+    // Only best-fit packing leaves sequences partly empty.
     let filled = match fill {
         1.0 => String::new(),
         _ => format!(", in {} rows that are {:.2} % full", grouped(*rows), 100.0 * fill),

@@ -1,9 +1,10 @@
-//! [`Collective`] over the Message Passing Interface (<https://www.mpi-forum.org>), through the C library that the system has.
+//! [`Collective`] over the Message Passing Interface (<https://www.mpi-forum.org>), through the C
+//! library that the system has.
 //!
-//! Buffers are host memory. MPI counts elements in 32 bits and the functions here take no buffer in place, so long ones go in chunks. Errors of
-//! MPI itself end the job: that is its default.
+//! Buffers are host memory. MPI counts elements in 32 bits and these functions do not work in
+//! place, so long buffers go in chunks. Errors of MPI itself end the job, which is its default.
 
-use super::{GRACE, Launch, refuse};
+use super::launch::{GRACE, Launch, refuse};
 use crate::error::{Status, report};
 use anyhow::Context;
 use mpi::{
@@ -12,7 +13,7 @@ use mpi::{
     topology::SimpleCommunicator,
     traits::{Communicator, CommunicatorCollectives, Equivalence, Root},
 };
-use retie_trainer::Collective;
+use retie_collective::Collective;
 
 /// Elements of a chunk.
 const CHUNK: usize = 1 << 24;
@@ -24,7 +25,7 @@ struct Mpi {
     world: usize,
 }
 
-/// Ends the job when a rank panics: MPI's own end would wait for the others.
+/// Guard that aborts the job when a rank panics; MPI's finalisation would wait for the others.
 struct Panicking;
 
 impl Drop for Panicking {
@@ -39,7 +40,7 @@ fn world() -> SimpleCommunicator {
     SimpleCommunicator::world()
 }
 
-/// Runs a command on all ranks. Where one fails the job ends here.
+/// Runs a command on all ranks. If it fails on one, that rank reports the error and aborts the job.
 pub fn run(launch: Launch, command: impl FnOnce(&dyn Collective) -> anyhow::Result<Status>) -> anyhow::Result<Status> {
     let universe = mpi::initialize_with_threading(Threading::Funneled).context("MPI has been started before")?;
     let _panicking = Panicking;
@@ -74,8 +75,8 @@ pub fn run(launch: Launch, command: impl FnOnce(&dyn Collective) -> anyhow::Resu
 impl Mpi {
     fn reduce<T: Equivalence + Copy>(values: &mut [T]) {
         for chunk in values.chunks_mut(CHUNK) {
-            let own = chunk.to_vec();
-            world().all_reduce_into(&own[..], chunk, SystemOperation::sum());
+            let sent = chunk.to_vec();
+            world().all_reduce_into(&sent[..], chunk, SystemOperation::sum());
         }
     }
 }

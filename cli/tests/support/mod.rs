@@ -1,4 +1,4 @@
-//! Running the binary on the bundled model, offline and without colours.
+//! Test support: runs the binary on the bundled model, offline and without colours.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{
@@ -12,12 +12,11 @@ pub struct Place {
     dir: TempDir,
 }
 
-/// What a command did.
+/// Exit code and output of a command, in which the test's folder is written as `[DIR]`.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
     pub stdout: String,
-    /// With the test's folder written as `[DIR]`.
     pub stderr: String,
 }
 
@@ -112,7 +111,8 @@ impl Place {
         paths
     }
 
-    /// The message of a command that must fail on bad input, with exit code 2 and without having written anything.
+    /// Error message of a command that must fail on bad input: with exit code 2, and without
+    /// writing anything.
     pub fn refused(&self, line: &str) -> String {
         let before = self.listing();
         let run = self.retie(line);
@@ -124,7 +124,7 @@ impl Place {
 }
 
 impl Run {
-    /// That it succeeded; gives stdout.
+    /// Asserts that the command succeeded; returns stdout.
     #[track_caller]
     pub fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
@@ -140,7 +140,7 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A short run on the bundled model, converted into `converted`, in `run`.
+/// YAML of a short run in the folder `run`, of the student `converted` and the teacher `base`.
 pub fn uptrain_yaml(steps: u64) -> String {
     format!(
         "schema: 1
@@ -165,7 +165,7 @@ train: {{steps: {steps}, batch_size: 2, eval_every: 5, eval_sequences: 2, checkp
 pub const CONVERT: &str =
     "convert base --recursions 2 --sharing middle_cycle --init average --lora-rank 4 -o converted";
 
-/// Two stages of [`uptrain_yaml`]: blocks are fitted first, then the whole.
+/// Two stages to append to [`uptrain_yaml`]: blockwise training, then the whole model.
 pub const STAGES: &str = "stages:
   - name: warm
     losses: [{blockwise: {weight: 1.0}}]

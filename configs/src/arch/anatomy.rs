@@ -1,17 +1,17 @@
-//! What the layers of a decoder are made of, beyond their sizes: every way in which the families differ.
+//! Anatomy of a decoder's layers beyond their sizes: every way in which the families differ.
 
 use super::{LAYER_TYPES, NO_ROPE_LAYERS, Rope, Sizes, rope};
-use crate::{ConfigError, keys::Keys};
+use crate::{ConfigError, NormPosition, keys::Keys};
 use serde_json::Value;
 
-/// The parts of a decoder's layers.
+/// Components of a decoder's layers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Anatomy {
-    /// What every norm computes.
+    /// Kind of every norm.
     pub norm: NormKind,
     /// `ε` of every norm.
     pub norm_eps: f64,
-    /// Where the norms stand in a layer, and what is added to what.
+    /// Placement of the norms and of the residual connections in a layer.
     pub residual: Residual,
     /// Norms of queries and keys before the rotation.
     pub qk_norm: Option<QkNorm>,
@@ -23,23 +23,23 @@ pub struct Anatomy {
     pub output_bias: bool,
     /// Biases on the feed-forward linears.
     pub mlp_bias: bool,
-    /// The rotations that depths choose from.
+    /// Rotary embeddings that depths refer to by index.
     pub ropes: Vec<Rope>,
-    /// One entry for each depth of the unrolled stack.
+    /// Rotary embedding and attention window of each depth of the unrolled stack.
     pub depths: Vec<DepthKind>,
-    /// Scores are divided by the square root of this; `head_dim` in most families.
+    /// Attention scores are divided by the square root of this; `head_dim` in most families.
     pub query_pre_attn_scalar: f64,
-    /// `c` of `c·tanh(s/c)` over the scaled scores.
+    /// `c` of the soft cap `c·tanh(s/c)` on the scaled attention scores; `None` without a cap.
     pub attn_logit_softcapping: Option<f64>,
-    /// `c` of `c·tanh(z/c)` over the logits.
+    /// `c` of the soft cap `c·tanh(z/c)` on the logits; `None` without a cap.
     pub final_logit_softcapping: Option<f64>,
-    /// Factor of the embeddings on their way into the stack.
+    /// Factor that the embeddings are multiplied with before the first depth.
     pub embedding_scale: Option<f64>,
-    /// Whether the head's table is that of the embeddings.
+    /// True if the head uses the embedding matrix.
     pub tie_word_embeddings: bool,
 }
 
-/// What a norm computes.
+/// Formula of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// `x / rms(x) · w`.
@@ -50,7 +50,7 @@ pub enum NormKind {
     Layer,
 }
 
-/// How a layer joins its parts.
+/// Residual structure of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual {
     /// `x += attn(norm(x))`, `x += mlp(norm(x))`.
@@ -63,27 +63,27 @@ pub enum Residual {
     Parallel,
 }
 
-/// What a norm of queries and keys goes over.
+/// Scope of the norm on queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
-    /// Each head, `head_dim` numbers.
+    /// Each head by itself, `head_dim` elements.
     Head,
-    /// All heads of a token at once.
+    /// All heads of a token together.
     Full,
 }
 
-/// The non-linearity of a feed-forward network.
+/// Activation function of a feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x·σ(x)`.
     Silu,
-    /// GELU, by tanh.
+    /// GELU, tanh approximation.
     GeluTanh,
-    /// GELU, by erf.
+    /// GELU, exact (erf).
     Gelu,
 }
 
-/// The form of a feed-forward network.
+/// Form of a feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MlpKind {
     /// `down(act(gate(x)) · up(x))`.
@@ -92,17 +92,19 @@ pub enum MlpKind {
     Plain(Activation),
 }
 
-/// What sets a depth's attention apart from that of other depths.
+/// Attention settings of one depth that may differ from those of other depths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DepthKind {
-    /// Position in [`Anatomy::ropes`]; `None` where queries and keys are not rotated.
+    /// Index into [`Anatomy::ropes`]; `None` where queries and keys are not rotated (NoPE).
     pub rope: Option<usize>,
-    /// A token sees itself and `window − 1` tokens before it; all of them if `None`.
+    /// Sliding window: a token attends to itself and the `window − 1` tokens before it; `None` for
+    /// full attention.
     pub window: Option<usize>,
 }
 
 impl Anatomy {
-    /// That of a Llama: RMSNorm before each part, SwiGLU without biases, one rotation, full attention.
+    /// Llama: RMSNorm before each part, SwiGLU without biases, one rotary embedding, full
+    /// attention.
     pub(super) fn llama(keys: &Keys<'_>, sizes: Sizes) -> Result<Self, ConfigError> {
         keys.only("hidden_act", &["silu"])?;
         Ok(Self {
@@ -124,9 +126,10 @@ impl Anatomy {
         })
     }
 
-    /// That of a Gemma: as a Llama, with norms by `1 + w`, GeGLU, and embeddings scaled by `√D` and tied.
+    /// Gemma: a Llama with norms by `1 + w`, GeGLU, and tied embeddings scaled by `√D`.
     pub(super) fn gemma(keys: &Keys<'_>, sizes: Sizes, activation: &'static str) -> Result<Self, ConfigError> {
-        // Early files of the first Gemma say `gelu` and mean the form by tanh, as `GemmaConfig` has it.
+        // Early files of the first Gemma say `gelu` and mean the tanh form, as `GemmaConfig` has
+        // it.
         keys.only(activation, &["gelu_pytorch_tanh", "gelu"])?;
         let (head_dim, bias) = (sizes.head_dim, keys.flag("attention_bias", false)?);
         Ok(Self {
@@ -148,13 +151,13 @@ impl Anatomy {
         })
     }
 
-    /// Biases on all four linears of attention, or on none.
+    /// Sets biases on all four linears of attention, or on none.
     pub(super) fn with_attention_bias(self, bias: bool) -> Self {
         Self { qkv_bias: bias, output_bias: bias, ..self }
     }
 
-    /// Gives depths a window where `layer_types` of the file says `sliding_attention`, or where `otherwise` does if the file has no
-    /// such key.
+    /// Sets a sliding window at the depths that `layer_types` of the file calls
+    /// `sliding_attention`, or, if the file has no such key, at those where `otherwise` is true.
     pub(super) fn with_windows(
         mut self,
         keys: &Keys<'_>,
@@ -172,22 +175,18 @@ impl Anatomy {
         Ok(self)
     }
 
-    /// Names of the norms of a layer, in the order of the forward pass, without those of queries and keys.
+    /// Norms of a layer in the order of the forward pass, without those of queries and keys.
     #[must_use]
-    pub fn layer_norms(&self) -> &'static [&'static str] {
+    pub fn layer_norms(&self) -> &'static [NormPosition] {
+        use NormPosition::{Input, PostAttention, PostFeedforward, PreFeedforward};
         match self.residual {
-            Residual::PreNorm | Residual::Parallel => &["input_layernorm", "post_attention_layernorm"],
-            Residual::PostNorm => &["post_attention_layernorm", "post_feedforward_layernorm"],
-            Residual::Sandwich => &[
-                "input_layernorm",
-                "post_attention_layernorm",
-                "pre_feedforward_layernorm",
-                "post_feedforward_layernorm",
-            ],
+            Residual::PreNorm | Residual::Parallel => &[Input, PostAttention],
+            Residual::PostNorm => &[PostAttention, PostFeedforward],
+            Residual::Sandwich => &[Input, PostAttention, PreFeedforward, PostFeedforward],
         }
     }
 
-    /// A depth's kind in words: `window of 512 tokens, rope base 10000`.
+    /// Description of a depth's attention: `window of 512 tokens, rope base 10000`.
     #[must_use]
     pub fn describe(&self, kind: DepthKind) -> String {
         let sees = kind.window.map_or_else(|| "all tokens".to_owned(), |window| format!("window of {window} tokens"));
@@ -195,13 +194,13 @@ impl Anatomy {
         format!("{sees}, {}", turns.as_deref().unwrap_or("no rope"))
     }
 
-    /// Whether norms have a bias.
+    /// True if norms have a bias.
     #[must_use]
     pub fn norm_bias(&self) -> bool {
         self.norm == NormKind::Layer
     }
 
-    /// The value of a key with an entry for each depth.
+    /// JSON list for a key that has an entry for each depth.
     pub(super) fn depth_key(&self, key: &str) -> Value {
         let depths = self.depths.iter();
         match key {
@@ -214,7 +213,7 @@ impl Anatomy {
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// Which depths slide, if the file says it.
+/// True for each depth with a sliding window; `None` if the file has no `layer_types`.
 pub(super) fn layer_types(keys: &Keys<'_>, num_hidden_layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
     keys.per_depth(LAYER_TYPES, num_hidden_layers, |value| match value.as_str() {
         Some(FULL) => Ok(false),

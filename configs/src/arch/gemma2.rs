@@ -1,4 +1,5 @@
-//! Gemma 2: norms before and after each part, every other layer with a window, soft caps on scores and logits.
+//! Gemma 2: norms before and after each part, a sliding window on every other layer, soft caps on
+//! attention scores and logits.
 
 use super::{Anatomy, Architecture, LAYER_TYPES, Residual, TensorNames};
 

@@ -1,9 +1,9 @@
-//! Gemma 3, text only: as Gemma 2 without soft caps, with norms over each head of queries and keys, and a rotation of their own
-//! for the layers with a window, five of six.
+//! Gemma 3, text only: Gemma 2 without soft caps, with a norm over each head of queries and keys.
+//! Five of six layers have a sliding window and a rotary embedding of their own.
 
 use super::{Anatomy, Architecture, LAYER_TYPES, QkNorm, Residual, TensorNames, rope};
 
-/// Of `Gemma3TextConfig`, where the keys are absent.
+/// `sliding_window_pattern` of `Gemma3TextConfig` where the key is absent.
 const DEFAULT_PATTERN: usize = 6;
 const GLOBAL_THETA: f64 = 1_000_000.0;
 const LOCAL_THETA: f64 = 10_000.0;

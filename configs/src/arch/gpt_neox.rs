@@ -1,11 +1,12 @@
-//! GPT-NeoX: LayerNorm, attention and feed-forward side by side, a part of each head rotated, biases everywhere.
+//! GPT-NeoX: LayerNorm, attention and feed-forward network in parallel, partial rotary embedding,
+//! biases on every linear.
 //!
-//! Its checkpoints have other names and one fused matrix for q, k and v; they are read under the names of a Llama
-//! (`retie_checkpoint`), and so are the sizes.
+//! Its checkpoints have other tensor names and one fused matrix for q, k and v. They are read under
+//! the names of a Llama (`retie_checkpoint`), and so are the sizes.
 
 use super::{Activation, Anatomy, Architecture, DepthKind, MlpKind, NormKind, Residual, TensorNames, rope};
 
-/// `rotary_pct` of the configuration class.
+/// `rotary_pct` of the configuration class where the key is absent.
 const DEFAULT_ROTARY: f64 = 0.25;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {

@@ -1,4 +1,4 @@
-//! Llama and what is built like it: RMSNorm, rotate-half RoPE, grouped-query attention, SwiGLU.
+//! Llama and models built like it: RMSNorm, rotate-half RoPE, grouped-query attention, SwiGLU.
 
 use super::{Anatomy, Architecture, TensorNames};
 

@@ -1,4 +1,4 @@
-//! Mistral: a Llama whose tokens see a window of the text, in its first version.
+//! Mistral: a Llama with sliding-window attention in its first version.
 
 use super::{Anatomy, Architecture, TensorNames};
 

@@ -1,7 +1,9 @@
-//! Families of decoders: what their layers compute, and which keys of `config.json` say so.
+//! Families of decoders: the computation of their layers, and the keys of `config.json` that state
+//! it.
 //!
-//! A family is one file here and one entry in [`ARCHITECTURES`]. Its `read` turns the keys of the file into an [`Anatomy`]; the
-//! model is built from that alone, so no other code asks for a family by name. Reference: the classes of `transformers`
+//! A family is one file here and one entry in [`ARCHITECTURES`]. Its `read` turns the keys of the
+//! file into an [`Anatomy`]; the model is built from that alone, so no other code asks for a family
+//! by name. Reference: the classes of `transformers`
 //! (<https://github.com/huggingface/transformers/tree/main/src/transformers/models>).
 
 mod anatomy;
@@ -26,9 +28,9 @@ use crate::{ConfigError, keys::Keys};
 use serde_json::Value;
 use std::fmt;
 
-/// Which depths have a window.
+/// Key that lists the depths with a sliding window.
 const LAYER_TYPES: &str = "layer_types";
-/// Which depths rotate queries and keys.
+/// Key that lists the depths that rotate queries and keys (1) or not (0).
 const NO_ROPE_LAYERS: &str = "no_rope_layers";
 
 /// A family of decoders.
@@ -37,27 +39,28 @@ pub struct Architecture {
     pub model_type: &'static str,
     /// Its class in `transformers`.
     pub class_name: &'static str,
-    /// Well-known models of the family.
+    /// Well-known models of the family, for the documentation.
     pub models: &'static str,
-    /// How the tensors of its checkpoints are called.
+    /// Naming scheme of the tensors of its checkpoints.
     pub tensor_names: TensorNames,
-    /// `head_dim` of its configuration class where the key is absent; else `hidden_size / num_attention_heads`.
+    /// `head_dim` of its configuration class where the key is absent; `None` for
+    /// `hidden_size / num_attention_heads`.
     head_dim: Option<usize>,
-    /// Keys of its file with an entry for each depth: [`LAYER_TYPES`], [`NO_ROPE_LAYERS`].
+    /// Keys of its `config.json` with an entry for each depth: [`LAYER_TYPES`], [`NO_ROPE_LAYERS`].
     depth_keys: &'static [&'static str],
     read: fn(&Keys<'_>, Sizes) -> Result<Anatomy, ConfigError>,
 }
 
-/// How the tensors of a family's checkpoints are called. What `retie convert` writes has the names of a Llama.
+/// Naming scheme of a family's checkpoints. `retie convert` writes the names of a Llama.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorNames {
-    /// As in a Llama.
+    /// Names of a Llama.
     Llama,
     /// Names of its own, with q, k and v in one matrix.
     GptNeox,
 }
 
-/// What every family's `read` needs to know of the sizes.
+/// Sizes that every family's `read` needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub hidden_size: usize,
@@ -80,9 +83,9 @@ pub static ARCHITECTURES: [&Architecture; 10] = [
 ];
 
 impl Architecture {
-    /// The family of a `model_type`.
+    /// The family with this `model_type`, if there is one.
     #[must_use]
-    pub fn of(model_type: &str) -> Option<&'static Self> {
+    pub fn for_model_type(model_type: &str) -> Option<&'static Self> {
         ARCHITECTURES.into_iter().find(|architecture| architecture.model_type == model_type)
     }
 
@@ -90,7 +93,8 @@ impl Architecture {
         self.head_dim
     }
 
-    /// The keys of a file that describe each depth, as this family spells them.
+    /// Keys of `config.json` that describe each depth, with their values as this family spells
+    /// them.
     pub(crate) fn depth_keys(&self, anatomy: &Anatomy) -> impl Iterator<Item = (&'static str, Value)> {
         self.depth_keys.iter().map(|key| (*key, anatomy.depth_key(key)))
     }

@@ -1,4 +1,5 @@
-//! OLMo 2: a Llama with norms after each part instead of before it, and over all heads of queries and keys.
+//! OLMo 2: a Llama with norms after each part instead of before it, and norms over all heads of
+//! queries and keys together.
 
 use super::{Anatomy, Architecture, QkNorm, Residual, TensorNames};
 

@@ -3,7 +3,7 @@
 use super::{Anatomy, Architecture, LAYER_TYPES, Sizes, TensorNames};
 use crate::{ConfigError, keys::Keys};
 
-/// `max_window_layers` of the configuration class.
+/// `max_window_layers` of the configuration class where the key is absent.
 const DEFAULT_MAX_WINDOW_LAYERS: usize = 28;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
@@ -16,7 +16,7 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     read: |keys, sizes| Ok(Anatomy { qkv_bias: true, ..windowed(keys, sizes)? }),
 };
 
-/// A Llama whose later depths may see a window: those from `max_window_layers` on.
+/// A Llama with an optional sliding window on the depths from `max_window_layers` on.
 pub(super) fn windowed(keys: &Keys<'_>, sizes: Sizes) -> Result<Anatomy, ConfigError> {
     let anatomy = Anatomy::llama(keys, sizes)?;
     let window = match keys.flag("use_sliding_window", false)? {

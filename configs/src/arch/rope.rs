@@ -1,5 +1,5 @@
-//! The rotary settings. Both spellings are read: `rope_theta` + `rope_scaling` (before transformers 5) and `rope_parameters`
-//! (since).
+//! Rotary position embedding (RoPE). Both spellings are read: `rope_theta` + `rope_scaling` (before
+//! transformers 5) and `rope_parameters` (since).
 
 use crate::{ConfigError, keys::Keys};
 use serde_json::Value;
@@ -7,28 +7,28 @@ use serde_json::Value;
 /// `rope_theta` where the key is absent.
 pub(super) const DEFAULT_THETA: f64 = 10_000.0;
 
-/// Rotation of queries and keys by their position.
+/// Rotary embedding of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
-    /// Change of the frequencies for long contexts.
+    /// Scaling of the frequencies for long contexts.
     pub scaling: RopeScaling,
-    /// Numbers of a head that are rotated, from the first; an even number.
+    /// Leading elements of a head that are rotated; an even number.
     pub rotary_dim: usize,
 }
 
-/// Change of the rotary frequencies for long contexts.
+/// Scaling of the rotary frequencies for long contexts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Frequencies as they are.
+    /// No scaling.
     Default,
     /// All frequencies divided by `factor`.
     Linear {
         /// Divisor.
         factor: f64,
     },
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, a ramp between.
+    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, interpolated between.
     Llama3 {
         /// Divisor of the low frequencies.
         factor: f64,
@@ -36,12 +36,12 @@ pub enum RopeScaling {
         low_freq_factor: f64,
         /// Wavelengths below `original / high_freq_factor` are kept.
         high_freq_factor: f64,
-        /// Context of the pretraining.
+        /// Context length of the pretraining, in tokens.
         original_max_position_embeddings: f64,
     },
 }
 
-/// The rotation of a model that has one, over whole heads.
+/// Rotary embedding of a model that has one for all depths, over whole heads.
 pub(super) fn read(keys: &Keys<'_>, default_theta: f64, head_dim: usize) -> Result<Rope, ConfigError> {
     let theta = keys.optional_number("rope_theta")?.unwrap_or(default_theta);
     let parameters = match keys.object("rope_parameters")? {
@@ -51,7 +51,7 @@ pub(super) fn read(keys: &Keys<'_>, default_theta: f64, head_dim: usize) -> Resu
     of_parameters(parameters, theta, head_dim)
 }
 
-/// The rotation that an object of settings describes.
+/// Rotary embedding from an object of parameters (`rope_scaling` or `rope_parameters`).
 pub(super) fn of_parameters(
     parameters: Option<Keys<'_>>,
     default_theta: f64,
@@ -78,7 +78,8 @@ pub(super) fn of_parameters(
     Ok(Rope { theta, scaling, rotary_dim })
 }
 
-/// How much of a head is rotated: `head_dim × factor`, which has to be an even number.
+/// Rotated elements of a head under partial RoPE: `head_dim × factor`, which has to be an even
+/// number.
 pub(super) fn partial(keys: &Keys<'_>, key: &'static str, factor: f64, head_dim: usize) -> Result<usize, ConfigError> {
     let rotary_dim = (head_dim as f64 * factor) as usize;
     match rotary_dim.is_multiple_of(2) && (1..=head_dim).contains(&rotary_dim) {

@@ -1,8 +1,9 @@
-//! SmolLM3: a Llama in which every fourth layer does not rotate queries and keys (NoPE, <https://arxiv.org/abs/2501.18795>).
+//! SmolLM3: a Llama in which every fourth layer does not rotate queries and keys (NoPE,
+//! <https://arxiv.org/abs/2501.18795>).
 
 use super::{Anatomy, Architecture, LAYER_TYPES, NO_ROPE_LAYERS, TensorNames};
 
-/// `no_rope_layer_interval` of the configuration class.
+/// `no_rope_layer_interval` of the configuration class where the key is absent.
 const DEFAULT_INTERVAL: usize = 4;
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {

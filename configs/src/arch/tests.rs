@@ -1,4 +1,5 @@
-//! Families read from the files that `transformers` writes for well-known models, abridged to the keys that matter.
+//! Families read from the `config.json` that `transformers` writes for well-known models, abridged
+//! to the keys that matter.
 
 use super::*;
 use crate::ModelConfig;
@@ -92,14 +93,14 @@ fn a_pythia_rotates_a_quarter_of_each_head() {
 }
 
 #[test]
-fn what_a_converted_folder_says_of_its_depths_is_read_again() {
+fn per_depth_keys_of_a_converted_folder_survive_a_round_trip() {
     let config =
         read(json!({"model_type": "gemma2", "head_dim": 16, "query_pre_attn_scalar": 256, "sliding_window": 9}));
     let config = config.unwrap();
     assert_eq!(windows(&config), [Some(9), None, Some(9), None, Some(9), None]);
     let mut dropped = config.with_depths(&[0, 1, 3, 5]);
     let map = crate::ShareMap::new(4, 1, crate::Sharing::Cycle).unwrap();
-    dropped.recursion = Some(crate::RecursionConfig::of(&map, crate::Init::Average));
+    dropped.recursion = Some(crate::RecursionConfig::from_share_map(&map, crate::Init::Average));
     let json = dropped.to_json();
     assert_eq!(json["model_type"], "recursive_gemma2");
     let again = ModelConfig::from_json(json, Path::new("x")).unwrap();
@@ -108,7 +109,7 @@ fn what_a_converted_folder_says_of_its_depths_is_read_again() {
 }
 
 #[test]
-fn what_a_family_does_not_compute_is_refused() {
+fn unsupported_values_of_a_family_are_refused() {
     for (patch, part) in [
         (
             json!({"model_type": "gemma3_text", "query_pre_attn_scalar": 1, "use_bidirectional_attention": true}),

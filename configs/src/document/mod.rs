@@ -1,18 +1,21 @@
 //! Our own YAML files: read with every problem reported at once, each with `file:line:column`.
 //!
-//! The text becomes a tree with positions (`tree`), `--set` changes the tree (`overrides`), serde reads it
-//! (`reader`). Where that fails, the place is recorded and mended (an unknown key is taken out, a wrong or missing value
-//! becomes a hole that reads as any type) and the tree is read again; what can be built is then checked for impossible
-//! values, except where those could come from a hole.
+//! The text becomes a tree with positions (`tree`), `--set` changes the tree (`overrides`), and
+//! serde reads it (`reader`). Where that fails, the place is recorded and repaired (an unknown key
+//! is removed, a wrong or missing value becomes a hole that reads as any type) and the tree is read
+//! again. The resulting document is then checked for impossible values, except those that depend on
+//! a hole.
 
 mod overrides;
 mod problem;
 mod reader;
+mod renamed;
 mod scalar;
 mod staged;
 mod tree;
 
 pub use problem::DocumentError;
+pub use renamed::RenamedKey;
 pub use staged::{Stage, StageKeys, load_staged};
 
 use crate::ConfigError;
@@ -20,26 +23,29 @@ use problem::{Problem, nearest_name, quoted_list};
 use reader::{Fault, ReadError, Reader};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
-use tree::{Entry, Node, Value};
+use tree::{KeyValue, Node, Value};
 
-/// One kind of YAML file. Derive `Deserialize` with `deny_unknown_fields`.
+/// A kind of YAML file. Derive `Deserialize` with `deny_unknown_fields`.
 pub trait Document: DeserializeOwned + Serialize {
+    /// Keys that had another name in an earlier version.
+    const RENAMED: &'static [RenamedKey] = &[];
+
     /// Records the values that cannot be.
     fn check(&self, checks: &mut Checks);
 }
 
-/// Reads `path` after applying `overrides` (`a.b=c`) in their order.
+/// Reads `path` and applies `overrides` (`a.b=c`) in order.
 ///
 /// # Errors
-/// When the file cannot be read, or with every problem of it.
+/// When the file cannot be read, or with every problem in it.
 pub fn load<D: Document>(path: &Path, overrides: &[String]) -> Result<D, ConfigError> {
     parse(&fs_err::read_to_string(path)?, path, overrides)
 }
 
-/// As [`load`], from text; `path` is named in errors.
+/// Reads a document from text, like [`load`]; `path` is named in errors.
 ///
 /// # Errors
-/// With every problem of the text.
+/// With every problem in the text.
 pub fn parse<D: Document>(text: &str, path: &Path, overrides: &[String]) -> Result<D, ConfigError> {
     let mut problems = Vec::new();
     let document = read(text, overrides, &mut problems);
@@ -49,7 +55,7 @@ pub fn parse<D: Document>(text: &str, path: &Path, overrides: &[String]) -> Resu
     }
 }
 
-/// The document as YAML with every default written out; [`parse`] gives the same document back.
+/// The document as YAML with every default written out; [`parse`] gives back the same document.
 ///
 /// # Errors
 /// When a value has no YAML form.
@@ -58,22 +64,23 @@ pub fn to_yaml<D: Document>(document: &D) -> Result<String, ConfigError> {
 }
 
 fn read<D: Document>(text: &str, overrides: &[String], problems: &mut Vec<Problem>) -> Option<D> {
-    let root = root(text, overrides, problems)?;
+    let root = root(text, overrides, D::RENAMED, problems)?;
     finish(root, problems)
 }
 
-/// The tree of `text` with `overrides`.
-fn root(text: &str, overrides: &[String], problems: &mut Vec<Problem>) -> Option<Node> {
+/// The tree of `text` with `overrides`, and with the names that keys have today.
+fn root(text: &str, overrides: &[String], renamed: &[RenamedKey], problems: &mut Vec<Problem>) -> Option<Node> {
     let mut root = tree::parse(text, None, problems).map_err(|p| problems.push(p)).ok()?;
+    renamed::rename(&mut root, &mut Vec::new(), renamed, problems);
     for (index, text) in overrides.iter().enumerate() {
-        if let Err(problem) = overrides::apply(&mut root, text, index, problems) {
+        if let Err(problem) = overrides::apply(&mut root, text, index, renamed, problems) {
             problems.push(problem);
         }
     }
     Some(root)
 }
 
-/// The document that a tree is.
+/// Reads a tree into a document, repairing it after each error until it can be read, and checks it.
 fn finish<D: Document>(mut root: Node, problems: &mut Vec<Problem>) -> Option<D> {
     let mut holes = Vec::new();
     let document = loop {
@@ -94,7 +101,8 @@ fn finish<D: Document>(mut root: Node, problems: &mut Vec<Problem>) -> Option<D>
     Some(document)
 }
 
-/// Records `error` and changes `root` so that the next reading passes that place; `None` if nothing more can be read.
+/// Records `error` and repairs `root` there, so that the next reading passes that place; `None` if
+/// nothing more can be read.
 fn mend(root: &mut Node, error: ReadError, problems: &mut Vec<Problem>, holes: &mut Vec<Vec<String>>) -> Option<()> {
     let ReadError { path, fault } = error;
     let mut path = path.unwrap_or_default();
@@ -109,7 +117,7 @@ fn mend(root: &mut Node, error: ReadError, problems: &mut Vec<Problem>, holes: &
             let meant = nearest_name(&key, &absent);
             if let Some(meant) = meant {
                 let node = Node { origin: removed.key_origin, value: Value::Hole };
-                entries.push(Entry { key: meant.to_owned(), key_origin: removed.key_origin, node });
+                entries.push(KeyValue { key: meant.to_owned(), key_origin: removed.key_origin, node });
             }
             let hint = meant.or_else(|| nearest_name(&key, known)).map_or_else(
                 || format!("the keys here are {}", quoted_list(known)),
@@ -123,7 +131,7 @@ fn mend(root: &mut Node, error: ReadError, problems: &mut Vec<Problem>, holes: &
                 return None;
             }
             let node = Node { origin, value: Value::Hole };
-            entries.push(Entry { key: key.to_owned(), key_origin: origin, node });
+            entries.push(KeyValue { key: key.to_owned(), key_origin: origin, node });
             (Problem::new(origin, format!("key `{}` is missing", key_path(key))), Some(key))
         }
         (fault, Some(node)) if !matches!(node.value, Value::Hole) => {
@@ -160,7 +168,7 @@ fn segments(key: &str) -> Vec<String> {
     key.split('.').filter(|s| !s.is_empty()).map(str::to_owned).collect()
 }
 
-/// Whether one key path leads to or through the other.
+/// True if one key path is a prefix of the other.
 fn overlaps(key: &str, hole: &[String]) -> bool {
     segments(key).iter().zip(hole).all(|(a, b)| a == b)
 }
@@ -185,13 +193,14 @@ impl Finding {
         std::iter::once(&self.key).chain(&self.also).map(String::as_str)
     }
 
-    /// Names the other keys that the finding rests on, so that it is left out when one of them could not be read.
+    /// Names other keys that the finding depends on; it is dropped when one of them could not be
+    /// read.
     pub fn also(&mut self, keys: &[&str]) -> &mut Self {
         self.also.extend(keys.iter().map(|k| (*k).to_owned()));
         self
     }
 
-    /// Says what to do.
+    /// Adds a hint on how to fix it.
     pub fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
         self.hint = Some(hint.into());
         self
@@ -206,7 +215,7 @@ impl Checks {
         &mut self.findings[index]
     }
 
-    /// Records that `key` is `found` where `expected` was needed, unless `holds`.
+    /// Records that `key` is `found` where `expected` is needed, unless `holds`.
     pub fn require(&mut self, holds: bool, key: impl Into<String>, found: impl std::fmt::Display, expected: &str) {
         if !holds {
             let key = key.into();

@@ -1,18 +1,27 @@
-//! `--set a.b=c`: a value put into the tree before it is read.
+//! `--set a.b=c`: a value that is put into the tree before it is read.
 //!
-//! The value is YAML, so `--set losses='[{cross_entropy: {weight: 1}}]'` works. A number selects from a list
-//! (`losses.0`). The name of a choice can be left out: `schedule.warmup_steps` reaches `schedule.cosine.warmup_steps`.
+//! The value is YAML, so `--set losses='[{cross_entropy: {weight: 1}}]'` works. A number selects
+//! from a list (`losses.0`). The name of a choice can be left out: `schedule.warmup_steps` reaches
+//! `schedule.cosine.warmup_steps`.
 
 use super::{
-    problem::Problem,
-    tree::{self, Entry, Node, Origin, Value},
+    problem::{Origin, Problem},
+    renamed::{RenamedKey, rename, rename_path},
+    tree::{self, KeyValue, Node, Value},
 };
 
-/// Puts the `index`-th override into `root`.
+/// Puts the override number `index` into `root`.
 ///
 /// # Errors
-/// When it is not `KEY=VALUE`, the value is not YAML, or the key leads through something that has no keys.
-pub(super) fn apply(root: &mut Node, text: &str, index: usize, problems: &mut Vec<Problem>) -> Result<(), Problem> {
+/// When it is not `KEY=VALUE`, the value is not YAML, or the key leads through a value without
+/// keys.
+pub(super) fn apply(
+    root: &mut Node,
+    text: &str,
+    index: usize,
+    renamed: &[RenamedKey],
+    problems: &mut Vec<Problem>,
+) -> Result<(), Problem> {
     let origin = Origin::Set(index);
     let Some((key, value)) = text.split_once('=') else {
         return Err(Problem::new(origin, "expected `KEY=VALUE`"));
@@ -21,7 +30,9 @@ pub(super) fn apply(root: &mut Node, text: &str, index: usize, problems: &mut Ve
     if path.iter().any(|s| s.is_empty()) {
         return Err(Problem::new(origin, format!("`{key}` is not a key path, expected names with dots between")));
     }
-    let node = tree::parse(value, Some(index), problems)?;
+    let path = rename_path(path, renamed);
+    let mut node = tree::parse(value, Some(index), problems)?;
+    rename(&mut node, &mut path.iter().map(|&segment| segment.to_owned()).collect(), renamed, problems);
     insert(root, &path, 0, node)
 }
 
@@ -49,7 +60,7 @@ fn insert(target: &mut Node, path: &[&str], depth: usize, node: Node) -> Result<
             if let Some(entry) = entries.iter_mut().find(|e| e.key == *segment) {
                 return insert(&mut entry.node, path, depth + 1, node);
             }
-            if let [Entry { node: only, .. }] = entries.as_mut_slice()
+            if let [KeyValue { node: only, .. }] = entries.as_mut_slice()
                 && depth > 0
                 && matches!(only.value, Value::Map(_))
             {
@@ -58,7 +69,7 @@ fn insert(target: &mut Node, path: &[&str], depth: usize, node: Node) -> Result<
             let origin = node.origin;
             let mut fresh = Node { origin, value: Value::Map(Vec::new()) };
             insert(&mut fresh, path, depth + 1, node)?;
-            entries.push(Entry { key: (*segment).to_owned(), key_origin: origin, node: fresh });
+            entries.push(KeyValue { key: (*segment).to_owned(), key_origin: origin, node: fresh });
             Ok(())
         }
         Value::Scalar(_) | Value::Hole => {

@@ -1,10 +1,18 @@
-//! Everything that is wrong with a document, as one error: a line per problem, each with its place.
+//! All problems of a document as one error: a line per problem, each with its position.
 
-use super::tree::Origin;
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
+
+/// Place of a node in a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Origin {
+    /// In the file; both count from 1.
+    File { line: usize, column: usize },
+    /// In the n-th `--set`.
+    Set(usize),
+}
 
 /// One problem, before the document's name is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +38,7 @@ impl Problem {
     }
 }
 
-/// All problems of one document, in the order of its lines; those of `--set` come last.
+/// All problems of one document, in the order of its lines; problems of `--set` come last.
 ///
 /// ```text
 /// `uptrain.yaml` has 2 problems
@@ -78,7 +86,7 @@ impl fmt::Display for DocumentError {
 
 impl std::error::Error for DocumentError {}
 
-/// The member of `known` that `word` is most likely a misspelling of.
+/// The member of `known` that `word` is most likely a misspelling of, if any is close.
 pub(super) fn nearest_name<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     known
         .iter()
@@ -88,7 +96,7 @@ pub(super) fn nearest_name<'k>(word: &str, known: &[&'k str]) -> Option<&'k str>
         .map(|(_, name)| name)
 }
 
-/// `` `a`, `b`, `c` ``.
+/// The names as `` `a`, `b`, `c` ``.
 pub(super) fn quoted_list(names: &[&str]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }

@@ -1,20 +1,21 @@
-//! Typed reading of a tree, as a serde deserializer whose errors say at which key they happened.
+//! Typed reading of a tree: a serde deserializer whose errors carry the key at which they happened.
 //!
-//! One pass stops at the first error; [`super::load`] mends the tree there and reads again, so that a document's
-//! problems are all found.
+//! One pass stops at the first error; [`super::load`] repairs the tree there and reads again, so
+//! that all problems of a document are found.
 
 use super::{
     problem::{nearest_name, quoted_list},
     scalar::Scalar,
-    tree::{Entry, Node, Value},
+    tree::{KeyValue, Node, Value},
 };
 use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
 use std::fmt;
 
-/// Why a reading stopped.
+/// Error that stopped a reading.
 #[derive(Debug)]
 pub(super) struct ReadError {
-    /// Keys from the root to the node; `None` until a reader that knows the place has seen the error.
+    /// Keys from the root to the node; `None` until a reader that knows the place has seen the
+    /// error.
     pub(super) path: Option<Vec<String>>,
     pub(super) fault: Fault,
 }
@@ -23,11 +24,12 @@ pub(super) struct ReadError {
 pub(super) enum Fault {
     /// The node at the path has no child `key`.
     Missing { key: &'static str },
-    /// The node at the path has a child that nothing reads.
+    /// The node at the path has an unknown child.
     Unknown { key: String, known: &'static [&'static str] },
-    /// The node at the path is not what is expected; `found` where the name of a choice says more than the node's kind.
+    /// The node at the path has another type than expected; `found` where the name of a choice says
+    /// more than the node's kind.
     Expected { found: Option<String>, expected: String, hint: Option<String> },
-    /// Anything else that serde says.
+    /// Any other error of serde.
     Other(String),
 }
 
@@ -57,7 +59,7 @@ impl de::Error for ReadError {
     }
 }
 
-/// Reads one node.
+/// Deserializer of one node.
 pub(super) struct Reader<'n> {
     node: &'n Node,
     path: Vec<String>,
@@ -74,7 +76,7 @@ impl<'n> Reader<'n> {
         Self { node, path }
     }
 
-    /// Gives an error that has no place yet the place of this node.
+    /// Adds this node's place to an error that has none yet.
     fn place(&self, mut error: ReadError) -> ReadError {
         error.path.get_or_insert_with(|| self.path.clone());
         error
@@ -117,7 +119,7 @@ impl<'n> Reader<'n> {
         })
     }
 
-    /// The children as `(key, node)`; a hole has one hole for each of `fields`.
+    /// Children as `(key, node)`; a hole has one hole for each of `fields`.
     fn entries(&self, fields: &[&'static str]) -> Result<Vec<(String, Reader<'n>)>, ReadError> {
         match &self.node.value {
             Value::Map(entries) => {
@@ -274,7 +276,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, ReadError> {
         if let Value::Map(entries) = &self.node.value
-            && let Some(Entry { key, .. }) = entries.iter().find(|e| !fields.contains(&e.key.as_str()))
+            && let Some(KeyValue { key, .. }) = entries.iter().find(|e| !fields.contains(&e.key.as_str()))
         {
             let fault = Fault::Unknown { key: key.clone(), known: fields };
             return Err(self.place(ReadError { path: None, fault }));
@@ -349,7 +351,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     }
 }
 
-/// A variant's name and what stands under it: `name` alone has nothing.
+/// Name of an enum variant and the node under it; a bare name has none.
 struct Variant<'n, 'r> {
     name: String,
     content: Option<Reader<'n>>,

@@ -1,8 +1,10 @@
-//! What a plain YAML scalar means: the core schema of YAML 1.2 (<https://yaml.org/spec/1.2.2/#103-core-schema>), in which
-//! `3e-3` is a number and `yes` is a string. Two additions for numbers that people write by hand: `_` between digits
-//! (`300_000`), and an integer may be written with an exponent (`1e9`).
+//! Meaning of a plain YAML scalar: the core schema of YAML 1.2
+//! (<https://yaml.org/spec/1.2.2/#103-core-schema>), in which `3e-3` is a number and `yes` is a
+//! string. Two additions for numbers written by hand: `_` between digits (`300_000`), and integers
+//! with an exponent (`1e9`).
 
-/// A scalar as written. `plain` means without quotes: only those can be numbers, booleans or null.
+/// A scalar as written. `plain` means without quotes: only plain scalars can be numbers, booleans
+/// or null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scalar {
     pub(super) text: String,
@@ -69,7 +71,7 @@ impl Scalar {
         is_number.then(|| text.parse().ok())?
     }
 
-    /// Whether YAML reads this as text.
+    /// The text, if YAML reads this scalar as a string.
     pub(super) fn as_str(&self) -> Option<&str> {
         let is_other =
             self.is_null() || self.as_bool().is_some() || self.as_float().is_some() || self.as_integer().is_some();
@@ -81,7 +83,7 @@ fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Drops every `_` that stands between two digits; `None` if one stands elsewhere.
+/// Removes every `_` between two digits; `None` if one stands elsewhere.
 fn without_separators(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let digit = |i: Option<usize>| i.and_then(|i| bytes.get(i)).is_some_and(u8::is_ascii_digit);

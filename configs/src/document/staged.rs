@@ -1,44 +1,46 @@
-//! A document in stages: what all have in common, and a list `stages` of what each says otherwise.
+//! Documents in stages: keys that all stages have in common, and a list `stages` of each stage's
+//! differences.
 //!
-//! A stage becomes a whole document before it is read and checked, so a problem of it has its place in the file, and one of what
-//! is common is said once.
+//! A stage becomes a whole document before it is read and checked. So a problem of a stage has its
+//! position in the file, and a problem of the common part is reported once.
 
 use super::{
     Document, DocumentError, finish,
     problem::{Problem, nearest_name, quoted_list},
     root,
-    tree::{Entry, Node, Value},
+    tree::{KeyValue, Node, Value},
 };
 use crate::ConfigError;
 use std::path::Path;
 
-/// The key of the list.
+/// Key of the list.
 const STAGES: &str = "stages";
-/// The key of a stage's name.
+/// Key of a stage's name.
 const NAME: &str = "name";
 
-/// What a stage may say.
+/// Keys that a stage may set.
 #[derive(Clone, Copy, Debug)]
 pub struct StageKeys {
-    /// Keys that stand in place of the document's.
+    /// Keys that replace those of the document.
     pub replaced: &'static [&'static str],
-    /// Keys whose entries stand in place of the document's entries of the same name.
+    /// Keys whose entries replace the document's entries of the same name.
     pub merged: &'static [&'static str],
 }
 
 /// One document of several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage<D> {
-    /// Its name; `None` where the file has no stages, and is the document.
+    /// Its name; `None` where the file has no stages and is itself the document.
     pub name: Option<String>,
-    /// What is common, with what it says.
+    /// The common part with the stage's changes.
     pub document: D,
 }
 
-/// Reads `path` after applying `overrides`: a document for each stage, or the only one.
+/// Reads `path` and applies `overrides`: one document for each stage, or a single one without
+/// stages.
 ///
 /// # Errors
-/// When the file cannot be read, or with every problem of it.
+/// When the file cannot be read, or with every problem in it.
 pub fn load_staged<D: Document>(
     path: &Path,
     overrides: &[String],
@@ -59,7 +61,7 @@ fn read<D: Document>(
     keys: StageKeys,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<Stage<D>>> {
-    let mut common = root(text, overrides, problems)?;
+    let mut common = root(text, overrides, D::RENAMED, problems)?;
     let Some(list) = take(&mut common, STAGES) else {
         return Some(vec![Stage { name: None, document: finish(common, problems)? }]);
     };
@@ -101,25 +103,25 @@ fn read<D: Document>(
     Some(stages)
 }
 
-/// Puts what a stage says into `document`; gives its name, if that is one.
+/// Applies a stage's entries to `document`; returns the stage's name, if it has a valid one.
 fn put(
     document: &mut Node,
-    entries: Vec<Entry>,
+    entries: Vec<KeyValue>,
     key: &str,
     keys: StageKeys,
     problems: &mut Vec<Problem>,
 ) -> Option<String> {
     let mut name = None;
     for entry in entries {
-        let of = |list: &[&str]| list.contains(&entry.key.as_str());
+        let contains = |list: &[&str]| list.contains(&entry.key.as_str());
         if entry.key == NAME {
             name = match &entry.node.value {
                 Value::Scalar(scalar) if is_name(&scalar.text) => Some(scalar.text.clone()),
                 _ => None,
             };
-        } else if of(keys.replaced) {
+        } else if contains(keys.replaced) {
             replace(document, entry);
-        } else if of(keys.merged) {
+        } else if contains(keys.merged) {
             merge(document, entry);
         } else {
             let known: Vec<&str> = [NAME].iter().chain(keys.replaced).chain(keys.merged).copied().collect();
@@ -134,7 +136,7 @@ fn put(
     name
 }
 
-/// A name that a folder can have.
+/// True if a folder can have this name.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
@@ -145,21 +147,21 @@ fn take(node: &mut Node, key: &str) -> Option<Node> {
     Some(entries.remove(index).node)
 }
 
-fn replace(node: &mut Node, entry: Entry) {
+fn replace(node: &mut Node, entry: KeyValue) {
     let _ = take(node, &entry.key);
     if let Value::Map(entries) = &mut node.value {
         entries.push(entry);
     }
 }
 
-/// The entries of `entry` in place of those of its key; the whole, where one of the two has none.
-fn merge(node: &mut Node, entry: Entry) {
+/// Merges the entries of `entry` into those of its key; replaces the whole if either is no mapping.
+fn merge(node: &mut Node, entry: KeyValue) {
     let Value::Map(entries) = &mut node.value else { return };
     let there = entries.iter_mut().find(|other| other.key == entry.key).map(|other| &mut other.node);
     match (there, entry.node.value) {
         (Some(there @ Node { value: Value::Map(_), .. }), Value::Map(own)) => {
             own.into_iter().for_each(|entry| replace(there, entry));
         }
-        (_, value) => replace(node, Entry { node: Node { value, ..entry.node }, ..entry }),
+        (_, value) => replace(node, KeyValue { node: Node { value, ..entry.node }, ..entry }),
     }
 }

@@ -1,4 +1,4 @@
-//! Snapshots of what a person sees.
+//! Snapshots of the messages of document errors.
 
 use super::*;
 use insta::assert_snapshot;

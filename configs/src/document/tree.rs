@@ -1,23 +1,17 @@
-//! A YAML text as a tree in which every node knows where it was written.
+//! A YAML text as a tree in which every node knows its position.
 //!
-//! Events and their positions come from the parser under `serde-saphyr`; the tree is what the typed reading
-//! ([`super::reader`]) walks and what `--set` changes. YAML 1.2: <https://yaml.org/spec/1.2.2/>.
+//! Events and their positions come from the parser under `serde-saphyr`. The tree is read by
+//! [`super::reader`] and changed by `--set`. YAML 1.2: <https://yaml.org/spec/1.2.2/>.
 
-use super::{problem::Problem, scalar::Scalar};
+use super::{
+    problem::{Origin, Problem},
+    scalar::Scalar,
+};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 use std::collections::HashMap;
 
-/// Aliases are copied; a file that grows beyond this many nodes by them is refused.
+/// Limit on nodes: aliases are copied, and a file that grows beyond this by them is refused.
 const MAX_NODES: usize = 100_000;
-
-/// Where a node was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Origin {
-    /// In the file; both count from 1.
-    File { line: usize, column: usize },
-    /// In the n-th `--set`.
-    Set(usize),
-}
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -26,7 +20,7 @@ pub(super) struct Node {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct KeyValue {
     pub(super) key: String,
     pub(super) key_origin: Origin,
     pub(super) node: Node,
@@ -36,8 +30,8 @@ pub(super) struct Entry {
 pub(super) enum Value {
     Scalar(Scalar),
     List(Vec<Node>),
-    Map(Vec<Entry>),
-    /// Stands where something wrong or missing was already reported; reads as any type.
+    Map(Vec<KeyValue>),
+    /// Placeholder for a wrong or missing value that was already reported; reads as any type.
     Hole,
 }
 
@@ -67,7 +61,7 @@ impl Node {
         .get_mut(rest)
     }
 
-    /// What stands here, for a message: `5` in backticks, `a list`, `a mapping`, `empty`.
+    /// Description of the value for a message: `5` in backticks, `a list`, `a mapping`, `empty`.
     pub(super) fn describe(&self) -> String {
         match &self.value {
             Value::Scalar(s) if s.is_null() => "empty".into(),
@@ -80,11 +74,11 @@ impl Node {
     }
 }
 
-/// Reads one YAML document. `set` is the number of the `--set` that `text` comes from, if it does not come from a file.
-/// Problems that do not prevent a tree (a key given twice) are pushed to `problems`.
+/// Reads one YAML document. `set` is the number of the `--set` that `text` comes from, `None` for a
+/// file. Problems that do not prevent a tree (a duplicate key) are pushed to `problems`.
 ///
 /// # Errors
-/// The first place that is not YAML, or not the YAML that a configuration can hold.
+/// The first place that is not YAML, or not YAML that a configuration can hold.
 pub(super) fn parse(text: &str, set: Option<usize>, problems: &mut Vec<Problem>) -> Result<Node, Problem> {
     let events = Parser::new_from_str(text);
     let mut builder = Builder { events, set, anchors: HashMap::new(), num_nodes: 0, problems };
@@ -135,7 +129,8 @@ impl<'t> Builder<'t, '_> {
         }
     }
 
-    /// The node that begins with `event`. Collections and empty values are placed at `at`, their key, if they have one.
+    /// The node that begins with `event`. Collections and empty values get the position `at` of
+    /// their key, if they have one.
     fn node(&mut self, event: Event<'t>, span: Span, at: Option<Origin>) -> Result<Node, Problem> {
         let here = self.origin(span);
         let size_before = self.num_nodes;
@@ -180,8 +175,8 @@ impl<'t> Builder<'t, '_> {
         Ok(node)
     }
 
-    fn entries(&mut self) -> Result<Vec<Entry>, Problem> {
-        let mut entries: Vec<Entry> = Vec::new();
+    fn entries(&mut self) -> Result<Vec<KeyValue>, Problem> {
+        let mut entries: Vec<KeyValue> = Vec::new();
         loop {
             let (event, span) = self.next()?;
             let key_origin = self.origin(span);
@@ -195,7 +190,7 @@ impl<'t> Builder<'t, '_> {
             if entries.iter().any(|e| e.key == key) {
                 self.problems.push(Problem::new(key_origin, format!("key `{key}` is given twice")));
             } else {
-                entries.push(Entry { key, key_origin, node });
+                entries.push(KeyValue { key, key_origin, node });
             }
         }
     }

@@ -1,23 +1,15 @@
-//! Parameters of the local fit of each block to the teacher's.
+//! The local fit of each block to the teacher's, which has no parameters.
 
-use super::WeightPoint;
+use super::{LossNeeds, LossParameters};
 use serde::{Deserialize, Serialize};
 
-/// Parameters of [`super::LossConfig::Blockwise`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Parameters of [`super::LossKind::Blockwise`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BlockwiseConfig {
-    /// Factor of this term.
-    pub weight: f64,
-    /// Factor of the weight over the run; by default 1 throughout.
-    #[serde(default)]
-    pub weight_schedule: Vec<WeightPoint>,
-}
+pub struct BlockwiseConfig {}
 
-impl BlockwiseConfig {
-    /// The term with this weight throughout.
-    #[must_use]
-    pub fn new(weight: f64) -> Self {
-        Self { weight, weight_schedule: Vec::new() }
+impl LossParameters for BlockwiseConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::SingleDepths
     }
 }

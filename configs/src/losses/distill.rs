@@ -1,27 +1,21 @@
 //! Parameters of the distillation from a teacher's logits.
 
-use super::WeightPoint;
+use super::{LossNeeds, LossParameters};
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
-/// Parameters of [`super::LossConfig::Distill`].
+/// Parameters of [`super::LossKind::Distill`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct DistillConfig {
-    /// Which divergence.
-    #[serde(default)]
+    /// Divergence from the teacher's distribution.
     pub divergence: Divergence,
-    /// Factor of this term.
-    pub weight: f64,
-    /// Factor of the weight over the run; by default 1 throughout.
-    #[serde(default)]
-    pub weight_schedule: Vec<WeightPoint>,
     /// Both distributions are softmax(logits / temperature).
-    #[serde(default = "default_temperature")]
     pub temperature: f64,
 }
 
-/// Divergence between teacher `p` and student `q`; the formulas are those of `retie_model::kernels`.
+/// Divergence between teacher `p` and student `q`; the formulas are those of
+/// `retie_model::kernels`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Divergence {
@@ -59,15 +53,18 @@ fn default_alpha() -> f64 {
     0.1
 }
 
-impl DistillConfig {
-    /// The term with this weight, and the other settings as they are by default.
-    #[must_use]
-    pub fn new(weight: f64) -> Self {
-        let (divergence, temperature) = (Divergence::default(), default_temperature());
-        Self { divergence, weight, weight_schedule: Vec::new(), temperature }
+impl Default for DistillConfig {
+    fn default() -> Self {
+        Self { divergence: Divergence::default(), temperature: default_temperature() }
+    }
+}
+
+impl LossParameters for DistillConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::TeacherLogits { temperature: self.temperature }
     }
 
-    pub(super) fn check(&self, key: &str, checks: &mut Checks) {
+    fn check(&self, key: &str, checks: &mut Checks) {
         check_softened(key, self.divergence, self.temperature, checks);
     }
 }

@@ -1,30 +1,24 @@
 //! Parameters of the early exits: losses of what each recursion but the last leaves.
 
 use super::{
-    WeightPoint,
+    LossNeeds, LossParameters,
     distill::{Divergence, check_softened, default_temperature},
 };
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
-/// Parameters of [`super::LossConfig::EarlyExit`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Parameters of [`super::LossKind::EarlyExit`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct EarlyExitConfig {
-    /// Factor of this term.
-    pub weight: f64,
-    /// Factor of the weight over the run; by default 1 throughout.
-    #[serde(default)]
-    pub weight_schedule: Vec<WeightPoint>,
-    /// Factors of the exits within it.
-    #[serde(default)]
+    /// Factors of the exits within the term.
     pub weights: ExitWeights,
-    /// What an exit learns from; without it the text.
-    #[serde(default)]
+    /// Distillation of the exits; without it they learn from the text.
     pub distill: Option<ExitDistillConfig>,
 }
 
-/// Factors of the exits after recursions `1 … R − 1`, of `R`; that of the last recursion, whose losses are the other terms, is 1.
+/// Factors of the exits after recursions `1 … R − 1`, of `R`; that of the last recursion, whose
+/// losses are the other terms, is 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ExitWeights {
@@ -39,16 +33,16 @@ pub enum ExitWeights {
     Each(Vec<f64>),
 }
 
-/// What an exit is distilled from.
+/// Distillation of an exit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExitDistillConfig {
-    /// Whose logits.
+    /// References.
     pub from: Vec<ExitReference>,
-    /// What becomes of the exit's cross-entropy.
+    /// Use of the exit's cross-entropy.
     #[serde(default)]
     pub cross_entropy: ExitCrossEntropy,
-    /// Which divergence.
+    /// Divergence from their distributions.
     #[serde(default)]
     pub divergence: Divergence,
     /// Both distributions are softmax(logits / temperature).
@@ -56,7 +50,7 @@ pub struct ExitDistillConfig {
     pub temperature: f64,
 }
 
-/// Whose logits an exit is distilled from.
+/// Logits that an exit is distilled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitReference {
@@ -66,7 +60,7 @@ pub enum ExitReference {
     Teacher,
 }
 
-/// What becomes of an exit's cross-entropy beside a distillation.
+/// Use of an exit's cross-entropy beside a distillation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitCrossEntropy {
@@ -97,12 +91,6 @@ impl ExitWeights {
 }
 
 impl EarlyExitConfig {
-    /// The term with this weight, and the other settings as they are by default.
-    #[must_use]
-    pub fn new(weight: f64) -> Self {
-        Self { weight, weight_schedule: Vec::new(), weights: ExitWeights::default(), distill: None }
-    }
-
     /// The distillation from `reference`, if there is one.
     #[must_use]
     pub fn distill_from(&self, reference: ExitReference) -> Option<&ExitDistillConfig> {
@@ -114,8 +102,17 @@ impl EarlyExitConfig {
     pub fn has_cross_entropy(&self) -> bool {
         self.distill.as_ref().is_none_or(|distill| distill.cross_entropy == ExitCrossEntropy::Keep)
     }
+}
 
-    pub(super) fn check(&self, key: &str, checks: &mut Checks) {
+impl LossParameters for EarlyExitConfig {
+    fn needs(&self) -> LossNeeds {
+        match self.distill_from(ExitReference::Teacher) {
+            Some(distill) => LossNeeds::TeacherLogits { temperature: distill.temperature },
+            None => LossNeeds::StudentLogits,
+        }
+    }
+
+    fn check(&self, key: &str, checks: &mut Checks) {
         let fits = |factor: f64| factor.is_finite() && factor >= 0.0;
         let expected = "a finite number, 0 or more";
         match &self.weights {

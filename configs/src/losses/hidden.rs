@@ -1,26 +1,20 @@
 //! Parameters of the match of hidden states with the teacher's.
 
-use super::WeightPoint;
+use super::{LossNeeds, LossParameters};
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
-/// Parameters of [`super::LossConfig::Hidden`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Parameters of [`super::LossKind::Hidden`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct HiddenConfig {
-    /// Factor of this term.
-    pub weight: f64,
-    /// Factor of the weight over the run; by default 1 throughout.
-    #[serde(default)]
-    pub weight_schedule: Vec<WeightPoint>,
-    /// How far two hidden states are from each other.
-    #[serde(default)]
+    /// Distance between two hidden states.
     pub distance: HiddenDistance,
-    /// Which are compared; by default what each recursion leaves, with the teacher's at the same part of the stack.
-    #[serde(default)]
+    /// Pairs that are compared; by default the end of each recursion with the same part of the
+    /// teacher's stack.
     pub map: Option<Vec<HiddenPair>>,
-    /// Compare the student's through a learned linear map, one for each pair: the two may be of different sizes then.
-    #[serde(default)]
+    /// Compare the student's through a learned linear map, one for each pair: the two may be of
+    /// different sizes then.
     pub projection: bool,
 }
 
@@ -35,7 +29,8 @@ pub enum HiddenDistance {
     Cosine,
 }
 
-/// Two hidden states: what a depth of the student and a layer of the teacher leave, both counted from 0.
+/// Two hidden states: what a depth of the student and a layer of the teacher leave, both counted
+/// from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HiddenPair {
@@ -45,14 +40,12 @@ pub struct HiddenPair {
     pub teacher: usize,
 }
 
-impl HiddenConfig {
-    /// The term with this weight, and the other settings as they are by default.
-    #[must_use]
-    pub fn new(weight: f64) -> Self {
-        Self { weight, weight_schedule: Vec::new(), distance: HiddenDistance::default(), map: None, projection: false }
+impl LossParameters for HiddenConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::TeacherHidden
     }
 
-    pub(super) fn check(&self, key: &str, checks: &mut Checks) {
+    fn check(&self, key: &str, checks: &mut Checks) {
         let Some(map) = &self.map else { return };
         if map.is_empty() {
             checks.problem(format!("{key}.map"), format!("`{key}.map` is empty, expected at least one pair"));

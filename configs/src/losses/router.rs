@@ -1,41 +1,59 @@
-//! Parameters of what is asked of routers.
+//! Losses of routers, which have no parameters beside their weight.
 
-use super::WeightPoint;
+use super::{LossNeeds, LossParameters, RouterNeeds};
 use serde::{Deserialize, Serialize};
 
-/// A weight and its schedule, under the name of a loss.
-macro_rules! weighted {
-    ($($(#[$doc:meta])* $type:ident),+ $(,)?) => {
-        $($(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct $type {
-            /// Factor of this term.
-            pub weight: f64,
-            /// Factor of the weight over the run; by default 1 throughout.
-            #[serde(default)]
-            pub weight_schedule: Vec<WeightPoint>,
-        }
+/// Parameters of [`super::LossKind::RouterBce`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterBceConfig {}
 
-        impl $type {
-            /// The term with this weight throughout.
-            #[must_use]
-            pub fn new(weight: f64) -> Self {
-                Self { weight, weight_schedule: Vec::new() }
-            }
-        })+
-    };
+impl LossParameters for RouterBceConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::Router(RouterNeeds::ExpertChoice)
+    }
 }
 
-weighted! {
-    /// Parameters of [`super::LossConfig::RouterBce`].
-    RouterBceConfig,
-    /// Parameters of [`super::LossConfig::AuxiliaryRouterBce`].
-    AuxiliaryRouterBceConfig,
-    /// Parameters of [`super::LossConfig::RouterZLoss`].
-    RouterZLossConfig,
-    /// Parameters of [`super::LossConfig::RouterBalancing`].
-    RouterBalancingConfig,
-    /// Parameters of [`super::LossConfig::RouterDecisiveness`].
-    RouterDecisivenessConfig,
+/// Parameters of [`super::LossKind::AuxiliaryRouterBce`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuxiliaryRouterBceConfig {}
+
+impl LossParameters for AuxiliaryRouterBceConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::Router(RouterNeeds::Auxiliary)
+    }
+}
+
+/// Parameters of [`super::LossKind::RouterZLoss`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterZLossConfig {}
+
+impl LossParameters for RouterZLossConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::Router(RouterNeeds::Any)
+    }
+}
+
+/// Parameters of [`super::LossKind::RouterBalancing`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterBalancingConfig {}
+
+impl LossParameters for RouterBalancingConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::Router(RouterNeeds::TokenChoice)
+    }
+}
+
+/// Parameters of [`super::LossKind::RouterDecisiveness`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterDecisivenessConfig {}
+
+impl LossParameters for RouterDecisivenessConfig {
+    fn needs(&self) -> LossNeeds {
+        LossNeeds::Router(RouterNeeds::Any)
+    }
 }

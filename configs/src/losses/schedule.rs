@@ -1,4 +1,5 @@
-//! The weight of a term over the run: lines between points, and the first and the last point's factor outside of them.
+//! The weight of a term over the run: lines between points, and the first and the last point's
+//! factor outside of them.
 
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};

@@ -1,51 +1,9 @@
-//! The choices that a router's configuration is made of, each with its name.
+//! Options of a router's configuration, each with its name.
 
-use serde::{Deserialize, Serialize};
-use std::fmt;
-
-/// A choice that has a name in configurations and on the command line.
-macro_rules! named {
-    ($(#[$doc:meta])* $type:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $type {
-            $($(#[$variant_doc])* #[serde(rename = $name)] $variant),+
-        }
-
-        impl $type {
-            /// Every one, in the order of the documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The name in configurations and on the command line.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name),+ }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-
-        impl std::str::FromStr for $type {
-            type Err = String;
-
-            fn from_str(name: &str) -> Result<Self, Self::Err> {
-                let known = [$($name),+].join(", ");
-                Self::ALL
-                    .iter()
-                    .copied()
-                    .find(|x| x.name() == name)
-                    .ok_or_else(|| format!(concat!("unknown ", $what, " `{}`, expected one of {}"), name, known))
-            }
-        }
-    };
-}
+use crate::named::named;
 
 named! {
-    /// Layers of a router, none with a bias.
+    /// Network of a router; no layer has a bias.
     RouterNetwork, "router network" {
         /// `D → 1`.
         Linear = "linear",
@@ -53,13 +11,13 @@ named! {
         Mlp = "mlp",
         /// `D → 4D`, exact GELU, `4D → 1`: the width that the paper states.
         WideMlp = "wide_mlp",
-        /// None: a number is drawn for each token and position. A baseline.
+        /// No network: a logit is drawn for each token and position. A baseline.
         Random = "random",
     }
 }
 
 impl RouterNetwork {
-    /// Width of the hidden layer for hidden states of `hidden_size`; `None` without one.
+    /// Width of the hidden layer for hidden states of `hidden_size`; `None` if there is none.
     #[must_use]
     pub fn width(self, hidden_size: usize) -> Option<usize> {
         match self {
@@ -69,7 +27,7 @@ impl RouterNetwork {
         }
     }
 
-    /// Whether there is something to train.
+    /// True if the network has weights.
     #[must_use]
     pub fn has_weights(self) -> bool {
         self != Self::Random
@@ -77,7 +35,7 @@ impl RouterNetwork {
 }
 
 named! {
-    /// What a router reads of a token.
+    /// Input of a router's network.
     RouterInput, "router input" {
         /// The hidden state, as in the reference.
         Raw = "raw",
@@ -87,8 +45,8 @@ named! {
 }
 
 named! {
-    /// From the outputs of the router of a depth choice, one a depth, to scores.
-    DepthScore, "depth score" {
+    /// Function from the router's logits under token choice, one per recursion count, to scores.
+    TokenChoiceScore, "depth score" {
         /// `e^{u_i} / Σ_j e^{u_j}`.
         Softmax = "softmax",
         /// `1 / (1 + e^−u_i)`.
@@ -96,9 +54,10 @@ named! {
     }
 }
 
-impl DepthScore {
-    /// The factor `alpha` that goes with it and `gating`, unless another is asked for: the paper's 1 for a softmax and 0.1 for a sigmoid
-    /// with the paper's gatings; with [`Gating::Delta`] that which makes a gate of 1 of logits of 0; else 1.
+impl TokenChoiceScore {
+    /// Factor `alpha` that goes with this score and `gating` by default. With the paper's gatings:
+    /// the paper's 1 for a softmax and 0.1 for a sigmoid; with [`Gating::Delta`] the factor that
+    /// turns logits of 0 into a gate of 1; else 1.
     #[must_use]
     pub fn default_alpha(self, gating: Gating, num_recursions: usize) -> f64 {
         match (self, gating) {
@@ -111,17 +70,19 @@ impl DepthScore {
 }
 
 named! {
-    /// What a token that goes on takes from one recursion into the next, under [`RouterConfig::TokenChoice`](super::RouterConfig).
+    /// State that an active token carries from one recursion into the next, under
+    /// [`RouterConfig::TokenChoice`](super::RouterConfig).
     IntermediateState, "intermediate state" {
-        /// What the block gave, as in the paper's code.
+        /// Output of the block, as in the paper's code.
         Plain = "plain",
-        /// The same times the score of the depth that it would have left at, as in Eq. 2.2 of the paper.
+        /// Output of the block times the score of the recursion count at which the token would exit
+        /// there, as in Eq. 2.2 of the paper.
         Gated = "gated",
     }
 }
 
 named! {
-    /// From the network's output `u` to a score.
+    /// Function from the network's output `u` to a score.
     RouterScore, "router score" {
         /// `1 / (1 + e^−u)`.
         Sigmoid = "sigmoid",
@@ -133,9 +94,11 @@ named! {
 }
 
 named! {
-    /// What the hidden state `x` of a chosen token becomes, with `y = block(x)` (its residual stream included) and `p` its score.
+    /// Combination of a selected token's hidden state `x`, the block's output `y = block(x)` (its
+    /// residual stream included) and the token's score `p`.
     Gating, "gating" {
-        /// `x + (y − x)`, that is `y`; the router's gradient is that of [`Gating::Delta`] at `p = 1`.
+        /// `x + (y − x)`, that is `y`; the router's gradient is that of [`Gating::Delta`] at
+        /// `p = 1`.
         StraightThrough = "straight_through",
         /// `(1 − p)·x + p·y`.
         Delta = "delta",
@@ -147,8 +110,19 @@ named! {
 }
 
 impl Gating {
-    /// The factor `alpha` that goes with it, unless another is asked for: the paper's 0.1 for the paper's gatings, 2 for
-    /// [`Gating::Delta`], so that a sigmoid at 0 is a gate of 1.
+    /// True if a selected token becomes the output of the block while router logits are 0;
+    /// `unit_gate` says that the score of a logit of 0 is 1.
+    #[must_use]
+    pub(super) fn keeps_output(self, unit_gate: bool) -> bool {
+        match self {
+            Self::StraightThrough => true,
+            Self::Delta => unit_gate,
+            Self::Weighted | Self::Additive => false,
+        }
+    }
+
+    /// Factor `alpha` that goes with this gating by default: the paper's 0.1 for the paper's
+    /// gatings, 2 for [`Gating::Delta`], so that a sigmoid at 0 is a gate of 1.
     #[must_use]
     pub fn default_alpha(self) -> f64 {
         match self {
@@ -156,25 +130,5 @@ impl Gating {
             Self::Delta => 2.0,
             Self::Weighted | Self::Additive => 0.1,
         }
-    }
-}
-
-named! {
-    /// Keys and values that the tokens of a recursion attend to (Mixture-of-Recursions, §2.2.2).
-    KvStrategy, "KV strategy" {
-        /// Of the tokens that the recursion chose, which see one another.
-        RecursionWise = "recursion_wise",
-        /// Of all tokens, those that the first recursion made: later ones make none.
-        Shared = "shared",
-        /// Of all tokens: those that the recursion made of the tokens that it chose, and of the others those of the first recursion.
-        Hybrid = "hybrid",
-    }
-}
-
-impl KvStrategy {
-    /// Whether later recursions read what the first one made, so that it has to take every token.
-    #[must_use]
-    pub fn reads_the_first(self) -> bool {
-        self != Self::RecursionWise
     }
 }

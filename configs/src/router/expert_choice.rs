@@ -1,44 +1,167 @@
-//! Recursions that choose tokens (Mixture-of-Recursions, §2.2.1, expert choice).
+//! Expert choice: each recursion selects its tokens (Mixture-of-Recursions, §2.2.1).
 
-use super::{Gating, KvStrategy, RouterInput, RouterNetwork, RouterScore};
+use super::{Gating, RouterInput, RouterNetwork, RouterNetworks, RouterScore, RouterSpec};
+use crate::{KvSharing, RecursionConfig};
 use serde::{Deserialize, Serialize};
 
-/// Parameters of [`RouterConfig::ExpertChoice`](super::RouterConfig). In training, recursion `r` takes the `⌊c_r·S⌋` (at least one) highest of a sequence
-/// of `S` tokens; in inference, which has to be causal, every token whose `u` is above the recursion's threshold.
+/// Parameters of [`RouterConfig::ExpertChoice`](super::RouterConfig). In training, recursion `r`
+/// selects the `⌊c_r·S⌋` (at least one) tokens with the highest `u` of a sequence of `S` tokens. In
+/// inference, which has to be causal, it selects every token whose `u` is above the recursion's
+/// threshold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpertChoiceConfig {
-    /// What computes `u`.
+    /// Network that computes `u`.
     pub network: RouterNetwork,
-    /// What the network reads.
+    /// Input of the network.
     pub input: RouterInput,
-    /// From `u` to a score.
+    /// Function from `u` to a score.
     pub score: RouterScore,
-    /// Factor of the score.
+    /// Factor on the score.
     pub alpha: f64,
-    /// What a chosen token becomes.
+    /// Combination of a selected token's hidden state with the block's output.
     pub gating: Gating,
-    /// Part of a sequence's tokens that goes through each recursion; never rising.
+    /// Capacity of each recursion: the fraction of a sequence's tokens that it selects in training;
+    /// never rising.
     pub capacities: Vec<f64>,
-    /// What attention sees within a recursion.
-    pub kv: KvStrategy,
-    /// Network of the auxiliary routers, where inference goes by them: they learn to predict what the highest `u` choose.
+    /// Network of the auxiliary routers, if inference uses them: they learn to predict the top-k
+    /// selection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auxiliary: Option<RouterNetwork>,
-    /// Thresholds of `u`, or of the auxiliary router's, for inference, one a recursion, calibrated to the capacities; `null` lets every token through. Without them a
-    /// token passes if `u > 0`, which is what the auxiliary loss trains, and every token a recursion of capacity 1.
+    /// Thresholds for inference, one per recursion, on `u` or on the auxiliary router's logit,
+    /// calibrated to the capacities; `null` selects every token. Without thresholds a token is
+    /// selected if `u > 0`, which is what the auxiliary loss trains, and a recursion of capacity 1
+    /// selects every token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<Vec<Option<f64>>>,
 }
 
 impl ExpertChoiceConfig {
+    /// The paper's routers for `num_recursions` recursions: linear, a sigmoid times 0.1 as the
+    /// gate, and [`Self::default_capacities`].
+    #[must_use]
+    pub fn new(num_recursions: usize) -> Self {
+        Self {
+            network: RouterNetwork::Linear,
+            input: RouterInput::Raw,
+            score: RouterScore::Sigmoid,
+            alpha: Gating::Weighted.default_alpha(),
+            gating: Gating::Weighted,
+            capacities: Self::default_capacities(num_recursions),
+            auxiliary: None,
+            thresholds: None,
+        }
+    }
+
     /// The paper's capacities, `(R − r) / R`.
     #[must_use]
     pub fn default_capacities(num_recursions: usize) -> Vec<f64> {
         (0..num_recursions).map(|r| (num_recursions - r) as f64 / num_recursions as f64).collect()
     }
 
-    pub(super) fn problems(&self, num_recursions: usize, problems: &mut Vec<String>) {
+    /// Problems of the first recursion where later ones read its keys and values.
+    fn kv_problems(&self, kv_sharing: KvSharing, problems: &mut Vec<String>) {
+        let Self { capacities, thresholds, .. } = self;
+        if !kv_sharing.reads_first_recursion() {
+            return;
+        }
+        let reason = format!(
+            "with kv_sharing `{kv_sharing}` later recursions read the keys and values that the first computes of every token"
+        );
+        if let Some(capacity) = capacities.first().filter(|capacity| **capacity < 1.0) {
+            problems.push(format!("the capacity of recursion 0 is `{capacity}`, expected 1: {reason}"));
+        }
+        if let Some(threshold) = thresholds.as_ref().and_then(|thresholds| *thresholds.first()?) {
+            problems.push(format!("the threshold of recursion 0 is `{threshold}`, expected null: {reason}"));
+        }
+    }
+
+    /// Number of tokens that a recursion of capacity `capacity` selects from a sequence of
+    /// `tokens`: `max(1, ⌊capacity·tokens⌋)`.
+    #[must_use]
+    pub fn tokens(capacity: f64, tokens: usize) -> usize {
+        ((capacity * tokens as f64).floor() as usize).clamp(1, tokens.max(1))
+    }
+
+    /// Threshold on `u` in recursion `recursion`; `None` selects every token.
+    #[must_use]
+    pub fn threshold(&self, recursion: usize) -> Option<f64> {
+        match &self.thresholds {
+            Some(thresholds) => thresholds.get(recursion).copied().flatten(),
+            None => self.capacities.get(recursion).filter(|capacity| **capacity < 1.0).map(|_| 0.0),
+        }
+    }
+
+    /// Capacities in step `step` of a warm-up over `warmup_steps` training steps: each falls from 1
+    /// to its own along half a cosine, `c + (1 − c)·½(1 + cos(π·min(1, step/warmup_steps)))`.
+    #[must_use]
+    pub fn capacities_at(&self, step: u64, warmup_steps: u64) -> Vec<f64> {
+        let done = if warmup_steps == 0 { 1.0 } else { (step as f64 / warmup_steps as f64).min(1.0) };
+        let rest = if done < 1.0 { 0.5 * (1.0 + (std::f64::consts::PI * done).cos()) } else { 0.0 };
+        self.capacities.iter().map(|c| c + (1.0 - c) * rest).collect()
+    }
+}
+
+impl RouterSpec for ExpertChoiceConfig {
+    fn name(&self) -> &'static str {
+        "expert_choice"
+    }
+
+    fn network(&self) -> RouterNetwork {
+        self.network
+    }
+
+    fn input(&self) -> RouterInput {
+        self.input
+    }
+
+    fn gating(&self) -> Gating {
+        self.gating
+    }
+
+    fn score(&self) -> (&'static str, f64) {
+        (self.score.name(), self.alpha)
+    }
+
+    fn routers(&self, num_recursions: usize) -> RouterNetworks {
+        RouterNetworks { count: num_recursions, outputs: 1, network: self.network }
+    }
+
+    fn auxiliary_routers(&self, num_recursions: usize) -> Option<RouterNetworks> {
+        self.auxiliary.map(|network| RouterNetworks { count: num_recursions, outputs: 1, network })
+    }
+
+    fn inference_fraction(&self, recursion: usize, _: usize) -> Option<f64> {
+        self.capacities.get(recursion).copied().filter(|_| !self.takes_all(recursion))
+    }
+
+    fn training_fraction(&self, recursion: usize, _: usize) -> f64 {
+        self.capacities.get(recursion).copied().unwrap_or(1.0)
+    }
+
+    fn takes_all(&self, recursion: usize) -> bool {
+        (0..=recursion).all(|r| self.threshold(r).is_none())
+    }
+
+    /// Each router reads the tokens selected by the previous recursion.
+    fn inputs_per_token(&self, fraction: &dyn Fn(usize) -> f64) -> f64 {
+        (0..self.capacities.len()).map(|r| if r == 0 { 1.0 } else { fraction(r - 1) }).sum()
+    }
+
+    fn starts_at_zero(&self) -> bool {
+        self.gating == Gating::Delta
+    }
+
+    fn starts_as_without(&self, _: usize) -> bool {
+        self.gating.keeps_output(self.score == RouterScore::Sigmoid && self.alpha == 2.0)
+    }
+
+    fn select_all(&mut self, num_recursions: usize) {
+        self.thresholds = Some(vec![None; num_recursions]);
+    }
+
+    fn add_problems(&self, recursion: &RecursionConfig, problems: &mut Vec<String>) {
+        let num_recursions = recursion.num_recursions;
         let capacities = &self.capacities;
         if capacities.len() != num_recursions {
             problems.push(format!(
@@ -61,7 +184,7 @@ impl ExpertChoiceConfig {
                 ));
             }
         }
-        self.kv_problems(problems);
+        self.kv_problems(recursion.kv_sharing, problems);
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             problems.push(format!("`alpha` is `{}`, expected a finite number above 0", self.alpha));
         }
@@ -83,51 +206,5 @@ impl ExpertChoiceConfig {
         for threshold in thresholds.iter().flatten().filter(|threshold| !(**threshold as f32).is_finite()) {
             problems.push(format!("a threshold is `{threshold}`, expected a finite number of f32 or null"));
         }
-    }
-
-    /// What is wrong with the first recursion where later ones read its keys and values.
-    fn kv_problems(&self, problems: &mut Vec<String>) {
-        let Self { kv, capacities, thresholds, .. } = self;
-        if !kv.reads_the_first() {
-            return;
-        }
-        let reason =
-            format!("with kv `{kv}` later recursions read the keys and values that the first makes of every token");
-        if let Some(capacity) = capacities.first().filter(|capacity| **capacity < 1.0) {
-            problems.push(format!("the capacity of recursion 0 is `{capacity}`, expected 1: {reason}"));
-        }
-        if let Some(threshold) = thresholds.as_ref().and_then(|thresholds| *thresholds.first()?) {
-            problems.push(format!("the threshold of recursion 0 is `{threshold}`, expected null: {reason}"));
-        }
-    }
-
-    /// Tokens that recursion `recursion` takes of a sequence of `tokens`, when its capacity is `capacity`: `max(1, ⌊capacity·tokens⌋)`.
-    #[must_use]
-    pub fn tokens(capacity: f64, tokens: usize) -> usize {
-        ((capacity * tokens as f64).floor() as usize).clamp(1, tokens.max(1))
-    }
-
-    /// The threshold of `u` in recursion `recursion`; `None` lets every token through.
-    #[must_use]
-    pub fn threshold(&self, recursion: usize) -> Option<f64> {
-        match &self.thresholds {
-            Some(thresholds) => thresholds.get(recursion).copied().flatten(),
-            None => self.capacities.get(recursion).filter(|capacity| **capacity < 1.0).map(|_| 0.0),
-        }
-    }
-
-    /// Whether recursion `recursion` of an inference gets every token, so that its keys and values are those of all.
-    #[must_use]
-    pub fn takes_all(&self, recursion: usize) -> bool {
-        (0..=recursion).all(|r| self.threshold(r).is_none())
-    }
-
-    /// Capacities after `step` of `warmup_steps` training steps: each falls from 1 to its own along half a cosine,
-    /// `c + (1 − c)·½(1 + cos(π·min(1, step/warmup_steps)))`.
-    #[must_use]
-    pub fn capacities_at(&self, step: u64, warmup_steps: u64) -> Vec<f64> {
-        let done = if warmup_steps == 0 { 1.0 } else { (step as f64 / warmup_steps as f64).min(1.0) };
-        let rest = if done < 1.0 { 0.5 * (1.0 + (std::f64::consts::PI * done).cos()) } else { 0.0 };
-        self.capacities.iter().map(|c| c + (1.0 - c) * rest).collect()
     }
 }

@@ -1,110 +1,113 @@
-//! The `router` of a recursion: how each token gets its own recursion depth (Mixture-of-Recursions, §2.2,
-//! <https://arxiv.org/abs/2507.10524>).
+//! Routers: the `router` of a recursion gives each token its own recursion count
+//! (Mixture-of-Recursions, §2.2, <https://arxiv.org/abs/2507.10524>).
 //!
-//! With `expert_choice`, recursion `r` (0-based) reads the tokens that went through recursion `r − 1`; its router scores each of them
-//! from its hidden state, `u = router(x)`, `p = α·score(u)`, and some go through the block. The others keep their hidden state. With
-//! `token_choice` one router reads each token before the first recursion, and says how many it goes through.
+//! With `expert_choice`, recursion `r` (0-based) reads the tokens that went through recursion
+//! `r − 1`. Its router scores each of them from its hidden state, `u = router(x)`,
+//! `p = α·score(u)`, and the selected ones go through the block; the others keep their hidden
+//! state. With `token_choice` one router reads each token before the first recursion and decides
+//! its recursion count.
 
 mod choices;
 mod expert_choice;
+mod spec;
 mod token_choice;
 
-pub use choices::{DepthScore, Gating, IntermediateState, KvStrategy, RouterInput, RouterNetwork, RouterScore};
+pub use choices::{Gating, IntermediateState, RouterInput, RouterNetwork, RouterScore, TokenChoiceScore};
 pub use expert_choice::ExpertChoiceConfig;
+pub use spec::{RouterNetworks, RouterSpec};
 pub use token_choice::TokenChoiceConfig;
 
-use crate::{ConfigError, Sharing};
+use crate::{ConfigError, RecursionConfig, Sharing};
 use serde::{Deserialize, Serialize};
 
-/// Who chooses, and how.
+/// Kind of router with its parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RouterConfig {
-    /// Each recursion chooses its tokens.
+    /// Expert choice: each recursion selects its tokens.
     ExpertChoice(ExpertChoiceConfig),
-    /// Each token chooses its depth.
+    /// Token choice: each token selects its recursion count.
     TokenChoice(TokenChoiceConfig),
 }
 
 impl RouterConfig {
-    /// The name of its kind.
+    /// Parameters of expert choice; `None` for another kind.
+    #[must_use]
+    pub fn as_expert_choice(&self) -> Option<&ExpertChoiceConfig> {
+        match self {
+            Self::ExpertChoice(config) => Some(config),
+            Self::TokenChoice(_) => None,
+        }
+    }
+
+    /// Parameters of token choice; `None` for another kind.
+    #[must_use]
+    pub fn as_token_choice(&self) -> Option<&TokenChoiceConfig> {
+        match self {
+            Self::TokenChoice(config) => Some(config),
+            Self::ExpertChoice(_) => None,
+        }
+    }
+
+    /// Interface of its kind: the registry of the kinds.
+    #[must_use]
+    pub fn spec(&self) -> &dyn RouterSpec {
+        match self {
+            Self::ExpertChoice(config) => config,
+            Self::TokenChoice(config) => config,
+        }
+    }
+
+    /// Mutable form of [`RouterConfig::spec`].
+    pub fn spec_mut(&mut self) -> &mut dyn RouterSpec {
+        match self {
+            Self::ExpertChoice(config) => config,
+            Self::TokenChoice(config) => config,
+        }
+    }
+
+    /// Name of its kind.
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::ExpertChoice(_) => "expert_choice",
-            Self::TokenChoice(_) => "token_choice",
-        }
+        self.spec().name()
     }
 
-    /// What computes the routers' logits.
+    /// Network of the routers.
     #[must_use]
     pub fn network(&self) -> RouterNetwork {
-        match self {
-            Self::ExpertChoice(config) => config.network,
-            Self::TokenChoice(config) => config.network,
-        }
+        self.spec().network()
     }
 
-    /// What a token that went through becomes.
+    /// Combination of a selected token's hidden state with the block's output.
     #[must_use]
     pub fn gating(&self) -> Gating {
-        match self {
-            Self::ExpertChoice(config) => config.gating,
-            Self::TokenChoice(config) => config.gating,
-        }
+        self.spec().gating()
     }
 
-    /// What attention sees within a recursion.
-    #[must_use]
-    pub fn kv(&self) -> KvStrategy {
-        match self {
-            Self::ExpertChoice(config) => config.kv,
-            Self::TokenChoice(config) => config.kv,
-        }
-    }
-
-    /// Part of a text's tokens that is expected in recursion `recursion` of an inference; `None` where it is every one.
-    #[must_use]
-    pub fn part(&self, recursion: usize, num_recursions: usize) -> Option<f64> {
-        match self {
-            Self::ExpertChoice(config) => {
-                config.capacities.get(recursion).copied().filter(|_| !config.takes_all(recursion))
-            }
-            Self::TokenChoice(_) if recursion == 0 => None,
-            // Of depths that are alike.
-            Self::TokenChoice(_) => Some(num_recursions.saturating_sub(recursion) as f64 / num_recursions as f64),
-        }
-    }
-
-    /// Whether recursion `recursion` of an inference gets every token.
+    /// True if recursion `recursion` selects every token in inference.
     #[must_use]
     pub fn takes_all(&self, recursion: usize) -> bool {
-        match self {
-            Self::ExpertChoice(config) => config.takes_all(recursion),
-            Self::TokenChoice(_) => recursion == 0,
-        }
+        self.spec().takes_all(recursion)
     }
 
-    /// Everything that is wrong with it for a model of `num_recursions` in the pattern `sharing`.
+    /// Every problem of the router in a model with `recursion`.
     #[must_use]
-    pub fn problems(&self, num_recursions: usize, sharing: Sharing) -> Vec<String> {
+    pub fn problems(&self, recursion: &RecursionConfig) -> Vec<String> {
+        let RecursionConfig { num_recursions, sharing, .. } = recursion;
         let mut problems = Vec::new();
         if !matches!(sharing, Sharing::Cycle | Sharing::MiddleCycle) {
             problems
                 .push(format!("`{sharing}` has no loop that a token could leave, expected `cycle` or `middle_cycle`"));
         }
-        if num_recursions < 2 {
+        if *num_recursions < 2 {
             problems.push(format!("{num_recursions} recursion leaves nothing to choose, expected at least 2"));
         }
-        match self {
-            Self::ExpertChoice(config) => config.problems(num_recursions, &mut problems),
-            Self::TokenChoice(config) => config.problems(num_recursions, &mut problems),
-        }
+        self.spec().add_problems(recursion, &mut problems);
         problems
     }
 
-    pub(crate) fn check(&self, num_recursions: usize, sharing: Sharing) -> Result<(), ConfigError> {
-        let problems = self.problems(num_recursions, sharing);
+    pub(crate) fn check(&self, recursion: &RecursionConfig) -> Result<(), ConfigError> {
+        let problems = self.problems(recursion);
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::BadRouter { problems }) }
     }
 }
@@ -112,27 +115,22 @@ impl RouterConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Init, KvSharing};
 
-    fn config(capacities: &[f64]) -> ExpertChoiceConfig {
-        ExpertChoiceConfig {
-            network: RouterNetwork::Linear,
-            input: RouterInput::Raw,
-            score: RouterScore::Sigmoid,
-            alpha: 0.1,
-            gating: Gating::Weighted,
-            capacities: capacities.to_vec(),
-            kv: KvStrategy::RecursionWise,
-            auxiliary: None,
-            thresholds: None,
-        }
+    fn recursion(num_recursions: usize, sharing: Sharing) -> RecursionConfig {
+        RecursionConfig::new(num_recursions, sharing, Init::Average)
     }
 
-    /// Values of the reference implementation run on these inputs.
+    fn config(capacities: &[f64]) -> ExpertChoiceConfig {
+        ExpertChoiceConfig { capacities: capacities.to_vec(), ..ExpertChoiceConfig::new(capacities.len()) }
+    }
+
+    /// Expected values: the reference implementation run on these inputs.
     #[test]
     fn warm_up_and_numbers_of_tokens_are_those_of_the_reference() {
         let found: Vec<f64> = (1..=5).map(|t| config(&[1.0 / 3.0]).capacities_at(t, 4)[0]).collect();
         let expected = [0.902_368_927_1, 0.666_666_666_7, 0.430_964_406_3, 1.0 / 3.0, 1.0 / 3.0];
-        // The values are given to ten digits.
+        // The expected values have ten digits.
         assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-10), "{found:?}");
         assert_eq!(config(&[0.25]).capacities_at(1, 0), [0.25]);
         for (num_recursions, length, expected) in [
@@ -155,7 +153,7 @@ mod tests {
             thresholds: Some(vec![None, Some(f64::NAN)]),
             ..config(&[1.0, 0.2, 0.5, 0.0])
         });
-        insta::assert_snapshot!(config.check(3, Sharing::Sequence).unwrap_err(), @"
+        insta::assert_snapshot!(config.check(&recursion(3, Sharing::Sequence)).unwrap_err(), @"
         the router cannot be used:
           `sequence` has no loop that a token could leave, expected `cycle` or `middle_cycle`
           4 capacities for 3 recursions, expected one for each
@@ -166,36 +164,24 @@ mod tests {
           a threshold is `NaN`, expected a finite number of f32 or null
         ");
         let thirds = RouterConfig::ExpertChoice(self::config(&[1.0, 0.5]));
-        assert!(thirds.check(2, Sharing::Cycle).is_ok());
+        assert!(thirds.check(&recursion(2, Sharing::Cycle)).is_ok());
     }
 
     #[test]
-    fn keys_that_all_recursions_read_are_those_of_every_token() {
-        let router = |kv, capacities: &[f64], thresholds| {
-            let config = ExpertChoiceConfig { kv, thresholds, ..config(capacities) };
-            RouterConfig::ExpertChoice(config).problems(2, Sharing::Cycle)
+    fn kv_sharing_needs_every_token_in_the_first_recursion() {
+        let router = |kv_sharing, capacities: &[f64], thresholds| {
+            let config = ExpertChoiceConfig { thresholds, ..config(capacities) };
+            let recursion = RecursionConfig { kv_sharing, ..recursion(2, Sharing::Cycle) };
+            RouterConfig::ExpertChoice(config).problems(&recursion)
         };
-        for kv in [KvStrategy::Shared, KvStrategy::Hybrid] {
+        for kv in [KvSharing::Shared, KvSharing::Hybrid] {
             assert_eq!(router(kv, &[1.0, 0.5], Some(vec![None, Some(0.1)])), Vec::<String>::new());
             let problems = router(kv, &[0.75, 0.5], Some(vec![Some(0.25), None]));
-            let start = "the capacity of recursion 0 is `0.75`, expected 1: with kv `";
+            let start = "the capacity of recursion 0 is `0.75`, expected 1: with kv_sharing `";
             assert!(problems[0].starts_with(start), "{problems:?}");
             assert!(problems[1].starts_with("the threshold of recursion 0 is `0.25`, expected null: "), "{problems:?}");
         }
-        assert_eq!(router(KvStrategy::RecursionWise, &[0.75, 0.5], None), Vec::<String>::new());
-    }
-
-    fn token_choice() -> TokenChoiceConfig {
-        TokenChoiceConfig {
-            network: RouterNetwork::Linear,
-            input: RouterInput::Raw,
-            score: DepthScore::Softmax,
-            alpha: 1.0,
-            gating: Gating::Weighted,
-            intermediate: IntermediateState::Plain,
-            kv: KvStrategy::RecursionWise,
-            biases: None,
-        }
+        assert_eq!(router(KvSharing::RecursionWise, &[0.75, 0.5], None), Vec::<String>::new());
     }
 
     #[test]
@@ -205,9 +191,9 @@ mod tests {
             gating: Gating::Additive,
             intermediate: IntermediateState::Gated,
             biases: Some(vec![0.0, f32::NAN]),
-            ..token_choice()
+            ..TokenChoiceConfig::default()
         });
-        insta::assert_snapshot!(config.check(1, Sharing::MiddleSequence).unwrap_err(), @"
+        insta::assert_snapshot!(config.check(&recursion(1, Sharing::MiddleSequence)).unwrap_err(), @"
         the router cannot be used:
           `middle_sequence` has no loop that a token could leave, expected `cycle` or `middle_cycle`
           1 recursion leaves nothing to choose, expected at least 2
@@ -216,14 +202,14 @@ mod tests {
           2 biases for 1 recursions, expected one for each
           a bias is `NaN`, expected a finite number
         ");
-        assert!(RouterConfig::TokenChoice(token_choice()).check(3, Sharing::Cycle).is_ok());
+        assert!(RouterConfig::TokenChoice(TokenChoiceConfig::default()).check(&recursion(3, Sharing::Cycle)).is_ok());
     }
 
     #[test]
-    fn an_auxiliary_router_is_one_that_learns_from_one_that_learns() {
+    fn an_auxiliary_router_needs_routers_with_weights() {
         let config = |network, auxiliary| {
             let config = ExpertChoiceConfig { network, auxiliary: Some(auxiliary), ..config(&[1.0, 0.5]) };
-            RouterConfig::ExpertChoice(config).problems(2, Sharing::Cycle)
+            RouterConfig::ExpertChoice(config).problems(&recursion(2, Sharing::Cycle))
         };
         assert_eq!(config(RouterNetwork::Linear, RouterNetwork::Mlp), Vec::<String>::new());
         assert_eq!(
@@ -244,7 +230,7 @@ mod tests {
             ("expert_choice", "intermediate", "\"plain\""),
         ] {
             let router = match kind {
-                "token_choice" => RouterConfig::TokenChoice(token_choice()),
+                "token_choice" => RouterConfig::TokenChoice(TokenChoiceConfig::default()),
                 _ => RouterConfig::ExpertChoice(config(&[1.0, 0.5])),
             };
             let mut json = serde_json::to_value(&router).unwrap();
@@ -268,7 +254,7 @@ mod tests {
         let json = serde_json::to_value(&router).unwrap();
         assert_eq!(
             json.to_string(),
-            r#"{"expert_choice":{"network":"linear","input":"raw","score":"sigmoid","alpha":0.1,"gating":"weighted","capacities":[1.0,0.5],"kv":"recursion_wise"}}"#
+            r#"{"expert_choice":{"network":"linear","input":"raw","score":"sigmoid","alpha":0.1,"gating":"weighted","capacities":[1.0,0.5]}}"#
         );
         assert_eq!(serde_json::from_value::<RouterConfig>(json).unwrap(), router);
         let error = "hard".parse::<Gating>().unwrap_err();

@@ -1,35 +1,126 @@
-//! Tokens that choose a depth (Mixture-of-Recursions, §2.2.1, token choice).
+//! Token choice: each token selects its recursion count (Mixture-of-Recursions, §2.2.1).
 
-use super::{DepthScore, Gating, IntermediateState, KvStrategy, RouterInput, RouterNetwork};
+use super::{Gating, IntermediateState, RouterInput, RouterNetwork, RouterNetworks, RouterSpec, TokenChoiceScore};
+use crate::RecursionConfig;
 use serde::{Deserialize, Serialize};
 
-/// Parameters of [`RouterConfig::TokenChoice`](super::RouterConfig). The router reads each token before the first recursion and has one
-/// logit `u_i` for each of `R` depths, `p = α·score(u)`; the token goes through recursions `0 … i` where `p_i + b_i` is largest, of equals
-/// the deepest. Training and inference choose alike.
+/// Parameters of [`RouterConfig::TokenChoice`](super::RouterConfig). The router reads each token
+/// before the first recursion and has one logit `u_i` for each of `R` recursion counts,
+/// `p = α·score(u)`. The token goes through recursions `0 … i` where `p_i + b_i` is largest; the
+/// largest count wins a tie. Training and inference select alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenChoiceConfig {
-    /// What computes `u`.
+    /// Network that computes `u`.
     pub network: RouterNetwork,
-    /// What the network reads.
+    /// Input of the network.
     pub input: RouterInput,
-    /// From `u` to scores.
-    pub score: DepthScore,
-    /// Factor of the scores.
+    /// Function from `u` to scores.
+    pub score: TokenChoiceScore,
+    /// Factor on the scores.
     pub alpha: f64,
-    /// What a token becomes in the recursion that it leaves after; the hidden state `x` is that of the loop's entry.
+    /// Combination of a token's hidden state with the block's output in its last recursion; the
+    /// hidden state `x` is that before the loop.
     pub gating: Gating,
-    /// What it becomes in those before.
+    /// State of a token after the recursions before its last.
     pub intermediate: IntermediateState,
-    /// What attention sees within a recursion.
-    pub kv: KvStrategy,
-    /// `b`, one a depth, added for the choice alone: what loss-free balancing has come to. None are zeros.
+    /// Biases `b`, one per recursion count, added for the selection only: the result of loss-free
+    /// balancing. `None` means zeros.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub biases: Option<Vec<f32>>,
 }
 
+/// The paper's router: linear, with a softmax as the gate.
+impl Default for TokenChoiceConfig {
+    fn default() -> Self {
+        Self {
+            network: RouterNetwork::Linear,
+            input: RouterInput::Raw,
+            score: TokenChoiceScore::Softmax,
+            alpha: 1.0,
+            gating: Gating::Weighted,
+            intermediate: IntermediateState::Plain,
+            biases: None,
+        }
+    }
+}
+
 impl TokenChoiceConfig {
-    pub(super) fn problems(&self, num_recursions: usize, problems: &mut Vec<String>) {
+    /// Fraction of the tokens that goes through every recursion in training step `step` (counted
+    /// from 1) regardless of the router, `½(1 + cos(π·min(1, step/warmup_steps)))`.
+    #[must_use]
+    pub fn full_recursion_fraction_at(step: u64, warmup_steps: u64) -> f64 {
+        if step >= warmup_steps {
+            return 0.0;
+        }
+        0.5 * (1.0 + (std::f64::consts::PI * step as f64 / warmup_steps as f64).cos())
+    }
+}
+
+impl RouterSpec for TokenChoiceConfig {
+    fn name(&self) -> &'static str {
+        "token_choice"
+    }
+
+    fn network(&self) -> RouterNetwork {
+        self.network
+    }
+
+    fn input(&self) -> RouterInput {
+        self.input
+    }
+
+    fn gating(&self) -> Gating {
+        self.gating
+    }
+
+    fn score(&self) -> (&'static str, f64) {
+        (self.score.name(), self.alpha)
+    }
+
+    fn routers(&self, num_recursions: usize) -> RouterNetworks {
+        RouterNetworks { count: 1, outputs: num_recursions, network: self.network }
+    }
+
+    fn auxiliary_routers(&self, _: usize) -> Option<RouterNetworks> {
+        None
+    }
+
+    /// Estimate for evenly distributed recursion counts.
+    fn inference_fraction(&self, recursion: usize, num_recursions: usize) -> Option<f64> {
+        (recursion > 0).then(|| num_recursions.saturating_sub(recursion) as f64 / num_recursions as f64)
+    }
+
+    fn training_fraction(&self, recursion: usize, num_recursions: usize) -> f64 {
+        self.inference_fraction(recursion, num_recursions).unwrap_or(1.0)
+    }
+
+    fn takes_all(&self, recursion: usize) -> bool {
+        recursion == 0
+    }
+
+    fn inputs_per_token(&self, _: &dyn Fn(usize) -> f64) -> f64 {
+        1.0
+    }
+
+    /// With these gatings a router with zero logits, under which every token goes through all
+    /// recursions, keeps the output of the block.
+    fn starts_at_zero(&self) -> bool {
+        matches!(self.gating, Gating::Delta | Gating::StraightThrough)
+    }
+
+    fn starts_as_without(&self, num_recursions: usize) -> bool {
+        self.gating.keeps_output(self.alpha == self.score.default_alpha(Gating::Delta, num_recursions))
+    }
+
+    fn select_all(&mut self, num_recursions: usize) {
+        // A bias above every score.
+        let bias = |recursion| if recursion + 1 == num_recursions { f32::MAX } else { 0.0 };
+        self.biases = Some((0..num_recursions).map(bias).collect());
+    }
+
+    fn add_problems(&self, recursion: &RecursionConfig, problems: &mut Vec<String>) {
+        let num_recursions = recursion.num_recursions;
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             problems.push(format!("`alpha` is `{}`, expected a finite number above 0", self.alpha));
         }
@@ -43,15 +134,5 @@ impl TokenChoiceConfig {
         if let Some(bias) = biases.iter().find(|bias| !bias.is_finite()) {
             problems.push(format!("a bias is `{bias}`, expected a finite number"));
         }
-    }
-
-    /// Part of the tokens that goes through every recursion in training step `step` (counted from 1) whatever the router says,
-    /// `½(1 + cos(π·min(1, step/warmup_steps)))`.
-    #[must_use]
-    pub fn full_depth_at(step: u64, warmup_steps: u64) -> f64 {
-        if step >= warmup_steps {
-            return 0.0;
-        }
-        0.5 * (1.0 + (std::f64::consts::PI * step as f64 / warmup_steps as f64).cos())
     }
 }

@@ -5,8 +5,9 @@ use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The text that is trained and measured on. A file is `.jsonl` or `.txt`, plain or with `.gz` or `.zst` behind, or `.parquet`; a name
-/// with `*`, `?` or `[…]` stands for all files that it matches.
+/// The text that is trained and measured on. A file is `.jsonl` or `.txt`, plain or with `.gz` or
+/// `.zst` behind, or `.parquet`; a name with `*`, `?` or `[…]` stands for all files that it
+/// matches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -19,7 +20,8 @@ pub struct DataConfig {
     /// Held-out files.
     #[serde(default)]
     pub heldout: Vec<PathBuf>,
-    /// In place of held-out files: the fraction of the training documents that are held out, chosen by their hash.
+    /// In place of held-out files: the fraction of the training documents that are held out, chosen
+    /// by their hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heldout_fraction: Option<f64>,
     /// Key or column that holds the text of a `.jsonl` or `.parquet` row.
@@ -27,10 +29,10 @@ pub struct DataConfig {
     pub text_field: String,
     /// Tokens of one sequence.
     pub sequence_length: usize,
-    /// What the tokens of a sequence see of it.
+    /// Context of the tokens of a sequence.
     #[serde(default)]
     pub packing: Packing,
-    /// Where tokenised text is kept between runs; nowhere if absent.
+    /// Folder of tokenised text, kept between runs; nothing is kept if absent.
     #[serde(default)]
     pub cache_dir: Option<PathBuf>,
 }
@@ -43,21 +45,22 @@ pub struct SourceConfig {
     pub files: Vec<PathBuf>,
     /// Its part of the tokens, in the ratio of all weights.
     pub weight: f64,
-    /// As `data.text_field`, where it is another one.
+    /// Replaces `data.text_field` for these files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_field: Option<String>,
 }
 
-/// What the tokens of a sequence see of it, and how it is cut from the text.
+/// Context of the tokens of a sequence, and how sequences are cut from the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
     /// All that is before them, across the ends of documents.
     #[default]
     Plain,
-    /// What is before them in their own document; positions begin anew in each.
+    /// The tokens before them in their own document; positions begin anew in each.
     Documents,
-    /// The same; and sequences are made of whole documents, of which only those longer than one are cut.
+    /// As `documents`, and sequences are made of whole documents, of which only those longer than
+    /// one are cut.
     BestFit,
 }
 
@@ -68,7 +71,7 @@ fn default_text_field() -> String {
 impl DataConfig {
     /// Plain training files and nothing else.
     #[must_use]
-    pub fn of(train: Vec<PathBuf>, sequence_length: usize) -> Self {
+    pub fn from_files(train: Vec<PathBuf>, sequence_length: usize) -> Self {
         Self {
             train,
             mixture: Vec::new(),

@@ -1,18 +1,20 @@
 //! `retie uptrain CONFIG.yaml`: everything that a training run is.
 
 mod data;
+mod loggers;
 mod teacher;
 #[cfg(test)]
 mod tests;
 mod train;
 
 pub use data::{DataConfig, Packing, SourceConfig};
+pub use loggers::LoggerKind;
 pub use teacher::TeacherConfig;
 pub use train::{LossSpike, NonFinite, Precision, TrainConfig};
 
 use crate::{
-    LossConfig, OptimizerConfig, ScheduleConfig,
-    document::{Checks, Document},
+    LossTerm, OptimizerConfig, ScheduleConfig,
+    document::{Checks, Document, RenamedKey},
     losses,
 };
 use serde::{Deserialize, Serialize};
@@ -27,17 +29,17 @@ const SCHEMA: u32 = 1;
 pub struct UptrainConfig {
     /// Version of these keys: 1.
     pub schema: u32,
-    /// Where the run lives.
+    /// Folder and logs of the run.
     pub run: RunConfig,
     /// The model that is trained.
-    pub student: ModelSource,
+    pub student: ModelRef,
     /// The frozen model to distil from; needed when a loss needs it, and only then.
     #[serde(default)]
     pub teacher: Option<TeacherConfig>,
     /// The text.
     pub data: DataConfig,
     /// Terms of the loss; their weighted sum is minimised.
-    pub losses: Vec<LossConfig>,
+    pub losses: Vec<LossTerm>,
     /// AdamW and clipping.
     pub optimizer: OptimizerConfig,
     /// Learning rate over the run.
@@ -46,27 +48,15 @@ pub struct UptrainConfig {
     pub train: TrainConfig,
 }
 
-/// Where the run lives.
+/// Folder and logs of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Folder of the run: metrics, checkpoints, the resolved configuration.
     pub dir: PathBuf,
-    /// Where the rows of `metrics.jsonl`, which is always written, go too.
+    /// Further places for the rows of `metrics.jsonl`, which is always written.
     #[serde(default = "default_loggers")]
     pub loggers: Vec<LoggerKind>,
-}
-
-/// A further place for the rows of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LoggerKind {
-    /// Bars or lines on stderr.
-    Console,
-    /// `metrics.csv`.
-    Csv,
-    /// Event files of TensorBoard, in `tensorboard/`.
-    Tensorboard,
 }
 
 fn default_loggers() -> Vec<LoggerKind> {
@@ -76,7 +66,7 @@ fn default_loggers() -> Vec<LoggerKind> {
 impl RunConfig {
     /// A run in `dir` that says on stderr how far it is.
     #[must_use]
-    pub fn of(dir: PathBuf) -> Self {
+    pub fn in_dir(dir: PathBuf) -> Self {
         Self { dir, loggers: default_loggers() }
     }
 
@@ -99,7 +89,7 @@ impl RunConfig {
 /// A model on the disk or on the Hub.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ModelSource {
+pub struct ModelRef {
     /// A Hugging Face folder, a `.gguf` file, or a hub id.
     pub model: String,
 }
@@ -124,10 +114,10 @@ impl UptrainConfig {
 
     /// Refuses losses of single depths where nothing of a depth is trained.
     fn check_local(&self, checks: &mut Checks) {
-        use crate::Group::{Extras, Lora, Norms, Shared, Unshared};
+        use crate::ParameterGroup::{Extras, Lora, Norms, Shared, Unshared};
         let parts = [Shared, Unshared, Lora, Extras, Norms];
         let frozen = parts.iter().all(|group| self.optimizer.groups.get(*group).lr == 0.0);
-        if let Some(loss) = self.losses.iter().find(|loss| loss.is_local() && frozen) {
+        if let Some(loss) = self.losses.iter().find(|loss| loss.needs().is_local() && frozen) {
             let message = format!("loss `{}` trains the layers, and all of their groups are frozen", loss.name());
             checks.problem("optimizer.groups", message).also(&["losses"]).hint("give `shared` or `lora` a rate");
         }
@@ -141,6 +131,9 @@ impl UptrainConfig {
 }
 
 impl Document for UptrainConfig {
+    const RENAMED: &'static [RenamedKey] =
+        &[RenamedKey { under: "train", old: "depth_warmup_steps", new: "full_recursion_warmup_steps" }];
+
     fn check(&self, checks: &mut Checks) {
         check_schema(self.schema, checks);
         self.run.check(checks);

@@ -1,11 +1,11 @@
-//! What a run distils from, and whether its losses need that.
+//! The teacher of a run, and whether its losses need one.
 
 use super::{Packing, UptrainConfig, check_text};
-use crate::{LossConfig, document::Checks};
+use crate::{LossTerm, document::Checks};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What is distilled from: a model, or what `retie cache-logits` kept of one.
+/// The teacher: a model, or logits of one that `retie cache-logits` has cached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
@@ -19,7 +19,7 @@ pub struct TeacherConfig {
 
 impl UptrainConfig {
     pub(super) fn check_teacher(&self, checks: &mut Checks) {
-        let needed = self.losses.iter().find(|l| l.needs_teacher()).map(LossConfig::name);
+        let needed = self.losses.iter().find(|term| term.needs().teacher()).map(LossTerm::name);
         match (&self.teacher, needed) {
             (None, Some(loss)) => {
                 checks
@@ -50,7 +50,7 @@ impl UptrainConfig {
                         .also(&["data.packing"])
                         .hint("name the model in `teacher.model`, or take `data.packing: documents`");
                 }
-                if let Some(loss) = self.losses.iter().find(|loss| loss.needs_hidden_states()) {
+                if let Some(loss) = self.losses.iter().find(|loss| loss.needs().teacher_hidden()) {
                     let message =
                         format!("loss `{}` needs the teacher's hidden states, `teacher.logits` has none", loss.name());
                     checks

@@ -1,4 +1,4 @@
-//! What is read, what is refused, and with which words.
+//! Configurations that are read, and messages of those that are refused.
 
 use super::*;
 use crate::{document, document::to_yaml};
@@ -379,6 +379,51 @@ fn a_mixture_is_checked_source_by_source() {
     `uptrain.yaml` has 2 problems
     --set data={sequence_length: 8}: there is no text to train on, expected one of `data.train` and `data.mixture`
     --set data.packing=masked: `data.packing` is `masked`, expected one of `plain`, `documents`, `best_fit`
+    ");
+}
+
+#[test]
+fn a_renamed_key_is_read_by_its_earlier_name() {
+    let steps = |text: &str, overrides: &[&str]| parse(text, overrides).unwrap().train.full_recursion_warmup_steps;
+    let old = MINIMAL.replace("  batch_size: 2", "  batch_size: 2\n  depth_warmup_steps: 5");
+    assert_eq!(steps(&old, &[]), Some(5));
+    assert_eq!(steps(&old, &["train.depth_warmup_steps=6"]), Some(6));
+    assert_eq!(steps(&old, &["train.full_recursion_warmup_steps=7"]), Some(7));
+    assert_eq!(
+        steps(MINIMAL, &["train={steps: 9, batch_size: 1, depth_warmup_steps: 8}", "schedule.warmup_steps=1"]),
+        Some(8)
+    );
+    assert!(!to_yaml(&parse(&old, &[]).unwrap()).unwrap().contains("depth_warmup"));
+    let both = old.replace("  tokens:", "  full_recursion_warmup_steps: 5\n  tokens:");
+    assert_snapshot!(error(&both, &[]), @"
+    `uptrain.yaml` has 1 problem
+    uptrain.yaml:16:3: `train.depth_warmup_steps` is the earlier name of `train.full_recursion_warmup_steps`, which is given too
+    ");
+    // No hint has the earlier name.
+    assert!(!error(MINIMAL, &["train.depth_warmup=1"]).replace("train.depth_warmup", "").contains("depth_warmup"));
+}
+
+#[test]
+fn a_misspelled_key_of_a_loss_and_a_loss_without_a_weight_are_reported_at_their_place() {
+    let text = MINIMAL.replace(
+        "  - cross_entropy: {weight: 1}",
+        "  - cross_entropy: {wieght: 1, label_smooting: 0.1}\n  - blockwise: {}\n  - hiden: {weight: 1}\n  - distill",
+    );
+    let names = "`cross_entropy`, `distill`, ";
+    let message = error(&text, &[]);
+    let (before, after) = message.split_once(names).unwrap();
+    // A further loss is a further name.
+    let after = after.split_once('\n').unwrap().1;
+    assert_snapshot!(format!("{before}{names}…\n{after}"), @"
+    `uptrain.yaml` has 5 problems
+    uptrain.yaml:8:21: unknown key `losses.0.cross_entropy.wieght`
+      hint: did you mean `weight`?
+    uptrain.yaml:8:32: unknown key `losses.0.cross_entropy.label_smooting`
+      hint: did you mean `label_smoothing`?
+    uptrain.yaml:9:5: key `losses.1.blockwise.weight` is missing
+    uptrain.yaml:10:5: `losses.2` is `hiden`, expected one of `cross_entropy`, `distill`, …
+      hint: did you mean `hidden`?
+    uptrain.yaml:11:5: `losses.3` is `distill`, expected `distill: { … }` with its settings
     ");
 }
 

@@ -19,23 +19,26 @@ pub struct TrainConfig {
     /// Micro-batches of one optimizer step.
     #[serde(default = "one")]
     pub gradient_accumulation: usize,
-    /// Keep only what enters each recursion, and compute the recursion again for its backward pass: less memory, more time.
+    /// Keep only what enters each recursion, and compute the recursion again for its backward pass:
+    /// less memory, more time.
     #[serde(default)]
     pub checkpoint_recursions: bool,
-    /// What the products of the layers are computed in.
+    /// Precision of the products of the layers.
     #[serde(default)]
     pub precision: Precision,
-    /// Divide the moments of the optimizer among the ranks that train together: less memory on each, the same steps.
+    /// Divide the moments of the optimizer among the ranks that train together: less memory on
+    /// each, the same steps.
     #[serde(default)]
     pub shard_optimizer: bool,
     /// Steps over which the capacities of a routed model fall from 1 to their own; 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_warmup_steps: Option<u64>,
-    /// Steps over which the part of the tokens that goes through every recursion falls from 1 to 0, where tokens choose their depth; 0 if
-    /// absent.
+    /// Steps over which the part of the tokens that goes through every recursion falls from 1 to 0,
+    /// where tokens choose their depth; 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub depth_warmup_steps: Option<u64>,
-    /// How much the bias of a depth moves after each step, towards depths that are chosen alike; 0 if absent.
+    pub full_recursion_warmup_steps: Option<u64>,
+    /// Amount by which the bias of a recursion count moves after each step, towards even counts; 0
+    /// if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_free_balancing: Option<f64>,
     /// Steps between checkpoints; 0 writes one at the end only.
@@ -47,39 +50,44 @@ pub struct TrainConfig {
     /// Checkpoints with the lowest held-out cross-entropy, which are kept too.
     #[serde(default)]
     pub keep_best: usize,
-    /// What happens when a loss or a gradient is not a number.
+    /// Policy for a loss or a gradient that is not a number.
     #[serde(default)]
     pub non_finite: NonFinite,
-    /// What happens when the loss of a step stands out from those before it.
+    /// Policy for loss spikes.
     #[serde(default)]
     pub loss_spike: LossSpike,
-    /// Steps between rows with telemetry: norms of hidden states and of the gradients of groups; 0 for none.
+    /// Steps between rows with telemetry: norms of hidden states and of the gradients of groups; 0
+    /// for none.
     #[serde(default = "one_step")]
     pub telemetry_every: u64,
     /// Steps between measurements on the held-out text; 0 for none.
     #[serde(default)]
     pub eval_every: u64,
-    /// Sequences of the held-out text that a measurement takes, spread evenly over it, always the same ones.
+    /// Sequences of the held-out text that a measurement takes, spread evenly over it, always the
+    /// same ones.
     #[serde(default = "default_eval_sequences")]
     pub eval_sequences: usize,
-    /// Seed of the order of the text and of everything else that is drawn.
+    /// Seed of the order of the text. Nothing else of a run is drawn from it: the random router and
+    /// `full_recursion_warmup_steps` draw from token, position and step alone.
     #[serde(default = "default_seed")]
     pub seed: u64,
 }
 
-/// What the products of a model's layers are computed in.
+/// Precision of the products of a model's layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// f32, as everything else.
     #[default]
     F32,
-    /// Factors and results, and in the backward pass their gradients, are bf16; sums are those of the device's product. The weights
-    /// themselves, moments, norms, attention's scores, head and losses stay f32.
+    /// Factors and results, and in the backward pass their gradients, are bf16; sums are those of
+    /// the device's product. The weights themselves, moments, norms, attention's scores, head and
+    /// losses stay f32.
     Bf16,
 }
 
-/// What happens when the loss or the gradient of a step is not a finite number. The step's text is kept in the run's folder.
+/// Policy for a step whose loss or gradient is not a finite number. The step's text is
+/// kept in the run's folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum NonFinite {
@@ -94,11 +102,13 @@ pub enum NonFinite {
     },
 }
 
-/// What happens when the loss of a step is far above those before it. Its text is kept in the run's folder; the step counts as any.
+/// Policy for loss spikes, steps whose loss is far above those before. Its text is kept in the
+/// run's folder; the step counts as any.
 ///
-/// It stands out where it is more than `deviations` times the spread above the median of the `window` steps before. The spread is
-/// 1.4826 times the median of their distances from that median, which is the standard deviation where losses are normal, or
-/// a hundredth of the median where that is more.
+/// It stands out where it is more than `deviations` times the spread above the median of the
+/// `window` steps before. The spread is 1.4826 times the median of their distances from that
+/// median, which is the standard deviation where losses are normal, or a hundredth of the median
+/// where that is more.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LossSpike {

@@ -1,57 +1,58 @@
-//! What every part of a calibration reads: the source, the plan, the model, the tokens.
+//! Inputs of every part of a calibration: the source, the plan, the model, the tokens.
 
-use super::{
-    Calibration,
-    layers::{LayerRun, Seen, Site},
-    overlay::Overlay,
-};
+use super::{calibration::Calibration, overlay::Overlay};
 use crate::{
     ConvertError,
-    plan::{Plan, PlannedTensor},
+    plan::{ConversionPlan, PlannedTensor},
     tied_group::mean,
 };
 use faer::{Mat, MatRef};
-use retie_checkpoint::{CheckpointError, EMBEDDINGS, TensorSource, depth_tensor, layer_tensor, narrow, widen};
-use retie_config::{Depth, DepthPlan, LayerIndex};
-use std::{collections::HashMap, ops::Range};
+use retie_checkpoint::{Activations, CheckpointError, LayerRun, ProbePoint, TensorSource, narrow, widen};
+use retie_config::{Depth, DepthAssignment, LayerIndex, Projection, TensorOwner, TensorPart, TensorRole};
+use std::collections::HashMap;
 
 pub(super) struct Context<'a> {
     pub source: &'a dyn TensorSource,
-    pub plan: &'a Plan,
+    pub plan: &'a ConversionPlan,
     pub calibration: &'a Calibration<'a>,
     pub seed: u64,
     planned: HashMap<&'a str, &'a PlannedTensor>,
 }
 
 impl<'a> Context<'a> {
-    pub fn new(source: &'a dyn TensorSource, plan: &'a Plan, calibration: &'a Calibration<'a>, seed: u64) -> Self {
+    pub fn new(
+        source: &'a dyn TensorSource,
+        plan: &'a ConversionPlan,
+        calibration: &'a Calibration<'a>,
+        seed: u64,
+    ) -> Self {
         let planned = plan.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         Self { source, plan, calibration, seed, planned }
     }
 
-    /// Shape of a projection, `[out, in]`, and its name.
-    pub fn projection(&self, projection: usize) -> (&'static str, [usize; 2]) {
-        self.plan.config.projection_shapes()[projection]
+    /// Shape of a linear, `[out, in]`.
+    pub fn shape(&self, projection: Projection) -> [usize; 2] {
+        self.plan.config.projection_shape(projection)
     }
 
-    /// Linears of a layer.
-    pub fn num_projections(&self) -> usize {
-        self.plan.config.projection_shapes().len()
+    /// The linears of a layer.
+    pub fn all_projections(&self) -> Vec<Projection> {
+        self.plan.config.projection_shapes().into_iter().map(|(projection, _)| projection).collect()
     }
 
-    /// The linears of a site, as positions in the configuration's `projection_shapes`.
-    pub fn projections(&self, site: Site) -> Range<usize> {
-        site.projections(&self.plan.config)
+    /// The linears of a point.
+    pub fn projections(&self, point: ProbePoint) -> Vec<Projection> {
+        point.projections(&self.plan.config)
     }
 
-    /// Length of what the linears of a site read.
-    pub fn input_size(&self, site: Site) -> usize {
-        self.projection(self.projections(site).start).1[1]
+    /// Length of what the linears of a point read.
+    pub fn input_size(&self, point: ProbePoint) -> usize {
+        self.shape(self.projections(point)[0])[1]
     }
 
-    /// The plan of a projection of a stored layer, and its name there.
-    pub fn planned(&self, layer: LayerIndex, projection: usize) -> Option<&'a PlannedTensor> {
-        let name = layer_tensor(layer, &format!("{}.weight", self.projection(projection).0));
+    /// The plan of a linear of a stored layer.
+    pub fn planned(&self, layer: LayerIndex, projection: Projection) -> Option<&'a PlannedTensor> {
+        let name = TensorOwner::Layer(layer).weight(TensorRole::Projection(projection));
         self.planned.get(name.as_str()).copied()
     }
 
@@ -62,7 +63,8 @@ impl<'a> Context<'a> {
 
     /// Hidden states before depth 0.
     pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>, ConvertError> {
-        let (table, width) = (self.source.read_f32(EMBEDDINGS)?, self.plan.config.hidden_size);
+        let embeddings = TensorOwner::Model.weight(TensorRole::Embedding);
+        let (table, width) = (self.source.read_f32(&embeddings)?, self.plan.config.hidden_size);
         let rows = ids.iter().flat_map(|id| &table[*id as usize * width..][..width]).copied();
         Ok(self.calibration.model.embed(rows.collect()))
     }
@@ -72,14 +74,14 @@ impl<'a> Context<'a> {
         &self,
         run: LayerRun<'_>,
         hidden: &[f32],
-        see: &mut dyn FnMut(Seen<'_>),
+        see: &mut dyn FnMut(Activations<'_>),
     ) -> Result<Vec<f32>, ConvertError> {
         Ok(self.calibration.model.run(run, hidden, self.calibration.sequence_length, see)?)
     }
 
     /// A layer of the source.
-    pub fn source_run(&self, layer: LayerIndex, until: Option<Site>) -> LayerRun<'a> {
-        LayerRun { tensors: self.source, layer, depth: Depth(layer.0), kind: layer, until }
+    pub fn source_run(&self, layer: LayerIndex, until: Option<ProbePoint>) -> LayerRun<'a> {
+        LayerRun { tensors: self.source, layer, depth: Depth(layer.0), kind: Depth(layer.0), until }
     }
 
     /// Runs `hidden`, from before the source layer `from`, to before the source layer `to`.
@@ -90,10 +92,9 @@ impl<'a> Context<'a> {
         Ok(hidden)
     }
 
-    /// Weight of a projection of the source layer that a depth stands for, and its name there.
-    pub fn source_weight(&self, depth: Depth, projection: usize) -> Result<(String, Vec<f32>), CheckpointError> {
-        let part = format!("{}.weight", self.projection(projection).0);
-        let name = layer_tensor(self.plan.source_layer(depth), &part);
+    /// Weight of a linear of the source layer that a depth stands for, and its name there.
+    pub fn source_weight(&self, depth: Depth, projection: Projection) -> Result<(String, Vec<f32>), CheckpointError> {
+        let name = self.source_owner(depth).weight(TensorRole::Projection(projection));
         let values = self.source.read_f32(&name)?;
         Ok((name, values))
     }
@@ -101,31 +102,43 @@ impl<'a> Context<'a> {
     /// A copy of the source layer that a depth stands for.
     pub fn source_layer(&self, depth: Depth) -> Result<Overlay, ConvertError> {
         let mut overlay = Overlay::new(self.plan.source_layer(depth));
-        for projection in 0..self.num_projections() {
-            let (name, shape) = self.projection(projection);
-            overlay.set(&format!("{name}.weight"), &shape, self.source_weight(depth, projection)?.1);
+        for (projection, shape) in self.plan.config.projection_shapes() {
+            let role = TensorRole::Projection(projection);
+            overlay.set(role, TensorPart::Weight, &shape, self.source_weight(depth, projection)?.1);
         }
-        for (part, size) in self.plan.config.layer_vectors() {
-            overlay.set(&part, &[size], self.source.read_f32(&layer_tensor(self.plan.source_layer(depth), &part))?);
+        for (role, part, size) in self.plan.config.layer_vectors() {
+            let values = self.source.read_f32(&self.source_owner(depth).tensor_name(role, part))?;
+            overlay.set(role, part, &[size], values);
         }
         Ok(overlay)
     }
 
+    /// The source layer that a depth stands for.
+    fn source_owner(&self, depth: Depth) -> TensorOwner {
+        TensorOwner::Layer(self.plan.source_layer(depth))
+    }
+
     /// The norms and biases of the tied model at a depth, without linears.
-    pub fn tied_vectors(&self, step: DepthPlan) -> Result<Overlay, ConvertError> {
+    pub fn tied_vectors(&self, step: DepthAssignment) -> Result<Overlay, ConvertError> {
         let mut overlay = Overlay::new(self.plan.source_layer(step.depth));
-        for (part, size) in self.plan.config.layer_vectors() {
-            overlay.set(&part, &[size], self.tied_vector(step, &part)?);
+        for (role, part, size) in self.plan.config.layer_vectors() {
+            overlay.set(role, part, &[size], self.tied_vector(step, role, part)?);
         }
         Ok(overlay)
     }
 
     /// A norm or bias of the tied model as it will be stored.
-    pub fn tied_vector(&self, step: DepthPlan, part: &str) -> Result<Vec<f32>, CheckpointError> {
-        let name = match self.shares_vectors() {
-            true => layer_tensor(step.layer, part),
-            false => depth_tensor(step.depth, part),
+    pub fn tied_vector(
+        &self,
+        step: DepthAssignment,
+        role: TensorRole,
+        part: TensorPart,
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let owner = match self.shares_vectors() {
+            true => TensorOwner::Layer(step.layer),
+            false => TensorOwner::Depth(step.depth),
         };
+        let name = owner.tensor_name(role, part);
         let missing =
             || CheckpointError::NoTensor { path: self.source.path_of(&name).to_owned(), tensor: name.clone() };
         let planned = self.planned.get(name.as_str()).ok_or_else(missing)?;
@@ -133,15 +146,15 @@ impl<'a> Context<'a> {
         Ok(widen(&narrow(&mean(self.source, &planned.sources)?, dtype), dtype))
     }
 
-    /// By how much the bias of the source exceeds that of the tied model; `None` where there is no bias, or the depth keeps its own.
-    pub fn bias_gap(&self, step: DepthPlan, projection: usize) -> Result<Option<Vec<f32>>, CheckpointError> {
-        let (name, _) = self.projection(projection);
-        if !self.shares_vectors() || !self.plan.config.has_bias(name) {
+    /// By how much the bias of the source exceeds that of the tied model; `None` where there is no
+    /// bias, or the depth keeps its own.
+    pub fn bias_gap(&self, step: DepthAssignment, projection: Projection) -> Result<Option<Vec<f32>>, CheckpointError> {
+        if !self.shares_vectors() || !self.plan.config.has_bias(projection) {
             return Ok(None);
         }
-        let part = format!("{name}.bias");
-        let own = self.source.read_f32(&layer_tensor(self.plan.source_layer(step.depth), &part))?;
-        let tied = self.tied_vector(step, &part)?;
+        let role = TensorRole::Projection(projection);
+        let own = self.source.read_f32(&self.source_owner(step.depth).bias(role))?;
+        let tied = self.tied_vector(step, role, TensorPart::Bias)?;
         Ok(Some(own.iter().zip(tied).map(|(own, tied)| own - tied).collect()))
     }
 }

@@ -1,15 +1,16 @@
-//! What a start is worth, on text that it was not fitted to: NLL of the next token and KL to the source.
+//! Scores of a start on text that it was not fitted to: NLL of the next token and KL to the
+//! source.
 
-use super::{Calibration, context::Context, layers::LayerRun, overlay::Overlay, refit::tied_layer};
+use super::{calibration::Calibration, context::Context, overlay::Overlay, refit::tied_layer};
 use crate::{
-    ConvertError, Progress, Stage,
+    ConvertError, Phase, Progress,
     factorize::{Draw, factorize},
-    plan::Plan,
+    plan::ConversionPlan,
     tied_group::mean,
 };
 use rayon::prelude::*;
-use retie_checkpoint::{SafetensorsFile, SafetensorsFolder, TensorSource, narrow, widen};
-use retie_config::DepthPlan;
+use retie_checkpoint::{LayerRun, SafetensorsFile, SafetensorsFolder, TensorSource, narrow, widen};
+use retie_config::{Depth, DepthAssignment, Projection, TensorPart, TensorRole};
 use serde::{Deserialize, Serialize};
 
 /// Held-out scores of a start, in nats per token.
@@ -21,7 +22,7 @@ pub struct Effect {
     pub kl: f64,
 }
 
-/// What the source makes of the held-out tokens. It does not depend on what it is converted to.
+/// Hidden states of the source on the held-out tokens. They do not depend on the conversion.
 pub(crate) struct SourceStates {
     /// Hidden states after the last layer, of the rows that have a next token.
     hidden: Vec<f32>,
@@ -33,7 +34,11 @@ impl SourceStates {
     ///
     /// # Errors
     /// When the source cannot be read.
-    pub fn of(source: &dyn TensorSource, plan: &Plan, calibration: &Calibration<'_>) -> Result<Self, ConvertError> {
+    pub fn from_source(
+        source: &dyn TensorSource,
+        plan: &ConversionPlan,
+        calibration: &Calibration<'_>,
+    ) -> Result<Self, ConvertError> {
         let context = Context::new(source, plan, calibration, 0);
         let targets =
             calibration.heldout.chunks(calibration.sequence_length).flat_map(|row| row[1..].to_vec()).collect();
@@ -47,17 +52,18 @@ impl SourceStates {
     /// # Errors
     /// When the source cannot be read.
     pub fn nll(&self, source: &dyn TensorSource, calibration: &Calibration<'_>) -> Result<f64, ConvertError> {
-        Ok(calibration.model.compare(source, &self.hidden, &self.hidden, &self.targets)?.source_nll)
+        Ok(calibration.model.compare(source, [&self.hidden, &self.hidden], &self.targets)?.source_nll)
     }
 
-    /// Scores of the start of `plan` without calibration, with plain LoRA of its ranks. It is not written anywhere.
+    /// Scores of the start of `plan` without calibration, with plain LoRA of its ranks. It is not
+    /// written anywhere.
     ///
     /// # Errors
     /// When the source cannot be read, or a decomposition does not converge.
     pub fn plain(
         &self,
         source: &dyn TensorSource,
-        plan: &Plan,
+        plan: &ConversionPlan,
         calibration: &Calibration<'_>,
         seed: u64,
     ) -> Result<Effect, ConvertError> {
@@ -72,7 +78,7 @@ impl SourceStates {
     pub fn written(
         &self,
         source: &dyn TensorSource,
-        plan: &Plan,
+        plan: &ConversionPlan,
         calibration: &Calibration<'_>,
         folder: &SafetensorsFolder,
     ) -> Result<Effect, ConvertError> {
@@ -104,12 +110,13 @@ impl<'c, 'a> Effects<'c, 'a> {
         Self { context, source }
     }
 
-    /// Scores of what chooses or means layers, with plain LoRA: of a calibrated plan, what `average` would start from.
+    /// Scores of what chooses or means layers, with plain LoRA: of a calibrated plan, what
+    /// `average` would start from.
     pub fn plain(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Effect, ConvertError> {
         let total = self.context.plan.map().num_depths();
         let hidden = self.walk(&mut |step| {
             let name = format!("model.depths.{}", step.depth);
-            progress(Progress { stage: Stage::Measure, done: step.depth.0 + 1, total, tensor: &name });
+            progress(Progress { stage: Phase::Measure, done: step.depth.0 + 1, total, tensor: &name });
             self.plain_layer(step)
         })?;
         self.compare(&hidden)
@@ -118,7 +125,7 @@ impl<'c, 'a> Effects<'c, 'a> {
     /// Scores of a written folder.
     pub fn written(&self, folder: &SafetensorsFolder) -> Result<Effect, ConvertError> {
         let hidden = self.walk(&mut |step| {
-            let kind = self.context.plan.source_layer(step.depth);
+            let kind = Depth(self.context.plan.source_layer(step.depth).0);
             Ok(Weights::Disk(LayerRun { tensors: folder, layer: step.layer, depth: step.depth, kind, until: None }))
         })?;
         self.compare(&hidden)
@@ -132,13 +139,13 @@ impl<'c, 'a> Effects<'c, 'a> {
                 return Ok(Weights::Disk(context.source_run(context.plan.source_layer(step.depth), None)));
             }
             let mut layer = tied_layer(context, weights, step)?;
-            for projection in 0..context.num_projections() {
-                let (part, _) = context.projection(projection);
+            for projection in context.all_projections() {
                 let planned =
                     context.planned(step.layer, projection).and_then(|planned| planned.factors_at(step.depth));
                 let Some((file, planned)) = factors.zip(planned) else { continue };
-                for (which, (name, info)) in [("lora_A", &planned.a), ("lora_B", &planned.b)] {
-                    layer.set_own(&format!("{part}.{which}.weight"), &info.shape, file.read_f32(name)?);
+                let (a, b) = (TensorRole::LoraA(projection), TensorRole::LoraB(projection));
+                for (role, (name, info)) in [(a, &planned.a), (b, &planned.b)] {
+                    layer.set_own(role, &info.shape, file.read_f32(name)?);
                 }
             }
             Ok(Weights::Memory(layer))
@@ -148,7 +155,7 @@ impl<'c, 'a> Effects<'c, 'a> {
 
     fn walk<'w>(
         &self,
-        weights: &mut dyn FnMut(DepthPlan) -> Result<Weights<'w>, ConvertError>,
+        weights: &mut dyn FnMut(DepthAssignment) -> Result<Weights<'w>, ConvertError>,
     ) -> Result<Vec<f32>, ConvertError> {
         let mut hidden = self.context.embed(&self.context.calibration.heldout)?;
         for step in self.context.plan.map().depths() {
@@ -162,17 +169,17 @@ impl<'c, 'a> Effects<'c, 'a> {
 
     fn compare(&self, hidden: &[f32]) -> Result<Effect, ConvertError> {
         let model = self.context.calibration.model;
-        let found = model.compare(self.context.source, &self.source.hidden, hidden, &self.source.targets)?;
+        let found = model.compare(self.context.source, [&self.source.hidden, hidden], &self.source.targets)?;
         Ok(Effect { nll: found.nll, kl: found.kl })
     }
 
-    fn plain_layer(&self, step: DepthPlan) -> Result<Weights<'a>, ConvertError> {
+    fn plain_layer(&self, step: DepthAssignment) -> Result<Weights<'a>, ConvertError> {
         let context = self.context;
         if !context.plan.map().is_shared(step.layer) {
             return Ok(Weights::Disk(context.source_run(context.plan.source_layer(step.depth), None)));
         }
         let mut layer = context.tied_vectors(step)?;
-        let one = |projection: usize| {
+        let one = |projection: Projection| {
             let Some(planned) = context.planned(step.layer, projection) else { return Ok(None) };
             let dtype = planned.info.dtype;
             let shared = widen(&narrow(&mean(context.source, &planned.sources)?, dtype), dtype);
@@ -181,15 +188,15 @@ impl<'c, 'a> Effects<'c, 'a> {
             };
             let own = context.source.read_f32(&f.source)?;
             let residual: Vec<f32> = own.iter().zip(&shared).map(|(own, shared)| own - shared).collect();
-            let factors = factorize(&residual, f.shape, f.rank, Draw { seed: context.seed, stream: f.stream() })?;
+            let factors = factorize(&residual, f.shape, f.rank, Draw { seed: context.seed, stream: f.stream })?;
             Ok::<_, ConvertError>(Some((projection, shared, Some((f, factors)))))
         };
-        let all: Vec<_> = (0..context.num_projections()).into_par_iter().map(one).collect::<Result<_, _>>()?;
+        let all: Vec<_> = context.all_projections().into_par_iter().map(one).collect::<Result<_, _>>()?;
         for (projection, shared, factors) in all.into_iter().flatten() {
-            let (name, shape) = context.projection(projection);
-            layer.set(&format!("{name}.weight"), &shape, shared);
+            let shape = context.shape(projection);
+            layer.set(TensorRole::Projection(projection), TensorPart::Weight, &shape, shared);
             if let Some((planned, factors)) = factors {
-                super::refit::set_factors(&mut layer, name, planned, factors);
+                super::refit::set_factors(&mut layer, planned, factors);
             }
         }
         Ok(Weights::Memory(layer))

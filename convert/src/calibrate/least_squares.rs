@@ -1,17 +1,23 @@
 //! One weight for several depths: weighted least squares, alternating with each depth's correction.
 //!
 //! Depth `d` wants the weight `T_d [out, in]` and counts errors in its metric `C_d`. Minimised is
-//! `Σ_d ‖T_d − W' − B_d A_d‖²_{C_d}`: for given corrections `W' = (Σ_d (T_d − B_d A_d) C_d) (Σ_d C_d)⁻¹`.
+//! `Σ_d ‖T_d − W' − B_d A_d‖²_{C_d}`: for given corrections `W' = (Σ_d (T_d − B_d A_d) C_d) (Σ_d
+//! C_d)⁻¹`.
 //!
-//! For a given `W'`, with `E = T_d − W'`, the best correction of rank `r` is `U (Uᵀ E)` with `U [out, r]` the leading eigenvectors of
-//! `E C_d Eᵀ` (see [`low_rank`](super::low_rank)). They need not be exact before `W'` is: each round takes `U` from the round before and
-//! does [`STEPS`] of orthogonal iteration, `U ← orth(E C_d Eᵀ U)`, which forms no product of two large matrices. Such a step
-//! never lowers `tr(Uᵀ E C_d Eᵀ U)`, and `Uᵀ E` is the best second factor for any `U`, so no round raises the objective.
+//! For a given `W'`, with `E = T_d − W'`, the best correction of rank `r` is `U (Uᵀ E)` with `U
+//! [out, r]` the leading eigenvectors of `E C_d Eᵀ` (see [`low_rank`](super::low_rank)). They need
+//! not be exact before `W'` is: each round takes `U` from the round before and does [`STEPS`] of
+//! orthogonal iteration, `U ← orth(E C_d Eᵀ U)`, which forms no product of two large matrices. Such
+//! a step never lowers `tr(Uᵀ E C_d Eᵀ U)`, and `Uᵀ E` is the best second factor for any `U`, so no
+//! round raises the objective.
 
 use super::metric::{Metric, orthonormal, product};
 use crate::{ConvertError, factorize::gaussian};
 use faer::Mat;
 use rayon::prelude::*;
+
+/// Rounds of the alternation in [`tie`]; the objective falls little after them.
+pub(super) const ROUNDS: usize = 6;
 
 /// Steps of orthogonal iteration in a round.
 const STEPS: usize = 2;
@@ -26,11 +32,12 @@ pub(super) struct Member<'a> {
     pub rank: usize,
 }
 
-/// The shared weight of `members`, whose metrics sum up to `sum`, next to the corrections of each, after `rounds`; where none has one that
-/// of weighted least squares alone.
+/// The shared weight of `members`, whose metrics sum up to `sum`, next to the corrections of each,
+/// after `rounds`; where none has one that of weighted least squares alone.
 ///
 /// # Errors
-/// [`ConvertError::BadMoments`] with empty fields for the caller to fill, when a target is not finite.
+/// [`ConvertError::BadMoments`] with empty fields for the caller to fill, when a target is not
+/// finite.
 ///
 /// # Panics
 /// When there are no members.
@@ -80,15 +87,15 @@ fn objective(members: &[Member<'_>], shared: &Mat<f64>) -> Result<f64, ConvertEr
         if m.rank == 0 {
             return Ok(m.metric.energy(residual.as_ref()));
         }
-        let best = crate::calibrate::low_rank::LowRank::of(residual.as_ref(), m.metric, m.rank)?;
+        let best = crate::calibrate::low_rank::LowRank::from_residual(residual.as_ref(), m.metric, m.rank)?;
         Ok(best.residual_energy - best.kept_energy)
     };
     members.iter().map(one).sum()
 }
 
-/// What a depth wants, given that its linear reads `x̂` where that of the source reads `x`: the weight `T` whose output on `x̂` is
-/// closest to `W x + e`. In the normal equations, damped towards `W`:
-/// `T = W + (W E[(x − x̂) x̂ᵀ] + E[e x̂ᵀ]) C⁻¹`. Where nothing differs that is exactly `W`.
+/// What a depth wants, given that its linear reads `x̂` where that of the source reads `x`: the
+/// weight `T` whose output on `x̂` is closest to `W x + e`. In the normal equations, damped towards
+/// `W`: `T = W + (W E[(x − x̂) x̂ᵀ] + E[e x̂ᵀ]) C⁻¹`. Where nothing differs that is exactly `W`.
 pub(super) fn target(
     weight: Mat<f64>,
     metric: &Metric,
@@ -115,7 +122,8 @@ mod tests {
         inner(left.as_ref(), left.as_ref()).sqrt()
     }
 
-    /// Stacks the rows `x` of every depth and solves the normal equations of `X W'ᵀ ≈ X W_dᵀ` by elimination.
+    /// Stacks the rows `x` of every depth and solves the normal equations of `X W'ᵀ ≈ X W_dᵀ` by
+    /// elimination.
     #[test]
     fn a_shared_weight_is_the_direct_solution_of_the_stacked_problem() {
         let mut random = Random::new(8);

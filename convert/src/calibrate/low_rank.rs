@@ -1,14 +1,16 @@
 //! The best correction of rank `r` in a metric: `B A` closest to `E [out, in]` in `‖·‖_C`.
 //!
-//! With `C = L Lᵀ` it is the truncated singular value decomposition of `E L`, times `L⁻¹`: the whitening of SVD-LLM
-//! (<https://arxiv.org/abs/2403.07378>). Of `E L = U Σ Vᵀ` only one side is needed, that of the smaller dimension, and is had from a
-//! symmetric eigenproblem: the left vectors from `E C Eᵀ`, and then `B A = U_r (U_rᵀ E)`, with no inverse at all; or the right ones from
-//! `Lᵀ Eᵀ E L`, and then `B A = (E L V_r) (V_rᵀ L⁻¹)`. The rows of `A` have length 1, as those of the plain decomposition.
+//! With `C = L Lᵀ` it is the truncated singular value decomposition of `E L`, times `L⁻¹`: the
+//! whitening of SVD-LLM (<https://arxiv.org/abs/2403.07378>). Of `E L = U Σ Vᵀ` only one side is
+//! needed, that of the smaller dimension, and is had from a symmetric eigenproblem: the left
+//! vectors from `E C Eᵀ`, and then `B A = U_r (U_rᵀ E)`, with no inverse at all; or the right ones
+//! from `Lᵀ Eᵀ E L`, and then `B A = (E L V_r) (V_rᵀ L⁻¹)`. The rows of `A` have length 1, as those
+//! of the plain decomposition.
 
 use super::metric::{Metric, inner, product};
 use crate::{
     ConvertError,
-    factorize::{Draw, Factors, ZERO, eigenvalues, fill_gaussian, gram, top_eigenvectors},
+    factorize::{Draw, LoraFactors, ZERO, eigenvalues, fill_gaussian, gram, top_eigenvectors},
 };
 use faer::{Mat, MatRef, Par, linalg::triangular_solve::solve_upper_triangular_in_place};
 
@@ -27,7 +29,7 @@ impl LowRank {
     ///
     /// # Errors
     /// [`ConvertError::NoConvergence`] with an empty name for the caller to fill.
-    pub fn of(e: MatRef<'_, f64>, metric: &Metric, rank: usize) -> Result<Self, ConvertError> {
+    pub fn from_residual(e: MatRef<'_, f64>, metric: &Metric, rank: usize) -> Result<Self, ConvertError> {
         let (out, inp) = (e.nrows(), e.ncols());
         let (b, a, residual_energy, kept_energy);
         if out <= inp {
@@ -63,9 +65,9 @@ impl LowRank {
         product(self.b.as_ref(), self.a.as_ref())
     }
 
-    /// As they are stored. Directions that hold nothing get a zero column of `B` and a random row of `A`, as
-    /// [`factorize`](crate::factorize::factorize) does.
-    pub fn factors(&self, draw: Draw) -> Factors {
+    /// As they are stored. Directions that hold nothing get a zero column of `B` and a random row
+    /// of `A`, as [`factorize`](crate::factorize::factorize) does.
+    pub fn factors(&self, draw: Draw) -> LoraFactors {
         let (out, rank, inp) = (self.b.nrows(), self.b.ncols(), self.a.ncols());
         let lengths: Vec<f64> = (0..rank).map(|i| self.b.col(i).norm_l2()).collect();
         let largest = lengths.iter().copied().fold(0.0, f64::max);
@@ -78,14 +80,14 @@ impl LowRank {
             (0..out).for_each(|row| b[row * rank + i] = 0.0);
         }
         fill_gaussian(&mut a, inp, &empty, draw);
-        Factors { a, b, residual_energy: self.residual_energy, kept_energy: self.kept_energy }
+        LoraFactors { a, b, residual_energy: self.residual_energy, kept_energy: self.kept_energy }
     }
 }
 
 /// The squared singular values of `E` in a metric, largest first, as many as the smaller side has.
 ///
 /// # Errors
-/// As [`LowRank::of`].
+/// As [`LowRank::from_residual`].
 pub(super) fn squared_singular_values(e: MatRef<'_, f64>, metric: &Metric) -> Result<Vec<f64>, ConvertError> {
     match e.nrows() <= e.ncols() {
         true => eigenvalues(product(metric.times(e).as_ref(), e.transpose()).as_ref()), // E C Eᵀ
@@ -113,14 +115,14 @@ mod tests {
             let metric = Metric::new(random.moments(inp), 1e-3).unwrap();
             let plain = Metric::new(Mat::identity(inp, inp), 0.0).unwrap();
             for rank in 1..=out.min(inp) {
-                let best = LowRank::of(e.as_ref(), &metric, rank).unwrap();
+                let best = LowRank::from_residual(e.as_ref(), &metric, rank).unwrap();
                 let found = error(&e, &best.product(), &metric);
                 let values = squared_singular_values(e.as_ref(), &metric).unwrap();
                 assert!((values[rank..].iter().sum::<f64>() - found).abs() < 1e-10 * best.residual_energy);
-                // What it says of itself.
+                // The energies that it reports.
                 let left = best.residual_energy - best.kept_energy;
                 assert!((found - left).abs() < 1e-10 * best.residual_energy, "{found} {left}");
-                let other = LowRank::of(e.as_ref(), &plain, rank).unwrap();
+                let other = LowRank::from_residual(e.as_ref(), &plain, rank).unwrap();
                 let slack = 1e-10 * best.residual_energy;
                 assert!(found <= error(&e, &other.product(), &metric) + slack);
                 // Small changes of the factors make it no better: it is a minimum.
@@ -142,7 +144,7 @@ mod tests {
             for rank in 1..=out.min(inp) {
                 let plain = factorize(&values, [out, inp], rank, DRAW).unwrap();
                 let metric = Metric::new(Mat::identity(inp, inp), 0.0).unwrap();
-                let found = LowRank::of(e.as_ref(), &metric, rank).unwrap();
+                let found = LowRank::from_residual(e.as_ref(), &metric, rank).unwrap();
                 assert!((found.kept_energy - plain.kept_energy).abs() < 1e-12 * plain.residual_energy);
                 let at = |values: &[f32], i: usize, j: usize, width: usize| f64::from(values[i * width + j]);
                 let product = found.product();
@@ -162,11 +164,11 @@ mod tests {
         let mut random = Random::new(7);
         for [out, inp] in SHAPES {
             let (e, metric) = (random.matrix(out, inp), Metric::new(random.moments(inp), 1e-3).unwrap());
-            let full = LowRank::of(e.as_ref(), &metric, out.min(inp)).unwrap();
+            let full = LowRank::from_residual(e.as_ref(), &metric, out.min(inp)).unwrap();
             let left = &full.product() - &e;
             // f64, and a condition of the moments below 1e6.
             assert!(inner(left.as_ref(), left.as_ref()).sqrt() < 1e-9);
-            let none = LowRank::of(Mat::zeros(out, inp).as_ref(), &metric, 2).unwrap().factors(DRAW);
+            let none = LowRank::from_residual(Mat::zeros(out, inp).as_ref(), &metric, 2).unwrap().factors(DRAW);
             assert!(none.b.iter().all(|x| *x == 0.0) && none.a.iter().all(|x| *x != 0.0));
             assert_eq!(none.kept(), None);
         }

@@ -1,8 +1,10 @@
-//! The metric in which a weight's error is the error of its output: `‖E‖²_C = tr(E C Eᵀ) = E‖E x‖²` with `C = E[x xᵀ]`.
+//! The metric in which a weight's error is the error of its output: `‖E‖²_C = tr(E C Eᵀ) = E‖E x‖²`
+//! with `C = E[x xᵀ]`.
 //!
-//! A moment of few tokens is rank-deficient, and one of many is badly conditioned. Damping, `C + λ I` with `λ` a part of the mean
-//! of the diagonal, makes it positive definite: directions that the text does not show keep a small weight in the plain (Frobenius)
-//! sense. Whatever is computed here holds for the damped metric.
+//! A moment of few tokens is rank-deficient, and one of many is badly conditioned. Damping, `C + λ
+//! I` with `λ` a part of the mean of the diagonal, makes it positive definite: directions that the
+//! text does not show keep a small weight in the plain (Frobenius) sense. Whatever is computed here
+//! holds for the damped metric.
 
 use crate::ConvertError;
 use faer::{
@@ -15,6 +17,9 @@ use faer::{
     },
 };
 
+/// Part of the mean of a moment's diagonal that is added to the diagonal: see the module.
+pub(super) const DAMPING: f64 = 0.01;
+
 /// A positive definite `C [n, n]` and its Cholesky factor.
 pub(super) struct Metric {
     /// With damping.
@@ -24,17 +29,18 @@ pub(super) struct Metric {
 }
 
 impl Metric {
-    /// Of moments `[n, n]`, damped by `damping` of the mean of their diagonal. Where nothing was ever read (zero moments) every
-    /// direction counts alike.
+    /// The metric of moments `[n, n]`, damped by `damping` of the mean of their diagonal. Where
+    /// nothing was ever read (zero moments) every direction counts alike.
     ///
     /// # Errors
-    /// [`ConvertError::BadMoments`] with empty fields for the caller to fill, when the moments are not finite.
+    /// [`ConvertError::BadMoments`] with empty fields for the caller to fill, when the moments are
+    /// not finite.
     pub fn new(mut moments: Mat<f64>, damping: f64) -> Result<Self, ConvertError> {
         let size = moments.nrows();
         let mean = (0..size).map(|i| moments[(i, i)]).sum::<f64>() / size as f64;
         let damping = if mean > 0.0 { damping * mean } else { 1.0 };
         (0..size).for_each(|i| moments[(i, i)] += damping);
-        Self::of(moments)
+        Self::from_gram(moments)
     }
 
     /// The sum of some.
@@ -46,10 +52,10 @@ impl Metric {
     /// When there is none.
     pub fn sum(metrics: &[&Self]) -> Result<Self, ConvertError> {
         let size = metrics[0].matrix.nrows();
-        Self::of(Mat::from_fn(size, size, |i, j| metrics.iter().map(|metric| metric.matrix[(i, j)]).sum()))
+        Self::from_gram(Mat::from_fn(size, size, |i, j| metrics.iter().map(|metric| metric.matrix[(i, j)]).sum()))
     }
 
-    fn of(matrix: Mat<f64>) -> Result<Self, ConvertError> {
+    fn from_gram(matrix: Mat<f64>) -> Result<Self, ConvertError> {
         let lower = cholesky(matrix.clone())?;
         Ok(Self { matrix, lower })
     }
@@ -93,13 +99,15 @@ fn cholesky(mut lower: Mat<f64>) -> Result<Mat<f64>, ConvertError> {
     if (0..size).all(|i| lower[(i, i)].is_finite()) { Ok(lower) } else { Err(bad()) }
 }
 
-/// An orthonormal basis of the columns of `y [n, r]`: `y L⁻ᵀ` with `yᵀ y = L Lᵀ`, twice, as the first leaves an error that grows with the
-/// condition of `y` (<https://doi.org/10.1137/18M1218212>, shifted Cholesky QR). Zero stays zero.
+/// An orthonormal basis of the columns of `y [n, r]`: `y L⁻ᵀ` with `yᵀ y = L Lᵀ`, twice, as the
+/// first leaves an error that grows with the condition of `y`
+/// (<https://doi.org/10.1137/18M1218212>, shifted Cholesky QR). Zero stays zero.
 ///
 /// # Errors
 /// [`ConvertError::BadMoments`] with empty fields, when `y` is not finite.
 pub(super) fn orthonormal(mut y: Mat<f64>) -> Result<Mat<f64>, ConvertError> {
-    /// Part of the trace that is added to the diagonal: above the rounding of the products, below what changes a direction.
+    /// Part of the trace that is added to the diagonal: above the rounding of the products, below
+    /// what changes a direction.
     const SHIFT: f64 = 1e-14;
     for _ in 0..2 {
         let mut gram = product(y.transpose(), y.as_ref());

@@ -1,30 +1,36 @@
-//! A start by measurement: shared weights and corrections fitted, in closed form, to what the source computes on a text.
+//! A start by measurement: shared weights and corrections fitted, in closed form, to what the
+//! source computes on a text.
 //!
-//! What a layer does depends on what it reads. The mean over a tied group and the plain SVD of what it loses take every direction of a
-//! linear's input for equally important; a text shows which ones are. From the second moments `C_d = E[x xᵀ]` of what each linear
-//! reads at each depth `d`:
+//! What a layer does depends on what it reads. The mean over a tied group and the plain SVD of what
+//! it loses take every direction of a linear's input for equally important; a text shows which ones
+//! are. From the second moments `C_d = E[x xᵀ]` of what each linear reads at each depth `d`:
 //!
 //! 1. `tie`: the shared weight `W'` and, where there is a LoRA, corrections `B_d A_d` that minimise
-//!    `Σ_d ‖W_d − W' − B_d A_d‖²_{C_d}`, the squared error of the outputs, by alternating weighted least squares
-//!    (`least_squares`) and truncated SVDs in the metric of `C_d` (`low_rank`, as SVD-LLM, <https://arxiv.org/abs/2403.07378>).
-//! 2. `refit`: with `W'` fixed, the corrections again, depth after depth, to what the tied model really reads.
+//!    `Σ_d ‖W_d − W' − B_d A_d‖²_{C_d}`, the squared error of the outputs, by alternating weighted
+//!    least squares (`least_squares`) and truncated SVDs in the metric of `C_d` (`low_rank`, as
+//!    SVD-LLM, <https://arxiv.org/abs/2403.07378>).
+//! 2. `refit`: with `W'` fixed, the corrections again, depth after depth, to what the tied model
+//!    really reads.
 //! 3. `effect`: NLL and KL to the source on tokens that the fit did not see.
 //!
 //! # Memory
-//! Beside what the conversion itself holds, one of these at a time: the embedding table while tokens are looked up; hidden states of the
-//! calibration's `M` tokens (`R` copies while a `cycle` is tied, two in the refit); the moments of one tied group (`8 n²` bytes for
-//! each of its depths and each of the four inputs of width `n`, twice that where norms are shared) and of the site that is
-//! fitted its metrics and targets in f64; in the refit the moments of one site and what all linears of one depth of the source read
-//! (`4 M (2D + N H + F)` bytes, and `8 M D` of the residual stream); one layer of the source and of the tied model; the head
-//! and the logits of a few hundred tokens. What is fitted waits on the disk.
+//! Beside what the conversion itself holds, one of these at a time: the embedding table while
+//! tokens are looked up; hidden states of the calibration's `M` tokens (`R` copies while a `cycle`
+//! is tied, two in the refit); the moments of one tied group (`8 n²` bytes for each of its depths
+//! and each of the four inputs of width `n`, twice that where norms are shared) and of the point
+//! that is fitted its metrics and targets in f64; in the refit the moments of one point and what
+//! all linears of one depth of the source read (`4 M (2D + N H + F)` bytes, and `8 M D` of the
+//! residual stream); one layer of the source and of the tied model; the head and the logits of a
+//! few hundred tokens. What is fitted waits on the disk.
 //!
 //! # Numerics
-//! The model runs in f32; moments are summed in f64 of sums in f32 over blocks of rows (`moments`); everything after is f64, and
-//! rounded once to the stored type. Shared weights are rounded before the corrections are fitted to them.
+//! The model runs in f32; moments are summed in f64 of sums in f32 over blocks of rows (`moments`);
+//! everything after is f64, and rounded once to the stored type. Shared weights are rounded before
+//! the corrections are fitted to them.
 
+mod calibration;
 mod context;
 mod effect;
-mod layers;
 mod least_squares;
 mod low_rank;
 mod metric;
@@ -37,48 +43,25 @@ mod testing;
 mod tie;
 mod walk;
 
+pub use calibration::Calibration;
 pub use effect::Effect;
 pub(crate) use effect::SourceStates;
-pub use layers::{Comparison, LayerModel, LayerRun, Seen, Site};
 pub(crate) use scratch::Scratch;
 
 use crate::{
-    ConvertError, ConvertOptions, Progress,
-    factorize::Factors,
-    plan::{Plan, PlannedFactors},
+    ConvertError, Progress,
+    factorize::LoraFactors,
+    plan::{ConversionPlan, PlannedLora},
     ranks::Spectrum,
 };
 use context::Context;
 use effect::Effects;
 use refit::{Energies, refit};
 use retie_checkpoint::{SafetensorsFile, TensorSource};
+use retie_config::LoraSpec;
 use tie::tie_layers;
 
-/// Part of the mean of a moment's diagonal that is added to the diagonal: see [`metric`].
-const DAMPING: f64 = 0.01;
-
-/// Rounds of the alternation in [`least_squares`]; the objective falls little after them.
-const ROUNDS: usize = 6;
-
-/// How much of the difference of the residual streams `o_proj` and `down_proj` are asked to mend.
-const RESIDUAL: f64 = 1.0;
-
-/// A text as tokens, and the model that runs on it.
-#[derive(Clone)]
-pub struct Calibration<'a> {
-    /// Runs layers of the source's architecture.
-    pub model: &'a dyn LayerModel,
-    /// Name of the text, for the report.
-    pub text: String,
-    /// Tokens of a sequence.
-    pub sequence_length: usize,
-    /// Sequences that are fitted to, one after the other; ids of the source's vocabulary.
-    pub fit: Vec<u32>,
-    /// Sequences that only measure the result.
-    pub heldout: Vec<u32>,
-}
-
-/// What was fitted, until it is written.
+/// Fitted weights and corrections, on the disk until they are written.
 pub(crate) struct Fitted<'a> {
     context: Context<'a>,
     pub weights: SafetensorsFile,
@@ -92,13 +75,14 @@ pub(crate) struct Fitted<'a> {
 /// When something cannot be read, or is not finite.
 pub(crate) fn calibrated_spectra(
     source: &dyn TensorSource,
-    plan: &Plan,
-    options: &ConvertOptions,
+    plan: &ConversionPlan,
+    lora: &LoraSpec,
     calibration: &Calibration<'_>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Spectrum>, ConvertError> {
-    let context = Context::new(source, plan, calibration, options.seed);
-    tie::spectra(&context, &|step| options.may_have_lora(plan.map(), step), progress)
+    // Nothing is drawn, so the seed is of no consequence.
+    let context = Context::new(source, plan, calibration, 0);
+    tie::spectra(&context, &|step| lora.is_at(plan.map(), step), progress)
 }
 
 /// Fits everything that `plan` marks as fitted.
@@ -107,7 +91,7 @@ pub(crate) fn calibrated_spectra(
 /// When something cannot be read or written, or is not finite.
 pub(crate) fn calibrate<'a>(
     source: &'a dyn TensorSource,
-    plan: &'a Plan,
+    plan: &'a ConversionPlan,
     calibration: &'a Calibration<'a>,
     seed: u64,
     scratch: &Scratch,
@@ -128,8 +112,8 @@ pub(crate) fn calibrate<'a>(
 
 impl Fitted<'_> {
     /// Energies in the metric of the moments, without values.
-    pub fn energy(&self, planned: &PlannedFactors) -> Option<&Factors> {
-        self.energies.get(&planned.stream())
+    pub fn energy(&self, planned: &PlannedLora) -> Option<&LoraFactors> {
+        self.energies.get(&planned.stream)
     }
 
     /// Scores of what was fitted, before it is written.

@@ -1,12 +1,14 @@
 //! Second moments of what linears read, summed as the rows come by.
 //!
-//! `x [rows, n]` is what a linear of the source reads and `x̂ [rows, n]` what that of the tied model reads on the same tokens (the
-//! same, where only the source runs). Kept are means over rows: `C = E[x̂ x̂ᵀ]`, and where the two differ `E[(x − x̂) x̂ᵀ]` and, for a
-//! linear that writes to the residual stream `h`, `E[(h − ĥ) x̂ᵀ]`.
+//! `x [rows, n]` is what a linear of the source reads and `x̂ [rows, n]` what that of the tied
+//! model reads on the same tokens (the same, where only the source runs). Kept are means over rows:
+//! `C = E[x̂ x̂ᵀ]`, and where the two differ `E[(x − x̂) x̂ᵀ]` and, for a linear that writes to the
+//! residual stream `h`, `E[(h − ĥ) x̂ᵀ]`.
 //!
-//! Products of [`BLOCK`] rows are summed in f32 and these sums in f64. Differences are taken before products, so that where nothing
-//! differs the moments are exactly zero. Every column panel is summed by one thread in the order of the rows: the result does not
-//! depend on how many threads there are.
+//! Products of [`BLOCK`] rows are summed in f32 and these sums in f64. Differences are taken before
+//! products, so that where nothing differs the moments are exactly zero. Every column panel is
+//! summed by one thread in the order of the rows: the result does not depend on how many threads
+//! there are.
 
 use faer::{Accum, Mat, MatRef, Par, linalg::matmul::matmul};
 use rayon::prelude::*;
@@ -17,7 +19,7 @@ const BLOCK: usize = 512;
 /// Columns that one task sums.
 const PANEL: usize = 96;
 
-/// What a linear of the source and one of the tied model read and add to, on the same rows.
+/// Inputs and residual streams of a linear of the source and of the tied model, on the same rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair<'a> {
     /// `x [rows, n]`; `None` if it equals `x̂`.
@@ -29,7 +31,7 @@ pub(super) struct Pair<'a> {
 }
 
 /// Sums over rows. Matrices are column-major; a column belongs to an element of `x̂`.
-pub(super) struct Moments {
+pub(super) struct GramSums {
     size: usize,
     rows: usize,
     /// Lower triangle of `Σ x̂ x̂ᵀ`.
@@ -41,7 +43,7 @@ pub(super) struct Moments {
     residual: Option<Vec<f64>>,
 }
 
-impl Moments {
+impl GramSums {
     /// Nothing summed yet, for inputs of `size` elements.
     pub fn new(size: usize) -> Self {
         Self { size, rows: 0, gram: vec![0.0; size * size], sum: vec![0.0; size], shift: None, residual: None }
@@ -55,15 +57,15 @@ impl Moments {
         for row in pair.tied.chunks_exact(size) {
             self.sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
         }
-        add_products(&mut self.gram, pair.tied, pair.tied, [size, size], Part::Lower);
+        add_products(&mut self.gram, pair.tied, pair.tied, [size, size], Triangle::Lower);
         if let Some(source) = pair.source {
             let shift = self.shift.get_or_insert_with(|| vec![0.0; size * size]);
-            add_products(shift, &difference(source, pair.tied), pair.tied, [size, size], Part::All);
+            add_products(shift, &difference(source, pair.tied), pair.tied, [size, size], Triangle::All);
         }
         if let Some([source, tied]) = pair.residual {
             let width = source.len() / rows.max(1);
             let residual = self.residual.get_or_insert_with(|| vec![0.0; width * size]);
-            add_products(residual, &difference(source, tied), pair.tied, [width, size], Part::All);
+            add_products(residual, &difference(source, tied), pair.tied, [width, size], Triangle::All);
         }
     }
 
@@ -100,7 +102,7 @@ impl Moments {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Triangle {
     All,
     Lower,
 }
@@ -109,11 +111,12 @@ fn difference(x: &[f32], y: &[f32]) -> Vec<f32> {
     x.iter().zip(y).map(|(x, y)| x - y).collect()
 }
 
-/// `sums += leftᵀ · right`: `left [rows, height]`, `right [rows, width]`, `sums [height, width]` column-major.
-fn add_products(sums: &mut [f64], left: &[f32], right: &[f32], [height, width]: [usize; 2], part: Part) {
+/// `sums += leftᵀ · right`: `left [rows, height]`, `right [rows, width]`, `sums [height, width]`
+/// column-major.
+fn add_products(sums: &mut [f64], left: &[f32], right: &[f32], [height, width]: [usize; 2], part: Triangle) {
     sums.par_chunks_mut(PANEL * height).enumerate().for_each(|(panel, sums)| {
         let (first, columns) = (panel * PANEL, sums.len() / height);
-        let top = if part == Part::Lower { first } else { 0 };
+        let top = if part == Triangle::Lower { first } else { 0 };
         let mut products = Mat::<f32>::zeros(height - top, columns);
         for (left, right) in left.chunks(BLOCK * height).zip(right.chunks(BLOCK * width)) {
             let rows = left.len() / height;
@@ -140,7 +143,7 @@ mod tests {
         let mut random = Random::new(1);
         let [x, x_hat] = [random.values(rows * n), random.values(rows * n)];
         let [h, h_hat] = [random.values(rows * d), random.values(rows * d)];
-        let mut moments = Moments::new(n);
+        let mut moments = GramSums::new(n);
         for (from, to) in [(0, 600), (600, rows)] {
             moments.add(Pair {
                 source: Some(&x[from * n..to * n]),
@@ -166,7 +169,7 @@ mod tests {
     #[test]
     fn what_is_read_alike_is_shifted_by_exactly_nothing() {
         let x = Random::new(2).values(40 * 7);
-        let mut moments = Moments::new(7);
+        let mut moments = GramSums::new(7);
         moments.add(Pair { source: Some(&x), tied: &x, residual: None });
         let shift = moments.shift().unwrap();
         assert!((0..7).all(|i| (0..7).all(|j| shift[(i, j)] == 0.0)));

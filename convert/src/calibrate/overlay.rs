@@ -1,8 +1,7 @@
 //! One layer's weights in memory, under the names of layer 0 and depth 0 of the checkpoint layout.
 
-use super::layers::{LayerRun, Site};
-use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, depth_tensor, layer_tensor, narrow};
-use retie_config::{Depth, LayerIndex};
+use retie_checkpoint::{CheckpointError, Dtype, LayerRun, ProbePoint, TensorInfo, TensorSource, narrow};
+use retie_config::{Depth, LayerIndex, Projection, TensorOwner, TensorPart, TensorRole};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 /// A layer that is on no disk.
@@ -13,28 +12,36 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
+    /// The layer that it is under its own names.
+    const LAYER: TensorOwner = TensorOwner::Layer(LayerIndex(0));
+
     /// Without tensors, for a depth of the kind of a layer of the source.
     pub fn new(kind: LayerIndex) -> Self {
         Self { kind, tensors: BTreeMap::new() }
     }
 
-    /// Puts a tensor of the layer there, e.g. `self_attn.q_proj.weight`.
-    pub fn set(&mut self, part: &str, shape: &[usize], values: Vec<f32>) {
-        self.insert(layer_tensor(LayerIndex(0), part), shape, values);
+    /// Puts a tensor of the layer there.
+    pub fn set(&mut self, role: TensorRole, part: TensorPart, shape: &[usize], values: Vec<f32>) {
+        self.insert(Self::LAYER.tensor_name(role, part), shape, values);
     }
 
-    /// Puts a tensor there that the depth owns, e.g. `self_attn.q_proj.lora_A.weight`.
-    pub fn set_own(&mut self, part: &str, shape: &[usize], values: Vec<f32>) {
-        self.insert(depth_tensor(Depth(0), part), shape, values);
+    /// Puts a tensor there that the depth owns.
+    pub fn set_own(&mut self, role: TensorRole, shape: &[usize], values: Vec<f32>) {
+        self.insert(TensorOwner::Depth(Depth(0)).weight(role), shape, values);
     }
 
     fn insert(&mut self, name: String, shape: &[usize], values: Vec<f32>) {
         self.tensors.insert(name, (TensorInfo { dtype: Dtype::F32, shape: shape.to_vec() }, values));
     }
 
+    /// Weight of a linear, `[out, in]`.
+    pub fn weight(&self, projection: Projection) -> Result<&[f32], CheckpointError> {
+        self.get(&Self::LAYER.weight(TensorRole::Projection(projection)))
+    }
+
     /// Runs it.
-    pub fn run(&self, until: Option<Site>) -> LayerRun<'_> {
-        LayerRun { tensors: self, layer: LayerIndex(0), depth: Depth(0), kind: self.kind, until }
+    pub fn run(&self, until: Option<ProbePoint>) -> LayerRun<'_> {
+        LayerRun { tensors: self, layer: LayerIndex(0), depth: Depth(0), kind: Depth(self.kind.0), until }
     }
 
     fn get(&self, name: &str) -> Result<&[f32], CheckpointError> {

@@ -1,49 +1,53 @@
-//! The corrections of each depth, with error feedback: source and tied model run side by side, depth after depth, and every correction is
-//! fitted to what the tied model really reads there, after all that was fitted before it.
+//! The corrections of each depth, with error feedback: source and tied model run side by side,
+//! depth after depth, and every correction is fitted to what the tied model really reads there,
+//! after all that was fitted before it.
 //!
-//! Within a depth the sites follow one another (`q`, `k`, `v`; `o`; `gate`, `up`; `down`). At each, with `x` of the source and `x̂` of the
-//! tied model, [`target`] gives the weight that answers `x̂` as the source answers `x`; `B_d A_d` is the best correction of its rank to
-//! `W'` in the metric of `x̂`. What `o_proj` and `down_proj` write is added to the residual stream, so they are also asked for
-//! the difference of the two streams: the layer's error is mended where it can be.
+//! Within a depth the points follow one another (`q`, `k`, `v`; `o`; `gate`, `up`; `down`). At
+//! each, with `x` of the source and `x̂` of the tied model, [`target`] gives the weight that
+//! answers `x̂` as the source answers `x`; `B_d A_d` is the best correction of its rank to `W'` in
+//! the metric of `x̂`. What `o_proj` and `down_proj` write is added to the residual stream, so they
+//! are also asked for the difference of the two streams: the layer's error is mended where it can
+//! be.
 
 use super::{
-    DAMPING, RESIDUAL,
     context::{Context, wide},
-    layers::Site,
     least_squares::target,
     low_rank::LowRank,
-    metric::Metric,
-    moments::{Moments, Pair},
+    metric::{DAMPING, Metric},
+    moments::{GramSums, Pair},
     overlay::Overlay,
     scratch::Scratch,
     tie::outer,
 };
 use crate::{
-    ConvertError, Progress, Stage,
-    factorize::{Draw, Factors},
-    plan::PlannedFactors,
+    ConvertError, Phase, Progress,
+    factorize::{Draw, LoraFactors},
+    plan::PlannedLora,
 };
 use rayon::prelude::*;
-use retie_checkpoint::{SafetensorsFile, TensorSource, layer_tensor, narrow, widen};
-use retie_config::{DepthPlan, LayerIndex};
+use retie_checkpoint::{ProbePoint, SafetensorsFile, TensorSource, narrow, widen};
+use retie_config::{DepthAssignment, LayerIndex, TensorPart, TensorRole};
 use std::collections::BTreeMap;
 
-/// Energies of the corrections, by [`PlannedFactors::stream`].
-pub(super) type Energies = BTreeMap<u64, Factors>;
+/// How much of the difference of the residual streams `o_proj` and `down_proj` are asked to mend.
+const RESIDUAL: f64 = 1.0;
 
-/// What one layer of the source does, for all rows.
+/// Energies of the corrections, by [`PlannedLora::stream`].
+pub(super) type Energies = BTreeMap<u64, LoraFactors>;
+
+/// Activations of one layer of the source, for all rows.
 #[derive(Default)]
 struct Observed {
-    /// What the linears of each site read, `[M, in]`.
-    inputs: BTreeMap<Site, Vec<f32>>,
-    /// The residual stream that a site's output is added to, `[M, D]`.
-    residual: BTreeMap<Site, Vec<f32>>,
+    /// Inputs of the linears of each point, `[M, in]`.
+    inputs: BTreeMap<ProbePoint, Vec<f32>>,
+    /// The residual stream that a point's output is added to, `[M, D]`.
+    residual: BTreeMap<ProbePoint, Vec<f32>>,
     /// After the layer.
     hidden: Vec<f32>,
 }
 
-/// Fits every correction to the shared weights in `weights`, and writes them to `scratch`. The factors that are given back hold
-/// energies only.
+/// Fits every correction to the shared weights in `weights`, and writes them to `scratch`. The
+/// factors that are given back hold energies only.
 ///
 /// # Errors
 /// When something cannot be read or written, or moments are not finite.
@@ -56,7 +60,7 @@ pub(super) fn refit(
     let map = context.plan.map();
     let mut writer = scratch.factors(context.plan)?;
     let mut energies = Energies::new();
-    let mut hidden = context.embed(&context.calibration.fit)?;
+    let mut hidden = context.embed(&context.calibration.train)?;
     let mut tied_hidden = hidden.clone();
     let mut at = 0; // the source layer that `hidden` is before
     for step in map.depths() {
@@ -68,13 +72,13 @@ pub(super) fn refit(
         if map.is_shared(step.layer) {
             let observed = observe(context, from, &hidden)?;
             let mut layer = tied_layer(context, weights, *step)?;
-            for site in Site::ALL {
-                for (planned, factors) in refit_site(context, &layer, &observed, &tied_hidden, *step, site)? {
+            for point in ProbePoint::ALL {
+                for (planned, factors) in refit_point(context, &layer, &observed, &tied_hidden, *step, point)? {
                     writer.write(&planned.a.0, &narrow(&factors.a, planned.a.1.dtype))?;
                     writer.write(&planned.b.0, &narrow(&factors.b, planned.b.1.dtype))?;
-                    let energy = Factors { a: Vec::new(), b: Vec::new(), ..factors };
-                    set_factors(&mut layer, context.projection(planned.projection).0, planned, factors);
-                    energies.insert(planned.stream(), energy);
+                    let energy = LoraFactors { a: Vec::new(), b: Vec::new(), ..factors };
+                    set_factors(&mut layer, planned, factors);
+                    energies.insert(planned.stream, energy);
                 }
             }
             tied_hidden = context.run(layer.run(None), &tied_hidden, &mut |_| {})?;
@@ -85,7 +89,7 @@ pub(super) fn refit(
             tied_hidden = context.run(context.source_run(from, None), &tied_hidden, &mut |_| {})?;
         }
         let name = format!("model.depths.{depth}");
-        progress(Progress { stage: Stage::Refit, done: depth + 1, total: map.num_depths(), tensor: &name });
+        progress(Progress { stage: Phase::Refit, done: depth + 1, total: map.num_depths(), tensor: &name });
     }
     Ok((writer.finish()?, energies))
 }
@@ -93,9 +97,9 @@ pub(super) fn refit(
 fn observe(context: &Context<'_>, layer: LayerIndex, hidden: &[f32]) -> Result<Observed, ConvertError> {
     let mut observed = Observed::default();
     let after = context.run(context.source_run(layer, None), hidden, &mut |seen| {
-        observed.inputs.entry(seen.site).or_default().extend_from_slice(seen.inputs);
-        if seen.site.writes_residual(&context.plan.config) {
-            observed.residual.entry(seen.site).or_default().extend_from_slice(seen.residual);
+        observed.inputs.entry(seen.point).or_default().extend_from_slice(seen.inputs);
+        if seen.point.writes_residual(&context.plan.config) {
+            observed.residual.entry(seen.point).or_default().extend_from_slice(seen.residual);
         }
     })?;
     Ok(Observed { hidden: after, ..observed })
@@ -105,62 +109,64 @@ fn observe(context: &Context<'_>, layer: LayerIndex, hidden: &[f32]) -> Result<O
 pub(super) fn tied_layer(
     context: &Context<'_>,
     weights: &SafetensorsFile,
-    step: DepthPlan,
+    step: DepthAssignment,
 ) -> Result<Overlay, ConvertError> {
     let mut layer = context.tied_vectors(step)?;
-    for projection in 0..context.num_projections() {
-        let (name, shape) = context.projection(projection);
+    for projection in context.all_projections() {
         if let Some(planned) = context.planned(step.layer, projection) {
-            layer.set(&format!("{name}.weight"), &shape, weights.read_f32(&planned.name)?);
+            let values = weights.read_f32(&planned.name)?;
+            layer.set(TensorRole::Projection(projection), TensorPart::Weight, &context.shape(projection), values);
         }
     }
     Ok(layer)
 }
 
 /// Puts factors there as they are after rounding to their type.
-pub(super) fn set_factors(layer: &mut Overlay, name: &str, planned: &PlannedFactors, factors: Factors) {
-    for (which, (_, info), values) in [("lora_A", &planned.a, factors.a), ("lora_B", &planned.b, factors.b)] {
+pub(super) fn set_factors(layer: &mut Overlay, planned: &PlannedLora, factors: LoraFactors) {
+    let (a, b) = (TensorRole::LoraA(planned.projection), TensorRole::LoraB(planned.projection));
+    for (role, (_, info), values) in [(a, &planned.a, factors.a), (b, &planned.b, factors.b)] {
         let rounded = widen(&narrow(&values, info.dtype), info.dtype);
-        layer.set_own(&format!("{name}.{which}.weight"), &info.shape, rounded);
+        layer.set_own(role, &info.shape, rounded);
     }
 }
 
-/// Fits the corrections of a site.
-fn refit_site<'c>(
+/// Fits the corrections of a point.
+fn refit_point<'c>(
     context: &Context<'c>,
     layer: &Overlay,
     observed: &Observed,
     tied_hidden: &[f32],
-    step: DepthPlan,
-    site: Site,
-) -> Result<Vec<(&'c PlannedFactors, Factors)>, ConvertError> {
+    step: DepthAssignment,
+    point: ProbePoint,
+) -> Result<Vec<(&'c PlannedLora, LoraFactors)>, ConvertError> {
     let planned = context
-        .projections(site)
+        .projections(point)
+        .into_iter()
         .filter_map(|projection| context.planned(step.layer, projection)?.factors_at(step.depth));
-    let planned: Vec<&PlannedFactors> = planned.collect();
+    let planned: Vec<&PlannedLora> = planned.collect();
     if planned.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut moments, width) = (Moments::new(context.input_size(site)), context.plan.config.hidden_size);
+    let (mut moments, width) = (GramSums::new(context.input_size(point)), context.plan.config.hidden_size);
     let mut row = 0;
-    context.run(layer.run(Some(site)), tied_hidden, &mut |seen| {
-        if seen.site != site {
+    context.run(layer.run(Some(point)), tied_hidden, &mut |seen| {
+        if seen.point != point {
             return;
         }
         let rows = seen.residual.len() / width;
         let part = |size: usize| row * size..(row + rows) * size;
-        let source = observed.inputs.get(&site).map(|values| &values[part(context.input_size(site))]);
-        let residual = observed.residual.get(&site).map(|values| [&values[part(width)], seen.residual]);
+        let source = observed.inputs.get(&point).map(|values| &values[part(context.input_size(point))]);
+        let residual = observed.residual.get(&point).map(|values| [&values[part(width)], seen.residual]);
         moments.add(Pair { source, tied: seen.inputs, residual });
         row += rows;
     })?;
     let metric = Metric::new(moments.gram(), DAMPING).map_err(|_| ConvertError::BadMoments {
         depth: step.depth.0,
-        projection: context.projection(context.projections(site).start).0.to_owned(),
+        projection: context.projections(point)[0].name().to_owned(),
     })?;
     let (shift, residual) = (moments.shift(), moments.residual());
-    let one = |planned: &'c PlannedFactors| {
-        let (name, shape) = context.projection(planned.projection);
+    let one = |planned: &'c PlannedLora| {
+        let shape = context.shape(planned.projection);
         let mut extra = residual.as_ref().map(|residual| residual * faer::Scale(RESIDUAL));
         if let Some(gap) = context.bias_gap(step, planned.projection)? {
             let bias = outer(&gap, shape[1], moments.mean());
@@ -168,13 +174,12 @@ fn refit_site<'c>(
         }
         let (source, own) = context.source_weight(step.depth, planned.projection)?;
         let wanted = target(wide(&own, shape), &metric, shift.as_ref(), extra.as_ref());
-        let shared = layer.read_f32(&layer_tensor(LayerIndex(0), &format!("{name}.weight")))?;
-        let residual = &wanted - &wide(&shared, shape);
-        let best = LowRank::of(residual.as_ref(), &metric, planned.rank).map_err(|error| match error {
+        let residual = &wanted - &wide(layer.weight(planned.projection)?, shape);
+        let best = LowRank::from_residual(residual.as_ref(), &metric, planned.rank).map_err(|error| match error {
             ConvertError::NoConvergence { .. } => ConvertError::NoConvergence { tensor: source },
             other => other,
         })?;
-        Ok((planned, best.factors(Draw { seed: context.seed, stream: planned.stream() })))
+        Ok((planned, best.factors(Draw { seed: context.seed, stream: planned.stream })))
     };
     planned.into_par_iter().map(one).collect()
 }

@@ -1,7 +1,7 @@
-//! What was fitted, on the disk until the folder is written: shared weights come group by group and corrections depth by depth, the
-//! folder has them layer by layer.
+//! Fitted weights on the disk until the folder is written: shared weights come group by group and
+//! corrections depth by depth, the folder has them layer by layer.
 
-use crate::plan::Plan;
+use crate::plan::ConversionPlan;
 use retie_checkpoint::{CheckpointError, SafetensorsFile, SafetensorsWriter, TensorInfo};
 use std::{
     collections::BTreeMap,
@@ -31,15 +31,15 @@ impl Scratch {
     }
 
     /// For the shared weights, in the order of the layers.
-    pub(super) fn weights(&self, plan: &Plan) -> Result<ScratchFile, CheckpointError> {
+    pub(super) fn weights(&self, plan: &ConversionPlan) -> Result<ScratchFile, CheckpointError> {
         let fitted = plan.tensors.iter().filter(|tensor| tensor.fitted);
         self.file("weights", fitted.map(|tensor| (tensor.name.clone(), tensor.info.clone())).collect())
     }
 
     /// For the corrections, in the order of the depths.
-    pub(super) fn factors(&self, plan: &Plan) -> Result<ScratchFile, CheckpointError> {
+    pub(super) fn factors(&self, plan: &ConversionPlan) -> Result<ScratchFile, CheckpointError> {
         let mut factors: Vec<_> = plan.tensors.iter().flat_map(|tensor| &tensor.factors).collect();
-        factors.sort_by_key(|factors| factors.stream());
+        factors.sort_by_key(|factors| factors.stream);
         self.file("factors", factors.into_iter().flat_map(|f| [f.a.clone(), f.b.clone()]).collect())
     }
 

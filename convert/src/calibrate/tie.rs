@@ -1,31 +1,31 @@
-//! The shared weights, from the source alone: for each tied group the moments of every depth, then weighted least squares.
+//! The shared weights, from the source alone: for each tied group the moments of every depth, then
+//! weighted least squares.
 //!
-//! With shared norms a linear of the tied model reads what the shared norm makes of the residual stream, not what the depth's own
-//! did; likewise a shared bias. Both are in the target: see [`target`].
+//! With shared norms a linear of the tied model reads what the shared norm makes of the residual
+//! stream, not what the depth's own did; likewise a shared bias. Both are in the target: see
+//! [`target`].
 
 use super::{
-    DAMPING, ROUNDS,
     context::{Context, row_major, wide},
-    layers::Site,
-    least_squares::{Member, target, tie},
+    least_squares::{Member, ROUNDS, target, tie},
     low_rank::squared_singular_values,
-    metric::Metric,
-    moments::{Moments, Pair},
+    metric::{DAMPING, Metric},
+    moments::{GramSums, Pair},
     scratch::Scratch,
     walk::Streams,
 };
-use crate::{ConvertError, Progress, Stage, ranks::Spectrum};
+use crate::{ConvertError, Phase, Progress, ranks::Spectrum};
 use faer::Mat;
 use rayon::prelude::*;
-use retie_checkpoint::{SafetensorsFile, narrow};
-use retie_config::{Depth, DepthPlan, LayerIndex};
+use retie_checkpoint::{ProbePoint, SafetensorsFile, narrow};
+use retie_config::{Depth, DepthAssignment, LayerIndex, Projection, TensorRole};
 use std::collections::BTreeMap;
 
-/// The moments of one depth, a site each.
-type DepthMoments = BTreeMap<Site, Moments>;
+/// The moments of one depth, a point each.
+type DepthGrams = BTreeMap<ProbePoint, GramSums>;
 
 /// A tied group: its depths and what their linears read.
-type Group = Vec<(DepthPlan, DepthMoments)>;
+type TiedGroup = Vec<(DepthAssignment, DepthGrams)>;
 
 /// Fits every shared weight and writes it to `scratch`.
 ///
@@ -37,20 +37,20 @@ pub(super) fn tie_layers(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<SafetensorsFile, ConvertError> {
     let mut writer = scratch.weights(context.plan)?;
-    visit_groups(context, Stage::Tie, progress, &mut |layer, group| {
-        for site in Site::ALL {
-            let metrics = Metrics::of(context, group, site)?;
-            let one = |projection: usize| {
+    visit_groups(context, Phase::Tie, progress, &mut |layer, group| {
+        for point in ProbePoint::ALL {
+            let metrics = Metrics::for_group(context, group, point)?;
+            let one = |projection: Projection| {
                 let planned = context.planned(layer, projection);
                 let rank = |depth| planned.and_then(|planned| planned.factors_at(depth)).map_or(0, |f| f.rank);
-                let members = members(context, group, site, projection, &metrics, &rank)?;
-                let shared = tie(&members, &metrics.sum, ROUNDS).map_err(metrics.place(context, site))?;
-                tracing::debug!(layer = layer.0, projection = context.projection(projection).0, "tied");
+                let members = members(context, group, point, projection, &metrics, &rank)?;
+                let shared = tie(&members, &metrics.sum, ROUNDS).map_err(metrics.place(context, point))?;
+                tracing::debug!(layer = layer.0, projection = projection.name(), "tied");
                 Ok(row_major(shared.as_ref()))
             };
             let weights =
-                context.projections(site).into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
-            for (projection, weight) in context.projections(site).zip(weights) {
+                context.projections(point).into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
+            for (projection, weight) in context.projections(point).into_iter().zip(weights) {
                 let Some(planned) = context.planned(layer, projection) else { continue };
                 writer.write(&planned.name, &narrow(&weight, planned.info.dtype))?;
             }
@@ -60,37 +60,38 @@ pub(super) fn tie_layers(
     Ok(writer.finish()?)
 }
 
-/// The spectra, in the metric of what is read, of what every depth that may have LoRA loses to the shared weight that is best
-/// without any.
+/// The spectra, in the metric of what is read, of what every depth that may have LoRA loses to the
+/// shared weight that is best without any.
 ///
 /// # Errors
 /// When the source cannot be read or holds what is not finite.
 pub(super) fn spectra(
     context: &Context<'_>,
-    may_have_lora: &(dyn Fn(&DepthPlan) -> bool + Sync),
+    may_have_lora: &(dyn Fn(&DepthAssignment) -> bool + Sync),
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Spectrum>, ConvertError> {
     let mut spectra = Vec::new();
-    visit_groups(context, Stage::Spread, progress, &mut |_, group| {
-        for site in Site::ALL {
-            let metrics = Metrics::of(context, group, site)?;
-            let one = |projection: usize| {
-                let members = members(context, group, site, projection, &metrics, &|_| 0)?;
-                let shared = tie(&members, &metrics.sum, ROUNDS).map_err(metrics.place(context, site))?;
-                let of = |((step, _), member): (&(DepthPlan, DepthMoments), &Member<'_>)| {
+    visit_groups(context, Phase::Spread, progress, &mut |_, group| {
+        for point in ProbePoint::ALL {
+            let metrics = Metrics::for_group(context, group, point)?;
+            let one = |projection: Projection| {
+                let members = members(context, group, point, projection, &metrics, &|_| 0)?;
+                let shared = tie(&members, &metrics.sum, ROUNDS).map_err(metrics.place(context, point))?;
+                let spectrum = |((step, _), member): (&(DepthAssignment, DepthGrams), &Member<'_>)| {
                     let residual = &member.target - &shared;
                     let values = squared_singular_values(residual.as_ref(), member.metric)?;
                     Ok(Spectrum { depth: step.depth, projection, values })
                 };
                 let eligible = group.iter().zip(&members).filter(|((step, _), _)| may_have_lora(step));
-                eligible.map(of).collect::<Result<Vec<_>, ConvertError>>().map_err(|error| match error {
+                eligible.map(spectrum).collect::<Result<Vec<_>, ConvertError>>().map_err(|error| match error {
                     ConvertError::NoConvergence { .. } => {
-                        ConvertError::NoConvergence { tensor: context.projection(projection).0.to_owned() }
+                        ConvertError::NoConvergence { tensor: projection.name().to_owned() }
                     }
                     other => other,
                 })
             };
-            let found = context.projections(site).into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
+            let found =
+                context.projections(point).into_par_iter().map(one).collect::<Result<Vec<_>, ConvertError>>()?;
             spectra.extend(found.into_iter().flatten());
         }
         Ok(())
@@ -101,14 +102,14 @@ pub(super) fn spectra(
 /// Runs the source and calls `see` with every layer that is shared and its group.
 fn visit_groups(
     context: &Context<'_>,
-    stage: Stage,
+    stage: Phase,
     progress: &mut dyn FnMut(Progress<'_>),
-    see: &mut dyn FnMut(LayerIndex, &Group) -> Result<(), ConvertError>,
+    see: &mut dyn FnMut(LayerIndex, &TiedGroup) -> Result<(), ConvertError>,
 ) -> Result<(), ConvertError> {
     let map = context.plan.map();
     let mut streams = Streams::start(context)?;
     for layer in (0..map.num_layers()).map(LayerIndex) {
-        let mut group = Group::new();
+        let mut group = TiedGroup::new();
         for depth in map.depths_of(layer) {
             let (step, from) = (map.depths()[depth.0], context.plan.source_layer(depth));
             let hidden = streams.take(from);
@@ -130,30 +131,35 @@ fn visit_groups(
     Ok(())
 }
 
-/// Runs the source layer that a depth stands for; gives the moments of what the tied model's linears would read there, and the hidden states after it.
-fn observe(context: &Context<'_>, step: DepthPlan, hidden: &[f32]) -> Result<(DepthMoments, Vec<f32>), ConvertError> {
-    let mut moments: DepthMoments =
-        Site::ALL.into_iter().map(|site| (site, Moments::new(context.input_size(site)))).collect();
-    let has_other_norm = |site: Site| context.shares_vectors() && site.norm(&context.plan.config).is_some();
-    let mut kept: BTreeMap<Site, Vec<f32>> = BTreeMap::new();
+/// Runs the source layer that a depth stands for; gives the moments of what the tied model's
+/// linears would read there, and the hidden states after it.
+fn observe(
+    context: &Context<'_>,
+    step: DepthAssignment,
+    hidden: &[f32],
+) -> Result<(DepthGrams, Vec<f32>), ConvertError> {
+    let mut moments: DepthGrams =
+        ProbePoint::ALL.into_iter().map(|point| (point, GramSums::new(context.input_size(point)))).collect();
+    let has_other_norm = |point: ProbePoint| context.shares_vectors() && point.norm(&context.plan.config).is_some();
+    let mut kept: BTreeMap<ProbePoint, Vec<f32>> = BTreeMap::new();
     let after = context.run(context.source_run(context.plan.source_layer(step.depth), None), hidden, &mut |seen| {
-        if has_other_norm(seen.site) {
-            kept.entry(seen.site).or_default().extend_from_slice(seen.inputs);
-        } else if let Some(moments) = moments.get_mut(&seen.site) {
+        if has_other_norm(seen.point) {
+            kept.entry(seen.point).or_default().extend_from_slice(seen.inputs);
+        } else if let Some(moments) = moments.get_mut(&seen.point) {
             moments.add(Pair { source: None, tied: seen.inputs, residual: None });
         }
     })?;
-    for (site, inputs) in &kept {
+    for (point, inputs) in &kept {
         let config = &context.plan.config;
-        let (Some(norm), Some(moments)) = (site.norm(config), moments.get_mut(site)) else { continue };
+        let (Some(norm), Some(moments)) = (point.norm(config), moments.get_mut(point)) else { continue };
         let mut layer = context.source_layer(step.depth)?;
-        let parts = config.layer_vectors().into_iter().filter(|(part, _)| part.split('.').next() == Some(norm));
-        for (part, size) in parts {
-            layer.set(&part, &[size], context.tied_vector(step, &part)?);
+        let is_norm = |(role, _, _): &(TensorRole, _, _)| *role == TensorRole::Norm(norm);
+        for (role, part, size) in config.layer_vectors().into_iter().filter(is_norm) {
+            layer.set(role, part, &[size], context.tied_vector(step, role, part)?);
         }
         let mut from = 0;
-        context.run(layer.run(Some(*site)), hidden, &mut |seen| {
-            if seen.site == *site {
+        context.run(layer.run(Some(*point)), hidden, &mut |seen| {
+            if seen.point == *point {
                 let to = from + seen.inputs.len();
                 moments.add(Pair { source: Some(&inputs[from..to]), tied: seen.inputs, residual: None });
                 from = to;
@@ -163,7 +169,7 @@ fn observe(context: &Context<'_>, step: DepthPlan, hidden: &[f32]) -> Result<(De
     Ok((moments, after))
 }
 
-/// What the linears of a site read, at each depth of a group, as metrics.
+/// Metrics of the inputs of a point at each depth of a group.
 struct Metrics {
     each: Vec<Metric>,
     sum: Metric,
@@ -172,45 +178,46 @@ struct Metrics {
 }
 
 impl Metrics {
-    fn of(context: &Context<'_>, group: &Group, site: Site) -> Result<Self, ConvertError> {
-        let metric = |(step, moments): &(DepthPlan, DepthMoments)| {
-            Metric::new(moments[&site].gram(), DAMPING).map_err(place(context, site, step.depth.0))
+    fn for_group(context: &Context<'_>, group: &TiedGroup, point: ProbePoint) -> Result<Self, ConvertError> {
+        let metric = |(step, moments): &(DepthAssignment, DepthGrams)| {
+            Metric::new(moments[&point].gram(), DAMPING).map_err(place(context, point, step.depth.0))
         };
         let each: Vec<Metric> = group.par_iter().map(metric).collect::<Result<_, _>>()?;
         let first = group[0].0.depth.0;
-        let sum = Metric::sum(&each.iter().collect::<Vec<_>>()).map_err(place(context, site, first))?;
+        let sum = Metric::sum(&each.iter().collect::<Vec<_>>()).map_err(place(context, point, first))?;
         Ok(Self { each, sum, first })
     }
 
-    fn place(&self, context: &Context<'_>, site: Site) -> impl Fn(ConvertError) -> ConvertError {
-        place(context, site, self.first)
+    fn place(&self, context: &Context<'_>, point: ProbePoint) -> impl Fn(ConvertError) -> ConvertError {
+        place(context, point, self.first)
     }
 }
 
 /// Says where moments are not finite.
-fn place(context: &Context<'_>, site: Site, depth: usize) -> impl Fn(ConvertError) -> ConvertError + use<> {
-    let projection = context.projection(context.projections(site).start).0;
+fn place(context: &Context<'_>, point: ProbePoint, depth: usize) -> impl Fn(ConvertError) -> ConvertError + use<> {
+    let projection = context.projections(point)[0];
     move |error| match error {
-        ConvertError::BadMoments { .. } => ConvertError::BadMoments { depth, projection: projection.to_owned() },
+        ConvertError::BadMoments { .. } => ConvertError::BadMoments { depth, projection: projection.name().to_owned() },
         other => other,
     }
 }
 
-/// What each depth of a group wants of a projection, next to a correction of the rank that `rank` gives it.
+/// What each depth of a group wants of a projection, next to a correction of the rank that `rank`
+/// gives it.
 fn members<'m>(
     context: &Context<'_>,
-    group: &Group,
-    site: Site,
-    projection: usize,
+    group: &TiedGroup,
+    point: ProbePoint,
+    projection: Projection,
     metrics: &'m Metrics,
     rank: &dyn Fn(Depth) -> usize,
 ) -> Result<Vec<Member<'m>>, ConvertError> {
-    let shape = context.projection(projection).1;
+    let shape = context.shape(projection);
     let weights = group.iter().map(|(step, _)| context.source_weight(step.depth, projection));
     let weights = finite(context, weights.collect::<Result<_, _>>()?)?;
     let mut members = Vec::new();
     for (((step, moments), metric), weight) in group.iter().zip(&metrics.each).zip(weights) {
-        let moments = &moments[&site];
+        let moments = &moments[&point];
         let bias = context.bias_gap(*step, projection)?.map(|gap| outer(&gap, shape[1], moments.mean()));
         let target = target(wide(&weight, shape), metric, moments.shift().as_ref(), bias.as_ref());
         members.push(Member { target, metric, rank: rank(step.depth) });

@@ -1,9 +1,11 @@
 //! Hidden states of the source on their way through its layers, in the order of tied groups.
 //!
-//! A group of `cycle` has depths that lie far apart. Instead of keeping the moments of every depth until its group is complete, as many
-//! streams of hidden states are kept as a group has depths: one pass over the source leaves a copy before each layer that another
-//! group's does not lead up to, and then the groups are visited one after the other, each stream going on by one layer (and through the
-//! layers after it that no depth stands for). For `sequence` there is one stream, and no pass before.
+//! A group of `cycle` has depths that lie far apart. Instead of keeping the moments of every depth
+//! until its group is complete, as many streams of hidden states are kept as a group has depths:
+//! one pass over the source leaves a copy before each layer that another group's does not lead up
+//! to, and then the groups are visited one after the other, each stream going on by one layer (and
+//! through the layers after it that no depth stands for). For `sequence` there is one stream, and
+//! no pass before.
 
 use super::context::Context;
 use crate::ConvertError;
@@ -24,7 +26,8 @@ fn group_order(stack: &Stack) -> impl Iterator<Item = usize> {
     depths.map(|depth| stack.sources()[depth.0])
 }
 
-/// Layers that are asked for before the one that leads up to them, so that hidden states before them have to be there from the start.
+/// Layers that are asked for before the one that leads up to them, so that hidden states before
+/// them have to be there from the start.
 fn entries(stack: &Stack) -> Vec<usize> {
     let mut visited = vec![false; stack.num_source_layers()];
     let mut entries = Vec::new();
@@ -50,7 +53,7 @@ impl Streams {
         let mut uses = vec![0; stack.num_source_layers()];
         stack.sources().iter().for_each(|layer| uses[*layer] += 1);
         let mut before = BTreeMap::new();
-        let (mut hidden, mut at) = (context.embed(&context.calibration.fit)?, 0);
+        let (mut hidden, mut at) = (context.embed(&context.calibration.train)?, 0);
         for entry in entries(stack) {
             hidden = context.source_hidden(hidden, at, entry)?;
             at = entry;
@@ -73,7 +76,8 @@ impl Streams {
         }
     }
 
-    /// The next layer after `layer` that will be asked for and is not there, if `layer` leads up to it.
+    /// The next layer after `layer` that will be asked for and is not there, if `layer` leads up to
+    /// it.
     fn next(&self, layer: LayerIndex) -> Option<usize> {
         let next =
             (layer.0 + 1..self.uses.len()).find(|next| self.uses[*next] > 0 || self.before.contains_key(next))?;
@@ -101,22 +105,22 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use retie_config::{Fit, Pattern, Sharing};
+    use retie_config::{Pattern, RemainderPolicy, Sharing};
 
     #[test]
     fn a_cycle_has_an_entry_for_each_recursion_and_a_sequence_has_one() {
-        let of = |n, r, sharing, fit| {
+        let starts = |n, r, sharing, fit| {
             entries(&Stack::new(n, r, &Pattern::new(sharing, None, None, None).unwrap(), fit).unwrap())
         };
-        assert_eq!(of(6, 2, Sharing::Cycle, None), [0, 3]);
-        assert_eq!(of(6, 3, Sharing::Cycle, None), [0, 2, 4]);
-        assert_eq!(of(8, 2, Sharing::MiddleCycle, None), [0, 4]);
-        assert_eq!(of(8, 2, Sharing::MiddleSequence, None), [0]);
-        assert_eq!(of(6, 2, Sharing::Sequence, None), [0]);
+        assert_eq!(starts(6, 2, Sharing::Cycle, None), [0, 3]);
+        assert_eq!(starts(6, 3, Sharing::Cycle, None), [0, 2, 4]);
+        assert_eq!(starts(8, 2, Sharing::MiddleCycle, None), [0, 4]);
+        assert_eq!(starts(8, 2, Sharing::MiddleSequence, None), [0]);
+        assert_eq!(starts(6, 2, Sharing::Sequence, None), [0]);
         // 0 1 | 3 4 | 6 7 run, 2 and 5 do not.
-        assert_eq!(of(8, 3, Sharing::Cycle, Some(Fit::Drop)), [0, 3, 6]);
-        assert_eq!(of(8, 3, Sharing::Sequence, Some(Fit::Drop)), [0]);
-        assert_eq!(of(5, 2, Sharing::Sequence, Some(Fit::Repeat)), [0]);
+        assert_eq!(starts(8, 3, Sharing::Cycle, Some(RemainderPolicy::Drop)), [0, 3, 6]);
+        assert_eq!(starts(8, 3, Sharing::Sequence, Some(RemainderPolicy::Drop)), [0]);
+        assert_eq!(starts(5, 2, Sharing::Sequence, Some(RemainderPolicy::Repeat)), [0]);
         let map = Stack::new(6, 3, &Pattern::Map(vec![0, 1, 0, 2, 2, 0]), None).unwrap();
         assert_eq!(entries(&map), [0, 2, 5]);
     }

@@ -5,6 +5,5 @@ use retie_config::Init;
 
 pub(super) const LOWER: InitMethod = InitMethod {
     init: Init::Lower,
-    summary: "the first layers of the source",
     sources: |block, _seed| one_each(block.candidates[..block.groups.len()].iter().copied()),
 };

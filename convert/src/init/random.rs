@@ -9,11 +9,11 @@ use retie_config::Init;
 
 pub(super) const RANDOM: InitMethod = InitMethod {
     init: Init::Random,
-    summary: "distinct layers drawn with a seed, ascending",
     sources: |block, seed| one_each(draw(block.candidates, block.groups.len(), seed)),
 };
 
-/// The layers with the smallest of independent keys: every subset is equally likely, and the draw depends on nothing but ChaCha8.
+/// The layers with the smallest of independent keys: every subset is equally likely, and the draw
+/// depends on nothing but ChaCha8.
 fn draw(candidates: &[usize], count: usize, seed: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut keyed: Vec<(u64, usize)> = candidates.iter().map(|layer| (rng.next_u64(), *layer)).collect();

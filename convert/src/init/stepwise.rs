@@ -1,15 +1,14 @@
-//! Layers spread evenly over the source, ends included (RRT §2.2), rounded as the reference does: see [`spread`].
+//! Layers spread evenly over the source, ends included (RRT §2.2), rounded as the reference does:
+//! see [`spread`].
 
 use super::{Block, InitMethod, one_each};
 use retie_config::{Init, spread};
 
-pub(super) const STEPWISE: InitMethod = InitMethod {
-    init: Init::Stepwise,
-    summary: "layers spread evenly over the source",
-    sources: |block, _seed| one_each(evenly(block)),
-};
+pub(super) const STEPWISE: InitMethod =
+    InitMethod { init: Init::Stepwise, sources: |block, _seed| one_each(evenly(block)) };
 
-/// Positions are spread from the first candidate on, so that candidates without a gap are spread as numbers.
+/// Positions are spread from the first candidate on, so that candidates without a gap are spread as
+/// numbers.
 fn evenly(block: Block<'_>) -> Vec<usize> {
     let Some(first) = block.candidates.first() else { return Vec::new() };
     let positions = spread(*first, first + block.candidates.len() - 1, block.groups.len());

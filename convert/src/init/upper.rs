@@ -5,6 +5,5 @@ use retie_config::Init;
 
 pub(super) const UPPER: InitMethod = InitMethod {
     init: Init::Upper,
-    summary: "the last layers of the source",
     sources: |block, _seed| one_each(block.candidates[block.candidates.len() - block.groups.len()..].iter().copied()),
 };

@@ -1,7 +1,7 @@
-//! What a search found.
+//! Result of a search.
 
-use crate::{ConvertError, ParameterCounts, calibrate::Effect, plan::Plan, render::pattern_name};
-use retie_config::Init;
+use crate::{ConvertError, ParameterCounts, calibrate::Effect, plan::ConversionPlan};
+use retie_config::{Init, RecursionConfig};
 use serde::{Deserialize, Serialize};
 
 /// A search and its ranking.
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct SearchReport {
     /// The most that all weights might be, as it was asked for.
     pub budget: String,
-    /// The same in parameters.
+    /// The limit in parameters.
     pub allowed_parameters: usize,
     /// Tokens that all candidates were scored on.
     pub heldout_tokens: usize,
@@ -47,7 +47,7 @@ pub struct CandidateReport {
 
 impl CandidateReport {
     pub(super) fn new(
-        plan: &Plan,
+        plan: &ConversionPlan,
         lora: String,
         effect: Effect,
         fitted_tokens: Option<usize>,
@@ -58,7 +58,7 @@ impl CandidateReport {
             recursions: plan.map().num_recursions(),
             init: plan.config.recursion.as_ref().map_or(Init::Average, |recursion| recursion.init),
             lora,
-            parameters: ParameterCounts::of(&plan.config)?.total(),
+            parameters: ParameterCounts::from_config(&plan.config).total(),
             fitted_tokens,
             nll: effect.nll,
             kl: effect.kl,
@@ -71,6 +71,13 @@ impl CandidateReport {
         let lora = if self.lora == "none" { "no LoRA".to_owned() } else { format!("LoRA {}", self.lora) };
         format!("{} ×{}, {}, {lora}", self.sharing, self.recursions, self.init)
     }
+}
+
+/// The pattern's name, with its unshared layers where the name does not say them.
+pub(crate) fn pattern_name(recursion: &RecursionConfig) -> String {
+    let ends = [("prelude", recursion.prelude), ("coda", recursion.coda)];
+    let ends = ends.into_iter().filter_map(|(name, layers)| Some(format!(", {name} {}", layers?)));
+    std::iter::once(recursion.sharing.name().to_owned()).chain(ends).collect()
 }
 
 /// Why the first of a ranking is the best.

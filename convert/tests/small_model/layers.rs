@@ -1,10 +1,9 @@
-//! A model for the calibration of the small random checkpoints: the linears, norms and residual sums of a Llama, with an elementwise
-//! mixture where attention would be.
+//! A model for the calibration of the small random checkpoints: the linears, norms and residual
+//! sums of a Llama, with an elementwise mixture where attention would be.
 
-use super::config;
-use retie_checkpoint::{CheckpointError, MAGNITUDES, TensorSource, depth_tensor, layer_tensor};
+use super::{MAGNITUDES, config, depth_tensor, layer_tensor};
+use retie_checkpoint::{Activations, CheckpointError, Comparison, LayerRun, LayerRunner, ProbePoint, TensorSource};
 use retie_config::ModelConfig;
-use retie_convert::calibrate::{Comparison, LayerModel, LayerRun, Seen, Site};
 
 pub struct Mixture(pub ModelConfig);
 
@@ -59,7 +58,7 @@ fn add(x: &[f32], y: &[f32]) -> Vec<f32> {
     x.iter().zip(y).map(|(x, y)| x + y).collect()
 }
 
-impl LayerModel for Mixture {
+impl LayerRunner for Mixture {
     fn embed(&self, rows: Vec<f32>) -> Vec<f32> {
         rows
     }
@@ -69,15 +68,15 @@ impl LayerModel for Mixture {
         run: LayerRun<'_>,
         hidden: &[f32],
         _: usize,
-        see: &mut dyn FnMut(Seen<'_>),
+        see: &mut dyn FnMut(Activations<'_>),
     ) -> Result<Vec<f32>, CheckpointError> {
         let (weights, q_size, kv_size) = (Weights(run), self.0.query_size(), self.0.key_value_size());
-        let mut reached = |site, inputs: &[f32], residual: &[f32]| {
-            see(Seen { site, inputs, residual });
-            run.until == Some(site)
+        let mut reached = |point, inputs: &[f32], residual: &[f32]| {
+            see(Activations { point, inputs, residual });
+            run.until == Some(point)
         };
         let normed = weights.norm(hidden, "input_layernorm");
-        if reached(Site::Attention, &normed, hidden) {
+        if reached(ProbePoint::Attention, &normed, hidden) {
             return Ok(hidden.to_vec());
         }
         let [q, k, v] = ["q", "k", "v"].map(|x| weights.linear(&normed, &format!("self_attn.{x}_proj")));
@@ -85,17 +84,17 @@ impl LayerModel for Mixture {
         // Odd layers of the source are of another kind than even ones.
         let mix = if run.kind.0.is_multiple_of(2) { 1.0 } else { 0.25 };
         let mixed: Vec<f32> = q.iter().enumerate().map(|(i, q)| mix * (q.tanh() * kv(&k, i) + kv(&v, i))).collect();
-        if reached(Site::Output, &mixed, hidden) {
+        if reached(ProbePoint::Output, &mixed, hidden) {
             return Ok(hidden.to_vec());
         }
         let hidden = add(hidden, &weights.linear(&mixed, "self_attn.o_proj"));
         let normed = weights.norm(&hidden, "post_attention_layernorm");
-        if reached(Site::Mlp, &normed, &hidden) {
+        if reached(ProbePoint::Mlp, &normed, &hidden) {
             return Ok(hidden);
         }
         let [gate, up] = ["gate", "up"].map(|x| weights.linear(&normed, &format!("mlp.{x}_proj")));
         let gated: Vec<f32> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-        if reached(Site::Down, &gated, &hidden) {
+        if reached(ProbePoint::Down, &gated, &hidden) {
             return Ok(hidden);
         }
         Ok(add(&hidden, &weights.linear(&gated, "mlp.down_proj")))
@@ -105,8 +104,7 @@ impl LayerModel for Mixture {
     fn compare(
         &self,
         _: &dyn TensorSource,
-        source: &[f32],
-        other: &[f32],
+        [source, other]: [&[f32]; 2],
         targets: &[u32],
     ) -> Result<Comparison, CheckpointError> {
         let squares = source.iter().zip(other).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();

@@ -7,12 +7,9 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use retie_checkpoint::{
-    Dtype, FolderWriter, SafetensorsFolder, TensorInfo, TensorSource, depth_tensor, expected_tensors, layer_tensor,
-    narrow,
-};
-use retie_config::{Depth, Init, LayerIndex, ModelConfig, Pattern, Sharing};
-use retie_convert::{ConvertError, ConvertOptions, ConvertReport, Extras, convert};
+use retie_checkpoint::{Dtype, FolderWriter, SafetensorsFolder, TensorInfo, TensorSource, narrow};
+use retie_config::{Conversion, ConvertConfig, Depth, Init, LayerIndex, ModelConfig, Pattern, Sharing};
+use retie_convert::{ConvertError, ConvertReport, OutputFiles, SourceModel, convert};
 use serde_json::{Map, json};
 use std::path::Path;
 
@@ -49,10 +46,23 @@ pub fn config(shape: Shape) -> ModelConfig {
     ModelConfig::from_json(map, Path::new("config.json")).unwrap()
 }
 
+/// Name of the last part of DoRA's tensors.
+pub const MAGNITUDES: &str = "lora_magnitude_vector";
+
+/// Name of a tensor of a stored layer.
+pub fn layer_tensor(layer: LayerIndex, part: &str) -> String {
+    format!("model.layers.{layer}.{part}")
+}
+
+/// Name of a tensor of a depth.
+pub fn depth_tensor(depth: Depth, part: &str) -> String {
+    format!("model.depths.{depth}.{part}")
+}
+
 /// Writes a random model; layer `i` has the weights of layer `twin(i)`.
 pub fn write(dir: &Path, shape: Shape, twin: impl Fn(usize) -> usize) -> (ModelConfig, SafetensorsFolder) {
     let config = config(shape);
-    let expected = expected_tensors(&config).unwrap();
+    let expected = config.tensors();
     let values = |name: &str, size: usize| -> Vec<f32> {
         // One stream a tensor, so that twins can be drawn again.
         let name = match name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
@@ -66,7 +76,7 @@ pub fn write(dir: &Path, shape: Shape, twin: impl Fn(usize) -> usize) -> (ModelC
         (0..size).map(|_| center + (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.3).collect()
     };
     let entries: Vec<_> =
-        expected.into_iter().map(|(name, s)| (name, TensorInfo { dtype: shape.dtype, shape: s })).collect();
+        expected.into_iter().map(|s| (s.name(), TensorInfo { dtype: shape.dtype, shape: s.shape })).collect();
     let mut writer = FolderWriter::create(dir, &entries, u64::MAX).unwrap();
     for (name, info) in &entries {
         writer.write(name, &narrow(&values(name, info.num_elements()), shape.dtype)).unwrap();
@@ -75,26 +85,46 @@ pub fn write(dir: &Path, shape: Shape, twin: impl Fn(usize) -> usize) -> (ModelC
     (config, SafetensorsFolder::open(dir).unwrap())
 }
 
-pub fn options(recursions: usize, sharing: Sharing, init: Init) -> ConvertOptions {
-    let pattern = Pattern::new(sharing, None, None, None).unwrap();
-    ConvertOptions { max_shard_bytes: u64::MAX, ..ConvertOptions::new(recursions, pattern, init) }
+/// The document of a conversion; the names of its source and folder are read by the command line
+/// alone.
+pub fn options(recursions: usize, sharing: Sharing, init: Init) -> ConvertConfig {
+    ConvertConfig {
+        recursions: Some(recursions),
+        sharing: Some(sharing),
+        ..ConvertConfig::new("base".to_owned(), init, "out".into())
+    }
 }
 
-/// Converts without extras.
+/// `config` with another pattern.
+pub fn with_pattern(config: ConvertConfig, pattern: &Pattern) -> ConvertConfig {
+    let (prelude, coda, map) = pattern.keys();
+    ConvertConfig { sharing: Some(pattern.sharing()), prelude, coda, map, ..config }
+}
+
+/// The conversion that `config` names.
+pub fn conversion(config: &ConvertConfig) -> Conversion {
+    // What an init is fitted to is given to the conversion as tokens.
+    let calibration = Some("text".into());
+    let config = ConvertConfig { calibration, ..config.clone() };
+    config.validate().unwrap().conversion().unwrap().clone()
+}
+
+/// Converts without a text and further files.
 pub fn run(
     source: &dyn TensorSource,
     config: &ModelConfig,
-    options: &ConvertOptions,
+    options: &ConvertConfig,
     out: &Path,
 ) -> Result<ConvertReport, ConvertError> {
-    convert(source, config, options, &Extras::default(), out, &mut |_| {})
+    let source = SourceModel { tensors: source, config };
+    convert(source, &conversion(options), None, &OutputFiles::default(), out, &mut |_| {})
 }
 
 /// `W' + B A` of one projection at one depth, with its shape; just `W'` where there is no LoRA.
 pub fn effective(dir: &Path, projection: &str, depth: usize) -> Vec<f64> {
     let config = ModelConfig::load(&dir.join("config.json")).unwrap();
     let folder = SafetensorsFolder::open(dir).unwrap();
-    let map = retie_checkpoint::share_map(&config).unwrap();
+    let map = config.share_map();
     let layer = map.depths()[depth].layer;
     let name = layer_tensor(layer, &format!("{projection}.weight"));
     let mut weight: Vec<f64> = folder.read_f32(&name).unwrap().into_iter().map(f64::from).collect();

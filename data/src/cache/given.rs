@@ -2,10 +2,11 @@
 
 use sha2::{Digest, Sha256};
 
-use super::shard::{self, Fault, Shards};
-use crate::dataset::DatasetOptions;
 use crate::error::DataError;
-use crate::stream::{DocumentCounts, Stream};
+use crate::options::DatasetOptions;
+use crate::shard::{self, Fault, Shards};
+use crate::stream::Stream;
+use crate::tokenize::DocumentCounts;
 use crate::tokenizer::Tokenizer;
 use crate::tokens::Tokens;
 
@@ -32,7 +33,7 @@ pub(crate) fn given(options: &DatasetOptions, tokenizer: &Tokenizer) -> Result<S
         _ => return Err(DataError::Files(errors)),
     }
     let mut stream = Stream::on_disk(shards, DocumentCounts::default(), hasher.finalize().into());
-    // What a shard counts includes shards that need not be among these.
+    // The counts of a shard include shards that need not be among these.
     let mut num_documents = 0;
     stream.documents(options.eos_token_id, |_| num_documents += 1)?;
     stream.num_documents = num_documents;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::shard::ShardFacts;
 use crate::whole_file::write_whole;
 
 const FILE: &str = "index.json";
@@ -15,14 +16,6 @@ const FILE: &str = "index.json";
 pub(super) struct Index {
     /// In order.
     pub(super) shards: Vec<ShardFacts>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ShardFacts {
-    pub(super) tokens: u64,
-    /// In hexadecimal, as in its header.
-    pub(super) sha256: String,
 }
 
 impl Index {

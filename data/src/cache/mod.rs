@@ -1,32 +1,33 @@
-//! Tokens of a set of files on disk, so that a second run does not tokenise again, and none has to hold them in memory.
+//! Tokens of a set of files on disk, so that a second run does not tokenise again, and none has to
+//! hold them in memory.
 //!
-//! They are in a folder `DIR/<key>`. The key is the SHA-256 of everything that the tokens follow from: the contents of the files in
-//! their order, the tokenizer, the end-of-text id, the text fields, the part of the documents and the version of this code. So a folder
-//! is never out of date, and may be deleted at any time. `shard-NNNNN.tokens` ([`shard`]) hold about [`Sizes::shard_tokens`] tokens each, and
-//! where in the files they end; `index.json`, written last, counts them. A folder without it, or with a damaged shard, goes on after
-//! the shards that are whole.
+//! They are in a folder `DIR/<key>`. The key is the SHA-256 of everything that the tokens follow
+//! from: the contents of the files in their order, the tokenizer, the end-of-text id, the text
+//! fields, the part of the documents and the version of this code. So a folder is never out of
+//! date, and may be deleted at any time. `shard-NNNNN.tokens` ([`crate::shard`]) hold about
+//! [`Sizes::shard_tokens`] tokens each, and where in the files they end; `index.json`, written
+//! last, counts them. A folder without it, or with a damaged shard, goes on after the shards that
+//! are whole.
 
 mod given;
 mod index;
-mod shard;
 
 pub(crate) use given::given;
-pub(crate) use shard::Shards;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::dataset::build::{Position, Sizes, tokenize};
-use crate::dataset::{DatasetOptions, Progress};
 use crate::document::encoding;
 use crate::error::DataError;
+use crate::options::{DatasetOptions, Progress};
+use crate::shard::{self, Made, ShardFacts, Shards};
 use crate::stream::Stream;
+use crate::tokenize::{Position, Sizes, tokenize};
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
-use index::{Index, ShardFacts};
-use shard::Made;
+use index::Index;
 
 /// Goes up whenever the same text would give other tokens or the layout changes.
 const FORMAT_VERSION: u32 = 3;
@@ -41,7 +42,7 @@ pub(crate) fn folder(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer
     field(&FORMAT_VERSION.to_le_bytes());
     field(tokenizer.fingerprint().as_bytes());
     field(&options.eos_token_id.to_le_bytes());
-    field(format!("{:?}", options.part).as_bytes());
+    field(format!("{:?}", options.split).as_bytes());
     for file in &options.files {
         field(file.text_field.as_bytes());
         field(encoding(&file.path).as_bytes());
@@ -69,7 +70,7 @@ struct Found {
     facts: Vec<ShardFacts>,
     /// Where in the files they end.
     position: Position,
-    /// Of their tokens.
+    /// Digest of their tokens.
     hasher: Sha256,
 }
 

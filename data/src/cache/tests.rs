@@ -1,9 +1,9 @@
 //! Folders of tokens: what is read back, what goes on, what counts as not whole.
 
 use super::*;
-use crate::dataset::{Part, TextFile};
+use crate::options::{Split, TextFile};
 use crate::pack::Packing;
-use crate::stream::DocumentCounts;
+use crate::tokenize::DocumentCounts;
 use crate::tokenizer::tests::tiny;
 
 /// A few documents are tokenised together, and a shard has 100 tokens or some more.
@@ -22,7 +22,7 @@ fn options(folder: &Path) -> DatasetOptions {
     };
     DatasetOptions {
         files: vec![file("a.jsonl", 0..60), file("b.jsonl", 60..120)],
-        part: Part::All,
+        split: Split::All,
         sequence_length: 4,
         packing: Packing::Plain,
         eos_token_id: 0,

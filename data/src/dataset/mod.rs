@@ -1,6 +1,5 @@
-//! The tokens of a set of files in memory, as rows.
+//! The tokens of a set of files as rows.
 
-pub(crate) mod build;
 #[cfg(test)]
 mod tests;
 
@@ -13,67 +12,12 @@ use crate::best_fit::{PackedRows, Packer, WINDOW};
 use crate::cache;
 use crate::document::{check_files, is_tokens};
 use crate::error::DataError;
+use crate::options::{DatasetOptions, Progress, Split};
 use crate::pack::{self, Batch, Packing};
-use crate::stream::{DocumentCounts, Stream};
+use crate::stream::Stream;
+use crate::tokenize::{DocumentCounts, Position, Sizes, tokenize, total_bytes};
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
-use build::{Position, Sizes, tokenize, total_bytes};
-
-/// What to read and how to cut it.
-#[derive(Debug, Clone)]
-pub struct DatasetOptions {
-    /// Data files, in the order of the stream; see [`crate::document`] for the formats.
-    pub files: Vec<TextFile>,
-    /// Which of their documents.
-    pub part: Part,
-    /// Inputs of a row.
-    pub sequence_length: usize,
-    /// What the tokens of a row see.
-    pub packing: Packing,
-    /// Token that ends each document.
-    pub eos_token_id: u32,
-    /// Folder for token files, which is made where it is missing; `None` tokenises anew each time.
-    pub cache_dir: Option<PathBuf>,
-}
-
-/// A data file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TextFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// JSON field or parquet column that holds its text.
-    pub text_field: String,
-}
-
-/// Which documents of the files. A document with text belongs to the held-out ones where the first 8 bytes of the text's SHA-256,
-/// read as a number below 2⁶⁴ and divided by it, are below a fraction: whatever the other documents are, and with all its copies.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub enum Part {
-    /// All.
-    #[default]
-    All,
-    /// Those that are not held out.
-    Train {
-        /// The fraction.
-        heldout: f64,
-    },
-    /// Those that are.
-    Heldout {
-        /// The fraction.
-        heldout: f64,
-    },
-}
-
-/// How far [`TokenDataset::build`] has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes of the data files whose text is tokenised.
-    pub bytes_done: u64,
-    /// Bytes of all data files.
-    pub bytes_total: u64,
-    /// Tokens so far.
-    pub tokens: u64,
-}
 
 /// Tokens of all files, cut into rows by [`crate::pack`].
 #[derive(Debug, Clone)]
@@ -109,13 +53,14 @@ impl Cut {
 }
 
 impl TokenDataset {
-    /// Reads and tokenises all files, or reads their tokens from the cache. The result does not depend on the number of threads.
+    /// Reads and tokenises all files, or reads their tokens from the cache. The result does not
+    /// depend on the number of threads.
     ///
     /// `progress` is called after each few megabytes of text, the last time with everything done.
     ///
     /// # Errors
-    /// A file is missing, empty, malformed or not UTF-8; the end-of-text id is not the tokenizer's; there is less than one row of
-    /// text; the cache folder cannot be written.
+    /// A file is missing, empty, malformed or not UTF-8; the end-of-text id is not the tokenizer's;
+    /// there is less than one row of text; the cache folder cannot be written.
     pub fn build(
         options: &DatasetOptions,
         tokenizer: &Tokenizer,
@@ -126,7 +71,7 @@ impl TokenDataset {
         tokenizer.check_token(options.eos_token_id)?;
         let mut folder = None;
         let (stream, from_cache) = match &options.cache_dir {
-            _ if of_tokens(options)? => (cache::given(options, tokenizer)?, true),
+            _ if are_tokens(options)? => (cache::given(options, tokenizer)?, true),
             None => (in_memory(options, tokenizer, progress)?, false),
             Some(dir) => {
                 let key = cache::folder(dir, options, tokenizer)?;
@@ -196,7 +141,7 @@ impl TokenDataset {
         }
     }
 
-    /// Part of the places of all rows that have an input: 1 but for best-fit packing.
+    /// Split of the places of all rows that have an input: 1 but for best-fit packing.
     pub fn fill(&self) -> f64 {
         self.num_inputs() as f64 / (self.num_rows() * self.sequence_length) as f64
     }
@@ -211,8 +156,8 @@ impl TokenDataset {
         self.stream.num_tokens
     }
 
-    /// Tokens that are not used: those after the last row's, fewer than a row; none with best-fit packing, in which the last token of a
-    /// document is a target only.
+    /// Tokens that are not used: those after the last row's, fewer than a row; none with best-fit
+    /// packing, in which the last token of a document is a target only.
     pub fn num_unused_tokens(&self) -> usize {
         match &self.cut {
             Cut::Plain | Cut::Documents { .. } => self.num_tokens() - 1 - self.num_inputs(),
@@ -240,7 +185,8 @@ impl TokenDataset {
         self.from_cache
     }
 
-    /// SHA-256 of the tokens, the sequence length and the packing, in hexadecimal: equal fingerprints have equal rows.
+    /// SHA-256 of the tokens, the sequence length and the packing, in hexadecimal: equal
+    /// fingerprints have equal rows.
     pub fn fingerprint(&self) -> String {
         let mut hasher = Sha256::new_with_prefix(self.stream.digest);
         hasher.update((self.sequence_length as u64).to_le_bytes());
@@ -321,7 +267,8 @@ impl TokenDataset {
         Ok(())
     }
 
-    /// Rows for a held-out loss: all of them or `limit`, spread evenly over the data, always the same ones and in the stream's order.
+    /// Rows for a held-out loss: all of them or `limit`, spread evenly over the data, always the
+    /// same ones and in the stream's order.
     pub fn heldout_rows(&self, limit: Option<usize>) -> Vec<usize> {
         let rows = self.num_rows();
         let count = limit.unwrap_or(rows).min(rows);
@@ -349,11 +296,11 @@ impl TokenDataset {
 }
 
 /// Whether the files hold tokens.
-fn of_tokens(options: &DatasetOptions) -> Result<bool, DataError> {
+fn are_tokens(options: &DatasetOptions) -> Result<bool, DataError> {
     let path = |tokens: bool| options.files.iter().map(|file| &file.path).find(|path| is_tokens(path) == tokens);
     match (path(true), path(false)) {
         (Some(tokens), Some(text)) => Err(DataError::TextAndTokens { text: text.clone(), tokens: tokens.clone() }),
-        (Some(path), None) if options.part != Part::All => Err(DataError::HeldoutTokens { path: path.clone() }),
+        (Some(path), None) if options.split != Split::All => Err(DataError::HeldoutTokens { path: path.clone() }),
         (tokens, _) => Ok(tokens.is_some()),
     }
 }

@@ -1,6 +1,7 @@
-//! What becomes of files: the stream, its cache, its parts, its rows.
+//! Datasets of files: the stream, its cache, its parts, its rows.
 
 use super::*;
+use crate::options::TextFile;
 use crate::tokenizer::tests::tiny;
 
 const END: u32 = 0;
@@ -22,7 +23,7 @@ fn files(sequence_length: usize) -> Files {
     fs_err::write(&paths[1], "a whole file\n").unwrap();
     let options = DatasetOptions {
         files: paths.into_iter().map(file).collect(),
-        part: Part::All,
+        split: Split::All,
         sequence_length,
         packing: Packing::Plain,
         eos_token_id: END,
@@ -229,7 +230,7 @@ fn files_of_tokens_stand_for_their_text_and_are_checked() {
     assert!(message(&other_end).contains("were made with another tokenizer or end-of-text token\nhint: "));
     let mixed = message(&with(vec![file(shard.clone()), files.options.files[1].clone()]));
     assert!(mixed.contains("b.txt` is text and `") && mixed.contains("expected one kind in a source"), "{mixed}");
-    let part = DatasetOptions { part: Part::Train { heldout: 0.5 }, ..options.clone() };
+    let part = DatasetOptions { split: Split::Train { heldout: 0.5 }, ..options.clone() };
     assert!(message(&part).contains("holds tokens: which documents are held out follows from their text"));
     assert!(matches!(crate::documents(&shard, "text"), Err(DataError::NoText { .. })));
     let bytes = fs_err::read(&shard).unwrap();
@@ -249,21 +250,21 @@ fn the_parts_hold_every_document_once_and_copies_together() {
     // Each row twice.
     fs_err::write(&path, (0..400).map(|number| row(number % 200)).collect::<String>()).unwrap();
     let options = DatasetOptions { files: vec![file(path)], cache_dir: None, ..files(2).options };
-    let documents = |part| {
-        let dataset = build(&DatasetOptions { part, ..options.clone() }).unwrap();
+    let documents = |split| {
+        let dataset = build(&DatasetOptions { split, ..options.clone() }).unwrap();
         let ids = stream(&dataset);
         let documents: Vec<Vec<u32>> = ids.split(|id| *id == END).map(<[u32]>::to_vec).collect();
         assert_eq!(documents.len() as u64, dataset.num_documents() + 1, "and nothing behind the last end");
         documents[..documents.len() - 1].to_vec()
     };
-    let (all, heldout) = (documents(Part::All), documents(Part::Heldout { heldout: 0.2 }));
-    let train = documents(Part::Train { heldout: 0.2 });
+    let (all, heldout) = (documents(Split::All), documents(Split::Heldout { heldout: 0.2 }));
+    let train = documents(Split::Train { heldout: 0.2 });
     assert_eq!(train.len() + heldout.len(), all.len());
     assert!(heldout.iter().all(|document| !train.contains(document)));
     // 40 of 200 expected, with a standard deviation of 5.7: four of those.
     assert!((18..=62).contains(&(heldout.len() / 2)), "{}", heldout.len());
     // A larger fraction takes these and more.
-    let more = documents(Part::Heldout { heldout: 0.4 });
+    let more = documents(Split::Heldout { heldout: 0.4 });
     assert!(heldout.iter().all(|document| more.contains(document)) && more.len() > heldout.len());
 }
 
@@ -276,7 +277,7 @@ fn each_file_has_a_text_field_of_its_own_and_a_part_a_cache_of_its_own() {
     files.options.files[0].text_field = "body".to_owned();
     let second = with(&files.options);
     assert!(!second.from_cache() && first.fingerprint() != second.fingerprint());
-    let part = DatasetOptions { part: Part::Train { heldout: 1e-9 }, ..files.options.clone() };
+    let part = DatasetOptions { split: Split::Train { heldout: 1e-9 }, ..files.options.clone() };
     assert!(!with(&part).from_cache() && with(&part).from_cache());
     assert_eq!(with(&part).fingerprint(), second.fingerprint(), "nothing of this is held out");
 }

@@ -1,6 +1,8 @@
-//! `.arrow` and `.feather`: one string column of Arrow's IPC format (<https://arrow.apache.org/docs/format/Columnar.html>), read a
-//! record batch at a time. It is the file format where the file begins with `ARROW1`, which is also version 2 of Feather, else the
-//! streaming format, in which the `datasets` library keeps its tables. Buffers may be packed with LZ4 or Zstandard.
+//! `.arrow` and `.feather`: one string column of Arrow's IPC format
+//! (<https://arrow.apache.org/docs/format/Columnar.html>), read a record batch at a time. It is the
+//! file format where the file begins with `ARROW1`, which is also version 2 of Feather, else the
+//! streaming format, in which the `datasets` library keeps its tables. Buffers may be compressed
+//! with LZ4 or Zstandard.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -17,7 +19,7 @@ use super::compression::Counted;
 use super::{Document, Inner};
 use crate::error::{DataError, Place};
 
-/// What the file format and version 1 of Feather begin with.
+/// First bytes of the file format and of version 1 of Feather.
 const FILE_MAGIC: &[u8] = b"ARROW1";
 const FEATHER_1_MAGIC: &[u8] = b"FEA1";
 
@@ -51,7 +53,7 @@ pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
         true => in_file(file.into_file(), bytes, projection),
         false => in_stream(file, projection),
     };
-    Ok(Box::new(Rows {
+    Ok(Box::new(ArrowRows {
         path: path.to_owned(),
         text_field: text_field.to_owned(),
         inner: steps[1..].to_vec(),
@@ -109,20 +111,20 @@ fn list(fields: &Fields, steps: &mut Vec<usize>, prefix: &str, paths: &mut Vec<(
     }
 }
 
-struct Rows {
+struct ArrowRows {
     path: PathBuf,
     text_field: String,
     /// Fields of structs, from the column on.
     inner: Vec<usize>,
     batches: Batches,
-    /// Rows given so far.
+    /// ArrowRows given so far.
     row: u64,
-    /// Rows of a batch: `None` is null.
+    /// ArrowRows of a batch: `None` is null.
     ready: std::vec::IntoIter<Option<String>>,
     position: u64,
 }
 
-impl Iterator for Rows {
+impl Iterator for ArrowRows {
     type Item = Result<Document, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -142,7 +144,7 @@ impl Iterator for Rows {
     }
 }
 
-impl Rows {
+impl ArrowRows {
     fn document(&self, value: Option<String>) -> Result<Document, DataError> {
         match value {
             Some(text) => Ok(Document { text, bytes_read: self.position }),
@@ -186,7 +188,8 @@ mod tests {
         crate::documents(path, field)?.map(|document| Ok(document?.text)).collect()
     }
 
-    /// Files of the three kinds of strings, in the file format with each compression and in the streaming format.
+    /// Files of the three kinds of strings, in the file format with each compression and in the
+    /// streaming format.
     const FILES: [&str; 4] = ["plain.arrow", "lz4.feather", "zstd.arrow", "stream.arrow"];
 
     #[test]

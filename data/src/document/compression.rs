@@ -1,5 +1,6 @@
 //! A file's bytes, taken out of gzip (<https://www.rfc-editor.org/rfc/rfc1952>) or Zstandard
-//! (<https://www.rfc-editor.org/rfc/rfc8878>) where its name ends so. Members or frames behind one another are one stream.
+//! (<https://www.rfc-editor.org/rfc/rfc8878>) where its name ends so. Members or frames behind one
+//! another are one stream.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use crate::error::DataError;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// What a file can be packed in.
+/// Compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     Gzip,
@@ -31,7 +32,8 @@ impl Compression {
     }
 }
 
-/// The extensions of `path` that say what it is, in small letters: that of its format and, if it is packed, in what.
+/// The extensions of `path` that say what it is, in small letters: that of its format and, if it is
+/// compressed, in what.
 pub(super) fn extensions(path: &Path) -> (Option<String>, Option<Compression>) {
     let extension = |path: &Path| path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     let last = extension(path);
@@ -102,7 +104,7 @@ impl Bytes {
         }
     }
 
-    /// What [`Bytes::given`] counts in.
+    /// Unit of [`Bytes::given`].
     pub(super) fn unit(&self) -> &'static str {
         match self.compression {
             None => "file",

@@ -11,10 +11,10 @@ use crate::error::{DataError, Place};
 
 pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
     let (path, text_field) = (path.to_owned(), text_field.to_owned());
-    Ok(Box::new(Rows { bytes: Bytes::open(&path)?, path, text_field, line: 0 }))
+    Ok(Box::new(JsonlRows { bytes: Bytes::open(&path)?, path, text_field, line: 0 }))
 }
 
-struct Rows {
+struct JsonlRows {
     bytes: Bytes,
     path: PathBuf,
     text_field: String,
@@ -22,7 +22,7 @@ struct Rows {
     line: u64,
 }
 
-impl Iterator for Rows {
+impl Iterator for JsonlRows {
     type Item = Result<Document, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -30,7 +30,7 @@ impl Iterator for Rows {
     }
 }
 
-impl Rows {
+impl JsonlRows {
     fn next_row(&mut self) -> Result<Option<Document>, DataError> {
         let mut buffer = Vec::new();
         loop {

@@ -1,4 +1,5 @@
-//! `.parquet`: one string column, read row group by row group (<https://parquet.apache.org/docs/file-format/>).
+//! `.parquet`: one string column, read row group by row group
+//! (<https://parquet.apache.org/docs/file-format/>).
 //!
 //! Only the pages of that column are read. Compression: none, snappy or zstd.
 
@@ -14,7 +15,8 @@ use ::parquet::schema::types::ColumnDescriptor;
 use super::{Document, Inner};
 use crate::error::{DataError, Place};
 
-/// Rows decoded at a time: enough to spread the cost of a call, few enough that long texts fit.
+/// ParquetRows decoded at a time: enough to spread the cost of a call, few enough that long texts
+/// fit.
 const ROWS_PER_READ: usize = 256;
 
 pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
@@ -40,7 +42,7 @@ pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
         return Err(DataError::NotAString { place, field: text_field.to_owned(), found });
     }
     let num_rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
-    Ok(Box::new(Rows {
+    Ok(Box::new(ParquetRows {
         path: path.to_owned(),
         text_field: text_field.to_owned(),
         column,
@@ -66,7 +68,7 @@ fn not_a_string(column: &ColumnDescriptor) -> Option<String> {
     }
 }
 
-struct Rows {
+struct ParquetRows {
     path: PathBuf,
     text_field: String,
     column: usize,
@@ -79,13 +81,13 @@ struct Rows {
     /// The next row group to open.
     row_group: usize,
     values: Option<ColumnReaderImpl<ByteArrayType>>,
-    /// Rows given so far.
+    /// ParquetRows given so far.
     row: u64,
     /// Decoded rows: `None` is null.
     ready: std::vec::IntoIter<Option<::parquet::data_type::ByteArray>>,
 }
 
-impl Iterator for Rows {
+impl Iterator for ParquetRows {
     type Item = Result<Document, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -93,7 +95,7 @@ impl Iterator for Rows {
     }
 }
 
-impl Rows {
+impl ParquetRows {
     fn next_row(&mut self) -> Result<Option<Document>, DataError> {
         loop {
             if let Some(value) = self.ready.next() {
@@ -121,7 +123,7 @@ impl Rows {
             offset: error.valid_up_to() as u64,
             unit: "value",
         })?;
-        // Rows do not say where they lie: progress takes them to be of equal size.
+        // ParquetRows do not say where they lie: progress takes them to be of equal size.
         let bytes_read = u128::from(self.bytes) * u128::from(self.row) / u128::from(self.num_rows.max(1));
         Ok(Document { text: text.to_owned(), bytes_read: u64::try_from(bytes_read).unwrap_or(self.bytes) })
     }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use crate::error::DataError;
 
-/// Puts in the place of each pattern the files whose names match, sorted; anything else stays as it is, and so does a name with
-/// such signs that is there.
+/// Puts in the place of each pattern the files whose names match, sorted; anything else stays as it
+/// is, and so does a name with such signs that is there.
 ///
 /// # Errors
-/// A pattern is malformed or matches no file: all of them are named. A folder that it leads through cannot be read.
+/// A pattern is malformed or matches no file: all of them are named. A folder that it leads through
+/// cannot be read.
 pub fn expand(entries: &[PathBuf]) -> Result<Vec<PathBuf>, DataError> {
     let (mut files, mut errors) = (Vec::new(), Vec::new());
     for entry in entries {

@@ -9,10 +9,12 @@ use crate::error::{DataError, Place};
 /// U+FEFF in UTF-8.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Text of a file of any extension, whole, without a byte-order mark; of one that ends in `.gz` or `.zst` what is packed in it.
+/// Text of a file of any extension, whole, without a byte-order mark; of one that ends in `.gz` or
+/// `.zst` what is compressed in it.
 ///
 /// # Errors
-/// The file cannot be read or unpacked, holds nothing, or is not UTF-8 (the error gives the byte offset).
+/// The file cannot be read or decompressed, holds nothing, or is not UTF-8 (the error gives the
+/// byte offset).
 pub fn read_text(path: &Path) -> Result<String, DataError> {
     super::check_file(path)?;
     let mut file = Bytes::open(path)?;

@@ -1,7 +1,9 @@
-//! A teacher's distributions on disk: of every token of a dataset's rows the most probable next tokens and what is left for all
-//! others, so that a run distils from a teacher that is not in memory.
+//! A teacher's distributions on disk: of every token of a dataset's rows the most probable next
+//! tokens and what is left for all others, so that a run distils from a teacher that is not in
+//! memory.
 //!
-//! `DIR/logits.json` says of what ([`LogitsMeta`]); `DIR/shard-NNNNN.logits` hold the rows, `rows_per_shard` each:
+//! `DIR/logits.json` says of what ([`LogitsMeta`]); `DIR/shard-NNNNN.logits` hold the rows,
+//! `rows_per_shard` each:
 //!
 //! ```text
 //! 8 bytes   "retielog"
@@ -12,10 +14,11 @@
 //! …         the tokens of each row
 //! ```
 //!
-//! A token is `k` ids (u16, or u32 for more than 65,536), the most probable first, and `k + 1` numbers of u16: `−log p` of each of
-//! them and of the rest together, in steps of 1/2048 nat up to 32 nats. So it takes `4k + 2` bytes, or `6k + 2`. With `top_p` the ids
-//! may be fewer, and their number, as wide as an id, is before them. Numbers are little-endian. What is read is divided by its sum: the
-//! steps leave it within 3e-4 of 1.
+//! A token is `k` ids (u16, or u32 for more than 65,536), the most probable first, and `k + 1`
+//! numbers of u16: `−log p` of each of them and of the rest together, in steps of 1/2048 nat up to
+//! 32 nats. So it takes `4k + 2` bytes, or `6k + 2`. With `top_p` the ids may be fewer, and their
+//! number, as wide as an id, is before them. Numbers are little-endian. What is read is divided by
+//! its sum: the steps leave it within 3e-4 of 1.
 
 mod codec;
 mod read;
@@ -38,7 +41,7 @@ const HEADER_BYTES: usize = 8 + 8 + 8 + 32;
 /// The version of what is described above.
 pub const LOGITS_SCHEMA: u32 = 1;
 
-/// What a cache holds; everything that its contents follow from.
+/// Contents of a cache, and everything that they follow from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogitsMeta {
@@ -60,7 +63,7 @@ pub struct LogitsMeta {
     pub vocab_size: usize,
     /// `k`.
     pub top_k: usize,
-    /// Of the `k` only as many as have this probability together.
+    /// Probability that the kept tokens have together, at most `k` of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
     /// The distributions are softmax(logits / temperature).

@@ -91,7 +91,7 @@ impl LogitsCache {
         }
     }
 
-    /// What it is of.
+    /// Its description.
     #[must_use]
     pub fn meta(&self) -> &LogitsMeta {
         &self.meta
@@ -122,8 +122,8 @@ impl LogitsCache {
         Err(DataError::OtherLogits { dir: self.dir.clone(), differences: vec![what.to_owned()] })
     }
 
-    /// Gives `see` the distributions of the tokens of `rows`, in this order: ids, the most probable first, and the logarithms of their
-    /// probabilities and, last, of that of all others together.
+    /// Gives `see` the distributions of the tokens of `rows`, in this order: ids, the most probable
+    /// first, and the logarithms of their probabilities and, last, of that of all others together.
     ///
     /// # Errors
     /// The disk fails, or a file was changed since it was opened.

@@ -27,7 +27,8 @@ fn meta(vocab_size: usize) -> LogitsMeta {
 /// Ids, and the logarithms of their probabilities and of the rest's.
 type Token = (Vec<u32>, Vec<f32>);
 
-/// Row `r` has ids from `10 r` on, with probabilities that differ by token; with `top_p` every other token has one id.
+/// Row `r` has ids from `10 r` on, with probabilities that differ by token; with `top_p` every
+/// other token has one id.
 fn row(meta: &LogitsMeta, r: usize) -> Vec<Token> {
     let token = |t: usize| {
         let count = if meta.top_p.is_some() && t % 2 == 1 { 1 } else { 2 };

@@ -1,4 +1,5 @@
-//! Writing a cache, a shard at a time; one that was left off goes on with the shards that are missing.
+//! Writing a cache, a shard at a time; one that was left off goes on with the shards that are
+//! missing.
 
 use super::{HEADER_BYTES, LogitsMeta, MAGIC, META_FILE, codec::encode, read::read_shard};
 use crate::{error::DataError, whole_file::write_whole};
@@ -38,7 +39,7 @@ impl LogitsWriter {
         Ok(Self { dir: dir.to_owned(), meta, tokens: 0, ends: Vec::new(), bytes: Vec::new() })
     }
 
-    /// What the cache is of.
+    /// Description of the cache.
     #[must_use]
     pub fn meta(&self) -> &LogitsMeta {
         &self.meta
@@ -63,7 +64,8 @@ impl LogitsWriter {
         Ok(bytes)
     }
 
-    /// Adds the next token of the shard: ids, the most probable first, and the logarithms of their probabilities and of the rest's.
+    /// Adds the next token of the shard: ids, the most probable first, and the logarithms of their
+    /// probabilities and of the rest's.
     ///
     /// # Panics
     /// When these are not as many as [`LogitsMeta::top_k`] and [`LogitsMeta::top_p`] say.

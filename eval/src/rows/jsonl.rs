@@ -1,11 +1,11 @@
-//! `.jsonl`: an object a line (<https://jsonlines.org>). Blank lines are passed over.
+//! `.jsonl`: one JSON object per line (<https://jsonlines.org>). Blank lines are skipped.
 
-use super::Rows;
+use super::TaskRows;
 use crate::EvalError;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-pub(super) fn read(path: &Path) -> Result<Rows, EvalError> {
+pub(super) fn read(path: &Path) -> Result<TaskRows, EvalError> {
     let bytes = fs_err::read(path)?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let lines = bytes.split(|b| *b == b'\n').enumerate();
@@ -13,7 +13,7 @@ pub(super) fn read(path: &Path) -> Result<Rows, EvalError> {
         .filter(|(_, line)| !line.trim_ascii().is_empty())
         .map(|(index, line)| (index + 1, object(line)))
         .collect();
-    Ok(Rows { unit: "line", rows })
+    Ok(TaskRows { unit: "line", rows })
 }
 
 fn object(line: &[u8]) -> Result<Map<String, Value>, String> {

@@ -1,4 +1,4 @@
-//! Rows of a task's file as JSON objects; the extension says the format.
+//! Rows of a task file as JSON objects; the file's extension gives its format.
 
 mod jsonl;
 mod parquet;
@@ -7,25 +7,25 @@ use crate::{EvalError, error::BadRow};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// A row as an object, or why it is none.
+/// A row as an object, or the reason why it is not one.
 type Row = Result<Map<String, Value>, String>;
 
-/// Rows of one file.
-pub(crate) struct Rows {
+/// Rows of one task file.
+pub(crate) struct TaskRows {
     /// `line` or `row`.
     pub(crate) unit: &'static str,
     /// Each row with the number of its line or row, from 1.
     pub(crate) rows: Vec<(usize, Row)>,
 }
 
-impl Rows {
+impl TaskRows {
     pub(crate) fn bad(&self, number: usize, message: String) -> BadRow {
         BadRow { unit: self.unit, number, message }
     }
 }
 
 /// Reads `path`.
-pub(crate) fn read(path: &Path) -> Result<Rows, EvalError> {
+pub(crate) fn read(path: &Path) -> Result<TaskRows, EvalError> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("jsonl") => jsonl::read(path),
         Some("parquet") => parquet::read(path),

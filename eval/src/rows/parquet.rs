@@ -1,6 +1,7 @@
-//! `.parquet` as the Hub stores it: strings, integers, lists and structs (<https://parquet.apache.org/docs/file-format/>).
+//! `.parquet` as the Hub stores it: strings, integers, lists and structs
+//! (<https://parquet.apache.org/docs/file-format/>).
 
-use super::Rows;
+use super::TaskRows;
 use crate::EvalError;
 use parquet::{
     errors::ParquetError,
@@ -10,13 +11,13 @@ use parquet::{
 use serde_json::{Map, Value};
 use std::path::Path;
 
-pub(super) fn read(path: &Path) -> Result<Rows, EvalError> {
+pub(super) fn read(path: &Path) -> Result<TaskRows, EvalError> {
     let file = fs_err::File::open(path)?;
     let wrap = |source: ParquetError| EvalError::Parquet { path: path.to_owned(), source };
     let reader = SerializedFileReader::new(file.into_file()).map_err(wrap)?;
     let rows = reader.get_row_iter(None).map_err(wrap)?.enumerate();
     let rows = rows.map(|(index, row)| Ok((index + 1, Ok(object(&row?))))).collect::<Result<_, ParquetError>>();
-    Ok(Rows { unit: "row", rows: rows.map_err(wrap)? })
+    Ok(TaskRows { unit: "row", rows: rows.map_err(wrap)? })
 }
 
 fn object(row: &Row) -> Map<String, Value> {
@@ -44,7 +45,8 @@ fn value(field: &Field) -> Value {
         Field::Bytes(x) => str::from_utf8(x.data()).map_or(Value::Null, Value::from),
         Field::Group(row) => object(row).into(),
         Field::ListInternal(items) => list(items),
-        // No task reads dates, decimals or maps: as null they are reported if one is put where text belongs.
+        // No task reads dates, decimals or maps: as null they are reported where a text is
+        // expected.
         _ => Value::Null,
     }
 }

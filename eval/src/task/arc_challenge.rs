@@ -1,4 +1,5 @@
-//! ARC (<https://arxiv.org/abs/1803.05457>), the part that simple methods fail on; rows and prompts as in `arc_easy`.
+//! ARC-Challenge (<https://arxiv.org/abs/1803.05457>): the questions that simple methods fail on.
+//! Rows and prompts are those of `arc_easy`.
 
 use super::{HubSource, Task, arc_easy, converted, main};
 use crate::Metric;

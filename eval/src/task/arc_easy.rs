@@ -1,6 +1,6 @@
-//! ARC (<https://arxiv.org/abs/1803.05457>), the easy part: science questions from school.
+//! ARC-Easy (<https://arxiv.org/abs/1803.05457>): science questions from school.
 //!
-//! Rows `{"question", "choices": {"text": [k], "label": [k]}, "answerKey"}`.
+//! Rows: `{"question", "choices": {"text": [k], "label": [k]}, "answerKey"}`.
 
 use super::{Fields, HubSource, Parts, Task, converted, main};
 use crate::Metric;

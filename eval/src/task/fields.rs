@@ -1,4 +1,4 @@
-//! Typed access to the Hub's rows; a message says what is expected.
+//! Typed access to the Hub's rows; error messages state the expected value.
 
 use serde_json::{Map, Value};
 
@@ -37,7 +37,7 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| format!("`{key}` is {}, expected an index below {below}", short(value)))
     }
 
-    /// `choices: {text: [..], label: [..]}` and the index of the label that `answerKey` names.
+    /// Choices `{text: [..], label: [..]}` and the index of the label that `answerKey` names.
     pub(super) fn labelled_choices(&self) -> Result<(Vec<&'a str>, usize), String> {
         let expected = "a mapping with the lists `text` and `label`";
         let choices = self.get("choices", expected)?;
@@ -64,7 +64,7 @@ fn strings<'a>(value: &'a Value, key: &str) -> Result<Vec<&'a str>, String> {
     strings.ok_or_else(|| format!("`{key}` is {}, expected a list of strings", short(value)))
 }
 
-/// A value on one line of a message.
+/// A value on one line, for a message.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     let mut chars = text.chars();

@@ -1,7 +1,7 @@
-//! HellaSwag (<https://arxiv.org/abs/1905.07830>): which sentence follows.
+//! HellaSwag (<https://arxiv.org/abs/1905.07830>): choose the sentence that follows.
 //!
-//! Rows `{"activity_label", "ctx_a", "ctx_b", "endings": [4], "label"}`. Marks that the WikiHow part left in the text are
-//! cleaned away.
+//! Rows: `{"activity_label", "ctx_a", "ctx_b", "endings": [4], "label"}`. Markup that the WikiHow
+//! part left in the text is removed.
 
 use super::{Fields, HubSource, Parts, Task, converted, main};
 use crate::{
@@ -30,7 +30,8 @@ fn parts(row: &Fields<'_>) -> Result<Parts, String> {
     Ok(Parts::choices(&context, &endings, gold))
 }
 
-/// Outer space away, ` [title]` to a full stop, other `[…]` away, double spaces to single ones; in this order.
+/// Strips outer white space, turns ` [title]` into a full stop, removes other `[…]`, and turns
+/// double spaces into single ones; in this order.
 fn clean(text: &str) -> String {
     let text = strip(text).replace(" [title]", ". ");
     let mut kept = String::with_capacity(text.len());

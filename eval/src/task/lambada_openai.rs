@@ -1,6 +1,7 @@
-//! LAMBADA (<https://arxiv.org/abs/1606.06031>), OpenAI's version of the test set: the last word of a passage.
+//! LAMBADA (<https://arxiv.org/abs/1606.06031>), OpenAI's version of the test set: the last word of
+//! a passage.
 //!
-//! Rows `{"text"}`. The context ends before the last space; greedy decoding has to give the word.
+//! Rows: `{"text"}`. The context ends before the last space; greedy decoding has to give the word.
 
 use super::{Fields, HubSource, Parts, Task, converted, main};
 use crate::Metric;

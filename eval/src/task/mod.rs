@@ -1,7 +1,7 @@
-//! The tasks: one file each, one line in [`TASKS`].
+//! Tasks: one file for each, one line in [`TASKS`].
 //!
-//! A task's file says where its data set is on the Hub and makes prompts of the Hub's rows. Prompts, targets and metrics are
-//! those of lm-evaluation-harness 0.4.13.
+//! A task's file states where its data set is on the Hub and builds prompts from the Hub's rows.
+//! Prompts, targets and metrics are those of lm-evaluation-harness 0.4.13.
 
 mod arc_challenge;
 mod arc_easy;
@@ -35,17 +35,17 @@ pub const TASKS: &[Task] = &[
 /// One benchmark.
 #[derive(Debug)]
 pub struct Task {
-    /// The harness's name.
+    /// Name in the harness.
     pub name: &'static str,
     /// The data set.
     pub hub: HubSource,
-    /// What is reported, in this order.
+    /// Metrics in the order in which they are reported.
     pub metrics: &'static [Metric],
-    /// Makes an example of one of the Hub's rows.
+    /// Converts a row of the Hub into an example.
     parts: fn(&Fields<'_>) -> Result<Parts, String>,
 }
 
-/// Where a data set is on the Hub.
+/// Location of a data set on the Hub.
 #[derive(Debug)]
 pub struct HubSource {
     /// Repository of type `dataset`.
@@ -54,7 +54,7 @@ pub struct HubSource {
     pub config: &'static str,
     /// The split that the harness measures.
     pub split: &'static str,
-    /// Where that split's files can be; the first place that has any is the one.
+    /// Places of that split's files; the first one that has any is used.
     pub files: &'static [HubFiles],
 }
 
@@ -63,11 +63,11 @@ pub struct HubSource {
 pub struct HubFiles {
     /// Branch or reference.
     pub revision: &'static str,
-    /// Path in the repository, in which `*` is any part of a name.
+    /// Path in the repository; `*` matches any part of a name.
     pub pattern: &'static str,
 }
 
-/// The Hub keeps a parquet copy of every public data set under this reference.
+/// Reference under which the Hub keeps a parquet copy of every public data set.
 const CONVERTED: &str = "refs/convert/parquet";
 
 const fn main(pattern: &'static str) -> HubFiles {
@@ -87,7 +87,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// One context, several choices; the harness puts a space before a choice.
+    /// Example with one context and several choices; the harness puts a space before a choice.
     fn choices(context: &str, choices: &[&str], gold: usize) -> Self {
         Self {
             contexts: vec![context.to_owned(); choices.len()],
@@ -101,7 +101,7 @@ impl Task {
     /// The task called `name`.
     ///
     /// # Errors
-    /// When there is none; the message names the nearest one and all.
+    /// When there is none; the message lists all names and the nearest one.
     pub fn find(name: &str) -> Result<&'static Self, EvalError> {
         TASKS.iter().find(|task| task.name == name).ok_or_else(|| {
             let distances = TASKS.iter().map(|t| (strsim::osa_distance(name, t.name), t.name));
@@ -125,10 +125,12 @@ impl Task {
         }
     }
 
-    /// Reads the examples of a split's files, in their order. Rows are the Hub's, or already have `contexts`.
+    /// Reads the examples of a split's files, in order. Rows are the Hub's, or already have
+    /// `contexts`.
     ///
     /// # Errors
-    /// When a file cannot be read, has no rows, or has rows that are neither; all bad rows of a file are named.
+    /// When a file cannot be read, has no rows, or has rows that are neither; all bad rows of a
+    /// file are listed.
     pub fn load(&self, files: &[PathBuf]) -> Result<Vec<Example>, EvalError> {
         let mut examples = Vec::new();
         for path in files {
@@ -167,7 +169,7 @@ impl Task {
         }
     }
 
-    /// Whether an example is one continuation that greedy decoding has to give, and not a choice.
+    /// True if an example is a single continuation that greedy decoding has to give, not a choice.
     pub(crate) fn is_single(&self) -> bool {
         self.metrics.contains(&Metric::Perplexity)
     }

@@ -1,6 +1,7 @@
-//! OpenBookQA (<https://arxiv.org/abs/1809.02789>): elementary science, the question as the beginning of a sentence.
+//! OpenBookQA (<https://arxiv.org/abs/1809.02789>): elementary science, the question as the
+//! beginning of a sentence.
 //!
-//! Rows `{"question_stem", "choices": {"text": [k], "label": [k]}, "answerKey"}`.
+//! Rows: `{"question_stem", "choices": {"text": [k], "label": [k]}, "answerKey"}`.
 
 use super::{Fields, HubSource, Parts, Task, converted, main};
 use crate::Metric;

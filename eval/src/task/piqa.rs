@@ -1,6 +1,6 @@
-//! PIQA (<https://arxiv.org/abs/1911.11641>): which of two ways reaches a goal.
+//! PIQA (<https://arxiv.org/abs/1911.11641>): choose the better of two ways to reach a goal.
 //!
-//! Rows `{"goal", "sol1", "sol2", "label"}`.
+//! Rows: `{"goal", "sol1", "sol2", "label"}`.
 
 use super::{Fields, HubSource, Parts, Task, converted, main};
 use crate::Metric;

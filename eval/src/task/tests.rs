@@ -1,4 +1,4 @@
-//! Tasks against the harness (`tests/golden/harness.py`) and against bad files.
+//! Tests of the tasks against the harness (`tests/golden/harness.py`) and on bad files.
 
 use super::*;
 use crate::{
@@ -76,7 +76,7 @@ fn scores_and_metrics_are_those_of_the_harness_over_the_same_model() {
         let result = evaluate_task(task, &examples, &encoder(), &mut Formula::default(), 3, &mut |_| ()).unwrap();
         for (sample, theirs) in result.samples.iter().zip(&golden.examples) {
             for (ours, theirs) in sample.loglikelihoods.iter().zip(&theirs.loglikelihoods) {
-                // Ours are f32 values of two decimals, below 11 each: 1e-6 each at most.
+                // Scores are f32 values of two decimals, below 11: an error of at most 1e-6 each.
                 assert!((ours - theirs).abs() < 3e-5, "{}: {ours} {theirs}", task.name);
             }
         }

@@ -1,7 +1,7 @@
-//! WinoGrande (<https://arxiv.org/abs/1907.10641>): which name belongs in the gap.
+//! WinoGrande (<https://arxiv.org/abs/1907.10641>): choose the name that fills the gap.
 //!
-//! Rows `{"sentence", "option1", "option2", "answer"}`, the gap is `_`. Partial evaluation: an option goes into the context,
-//! and what follows the gap is scored.
+//! Rows: `{"sentence", "option1", "option2", "answer"}`, the gap is `_`. Partial evaluation: an
+//! option becomes part of the context, and the text after the gap is scored.
 
 use super::{Fields, HubSource, Parts, Task, converted, main};
 use crate::{Metric, python::strip};

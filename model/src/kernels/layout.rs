@@ -1,28 +1,30 @@
-//! Which rows of a forward pass form sequences, and which keys each of their tokens sees.
+//! Attention layout: the rows of a forward pass that form sequences, and the keys each attends to.
 
 use std::{ops::Range, sync::Arc};
 
-/// A run of query rows. Each sees the key rows of `prefix`, then those of `keys`, up to its own.
+/// Consecutive query rows of one sequence. Each attends to the key rows of `prefix`, then to those
+/// of `keys` up to its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Rows of the queries.
     pub queries: Range<usize>,
-    /// Rows of the keys before this run that it shares with others.
+    /// Key rows of a shared prefix, before the segment's own keys.
     pub prefix: Range<usize>,
-    /// Rows of the run's own keys, at least as many as queries.
+    /// Key rows of the segment itself, at least as many as queries.
     pub keys: Range<usize>,
-    /// Which of all keys, the prefix first, is each query's own, ascending; the last ones if `None`.
+    /// Index of each query's own key among all keys of the segment, prefix first, ascending. `None`
+    /// if the queries are the last keys.
     pub own: Option<Arc<[usize]>>,
 }
 
 impl Segment {
-    /// Queries of which the last keys are the own ones.
+    /// Segment whose queries are its last keys.
     #[must_use]
     pub fn last(queries: Range<usize>, prefix: Range<usize>, keys: Range<usize>) -> Self {
         Self { queries, prefix, keys, own: None }
     }
 
-    /// Which of all keys is the own one of the `i`-th query.
+    /// Index of the `i`-th query's own key among all keys of the segment, prefix first.
     #[must_use]
     pub fn position(&self, i: usize) -> usize {
         match &self.own {
@@ -31,24 +33,25 @@ impl Segment {
         }
     }
 
-    /// Positions of the queries among their keys.
+    /// Own keys of all queries, as [`Segment::position`].
     pub fn positions(&self) -> impl Iterator<Item = usize> {
         (0..self.queries.len()).map(|i| self.position(i))
     }
 
-    /// Keys of the prefix and of the run.
+    /// Number of keys, prefix included.
     #[must_use]
     pub fn num_keys(&self) -> usize {
         self.prefix.len() + self.keys.len()
     }
 
-    /// Pairs of a query and a key that it sees, of which a `window` leaves the last ones.
+    /// Number of pairs of a query and a key that it attends to, with a sliding `window`, if any.
     #[must_use]
     pub fn num_pairs(&self, window: Option<usize>) -> usize {
         self.positions().map(|position| (position + 1).min(window.unwrap_or(usize::MAX))).sum()
     }
 
-    /// The queries `some`, ascending rows of this segment, before the same keys; the first of them is row `start` of the queries.
+    /// Segment with only the queries `some` (ascending rows of this segment) on the same keys; the
+    /// first of them becomes query row `start`.
     #[must_use]
     pub fn only(&self, some: &[usize], start: usize) -> Self {
         let own = some.iter().map(|row| self.position(row - self.queries.start)).collect();
@@ -56,39 +59,39 @@ impl Segment {
     }
 }
 
-/// Sequences of one length, one after the other.
+/// Sequences of equal length, in consecutive rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
-    /// Queries of each.
+    /// Queries per sequence.
     pub tokens: usize,
-    /// Keys of each, those of the queries included.
+    /// Keys per sequence, including those of the queries.
     pub kv_len: usize,
-    /// Rows of keys from one sequence to the next.
+    /// Distance in key rows from one sequence to the next.
     pub capacity: usize,
 }
 
-/// What the score of a query and a key is, and which of the keys that a layout shows count.
+/// Attention score of a query and a key, and the sliding window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scoring {
-    /// Factor of their product.
+    /// Factor of the dot product.
     pub scale: f32,
-    /// `c` of `c·tanh(s/c)`.
+    /// Soft cap `c` in `c·tanh(s/c)`.
     pub softcap: Option<f32>,
-    /// A query sees its own position and `window − 1` before it.
+    /// Sliding window: a query attends to its own position and the `window − 1` before it.
     pub window: Option<usize>,
 }
 
 impl Scoring {
-    /// Factor `1/√H`, all keys.
+    /// Scale `1/√H`, without a soft cap or a window.
     #[must_use]
     pub fn plain(head_dim: usize) -> Self {
         Self { scale: 1.0 / (head_dim as f32).sqrt(), softcap: None, window: None }
     }
 }
 
-/// The rows of a forward pass, in segments.
+/// Attention layout of a forward pass, in segments.
 #[derive(Clone, Debug)]
 pub struct Layout {
     segments: Arc<[Segment]>,
@@ -96,16 +99,16 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// `batch` sequences of `tokens` rows.
+    /// `batch` sequences of `tokens` rows each.
     #[must_use]
     pub fn batch(batch: usize, tokens: usize) -> Self {
         Self::cached(Grid { batch, tokens, kv_len: tokens, capacity: tokens })
     }
 
-    /// Sequences that go on from keys in a cache.
+    /// Sequences of equal length that continue keys in a cache.
     ///
     /// # Panics
-    /// When there are more queries than keys, or more keys than room.
+    /// When there are more queries than keys, or more keys than the capacity.
     #[must_use]
     pub fn cached(grid: Grid) -> Self {
         let Grid { batch, tokens, kv_len, capacity } = grid;
@@ -115,8 +118,9 @@ impl Layout {
         Self { segments: segments.collect(), grid: Some(grid) }
     }
 
-    /// Runs of rows behind one another, without padding. A run is its number of rows and the rows of an earlier run without a
-    /// prefix that it goes on from (`0..0` for none); several runs may share one. Runs do not see one another otherwise.
+    /// Packed runs of rows, without padding. A run is its number of rows, and the rows of an
+    /// earlier run without a prefix that it continues (`0..0` for none). Several runs may share a
+    /// prefix; they do not attend to one another otherwise.
     ///
     /// # Panics
     /// When a prefix does not lie before its run.
@@ -135,10 +139,10 @@ impl Layout {
         Self { segments: segments.into(), grid: None }
     }
 
-    /// Segments that each see keys of their own, which may lie anywhere: no two have the same length or room.
+    /// Ragged segments: each has its own keys anywhere in the key rows, and its own length.
     ///
     /// # Panics
-    /// When the queries do not lie behind one another, or are more than their keys.
+    /// When the queries are not consecutive, or outnumber their keys.
     #[must_use]
     pub fn ragged(segments: Vec<Segment>) -> Self {
         let mut start = 0;
@@ -149,25 +153,25 @@ impl Layout {
         Self { segments: segments.into(), grid: None }
     }
 
-    /// The segments, in the order of their rows.
+    /// Segments in the order of their rows.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// The sizes, if all sequences have the same.
+    /// Sizes of the sequences, if all are equal.
     #[must_use]
     pub fn grid(&self) -> Option<Grid> {
         self.grid
     }
 
-    /// Rows of queries.
+    /// Number of query rows.
     #[must_use]
     pub fn num_rows(&self) -> usize {
         self.segments.last().map_or(0, |segment| segment.queries.end)
     }
 
-    /// How often a run of positions repeats over the rows, and that run.
+    /// Repetitions of the positions over the rows, and the positions themselves.
     #[must_use]
     pub fn positions(&self) -> (usize, Vec<usize>) {
         match self.grid {

@@ -1,21 +1,23 @@
-//! Counts the multiplications and additions that a forward pass does: what is computed, not what a formula says.
+//! Operation counter: the multiplications and additions that a forward pass computes, counted
+//! instead of derived from a formula.
 //!
-//! Products with weights and attention are counted where they are called, by this thread; norms, activations, rotations and sampling are
-//! not (they are linear in the hidden size, as in every published count).
+//! Matrix products and attention are counted on the thread that calls them. Norms, activations,
+//! rotary embeddings and sampling are not counted: they are linear in the hidden size, and
+//! published counts omit them as well.
 
 use std::{cell::Cell, ops::AddAssign};
 
-/// Floating-point operations: a multiply-add is two.
+/// Floating-point operations; a multiply-add counts as two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Operations {
-    /// Products of hidden states and weights, LoRA and head included.
+    /// Products of hidden states and weights, including LoRA and the head.
     pub linear: u64,
-    /// Scores of queries and keys, and sums of values.
+    /// Attention: products of queries and keys, and weighted sums of values.
     pub attention: u64,
 }
 
 impl Operations {
-    /// All of them.
+    /// Sum of both.
     #[must_use]
     pub fn total(self) -> u64 {
         self.linear + self.attention
@@ -33,7 +35,8 @@ thread_local! {
     static DONE: Cell<Operations> = const { Cell::new(Operations { linear: 0, attention: 0 }) };
 }
 
-/// What `f` gives, and the operations that it asked the kernels for on this thread.
+/// Runs `f`; returns its result and the operations that it requested from the kernels on this
+/// thread.
 pub fn counted<R>(f: impl FnOnce() -> R) -> (R, Operations) {
     let before = DONE.get();
     let result = f();
@@ -48,12 +51,12 @@ fn add(linear: usize, attention: usize) {
     DONE.set(done);
 }
 
-/// `rows` rows times a weight `[out, in]`.
+/// Counts a product of `rows` rows with a weight `[out, in]`.
 pub(super) fn product(rows: usize, [out, input]: [usize; 2]) {
     add(2 * rows * out * input, 0);
 }
 
-/// `pairs` of a query and a key in each of `heads` heads.
+/// Counts the attention of `pairs` of a query and a key in each of `heads` heads.
 pub(super) fn pairs(pairs: usize, heads: usize, head_dim: usize) {
     add(0, 4 * pairs * heads * head_dim);
 }

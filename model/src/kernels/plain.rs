@@ -1,14 +1,13 @@
-//! The operations in plain burn: for every device but the CPU, and what the tests compare the host kernels with.
-//! Shapes and meanings are those of the functions of the same names in the parent module.
+//! Plain burn operations: the default body of every kernel, and the reference of the tests for
+//! fused kernels. Shapes and meanings are those of the methods of [`KernelSet`](super::KernelSet).
 //!
-//! A device gives one sum to few of its threads. So sums over all rows, which gradients of weights are, go by pieces of rows first, and
-//! then over the pieces: a tensor `[M, D]` is seen as `[S, M/S, D]` where it meets a weight, and backpropagation sums over both.
+//! Sums over all rows are split. A GPU gives one sum to few of its threads, and the gradient of a
+//! weight is a sum over all rows. So `[M, D]` is reshaped to `[S, M/S, D]` before it meets a
+//! weight: backpropagation then sums within the `S` pieces, and over them.
 
 use super::{
-    is_cpu,
     layout::{Grid, Layout, Scoring},
-    merge::Merge,
-    write::Run,
+    rows::{Merge, RowCopy},
 };
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 use retie_config::{Activation, Gating};
@@ -17,7 +16,7 @@ use std::{
     ops::{Add, Mul, Range, RangeInclusive},
 };
 
-/// With a weight in bf16 `x` and the result are rounded to bf16; what is summed is f32.
+/// Linear. With a bf16 weight, `x` and the result are rounded to bf16; sums are f32.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if weight.dtype() == DType::BF16 && x.dtype() == DType::F32 {
         return linear(x.cast(FloatDType::BF16), weight).cast(FloatDType::F32);
@@ -30,10 +29,11 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// Rows of a piece, at least and at most: enough for a product to be worth its start, few enough for many at a time.
+/// Minimum and maximum rows of a piece: enough for a product to be worth its launch, few enough for
+/// many pieces at a time.
 const ROWS_OF_A_PIECE: RangeInclusive<usize> = 128..=512;
 
-/// How many pieces of equal size the rows of `x` are seen as; 1 where nothing is summed over them.
+/// Number of equal pieces that the rows of `x` are split into; 1 if no gradient sums over rows.
 fn pieces(x: &Tensor<2>) -> usize {
     let [rows, _] = x.dims();
     if !x.device().is_autodiff() {
@@ -47,7 +47,7 @@ fn in_pieces(x: Tensor<2>, pieces: usize) -> Tensor<3> {
     x.reshape([pieces, rows / pieces, width])
 }
 
-/// `f` of `x`, in pieces, and one number for each column.
+/// `f` of `x`, split into pieces, and a vector with one number per column.
 fn by_column(x: Tensor<2>, w: Tensor<1>, f: impl FnOnce(Tensor<3>, Tensor<3>) -> Tensor<3>) -> Tensor<2> {
     let (shape, pieces) = (x.dims(), pieces(&x));
     f(in_pieces(x, pieces), w.unsqueeze()).reshape(shape)
@@ -89,14 +89,10 @@ pub fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
     match kind {
         Activation::Silu => activation::silu(x),
         Activation::GeluTanh => activation::gelu_approximate(x),
-        Activation::Gelu if is_cpu(&x.device()) => activation::gelu(x),
-        // Elsewhere the gradient of burn 0.22's `gelu` is that of the tanh approximation, off by up to 1e-3.
+        // On GPUs the gradient of burn 0.22's `gelu` is that of the tanh approximation, off by up
+        // to 1e-3.
         Activation::Gelu => x.clone() * ((x * FRAC_1_SQRT_2).erf() + 1.0) * 0.5,
     }
-}
-
-pub fn gated(gate: Tensor<2>, up: Tensor<2>, kind: Activation) -> Tensor<2> {
-    activation(gate, kind) * up
 }
 
 pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
@@ -129,7 +125,7 @@ pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tens
         Gating::Weighted => entered + y * gate,
         Gating::Additive => entered + y,
     };
-    // Rows that go through are taken out before they are put back: `0 + v` is `v`, `x + v − x` is not.
+    // Selected rows are zeroed before values are added: `0 + v` is exactly `v`, `x + v − x` is not.
     let put = |values: Tensor<2>, target: Tensor<2>| {
         target.select_assign(0, merge.indices(&device), values, IndexingUpdateOp::Add)
     };
@@ -138,9 +134,9 @@ pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tens
     put(values, x * (-through + 1.0))
 }
 
-pub fn write_rows(buffer: Tensor<2>, values: &Tensor<2>, runs: &[Run]) -> Tensor<2> {
+pub fn write_rows(buffer: Tensor<2>, values: &Tensor<2>, runs: &[RowCopy]) -> Tensor<2> {
     let [_, width] = buffer.dims();
-    runs.iter().fold(buffer, |buffer, Run { rows, at }| {
+    runs.iter().fold(buffer, |buffer, RowCopy { rows, at }| {
         let values = values.clone().narrow(0, rows.start, rows.len());
         buffer.slice_assign([*at..at + rows.len(), 0..width], values)
     })
@@ -150,7 +146,10 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scor
     let [rows, heads, head_dim] = q.dims();
     let [_, kv_heads, _] = k.dims();
     if let Some(Grid { batch, tokens, kv_len, capacity }) = layout.grid() {
-        let keys = |x: Tensor<3>| x.reshape([batch, capacity, kv_heads, head_dim]).narrow(1, 0, kv_len);
+        // A cache may have more slots than the batch has sequences; slicing copies, so whole
+        // buffers are not sliced.
+        let slots = |x: Tensor<3>| if x.dims()[0] > batch * capacity { x.narrow(0, 0, batch * capacity) } else { x };
+        let keys = |x: Tensor<3>| slots(x).reshape([batch, capacity, kv_heads, head_dim]).narrow(1, 0, kv_len);
         let q = q.reshape([batch, tokens, heads, head_dim]);
         let last = (kv_len - tokens..kv_len).collect::<Vec<_>>();
         return causal(q, keys(k), keys(v), &last, scoring).reshape([rows, heads, head_dim]);
@@ -167,7 +166,8 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scor
     Tensor::cat(segments.collect(), 0)
 }
 
-/// `q [B, T, N, H]`; `k`, `v` `[B, S, K, H]`; `own` says which key is each query's, the last that it sees → `[B, T, N, H]`.
+/// Causal attention: `q [B, T, N, H]`; `k`, `v` `[B, S, K, H]` → `[B, T, N, H]`. `own` is the index
+/// of each query's own key, the last that it attends to.
 fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, own: &[usize], scoring: Scoring) -> Tensor<4> {
     let [batch, tokens, heads, head_dim] = q.dims();
     let [_, kv_len, kv_heads, _] = k.dims();
@@ -178,7 +178,7 @@ fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, own: &[usize], scoring: Scor
             .reshape([batch, heads, kv_len, head_dim])
     };
     let device = q.device();
-    // There are fewer queries than scores.
+    // Queries are scaled instead of scores, because there are fewer of them.
     let mut scores = (q * scoring.scale).swap_dims(1, 2).matmul(repeat(k).swap_dims(2, 3)); // [B, N, T, S]
     if let Some(cap) = scoring.softcap {
         scores = (scores / cap).tanh() * cap;

@@ -1,6 +1,9 @@
-//! Host kernels against plain burn operations, value and gradient, in f32.
+//! CPU kernels against plain burn operations, values and gradients, in f32.
 
-use super::{Grid, HeadInput, Layout, Merge, Scoring, Segment, f32_slice, host::DecoderOps, plain, token_log_probs};
+use super::{
+    Grid, HeadInput, KernelSet, Layout, Merge, Scoring, Segment, cpu::FlexOps, f32_slice, kernel_set::PlainKernels,
+    plain, token_log_probs,
+};
 use burn::{
     backend::Dispatch,
     tensor::{DType, Device, Distribution, Int, Tensor},
@@ -12,16 +15,17 @@ fn floats(data: burn::tensor::TensorData) -> Vec<f32> {
     f32_slice(&data).to_vec()
 }
 
-/// Sums of up to a few hundred f32 products: rounding of either side stays below this, relative to the largest element.
+/// Rounding of sums of up to a few hundred f32 products on either side stays below this, relative
+/// to the largest element.
 const TOLERANCE: f32 = 2e-6;
 
 fn device() -> Device {
     Device::flex().autodiff()
 }
 
-/// Normal numbers, the same ones for the same seed.
+/// Normally distributed numbers, reproducible by seed.
 pub(super) fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
-    /// All threads draw from one generator.
+    /// Lock on the generator, which all threads share.
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     let device = device();
@@ -72,11 +76,11 @@ fn rows_of_a_table_equal_the_plain_selection() {
 }
 
 #[test]
-fn what_a_block_left_is_put_back_as_in_plain_operations_for_every_gating() {
+fn merge_equals_the_plain_one_for_every_gating() {
     for gating in [Gating::StraightThrough, Gating::Delta, Gating::Weighted] {
         let how = Merge { rows: [0, 3, 4, 6].into(), gating };
         let inputs = || [random([7, 5], 31), random([4, 5], 32), random([4, 5], 33)];
-        // `compare` takes inputs of one rank; of the third the first column is the gate.
+        // `compare` takes inputs of one rank; the first column of the third is the gate.
         compare(
             inputs(),
             |[x, y, g]| super::merge(x, y, g.narrow(1, 0, 1), how.clone()),
@@ -100,7 +104,7 @@ fn what_a_block_left_is_put_back_as_in_plain_operations_for_every_gating() {
 
 #[test]
 fn linear_equals_the_plain_product() {
-    // Of 640 rows the plain operations make two pieces.
+    // Plain operations split 640 rows into two pieces.
     for rows in [5, 640] {
         let inputs = [random([rows, 7], 1), random([11, 7], 2)];
         compare(inputs, |[x, w]| super::linear(x, w), |[x, w]| plain::linear(x, w));
@@ -118,7 +122,7 @@ fn a_linear_with_lora_equals_the_plain_sum() {
 
 #[test]
 fn a_product_with_other_magnitudes_equals_the_plain_one() {
-    // 70 rows are three tasks of the host's kernels, 640 two pieces of the plain operations.
+    // 70 rows are three tasks of the CPU kernels, 640 rows two pieces of the plain operations.
     let norms = random::<2>([1, 11], 50).abs().inner() + 0.5;
     let flat = |x: Tensor<2>| x.reshape([11]);
     for rows in [70, 640] {
@@ -142,7 +146,7 @@ fn norms_of_rows_equal_the_plain_ones_for_either_type_and_over_several_panels() 
         assert_close("f32", super::row_norms(w, x, y), expected.clone());
         assert_close("bf16", super::row_norms(weight, a, b), expected);
     }
-    // A correction that leaves 2⁻¹⁷ of a row, exact in f32; the expanded square would leave nothing.
+    // An update that leaves 2⁻¹⁷ of a row, exact in f32; the expanded square would leave nothing.
     let matrix = |x: [[f32; 2]; 2]| Tensor::<2>::from_floats(x, &Device::flex());
     let (weight, a) = (matrix([[3.0, 4.0], [0.0, 2.0]]), matrix([[3.0, 4.0], [1.0, 0.0]]));
     let left = (-17f32).exp2();
@@ -156,7 +160,8 @@ fn norms_of_rows_equal_the_plain_ones_for_either_type_and_over_several_panels() 
 
 #[test]
 fn rms_norm_equals_the_plain_one() {
-    // 70 rows are three tasks; 37 columns leave a tail behind the 16 lanes. 640 rows are two pieces of the plain operations.
+    // 70 rows are three tasks; 37 columns leave a tail after the 16 lanes. 640 rows are two pieces
+    // of the plain operations.
     for rows in [70, 640] {
         compare(
             [random([rows, 37], 3), random([1, 37], 4)],
@@ -185,7 +190,7 @@ fn a_gated_activation_equals_the_plain_one() {
         compare(
             [random([300, 61], 5) * 3.0, random([300, 61], 6)],
             |[g, u]| super::gated(g, u, act),
-            |[g, u]| plain::gated(g, u, act),
+            |[g, u]| PlainKernels.gated(g, u, act),
         );
     }
 }
@@ -196,12 +201,12 @@ fn a_linear_of_a_gated_activation_equals_the_plain_one_with_and_without_lora() {
     compare(
         [gate.clone(), up.clone(), weight.clone()],
         |[g, u, w]| super::gated_linear(g, u, Activation::GeluTanh, w),
-        |[g, u, w]| plain::linear(plain::gated(g, u, Activation::GeluTanh), w),
+        |[g, u, w]| plain::linear(PlainKernels.gated(g, u, Activation::GeluTanh), w),
     );
     compare(
         [gate, up, weight, random([3, 61], 35), random([23, 3], 36)],
         |[g, u, w, a, b]| super::gated_linear_lora(g, u, Activation::Silu, w, a, b),
-        |[g, u, w, a, b]| plain::linear_lora(plain::gated(g, u, Activation::Silu), w, a, b),
+        |[g, u, w, a, b]| plain::linear_lora(PlainKernels.gated(g, u, Activation::Silu), w, a, b),
     );
 }
 
@@ -214,7 +219,7 @@ fn rope_equals_the_plain_one() {
         |[x]| super::rope(x, cos.clone(), sin.clone()),
         |[x]| plain::rope(x, cos.clone(), sin.clone()),
     );
-    // Of a longer head only the first eight numbers are rotated.
+    // Only the first eight channels of a longer head are rotated.
     compare(
         [random([2, 6, 3, 14], 8)],
         |[x]| super::rope(x, cos.clone(), sin.clone()),
@@ -238,7 +243,8 @@ fn attention_equals_the_plain_one_over_several_blocks() {
 
 #[test]
 fn attention_with_a_window_and_a_soft_cap_equals_the_plain_one() {
-    // Windows within a block of queries, over several of them, and over two blocks of keys; a prefix that the window leaves behind.
+    // Windows within a block of queries, over several of them, and over two blocks of keys; and a
+    // prefix that falls out of the window.
     let (grid, packed) = (Layout::batch(1, 700), Layout::packed([(40, 0..0), (90, 0..40), (5, 0..40)]));
     for (layout, rows) in [(grid, 700), (packed, 135)] {
         for (softcap, window) in
@@ -276,7 +282,8 @@ fn grouped_attention_with_a_cache_equals_the_plain_one() {
 
 #[test]
 fn attention_of_one_query_a_sequence_equals_the_plain_one() {
-    // Over three blocks of keys, behind a prefix, and of a query that does not see all keys; for more heads than are read together.
+    // Keys over three blocks, with a prefix, and a query that does not attend to all keys; also
+    // with more heads than are read together.
     let alone = |query: usize, prefix, keys| Segment::last(query..query + 1, prefix, keys);
     let middle = Segment { own: Some([40].into()), ..alone(2, 0..0, 710..800) };
     let layout = Layout::ragged(vec![alone(0, 0..0, 10..710), alone(1, 10..600, 710..713), middle]);
@@ -301,7 +308,8 @@ fn attention_of_one_query_a_sequence_equals_the_plain_one() {
 
 #[test]
 fn packed_attention_with_shared_prefixes_equals_the_plain_one() {
-    // Runs without a prefix, runs that share one, and one of a single row; 600 rows are two blocks of keys.
+    // Runs without a prefix, runs that share one, and one of a single row; 600 rows are two blocks
+    // of keys.
     let layout = Layout::packed([(600, 0..0), (70, 0..600), (1, 0..600), (5, 0..0), (9, 671..676)]);
     let rows = layout.num_rows();
     let (k, v) = (random([rows, 2, 8], 31), random([rows, 2, 8], 32));
@@ -320,7 +328,7 @@ fn packed_attention_with_shared_prefixes_equals_the_plain_one() {
 
 #[test]
 fn attention_of_some_queries_is_that_of_all_and_equals_the_plain_one() {
-    // Over two blocks of keys, behind a prefix, and in a cache.
+    // Keys over two blocks, with a prefix, and in a cache.
     let packed = Layout::packed([(600, 0..0), (70, 0..600)]);
     let cached = Layout::cached(Grid { batch: 2, tokens: 30, kv_len: 80, capacity: 90 });
     for (layout, keys) in [(packed, 670), (cached, 180)] {
@@ -357,7 +365,7 @@ fn attention_of_some_queries_is_that_of_all_and_equals_the_plain_one() {
 
 #[test]
 fn rows_are_written_into_a_buffer_as_in_plain_operations() {
-    let runs = || std::sync::Arc::from([super::Run { rows: 1..3, at: 5 }, super::Run { rows: 4..5, at: 0 }]);
+    let runs = || std::sync::Arc::from([super::RowCopy { rows: 1..3, at: 5 }, super::RowCopy { rows: 4..5, at: 0 }]);
     compare(
         [random([8, 3], 54), random([5, 3], 55)],
         |[buffer, rows]| super::write_rows(buffer, rows, &runs()),
@@ -381,7 +389,7 @@ fn token_log_probs_are_those_of_the_softmax() {
 
 #[test]
 fn the_extension_itself_is_what_runs_on_the_cpu() {
-    assert!(super::is_cpu(&device()) && super::is_cpu(&Device::flex()));
+    assert!([device(), Device::flex()].iter().all(|device| super::kernels_of(device).keeps_bf16_weights()));
     let (x, w) = (random([2, 3], 24).inner(), random([4, 3], 25).inner());
     let direct: Tensor<2> =
         Tensor::from_dispatch(Dispatch::decoder_linear(x.clone().into_dispatch(), w.clone().into_dispatch()));

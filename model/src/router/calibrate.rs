@@ -1,16 +1,19 @@
-//! Thresholds for given capacities: the quantiles of the logits that a held-out text has.
+//! Calibration of expert choice: thresholds for given capacities, as quantiles of the router logits
+//! on a held-out text.
 //!
-//! In training a recursion takes a part `c_r` of every sequence's tokens. In inference a token passes if its logit is above `τ_r`; here
-//! `τ_r` is chosen so that the part `c_r` of a text's tokens pass, given the thresholds of the recursions before.
+//! In training, recursion `r` selects the fraction `c_r` of every sequence's tokens. At inference
+//! it selects the tokens with logits above `τ_r`. Calibration chooses `τ_r` such that the fraction
+//! `c_r` of the text's tokens passes, given the thresholds of the recursions before.
 
-use super::forward::Choice;
+use super::selector::SelectionRule;
 use crate::{CausalLm, kernels::Layout};
 use burn::tensor::{Int, Tensor};
 
-/// Thresholds for the model's capacities on sequences of token ids, one a recursion; `None` where the capacity is 1. Recursion by
-/// recursion, so the text is run once for each capacity below 1.
+/// Calibrates the thresholds to the model's capacities on sequences of token ids. Returns the model
+/// with one threshold per recursion, `None` where the capacity is 1. Thresholds are set recursion
+/// by recursion, so the text is run once for each capacity below 1.
 ///
-/// The model comes back with them; one whose recursions do not choose comes back as it was.
+/// A model without expert choice is returned unchanged.
 #[must_use]
 pub fn calibrate(mut model: CausalLm, sequences: &[Vec<u32>]) -> CausalLm {
     let Some(router) = model.expert_choice() else { return model };
@@ -21,7 +24,7 @@ pub fn calibrate(mut model: CausalLm, sequences: &[Vec<u32>]) -> CausalLm {
         if capacity >= 1.0 || total == 0 {
             continue;
         }
-        // Later recursions do not change what this one reads.
+        // Thresholds of later recursions do not change what this one reads.
         model.set_thresholds(thresholds.clone());
         let mut logits = Vec::with_capacity(total);
         for sequences in batches(sequences) {
@@ -34,10 +37,10 @@ pub fn calibrate(mut model: CausalLm, sequences: &[Vec<u32>]) -> CausalLm {
     model
 }
 
-/// Tokens that run at once.
+/// Number of tokens per forward pass.
 const TOKENS: usize = 4096;
 
-/// Runs of sequences of about that many.
+/// Consecutive sequences in batches of at most [`TOKENS`] tokens, or of one sequence.
 fn batches(sequences: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
     let mut batches = Vec::new();
     let mut rest = sequences;
@@ -59,12 +62,13 @@ fn logits_of(model: &CausalLm, sequences: &[Vec<u32>], recursion: usize) -> Vec<
     let layout = Layout::packed(sequences.iter().map(|ids| (ids.len(), 0..0)));
     let ids: Vec<i32> = sequences.iter().flatten().map(|id| *id as i32).collect();
     let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device());
-    let (_, routing) = model.forward_routed(ids, layout, Choice::Threshold);
-    routing.decisions().get(recursion).map_or_else(Vec::new, super::Decision::causal_values)
+    let (_, trace) = model.begin(ids, layout, SelectionRule::Causal).finish();
+    trace.decisions().get(recursion).map_or_else(Vec::new, super::RoutingDecision::causal_values)
 }
 
-/// A threshold that the first `count` of descending `logits` pass: in the middle between the last that does and the first that does
-/// not. With fewer than `count` all pass.
+/// Threshold that the first `count` of the descending `logits` pass: the midpoint between the last
+/// that passes and the first that does not. `None`, so that all pass, if there are no more than
+/// `count`.
 fn between(logits: &[f32], count: usize) -> Option<f64> {
     let after = f64::from(*logits.get(count)?);
     let last = count.checked_sub(1).and_then(|i| logits.get(i)).map_or(after, |u| f64::from(*u));

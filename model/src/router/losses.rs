@@ -1,12 +1,12 @@
-//! What is asked of a router's logits `u` beside the language-model loss (Mixture-of-Recursions, §2.2.1 and Table 4): means over the
-//! tokens that a recursion had before it, in f64, with their gradients.
+//! Router losses on logits `u`, beside the language-model loss (Mixture-of-Recursions, §2.2.1 and
+//! Table 4): means over the active rows of a recursion, in f64, with their gradients.
 
-use retie_config::DepthScore;
+use retie_config::TokenChoiceScore;
 
-/// A value, and its gradient for each logit.
+/// Value of a router loss and its gradient for each logit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouterLoss {
-    /// The mean.
+    /// Mean over the tokens.
     pub value: f64,
     /// `∂ value / ∂ u`.
     pub grad: Vec<f32>,
@@ -22,8 +22,9 @@ fn mean(terms: impl ExactSizeIterator<Item = (f64, f64)>) -> RouterLoss {
     loss
 }
 
-/// The auxiliary loss: binary cross-entropy between `σ(u)` and whether the token was chosen. It makes the sign of `u` say what top-k
-/// over the whole sequence says, so that a causal choice is possible.
+/// Auxiliary loss of expert choice: binary cross-entropy between `σ(u)` and the top-k selection
+/// `chosen`. It trains the sign of `u` to predict the selection over the whole sequence, which
+/// makes causal selection possible.
 #[must_use]
 pub fn binary_cross_entropy(logits: &[f32], chosen: &[bool]) -> RouterLoss {
     mean(logits.iter().zip(chosen).map(|(u, chosen)| {
@@ -34,8 +35,8 @@ pub fn binary_cross_entropy(logits: &[f32], chosen: &[bool]) -> RouterLoss {
     }))
 }
 
-/// The z-loss, `(ln Σ_i e^{u_i})²` over the `outputs` logits of a token's router; of one output `u²` (Zoph et al.,
-/// <https://arxiv.org/abs/2202.08906>, Eq. 5).
+/// Router z-loss: `(ln Σ_i e^{u_i})²` over the `outputs` logits of each token; `u²` for one output
+/// (Zoph et al., <https://arxiv.org/abs/2202.08906>, Eq. 5).
 #[must_use]
 pub fn z_loss(logits: &[f32], outputs: usize) -> RouterLoss {
     rows(logits, outputs, |row, grad| {
@@ -47,12 +48,14 @@ pub fn z_loss(logits: &[f32], outputs: usize) -> RouterLoss {
     })
 }
 
-/// How far the probabilities are from a decision: `1 − (2σ(u) − 1)²`, a mean over the outputs (the uncertainty-aware loss of ZoomNet,
-/// <https://arxiv.org/abs/2203.02688>); of a softmax over `R` depths the same for any `R`, `R/(R − 1)·(1 − Σ q_i²)`. 1 where all are
-/// alike, 0 where one has all.
+/// Decisiveness loss: 1 for undecided probabilities, 0 for a certain decision.
+///
+/// For sigmoids it is `1 − (2σ(u) − 1)²`, a mean over the outputs (the uncertainty-aware loss of
+/// ZoomNet, <https://arxiv.org/abs/2203.02688>). For a softmax over `R` recursion counts it is
+/// `R/(R − 1)·(1 − Σ q_i²)`, which has the same range for any `R`.
 #[must_use]
-pub fn decisiveness(logits: &[f32], outputs: usize, score: Option<DepthScore>) -> RouterLoss {
-    if score != Some(DepthScore::Softmax) {
+pub fn decisiveness(logits: &[f32], outputs: usize, score: Option<TokenChoiceScore>) -> RouterLoss {
+    if score != Some(TokenChoiceScore::Softmax) {
         return rows(logits, outputs, |row, grad| {
             let share = 1.0 / outputs as f64;
             let mut value = 0.0;
@@ -73,22 +76,23 @@ pub fn decisiveness(logits: &[f32], outputs: usize, score: Option<DepthScore>) -
     })
 }
 
-/// The balancing loss of depths (Fedus et al., <https://arxiv.org/abs/2101.03961>, Eq. 4; Mixture-of-Recursions, §2.2.1):
-/// `Σ_i P_i·R·f_i`, with `P_i` the mean of `p_i = α·score(u_i)` and `f_i` the part of the tokens that chose depth `i`, `chosen`, which has no
-/// gradient. With a softmax and `α = 1` it is 1 where either is even.
+/// Balancing loss of token choice (Fedus et al., <https://arxiv.org/abs/2101.03961>, Eq. 4;
+/// Mixture-of-Recursions, §2.2.1): `Σ_i P_i·R·f_i`. `P_i` is the mean of `p_i = α·score(u_i)`;
+/// `f_i` is the fraction of tokens whose last recursion is `i`, from `chosen`, and has no gradient.
+/// With a softmax and `α = 1` the loss is 1 where either of the two is uniform.
 #[must_use]
-pub fn balancing(logits: &[f32], chosen: &[usize], outputs: usize, score: DepthScore, alpha: f64) -> RouterLoss {
+pub fn balancing(logits: &[f32], chosen: &[usize], outputs: usize, score: TokenChoiceScore, alpha: f64) -> RouterLoss {
     let load = outputs as f64 / chosen.len().max(1) as f64;
     let mut loads = vec![0.0; outputs];
     chosen.iter().for_each(|depth| loads[*depth] += load);
     rows(logits, outputs, |row, grad| match score {
-        DepthScore::Softmax => {
+        TokenChoiceScore::Softmax => {
             let p = softmax(row);
             let mean = p.iter().zip(&loads).map(|(p, load)| p * load).sum::<f64>();
             grad.extend(p.iter().zip(&loads).map(|(p, load)| alpha * p * (load - mean)));
             alpha * mean
         }
-        DepthScore::Sigmoid => {
+        TokenChoiceScore::Sigmoid => {
             let p: Vec<f64> = row.iter().map(|u| sigmoid(*u)).collect();
             grad.extend(p.iter().zip(&loads).map(|(p, load)| alpha * load * p * (1.0 - p)));
             alpha * p.iter().zip(&loads).map(|(p, load)| p * load).sum::<f64>()
@@ -96,7 +100,7 @@ pub fn balancing(logits: &[f32], chosen: &[usize], outputs: usize, score: DepthS
     })
 }
 
-/// The mean over rows of `outputs` logits of what `of_row` gives; it pushes the row's gradient.
+/// Mean of `of_row` over rows of `outputs` logits; `of_row` also appends the row's gradient.
 fn rows(logits: &[f32], outputs: usize, mut of_row: impl FnMut(&[f64], &mut Vec<f64>) -> f64) -> RouterLoss {
     let share = outputs as f64 / logits.len().max(1) as f64;
     let mut grad = Vec::with_capacity(logits.len());
@@ -126,7 +130,7 @@ mod tests {
 
     const LOGITS: [f32; 4] = [2.0, -1.0, 0.5, -3.0];
 
-    /// `torch.nn.functional.binary_cross_entropy_with_logits` and `logsumexp` on these four.
+    /// `torch.nn.functional.binary_cross_entropy_with_logits` and `logsumexp` on these four logits.
     #[test]
     fn values_are_those_of_torch() {
         let bce = binary_cross_entropy(&LOGITS, &[true, false, true, false]);
@@ -134,11 +138,11 @@ mod tests {
         assert_eq!(z_loss(&LOGITS, 1).value, 3.5625);
     }
 
-    /// Four tokens, three depths: values of the paper's code run on these.
+    /// Values of the paper's code on four tokens and three recursion counts.
     #[test]
-    fn values_of_depths_are_those_of_the_reference() {
+    fn balancing_and_z_loss_have_the_values_of_the_reference() {
         let logits = [1.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, -1.0];
-        let balance = balancing(&logits, &[0, 1, 0, 0], 3, DepthScore::Softmax, 1.0).value;
+        let balance = balancing(&logits, &[0, 1, 0, 0], 3, TokenChoiceScore::Softmax, 1.0).value;
         let z = z_loss(&logits, 3).value;
         for (found, expected) in [(balance, 1.175_752_745_4), (z, 2.572_849_769_8)] {
             assert!((found - expected).abs() < 1e-10, "ten digits are given: {found}");
@@ -147,18 +151,19 @@ mod tests {
 
     #[test]
     fn a_router_that_is_sure_is_decisive() {
-        for score in [None, Some(DepthScore::Sigmoid), Some(DepthScore::Softmax)] {
+        for score in [None, Some(TokenChoiceScore::Sigmoid), Some(TokenChoiceScore::Softmax)] {
             let outputs = if score.is_some() { 2 } else { 1 };
             let alike = decisiveness(&vec![0.0; 2 * outputs], outputs, score);
             assert!((alike.value - 1.0).abs() < 1e-15 && alike.grad.iter().all(|x| *x == 0.0), "{alike:?}");
             let sure = decisiveness(&[60.0, -60.0], outputs, score);
             assert!(sure.value < 1e-20, "{sure:?}");
         }
-        // A gradient step goes away from ½.
+        // A gradient step moves the probability away from ½.
         let [above, below] = [[0.3], [-0.3]].map(|u| decisiveness(&u, 1, None).grad[0]);
         assert!(above < 0.0 && below > 0.0);
-        // Of two depths the softmax is a sigmoid of the difference.
-        let (two, one) = (decisiveness(&[0.7, -0.2], 2, Some(DepthScore::Softmax)), decisiveness(&[0.9], 1, None));
+        // A softmax over two recursion counts is a sigmoid of the difference.
+        let (two, one) =
+            (decisiveness(&[0.7, -0.2], 2, Some(TokenChoiceScore::Softmax)), decisiveness(&[0.9], 1, None));
         assert!((two.value - one.value).abs() < 1e-7, "0.9 is rounded to f32: {two:?} {one:?}");
     }
 
@@ -168,7 +173,7 @@ mod tests {
     fn gradients_are_those_of_finite_differences() {
         let targets = [true, false, false, true];
         let step = 1.0 / 64.0;
-        let softmax = DepthScore::Softmax;
+        let softmax = TokenChoiceScore::Softmax;
         let losses: [Loss<'_>; 7] = [
             &|u| binary_cross_entropy(u, &targets),
             &|u| z_loss(u, 1),
@@ -176,7 +181,7 @@ mod tests {
             &|u| decisiveness(u, 1, None),
             &|u| decisiveness(u, 2, Some(softmax)),
             &|u| balancing(u, &[0, 0], 2, softmax, 0.5),
-            &|u| balancing(u, &[1], 4, DepthScore::Sigmoid, 0.1),
+            &|u| balancing(u, &[1], 4, TokenChoiceScore::Sigmoid, 0.1),
         ];
         for f in losses {
             for (i, grad) in f(&LOGITS).grad.into_iter().enumerate() {

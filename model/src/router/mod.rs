@@ -1,32 +1,43 @@
-//! Mixture-of-Recursions: routers that choose, for every token, through how many recursions it goes
-//! (<https://arxiv.org/abs/2507.10524>, §2.2).
+//! Routers (Mixture-of-Recursions, §2.2, <https://arxiv.org/abs/2507.10524>): selection of the
+//! tokens that go through a recursion, and merging of its output.
 //!
-//! Tokens that a recursion does not choose are not computed: the block runs over the gathered rows of the others, at their original
-//! positions, and its attention sees those rows alone.
+//! Rows that a recursion does not select are not computed: the block runs over the gathered
+//! selected rows, at their original positions.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `network` | from a hidden state to logits and scores |
-//! | `lots` | the same drawn, as a baseline |
-//! | `choose` | which tokens a recursion chooses |
-//! | `forward` | a recursion over them |
-//! | `token_choice` | a recursion over the tokens whose own choice it is |
+//! | `selector` | interface of a token selector |
+//! | `registry` | the selector of each kind of router |
+//! | `expert_choice` | selector of expert choice |
+//! | `top_k`, `threshold` | its rules in training and at inference |
+//! | `token_choice`, `loop_entry` | selector of token choice, and its state across recursions |
+//! | `random` | logits of random routers; warm-up of token choice |
+//! | `network` | from hidden states to logits and scores |
+//! | `trace` | routing trace of a forward pass |
 //! | `calibrate` | thresholds for given capacities |
-//! | `losses` | what is asked of the logits in training |
-//! | `statistics` | what routers do, counted |
+//! | `losses` | losses on router logits |
+//! | `statistics` | routing statistics |
 
 mod calibrate;
-mod choose;
-mod forward;
+mod expert_choice;
+mod loop_entry;
 mod losses;
-mod lots;
 mod network;
+mod random;
+mod registry;
+mod selector;
 mod statistics;
+mod threshold;
 mod token_choice;
+mod top_k;
+mod trace;
 
 pub use calibrate::calibrate;
-pub use forward::{Choice, Decision, FullDepth, Routing};
+pub use loop_entry::LoopEntry;
 pub use losses::{RouterLoss, balancing, binary_cross_entropy, decisiveness, z_loss};
 pub use network::Router;
-pub use statistics::{DepthChoice, RoutingStatistics, RoutingSums};
-pub use token_choice::Entry;
+pub(crate) use registry::selector;
+pub(crate) use selector::{ActiveRows, Origin, Passage, TokenSelector};
+pub use selector::{FullRecursionWarmup, SelectionRule};
+pub use statistics::{RoutingStatistics, RoutingSums, TokenChoiceStatistics};
+pub use trace::{RoutingDecision, RoutingTrace};

@@ -1,5 +1,6 @@
-//! What computes a router's logits `u` of a token from its hidden state, in f32 (Mixture-of-Recursions, Appendix G.1): one, or one for each
-//! of `O` depths.
+//! Router network: from a token's hidden state to its logits `u`, in f32 (Mixture-of-Recursions,
+//! Appendix G.1). It has one output for expert choice, and one per recursion for token choice; `O`
+//! is their number.
 //!
 //! `linear`: `u = W·x`; with a hidden layer: `u = W·gelu(U·x)`. No biases.
 
@@ -8,18 +9,19 @@ use burn::{
     module::Module,
     tensor::{Tensor, activation},
 };
-use retie_config::{DepthScore, RouterInput, RouterScore};
+use retie_config::{RouterInput, RouterScore, TokenChoiceScore};
 
-/// The router of one recursion, or of all.
+/// Weights of a router, for one recursion (expert choice) or for all (token choice).
 #[derive(Module, Debug)]
 pub struct Router {
     /// `[W, D]`, if there is a hidden layer.
     pub up_proj: Option<Table>,
-    /// `[O, D]` or `[O, W]`.
+    /// `[O, D]`, or `[O, W]` with a hidden layer.
     pub out_proj: Table,
 }
 
-/// Added to the mean square, so that a row of zeros has a logit. Hidden states are far above it.
+/// Epsilon of the input normalisation, far below the mean square of hidden states. It gives a row
+/// of zeros a finite logit.
 const EPS: f64 = 1e-6;
 
 impl Router {
@@ -40,7 +42,7 @@ impl Router {
     }
 }
 
-/// `p = α·score(u)`, elementwise.
+/// Scores of expert choice, `p = α·score(u)`, elementwise.
 pub(crate) fn scores(logits: Tensor<2>, score: RouterScore, alpha: f64) -> Tensor<2> {
     let scores = match score {
         RouterScore::Sigmoid => activation::sigmoid(logits),
@@ -50,11 +52,11 @@ pub(crate) fn scores(logits: Tensor<2>, score: RouterScore, alpha: f64) -> Tenso
     scores * alpha
 }
 
-/// `p = α·score(u)` of logits `[n, R]`.
-pub(crate) fn depth_scores(logits: Tensor<2>, score: DepthScore, alpha: f64) -> Tensor<2> {
+/// Scores of token choice, `p = α·score(u)`, of logits `[n, R]`.
+pub(crate) fn recursion_scores(logits: Tensor<2>, score: TokenChoiceScore, alpha: f64) -> Tensor<2> {
     let scores = match score {
-        DepthScore::Softmax => activation::softmax(logits, 1),
-        DepthScore::Sigmoid => activation::sigmoid(logits),
+        TokenChoiceScore::Softmax => activation::softmax(logits, 1),
+        TokenChoiceScore::Sigmoid => activation::sigmoid(logits),
     };
     scores * alpha
 }

@@ -1,136 +1,142 @@
-//! One recursion of a model whose tokens choose their depth (Mixture-of-Recursions, §2.2.1, Eq. 2.2): who is not done runs through the
-//! block; who has come to its depth is put back, gated, onto the state that it entered the loop with.
+//! Token choice (Mixture-of-Recursions, §2.2.1, Eq. 2.2): each token selects its recursion count
+//! before the loop. After its last recursion, gating combines its output with the state at the
+//! loop's entry.
 //!
-//! With `x` the state at the loop's entry, `h` before a recursion and `y = block(h)`, a token of depth `i` becomes in recursion `i` what its
-//! gating makes of `x` and `y`, and in those before `y` (`intermediate: plain`) or what the gating makes of `h` and `y`, but for `weighted`:
-//! `p·y` (`gated`).
+//! Let `x` be the state at the loop's entry, `h` the state before a recursion and `y = block(h)`.
+//! In its last recursion a token becomes the gated combination of `x` and `y`. In earlier
+//! recursions it becomes `y` (`intermediate: plain`), or the gated combination of `h` and `y`,
+//! which for `weighted` is `p·y` (`intermediate: gated`).
 
 use super::{
-    forward::{Choice, Decision, Routing, positions},
-    network::depth_scores,
+    loop_entry::LoopEntry,
+    network::{Router, recursion_scores},
+    random::{RandomLogits, warmup_rows},
+    selector::{ActiveRows, Origin, Passage, TokenSelector, positions},
+    trace::RoutingDecision,
 };
 use crate::{
-    block::Rows,
-    cache::KvCache,
     causal_lm::CausalLm,
-    kernels::{self, Merge, f32_slice},
+    kernels::{self, Merge, Segment, f32_slice},
 };
 use burn::tensor::Tensor;
 use retie_config::{Gating, IntermediateState, TokenChoiceConfig};
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
-/// What a token chooses its depth from, and what it leaves with.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Hidden states at the loop's entry, `[M, D]`.
-    pub hidden: Tensor<2>,
-    /// Logits of the router, `[M, R]`.
-    pub logits: Tensor<2>,
-    /// The last recursion that each row goes through.
-    pub last: Arc<[usize]>,
-    /// The same before a warm-up changed some.
-    pub own: Arc<[usize]>,
+/// Token selector of [`TokenChoiceConfig`].
+#[derive(Debug)]
+pub(crate) struct TokenChoice<'m> {
+    config: &'m TokenChoiceConfig,
+    /// The router of all recursions; `None` for random routers.
+    router: Option<&'m Router>,
+    num_recursions: usize,
+    random: Option<RandomLogits>,
+    /// For each row, true if the warm-up sends it through every recursion.
+    full_recursion: Vec<bool>,
+    /// Recursion counts; before the first recursion, those of a replayed pass, if any.
+    entry: Option<LoopEntry>,
 }
 
-impl Entry {
-    /// The same with other tensors: those of another graph.
-    #[must_use]
-    pub fn with(&self, hidden: Tensor<2>, logits: Tensor<2>) -> Self {
-        Self { hidden, logits, ..self.clone() }
+impl<'m> TokenChoice<'m> {
+    pub fn new(model: &'m CausalLm, config: &'m TokenChoiceConfig, origin: Origin<'_>) -> Self {
+        let num_recursions = model.share_map().num_recursions();
+        let random = (!config.network.has_weights()).then(|| RandomLogits::new(&origin, num_recursions));
+        let full_recursion = warmup_rows(&origin);
+        let entry = match origin {
+            Origin::Tokens { .. } => None,
+            Origin::Replay { entry, .. } => entry.map(|entry| *entry),
+        };
+        Self { config, router: model.model.routers.first(), num_recursions, random, full_recursion, entry }
+    }
+
+    /// Runs the router over every row and selects recursion counts; a replayed selection stays.
+    fn enter(&self, active: &ActiveRows) -> LoopEntry {
+        let hidden = active.hidden();
+        let logits = match (self.router, &self.random) {
+            (_, Some(random)) => random.logits(active.rows(), &hidden.device()),
+            (Some(router), None) => router.logits(hidden.clone(), self.config.input), // [M, R]
+            (None, None) => unreachable!("loading checks that the model has its router"),
+        };
+        if let Some(entry) = &self.entry {
+            return entry.with(hidden, logits);
+        }
+        let scores = recursion_scores(logits.clone().detach(), self.config.score, self.config.alpha).into_data();
+        let chosen = last_best(f32_slice(&scores), self.num_recursions, self.config.biases.as_deref());
+        let full = |row: usize| self.full_recursion.get(row).copied().unwrap_or(false);
+        let last = |(row, chosen): (usize, &usize)| if full(row) { self.num_recursions - 1 } else { *chosen };
+        let last_recursions = chosen.iter().enumerate().map(last).collect();
+        LoopEntry { hidden, logits, last_recursions, router_recursions: chosen.into() }
+    }
+
+    fn chosen(&self) -> &LoopEntry {
+        match &self.entry {
+            Some(entry) => entry,
+            None => unreachable!("tokens choose before the first recursion"),
+        }
     }
 }
 
-impl CausalLm {
-    #[expect(clippy::too_many_arguments, reason = "those of `run_pass`, and what it found out")]
-    pub(super) fn run_chosen_depth(
-        &self,
-        x: Tensor<2>,
-        recursion: usize,
-        depths: Range<usize>,
-        rows: &Rows,
-        router: &TokenChoiceConfig,
-        routing: &mut Routing,
-        cache: Option<&mut KvCache>,
-    ) -> Tensor<2> {
-        let [num_rows, _] = x.dims();
-        let alive = routing.alive.take().unwrap_or_else(|| (0..num_rows).collect());
-        let entry = if recursion == 0 { self.enter(&x, router, routing) } else { routing.entry.clone() };
-        let Some(entry) = entry.filter(|_| !alive.is_empty()) else {
-            self.leave_out(depths, num_rows, routing, cache);
-            routing.decisions.push(Decision::of_nobody(recursion));
-            routing.alive = Some(alive);
-            return x;
-        };
-        let chosen: Arc<[usize]> = match &routing.choice {
-            Choice::Given(rows) => rows.clone(),
-            _ => alive.iter().copied().filter(|row| entry.last[*row] >= recursion).collect(),
-        };
-        let first = (recursion == 0).then(|| (entry.logits.clone(), entry.own.clone()));
-        let (logits, own) = first.unzip();
-        let decision = Decision { recursion, alive, logits, auxiliary: None, chosen: chosen.clone(), own };
-        routing.decisions.push(decision);
-        routing.alive = Some(chosen.clone());
-        routing.entry = Some(entry.clone());
-        if chosen.is_empty() {
-            self.leave_out(depths, num_rows, routing, cache);
-            return x;
+impl TokenSelector for TokenChoice<'_> {
+    fn select(&mut self, active: &ActiveRows, recursion: usize, _: &[Segment]) -> RoutingDecision {
+        if recursion == 0 {
+            self.entry = Some(self.enter(active));
         }
-        let before = if chosen.len() == num_rows { x.clone() } else { kernels::gather(x.clone(), &chosen) };
-        let after = self.run_chosen(before.clone(), recursion, depths, rows, &chosen, routing, cache);
-        let gates = depth_scores(entry.logits, router.score, router.alpha).narrow(1, recursion, 1); // [M, 1]
-        let (done, going): (Vec<usize>, Vec<usize>) = chosen.iter().partition(|row| entry.last[**row] == recursion);
-        let mut out = x;
-        for (part, leaves) in [(done, true), (going, false)] {
-            if part.is_empty() {
+        let entry = self.chosen();
+        let goes_on = |row: &usize| entry.last_recursions[*row] >= recursion;
+        let first = (recursion == 0).then(|| (entry.logits.clone(), entry.router_recursions.clone()));
+        let (logits, router_recursions) = first.unzip();
+        RoutingDecision {
+            recursion,
+            active_rows: active.rows().clone(),
+            logits,
+            auxiliary_logits: None,
+            selected_rows: active.rows().iter().copied().filter(goes_on).collect(),
+            router_recursions,
+        }
+    }
+
+    fn merge(&self, passage: Passage, decision: &RoutingDecision) -> Tensor<2> {
+        let Passage { all, entering, leaving } = passage;
+        let RoutingDecision { recursion, selected_rows, .. } = decision;
+        let (entry, gating) = (self.chosen(), self.config.gating);
+        let gates = recursion_scores(entry.logits.clone(), self.config.score, self.config.alpha);
+        let gates = gates.narrow(1, *recursion, 1); // [M, 1]
+        let is_last = |row: &&usize| entry.last_recursions[**row] == *recursion;
+        let (done, going): (Vec<usize>, Vec<usize>) = selected_rows.iter().partition(is_last);
+        let mut out = all;
+        for (rows, leaves) in [(done, true), (going, false)] {
+            if rows.is_empty() {
                 continue;
             }
-            let at = positions(&chosen, &part);
-            let (gate, y) = (kernels::gather(gates.clone(), &part), kernels::gather(after.clone(), &at));
-            let left = match (leaves, router.intermediate) {
-                (true, _) => combined(kernels::gather(entry.hidden.clone(), &part), y, gate, router.gating),
+            let at = positions(selected_rows, &rows);
+            let (gate, y) = (kernels::gather(gates.clone(), &rows), kernels::gather(leaving.clone(), &at));
+            let left = match (leaves, self.config.intermediate) {
+                (true, _) => combined(kernels::gather(entry.hidden.clone(), &rows), y, gate, gating),
                 (false, IntermediateState::Plain) => y,
-                (false, IntermediateState::Gated) if router.gating == Gating::Weighted => y * gate,
-                (false, IntermediateState::Gated) => {
-                    combined(kernels::gather(before.clone(), &at), y, gate, router.gating)
-                }
+                (false, IntermediateState::Gated) if gating == Gating::Weighted => y * gate,
+                (false, IntermediateState::Gated) => combined(kernels::gather(entering.clone(), &at), y, gate, gating),
             };
-            out = put(out, left, part.into());
+            out = put(out, left, rows.into());
         }
         out
     }
 
-    /// The router reads every row, and each chooses.
-    fn enter(&self, x: &Tensor<2>, router: &TokenChoiceConfig, routing: &mut Routing) -> Option<Entry> {
-        let [num_rows, _] = x.dims();
-        let num_recursions = self.plan.share_map.num_recursions();
-        let everyone: Vec<usize> = (0..num_rows).collect();
-        let logits = match self.model.routers.first() {
-            Some(network) => network.logits(x.clone(), router.input), // [M, R]
-            None => routing.drawn(&everyone, num_recursions, &x.device()),
-        };
-        // What was chosen before stays chosen.
-        if let (Choice::Given(_), Some(entry)) = (&routing.choice, &routing.entry) {
-            return Some(entry.with(x.clone(), logits));
-        }
-        let scores = depth_scores(logits.clone().detach(), router.score, router.alpha).into_data();
-        let own = deepest_best(f32_slice(&scores), num_recursions, router.biases.as_deref());
-        let full = |row: usize| routing.full_depth.get(row).copied().unwrap_or(false);
-        let last = own.iter().enumerate().map(|(row, own)| if full(row) { num_recursions - 1 } else { *own }).collect();
-        Some(Entry { hidden: x.clone(), logits, last, own: own.into() })
+    fn entry(&self) -> Option<&LoopEntry> {
+        self.entry.as_ref()
     }
 }
 
-/// Row by row of `scores [M, R]`, where the score and its bias are largest together; of equals the last.
-fn deepest_best(scores: &[f32], num_recursions: usize, biases: Option<&[f32]>) -> Vec<usize> {
-    let bias = |depth: usize| biases.and_then(|biases| biases.get(depth)).copied().unwrap_or(0.0);
+/// Index of the largest sum of score and bias in each row of `scores [M, R]`; the last one of
+/// equal sums.
+fn last_best(scores: &[f32], num_recursions: usize, biases: Option<&[f32]>) -> Vec<usize> {
+    let bias = |recursion: usize| biases.and_then(|biases| biases.get(recursion)).copied().unwrap_or(0.0);
     let best = |row: &[f32]| {
-        let value = |depth: usize| row[depth] + bias(depth);
-        (1..num_recursions).fold(0, |best, depth| if value(depth) >= value(best) { depth } else { best })
+        let value = |recursion: usize| row[recursion] + bias(recursion);
+        (1..num_recursions).fold(0, |best, next| if value(next) >= value(best) { next } else { best })
     };
     scores.chunks_exact(num_recursions).map(best).collect()
 }
 
-/// What a gating makes of all rows of `x` and `y` `[k, D]`.
+/// Gated combination of all rows of `x` and `y`, `[k, D]` each.
 fn combined(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, gating: Gating) -> Tensor<2> {
     let [num_rows, _] = x.dims();
     kernels::merge(x, y, gate, Merge { rows: (0..num_rows).collect(), gating })
@@ -143,7 +149,7 @@ fn put(x: Tensor<2>, y: Tensor<2>, rows: Arc<[usize]>) -> Tensor<2> {
         return y;
     }
     let gate = Tensor::zeros([rows.len(), 1], &x.device());
-    // Its value is `y`, and a constant has no gradient.
+    // Straight-through gating inserts `y` as it is; the constant gate has no gradient.
     kernels::merge(x, y, gate, Merge { rows, gating: Gating::StraightThrough })
 }
 
@@ -152,10 +158,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn biases_count_for_the_choice_and_of_equals_the_deepest_is_chosen() {
+    fn biases_count_for_the_choice_and_of_equals_the_last_is_chosen() {
         let scores = [0.5, 0.3, 0.2, 0.1, 0.1, 0.8, 0.4, 0.4, 0.2, 1.0, 1.0, 1.0];
-        assert_eq!(deepest_best(&scores, 3, None), [0, 2, 1, 2]);
-        assert_eq!(deepest_best(&scores, 3, Some(&[0.0, 0.25, 0.0])), [1, 2, 1, 1]);
-        assert_eq!(deepest_best(&[f32::NAN; 3], 3, None), [0]);
+        assert_eq!(last_best(&scores, 3, None), [0, 2, 1, 2]);
+        assert_eq!(last_best(&scores, 3, Some(&[0.0, 0.25, 0.0])), [1, 2, 1, 1]);
+        assert_eq!(last_best(&[f32::NAN; 3], 3, None), [0]);
     }
 }

@@ -1,8 +1,9 @@
-//! `metrics.csv` (<https://www.rfc-editor.org/rfc/rfc4180>): a line of names, then a line a step; a cell is empty where a row has no
-//! such number. Names are [`columns`]'s, in the order in which they are first met: a row with a new one widens the whole file.
+//! `metrics.csv` (<https://www.rfc-editor.org/rfc/rfc4180>): a line of names, then a line a step; a
+//! cell is empty where a row has no such number. Names are [`columns`]'s, in the order in which
+//! they are first met: a row with a new one widens the whole file.
 
-use super::{Logger, columns, replace};
-use crate::{TrainError, event::StepRow};
+use super::{FileLogger, Logger, StepRow, columns, replace};
+use crate::TrainError;
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -20,13 +21,8 @@ pub struct Csv {
     file: fs_err::File,
 }
 
-impl Csv {
-    /// Opens the file of a run of which `step` steps are done, or makes it of their rows. Lines of later steps, and one that was cut off
-    /// by a crash, go.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written, or does not begin with the name of a step's column.
-    pub fn open(run_dir: &Path, step: u64, rows: &[StepRow]) -> Result<Self, TrainError> {
+impl FileLogger for Csv {
+    fn open(run_dir: &Path, step: u64, rows: &[StepRow]) -> Result<Self, TrainError> {
         let path = run_dir.join("metrics.csv");
         if !path.exists() {
             replace(&path, format!("{STEP}\n").as_bytes())?;
@@ -49,7 +45,9 @@ impl Csv {
         replace(&path, format!("{header}\n{kept}").as_bytes())?;
         Ok(Self { columns, file: append(&path)?, path })
     }
+}
 
+impl Csv {
     /// Adds columns, empty in the lines that are there.
     fn widen(&mut self, names: Vec<String>) -> Result<(), TrainError> {
         let text = fs_err::read_to_string(&self.path)?;

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one row a step, appended and flushed.
 
-use super::Logger;
-use crate::{TrainError, event::StepRow};
+use super::{Logger, StepRow};
+use crate::TrainError;
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -15,8 +15,8 @@ pub struct Jsonl {
 }
 
 impl Jsonl {
-    /// Opens the file of a run of which `step` steps are done, and gives their rows: those of later steps, which a killed process left
-    /// behind, go.
+    /// Opens the file of a run of which `step` steps are done, and gives their rows: those of later
+    /// steps, which a killed process left behind, go.
     ///
     /// # Errors
     /// When the file cannot be read or written.
@@ -93,5 +93,21 @@ mod tests {
         let row = read_row(old).unwrap();
         assert_eq!((row.step, row.cross_entropy), (2, Some(4.25)));
         assert_eq!(Vec::from_iter(row.terms), [("cross_entropy".into(), 4.25), ("distill".into(), 1.125)]);
+    }
+
+    #[test]
+    fn rows_with_the_earlier_names_of_recursion_counts_are_read() {
+        let statistics = r#"{"mean_depth":1.5,"taken":[1.0,0.5],"dead_positions":[0.0,0.0],"position_entropy":[1.0,1.0],"depth_choice":{"load":[0.5,0.5],"selection_entropy":0.7,"max_vio":0.0}}"#;
+        let old = format!(
+            r#"{{"step":2,"loss":3.5,"cross_entropy":4.25,"terms":{{}},"routing":{statistics},"heldout_routing":{{"inference":{statistics},"same_depth":0.75}},"lr":0.001,"grad_norm":1.5,"tokens":64,"seconds":0.5,"tokens_per_second":128.0}}"#
+        );
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join("metrics.jsonl"), format!("{old}\n")).unwrap();
+        // As a resumed run reads its log, and as a report does.
+        let (_, rows) = Jsonl::open(dir.path(), 2).unwrap();
+        assert_eq!(rows, read_metrics(dir.path()).unwrap());
+        let (routing, heldout) = (rows[0].routing.as_ref().unwrap(), rows[0].heldout_routing.as_ref().unwrap());
+        assert_eq!((routing.mean_recursions, heldout.same_recursions), (1.5, Some(0.75)));
+        assert!(routing.token_choice.is_some());
     }
 }

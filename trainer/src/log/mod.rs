@@ -1,24 +1,22 @@
-//! Where the rows of a run go. `metrics.jsonl` is always written and is the record that resuming, reports and plots read;
-//! the others have the same rows. When a run is resumed, rows of later steps than its checkpoint's go from each of them.
+//! Loggers: files that the rows of a run go to. `metrics.jsonl` is always written and is the record
+//! that resuming, reports and plots read; the others have the same rows. When a run is resumed,
+//! rows of later steps than its checkpoint's are dropped from each of them.
 
 mod csv;
 mod jsonl;
+mod row;
 mod tensorboard;
 
 pub use jsonl::read_metrics;
+pub use row::{Baseline, HeldoutRouting, StepRow};
 
-use crate::{
-    TrainError,
-    event::{Baseline, StepRow},
-};
-use csv::Csv;
+use crate::TrainError;
 use jsonl::Jsonl;
 use retie_config::{LoggerKind, RunConfig};
 use serde_json::Value;
 use std::path::Path;
-use tensorboard::TensorBoard;
 
-/// Something that the rows of a run go to.
+/// A place for the rows of a run.
 pub trait Logger {
     /// The held-out losses before the first step.
     ///
@@ -35,12 +33,40 @@ pub trait Logger {
     fn step(&mut self, row: &StepRow) -> Result<(), TrainError>;
 }
 
+/// A logger that writes a file in the run's folder, beside `metrics.jsonl`.
+trait FileLogger: Logger + Sized {
+    /// Opens the file of a run of which `step` steps are done, and drops what it has of later
+    /// steps. A file that is not there gets `rows`, those of the steps that are done.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or is none of this program.
+    fn open(run_dir: &Path, step: u64, rows: &[StepRow]) -> Result<Self, TrainError>;
+}
+
+macro_rules! dispatch {
+    ($($(#[$doc:meta])* $module:ident => $variant:ident,)+) => {
+        /// The logger `kind`; `None` for the console, which is the caller's, by events.
+        fn open(
+            kind: LoggerKind,
+            run_dir: &Path,
+            step: u64,
+            rows: &[StepRow],
+        ) -> Result<Option<Box<dyn Logger>>, TrainError> {
+            Ok(match kind {
+                LoggerKind::Console => None,
+                $(LoggerKind::$variant => Some(Box::new($module::$variant::open(run_dir, step, rows)?)),)+
+            })
+        }
+    };
+}
+retie_config::for_each_file_logger!(dispatch);
+
 /// The files of a run.
 pub struct Loggers(Vec<Box<dyn Logger>>);
 
 impl Loggers {
-    /// Opens the files of a run of which `step` steps are done, and gives their rows. A file that is not there though there are rows
-    /// gets them.
+    /// Opens the files of a run of which `step` steps are done, and gives their rows. A file that
+    /// is not there though there are rows gets them.
     ///
     /// # Errors
     /// When a file cannot be read or written, or is none of this program.
@@ -48,11 +74,7 @@ impl Loggers {
         let (jsonl, rows) = Jsonl::open(&run.dir, step)?;
         let mut loggers: Vec<Box<dyn Logger>> = vec![Box::new(jsonl)];
         for kind in &run.loggers {
-            loggers.push(match kind {
-                LoggerKind::Console => continue, // the caller's, by events
-                LoggerKind::Csv => Box::new(Csv::open(&run.dir, step, &rows)?),
-                LoggerKind::Tensorboard => Box::new(TensorBoard::open(&run.dir, step, &rows)?),
-            });
+            loggers.extend(open(*kind, &run.dir, step, &rows)?);
         }
         Ok((Self(loggers), rows))
     }
@@ -68,7 +90,8 @@ impl Logger for Loggers {
     }
 }
 
-/// Every number of a row but that of its step, under its path in `metrics.jsonl`; entries of lists are counted from 1.
+/// Every number of a row but that of its step, under its path in `metrics.jsonl`; entries of lists
+/// are counted from 1.
 fn columns(row: &StepRow) -> Result<Vec<(String, f64)>, serde_json::Error> {
     fn walk(path: String, value: &Value, columns: &mut Vec<(String, f64)>) {
         match value {
@@ -97,7 +120,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::event::Telemetry;
+    use crate::objective::Telemetry;
 
     /// A row of step `step`; every third one is measured.
     pub fn row(step: u64) -> StepRow {

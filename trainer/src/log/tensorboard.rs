@@ -1,8 +1,10 @@
-//! `tensorboard/events.out.tfevents.retie`: the file that TensorBoard reads (`tensorboard --logdir RUN_DIR`).
+//! `tensorboard/events.out.tfevents.retie`: the file that TensorBoard reads
+//! (`tensorboard --logdir RUN_DIR`).
 //!
-//! Its records are framed as in a TFRecord, <https://www.tensorflow.org/tutorials/load_data/tfrecord>: the length (u64, little-endian),
-//! the masked CRC-32C of these 8 bytes, the content, its masked CRC. The content is a message `Event` in the encoding of protocol buffers
-//! (<https://protobuf.dev/programming-guides/encoding>):
+//! Its records are framed as in a TFRecord,
+//! <https://www.tensorflow.org/tutorials/load_data/tfrecord>: the length (u64, little-endian), the
+//! masked CRC-32C of these 8 bytes, the content, its masked CRC. The content is a message `Event`
+//! in the encoding of protocol buffers (<https://protobuf.dev/programming-guides/encoding>):
 //!
 //! ```text
 //! Event    { double wall_time = 1; int64 step = 2; string file_version = 3; Summary summary = 5; }
@@ -10,11 +12,8 @@
 //! Value    { string tag = 1; float simple_value = 2; }
 //! ```
 
-use super::{Logger, columns, replace};
-use crate::{
-    TrainError,
-    event::{Baseline, StepRow},
-};
+use super::{Baseline, FileLogger, Logger, StepRow, columns, replace};
+use crate::TrainError;
 use std::{
     io::Write,
     path::Path,
@@ -22,24 +21,19 @@ use std::{
 };
 
 const FILE: &str = "events.out.tfevents.retie";
-/// What the first record of a file says.
+/// Content of the first record of a file.
 const VERSION: &str = "brain.Event:2";
 /// Bytes of a record before its content.
 const HEAD: usize = 12;
 
 /// The open file.
 #[derive(Debug)]
-pub struct TensorBoard {
+pub struct Tensorboard {
     file: fs_err::File,
 }
 
-impl TensorBoard {
-    /// Opens the file of a run of which `step` steps are done, or makes it of their rows. Records from the first of a later step on, or
-    /// from one that a crash cut off, go.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written, or does not begin as such a file does.
-    pub fn open(run_dir: &Path, step: u64, rows: &[StepRow]) -> Result<Self, TrainError> {
+impl FileLogger for Tensorboard {
+    fn open(run_dir: &Path, step: u64, rows: &[StepRow]) -> Result<Self, TrainError> {
         let dir = run_dir.join("tensorboard");
         let path = dir.join(FILE);
         fs_err::create_dir_all(&dir)?;
@@ -63,14 +57,16 @@ impl TensorBoard {
         }
         Ok(board)
     }
+}
 
+impl Tensorboard {
     fn write(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<(), TrainError> {
         let scalars: Vec<_> = scalars.iter().map(|(name, value)| (tag(name), *value as f32)).collect();
         Ok(self.file.write_all(&record(&event(now(), step, Content::Scalars(&scalars))))?)
     }
 }
 
-impl Logger for TensorBoard {
+impl Logger for Tensorboard {
     fn baseline(&mut self, baseline: &Baseline) -> Result<(), TrainError> {
         let exits = baseline.heldout_exits.iter().enumerate();
         let exits = exits.map(|(index, loss)| (format!("heldout_exits.{}", index + 1), *loss));
@@ -183,7 +179,8 @@ fn masked_crc(bytes: &[u8]) -> [u8; 4] {
     crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
 
-/// CRC-32C (Castagnoli), <https://www.rfc-editor.org/rfc/rfc3720#appendix-B.4>; records are short, a bit at a time will do.
+/// CRC-32C (Castagnoli), <https://www.rfc-editor.org/rfc/rfc3720#appendix-B.4>; records are short,
+/// a bit at a time will do.
 fn crc32c(bytes: &[u8]) -> u32 {
     const REVERSED_POLYNOMIAL: u32 = 0x82f6_3b78;
     let step = |crc: u32| (crc >> 1) ^ if crc & 1 == 1 { REVERSED_POLYNOMIAL } else { 0 };
@@ -235,22 +232,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let baseline =
             Baseline { heldout_cross_entropy: 3.0, heldout_exits: Vec::new(), teacher_heldout_cross_entropy: None };
-        let mut board = TensorBoard::open(dir.path(), 0, &[]).unwrap();
+        let mut board = Tensorboard::open(dir.path(), 0, &[]).unwrap();
         board.baseline(&baseline).unwrap();
         (1..=200).for_each(|step| board.step(&row(step)).unwrap());
         let whole = fs_err::read(path(dir.path())).unwrap();
         for (done, cut) in [(200, 0), (200, 3), (130, 0), (5, 1), (0, 0)] {
             fs_err::write(path(dir.path()), &whole[..whole.len() - cut]).unwrap();
-            let mut board = TensorBoard::open(dir.path(), done, &[]).unwrap();
+            let mut board = Tensorboard::open(dir.path(), done, &[]).unwrap();
             let expected: Vec<u64> = if done == 0 { Vec::new() } else { (0..=done).collect() };
             assert_eq!(steps(dir.path()), expected[..expected.len() - usize::from(cut > 0 && done == 200)]);
             board.step(&row(done + 1)).unwrap();
             assert_eq!(steps(dir.path()).last(), Some(&(done + 1)));
         }
         fs_err::remove_file(path(dir.path())).unwrap();
-        TensorBoard::open(dir.path(), 2, &[row(1), row(2)]).unwrap();
+        Tensorboard::open(dir.path(), 2, &[row(1), row(2)]).unwrap();
         assert_eq!(steps(dir.path()), [1, 2]);
         fs_err::write(path(dir.path()), "something else").unwrap();
-        assert!(matches!(TensorBoard::open(dir.path(), 2, &[]), Err(TrainError::NotALog { .. })));
+        assert!(matches!(Tensorboard::open(dir.path(), 2, &[]), Err(TrainError::NotALog { .. })));
     }
 }

@@ -1,54 +1,55 @@
-//! Each depth alone, fitted to the teacher: from the teacher's hidden state `x` before it, its block is to make the teacher's `t`
-//! behind it. `w/N Σ_d mean_m ‖block_d(x_m) − t_m‖² / (‖t_m − x_m‖² + ε‖t_m‖²)` over `N` depths and their tokens `m`. Column:
-//! `blockwise`, the same without `w`: 0 where every block does what the teacher's does, 1 where it adds nothing to its token.
+//! Each depth alone, fitted to the teacher: its block reads the teacher's hidden state `x` before
+//! the depth and should give the teacher's state `t` after it. The loss is
+//! `1/N Σ_d mean_m ‖block_d(x_m) − t_m‖² / (‖t_m − x_m‖² + ε‖t_m‖²)` over `N` depths and their
+//! tokens `m`: 0 where every block does as the teacher's, 1 where it adds nothing to its token.
+//! Column: `blockwise`.
 //!
-//! A few tokens of a pretrained model have hidden states hundreds of times larger than the rest, so each counts by its own size; `ε`
-//! ([`FLOOR`]) bounds the weight of those that the teacher leaves nearly as they were.
+//! A few tokens of a pretrained model have hidden states hundreds of times larger than the rest, so
+//! each counts relative to its own size; `ε` ([`FLOOR`]) bounds the weight of those that the
+//! teacher leaves nearly as they were.
 //!
-//! The gradient of a block stays in that block: no backward pass through the stack, no logits. Depth `d` of `N_s` stands for the
-//! teacher's depths `round(d·N_t/N_s)` to `round((d+1)·N_t/N_s)`.
+//! The gradient of a block stays in that block: no backward pass through the stack, no logits.
+//! Depth `d` of `N_s` stands for the teacher's depths `round(d·N_t/N_s)` to `round((d+1)·N_t/N_s)`.
 
-use super::{Asked, Local, Loss, Part, Stacks, matching_depth};
-use crate::{TrainError, pass::backward};
+use super::{LocalPass, Loss, Misfit, Stacks, TermRequirements, TermValues};
 use burn::tensor::Tensor;
 use retie_config::BlockwiseConfig;
 
-/// Of the squared size of a token's hidden state, what is added to that of its change.
+/// Part of a hidden state's squared size that is added to the squared size of its change.
 const FLOOR: f64 = 1e-4;
 
 impl Loss for BlockwiseConfig {
-    fn check(&self, stacks: &Stacks) -> Result<(), TrainError> {
-        let error = |reason, hint| Err(TrainError::Loss { loss: "blockwise", reason, hint });
-        stacks.check_widths("blockwise", "take a teacher of the same `hidden_size`, e.g. the unconverted original")?;
+    fn check(&self, stacks: &Stacks) -> Result<(), Misfit> {
+        stacks.check_widths("take a teacher of the same `hidden_size`, e.g. the unconverted original")?;
         let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
         if theirs < ours {
             let reason = format!("the student has {ours} depths, the teacher only {theirs}");
-            return error(reason, "each depth needs a layer of the teacher to stand for");
+            return Err(Misfit { reason, hint: "each depth needs a layer of the teacher to stand for" });
         }
         Ok(())
     }
 
-    fn ask(&self, _: f64, stacks: &Stacks, asked: &mut Asked) {
-        asked.teacher_states.extend((0..=stacks.num_depths()).map(|depth| matching_depth(stacks, depth)));
+    fn requirements(&self, stacks: &Stacks, required: &mut TermRequirements<'_>) {
+        (0..=stacks.num_depths()).for_each(|depth| required.teacher_hidden(stacks.matching_depth(depth)));
     }
 
-    fn fit(&self, share: f64, stacks: &Stacks, local: &mut Local<'_>, losses: &mut Part<'_>) {
+    fn local_backward(&self, stacks: &Stacks, pass: &mut LocalPass<'_>, values: &mut TermValues<'_>) {
         let count = stacks.num_depths();
         let mut total = 0.0;
         for depth in 0..count {
-            let [x, target] = [depth, depth + 1].map(|depth| local.teacher[&matching_depth(stacks, depth)].clone());
-            let out = local.student.run_depths(Tensor::from_inner(x.clone()), depth..depth + 1, local.rows, None);
-            let (value, grad) = relative(out.clone().inner(), &x, &target);
-            let grad = grad * (self.weight * share / count as f64);
-            local.grads.add(local.student, backward([(out, grad)]));
+            let [x, target] = [depth, depth + 1].map(|depth| pass.teacher(stacks.matching_depth(depth)));
+            let out = pass.run_depth(depth, x.clone());
+            let (value, grad) = relative_error(out.clone().inner(), &x, &target);
+            pass.backward(out, grad, count);
             total += value;
         }
-        losses.add("blockwise", self.weight, total / count as f64);
+        values.add("blockwise", 1.0, total / count as f64);
     }
 }
 
-/// How far the rows of `y [M, D]` are from those of `target`, relative to what those are from `x`; and the gradient for `y`.
-fn relative(y: Tensor<2>, x: &Tensor<2>, target: &Tensor<2>) -> (f64, Tensor<2>) {
+/// Mean squared distance of the rows of `y [M, D]` from those of `target`, relative to the distance
+/// of `target` from `x`; and its gradient for `y`.
+fn relative_error(y: Tensor<2>, x: &Tensor<2>, target: &Tensor<2>) -> (f64, Tensor<2>) {
     let [rows, _] = y.dims();
     let squares = |x: Tensor<2>| x.square().sum_dim(1); // [M, 1]
     let scale = squares(target.clone() - x.clone()) + squares(target.clone()) * FLOOR;
@@ -71,7 +72,7 @@ mod tests {
     fn the_distance_has_its_known_value_and_the_gradient_of_finite_differences() {
         let (x, t) = ([1.0, 0.0, -1.0, 2.0, 2.0, 2.0], [2.0, 0.5, -1.0, 1.0, 4.0, 2.0]);
         let y = [1.5, 0.0, -1.0, 2.0, 3.0, 1.0];
-        let at = |y| relative(tensor(y), &tensor(x), &tensor(t));
+        let at = |y| relative_error(tensor(y), &tensor(x), &tensor(t));
         let (value, grad) = at(y);
         // By hand: 0.5 of 1.25 + 1e-4 · 5.25 and 3 of 5 + 1e-4 · 21.
         let expected = (0.5 / 1.250_525 + 3.0 / 5.0021) / 2.0;

@@ -1,76 +1,85 @@
-//! Hidden states of the student drawn to the teacher's: `w/n Σ d(h, t)` over `n` pairs of depths, a mean over tokens, before the final
-//! norm. `d` is the mean of the squared differences of the `D` components, or `1 − cos(h, t)`. Column: `hidden`, `1/n Σ d`.
+//! Hidden states of the student drawn to the teacher's: `1/n Σ d(h, t)` over `n` pairs of depths, a
+//! mean over tokens, before the final norm. `d` is the mean of the squared differences of the `D`
+//! components, or `1 − cos(h, t)`. Column: `hidden`.
 //!
-//! With `projection` it is `P h` in place of `h`, with a learned `P [D_t, D_s]` a pair: see [`crate::projection`].
+//! With `projection` it is `P h` in place of `h`, with a learned `P [D_t, D_s]` a pair: see
+//! [`crate::optim::Projections`].
 //!
-//! By default the pairs are what each recursion leaves and what the teacher has at the same part of its stack: after
-//! `round(e · N_t / N_s)` of its `N_t` depths, for the end `e` of a recursion in the student's `N_s`.
+//! By default the pairs are the ends of recursions and the same part of the teacher's stack: after
+//! `round(e · N_t / N_s)` of its `N_t` depths, for the end `e` of a recursion in the student's
+//! `N_s`.
 
-use super::{Asked, Loss, Part, Stacks, States, matching_depth};
-use crate::TrainError;
+use super::{HiddenStates, Loss, Misfit, Stacks, TermRequirements, TermValues};
 use burn::tensor::Tensor;
 use retie_config::{HiddenConfig, HiddenDistance};
 use retie_model::kernels;
 
 impl Loss for HiddenConfig {
-    fn check(&self, stacks: &Stacks) -> Result<(), TrainError> {
-        let error = |reason, hint| Err(TrainError::Loss { loss: "hidden", reason, hint });
+    fn check(&self, stacks: &Stacks) -> Result<(), Misfit> {
         if !self.projection {
-            stacks.check_widths("hidden", "say `projection: true`, or take a teacher of the same `hidden_size`")?;
+            stacks.check_widths("say `projection: true`, or take a teacher of the same `hidden_size`")?;
         }
         let (ours, theirs) = (stacks.num_depths(), stacks.teacher_depths.unwrap_or(0));
-        match &self.map {
-            None if stacks.student.recursion_ends().is_none() => {
-                let reason = format!("the recursions of `{}` do not run one after the other", stacks.student.sharing());
-                error(reason, "say in `map` which depths are compared")
-            }
-            Some(map) => match map.iter().find(|pair| pair.student >= ours || pair.teacher >= theirs) {
-                Some(pair) => error(
-                    format!("`map` compares depth {} of {ours} with depth {} of {theirs}", pair.student, pair.teacher),
-                    "depths are counted from 0",
+        let Some(map) = &self.map else {
+            return match stacks.student.recursion_ends() {
+                Some(_) => Ok(()),
+                None => Err(Misfit {
+                    reason: format!("the recursions of `{}` do not run one after the other", stacks.student.sharing()),
+                    hint: "say in `map` which depths are compared",
+                }),
+            };
+        };
+        match map.iter().find(|pair| pair.student >= ours || pair.teacher >= theirs) {
+            Some(pair) => Err(Misfit {
+                reason: format!(
+                    "`map` compares depth {} of {ours} with depth {} of {theirs}",
+                    pair.student, pair.teacher
                 ),
-                None => Ok(()),
-            },
+                hint: "depths are counted from 0",
+            }),
             None => Ok(()),
         }
     }
 
-    fn ask(&self, _: f64, stacks: &Stacks, asked: &mut Asked) {
-        for (student, teacher) in pairs(self, stacks) {
-            asked.states.insert(student);
-            asked.teacher_states.insert(teacher);
+    fn requirements(&self, stacks: &Stacks, required: &mut TermRequirements<'_>) {
+        let pairs = pairs(self, stacks);
+        if self.projection {
+            required.projections(pairs.len());
+        }
+        for (student, teacher) in pairs {
+            required.student_hidden(student);
+            required.teacher_hidden(teacher);
         }
     }
 
-    fn compare(&self, share: f64, stacks: &Stacks, states: &mut States<'_>, losses: &mut Part<'_>) {
+    fn on_hidden(&self, stacks: &Stacks, states: &mut HiddenStates<'_>, values: &mut TermValues<'_>) {
         let pairs = pairs(self, stacks);
-        let count = pairs.len() as f64;
+        let count = pairs.len();
         let mut total = 0.0;
-        let factor = self.weight * share / count;
         for (index, (student, teacher)) in pairs.into_iter().enumerate() {
             let (h, t) = (states.student(student), states.teacher(teacher));
             let (value, grad) = match states.projection(index) {
                 Some(projection) => {
                     let (value, grad) = distance(self.distance, kernels::linear(h.clone(), projection.clone()), t);
-                    states.add_projection_grad(index, grad.clone().transpose().matmul(h) * factor);
+                    states.add_projection_grad(index, grad.clone().transpose().matmul(h), count);
                     (value, grad.matmul(projection))
                 }
                 None => distance(self.distance, h, t),
             };
-            states.add_grad(student, grad * factor);
+            states.add_grad(student, grad, count);
             total += value;
         }
-        losses.add("hidden", self.weight, total / count);
+        values.add("hidden", 1.0, total / count as f64);
     }
 }
 
-/// Depths before each of the states that are compared.
-pub fn pairs(config: &HiddenConfig, stacks: &Stacks) -> Vec<(usize, usize)> {
+/// Depths of student and teacher before each pair of states that is compared.
+fn pairs(config: &HiddenConfig, stacks: &Stacks) -> Vec<(usize, usize)> {
     if let Some(map) = &config.map {
         return map.iter().map(|pair| (pair.student + 1, pair.teacher + 1)).collect();
     }
     let ends = stacks.student.recursion_ends().unwrap_or_default();
-    ends.into_iter().map(|end| (end, matching_depth(stacks, end))).collect()
+    ends.into_iter().map(|end| (end, stacks.matching_depth(end))).collect()
 }
 
 /// Mean distance of the rows of `h [M, D]` from those of `t [M, D]`, and its gradient for `h`.
@@ -110,7 +119,8 @@ mod tests {
     fn distances_have_their_known_values_and_gradients_of_finite_differences() {
         let h = [1.0, -2.0, 0.5, 0.25, 1.5, -1.0];
         let t = [2.0, 1.0, 0.5, -1.0, 1.5, 0.75];
-        // By hand: (1 + 9 + 0 + 1.5625 + 0 + 3.0625)/6, and 1 − the mean of 0.25/√(5.25·5.25) and 1.25/√(3.3125·3.8125).
+        // By hand: (1 + 9 + 0 + 1.5625 + 0 + 3.0625)/6, and 1 − the mean of 0.25/√(5.25·5.25) and
+        // 1.25/√(3.3125·3.8125).
         for (kind, expected) in [(HiddenDistance::Mse, 2.4375), (HiddenDistance::Cosine, 0.800_318_3)] {
             let (value, grad) = distance(kind, tensor(h), tensor(t));
             assert!((value - expected).abs() < 1e-6, "{kind:?}: {value}");
@@ -121,7 +131,8 @@ mod tests {
                     h[i] += by;
                     distance(kind, tensor(h), tensor(t)).0
                 };
-                // A step of 1/64: rounding of f32 divided by it, and the third derivative, are below 1e-4.
+                // A step of 1/64: rounding of f32 divided by it, and the third derivative, are
+                // below 1e-4.
                 let quotient = (at(1.0 / 64.0) - at(-1.0 / 64.0)) * 32.0;
                 assert!((quotient - f64::from(grad[i])).abs() < 1e-4, "{kind:?}[{i}]: {} and {quotient}", grad[i]);
             }
@@ -135,7 +146,7 @@ mod tests {
             teacher_depths: Some(teacher),
             widths: (4, Some(4)),
         };
-        let mut config = HiddenConfig::new(1.0);
+        let mut config = HiddenConfig::default();
         assert_eq!(pairs(&config, &stacks(8)), [(4, 4), (7, 7)]);
         assert_eq!(pairs(&config, &stacks(12)), [(4, 6), (7, 11)]);
         config.map = Some(vec![HiddenPair { student: 0, teacher: 11 }]);

@@ -1,61 +1,70 @@
-//! The objective of a batch: the sum of its terms, beside a frozen teacher where a term needs one.
+//! The objective of a batch: the weighted sum of its terms, beside a frozen teacher where a term
+//! needs one.
+
+mod sums;
+mod telemetry;
+
+pub use sums::StepSums;
+pub use telemetry::Telemetry;
 
 use crate::{
     TrainError,
-    collective::Collective,
-    gradients::Gradients,
-    loss::{self, Asked, Local, Losses, RouterLogits, Stacks, States},
-    pass::{LogitGradients, Pass, StateGradients, add_state, leaf, take_back},
-    projection::Projections,
+    loss::{HiddenStates, LocalPass, LogitValues, Requirements, RouterLogits, ScaledTerm, Stacks},
+    optim::Projections,
+    pass::{LogitGradients, Pass, PassOptions, StateGradients, add_state, leaf, take_back},
 };
 use burn::tensor::{Device, Int, Tensor};
-use retie_config::{LossConfig, ShareMap};
+use retie_collective::Collective;
+use retie_config::LossTerm;
 use retie_data::{Batch, DataError, logits::LogitsCache};
 use retie_model::{
-    CausalLm, Choice, Routing,
+    CausalLm, SelectionRule,
     kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss, token_log_probs},
 };
 use std::collections::BTreeMap;
 
-/// What is minimised.
+/// The minimised sum of losses.
 #[derive(Debug)]
 pub struct Objective {
-    losses: Vec<LossConfig>,
-    teacher: Option<Source>,
+    losses: Vec<LossTerm>,
+    teacher: Option<TeacherSource>,
     stacks: Stacks,
     checkpoint_recursions: bool,
     projections: Projections,
 }
 
-/// Where a teacher's logits come from.
+/// Source of a teacher's logits.
 #[derive(Debug)]
-pub enum Source {
+pub enum TeacherSource {
     /// A frozen model that runs beside the student.
     Model(Box<CausalLm>),
-    /// What was kept of one.
+    /// The cached top of its distributions.
     Logits(Box<LogitsCache>),
 }
 
-/// Where a micro-batch stands in the run.
+/// A micro-batch in the run.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn {
+pub struct MicroBatch<'a> {
+    /// Its text.
+    pub batch: &'a Batch,
     /// Optimizer step, counted from 1.
     pub step: u64,
-    /// The micro-batch's part of it.
+    /// Fraction of the step's tokens that it has.
     pub share: f64,
-    /// Whether the hidden states after each recursion are looked at.
+    /// Whether the hidden states after each recursion are measured.
     pub telemetry: bool,
 }
 
-/// What a teacher has on a batch: some of its hidden states, by the number of depths before them, and what its head reads.
+/// Output of a teacher on a batch: the required hidden states, by the number of depths before them,
+/// and the input of its head.
 type TeacherRun = (BTreeMap<usize, Tensor<2>>, Option<Teacher>);
 
 impl Objective {
     /// The weighted sum of `losses`, which have been checked against `stacks`.
     #[must_use]
     pub fn new(
-        losses: &[LossConfig],
-        teacher: Option<Source>,
+        losses: &[LossTerm],
+        teacher: Option<TeacherSource>,
         stacks: Stacks,
         checkpoint_recursions: bool,
         projections: Projections,
@@ -69,7 +78,7 @@ impl Objective {
         &self.projections
     }
 
-    /// The same, for their step.
+    /// The maps between hidden states, for their optimizer step.
     pub fn projections_mut(&mut self) -> &mut Projections {
         &mut self.projections
     }
@@ -78,143 +87,168 @@ impl Objective {
     #[must_use]
     pub fn teacher(&self) -> Option<&CausalLm> {
         match &self.teacher {
-            Some(Source::Model(teacher)) => Some(teacher),
-            Some(Source::Logits(_)) | None => None,
+            Some(TeacherSource::Model(teacher)) => Some(teacher),
+            Some(TeacherSource::Logits(_)) | None => None,
         }
-    }
-
-    /// Which layer each depth of the student runs.
-    #[must_use]
-    pub fn share_map(&self) -> &ShareMap {
-        &self.stacks.student
     }
 
     /// Number of depths before each early exit that a loss trains.
     #[must_use]
     pub fn exits(&self) -> Vec<usize> {
-        let trained = self.losses.iter().any(|loss| matches!(loss, LossConfig::EarlyExit(_)));
-        if trained { self.stacks.exits() } else { Vec::new() }
+        Requirements::from_losses(&self.losses, &self.stacks).exits(&self.stacks)
     }
 
-    /// Adds the gradient of the objective on `batch`, times the share of its turn, to `grads`, and its values to `losses`: the batch's part of the
-    /// optimizer step. Of its tokens `choice` goes through the recursions of a routed model.
+    /// Adds the gradient and the values of the objective on a micro-batch, times its share, to the
+    /// sums of the step. The recursions of a routed model select its tokens by `rule`.
     ///
     /// # Errors
-    /// When what was kept of a teacher cannot be read.
+    /// When cached logits of a teacher cannot be read.
     pub fn backward(
         &self,
         student: &CausalLm,
-        batch: &Batch,
-        choice: Choice,
-        turn: Turn,
-        grads: &mut Gradients,
-        losses: &mut Losses,
+        micro_batch: MicroBatch<'_>,
+        rule: SelectionRule,
+        sums: &mut StepSums,
     ) -> Result<(), TrainError> {
-        let Turn { step, share, telemetry } = turn;
-        let terms: Vec<LossConfig> = self.losses.iter().map(|loss| loss.at(step)).collect();
-        let mut asked = Asked::by(&terms, share, &self.stacks);
+        let MicroBatch { batch, step, share, telemetry } = micro_batch;
+        let terms: Vec<_> = self.losses.iter().map(|term| ScaledTerm::new(term, step, share)).collect();
+        let mut required = Requirements::from_terms(&terms, &self.stacks);
+        let (teacher_states, teacher_head) = self.run_teacher(batch, &required)?;
+        self.local_backward(student, batch, &terms, &teacher_states, sums);
+        if required.readouts.is_empty() {
+            return Ok(()); // single depths are all that is required
+        }
         let recursions = telemetry.then(|| self.stacks.student.recursion_ends()).flatten().unwrap_or_default();
-        let (teacher_states, teacher_head) = self.run_teacher(batch, &asked)?;
-        if terms.iter().any(LossConfig::is_local) {
-            let rows = student.rows(layout(batch));
-            let mut local = Local { student, rows: &rows, teacher: &teacher_states, grads };
-            for term in terms.iter().map(loss::of) {
-                term.fit(share, &self.stacks, &mut local, &mut losses.part(share));
-            }
-        }
-        if asked.readouts.is_empty() {
-            return Ok(()); // single depths are all that is asked
-        }
-        asked.states.extend(recursions.iter().copied());
+        required.student_hidden.extend(recursions.iter().copied());
         let ids = token_ids(batch, &student.device());
-        let pass = Pass::run(student, ids, layout(batch), choice, &asked.ends(), self.checkpoint_recursions);
-        let mut of_states = StateGradients::new();
-        let mut part = losses.part(share);
-
-        // The final norm of each readout is a graph of its own.
-        let norms: Vec<_> =
-            asked.readouts.keys().map(|end| leaf(pass.state(*end))).map(|x| (student.norm(x.clone()), x)).collect();
-        let readouts: Vec<_> = norms
-            .iter()
-            .zip(asked.readouts.values())
-            .map(|((normed, _), terms)| Readout { hidden: normed.clone().inner(), terms: *terms })
-            .collect();
-        let HeadLoss { readouts, grad_weight } =
-            head_loss(student.head().inner(), &readouts, teacher_head.as_ref(), &batch.targets);
-        let mut found = BTreeMap::new();
-        for ((end, (normed, entering)), readout) in asked.readouts.keys().zip(norms).zip(readouts) {
-            let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, grads);
-            add_state(&mut of_states, *end, grad);
-            found.insert(*end, readout.values);
-        }
-
-        part.add_states(&recursions.iter().map(|end| pass.state(*end)).collect::<Vec<_>>());
-        part.add_cross_entropy(found[&self.stacks.num_depths()].nll);
-        let mut states = States::new(&pass, &teacher_states, &mut of_states, (&self.projections, grads));
-        for term in terms.iter().map(loss::of) {
-            term.record(&self.stacks, &found, &mut part);
-            term.compare(share, &self.stacks, &mut states, &mut part);
+        let options = PassOptions { rule, ends: required.ends(), recompute: self.checkpoint_recursions };
+        let pass = Pass::run(student, ids, layout(batch), options);
+        let mut state_grads = StateGradients::new();
+        let (found, grad_head) =
+            head_backward(student, &pass, &required, teacher_head.as_ref(), batch, (&mut state_grads, sums));
+        sums.telemetry.add_states(share, &recursions.iter().map(|end| pass.state(*end)).collect::<Vec<_>>());
+        sums.losses.add_cross_entropy(share, found[&self.stacks.num_depths()].nll);
+        for ScaledTerm { loss, scale, .. } in &terms {
+            let values = &mut sums.losses.term(*scale);
+            loss.on_logits(&self.stacks, &found, values);
+            let maps = (&self.projections, &mut sums.grads);
+            let mut states = HiddenStates::new((&pass, &mut state_grads), &teacher_states, maps, *scale);
+            loss.on_hidden(&self.stacks, &mut states, values);
         }
         if let Some(router) = student.router() {
-            losses.routing.add(pass.decisions(), router, &positions(batch));
+            sums.routing.add(pass.decisions(), router, &positions(batch));
         }
-        let mut part = losses.part(share);
-        let mut asked_of = |seen: &RouterLogits<'_>| {
-            let mut sum = vec![0.0; seen.len()];
-            for (factor, loss) in terms.iter().map(loss::of).filter_map(|term| term.of_router(seen, &mut part)) {
-                let factor = (factor * share) as f32;
-                sum.iter_mut().zip(&loss.grad).for_each(|(sum, grad)| *sum += factor * grad);
-            }
-            sum
-        };
-        let of_router = |(decision, router)| LogitGradients {
-            logits: asked_of(&RouterLogits::of(decision, router)),
-            auxiliary: RouterLogits::of_auxiliary(decision).map(|seen| asked_of(&seen)).unwrap_or_default(),
-        };
-        let routers = std::iter::repeat_with(|| student.router()).flatten();
-        let of_logits: Vec<LogitGradients> = pass.decisions().iter().zip(routers).map(of_router).collect();
-        let grad_rows = pass.backward(student, of_states, &of_logits, grads);
-        grads.add_tables(student, grad_weight, &batch.inputs, grad_rows);
+        let router_grads = router_gradients(student, &pass, &terms, sums);
+        let grad_rows = pass.backward(student, state_grads, &router_grads, &mut sums.grads);
+        sums.grads.add_tables(student, grad_head, &batch.inputs, grad_rows);
         Ok(())
     }
 
-    fn run_teacher(&self, batch: &Batch, asked: &Asked) -> Result<TeacherRun, TrainError> {
+    /// Losses of single depths.
+    fn local_backward(
+        &self,
+        student: &CausalLm,
+        batch: &Batch,
+        terms: &[ScaledTerm<'_>],
+        teacher_states: &BTreeMap<usize, Tensor<2>>,
+        sums: &mut StepSums,
+    ) {
+        if !terms.iter().any(|term| term.is_local) {
+            return;
+        }
+        let rows = student.row_context(layout(batch));
+        for ScaledTerm { loss, scale, .. } in terms {
+            let mut pass = LocalPass::new(student, &rows, teacher_states, &mut sums.grads, *scale);
+            loss.local_backward(&self.stacks, &mut pass, &mut sums.losses.term(*scale));
+        }
+    }
+
+    fn run_teacher(&self, batch: &Batch, required: &Requirements) -> Result<TeacherRun, TrainError> {
         let mut states = BTreeMap::new();
         let teacher = match &self.teacher {
-            Some(Source::Model(teacher)) => teacher,
-            Some(Source::Logits(logits)) => {
+            Some(TeacherSource::Model(teacher)) => teacher,
+            Some(TeacherSource::Logits(logits)) => {
                 let mut top = TopProbs::default();
                 logits.read(&batch.indices, |ids, log_probs| top.push(ids, log_probs))?;
                 return Ok((states, Some(Teacher::Top(top))));
             }
             None => return Ok((states, None)),
         };
-        let rows = teacher.rows(layout(batch));
         let ids = token_ids(batch, &teacher.device());
-        let mut routing = Routing::default();
-        teacher.draw_lots(&ids, &rows, &mut routing);
-        let mut x = teacher.embed(ids);
-        let mut start = 0;
-        for end in &asked.teacher_states {
-            x = teacher.run_passes(x, start..*end, &rows, &mut routing, None);
-            states.insert(*end, x.clone());
-            start = *end;
+        let mut forward = teacher.begin(ids, layout(batch), SelectionRule::Causal);
+        for end in &required.teacher_hidden {
+            forward.advance_to(*end);
+            states.insert(*end, forward.hidden().clone());
         }
-        let head = asked.teacher_logits().then(|| {
-            let depths = start..teacher.share_map().num_depths();
-            let hidden = teacher.norm(teacher.run_passes(x, depths, &rows, &mut routing, None));
+        let head = required.teacher_logits().then(|| {
+            let (hidden, _) = forward.finish();
             Teacher::Model(Box::new(HeadInput { hidden, head: teacher.head() }))
         });
         Ok((states, head))
     }
 }
 
-/// Mean cross-entropy of `batches`, nats per token; each rank runs a part of them.
+/// Runs head and losses of logits; gradients go to the hidden states and the final norm. Gives the
+/// values of each readout and the gradient of the head's table.
+fn head_backward(
+    student: &CausalLm,
+    pass: &Pass,
+    required: &Requirements,
+    teacher: Option<&Teacher>,
+    batch: &Batch,
+    (state_grads, sums): (&mut StateGradients, &mut StepSums),
+) -> (LogitValues, Tensor<2>) {
+    // The final norm of each readout is a graph of its own.
+    let ends = required.readouts.keys();
+    let norms: Vec<_> = ends.map(|end| leaf(pass.state(*end))).map(|x| (student.norm(x.clone()), x)).collect();
+    let readouts: Vec<_> = norms
+        .iter()
+        .zip(required.readouts.values())
+        .map(|((normed, _), terms)| Readout { hidden: normed.clone().inner(), terms: *terms })
+        .collect();
+    let HeadLoss { readouts, grad_weight } = head_loss(student.head().inner(), &readouts, teacher, &batch.targets);
+    let mut found = LogitValues::new();
+    for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(readouts) {
+        let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
+        add_state(state_grads, *end, grad);
+        found.insert(*end, readout.values);
+    }
+    (found, grad_weight)
+}
+
+/// Losses of routers: gradients of the logits of each routing decision.
+fn router_gradients(
+    student: &CausalLm,
+    pass: &Pass,
+    terms: &[ScaledTerm<'_>],
+    sums: &mut StepSums,
+) -> Vec<LogitGradients> {
+    let mut gradients = |logits: &RouterLogits<'_>| {
+        let mut sum = vec![0.0; logits.len()];
+        for ScaledTerm { name, loss, scale, .. } in terms {
+            let Some(loss) = loss.on_router(logits) else { continue };
+            sums.losses.term(*scale).add(name, 1.0, loss.value);
+            let factor = scale.gradient(1.0) as f32;
+            sum.iter_mut().zip(&loss.grad).for_each(|(sum, grad)| *sum += factor * grad);
+        }
+        sum
+    };
+    let Some(router) = student.router() else { return Vec::new() };
+    let of_decision = |decision| LogitGradients {
+        logits: gradients(&RouterLogits::from_decision(decision, router)),
+        auxiliary: RouterLogits::auxiliary(decision).map(|logits| gradients(&logits)).unwrap_or_default(),
+    };
+    pass.decisions().iter().map(of_decision).collect()
+}
+
+/// Mean cross-entropy of `batches`, nats per token, of the model that leaves its stack after `exit`
+/// depths; each rank runs a part of them.
 ///
 /// # Errors
 /// When a batch cannot be had.
 pub fn cross_entropy(
     model: &CausalLm,
+    exit: usize,
     batches: impl Iterator<Item = Result<Batch, DataError>>,
     ranks: &dyn Collective,
 ) -> Result<f64, DataError> {
@@ -222,7 +256,8 @@ pub fn cross_entropy(
     let (mut total, mut tokens) = (0.0, 0usize);
     for batch in batches.skip(ranks.rank()).step_by(ranks.world()) {
         let batch = batch?;
-        let hidden = model.forward_packed(token_ids(&batch, &device), layout(&batch));
+        let forward = model.begin(token_ids(&batch, &device), layout(&batch), SelectionRule::Causal);
+        let (hidden, _) = forward.exit_at(exit);
         let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &batch.targets);
         total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
         tokens += log_probs.len();
@@ -238,12 +273,12 @@ pub fn token_ids(batch: &Batch, device: &Device) -> Tensor<1, Int> {
     Tensor::from_ints(ids.as_slice(), device)
 }
 
-/// Where each input of a batch stands in its piece of text.
+/// Position of each input of a batch in its piece of text.
 pub fn positions(batch: &Batch) -> Vec<usize> {
     batch.pieces.iter().flat_map(|piece| 0..*piece).collect()
 }
 
-/// What the inputs of a batch see. Whole rows are a plain batch, for which devices have one kernel.
+/// Attention layout of a batch. Whole rows are a plain batch, for which devices have one kernel.
 pub fn layout(batch: &Batch) -> Layout {
     if batch.pieces.iter().all(|piece| *piece == batch.sequence_length) {
         return Layout::batch(batch.rows, batch.sequence_length);

@@ -2,23 +2,23 @@
 
 use super::*;
 use crate::{
-    adamw::AdamW,
-    loss::{Losses, num_projections},
-    projection,
+    loss::LossValues,
+    optim::{Gradients, projection_gradient, update_rule},
 };
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Param;
 use burn::tensor::TensorData;
-use retie_checkpoint::{ModelSource, share_map};
+use retie_checkpoint::ModelSource;
 use retie_config::{
-    BlockwiseConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy,
-    ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, Init, Pattern, Sharing,
+    BlockwiseConfig, ConvertConfig, CrossEntropyConfig, DistillConfig, Divergence, EarlyExitConfig, ExitCrossEntropy,
+    ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, Init, Sharing,
 };
-use retie_convert::{ConvertOptions, Extras, convert};
-use retie_model::kernels::f32_slice;
+use retie_convert::{OutputFiles, SourceModel, convert};
+use retie_model::{NamedMapper, kernels::f32_slice, map_named, update_value};
 use std::path::Path;
 
-/// Every kind of term; the references of the exits do not move with the student, so that differences see no other path.
-fn losses() -> Vec<LossConfig> {
+/// Every kind of term; the references of the exits do not move with the student, so that
+/// differences see no other path.
+fn losses() -> Vec<LossTerm> {
     let distill = ExitDistillConfig {
         from: vec![ExitReference::Teacher],
         cross_entropy: ExitCrossEntropy::Keep,
@@ -26,23 +26,11 @@ fn losses() -> Vec<LossConfig> {
         temperature: 2.0,
     };
     vec![
-        LossConfig::CrossEntropy(CrossEntropyConfig {
-            label_smoothing: 0.1,
-            z_loss: 1e-3,
-            ..CrossEntropyConfig::new(0.3)
-        }),
-        LossConfig::Distill(DistillConfig {
-            divergence: Divergence::Jsd { beta: 0.5 },
-            temperature: 1.5,
-            ..DistillConfig::new(0.7)
-        }),
-        LossConfig::EarlyExit(EarlyExitConfig {
-            weights: ExitWeights::Weighted,
-            distill: Some(distill),
-            ..EarlyExitConfig::new(0.8)
-        }),
-        LossConfig::Hidden(HiddenConfig { distance: HiddenDistance::Cosine, ..HiddenConfig::new(0.5) }),
-        LossConfig::Blockwise(BlockwiseConfig::new(0.4)),
+        LossTerm::new(0.3, CrossEntropyConfig { label_smoothing: 0.1, z_loss: 1e-3 }),
+        LossTerm::new(0.7, DistillConfig { divergence: Divergence::Jsd { beta: 0.5 }, temperature: 1.5 }),
+        LossTerm::new(0.8, EarlyExitConfig { weights: ExitWeights::Weighted, distill: Some(distill) }),
+        LossTerm::new(0.5, HiddenConfig { distance: HiddenDistance::Cosine, ..HiddenConfig::default() }),
+        LossTerm::new(0.4, BlockwiseConfig {}),
     ]
 }
 
@@ -57,31 +45,38 @@ impl Case {
         Self::with(&losses(), recompute)
     }
 
-    fn with(losses: &[LossConfig], recompute: bool) -> Self {
+    fn with(losses: &[LossTerm], recompute: bool) -> Self {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/demo-model");
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("student");
         let source = ModelSource::open(base.to_str().unwrap()).unwrap();
-        let pattern = Pattern::new(Sharing::MiddleCycle, None, None, None).unwrap();
-        let options =
-            ConvertOptions { lora_rank: Some(4), share_norms: false, ..ConvertOptions::new(2, pattern, Init::Average) };
-        let extras = Extras { files: source.companions.clone(), ..Extras::default() };
-        convert(source.tensors.as_ref(), &source.config, &options, &extras, &to, &mut |_| {}).unwrap();
+        let conversion = ConvertConfig {
+            recursions: Some(2),
+            sharing: Some(Sharing::MiddleCycle),
+            lora_rank: Some(4),
+            share_norms: false,
+            ..ConvertConfig::new("base".to_owned(), Init::Average, to.clone())
+        };
+        let conversion = conversion.validate().unwrap();
+        let files = OutputFiles { files: source.companions.clone(), ..OutputFiles::default() };
+        let model = SourceModel { tensors: source.tensors.as_ref(), config: &source.config };
+        convert(model, conversion.conversion().unwrap(), None, &files, &to, &mut |_| {}).unwrap();
         let converted = ModelSource::open(to.to_str().unwrap()).unwrap();
         let device = Device::flex();
         let load = |source: &ModelSource, device: &Device| {
             CausalLm::load(&source.config, source.tensors.as_ref(), device).unwrap()
         };
         let stacks = Stacks {
-            student: share_map(&converted.config).unwrap(),
+            student: converted.config.share_map(),
             teacher_depths: Some(source.config.num_hidden_layers),
             widths: (converted.config.hidden_size, Some(source.config.hidden_size)),
         };
         let config = serde_json::from_str(r#"{"lr": 1e-3}"#).unwrap();
-        let adamw = AdamW::restore(config, stacks.student.clone(), 0, BTreeMap::new());
+        let rule = update_rule(&config);
         let width = source.config.hidden_size;
-        let projections = Projections::new(num_projections(losses, &stacks), [width; 2], adamw, &device);
-        let teacher = Some(Source::Model(Box::new(load(&source, &device))));
+        let count = Requirements::from_losses(losses, &stacks).num_projections;
+        let projections = Projections::new(count, [width; 2], rule.as_ref(), &device);
+        let teacher = Some(TeacherSource::Model(Box::new(load(&source, &device))));
         let objective = Objective::new(losses, teacher, stacks, recompute, projections);
         let tokens: Vec<u32> = (0..33).map(|i| (i * 97 + 11) % 2048).collect();
         let batch = Batch {
@@ -96,22 +91,22 @@ impl Case {
         Self { student: load(&converted, &device.autodiff()), objective, batch }
     }
 
-    fn backward(&self, student: &CausalLm) -> (Losses, Gradients) {
+    fn backward(&self, student: &CausalLm) -> (LossValues, Gradients) {
         self.backward_of(student, [(&self.batch, 1.0)])
     }
 
-    /// Of several batches, each with its share.
+    /// Losses and gradients of several batches, each with its share.
     fn backward_of<'a>(
         &self,
         student: &CausalLm,
         batches: impl IntoIterator<Item = (&'a Batch, f64)>,
-    ) -> (Losses, Gradients) {
-        let (mut losses, mut grads) = (Losses::default(), Gradients::default());
+    ) -> (LossValues, Gradients) {
+        let mut sums = StepSums::default();
         for (batch, share) in batches {
-            let turn = Turn { step: 1, share, telemetry: false };
-            self.objective.backward(student, batch, Choice::Threshold, turn, &mut grads, &mut losses).unwrap();
+            let micro_batch = MicroBatch { batch, step: 1, share, telemetry: false };
+            self.objective.backward(student, micro_batch, SelectionRule::Causal, &mut sums).unwrap();
         }
-        (losses, grads)
+        (sums.losses, sums.grads)
     }
 }
 
@@ -119,25 +114,17 @@ impl Case {
 struct Move<'a> {
     name: &'a str,
     by: Tensor<1>,
-    path: Vec<String>,
 }
 
-impl ModuleMapper for Move<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.path.join(".") != self.name {
+impl NamedMapper for Move<'_> {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if name != self.name {
             return param;
         }
-        let (id, value, mapper) = param.consume();
-        let by = self.by.clone().reshape(value.dims());
-        Param::from_mapped_value(id, Tensor::from_inner(value.inner() + by).require_grad(), mapper)
-    }
-
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        update_value(param, |value| {
+            let by = self.by.clone().reshape(value.dims());
+            value + by
+        })
     }
 }
 
@@ -162,11 +149,12 @@ fn gradients_are_finite_differences_of_the_loss_with_one_graph_and_with_many() {
         ] {
             let grad = grads.take(name).unwrap();
             let norm = f32_slice(&grad.clone().into_data()).iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            // Along the gradient the loss, about 6 nats, changes by 4e-3 and is rounded at 1e-6; the third order is less.
+            // Along the gradient the loss, about 6 nats, changes by 4e-3 and is rounded at 1e-6;
+            // the third order is less.
             let step = 2e-3 / norm;
             let at = |by: f64| {
                 let by = grad.clone() * (by / norm);
-                let student = case.student.clone().map(&mut Move { name, by, path: Vec::new() });
+                let student = map_named(case.student.clone(), &mut Move { name, by });
                 case.backward(&student).0.loss
             };
             let quotient = (at(step) - at(-step)) / (2.0 * step);
@@ -178,12 +166,12 @@ fn gradients_are_finite_differences_of_the_loss_with_one_graph_and_with_many() {
 #[test]
 fn a_learned_map_begins_as_none_and_has_the_gradient_of_finite_differences() {
     for distance in [HiddenDistance::Mse, HiddenDistance::Cosine] {
-        let plain = HiddenConfig { distance, ..HiddenConfig::new(0.5) };
+        let plain = HiddenConfig { distance, ..HiddenConfig::default() };
         let mapped = HiddenConfig { projection: true, ..plain.clone() };
-        let [plain, mut case] = [plain, mapped].map(|config| Case::with(&[LossConfig::Hidden(config)], false));
+        let [plain, mut case] = [plain, mapped].map(|config| Case::with(&[LossTerm::new(0.5, config)], false));
         let (losses, mut grads) = case.backward(&case.student);
         assert_eq!(losses, plain.backward(&plain.student).0, "the identity is exact");
-        let grad = grads.take(&projection::name(1)).unwrap();
+        let grad = grads.take(&projection_gradient(1)).unwrap();
         let norm = f64::from(grad.clone().square().sum().into_scalar::<f32>()).sqrt();
         let step = 1e-3 / norm;
         let weight = case.objective.projections().weight(1).unwrap();
@@ -210,7 +198,7 @@ fn a_learned_map_begins_as_none_and_has_the_gradient_of_finite_differences() {
         let norm = f64::from(grad.clone().square().sum().into_scalar::<f32>()).sqrt();
         let at = |by: f64| {
             let by = grad.clone() * (by / norm);
-            case.backward(&case.student.clone().map(&mut Move { name, by, path: Vec::new() })).0.loss
+            case.backward(&map_named(case.student.clone(), &mut Move { name, by })).0.loss
         };
         let step = 1e-3 / norm;
         let quotient = (at(step) - at(-step)) / (2.0 * step);
@@ -251,7 +239,7 @@ fn documents_that_share_rows_have_the_loss_and_the_gradient_that_they_have_alone
 
 #[test]
 fn blocks_alone_need_no_logits_and_leave_embeddings_and_final_norm_as_they_are() {
-    let case = Case::with(&[LossConfig::Blockwise(BlockwiseConfig::new(0.5))], false);
+    let case = Case::with(&[LossTerm::new(0.5, BlockwiseConfig {})], false);
     let (losses, mut grads) = case.backward(&case.student);
     assert_eq!(losses.cross_entropy, None);
     assert!((losses.loss - 0.5 * losses.terms["blockwise"]).abs() < 1e-12);
@@ -261,8 +249,8 @@ fn blocks_alone_need_no_logits_and_leave_embeddings_and_final_norm_as_they_are()
         assert!(!squares.contains_key(name), "{name}");
     }
     // Unshared ends are the teacher's own: nothing is left to learn there, beside rounding.
-    let of = |name: &str| squares[name].sqrt();
-    let [end, shared] = [0, 1].map(|layer| of(&format!("model.layers.{layer}.self_attn.q_proj.weight")));
+    let norm = |name: &str| squares[name].sqrt();
+    let [end, shared] = [0, 1].map(|layer| norm(&format!("model.layers.{layer}.self_attn.q_proj.weight")));
     assert!(end < 1e-3 * shared, "{end} and {shared}");
     // With micro-batches the sum is that of the whole.
     let half = |rows: std::ops::Range<usize>| Batch {

@@ -1,17 +1,16 @@
 //! The demo model, converted, and a short run on it.
 #![allow(dead_code)] // each test file uses a part
 
-mod threads;
-
-pub use threads::Threads;
+pub use retie_collective::Threads;
 
 use retie_checkpoint::{ModelSource, Provenance};
+use retie_collective::Single;
 use retie_config::{
-    DepthScore, ExpertChoiceConfig, Gating, Init, IntermediateState, KvStrategy, Pattern, Relax, RouterConfig,
-    RouterInput, RouterNetwork, RouterScore, Sharing, TokenChoiceConfig, UptrainConfig, document,
+    ConvertConfig, ExpertChoiceConfig, Init, KvSharing, ModelConfig, Relax, RouterConfig, RouterInput, Sharing,
+    TokenChoiceConfig, UptrainConfig, document,
 };
-use retie_convert::{ConvertOptions, Extras, add_router, convert};
-use retie_trainer::{Event, Outcome, Resume, Single, StepRow, TrainError, read_metrics, uptrain};
+use retie_convert::{OutputFiles, RouterOptions, SourceModel, add_router, convert};
+use retie_trainer::{Event, Job, Outcome, Resume, StepRow, TrainError, read_metrics, uptrain};
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -19,6 +18,15 @@ use std::{
 
 pub fn assets() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets")
+}
+
+fn source_model(source: &ModelSource) -> SourceModel<'_> {
+    SourceModel { tensors: source.tensors.as_ref(), config: &source.config }
+}
+
+/// The tokenizer of `source`, for the folder that is made of it.
+fn companions(source: &ModelSource) -> OutputFiles {
+    OutputFiles { files: source.companions.clone(), ..OutputFiles::default() }
 }
 
 /// Converts the demo model into `dir/student` and gives a run of 6 steps on it.
@@ -32,14 +40,17 @@ pub fn config_of(dir: &Path, relax: Relax) -> UptrainConfig {
     let base = assets().join("demo-model");
     if !student.exists() {
         let source = ModelSource::open(base.to_str().unwrap()).unwrap();
-        let options = ConvertOptions {
+        let conversion = ConvertConfig {
+            recursions: Some(2),
+            sharing: Some(Sharing::Cycle),
             relax,
             lora_rank: Some(4),
             share_norms: false,
-            ..ConvertOptions::new(2, Pattern::new(Sharing::Cycle, None, None, None).unwrap(), Init::Average)
+            ..ConvertConfig::new("base".to_owned(), Init::Average, student.clone())
         };
-        let extras = Extras { files: source.companions.clone(), ..Extras::default() };
-        convert(source.tensors.as_ref(), &source.config, &options, &extras, &student, &mut |_| {}).unwrap();
+        let conversion = conversion.validate().unwrap();
+        let (model, files) = (source_model(&source), companions(&source));
+        convert(model, conversion.conversion().unwrap(), None, &files, &student, &mut |_| {}).unwrap();
     }
     let text = format!(
         "schema: 1\nrun: {{dir: {run}}}\nstudent: {{model: {student}}}\nteacher: {{model: {base}}}\n\
@@ -57,42 +68,43 @@ pub fn config_of(dir: &Path, relax: Relax) -> UptrainConfig {
 }
 
 /// Routers that choose half of the tokens for the second recursion.
-pub fn expert_choice(kv: KvStrategy) -> RouterConfig {
+pub fn expert_choice() -> RouterConfig {
     RouterConfig::ExpertChoice(ExpertChoiceConfig {
-        network: RouterNetwork::Linear,
         input: RouterInput::Normalized,
-        score: RouterScore::Sigmoid,
         alpha: 1.0,
-        gating: Gating::Weighted,
-        capacities: vec![1.0, 0.5],
-        kv,
-        auxiliary: None,
-        thresholds: None,
+        ..ExpertChoiceConfig::new(2)
     })
 }
 
 /// A router by which each token chooses one of two depths.
-pub fn token_choice(kv: KvStrategy) -> RouterConfig {
-    RouterConfig::TokenChoice(TokenChoiceConfig {
-        network: RouterNetwork::Linear,
-        input: RouterInput::Normalized,
-        score: DepthScore::Softmax,
-        alpha: 1.0,
-        gating: Gating::Weighted,
-        intermediate: IntermediateState::Plain,
-        kv,
-        biases: None,
-    })
+pub fn token_choice() -> RouterConfig {
+    RouterConfig::TokenChoice(TokenChoiceConfig { input: RouterInput::Normalized, ..TokenChoiceConfig::default() })
 }
 
-/// The run of [`config`] on its student, which has LoRA and norms of its own at every depth, with routers as `router` says.
+/// The run of [`config`] on its student, which has LoRA and norms of its own at every depth, with
+/// routers as `router` says.
 pub fn with_router(dir: &Path, router: &RouterConfig) -> UptrainConfig {
+    with_shared_router(dir, router, KvSharing::RecursionWise)
+}
+
+/// As [`with_router`], with KV sharing.
+pub fn with_shared_router(dir: &Path, router: &RouterConfig, kv_sharing: KvSharing) -> UptrainConfig {
     let mut config = config(dir);
     let source = ModelSource::open(&config.student.model).unwrap();
     let student = dir.join("routed");
-    let extras = Extras { files: source.companions.clone(), ..Extras::default() };
-    add_router(source.tensors.as_ref(), &source.config, router, 0, &extras, &student, &mut |_| {}).unwrap();
+    let options = RouterOptions { router: router.clone(), kv_sharing: Some(kv_sharing), seed: 0 };
+    add_router(source_model(&source), &options, &companions(&source), &student, &mut |_| {}).unwrap();
     config.student.model = student.display().to_string();
+    config
+}
+
+/// The run of [`config`] on its student with KV sharing, without routers.
+pub fn with_kv_sharing(dir: &Path, kv_sharing: KvSharing) -> UptrainConfig {
+    let config = config(dir);
+    let path = Path::new(&config.student.model).join("config.json");
+    let mut student = ModelConfig::load(&path).unwrap();
+    student.recursion.as_mut().unwrap().kv_sharing = kv_sharing;
+    fs_err::write(path, serde_json::to_string(&student.to_json()).unwrap()).unwrap();
     config
 }
 
@@ -104,7 +116,8 @@ pub fn start(
     events: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let device = retie_model::device(device).unwrap();
-    uptrain(config, &device, resume, &Provenance::now(vec!["test".into()], None), &Single, stop, events)
+    let job = Job { device: &device, ranks: &Single, stop };
+    uptrain(config, resume, &Provenance::now(vec!["test".into()], None), job, events)
 }
 
 /// A run of one of several ranks.
@@ -115,7 +128,8 @@ pub fn start_on(
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
     let device = retie_model::device("cpu").unwrap();
-    uptrain(config, &device, resume, &Provenance::now(vec!["test".into()], None), ranks, stop, &mut |_| {})
+    let job = Job { device: &device, ranks, stop };
+    uptrain(config, resume, &Provenance::now(vec!["test".into()], None), job, &mut |_| {})
 }
 
 /// Runs to the end and gives the rows.
@@ -124,7 +138,8 @@ pub fn run(config: &UptrainConfig, device: &str) -> Vec<StepRow> {
     read_metrics(&config.run.dir).unwrap()
 }
 
-/// A row without what depends on the clock; JSON spells each number so that it reads back as it was.
+/// A row without what depends on the clock; JSON spells each number so that it reads back as it
+/// was.
 pub fn bits(rows: &[StepRow]) -> Vec<String> {
     let row = |row: &StepRow| StepRow { seconds: 0.0, tokens_per_second: 0.0, ..row.clone() };
     rows.iter().map(|r| serde_json::to_string(&row(r)).unwrap()).collect()

@@ -1,7 +1,8 @@
-//! The tensor types of GGUF that can be read, and how their blocks become f32.
+//! Supported tensor types of GGUF, and their dequantisation to f32.
 //!
-//! Format: <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>; the values are those of `gguf.quants.dequantize`
-//! of the Python package `gguf`, bit for bit. A row (the fastest dimension) is a whole number of blocks.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h>; the values are those
+//! of `gguf.quants.dequantize` of the Python package `gguf`, bit for bit. A row (the fastest
+//! dimension) is a whole number of blocks.
 //!
 //! To add a type: one function from a block to its values, one line in [`FORMATS`], one golden.
 
@@ -11,12 +12,12 @@ mod simple;
 
 use rayon::prelude::*;
 
-/// Type numbers of the tensors that are presented as they are.
+/// Type numbers of the tensors whose bytes are presented unchanged.
 pub(super) const F32: u32 = 0;
 pub(super) const F16: u32 = 1;
 pub(super) const BF16: u32 = 30;
 
-/// Values that one task of the thread pool converts: enough to outweigh its start.
+/// Values that one task of the thread pool converts: enough to outweigh the cost of its start.
 const VALUES_PER_TASK: usize = 1 << 15;
 
 /// One tensor type.
@@ -33,7 +34,7 @@ pub(super) struct Format {
     dequantize: fn(&[u8], &mut [f32]),
 }
 
-/// A [`Format`] from a function over one block, which fixes both sizes.
+/// Builds a [`Format`] from a function on one block, whose types fix both sizes.
 macro_rules! block_format {
     ($name:literal, $id:expr, $function:path, $block_bytes:literal -> $block_values:literal) => {
         Format {
@@ -51,7 +52,7 @@ macro_rules! block_format {
     };
 }
 
-/// Every type that can be read.
+/// Every supported type.
 static FORMATS: &[Format] = &[
     block_format!("F32", F32, plain::f32, 4 -> 1),
     block_format!("F16", F16, plain::f16, 2 -> 1),
@@ -66,7 +67,7 @@ static FORMATS: &[Format] = &[
     block_format!("Q6_K", 14, k_quants::q6_k, 210 -> 256),
 ];
 
-/// Types that exist and cannot be read, for messages.
+/// Names of existing types that are not supported, for messages.
 const OTHER_NAMES: &[(u32, &str)] = &[
     (9, "Q8_1"),
     (10, "Q2_K"),
@@ -91,7 +92,7 @@ const OTHER_NAMES: &[(u32, &str)] = &[
     (39, "MXFP4"),
 ];
 
-/// The format of type number `id`, or the name of what it is instead.
+/// Format of type number `id`; the name of the type as error if it is not supported.
 pub(super) fn find(id: u32) -> Result<&'static Format, String> {
     FORMATS.iter().find(|f| f.id == id).ok_or_else(|| {
         OTHER_NAMES
@@ -101,13 +102,13 @@ pub(super) fn find(id: u32) -> Result<&'static Format, String> {
     })
 }
 
-/// The names of every type that can be read.
+/// Names of every supported type.
 pub(super) fn supported() -> String {
     FORMATS.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
 }
 
 impl Format {
-    /// Bytes of `values` values, or `None` if they are not whole blocks (or too many to count).
+    /// Bytes of `values` values; `None` if they are not whole blocks, or too many to count.
     pub fn num_bytes(&self, values: u64) -> Option<u64> {
         let block_values = self.block_values as u64;
         if !values.is_multiple_of(block_values) {
@@ -154,8 +155,8 @@ impl Format {
 mod tests {
     use super::*;
 
-    /// `tests/golden/gguf_quants.py` wrote these with the Python package `gguf`: blocks of random bytes (with a scale that
-    /// is finite), and their values in f32.
+    /// Blocks of random bytes (with a finite scale) and their values in f32, written by
+    /// `tests/golden/gguf_quants.py` with the Python package `gguf`.
     #[test]
     fn every_type_gives_the_values_of_the_python_package_bit_for_bit() {
         let golden = include_bytes!("../../../tests/golden/gguf_quants.safetensors");

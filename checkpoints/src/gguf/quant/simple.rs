@@ -1,13 +1,13 @@
 //! Blocks of 32 values with one f16 scale `d`, and for the `_1` types an f16 minimum `m`.
 //!
-//! Low nibbles hold values 0..16, high nibbles 16..32; a fifth bit, where there is one, is bit `i` of a 32-bit word.
-//! `_0`: `d·(q − offset)`; `_1`: `d·q + m`.
+//! Low nibbles hold values 0..16, high nibbles 16..32; a fifth bit, if there is one, is bit `i` of
+//! a 32-bit word. `_0`: `d·(q − offset)`; `_1`: `d·q + m`.
 
 fn half(block: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Calls `value` with each 4-bit number of `nibbles` and puts the result in its place.
+/// Calls `value` with each 4-bit number of `nibbles` and stores the result at its index.
 fn each_nibble(nibbles: &[u8], values: &mut [f32; 32], value: impl Fn(usize, u8) -> f32) {
     let (low, high) = values.split_at_mut(16);
     for (i, ((byte, low), high)) in nibbles.iter().zip(low).zip(high).enumerate() {

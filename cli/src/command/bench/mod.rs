@@ -1,4 +1,5 @@
-//! `retie bench`: how fast a model runs here, beside what the machine could do, and a routed one beside itself at full depth.
+//! `retie bench`: speed of a model on this machine, beside the limits of the machine. A routed
+//! model is also compared with itself at the full recursion count.
 
 mod measure;
 mod routed;
@@ -7,13 +8,13 @@ use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
     error::Status,
     model::{self, TextModel},
-    number::rate,
     output,
     progress::{Progress, Unit},
 };
 use anyhow::ensure;
 use clap::Args;
-use retie_model::kernels::{ceilings, is_cpu, on_worker};
+use retie_model::kernels::{kernels_of, on_worker};
+use retie_report::number::rate;
 use routed::{Routed, Sizes};
 use serde::Serialize;
 use std::{collections::BTreeSet, fmt, path::PathBuf};
@@ -39,7 +40,8 @@ pub struct Bench {
     /// Measure the matrix products alone
     #[arg(long, conflicts_with_all = ["text", "new_tokens"])]
     products_only: bool,
-    /// Text of which a routed model decodes parts, as it is and at full depth; of .jsonl and .parquet files the field `text`
+    /// Text of which a routed model decodes parts, as it is and at full depth; of .jsonl and
+    /// .parquet files the field `text`
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Sequences that it decodes at once, with commas between
@@ -53,7 +55,7 @@ pub struct Bench {
     json: JsonArgs,
 }
 
-/// All figures.
+/// All figures of a benchmark.
 #[derive(Debug, Serialize)]
 struct Figures {
     model: String,
@@ -64,7 +66,7 @@ struct Figures {
     products: Vec<Product>,
     forward: Vec<Forward>,
     generate: Vec<Generate>,
-    /// Of a routed model, on a text.
+    /// Decoding of a routed model on a text, by prompt length and batch size.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routed: Vec<Routed>,
 }
@@ -75,7 +77,7 @@ struct Machine {
     read_gb_per_second: f64,
 }
 
-/// `x·Wᵀ` in f32.
+/// Speed of the product `x·Wᵀ` in f32.
 #[derive(Debug, Serialize)]
 struct Product {
     tokens: usize,
@@ -85,7 +87,7 @@ struct Product {
     gflops: f64,
 }
 
-/// Hidden states and logits of every token.
+/// Speed of a forward pass with the logits of every token.
 #[derive(Debug, Serialize)]
 struct Forward {
     batch: usize,
@@ -93,14 +95,14 @@ struct Forward {
     tokens_per_second: f64,
 }
 
-/// A prompt, and one token after the other behind it, in one sequence.
+/// Speed of prefilling a prompt and of decoding the tokens after it, in one sequence.
 #[derive(Debug, Serialize)]
 struct Generate {
     prompt: usize,
     new_tokens: usize,
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
-    /// Seconds of both together.
+    /// Seconds of prefill and decoding together.
     seconds: f64,
 }
 
@@ -115,20 +117,20 @@ impl Bench {
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let context = source.config.max_position_embeddings;
-        if let Some(seq) = self.prompts().iter().find(|seq| **seq + self.new_tokens > context) {
+        if let Some(seq) = self.prompts().iter().find(|seq| **seq + self.new_tokens >= context) {
             anyhow::bail!(
-                "a prompt of {seq} tokens and {} new ones do not fit the model's context of {context}\nhint: lower `--seq`",
-                self.new_tokens
+                "a prompt of {seq} tokens and {} new ones, the first of them with the prompt, do not fit the model's context of {context}\nhint: lower `--seq`",
+                self.new_tokens + 1
             );
         }
-        let text = self.text.as_deref().map(model::read_text).transpose()?;
+        let text = self.text.as_deref().map(retie_data::joined_text).transpose()?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;
         ensure!(
             model.model.router().is_some() || text.is_none(),
             "`{}` has no router whose decoding could be measured on a text\nhint: leave `--text` out",
             self.model
         );
-        let tokens = text.map(|text| model.encode_start(&text)).transpose()?;
+        let tokens = text.map(|text| model.tokenizer.encode_start(&text)).transpose()?;
         let tokens = tokens.as_deref();
         tokens.map_or(Ok(()), |tokens| self.routed_sizes().try_for_each(|sizes| routed::check(tokens, sizes)))?;
         let figures = on_worker(|| self.measure(&model, tokens))?;
@@ -140,12 +142,12 @@ impl Bench {
         Ok(Status::Done)
     }
 
-    /// Lengths of the sequences that go through the model.
+    /// Lengths of the sequences that are run through the model; none with `--products-only`.
     fn prompts(&self) -> &[usize] {
         if self.products_only { &[] } else { &self.seq }
     }
 
-    /// What a routed model decodes of a text.
+    /// Sizes with which a routed model decodes a text: every prompt length with every batch size.
     fn routed_sizes(&self) -> impl Iterator<Item = Sizes> {
         let new_tokens = self.new_tokens;
         let sizes = move |prompt| move |batch: &usize| Sizes { batch: *batch, prompt, new_tokens };
@@ -166,8 +168,7 @@ impl Bench {
             done += 1;
         };
         step("machine");
-        let machine = is_cpu(&model.device).then(|| {
-            let limits = ceilings();
+        let machine = kernels_of(&model.device).ceilings().map(|limits| {
             let (gflops, gb) = (limits.flops_per_second / 1e9, limits.bytes_per_second / 1e9);
             Machine { multiply_add_gflops: gflops, read_gb_per_second: gb }
         });
@@ -187,7 +188,7 @@ impl Bench {
             let tokens_per_second = (self.batch * seq) as f64 / seconds;
             forward.push(Forward { batch: self.batch, seq, tokens_per_second });
             step("generate");
-            let seconds = measure::generate(model, seq, self.new_tokens, self.rounds);
+            let seconds = measure::generate(model, seq, self.new_tokens, self.rounds)?;
             generate.push(Generate {
                 prompt: seq,
                 new_tokens: self.new_tokens,

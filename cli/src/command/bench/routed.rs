@@ -1,12 +1,13 @@
-//! Decoding of a routed model beside the same weights at full depth, on the same text.
+//! Decoding speed of a routed model, compared with the same weights at the full recursion count.
 
 use super::measure::{self, Decoded};
-use crate::{model::TextModel, number::rate};
+use crate::model::TextModel;
 use anyhow::ensure;
+use retie_report::number::rate;
 use serde::Serialize;
 use std::fmt;
 
-/// What is decoded.
+/// Sizes of a decoding measurement: sequences, and tokens of each.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     pub batch: usize,
@@ -14,27 +15,31 @@ pub struct Sizes {
     pub new_tokens: usize,
 }
 
-/// A batch that was decoded, token by token; the tokens are those of the text.
+/// Measured decoding of a batch, token by token. The tokens are those of the text, not sampled.
 #[derive(Debug, Serialize)]
 pub struct Routed {
     batch: usize,
     prompt: usize,
     new_tokens: usize,
-    /// Recursions of a decoded token, in the mean.
-    mean_depth: f64,
+    /// Mean recursion count of the decoded tokens.
+    mean_recursions: f64,
     tokens_per_second: f64,
-    full_depth_tokens_per_second: f64,
-    /// The first by the second.
+    full_recursion_tokens_per_second: f64,
+    /// `tokens_per_second / full_recursion_tokens_per_second`.
     speedup: f64,
-    /// What it would be if time were operations: all layers, routers and the head, for the tokens that each recursion took.
+    /// Speedup if time were proportional to operations: those of all layers, the routers and the
+    /// head, for the tokens that each recursion selected.
     allowed_speedup: f64,
-    /// Part of the time that operations would save which is saved.
+    /// Saved fraction of the time, divided by the saved fraction of the operations.
     realised: f64,
     cache_bytes: usize,
-    full_depth_cache_bytes: usize,
+    full_recursion_cache_bytes: usize,
 }
 
-/// Checks that the text is long enough for `sizes`; gives its rows.
+/// The first `batch` sequences of a text, of `prompt + new_tokens` tokens each.
+///
+/// # Errors
+/// The text is too short.
 fn rows(tokens: &[u32], Sizes { batch, prompt, new_tokens }: Sizes) -> anyhow::Result<Vec<&[u32]>> {
     let length = prompt + new_tokens;
     ensure!(
@@ -45,54 +50,54 @@ fn rows(tokens: &[u32], Sizes { batch, prompt, new_tokens }: Sizes) -> anyhow::R
     Ok(tokens.chunks_exact(length).take(batch).collect())
 }
 
-/// Checks a text before anything is measured.
+/// Checks that a text is long enough for `sizes`, before anything is measured.
 pub fn check(tokens: &[u32], sizes: Sizes) -> anyhow::Result<()> {
     rows(tokens, sizes).map(|_| ())
 }
 
-/// Measures the first rows of a text that was checked.
+/// Measures the decoding of the first sequences of a text.
 pub fn measure(model: &TextModel, tokens: &[u32], sizes: Sizes, rounds: usize) -> anyhow::Result<Routed> {
     let Sizes { batch, prompt, new_tokens } = sizes;
     let rows = rows(tokens, sizes)?;
-    let [routed, full] = measure::decode(&model.model, &rows, prompt, rounds);
+    let [routed, full] = measure::decode(&model.model, &rows, prompt, rounds)?;
     let Decoded { seconds, cache_bytes, shares } = routed;
     let config = model.model.config();
-    let operations = |shares: Option<&[f64]>| -> anyhow::Result<f64> {
-        let of = |tokens| Ok::<_, anyhow::Error>(config.cost(tokens, shares)?.operations());
-        Ok(of(prompt + new_tokens)? - of(prompt)?)
+    let operations = |shares: Option<&[f64]>| {
+        let until = |tokens| config.cost(tokens, shares).operations();
+        until(prompt + new_tokens) - until(prompt)
     };
-    let left = operations(Some(&shares))? / operations(None)?;
+    let left = operations(Some(&shares)) / operations(None);
     let tokens = (batch * new_tokens) as f64;
     Ok(Routed {
         batch,
         prompt,
         new_tokens,
-        mean_depth: shares.iter().sum(),
+        mean_recursions: shares.iter().sum(),
         tokens_per_second: tokens / seconds,
-        full_depth_tokens_per_second: tokens / full.seconds,
+        full_recursion_tokens_per_second: tokens / full.seconds,
         speedup: full.seconds / seconds,
         allowed_speedup: 1.0 / left,
         realised: (1.0 - seconds / full.seconds) / (1.0 - left),
         cache_bytes,
-        full_depth_cache_bytes: full.cache_bytes,
+        full_recursion_cache_bytes: full.cache_bytes,
     })
 }
 
 impl fmt::Display for Routed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, prompt, new_tokens, mean_depth, speedup, allowed_speedup, realised, .. } = self;
+        let Self { batch, prompt, new_tokens, mean_recursions, speedup, allowed_speedup, realised, .. } = self;
         writeln!(
             f,
             "routed    {batch} × {new_tokens} tokens behind {prompt}, decoded at {} tok/s, at full depth {} tok/s",
             rate(self.tokens_per_second),
-            rate(self.full_depth_tokens_per_second)
+            rate(self.full_recursion_tokens_per_second)
         )?;
         write!(
             f,
-            "          depth {mean_depth:.2} in the mean: {speedup:.2} times as fast, operations allow {allowed_speedup:.2}; {:.0} % of the saving; cache {:.1} MB of {:.1}",
+            "          depth {mean_recursions:.2} in the mean: {speedup:.2} times as fast, operations allow {allowed_speedup:.2}; {:.0} % of the saving; cache {:.1} MB of {:.1}",
             100.0 * realised,
             self.cache_bytes as f64 / 1e6,
-            self.full_depth_cache_bytes as f64 / 1e6
+            self.full_recursion_cache_bytes as f64 / 1e6
         )
     }
 }
@@ -102,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_parts_of_the_text_one_behind_the_other() {
+    fn sequences_are_consecutive_parts_of_the_text() {
         let tokens: Vec<u32> = (0..20).collect();
         let sizes = |batch| Sizes { batch, prompt: 4, new_tokens: 3 };
         assert_eq!(rows(&tokens, sizes(2)).unwrap(), [&tokens[..7], &tokens[7..14]]);

@@ -1,19 +1,10 @@
-//! The page about a conversion: its tables, residual energy by depth and linear, and the candidates of a search.
+//! The page about a conversion: its tables, residual energy by depth and linear, and the candidates
+//! of a search.
 
-use crate::number::grouped;
-use anyhow::ensure;
 use retie_config::{ConvertConfig, document};
 use retie_convert::{ConvertReport, ProjectionEnergy, SearchReport};
-use retie_eval::{Chart, Level, Report, Series, Table, render_report};
+use retie_report::{Chart, Facts, Label, Page, ReferenceLine, Series, Table, number::grouped};
 use std::path::Path;
-
-/// That the page can be written, before anything takes time.
-pub fn check_place(path: &Path) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    ensure!(folder.is_none_or(Path::is_dir), "the folder of `{}` does not exist\nhint: make it first", path.display());
-    ensure!(!path.is_dir(), "`{}` is a folder, expected the name of a file", path.display());
-    Ok(())
-}
 
 /// Writes the page.
 pub fn write(path: &Path, config: &ConvertConfig, report: &ConvertReport) -> anyhow::Result<()> {
@@ -23,40 +14,44 @@ pub fn write(path: &Path, config: &ConvertConfig, report: &ConvertReport) -> any
     summary.extend(report.search.as_ref().map(|search| format!("Chosen: {}.", search.why)));
     summary.extend(report.notes.iter().cloned());
     let tables = [Some(parameters(report)), scores(report), report.search.as_ref().map(ranking)];
-    let page = Report {
+    let page = Page {
         title: format!("{} made recursive", config.model),
         summary,
         passages: Vec::new(),
         tables: tables.into_iter().flatten().collect(),
         charts,
-        facts: report.checks.iter().map(|check| (check.name.clone(), check.detail.clone())).collect(),
-        files: vec![
-            ("configuration".to_owned(), document::to_yaml(config)?),
-            ("report".to_owned(), report.to_string()),
-        ],
+        facts: Facts {
+            title: "Checks".to_owned(),
+            entries: report.checks.iter().map(|check| (check.name.as_str().into(), check.detail.clone())).collect(),
+        },
+        files: vec![("configuration".into(), document::to_yaml(config)?), ("report".into(), report.to_string())],
     };
-    Ok(fs_err::write(path, render_report(&page)?)?)
+    Ok(fs_err::write(path, page.to_html()?)?)
 }
 
-fn words<const N: usize>(cells: [&str; N]) -> Vec<String> {
+fn header<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
+}
+
+fn row<const N: usize>(cells: [String; N]) -> Vec<Label> {
+    cells.map(Label::from).to_vec()
 }
 
 fn parameters(report: &ConvertReport) -> Table {
     let (source, target) = (&report.source_parameters, &report.parameters);
-    let row = |name: &str, source: usize, target: usize| {
-        vec![name.to_owned(), grouped(source as u64), grouped(target as u64)]
+    let counts = |name: &str, source: usize, target: usize| {
+        row([name.to_owned(), grouped(source as u64), grouped(target as u64)])
     };
     Table {
         title: "Parameters".to_owned(),
-        header: words(["", "source", "recursive"]),
+        header: header(["", "source", "recursive"]),
         rows: vec![
-            row("embedding", source.embedding, target.embedding),
-            row("layers", source.layers, target.layers),
-            row("own norms and biases", source.depth_vectors, target.depth_vectors),
-            row(report.relax().title(), source.lora, target.lora),
-            row("extras", source.extras, target.extras),
-            row("total", source.total(), target.total()),
+            counts("embedding", source.embedding, target.embedding),
+            counts("layers", source.layers, target.layers),
+            counts("own norms and biases", source.depth_vectors, target.depth_vectors),
+            counts(report.relax().title(), source.lora, target.lora),
+            counts("extras", source.extras, target.extras),
+            counts("total", source.total(), target.total()),
         ],
         note: None,
     }
@@ -64,39 +59,39 @@ fn parameters(report: &ConvertReport) -> Table {
 
 fn scores(report: &ConvertReport) -> Option<Table> {
     let scores = report.scores.as_ref()?;
-    let row = |name: &str, nll: f64, kl: Option<f64>| {
+    let losses = |name: &str, nll: f64, kl: Option<f64>| {
         let kl = kl.map_or_else(|| "–".to_owned(), |kl| format!("{kl:.3}"));
-        vec![name.to_owned(), format!("{nll:.3}"), format!("{:.3}", nll - scores.source_nll), kl]
+        row([name.to_owned(), format!("{nll:.3}"), format!("{:.3}", nll - scores.source_nll), kl])
     };
     let average = report.calibration.as_ref().map(|calibration| calibration.average);
     let rows = [
-        Some(row("source", scores.source_nll, None)),
-        average.map(|effect| row("average, same ranks", effect.nll, Some(effect.kl))),
-        Some(row("this model", scores.effect.nll, Some(scores.effect.kl))),
+        Some(losses("source", scores.source_nll, None)),
+        average.map(|effect| losses("average, same ranks", effect.nll, Some(effect.kl))),
+        Some(losses("this model", scores.effect.nll, Some(scores.effect.kl))),
     ];
     Some(Table {
         title: "Before any training".to_owned(),
-        header: words(["", "NLL", "ΔNLL", "KL to the source"]),
+        header: header(["", "NLL", "ΔNLL", "KL to the source"]),
         rows: rows.into_iter().flatten().collect(),
         note: Some(format!("Nats per token on {} held-out tokens of {}.", grouped(scores.tokens as u64), scores.text)),
     })
 }
 
-/// What sharing lost and what the LoRA leaves of it, by depth; attention and MLP apart.
+/// Residual energy that sharing lost and that the LoRA leaves, by depth; attention and MLP apart.
 fn energies(report: &ConvertReport) -> Vec<Chart> {
     let Some(lora) = &report.lora else { return Vec::new() };
     let metric = if report.calibration.is_some() { "in the metric of what is read" } else { "Frobenius" };
-    let chart = |what: &str, of: &dyn Fn(&ProjectionEnergy) -> Vec<(f64, f64)>, block: &str, name: &str| Chart {
-        title: format!("{what} of the {name}, by depth"),
+    let chart = |title: String, points: &dyn Fn(&ProjectionEnergy) -> Vec<(f64, f64)>, block: &str| Chart {
+        title,
         x_label: "depth".to_owned(),
         y_label: format!("squared error, {metric}"),
         series: lora
             .projections
             .iter()
             .filter(|projection| projection.projection.starts_with(block))
-            .map(|projection| Series { name: projection.projection.clone(), points: of(projection) })
+            .map(|projection| Series { name: projection.projection.as_str().into(), points: points(projection) })
             .collect(),
-        levels: Vec::new(),
+        reference_lines: Vec::new(),
     };
     let lost = |p: &ProjectionEnergy| p.depths.iter().map(|d| (d.depth as f64, d.residual_energy)).collect();
     let left = |p: &ProjectionEnergy| {
@@ -104,8 +99,9 @@ fn energies(report: &ConvertReport) -> Vec<Chart> {
     };
     let mut charts = Vec::new();
     for (block, name) in [("self_attn.", "attention"), ("mlp.", "MLP")] {
-        charts.push(chart("Residual energy", &lost, block, name));
-        charts.push(chart(&format!("What the {} leaves", report.relax().title()), &left, block, name));
+        charts.push(chart(format!("Residual energy of the {name}, by depth"), &lost, block));
+        let title = format!("Residual energy of the {name} after {}, by depth", report.relax().title());
+        charts.push(chart(title, &left, block));
     }
     charts
 }
@@ -117,9 +113,9 @@ fn candidates(search: &SearchReport) -> Chart {
         let kind = candidate.lora.split(' ').next().unwrap_or_default(); // `rank` whatever the rank
         let name = format!("{}, LoRA: {kind}", candidate.init);
         let point = ((i + 1) as f64, candidate.nll);
-        match series.iter_mut().find(|series| series.name == name) {
+        match series.iter_mut().find(|series| series.name == *name) {
             Some(series) => series.points.push(point),
-            None => series.push(Series { name, points: vec![point] }),
+            None => series.push(Series { name: name.into(), points: vec![point] }),
         }
     }
     Chart {
@@ -127,7 +123,7 @@ fn candidates(search: &SearchReport) -> Chart {
         x_label: "place in the ranking".to_owned(),
         y_label: "nats per token".to_owned(),
         series,
-        levels: vec![Level { name: "source".to_owned(), y: search.source_nll }],
+        reference_lines: vec![ReferenceLine { name: "source".into(), y: search.source_nll }],
     }
 }
 
@@ -136,11 +132,11 @@ fn ranking(search: &SearchReport) -> Table {
         let fitted = candidate.fitted_tokens.map_or_else(|| "–".to_owned(), |tokens| grouped(tokens as u64));
         let (parameters, kl, nll) =
             (grouped(candidate.parameters as u64), format!("{:.3}", candidate.kl), format!("{:.3}", candidate.nll));
-        vec![format!("{}. {}", i + 1, candidate.name()), parameters, fitted, kl, nll]
+        row([format!("{}. {}", i + 1, candidate.name()), parameters, fitted, kl, nll])
     });
     Table {
         title: format!("Candidates within {}", search.budget),
-        header: words(["", "parameters", "fitted to", "KL to the source", "NLL"]),
+        header: header(["", "parameters", "fitted to", "KL to the source", "NLL"]),
         rows: rows.collect(),
         note: (!search.passed_over.is_empty()).then(|| format!("Passed over: {}.", search.passed_over.join("; "))),
     }

@@ -1,4 +1,5 @@
-//! The demo's model and text, in the binary. `scripts/make-demo-model.py` made them; `cli/assets/NOTICE.md` says from what.
+//! The demo's model and text, in the binary. `scripts/make-demo-model.py` made them;
+//! `cli/assets/NOTICE.md` says from what.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! `retie demo`: the whole way, on a small model and a text that are in the binary. It calls what the other commands call, with
-//! configurations that it makes instead of reads.
+//! `retie demo`: the whole way, on a small model, a text and recipes that are in the binary. It
+//! calls what the other commands call.
 
 mod assets;
 mod recipe;
@@ -14,16 +14,17 @@ use crate::{
     },
     error::Status,
     model::{self, TextModel},
-    number::{duration, grouped},
     output, signal,
 };
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::Args;
 use retie_checkpoint::{CheckpointError, Provenance};
+use retie_collective::Single;
 use retie_eval::{EvalReport, PerplexityOptions};
 use retie_model::WeightDtype;
-use retie_trainer::{Outcome, Resume, Single};
+use retie_report::number::{duration, grouped};
+use retie_trainer::{Job, Outcome, Resume};
 use std::{
     path::{Path, PathBuf},
     time::Instant,
@@ -56,18 +57,17 @@ impl Demo {
         assets::write(out)?;
 
         step(2, "convert: 2 recursions");
-        let config = recipe::convert(out);
-        convert::convert(&model::open(&config.model)?, &config)?;
+        let config = recipe::convert(out)?;
+        let resolved = config.validate()?;
+        convert::convert(&model::open(&resolved.model)?, &resolved)?;
 
         step(3, "uptrain the converted model, with its original as the teacher");
-        let config = recipe::uptrain(out);
+        let config = recipe::uptrain(out)?;
         let parent = model::parent(&model::open(&config.student.model)?)?;
         let provenance = Provenance::now(convert::command_line(), Some(parent));
         let mut watcher = uptrain::Watcher::new(&config, false);
-        let outcome =
-            retie_trainer::uptrain(&config, &device, Resume::Never, &provenance, &Single, &stop, &mut |event| {
-                watcher.see(event)
-            });
+        let job = Job { device: &device, ranks: &Single, stop: &stop };
+        let outcome = retie_trainer::uptrain(&config, Resume::Never, &provenance, job, &mut |event| watcher.see(event));
         drop(watcher);
         if let Outcome::Interrupted { step, checkpoint } = outcome? {
             output::line(&format!("interrupted after step {step} of {}", config.num_steps()));
@@ -119,7 +119,7 @@ fn refuse_occupied(out: &Path) -> anyhow::Result<()> {
 /// Measures the models on the held-out text; gives the file of each.
 fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let text_path = assets::heldout(out);
-    let text = model::read_text(&text_path)?;
+    let text = retie_data::joined_text(&text_path)?;
     let folder = out.join("eval");
     fs_err::create_dir_all(&folder)?;
     let mut files = Vec::new();
@@ -130,11 +130,9 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
         let window = source.config.max_position_embeddings;
         let batch_size = recipe::EVAL_BATCH_SIZE;
         let options = PerplexityOptions { window, stride: window, limit: None, batch_size };
-        let perplexity = Evaluation { model: &model, teacher: None, batch_size, ranks: &Single }.text(
-            "heldout.jsonl",
-            &text,
-            options,
-        )?;
+        let exit = source.config.num_hidden_layers;
+        let mut evaluation = Evaluation { model: &model, exit, teacher: None, batch_size, ranks: &Single };
+        let perplexity = evaluation.text("heldout.jsonl", &text, options)?;
         let report = EvalReport {
             model: dir.to_owned(),
             limit: None,
@@ -152,9 +150,8 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
 /// What the numbers say; `losses` are those of [`MODELS`].
 fn summary(losses: &[(f64, u64)], seconds: f64) -> Vec<String> {
     let mut paragraphs = vec![format!(
-        "A small Llama was converted to a Recursive Transformer with {} recursions, uptrained with its original as the \
+        "A small Llama was converted to a Recursive Transformer with 2 recursions, uptrained with its original as the \
          teacher, and measured before and after on text that none of them was trained on. All of it took {} on this machine.",
-        recipe::RECURSIONS,
         duration(seconds)
     )];
     if let [(base, base_size), (converted, size), (uptrained, _)] = losses {

@@ -1,6 +1,5 @@
-//! `retie eval`: numbers of a model.
+//! `retie eval`: accuracy on tasks, perplexity on a text, and reports on routers.
 
-mod divided;
 mod task_files;
 
 use crate::{
@@ -14,12 +13,14 @@ use crate::{
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use divided::Divided;
-use retie_checkpoint::{ModelSource, share_map};
+use retie_checkpoint::ModelSource;
+use retie_collective::{Collective, lead_first};
 use retie_convert::ParameterCounts;
-use retie_eval::{EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RouterReport, RunError, Task};
+use retie_data::{Tokenizer, Vocabulary, check_shared_vocabulary};
+use retie_eval::{
+    EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RouterReport, RunError, ShardedScorer, Task,
+};
 use retie_model::CausalLm;
-use retie_trainer::{Collective, lead_first};
 use serde_json::{Value, json};
 use std::{
     io::{BufWriter, Write},
@@ -44,7 +45,8 @@ pub struct Eval {
     /// Folder with TASK.parquet or TASK.jsonl files; without it they come from the hub
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Text for `perplexity`; of .jsonl, .parquet and .arrow files the field `text`, else the whole file
+    /// Text for `perplexity`; of .jsonl, .parquet and .arrow files the field `text`, else the whole
+    /// file
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tokens of a window of the text; by default 1024, or the model's context if that is less
@@ -53,11 +55,12 @@ pub struct Eval {
     /// Tokens from one window's start to the next's; by default the window
     #[arg(long, value_name = "S", requires = "text")]
     stride: Option<usize>,
-    /// What is measured: the whole stack, or also what each recursion but the last leaves, through the same final norm and head
+    /// What is measured: the whole stack, or also what each recursion but the last leaves, through
+    /// the same final norm and head
     #[arg(long, value_name = "DEPTHS", default_value = "last")]
     depths: Depths,
-    /// Compare with this model on the text too: forward KL from it, in nats per token, and the share of tokens with the same likeliest next
-    /// token
+    /// Compare with this model on the text too: forward KL from it, in nats per token, and the
+    /// share of tokens with the same likeliest next token
     #[arg(long, value_name = "MODEL", requires = "text")]
     teacher: Option<String>,
     /// Report what the routers do on the text too, in inference and as in training
@@ -82,13 +85,13 @@ enum Depths {
     All,
 }
 
-/// What was measured, after how many depths.
+/// Report of one exit, and the number of depths before it.
 struct Measured {
     num_depths: usize,
     report: EvalReport,
 }
 
-/// Window where the model's context allows.
+/// Default window in tokens; a shorter context of the model lowers it.
 const DEFAULT_WINDOW: usize = 1024;
 
 impl Eval {
@@ -102,7 +105,7 @@ impl Eval {
         let limit = self.limit.map(usize::try_from).transpose()?;
         let batch_size = usize::try_from(self.batch_size)?;
         let device = retie_model::device(&self.device.device)?;
-        // Everything is read before anything is scored: a bad last task should not cost an hour.
+        // Read everything before scoring anything: a bad last task should not cost an hour.
         let source = lead_first(ranks, || model::open(&self.model))?;
         let routed = source.config.recursion.as_ref().is_some_and(|recursion| recursion.router.is_some());
         ensure!(
@@ -112,12 +115,12 @@ impl Eval {
         );
         let teacher = self.teacher.as_deref().map(|teacher| lead_first(ranks, || model::open(teacher))).transpose()?;
         if let Some(teacher) = &teacher {
-            retie_trainer::check_vocabularies(teacher, &source, &model::tokenizer(&source)?)?;
+            check_vocabularies(teacher, &source)?;
         }
-        let text = self.text.as_deref().map(model::read_text).transpose()?;
+        let text = self.text.as_deref().map(retie_data::joined_text).transpose()?;
         let examples = || tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>();
         let examples = lead_first(ranks, examples)?;
-        let map = share_map(&source.config)?;
+        let map = source.config.share_map();
         let mut ends = match self.depths {
             Depths::Last => Vec::new(),
             Depths::All => map.recursion_ends().with_context(|| {
@@ -129,15 +132,14 @@ impl Eval {
         };
         ends.pop();
         ends.push(map.num_depths());
-        let mut model = TextModel::load(&source, &device, self.dtype.get())?;
+        let model = TextModel::load(&source, &device, self.dtype.get())?;
         let teacher = teacher
             .map(|teacher| CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, self.dtype.get()))
             .transpose()?;
-        let whole = model.model.clone();
         let mut measured = Vec::new();
         for num_depths in ends {
-            model.model = whole.until(num_depths);
-            let mut evaluation = Evaluation { model: &model, teacher: teacher.as_ref(), batch_size, ranks };
+            let mut evaluation =
+                Evaluation { model: &model, exit: num_depths, teacher: teacher.as_ref(), batch_size, ranks };
             let mut report =
                 EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None, router: None };
             for (task, examples) in tasks.iter().zip(&examples) {
@@ -166,7 +168,10 @@ impl Eval {
         Ok(Status::Done)
     }
 
-    /// The tasks that were asked for, but for `perplexity`.
+    /// Tasks of `--tasks` without `perplexity`.
+    ///
+    /// # Errors
+    /// Unknown or repeated tasks, and options that do not fit the tasks.
     fn tasks(&self) -> anyhow::Result<Vec<&'static Task>> {
         let names = || self.tasks.iter().map(|name| name.trim());
         let tasks: Vec<_> = names().filter(|name| *name != PERPLEXITY).map(Task::find).collect::<Result<_, _>>()?;
@@ -188,7 +193,7 @@ impl Eval {
         Ok(tasks)
     }
 
-    /// Refuses files that could not be written when all is measured.
+    /// Checks that the output files can be written, before anything is measured.
     fn check_outputs(&self) -> anyhow::Result<()> {
         [&self.json, &self.log_samples].into_iter().flatten().try_for_each(|path| output::check_file(path))
     }
@@ -209,7 +214,7 @@ impl Eval {
         PerplexityOptions { window, stride: self.stride.unwrap_or(window), limit, batch_size }
     }
 
-    /// Writes the numbers of the whole stack, and those of the exits before it.
+    /// Writes `--json`, the results of the whole stack and of its early exits, and `--log-samples`.
     fn write(&self, source: &ModelSource, measured: &[Measured]) -> anyhow::Result<()> {
         let Some((Measured { report, .. }, exits)) = measured.split_last() else { return Ok(()) };
         if let Some(path) = &self.json {
@@ -234,10 +239,21 @@ impl Eval {
     }
 }
 
+fn vocabulary<'a>(source: &'a ModelSource, tokenizer: Option<&'a Tokenizer>) -> Vocabulary<'a> {
+    Vocabulary { model: &source.spec, size: source.config.vocab_size, tokenizer }
+}
+
+/// Refuses a teacher that cannot be compared with `model` token by token.
+fn check_vocabularies(teacher: &ModelSource, model: &ModelSource) -> anyhow::Result<()> {
+    let own = model::tokenizer(model)?;
+    let of_teacher = teacher.tokenizer_json().map(|_| model::tokenizer(teacher)).transpose()?;
+    Ok(check_shared_vocabulary(vocabulary(teacher, of_teacher.as_ref()), vocabulary(model, Some(&own)))?)
+}
+
 /// Writes the numbers with the model's size and, if there are any, those of early exits.
 pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits: Vec<Value>) -> anyhow::Result<()> {
     let mut value = report.to_json();
-    let counts = ParameterCounts::of(&source.config)?;
+    let counts = ParameterCounts::from_config(&source.config);
     if let Value::Object(map) = &mut value {
         let counts = json!({
             "embedding": counts.embedding, "non_embedding": counts.non_embedding(), "total": counts.total(),
@@ -250,27 +266,25 @@ pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits:
     Ok(fs_err::write(path, serde_json::to_string_pretty(&value)? + "\n")?)
 }
 
-/// A model that is being measured.
+/// A model under evaluation, and the settings of its measurements.
 pub struct Evaluation<'a> {
     pub model: &'a TextModel,
-    /// What it is compared with on a text.
+    /// Number of depths before the readout.
+    pub exit: usize,
+    /// Model to compare with on a text.
     pub teacher: Option<&'a CausalLm>,
-    /// Of each rank.
+    /// Batch size of each rank.
     pub batch_size: usize,
     pub ranks: &'a dyn Collective,
 }
 
 impl Evaluation<'_> {
-    fn divided<'s>(&'s self, scorer: ModelScorer<'s>, beside_teacher: bool) -> Divided<'s, ModelScorer<'s>> {
-        Divided { scorer, beside_teacher, ranks: self.ranks }
-    }
-
     /// Sequences that all ranks score at once.
     fn batch(&self) -> usize {
         self.batch_size.saturating_mul(self.ranks.world())
     }
 
-    /// Shows progress on the rank that speaks.
+    /// Progress callback; only rank 0 shows a bar.
     fn show(&self, label: &str, unit: &'static str) -> impl FnMut(retie_eval::Progress) {
         let mut bar = self.ranks.leads().then(|| Progress::new(label, Unit::Count(unit), 0));
         move |p| bar.iter_mut().for_each(|bar| bar.set(p.done as u64, p.total as u64, ""))
@@ -280,20 +294,21 @@ impl Evaluation<'_> {
         Ok(PromptEncoder {
             codec: &self.model.tokenizer,
             prefix_token: self.model.prefix_token()?,
-            bos_token: self.model.bos_token,
+            bos_token: self.model.tokenizer.bos_token(),
             max_length: self.model.model.config().max_position_embeddings,
         })
     }
 
-    /// Measures `examples`, under a progress bar.
+    /// Measures `examples` of a task, with a progress bar.
     pub fn task(&mut self, task: &'static Task, examples: &[Example]) -> anyhow::Result<retie_eval::TaskResult> {
         let mut progress = self.show(task.name, "continuations");
-        let mut scorer = self.divided(ModelScorer::new(&self.model.model), false);
+        let scorer = ModelScorer::new(&self.model.model).exiting_at(self.exit);
+        let mut scorer = ShardedScorer::new(scorer, false, self.ranks);
         retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut scorer, self.batch(), &mut progress)
             .map_err(unwrapped)
     }
 
-    /// What the routers of the model do on `text`, under a progress bar; `None` without routers.
+    /// Measures the model's routers on `text`, with a progress bar; `None` without routers.
     pub fn routers(&self, text: &str, options: PerplexityOptions) -> anyhow::Result<Option<RouterReport>> {
         let tokens = self.model.tokenizer.encode(text)?;
         let windows = retie_data::windows(&tokens, options.window, options.stride)?;
@@ -305,7 +320,7 @@ impl Evaluation<'_> {
         Ok(retie_eval::measure_router(&self.model.model, &windows, &classes, options.batch_size, &mut progress))
     }
 
-    /// Measures `text`, which `name` names, under a progress bar.
+    /// Measures the perplexity of `text`, reported as `name`, with a progress bar.
     pub fn text(
         &mut self,
         name: &str,
@@ -314,18 +329,18 @@ impl Evaluation<'_> {
     ) -> anyhow::Result<retie_eval::Perplexity> {
         let options = PerplexityOptions { batch_size: self.batch(), ..options };
         let mut progress = self.show(PERPLEXITY, "windows");
-        let alone = ModelScorer::new(&self.model.model);
+        let alone = ModelScorer::new(&self.model.model).exiting_at(self.exit);
         let scorer = match self.teacher {
             Some(teacher) => alone.beside(teacher),
             None => alone,
         };
-        let mut scorer = self.divided(scorer, self.teacher.is_some());
+        let mut scorer = ShardedScorer::new(scorer, self.teacher.is_some(), self.ranks);
         retie_eval::measure_perplexity(name, text, options, &self.encoder()?, &mut scorer, &mut progress)
             .map_err(unwrapped)
     }
 }
 
-/// The error itself, so that its kind can be told.
+/// The wrapped error itself, so that the exit code can depend on its type.
 fn unwrapped<E: std::error::Error + Send + Sync + 'static>(error: RunError<E>) -> anyhow::Error {
     match error {
         RunError::Eval(error) => error.into(),

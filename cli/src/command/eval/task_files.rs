@@ -1,11 +1,14 @@
-//! Where a task's data set is: the file on the hub that its pattern means.
+//! Data sets of tasks: the file on the hub that a task's patterns stand for.
 
 use anyhow::bail;
 use retie_checkpoint::{CheckpointError, HubId};
 use retie_eval::Task;
 use std::path::PathBuf;
 
-/// The file of `task` from the hub, or from its cache.
+/// Data file of `task`, from the hub or from its cache.
+///
+/// # Errors
+/// No pattern of the task leads to a file, or the cache cannot be used.
 pub fn from_hub(task: &Task) -> anyhow::Result<PathBuf> {
     let hub = crate::model::hub();
     let mut last = None;
@@ -33,8 +36,9 @@ pub fn from_hub(task: &Task) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The names that the hub gives to a split that is one file, for a pattern with at most one `*`: `-*` is the number of the
-/// file, `/*` is the whole name (under `refs/convert/parquet`), and elsewhere `*` may be nothing.
+/// Names that the hub gives to a split in one file, for a pattern with at most one `*`: in `-*` it
+/// is the number of the file, in `/*` the whole name (under `refs/convert/parquet`), and elsewhere
+/// it may be empty.
 fn names(pattern: &str) -> Vec<String> {
     let Some((start, end)) = pattern.split_once('*') else { return vec![pattern.to_owned()] };
     let middles: &[&str] = match start.chars().last() {

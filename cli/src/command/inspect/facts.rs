@@ -1,14 +1,16 @@
-//! What `retie inspect` finds out. The fields are the keys of its JSON.
+//! Facts that `retie inspect` reports. The fields are the keys of its JSON.
 
 use crate::model;
 use anyhow::Context;
 use retie_checkpoint::{GgufFile, ModelSource, Provenance, StoredLayer, stored_layers};
-use retie_config::{Anatomy, DepthKind, ModelConfig, RecursionConfig, Rope, RopeScaling, Sharing, dividing_recursions};
+use retie_config::{
+    Anatomy, Cost, DepthKind, ModelConfig, RecursionConfig, Rope, RopeScaling, Sharing, dividing_recursions,
+};
 use retie_convert::{Alias, ConvertReport, ParameterCounts, REPORT_FILE};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Everything about a model.
+/// All facts about a model.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
     pub model: String,
@@ -16,11 +18,15 @@ pub struct Inspection {
     pub architecture: String,
     pub sizes: Sizes,
     pub parameters: Parameters,
-    /// How the weights are stored, by the type of their elements.
+    /// Stored tensors by element type.
     pub stored: BTreeMap<String, Stored>,
     pub kv_cache_bytes_per_token: KvCacheBytes,
+    /// With `--cost`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<SequenceCost>,
     pub tokenizer: Option<TokenizerFacts>,
-    /// For each sharing pattern the numbers of recursions that divide the layers it shares; of a plain model only.
+    /// Numbers of recursions that divide the layers that a sharing pattern shares, by pattern. Only
+    /// for a model that is not recursive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dividing_recursions: Option<BTreeMap<&'static str, Vec<usize>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,7 +35,7 @@ pub struct Inspection {
     pub provenance: Option<Provenance>,
 }
 
-/// The numbers of `config.json`.
+/// Sizes and flags from `config.json`.
 #[derive(Debug, Serialize)]
 pub struct Sizes {
     pub num_hidden_layers: usize,
@@ -40,50 +46,50 @@ pub struct Sizes {
     pub head_dim: usize,
     pub vocab_size: usize,
     pub max_position_embeddings: usize,
-    /// One for each rotation.
+    /// Rotary position embeddings of the model.
     pub rope: Vec<RopeFacts>,
     pub norm_eps: f64,
     pub tie_word_embeddings: bool,
     pub qkv_bias: bool,
     pub output_bias: bool,
     pub mlp_bias: bool,
-    /// Where depths differ: one entry for each.
+    /// Attention of each depth; empty if all depths are alike and without a window.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub depths: Vec<DepthFacts>,
 }
 
-/// A rotation of queries and keys.
+/// A rotary position embedding.
 #[derive(Debug, Serialize)]
 pub struct RopeFacts {
     pub theta: f64,
     pub scaling: &'static str,
-    /// Numbers of a head that it rotates.
+    /// Rotated dimensions of a head.
     pub rotary_dim: usize,
 }
 
-/// What sets the attention of a depth apart.
+/// Attention of one depth.
 #[derive(Debug, Serialize)]
 pub struct DepthFacts {
-    /// In words.
+    /// Description in words.
     #[serde(skip)]
     pub kind: String,
-    /// Base of its rotation, if it has one.
+    /// Base of the rotary position embedding, if there is one.
     pub rope_theta: Option<f64>,
-    /// Tokens that a token sees, if not all.
+    /// Attention window in tokens, if there is one.
     pub window: Option<usize>,
 }
 
-/// Stored parameters; a shared one counts once.
+/// Numbers of stored parameters; a shared parameter counts once.
 #[derive(Debug, Serialize)]
 pub struct Parameters {
     pub embedding: usize,
     pub non_embedding: usize,
     pub total: usize,
-    /// Part of `non_embedding`.
+    /// Parameters of the LoRA, part of `non_embedding`.
     pub lora: usize,
-    /// Part of `non_embedding`: norms and biases that belong to one depth.
+    /// Norms and biases that belong to one depth, part of `non_embedding`.
     pub depth_vectors: usize,
-    /// Part of `non_embedding`: vectors that the conversion added.
+    /// Extras: vectors that the conversion added, part of `non_embedding`.
     pub extras: usize,
 }
 
@@ -92,19 +98,32 @@ pub struct Parameters {
 pub struct Stored {
     pub tensors: usize,
     pub parameters: usize,
-    /// Absent where the type packs elements in blocks.
+    /// Size in bytes; absent for types that quantise elements in blocks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<usize>,
 }
 
-/// Keys and values of one token, at all depths.
+/// Keys and values of one token at all depths, as a cache holds them.
 #[derive(Debug, Serialize)]
 pub struct KvCacheBytes {
     pub f32: usize,
-    pub bf16: usize,
 }
 
-/// The tokenizer.
+/// Cost of the forward pass of one sequence, by formula.
+#[derive(Debug, Serialize)]
+pub struct SequenceCost {
+    /// Tokens of the sequence.
+    pub tokens: usize,
+    /// Part of the tokens that is expected in each recursion; of a routed model only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Vec<f64>>,
+    /// The model, with these shares.
+    pub expected: Cost,
+    /// The same model without routers and KV sharing.
+    pub full_recursion: Cost,
+}
+
+/// Facts about the tokenizer.
 #[derive(Debug, Serialize)]
 pub struct TokenizerFacts {
     pub tokens: usize,
@@ -121,24 +140,24 @@ pub struct Token {
     pub text: Option<String>,
 }
 
-/// What makes it recursive.
+/// Facts about a recursive model.
 #[derive(Debug, Serialize)]
 pub struct Recursion {
     #[serde(flatten)]
     pub config: RecursionConfig,
     pub stored_layers: usize,
-    /// Who shares with whom, from the bytes on the disk.
+    /// Stored layers and the depths that run them, from the bytes on disk.
     pub layers: Vec<StoredLayer>,
-    /// Which layer each depth runs; `sources` is empty where the folder has no `convert.json`.
+    /// Layer of each depth; `sources` is empty if the folder has no `convert.json`.
     pub aliases: Vec<Alias>,
 }
 
 impl Inspection {
-    /// Looks at `source`, whose tensors have been checked.
-    pub fn of(source: &ModelSource) -> anyhow::Result<Self> {
+    /// Looks at `source`, whose tensors have been checked, and at a sequence of `cost_tokens`
+    /// tokens.
+    pub fn from_source(source: &ModelSource, cost_tokens: Option<usize>) -> anyhow::Result<Self> {
         let config = &source.config;
-        let counts = ParameterCounts::of(config)?;
-        let per_token = 2 * config.num_hidden_layers * config.key_value_size();
+        let counts = ParameterCounts::from_config(config);
         let plain = config.recursion.is_none();
         Ok(Self {
             model: source.spec.clone(),
@@ -147,7 +166,7 @@ impl Inspection {
                 true => config.architecture.model_type.to_owned(),
                 false => format!("recursive_{}", config.architecture.model_type),
             },
-            sizes: Sizes::of(config),
+            sizes: Sizes::from_config(config),
             parameters: Parameters {
                 embedding: counts.embedding,
                 non_embedding: counts.non_embedding(),
@@ -157,19 +176,39 @@ impl Inspection {
                 extras: counts.extras,
             },
             stored: stored(source)?,
-            kv_cache_bytes_per_token: KvCacheBytes { f32: 4 * per_token, bf16: 2 * per_token },
-            tokenizer: source.tokenizer_json().map(|_| TokenizerFacts::of(source)).transpose()?,
+            kv_cache_bytes_per_token: KvCacheBytes::from_config(config),
+            cost: cost_tokens.map(|tokens| SequenceCost::from_config(config, tokens)),
+            tokenizer: source.tokenizer_json().map(|_| TokenizerFacts::from_source(source)).transpose()?,
             dividing_recursions: plain.then(|| {
                 Sharing::ALL.iter().map(|s| (s.name(), dividing_recursions(config.num_hidden_layers, *s))).collect()
             }),
-            recursion: config.recursion.as_ref().map(|recursion| Recursion::of(recursion, source)).transpose()?,
+            recursion: config
+                .recursion
+                .as_ref()
+                .map(|recursion| Recursion::from_recursion(recursion, source))
+                .transpose()?,
             provenance: if source.path.is_dir() { Provenance::load(&source.path)? } else { None },
         })
     }
 }
 
+impl KvCacheBytes {
+    fn from_config(config: &ModelConfig) -> Self {
+        let cost = config.cost(1, config.expected_shares().as_deref());
+        Self { f32: cost.cache_bytes.round() as usize }
+    }
+}
+
+impl SequenceCost {
+    fn from_config(config: &ModelConfig, tokens: usize) -> Self {
+        let shares = config.expected_shares();
+        let expected = config.cost(tokens, shares.as_deref());
+        Self { tokens, shares, expected, full_recursion: config.full_recursion_cost(tokens) }
+    }
+}
+
 impl Sizes {
-    fn of(config: &ModelConfig) -> Self {
+    fn from_config(config: &ModelConfig) -> Self {
         let anatomy = &config.anatomy;
         Self {
             num_hidden_layers: config.num_hidden_layers,
@@ -180,7 +219,7 @@ impl Sizes {
             head_dim: config.head_dim,
             vocab_size: config.vocab_size,
             max_position_embeddings: config.max_position_embeddings,
-            rope: anatomy.ropes.iter().map(RopeFacts::of).collect(),
+            rope: anatomy.ropes.iter().map(RopeFacts::from_rope).collect(),
             norm_eps: anatomy.norm_eps,
             tie_word_embeddings: anatomy.tie_word_embeddings,
             qkv_bias: anatomy.qkv_bias,
@@ -189,14 +228,14 @@ impl Sizes {
             depths: match anatomy.depths.windows(2).all(|pair| pair[0] == pair[1]) && anatomy.depths[0].window.is_none()
             {
                 true => Vec::new(),
-                false => anatomy.depths.iter().map(|kind| DepthFacts::of(*kind, anatomy)).collect(),
+                false => anatomy.depths.iter().map(|kind| DepthFacts::from_kind(*kind, anatomy)).collect(),
             },
         }
     }
 }
 
 impl RopeFacts {
-    fn of(rope: &Rope) -> Self {
+    fn from_rope(rope: &Rope) -> Self {
         let scaling = match rope.scaling {
             RopeScaling::Default => "none",
             RopeScaling::Linear { .. } => "linear",
@@ -207,7 +246,7 @@ impl RopeFacts {
 }
 
 impl DepthFacts {
-    fn of(kind: DepthKind, anatomy: &Anatomy) -> Self {
+    fn from_kind(kind: DepthKind, anatomy: &Anatomy) -> Self {
         Self {
             kind: anatomy.describe(kind),
             rope_theta: kind.rope.map(|rope| anatomy.ropes[rope].theta),
@@ -217,14 +256,14 @@ impl DepthFacts {
 }
 
 fn stored(source: &ModelSource) -> anyhow::Result<BTreeMap<String, Stored>> {
-    // A GGUF file presents its quantised tensors as F32; its own types are asked for here.
+    // A GGUF source presents quantised tensors as F32, so their stored types come from the file.
     let gguf = if source.path.is_file() { Some(GgufFile::open(&source.path)?) } else { None };
     let mut stored: BTreeMap<String, Stored> = BTreeMap::new();
     for name in source.tensors.names() {
         let info = source.tensors.info(name).with_context(|| format!("tensor `{name}` has no description"))?;
-        let packed = gguf.as_ref().and_then(|file| file.stored_type(name));
-        let is_plain = packed.is_none_or(|name| matches!(name, "F32" | "F16" | "BF16"));
-        let entry = stored.entry(packed.unwrap_or(info.dtype.name()).to_owned()).or_default();
+        let compressed = gguf.as_ref().and_then(|file| file.stored_type(name));
+        let is_plain = compressed.is_none_or(|name| matches!(name, "F32" | "F16" | "BF16"));
+        let entry = stored.entry(compressed.unwrap_or(info.dtype.name()).to_owned()).or_default();
         entry.tensors += 1;
         entry.parameters += info.num_elements();
         if is_plain {
@@ -235,7 +274,7 @@ fn stored(source: &ModelSource) -> anyhow::Result<BTreeMap<String, Stored>> {
 }
 
 impl TokenizerFacts {
-    fn of(source: &ModelSource) -> anyhow::Result<Self> {
+    fn from_source(source: &ModelSource) -> anyhow::Result<Self> {
         let tokenizer = model::tokenizer(source)?;
         let token = |id: u32| Token { id, text: tokenizer.token(id) };
         Ok(Self {
@@ -249,8 +288,8 @@ impl TokenizerFacts {
 }
 
 impl Recursion {
-    fn of(recursion: &RecursionConfig, source: &ModelSource) -> anyhow::Result<Self> {
-        let map = recursion.share_map(&source.config)?;
+    fn from_recursion(recursion: &RecursionConfig, source: &ModelSource) -> anyhow::Result<Self> {
+        let map = source.config.share_map();
         let report = source.path.join(REPORT_FILE);
         let converted: Option<ConvertReport> = match report.is_file() {
             true => {

@@ -1,4 +1,4 @@
-//! `retie inspect`: what a model is, without running it.
+//! `retie inspect`: architecture, sizes and sharing of a model, without running it.
 
 mod facts;
 mod render;
@@ -13,6 +13,9 @@ pub struct Inspect {
     /// A Hugging Face folder, a .gguf file, or a hub id
     #[arg(value_name = "MODEL")]
     model: String,
+    /// Show also the operations and the cache of a sequence of so many tokens, by formula
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    cost: Option<u32>,
     #[command(flatten)]
     json: JsonArgs,
 }
@@ -20,7 +23,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> anyhow::Result<Status> {
         let source = model::open(&self.model)?;
-        let inspection = Inspection::of(&source)?;
+        let inspection = Inspection::from_source(&source, self.cost.map(|tokens| tokens as usize))?;
         if self.json.json {
             output::json(&inspection)?;
         } else {

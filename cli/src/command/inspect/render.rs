@@ -1,9 +1,9 @@
-//! An [`Inspection`] as plain text.
+//! Plain text of an [`Inspection`].
 
-use super::facts::{DepthFacts, Inspection, Recursion, Sizes, Token};
-use crate::number::{bytes, grouped};
+use super::facts::{DepthFacts, Inspection, Recursion, SequenceCost, Sizes, Token};
 use retie_checkpoint::StoredLayer;
-use retie_config::RouterConfig;
+use retie_config::{Cost, RouterConfig};
+use retie_report::number::{bytes, grouped};
 use std::fmt::{self, Display, Formatter};
 
 impl Display for Inspection {
@@ -36,11 +36,10 @@ impl Display for Inspection {
             field(f, &format!("stored as {dtype}"), what)?;
         }
         let kv = &self.kv_cache_bytes_per_token;
-        field(
-            f,
-            "KV cache per token",
-            format!("{} B in f32, {} B in bf16", grouped(kv.f32 as u64), grouped(kv.bf16 as u64)),
-        )?;
+        field(f, "KV cache per token", format!("{} B in f32", grouped(kv.f32 as u64)))?;
+        if let Some(cost) = &self.cost {
+            write!(f, "\n{cost}")?;
+        }
         writeln!(f)?;
         match &self.tokenizer {
             None => field(f, "tokenizer", "none (no `tokenizer.json`)")?,
@@ -71,6 +70,33 @@ impl Display for Inspection {
             field(f, "with", provenance.command.join(" "))?;
         }
         Ok(())
+    }
+}
+
+impl Display for SequenceCost {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { tokens, expected, full_recursion, .. } = self;
+        let mut columns = vec![("expected", expected)];
+        if expected != full_recursion {
+            columns.push(("full recursion", full_recursion));
+        }
+        let heading = format!("cost of {} tokens", grouped(*tokens as u64));
+        let names: String = columns.iter().map(|(name, _)| format!("{name:>16}")).collect();
+        writeln!(f, "{heading:<21}{names}")?;
+        let mut row = |name: &str, cell: &dyn Fn(&Cost) -> String| {
+            let cells: String = columns.iter().map(|(_, cost)| format!("{:>16}", cell(cost))).collect();
+            writeln!(f, "{name:<21}{cells}")
+        };
+        row("  KV cache", &|cost| bytes(cost.cache_bytes.round() as u64))?;
+        type Part = (&'static str, fn(&Cost) -> f64);
+        let parts: [Part; 5] = [
+            ("  linears", |cost| cost.linear),
+            ("  routers", |cost| cost.routers),
+            ("  attention", |cost| cost.attention),
+            ("  head", |cost| cost.head),
+            ("  operations", Cost::operations),
+        ];
+        parts.into_iter().try_for_each(|(name, part)| row(name, &|cost| format!("{:.3e}", part(cost))))
     }
 }
 
@@ -184,7 +210,7 @@ impl Display for Recursion {
     }
 }
 
-/// What is on the disk for each stored layer and the depths that run it.
+/// Table of the stored layers: the depths that run each, its bytes on disk and its hash.
 fn layers(f: &mut Formatter<'_>, layers: &[StoredLayer]) -> fmt::Result {
     let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let width = layers.iter().map(|layer| list(&layer.depths).len()).max().unwrap_or(0).max("depths".len());
@@ -194,7 +220,7 @@ fn layers(f: &mut Formatter<'_>, layers: &[StoredLayer]) -> fmt::Result {
         "layer", "depths", "on disk", "own of depths"
     )?;
     for layer in layers {
-        let own = layer.own_bytes.iter().sum::<usize>();
+        let own_bytes = layer.own_bytes.iter().sum::<usize>();
         let same = layer.same_as.map_or_else(String::new, |other| format!(", the same as layer {other}"));
         writeln!(
             f,
@@ -202,7 +228,7 @@ fn layers(f: &mut Formatter<'_>, layers: &[StoredLayer]) -> fmt::Result {
             layer.layer,
             list(&layer.depths),
             bytes(layer.bytes as u64),
-            bytes(own as u64),
+            bytes(own_bytes as u64),
             &layer.sha256[..12]
         )?;
     }

@@ -1,15 +1,14 @@
 //! Files of `retie eval --json` as rows of one table.
 
-use crate::number::grouped;
 use anyhow::{Context, ensure};
-use retie_eval::Table;
+use retie_report::{Label, Table, number::grouped};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// Evaluations by name, in the order of the table.
 pub struct Evaluations(Vec<(String, Value)>);
 
-/// Numbers of a result that are a metric of it, and how many digits after the point say something.
+/// Metrics in the table, each with its number of decimal places.
 const METRICS: &[(&str, usize)] = &[
     ("acc", 4),
     ("acc_norm", 4),
@@ -21,7 +20,10 @@ const METRICS: &[(&str, usize)] = &[
 ];
 
 impl Evaluations {
-    /// Reads the files.
+    /// Reads the files, which are given by name and path.
+    ///
+    /// # Errors
+    /// A file cannot be read, is not JSON, or has no object `results`.
     pub fn read(files: &[(String, PathBuf)]) -> anyhow::Result<Self> {
         let read = |(name, path): &(String, PathBuf)| {
             let text = fs_err::read_to_string(path)?;
@@ -37,7 +39,7 @@ impl Evaluations {
         Ok(Self(files.iter().map(read).collect::<anyhow::Result<_>>()?))
     }
 
-    /// The table, if there is an evaluation.
+    /// Table with one row per evaluation; `None` without evaluations.
     pub fn table(&self) -> Option<Table> {
         if self.0.is_empty() {
             return None;
@@ -48,18 +50,20 @@ impl Evaluations {
         header.extend(counted.then(|| "parameters".to_owned()));
         header.extend(columns.iter().map(|(task, metric, _)| heading(task, metric)));
         let rows = self.0.iter().map(|(name, value)| {
-            let mut row = vec![name.clone()];
+            let mut row = vec![Label::from(name.as_str())];
             if counted {
                 let total = value.pointer("/parameters/total").and_then(Value::as_u64);
-                row.push(total.map_or_else(|| "–".to_owned(), grouped));
+                row.push(total.map_or_else(|| "–".into(), |total| grouped(total).into()));
             }
-            row.extend(columns.iter().map(|(task, metric, digits)| cell(&value["results"][task], metric, *digits)));
+            row.extend(
+                columns.iter().map(|(task, metric, digits)| cell(&value["results"][task], metric, *digits).into()),
+            );
             row
         });
         Some(Table { title: "Evaluation".to_owned(), header, rows: rows.collect(), note: self.note() })
     }
 
-    /// Task, metric and digits of every column, in the order in which they are first met.
+    /// Task, metric and decimal places of every column, in the order of first appearance.
     fn columns(&self) -> Vec<(String, &'static str, usize)> {
         let mut columns: Vec<(String, &'static str, usize)> = Vec::new();
         for (task, result) in self.0.iter().filter_map(|(_, value)| value["results"].as_object()).flatten() {
@@ -72,7 +76,7 @@ impl Evaluations {
         columns
     }
 
-    /// What was measured, where it is the same for all rows.
+    /// Note with the perplexity's text and windows, if they are the same for all rows.
     fn note(&self) -> Option<String> {
         let text = |value: &Value| {
             let p = value.pointer("/results/perplexity")?;
@@ -85,16 +89,16 @@ impl Evaluations {
         notes.iter().all(|note| note == first).then(|| format!("{first}. nll: nats per token."))
     }
 
-    /// Loss on the text and parameters of each evaluation that has both.
+    /// Loss on the text in nats per token, and number of parameters, of each evaluation with both.
     pub fn losses(&self) -> Vec<(f64, u64)> {
-        let of = |value: &Value| {
+        let loss_and_size = |value: &Value| {
             let loss = value.pointer("/results/perplexity/token_nll")?.as_f64()?;
             Some((loss, value.pointer("/parameters/total")?.as_u64()?))
         };
-        self.0.iter().filter_map(|(_, value)| of(value)).collect()
+        self.0.iter().filter_map(|(_, value)| loss_and_size(value)).collect()
     }
 
-    /// Each file by its name.
+    /// JSON object of the evaluations by name.
     pub fn to_json(&self) -> Value {
         Value::Object(self.0.iter().cloned().collect::<Map<_, _>>())
     }

@@ -1,14 +1,19 @@
-//! `retie report`: runs and evaluations side by side, as a table and as one HTML file.
+//! `retie report`: runs and evaluations side by side, as tables and as one HTML file.
 
+mod curves;
 mod evaluations;
+mod named_run;
+mod run;
 mod runs;
 
 use crate::{args::JsonArgs, error::Status, machine, output};
 use anyhow::{Context, ensure};
 use clap::Args;
+pub use curves::Curves;
 use evaluations::Evaluations;
-use retie_eval::{Report, Table, render_report};
-pub use runs::{Curves, NamedRun, Runs};
+pub use named_run::NamedRun;
+use retie_report::{Facts, Label, Page, Table};
+pub use runs::Runs;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -55,33 +60,33 @@ impl ReportCommand {
     }
 }
 
-/// What a report is made of.
+/// The evaluations and runs of a report.
 pub struct Content {
     evaluations: Evaluations,
     runs: Runs,
 }
 
 impl Content {
-    /// Reads runs, and files of evaluations by name.
+    /// Reads the folders of runs, and evaluation files by name and path.
     pub fn read(runs: &[NamedRun], evals: &[(String, PathBuf)]) -> anyhow::Result<Self> {
         Ok(Self { evaluations: Evaluations::read(evals)?, runs: Runs::read(runs)? })
     }
 
     /// Writes the HTML file `path`.
     pub fn write(&self, path: &Path, title: String, summary: Vec<String>) -> anyhow::Result<()> {
-        let mut facts =
-            vec![("report made by".to_owned(), version()), ("report made on".to_owned(), machine::summary())];
-        facts.extend(self.runs.facts());
-        let report = Report {
+        let mut entries: Vec<(Label, String)> =
+            vec![("report made by".into(), version()), ("report made on".into(), machine::summary())];
+        entries.extend(self.runs.facts());
+        let page = Page {
             title,
             summary,
             passages: Vec::new(),
             tables: self.tables(),
             charts: self.runs.charts(&Curves::ALL),
-            facts,
+            facts: Facts { title: "Provenance".to_owned(), entries },
             files: self.runs.files(),
         };
-        Ok(fs_err::write(path, render_report(&report)?)?)
+        Ok(fs_err::write(path, page.to_html()?)?)
     }
 
     fn tables(&self) -> Vec<Table> {
@@ -90,15 +95,15 @@ impl Content {
 
     /// The tables as aligned text.
     pub fn text(&self) -> String {
-        self.tables().iter().map(aligned).collect::<Vec<_>>().join("\n\n")
+        self.tables().iter().map(Table::to_text).collect::<Vec<_>>().join("\n\n")
     }
 
-    /// Loss on the text and parameters of each evaluation that has both.
+    /// Loss on the text in nats per token, and number of parameters, of each evaluation with both.
     pub fn losses(&self) -> Vec<(f64, u64)> {
         self.evaluations.losses()
     }
 
-    /// The numbers.
+    /// Evaluations and runs as JSON.
     pub fn to_json(&self) -> serde_json::Value {
         json!({ "evaluations": self.evaluations.to_json(), "runs": self.runs.to_json() })
     }
@@ -107,40 +112,4 @@ impl Content {
 fn version() -> String {
     let commit = option_env!("RETIE_COMMIT").map_or_else(String::new, |commit| format!(", commit {commit}"));
     format!("retie {}{commit}", env!("CARGO_PKG_VERSION"))
-}
-
-/// A table as text; the first column is left-aligned, the others right-aligned.
-fn aligned(table: &Table) -> String {
-    let rows: Vec<&Vec<String>> = std::iter::once(&table.header).chain(&table.rows).collect();
-    let columns = table.header.len();
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_tables_are_aligned() {
-        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
-        let table = Table {
-            header: row(["model", "nll", "ppl"]),
-            rows: vec![row(["base", "3.1", "22.2"]), row(["recursive", "10.25", "–"])],
-            ..Table::default()
-        };
-        insta::assert_snapshot!(aligned(&table), @"
-        model        nll   ppl
-        base         3.1  22.2
-        recursive  10.25     –
-        ");
-    }
 }

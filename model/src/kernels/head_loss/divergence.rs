@@ -1,17 +1,22 @@
-//! Divergences of the student's distribution `q` from the reference `p`, and their gradients for the student's logits.
+//! Divergences of the student's distribution `q` from the reference `p`, and their gradients for
+//! the student's logits.
 //!
-//! A function `D(q)` with derivatives `g_i = ∂D/∂q_i` has the gradient `q_i (g_i − Σ_j q_j g_j)` for the logits of `q`. So all but
-//! forward KL need sums over the vocabulary before the first component of the gradient is known.
+//! A divergence `D(q)` with derivatives `g_i = ∂D/∂q_i` has the gradient `q_i (g_i − Σ_j q_j g_j)`
+//! for the logits of `q`. So all but forward KL need sums over the vocabulary before the first
+//! component of the gradient is known.
 //!
 //! | | `D` | `g_i`, up to a constant |
 //! |---|---|---|
 //! | forward KL | `Σ p (log p − log q)` | `−p/q` |
 //! | reverse KL | `Σ q (log q − log p)` | `log q − log p` |
-//! | JSD(β), `m = βp + (1−β)q` (<https://arxiv.org/abs/2306.13649>) | `β KL(p‖m) + (1−β) KL(q‖m)` | `(1−β)(log q − log m)` |
+//! | JSD(β) | `β KL(p‖m) + (1−β) KL(q‖m)` | `(1−β)(log q − log m)` |
 //! | total variation | `½ Σ abs(p − q)` | `½ sign(q − p)` |
-//! | skew KL(α), `m = αp + (1−α)q` (<https://arxiv.org/abs/2402.03898>) | `KL(p‖m)` | `−(1−α) p/m` |
+//! | skew KL(α) | `KL(p‖m)` | `−(1−α) p/m` |
+//!
+//! JSD(β) has the mixture `m = βp + (1−β)q` (<https://arxiv.org/abs/2306.13649>), skew KL(α) has
+//! `m = αp + (1−α)q` (<https://arxiv.org/abs/2402.03898>).
 
-use crate::kernels::host::simd::{exp, ln};
+use crate::kernels::cpu::simd::{exp, ln};
 use retie_config::Divergence;
 
 /// `log p`, `log q` and `q` of one token of the vocabulary.
@@ -22,16 +27,16 @@ pub struct At {
     pub q: f32,
 }
 
-/// Two loops over the vocabulary for one row.
+/// Loops over the vocabulary for one row.
 pub trait Row {
-    /// `Σ f`, two sums at once; nothing is written.
+    /// Sums both components of `f`, without writing.
     fn sum(&self, f: impl Fn(At) -> [f32; 2]) -> [f32; 2];
 
-    /// Writes the gradient, whose components `f` gives second; gives the sum of the first.
+    /// Writes the second component of `f` as the gradient; returns the sum of the first.
     fn write(&mut self, f: impl Fn(At) -> [f32; 2]) -> f32;
 }
 
-/// Writes the gradient of the divergence for `s/T`, and gives its value.
+/// Writes the gradient of the divergence for `s/T`, and returns its value.
 #[inline(always)]
 pub fn divergence(kind: Divergence, row: &mut impl Row) -> f32 {
     match kind {
@@ -107,7 +112,7 @@ pub fn divergence(kind: Divergence, row: &mut impl Row) -> f32 {
     }
 }
 
-/// ½, −½, or 0 of 0.
+/// ½ for positive numbers, −½ for negative ones, 0 for 0.
 #[inline(always)]
 fn half_sign(x: f32) -> f32 {
     let positive = if x > 0.0 { 0.5 } else { 0.0 };

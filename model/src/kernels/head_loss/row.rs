@@ -1,29 +1,29 @@
-//! The terms of one token on the CPU: its row of logits becomes their gradient.
+//! Head loss of one token on the CPU: its row of logits is replaced by their gradient.
 
 use super::{
-    CrossEntropyTerm, DistillTerm, HeadTerms,
     divergence::{At, Row, divergence},
+    terms::{CrossEntropyTerm, DistillTerm, HeadTerms},
     top::Outcomes,
 };
-use crate::kernels::host::simd::{LANES, exp, max, sum, sum_exp};
+use crate::kernels::cpu::simd::{LANES, exp, max, sum, sum_exp};
 
-/// Logits of the references, where the terms ask for them.
+/// References of the terms, where requested.
 #[derive(Clone, Copy)]
 pub struct References<'a> {
     pub teacher: Option<Reference<'a>>,
     pub last: Option<Reference<'a>>,
 }
 
-/// A row of a reference.
+/// Row of a reference.
 #[derive(Clone, Copy)]
 pub enum Reference<'a> {
-    /// Its logits.
+    /// Logits of the vocabulary.
     Logits(&'a [f32]),
-    /// The most probable tokens, and logarithms of their probabilities and of the rest's.
+    /// Most probable tokens; their log-probabilities and that of all other tokens together.
     Top(&'a [u32], &'a [f32]),
 }
 
-/// `q = softmax(s)` in the gradient of cross-entropy and z-loss: `own·q − uniform − hit·1[target]`.
+/// Gradient of cross-entropy and z-loss, with `q = softmax(s)`: `own·q − uniform − hit·1[target]`.
 #[derive(Clone, Copy)]
 struct Text {
     log_sum: f32,
@@ -31,8 +31,8 @@ struct Text {
     uniform: f32,
 }
 
-/// Turns logits into the gradient of the terms, divided by the number of tokens; gives the values in the order of
-/// [`super::HeadValues`].
+/// Replaces the logits by the gradient of the terms, divided by the number of tokens; returns the
+/// values in the order of [`super::HeadValues`].
 #[inline(always)]
 pub fn row(terms: &HeadTerms, tokens: f32, student: &mut [f32], references: References<'_>, target: usize) -> [f64; 5] {
     let CrossEntropyTerm { weight, label_smoothing, z_loss } = terms.cross_entropy;
@@ -47,11 +47,11 @@ pub fn row(terms: &HeadTerms, tokens: f32, student: &mut [f32], references: Refe
     let ce = weight / tokens;
     let text = Text { log_sum, own: ce * (1.0 + 2.0 * z_loss * log_sum), uniform: ce * label_smoothing / size };
     let mut values = [0.0; 2];
-    let asked = [terms.teacher.zip(references.teacher), terms.last.zip(references.last)];
+    let distilled = [terms.teacher.zip(references.teacher), terms.last.zip(references.last)];
     // The first divergence overwrites the logits; a second one works on a copy.
-    let mut copy = if asked.iter().all(Option::is_some) { student.to_vec() } else { Vec::new() };
+    let mut copy = if distilled.iter().all(Option::is_some) { student.to_vec() } else { Vec::new() };
     let mut written = false;
-    for (value, (term, reference)) in values.iter_mut().zip(asked).filter_map(|(v, a)| Some((v, a?))) {
+    for (value, (term, reference)) in values.iter_mut().zip(distilled).filter_map(|(v, a)| Some((v, a?))) {
         if written {
             let text = Text { log_sum, own: 0.0, uniform: 0.0 };
             *value = distill(term, tokens, &mut copy, reference, shift, text);
@@ -71,8 +71,8 @@ pub fn row(terms: &HeadTerms, tokens: f32, student: &mut [f32], references: Refe
     [nll, smoothed, square, values[0], values[1]].map(f64::from)
 }
 
-/// Writes the gradient of `text` and of a divergence from the logits `reference`; gives the divergence. `shift` is the largest of
-/// the student's logits.
+/// Writes the gradient of `text` and of a divergence from `reference`; returns the divergence.
+/// `shift` is the largest of the student's logits.
 #[inline(always)]
 fn distill(
     term: DistillTerm,
@@ -103,7 +103,7 @@ fn distill(
     }
 }
 
-/// As [`distill`], over the outcomes of [`super::top`].
+/// [`distill`] over the outcomes of [`super::top`].
 #[inline(always)]
 fn distill_top(
     term: DistillTerm,
@@ -120,8 +120,10 @@ fn distill_top(
         _ => shift * inverse + sum_exp(student, inverse, shift * inverse).ln(),
     };
     let named: Vec<f32> = ids.iter().map(|id| student[*id as usize]).collect();
-    // The rest by itself: 1 less the named would be rounding where they are nearly all, and so would the named's share of the
-    // rest's gradient, added and taken off again, where the student's rest is much smaller than the teacher's.
+    // The rest is computed by itself, for precision. `1 − Σ named` would be mostly rounding error
+    // if the named tokens have nearly all probability. Adding and removing the named tokens' part
+    // of the rest's gradient would be so too, if the student's rest is much smaller than the
+    // teacher's.
     ids.iter().for_each(|id| student[*id as usize] = f32::NEG_INFINITY);
     let log_rest = shift * inverse + sum_exp(student, inverse, shift * inverse).ln() - log_sum;
     let log_q = named.iter().map(|s| s * inverse - log_sum).chain([log_rest]).collect();
@@ -139,7 +141,7 @@ fn distill_top(
     value
 }
 
-/// From logits to probabilities at the temperature.
+/// Softmax at a temperature: from logits to probabilities.
 #[derive(Clone, Copy)]
 struct Softmax {
     inverse: f32,
@@ -155,7 +157,8 @@ impl Softmax {
     }
 }
 
-/// Logits of student and reference. `ONE` says that the temperature is 1: `q` of the text and of the divergence are the same.
+/// Logits of student and reference. `ONE` means temperature 1, where cross-entropy and divergence
+/// have the same `q`.
 struct Pair<'a, const ONE: bool> {
     student: &'a mut [f32],
     reference: &'a [f32],
@@ -213,7 +216,7 @@ impl<const ONE: bool> Row for Pair<'_, ONE> {
     }
 }
 
-/// What [`Pair::write`] does with one logit.
+/// Elementwise step of [`Pair::write`].
 #[derive(Clone, Copy)]
 struct Slopes<const ONE: bool> {
     softmax: Softmax,
@@ -222,7 +225,7 @@ struct Slopes<const ONE: bool> {
 }
 
 impl<const ONE: bool> Slopes<ONE> {
-    /// The term of the sum, and the gradient.
+    /// Addend of the value, and the gradient, of one logit.
     #[inline(always)]
     fn at(self, s: f32, t: f32, f: &impl Fn(At) -> [f32; 2]) -> [f32; 2] {
         let Text { log_sum, own, uniform } = self.text;

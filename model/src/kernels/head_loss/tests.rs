@@ -1,10 +1,10 @@
-//! The losses against plain operations, known values, and finite differences. `model/tests/losses.rs` has torch's values.
+//! Head loss against plain operations, known values and finite differences. Values of torch are in
+//! `model/tests/losses.rs`.
 
 use super::{
-    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, Teacher, TopProbs, device, head_loss, host,
-    top_probs,
+    CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadTerms, Readout, Teacher, TopProbs, compare_rows, cpu, plain,
 };
-use crate::kernels::f32_slice;
+use crate::kernels::{f32_slice, head_loss, top_probs};
 use burn::tensor::{Device, Tensor, TensorData};
 use retie_config::Divergence;
 
@@ -29,7 +29,7 @@ fn distill(divergence: Divergence, temperature: f32) -> HeadTerms {
     HeadTerms { teacher: Some(DistillTerm { weight: 1.0, divergence, temperature }), ..HeadTerms::default() }
 }
 
-/// `rows` as logits: hidden states under a head that changes nothing.
+/// `rows` as logits: hidden states under an identity head.
 fn logits<const R: usize>(rows: [[f32; 3]; R]) -> HeadInput {
     let device = Device::flex();
     let hidden = Tensor::from_data(TensorData::new(rows.concat(), [R, 3]), &device);
@@ -47,14 +47,14 @@ fn divergence(student: &HeadInput, teacher: &HeadInput, kind: Divergence) -> (f6
 
 #[test]
 fn host_and_plain_operations_agree() {
-    // Three times 16 lanes and a rest. Rows of 52 are summed by parts in the plain operations; 53 is a prime number.
+    // Three times 16 lanes and a tail. Plain operations sum rows of 52 by parts; 53 is prime.
     for vocab_size in [53, 52] {
         host_and_plain_operations_agree_on(vocab_size);
     }
 }
 
 fn host_and_plain_operations_agree_on(vocab_size: usize) {
-    // Chunks of 16 rows leave one of 9.
+    // Chunks of 16 rows leave a last one of 9.
     let (weight, hidden, early) = (random([vocab_size, 9], 17), random([41, 9], 16), random([41, 9], 15));
     let capped = Head { weight: random([vocab_size, 5], 19), softcap: Some(3.0) };
     let model = HeadInput { hidden: random([41, 5], 18), head: capped };
@@ -73,10 +73,11 @@ fn host_and_plain_operations_agree_on(vocab_size: usize) {
                 .map(|(hidden, terms)| Readout { hidden: hidden.clone(), terms });
             let chunks = super::Chunks { tokens: 41, rows: 16 };
             let head = Head { weight: weight.clone(), softcap: (temperature > 1.0).then_some(2.0) };
-            let host = host::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
-            let plain = device::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
+            let host = cpu::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
+            let plain = plain::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
             let close = |what: &str, a: Tensor<2>, b: Tensor<2>| {
-                // Gradients of a mean over 41 tokens are below 1; both sides sum 53 products in f32.
+                // Gradients of a mean over 41 tokens are below 1; both sides sum 53 products in
+                // f32.
                 let max = (a - b).abs().max().into_scalar::<f32>();
                 assert!(max < 1e-6, "{kind:?} at {temperature}: gradient of {what} differs by {max}");
             };
@@ -105,8 +106,8 @@ fn the_agreement_with_a_teacher_is_forward_kl_row_by_row() {
     let teacher = HeadInput { hidden: random([41, 5], 18), head: capped };
     let input = HeadInput { hidden, head: weight.into() };
     let chunks = super::Chunks { tokens: 41, rows: 16 };
-    let (host, same) = host::agreement(&input, &teacher, chunks);
-    let (plain, same_in_plain) = device::agreement(&input, &teacher, chunks);
+    let (host, same) = cpu::agreement(&input, &teacher, chunks);
+    let (plain, same_in_plain) = plain::agreement(&input, &teacher, chunks);
     assert_eq!(same, same_in_plain);
     assert!(same.contains(&true) && same.contains(&false), "{same:?}");
     for (host, plain) in host.iter().zip(plain) {
@@ -115,7 +116,7 @@ fn the_agreement_with_a_teacher_is_forward_kl_row_by_row() {
     let (kl, _) = divergence(&input, &teacher, Divergence::ForwardKl);
     let mean = host.iter().map(|kl| f64::from(*kl)).sum::<f64>() / 41.0;
     assert!((mean - kl).abs() < 1e-6, "{mean} and {kl}");
-    assert_eq!(host::agreement(&input, &input, chunks), (vec![0.0; 41], vec![true; 41]));
+    assert_eq!(cpu::agreement(&input, &input, chunks), (vec![0.0; 41], vec![true; 41]));
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn a_divergence_of_a_model_from_itself_is_zero_and_has_no_gradient() {
         let (value, grad) = divergence(&head, &head, kind);
         let largest = floats(grad).into_iter().fold(0.0f32, |m, x| m.max(x.abs()));
         match kind {
-            // `log m` is rounded where `m` is a mixture.
+            // `log m` is rounded, because `m` is a mixture.
             Divergence::Jsd { .. } | Divergence::SkewKl { .. } => {
                 assert!(value.abs() < 2e-7 && largest < 2e-7, "{kind:?}: {value}, gradient {largest}");
             }
@@ -167,7 +168,8 @@ fn jsd_is_at_most_ln_2_and_symmetric_at_one_half() {
 fn gradients_are_finite_differences_of_the_values() {
     let teacher = logits([[0.0, 1.0, -1.0]]);
     let base = [1.0f32, 0.25, -1.0];
-    let step = 1.0 / 64.0; // values are exact to 1e-7, so quotients to 1e-5; the next order of the quotient is below 1e-4
+    // Values are exact to 1e-7, so quotients to 1e-5; the next order of the quotient is below 1e-4.
+    let step = 1.0 / 64.0;
     for kind in DIVERGENCES {
         let (_, grad) = divergence(&logits([base]), &teacher, kind);
         for (i, slope) in floats(grad).into_iter().enumerate() {
@@ -196,14 +198,15 @@ fn check(top: &TopProbs, expected: [(&[u32], &[f64]); 2]) {
 fn the_top_of_a_distribution_is_that_of_its_softmax() {
     let head = logits([[1.0, 3.0, 1.0], [0.0, -1.0, 2.0]]);
     let top = top_probs(&head, 2, None, 2.0);
-    let of = |row: [f64; 3]| {
+    let softmax = |row: [f64; 3]| {
         let sum: f64 = row.iter().map(|s| (s / 2.0).exp()).sum();
         row.map(|s| (s / 2.0).exp() / sum)
     };
-    // Of equal ones the first is taken.
-    let (a, b) = (of([1.0, 3.0, 1.0]), of([0.0, -1.0, 2.0]));
+    // The first of equal logits is taken.
+    let (a, b) = (softmax([1.0, 3.0, 1.0]), softmax([0.0, -1.0, 2.0]));
     check(&top, [(&[1, 0], &[a[1], a[0], a[2]]), (&[2, 0], &[b[2], b[0], b[1]])]);
-    // The likeliest has 0.58 of the first row and 0.63 of the second; two have 0.79 and 0.86.
+    // The most probable token has 0.58 of the first row and 0.63 of the second; two have 0.79 and
+    // 0.86.
     check(&top_probs(&head, 2, Some(0.6), 2.0), [(&[1, 0], &[a[1], a[0], a[2]]), (&[2], &[b[2], b[0] + b[1]])]);
     assert_eq!(top_probs(&head, 3, Some(1.0), 2.0), top_probs(&head, 3, None, 2.0));
     assert_eq!(top_probs(&head, 2, Some(0.9), 2.0), top);
@@ -220,14 +223,27 @@ fn a_kept_top_of_all_tokens_is_the_teacher_and_one_of_few_bounds_its_divergence_
             (loss.values.teacher.unwrap(), loss.grad_hidden)
         };
         let (exact, grad) = run(Teacher::Model(Box::new(model.clone())));
-        let of = |k| run(Teacher::Top(top_probs(&model, k, None, 1.0)));
-        let (all, grad_of_all) = of(53);
+        let top = |k| run(Teacher::Top(top_probs(&model, k, None, 1.0)));
+        let (all, grad_of_all) = top(53);
         // 53 probabilities, each rounded once more.
         assert!((all - exact).abs() < 2e-6, "{kind:?}: {all} and {exact}");
         assert!((grad_of_all - grad).abs().max().into_scalar::<f32>() < 1e-5, "{kind:?}");
-        let values = [1, 4, 16, 53].map(|k| of(k).0);
+        let values = [1, 4, 16, 53].map(|k| top(k).0);
         assert!(values.is_sorted_by(|a, b| *a <= b + 1e-6) && values[0] < exact, "{kind:?}: {values:?}");
         let values = [0.1, 0.5, 0.9].map(|p| run(Teacher::Top(top_probs(&model, 53, Some(p), 1.0))).0);
         assert!(values.is_sorted() && values[0] < values[2] && values[2] < exact, "{kind:?}: {values:?}");
     }
+}
+
+/// `p = (1/2, 1/4, 1/4)`, `q = (1/4, 1/4, 1/2)`: KL = ½ ln 2 − ¼ ln 2.
+#[test]
+fn two_rows_have_the_scores_of_their_distributions() {
+    let (p, q) = ([2f32.ln() + 3.0, 3.0, 3.0], [0.0, 0.0, 2f32.ln()]);
+    let [first, second, kl] = compare_rows(&p, &q, 0);
+    let ln2 = std::f32::consts::LN_2;
+    // Logits are f32, with an error of 3e-7 at this size.
+    for (found, expected) in [(first, ln2), (second, 2.0 * ln2), (kl, 0.25 * ln2)] {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+    assert_eq!(compare_rows(&p, &p, 1)[2], 0.0);
 }

@@ -1,32 +1,30 @@
-//! What can be kept of a teacher's distribution: its `n` most probable tokens and, as one further outcome, all others together.
+//! Top-k form of a teacher's distribution: its `n` most probable tokens, and all others together as
+//! one further outcome.
 //!
-//! A divergence is then taken over `n + 1` outcomes, of the teacher and, from its logits, of the student. It is never more than that
-//! over all tokens (data-processing inequality), and how the rest is divided among its tokens is left to the other terms. For a token
-//! `j` of the rest, `∂D/∂s_j = (∂D/∂s_R) q_j/q_R`, where `∂D/∂s_R = q_R (g_R − Σ q g)` is the gradient of a softmax over the
-//! outcomes; see [`super::divergence`].
+//! A divergence is then taken over `n + 1` outcomes of the teacher and, from its logits, of the
+//! student. It never exceeds the divergence over all tokens (data-processing inequality); other
+//! terms determine the distribution within the rest. For a token `j` of the rest,
+//! `∂D/∂s_j = (∂D/∂s_R) q_j/q_R`, where `∂D/∂s_R = q_R (g_R − Σ q g)` is the gradient of a softmax
+//! over the outcomes; see [`super::divergence`].
 
-use super::{
-    Chunks, HeadInput, device,
-    divergence::{At, Row},
-    host,
-};
-use crate::kernels::{host::simd::exp, is_cpu};
-use rayon::prelude::*;
+use super::divergence::{At, Row};
+use crate::kernels::cpu::simd::exp;
 
-/// Probabilities of some tokens of each row, and of all the others together.
+/// Probabilities of some tokens of each row, and of all others together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TopProbs {
-    /// Where the ids of each row end.
+    /// End of each row in `ids`.
     ends: Vec<usize>,
     ids: Vec<u32>,
     log_probs: Vec<f32>,
 }
 
 impl TopProbs {
-    /// Adds a row: ids, the most probable first, and the logarithms of their probabilities and of the rest's.
+    /// Appends a row: ids, the most probable first, and log-probabilities of these tokens and of
+    /// the rest.
     ///
     /// # Panics
-    /// When there is not one logarithm more than ids.
+    /// When `log_probs` does not have one element more than `ids`.
     pub fn push(&mut self, ids: &[u32], log_probs: &[f32]) {
         assert_eq!(log_probs.len(), ids.len() + 1, "a logarithm for each id and the rest");
         self.ids.extend_from_slice(ids);
@@ -34,10 +32,10 @@ impl TopProbs {
         self.ends.push(self.ids.len());
     }
 
-    /// What was added as row `row`.
+    /// Ids and log-probabilities of a row, as in [`TopProbs::push`].
     ///
     /// # Panics
-    /// When there are fewer.
+    /// When there are fewer rows.
     #[must_use]
     pub fn row(&self, row: usize) -> (&[u32], &[f32]) {
         let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -45,38 +43,17 @@ impl TopProbs {
         (&self.ids[start..end], &self.log_probs[start + row..=end + row])
     }
 
-    /// The rows, in order.
+    /// All rows, in order.
     pub fn rows(&self) -> impl Iterator<Item = (&[u32], &[f32])> {
         (0..self.ends.len()).map(|row| self.row(row))
     }
 }
 
-/// The `k` most probable tokens of each row of `input.hidden` under softmax(logits / temperature), or the fewest of them that have
-/// `top_p` of the probability together, where that is less.
-///
-/// # Panics
-/// When `k` is 0 or more than there are tokens.
-#[must_use]
-pub fn top_probs(input: &HeadInput, k: usize, top_p: Option<f64>, temperature: f32) -> TopProbs {
-    let [tokens, _] = input.hidden.dims();
-    let [vocab_size, _] = input.head.weight.dims();
-    assert!((1..=vocab_size).contains(&k), "{k} of {vocab_size} tokens");
-    let mut top = TopProbs::default();
-    let mut see = |logits: &[f32]| {
-        let rows = logits.par_chunks_exact(vocab_size).map(|row| top_of(row, k, top_p, temperature));
-        rows.collect::<Vec<_>>().iter().for_each(|(ids, log_probs)| top.push(ids, log_probs));
-    };
-    let chunks = Chunks::of(tokens, vocab_size, &input.hidden.device());
-    if is_cpu(&input.hidden.device()) {
-        host::logits_of(input, chunks, &mut see);
-    } else {
-        device::logits_of(input, chunks, &mut see);
-    }
-    top
-}
-
-/// Equal logits are taken in the order of their ids.
-fn top_of(logits: &[f32], k: usize, top_p: Option<f64>, temperature: f32) -> (Vec<u32>, Vec<f32>) {
+/// Top-k of a row of logits under softmax(logits / temperature): the `k` most probable tokens, or
+/// the fewest of them with a total probability of at least `top_p`, if that is less. Returns their
+/// ids, and the log-probabilities of these tokens and of the rest. Equal logits are taken in the
+/// order of their ids.
+pub fn top_of_row(logits: &[f32], k: usize, top_p: Option<f64>, temperature: f32) -> (Vec<u32>, Vec<f32>) {
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if k < ids.len() {
@@ -102,19 +79,19 @@ fn top_of(logits: &[f32], k: usize, top_p: Option<f64>, temperature: f32) -> (Ve
         }
         None => (&*top, of_rest),
     };
-    // A rest without a token has a probability that is not 0, so that every logarithm is a number.
+    // An empty rest gets a positive probability, so that every logarithm is finite.
     let rest = of_rest.max(f64::from(f32::MIN_POSITIVE)).ln() - log_sum;
     let log_probs = top.iter().map(|id| (scaled(id) - shift - log_sum) as f32).chain([rest as f32]);
     (top.to_vec(), log_probs.collect())
 }
 
-/// The outcomes of one row.
+/// Outcomes of one row.
 pub struct Outcomes<'a> {
-    /// Of the teacher, `[n + 1]`.
+    /// Log-probabilities of the teacher, `[n + 1]`.
     pub log_p: &'a [f32],
-    /// Of the student.
+    /// Log-probabilities of the student, `[n + 1]`.
     pub log_q: Vec<f32>,
-    /// Gradient for the student's outcomes.
+    /// Gradient for the student's outcomes, `[n + 1]`.
     pub slopes: Vec<f32>,
 }
 

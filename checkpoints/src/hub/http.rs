@@ -1,0 +1,243 @@
+//! HTTP requests to the hub: the token, redirects, time limits and retries.
+
+use super::{Remote, RequestError};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use std::{io::Read, thread, time::Duration};
+use ureq::{
+    Agent, Body,
+    config::RedirectAuthHeaders,
+    http::{HeaderMap, Response, StatusCode, Uri, header, uri::Authority},
+    tls::{RootCerts, TlsConfig},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the next bytes of an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Attempts after the first one that failed; with the delays below they take 1.4 s.
+const MAX_RETRIES: u32 = 3;
+/// Delay before the first retry; it doubles with every further one.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+const MAX_REDIRECTS: usize = 5;
+/// Largest JSON answer that is read; a page of a file list has about 200 kB.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+/// Longest error message of a server that is quoted.
+const MAX_MESSAGE_CHARS: usize = 300;
+/// RFC 3986 unreserved characters, which stay as they are in a segment of a path.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// One segment of a URL's path, percent-encoded; a slash in it is encoded too.
+pub(super) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+/// A path of several segments, percent-encoded.
+pub(super) fn segments(path: &str) -> String {
+    path.split('/').map(segment).collect::<Vec<_>>().join("/")
+}
+
+/// A client of one hub. The token goes to the hub's own host only.
+pub(super) struct HubClient {
+    agent: Agent,
+    endpoint: String,
+    /// Scheme and authority of the endpoint.
+    origin: String,
+    authority: Authority,
+    authorization: Option<String>,
+}
+
+impl HubClient {
+    pub fn new(remote: &Remote) -> Result<Self, RequestError> {
+        let endpoint = remote.endpoint.trim_end_matches('/').to_owned();
+        let bad = || RequestError::from(ureq::Error::BadUri(endpoint.clone()));
+        let uri: Uri = endpoint.parse().map_err(|_| bad())?;
+        let (scheme, authority) = uri.scheme_str().zip(uri.authority()).ok_or_else(bad)?;
+        let config = Agent::config_builder()
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .http_status_as_error(false)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(READ_TIMEOUT))
+            .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build());
+        Ok(Self {
+            agent: config.build().into(),
+            origin: format!("{scheme}://{authority}"),
+            authority: authority.clone(),
+            authorization: remote.token.as_ref().map(|token| format!("Bearer {token}")),
+            endpoint,
+        })
+    }
+
+    /// The URL of a percent-encoded path on the hub.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.endpoint)
+    }
+
+    /// The JSON document at `url`, and the URL of the page after it, if there is one.
+    pub fn json<T: DeserializeOwned>(&self, url: &str) -> Result<(T, Option<String>), RequestError> {
+        with_retries(|| {
+            let mut answer = success(self.authorized(self.agent.get(url), url).call()?)?;
+            let body = answer.body_mut().with_config().limit(MAX_JSON_BYTES).read_to_vec()?;
+            Ok((serde_json::from_slice(&body)?, next_page(answer.headers())))
+        })
+    }
+
+    /// The entity tag of the file at `url`, which names its blob in the cache. A file in large
+    /// storage is redirected to another host, but its entity tag is in the hub's own answer, so
+    /// that only redirects within the hub (as of a renamed repository) are followed.
+    pub fn etag(&self, url: &str) -> Result<String, RequestError> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let answer = with_retries(|| {
+                let request = self.authorized(self.agent.head(&url), &url);
+                let answer = request.config().max_redirects(0).build().call()?;
+                if answer.status().is_redirection() { Ok(answer) } else { success(answer) }
+            })?;
+            let moved = text(answer.headers(), header::LOCATION.as_str());
+            match moved.filter(|to| to.starts_with('/') && !to.starts_with("//")) {
+                Some(path) if answer.status().is_redirection() => url = format!("{}{path}", self.origin),
+                _ => return etag(answer.headers()),
+            }
+        }
+        Err(ureq::Error::TooManyRedirects.into())
+    }
+
+    /// The content of the file at `url` from byte `start` on, and the byte at which it really
+    /// starts, which is zero if the server cannot start elsewhere.
+    pub fn content(&self, url: &str, start: u64) -> Result<(u64, impl Read + use<>), RequestError> {
+        let mut request = self.authorized(self.agent.get(url), url);
+        if start > 0 {
+            request = request.header(header::RANGE, format!("bytes={start}-"));
+        }
+        let answer = request.call()?;
+        if start > 0 && answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            let whole = success(self.authorized(self.agent.get(url), url).call()?)?;
+            return Ok((0, whole.into_body().into_reader()));
+        }
+        let answer = success(answer)?;
+        let starts_at = if answer.status() == StatusCode::PARTIAL_CONTENT {
+            let range = text(answer.headers(), header::CONTENT_RANGE.as_str());
+            let expected = format!("bytes {start}-");
+            if !range.is_some_and(|range| range.starts_with(&expected)) {
+                return Err(RequestError::Answer { expected: format!("`Content-Range: {expected}…`") });
+            }
+            start
+        } else {
+            0
+        };
+        Ok((starts_at, answer.into_body().into_reader()))
+    }
+
+    /// `request` with the token, if `url` is on the hub.
+    fn authorized<B>(&self, request: ureq::RequestBuilder<B>, url: &str) -> ureq::RequestBuilder<B> {
+        let on_hub = url.parse::<Uri>().is_ok_and(|uri| uri.authority() == Some(&self.authority))
+            && url.starts_with(&self.origin);
+        match &self.authorization {
+            Some(authorization) if on_hub => request.header(header::AUTHORIZATION, authorization),
+            _ => request,
+        }
+    }
+}
+
+/// Retries of a request, with growing delays.
+#[derive(Default)]
+pub(super) struct Retries {
+    done: u32,
+}
+
+impl Retries {
+    /// Waits until the next attempt is due; gives `error` back if there is none.
+    pub fn wait(&mut self, error: RequestError) -> Result<(), RequestError> {
+        if self.done == MAX_RETRIES || !error.may_pass() {
+            return Err(error);
+        }
+        tracing::debug!(%error, "request failed, trying again");
+        thread::sleep(RETRY_DELAY * 2_u32.pow(self.done));
+        self.done += 1;
+        Ok(())
+    }
+
+    /// Starts over, after an attempt that got further.
+    pub fn reset(&mut self) {
+        self.done = 0;
+    }
+}
+
+fn with_retries<T>(mut attempt: impl FnMut() -> Result<T, RequestError>) -> Result<T, RequestError> {
+    let mut retries = Retries::default();
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) => retries.wait(error)?,
+        }
+    }
+}
+
+/// `answer` if its status says success.
+fn success(answer: Response<Body>) -> Result<Response<Body>, RequestError> {
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    let message = text(answer.headers(), "x-error-message");
+    let message = message.map(|message| message.chars().take(MAX_MESSAGE_CHARS).collect());
+    Err(RequestError::Status { status: answer.status().as_u16(), message })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The entity tag that `headers` state, without its quotation marks; `X-Linked-ETag` is that of a
+/// file in large storage.
+fn etag(headers: &HeaderMap) -> Result<String, RequestError> {
+    let tag = text(headers, "x-linked-etag").or_else(|| text(headers, header::ETAG.as_str()));
+    let tag = tag.map(|tag| tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"'));
+    let is_file_name = |tag: &&str| {
+        tag.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    let tag = tag.filter(is_file_name).ok_or_else(|| RequestError::Answer { expected: "an entity tag".to_owned() });
+    tag.map(ToOwned::to_owned)
+}
+
+/// The target of `Link: <…>; rel="next"` (RFC 8288).
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let link = text(headers, header::LINK.as_str())?.split(',').find(|link| link.contains("rel=\"next\""))?;
+    let (_, target) = link.split_once('<')?;
+    Some(target.split_once('>')?.0.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ureq::http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn the_entity_tag_of_large_storage_comes_first_and_is_a_file_name() {
+        assert_eq!(etag(&headers(&[("etag", "W/\"a-1\"")])).unwrap(), "a-1");
+        assert_eq!(etag(&headers(&[("etag", "\"a\""), ("x-linked-etag", "\"b\"")])).unwrap(), "b");
+        for bad in ["\"\"", "\"../b\"", "\"a/b\"", "\".\""] {
+            assert!(etag(&headers(&[("etag", bad)])).is_err(), "{bad}");
+        }
+        assert!(etag(&headers(&[])).is_err());
+    }
+
+    #[test]
+    fn the_next_page_is_named_by_a_link() {
+        let link = "<https://hub/a?cursor=0>; rel=\"prev\", <https://hub/a?cursor=2>; rel=\"next\"";
+        assert_eq!(next_page(&headers(&[("link", link)])).as_deref(), Some("https://hub/a?cursor=2"));
+        assert_eq!(next_page(&headers(&[("link", "<https://hub/a>; rel=\"prev\"")])), None);
+        assert_eq!(next_page(&headers(&[])), None);
+    }
+
+    #[test]
+    fn a_revision_is_one_segment_and_a_path_several() {
+        assert_eq!(segment("refs/convert/parquet"), "refs%2Fconvert%2Fparquet");
+        assert_eq!(segments("data/a b#1.txt"), "data/a%20b%231.txt");
+    }
+}

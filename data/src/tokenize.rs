@@ -1,0 +1,145 @@
+//! From files to one stream of tokens, on all threads, a few megabytes of text at a time.
+
+use std::time::Instant;
+
+use crate::document::documents;
+use crate::error::DataError;
+use crate::options::{DatasetOptions, Progress};
+use crate::tokenizer::Tokenizer;
+use crate::tokens::Tokens;
+
+/// How the work is cut; the tokens do not depend on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Bytes of text that are handed to the tokenizer's threads at a time, about.
+    pub(crate) chunk_bytes: usize,
+    /// Tokens of a shard on disk, about.
+    pub(crate) shard_tokens: usize,
+}
+
+impl Sizes {
+    /// Chunks of many documents that need little memory; shards of 16 MB at two bytes a token, some
+    /// seconds of work.
+    pub(crate) const USUAL: Self = Self { chunk_bytes: 2 << 20, shard_tokens: 8 << 20 };
+}
+
+/// Bytes of all files.
+pub(crate) fn total_bytes(options: &DatasetOptions) -> Result<u64, DataError> {
+    let mut total = 0;
+    for file in &options.files {
+        total += fs_err::metadata(&file.path)?.len();
+    }
+    Ok(total)
+}
+
+/// Numbers of documents of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DocumentCounts {
+    pub(crate) with_text: u64,
+    pub(crate) without: u64,
+}
+
+/// Where reading stands between two documents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Index of the file, counted from 0.
+    pub(crate) file: u64,
+    /// Documents of that file that are read.
+    pub(crate) in_file: u64,
+    /// Documents of the part, in all files so far.
+    pub(crate) documents: DocumentCounts,
+}
+
+/// Takes tokens out, or leaves them to grow: the tokens so far, where reading stands behind them,
+/// and whether that is the end.
+pub(crate) type Sink<'a> = dyn FnMut(&mut Tokens, Position, bool) -> Result<(), DataError> + 'a;
+
+/// The stream in the making.
+struct Builder<'build> {
+    tokenizer: &'build Tokenizer,
+    options: &'build DatasetOptions,
+    tokens: Tokens,
+    position: Position,
+    /// Documents that wait to be tokenised together.
+    pending: Vec<String>,
+    pending_bytes: usize,
+}
+
+impl Builder<'_> {
+    fn add(&mut self, text: String) {
+        self.position.in_file += 1;
+        if text.is_empty() {
+            self.position.documents.without += 1;
+        } else if self.options.split.holds(&text) {
+            self.position.documents.with_text += 1;
+            self.pending_bytes += text.len();
+            self.pending.push(text);
+        }
+    }
+
+    /// Tokenises what waits and shows it to `sink`; gives how many tokens there are more.
+    fn flush(&mut self, sink: &mut Sink<'_>, last: bool) -> Result<u64, DataError> {
+        let before = self.tokens.len();
+        for ids in self.tokenizer.encode_batch(&self.pending)? {
+            self.tokens.extend(&ids);
+            self.tokens.push(self.options.eos_token_id);
+        }
+        self.pending.clear();
+        self.pending_bytes = 0;
+        let more = self.tokens.len() - before;
+        sink(&mut self.tokens, self.position, last)?;
+        Ok(more as u64)
+    }
+}
+
+/// Tokenises from a position on, before which there were `before` tokens. `sink` is called after
+/// each few megabytes of text, the last time at the end.
+pub(crate) fn tokenize(
+    options: &DatasetOptions,
+    tokenizer: &Tokenizer,
+    sizes: Sizes,
+    (from, before): (Position, u64),
+    sink: &mut Sink<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), DataError> {
+    let began = Instant::now();
+    let bytes_total = total_bytes(options)?;
+    let mut builder = Builder {
+        tokenizer,
+        options,
+        tokens: Tokens::for_ids_up_to(tokenizer.largest_id()),
+        position: from,
+        pending: Vec::new(),
+        pending_bytes: 0,
+    };
+    let mut tokens = before;
+    let mut bytes_before = 0;
+    for (index, file) in options.files.iter().enumerate() {
+        let bytes = fs_err::metadata(&file.path)?.len();
+        let index = index as u64;
+        if index < from.file {
+            bytes_before += bytes;
+            continue;
+        }
+        let done = if index == from.file { from.in_file } else { 0 };
+        builder.position = Position { file: index, in_file: done, ..builder.position };
+        for (number, document) in documents(&file.path, &file.text_field)?.enumerate() {
+            let document = document?;
+            if (number as u64) < done {
+                continue;
+            }
+            builder.add(document.text);
+            if builder.pending_bytes >= sizes.chunk_bytes {
+                tokens += builder.flush(sink, false)?;
+                progress(Progress { bytes_done: bytes_before + document.bytes_read, bytes_total, tokens });
+            }
+        }
+        bytes_before += bytes;
+    }
+    tokens += builder.flush(sink, true)?;
+    progress(Progress { bytes_done: bytes_total, bytes_total, tokens });
+    let seconds = began.elapsed().as_secs_f64();
+    let tokens_per_second = (tokens - before) as f64 / seconds;
+    tracing::info!(bytes = bytes_total, seconds, tokens_per_second, "tokenised");
+    Ok(())
+}

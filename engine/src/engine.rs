@@ -1,0 +1,198 @@
+//! The engine: a model, its KV cache and the active sequences.
+
+use crate::{EngineError, FinishReason, Request, SequenceId, schedule::schedule, sequence::Sequence};
+use burn::tensor::{Device, Int, Tensor};
+use retie_config::ModelConfig;
+use retie_model::{
+    CausalLm, KvCache, NewTokens, RoutingTrace,
+    kernels::{self, f32_slice_mut},
+};
+
+/// Sizes of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Number of KV-cache slots: the most sequences that run at once.
+    pub num_slots: usize,
+    /// Maximum length of a sequence in tokens, prompt and new tokens together; at most the model's
+    /// context.
+    pub context: usize,
+    /// Token budget of a step, at least `num_slots`: longer prompts are read in chunks.
+    pub max_step_tokens: usize,
+}
+
+/// Generates many sequences in one batch.
+#[derive(Debug)]
+pub struct Engine {
+    model: CausalLm,
+    device: Device,
+    cache: KvCache,
+    options: EngineOptions,
+    /// The sequence of each slot.
+    sequences: Vec<Option<Sequence>>,
+    num_admitted: u64,
+}
+
+/// Progress of one sequence in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Recursion count of each token that the step read, if the request asked for it: a part of the
+    /// prompt, or the new token of the previous step.
+    pub recursion_counts: Vec<usize>,
+    /// The new token; `None` while the prompt is read, and in the extra step that only reads the
+    /// recursion count of the last token. A token that ends the sequence is included.
+    pub token: Option<u32>,
+    /// Reason why the sequence ended; `None` while it continues. Its slot is then free.
+    pub finish: Option<FinishReason>,
+}
+
+impl Engine {
+    /// An engine without sequences, on the device of `model`.
+    ///
+    /// # Errors
+    /// When an option is out of its range.
+    pub fn new(model: CausalLm, options: EngineOptions) -> Result<Self, EngineError> {
+        let EngineOptions { num_slots, context, max_step_tokens } = options;
+        let positions = model.config().max_position_embeddings;
+        let check = |name, found: usize, least: usize, most: usize, expected: String| {
+            let found_text = found.to_string();
+            let wrong = EngineError::OutOfRange { name, found: found_text, expected };
+            if (least..=most).contains(&found) { Ok(()) } else { Err(wrong) }
+        };
+        check("num_slots", num_slots, 1, usize::MAX, "at least 1".to_owned())?;
+        check("context", context, 1, positions, format!("1 to {positions}, the context of the model"))?;
+        let one_each = format!("at least {num_slots}, one for each slot");
+        check("max_step_tokens", max_step_tokens, num_slots, usize::MAX, one_each)?;
+        let device = model.device();
+        let cache = KvCache::new(model.config(), num_slots, context, &device);
+        let sequences = (0..num_slots).map(|_| None).collect();
+        Ok(Self { model, device, cache, options, sequences, num_admitted: 0 })
+    }
+
+    /// Starts a sequence: the next steps read its prompt.
+    ///
+    /// # Errors
+    /// When there is no free slot, the prompt is empty, has unknown tokens or is too long, or a
+    /// value of the request is out of its range.
+    pub fn admit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
+        request.check(self.model.config().vocab_size, self.options.context)?;
+        let slot = self.cache.admit().ok_or(EngineError::NoFreeSlot { num_slots: self.options.num_slots })?;
+        let id = SequenceId(self.num_admitted);
+        self.num_admitted += 1;
+        self.sequences[slot.index()] = Some(Sequence::new(id, slot, request));
+        Ok(id)
+    }
+
+    /// Ends a sequence; returns true if it was active.
+    pub fn evict(&mut self, id: SequenceId) -> bool {
+        let found = self.sequences.iter_mut().find_map(|place| place.take_if(|sequence| sequence.id == id));
+        if let Some(sequence) = &found {
+            self.cache.evict(sequence.slot);
+        }
+        found.is_some()
+    }
+
+    /// Runs one forward pass over a token of every sequence that decodes and over parts of prompts,
+    /// and samples a token for every sequence that has been read to its end. Returns the progress
+    /// of each sequence that took part, by slot.
+    pub fn step(&mut self) -> Vec<Progress> {
+        let batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens);
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let (hidden, trace) = self.read(&batch); // [M, D]
+        let num_rows = batch.iter().map(|new| new.tokens).sum::<usize>();
+        let mut counts = Vec::new();
+        if self.sequences.iter().flatten().any(|sequence| sequence.recursion_counts) {
+            counts = self.recursion_counts(&trace, num_rows);
+        }
+        let mut start = 0;
+        let mut last_rows = Vec::new();
+        let mut progress = Vec::with_capacity(batch.len());
+        for NewTokens { slot, tokens } in &batch {
+            let Some(sequence) = &mut self.sequences[slot.index()] else { continue };
+            sequence.num_read += tokens;
+            let rows = start..start + tokens;
+            start = rows.end;
+            if sequence.wants_token() {
+                last_rows.push(rows.end - 1);
+            }
+            let recursion_counts = if sequence.recursion_counts { counts[rows].to_vec() } else { Vec::new() };
+            progress.push(Progress { sequence: sequence.id, recursion_counts, token: None, finish: sequence.ending });
+        }
+        self.choose(hidden, &last_rows, &batch, &mut progress);
+        progress.iter().filter(|progress| progress.finish.is_some()).for_each(|progress| {
+            self.evict(progress.sequence);
+        });
+        progress
+    }
+
+    /// True if no sequence is active.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.sequences.iter().all(Option::is_none)
+    }
+
+    /// Number of free slots.
+    #[must_use]
+    pub fn num_free_slots(&self) -> usize {
+        self.cache.num_free_slots()
+    }
+
+    /// Bytes of the KV cache.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Configuration of the model.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    /// Hidden states `[M, D]` of the next unread tokens of the sequences of `batch`, with the
+    /// routing trace.
+    fn read(&mut self, batch: &[NewTokens]) -> (Tensor<2>, RoutingTrace) {
+        let mut ids: Vec<i32> = Vec::new();
+        for NewTokens { slot, tokens } in batch {
+            let unread = self.sequences[slot.index()].iter().flat_map(|sequence| &sequence.tokens[sequence.num_read..]);
+            ids.extend(unread.take(*tokens).map(|id| *id as i32));
+        }
+        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &self.device);
+        self.model.forward_cached(ids, batch, &mut self.cache)
+    }
+
+    /// Recursion count of each row of a forward pass.
+    fn recursion_counts(&self, trace: &RoutingTrace, num_rows: usize) -> Vec<usize> {
+        match self.model.router() {
+            Some(_) => trace.recursion_counts(num_rows),
+            None => vec![self.model.share_map().num_recursions(); num_rows],
+        }
+    }
+
+    /// Chooses the next token for each of `last_rows` of `hidden [M, D]`: the last rows of the
+    /// sequences of `batch` that have been read to their end.
+    fn choose(&mut self, hidden: Tensor<2>, last_rows: &[usize], batch: &[NewTokens], progress: &mut [Progress]) {
+        if last_rows.is_empty() {
+            return;
+        }
+        let [num_rows, _] = hidden.dims();
+        let hidden = if last_rows.len() == num_rows { hidden } else { kernels::gather(hidden, last_rows) };
+        let mut logits = self.model.logits(hidden).into_data(); // [n, V]
+        let mut logits = f32_slice_mut(&mut logits).chunks_exact_mut(self.model.config().vocab_size);
+        for (new, progress) in batch.iter().zip(progress) {
+            let sequence = self.sequences[new.slot.index()].as_mut().filter(|sequence| sequence.wants_token());
+            let Some((sequence, logits)) = sequence.and_then(|sequence| Some((sequence, logits.next()?))) else {
+                continue;
+            };
+            let (token, reason) = sequence.choose(logits, self.options.context);
+            progress.token = Some(token);
+            match reason {
+                Some(reason) if sequence.reads_last(reason) => sequence.ending = Some(reason),
+                reason => progress.finish = reason,
+            }
+        }
+    }
+}

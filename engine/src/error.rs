@@ -1,0 +1,50 @@
+//! Errors of this crate.
+
+/// Errors of an engine or a request.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EngineError {
+    /// A value is out of its range.
+    #[error("`{name}` is `{found}`, expected {expected}\nhint: change `{name}`")]
+    OutOfRange {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        found: String,
+        /// Accepted values.
+        expected: String,
+    },
+    /// The prompt has no token.
+    #[error("the prompt is empty, expected at least one token\nhint: start with the BOS token of the model")]
+    EmptyPrompt,
+    /// A token id outside the vocabulary of the model.
+    #[error(
+        "token {token} of the prompt is not in the vocabulary of {vocab_size} tokens\nhint: does the tokenizer belong to the model?"
+    )]
+    UnknownToken {
+        /// Its id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A stop sequence without tokens, which would end every text at once.
+    #[error("a stop sequence has no tokens, expected at least one\nhint: leave it out")]
+    EmptyStopSequence,
+    /// Prompt and new tokens exceed the context.
+    #[error(
+        "a prompt of {prompt_tokens} tokens and {new_tokens} new ones do not fit the context of {context}\nhint: shorten the prompt or ask for fewer new tokens"
+    )]
+    TooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Requested new tokens, at least.
+        new_tokens: usize,
+        /// Maximum length of a sequence, in tokens.
+        context: usize,
+    },
+    /// Every slot is occupied.
+    #[error("all {num_slots} slots have a sequence\nhint: admit it when one has finished, or use more slots")]
+    NoFreeSlot {
+        /// Slots of the engine.
+        num_slots: usize,
+    },
+}

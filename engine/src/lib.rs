@@ -1,0 +1,29 @@
+//! The inference engine: sequences are admitted, continued token by token in one batch, and
+//! evicted.
+//!
+//! 1. A [`Request`] is a prompt with its sampling parameters ([`Sampling`]) and stop conditions
+//!    ([`StopConditions`]).
+//! 2. [`Engine::admit`] gives it a slot of the KV cache.
+//! 3. [`Engine::step`] runs one forward pass over all sequences: prompts in chunks, one token of
+//!    each other sequence. It samples and returns the progress of each sequence.
+//! 4. A finished sequence frees its slot; [`Engine::evict`] ends one early.
+//!
+//! Tokens are ids: text, HTTP and queues are left to the callers. The tokens of a sequence do not
+//! depend on the others in its batch, up to ties within the rounding of f32.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod engine;
+mod error;
+mod request;
+pub mod sampling;
+mod schedule;
+mod sequence;
+mod stop;
+mod stop_text;
+
+pub use engine::{Engine, EngineOptions, Progress};
+pub use error::EngineError;
+pub use request::{Request, SequenceId};
+pub use sampling::{Sampler, Sampling};
+pub use stop::{FinishReason, StopConditions};
+pub use stop_text::StopText;

@@ -1,0 +1,48 @@
+//! Requests: a prompt with its sampling parameters and stop conditions.
+
+use crate::{EngineError, Sampling, StopConditions};
+
+/// Identifier of a sequence of an engine. Later sequences have greater ones; none is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(pub(crate) u64);
+
+/// A prompt with its sampling parameters and stop conditions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// Token ids, at least one.
+    pub prompt: Vec<u32>,
+    /// Sampling parameters; greedy by default.
+    pub sampling: Sampling,
+    /// Stop conditions.
+    pub stop: StopConditions,
+    /// First new tokens, forced in place of sampled ones (teacher forcing). They cost as much as
+    /// sampled tokens.
+    pub forced: Vec<u32>,
+    /// Requests [`Progress::recursion_counts`](crate::Progress::recursion_counts). The last token
+    /// is then read too: the sequence ends a step later, unless it ends with an EOS token.
+    pub recursion_counts: bool,
+}
+
+impl Request {
+    /// Checks the request for a model of `vocab_size` tokens and sequences of at most `context`
+    /// tokens.
+    ///
+    /// # Errors
+    /// When the prompt is empty, has unknown tokens or is too long, or a value is out of its range.
+    pub(crate) fn check(&self, vocab_size: usize, context: usize) -> Result<(), EngineError> {
+        self.sampling.check()?;
+        self.stop.check()?;
+        if self.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        let known = |token: &u32| usize::try_from(*token).is_ok_and(|token| token < vocab_size);
+        if let Some(token) = self.prompt.iter().chain(&self.forced).find(|token| !known(token)) {
+            return Err(EngineError::UnknownToken { token: *token, vocab_size });
+        }
+        let (prompt_tokens, new_tokens) = (self.prompt.len(), self.stop.max_new_tokens.unwrap_or(1));
+        if prompt_tokens.saturating_add(new_tokens) > context {
+            return Err(EngineError::TooLong { prompt_tokens, new_tokens, context });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Active sequences.
+
+use crate::{FinishReason, Request, Sampler, SequenceId, StopConditions};
+use retie_model::Slot;
+
+/// State of a request between steps.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub id: SequenceId,
+    pub slot: Slot,
+    /// The prompt, then the new tokens.
+    pub tokens: Vec<u32>,
+    pub num_prompt_tokens: usize,
+    /// Number of tokens in the KV cache.
+    pub num_read: usize,
+    pub recursion_counts: bool,
+    sampler: Sampler,
+    stop: StopConditions,
+    /// Forced tokens still to come, the last one first.
+    forced: Vec<u32>,
+    /// Reason why it ends once its last token has been read; `None` otherwise.
+    pub ending: Option<FinishReason>,
+}
+
+impl Sequence {
+    pub fn new(id: SequenceId, slot: Slot, request: Request) -> Self {
+        let Request { prompt, sampling, stop, mut forced, recursion_counts } = request;
+        forced.reverse();
+        Self {
+            id,
+            slot,
+            num_prompt_tokens: prompt.len(),
+            num_read: 0,
+            recursion_counts,
+            sampler: Sampler::new(sampling, &prompt),
+            tokens: prompt,
+            stop,
+            forced,
+            ending: None,
+        }
+    }
+
+    /// Number of tokens that the next passes have to read.
+    pub fn num_unread(&self) -> usize {
+        self.tokens.len() - self.num_read
+    }
+
+    /// True if its prompt has been read.
+    pub fn decodes(&self) -> bool {
+        self.num_read >= self.num_prompt_tokens
+    }
+
+    /// True if every token has been read, so that a new one has to be chosen.
+    pub fn wants_token(&self) -> bool {
+        self.num_unread() == 0 && self.ending.is_none()
+    }
+
+    /// Chooses the next token from its logits `[V]`; returns it and the reason if the sequence ends
+    /// with it.
+    pub fn choose(&mut self, logits: &mut [f32], context: usize) -> (u32, Option<FinishReason>) {
+        let token = match self.forced.pop() {
+            Some(token) => {
+                self.sampler.force(token);
+                token
+            }
+            None => self.sampler.next(logits),
+        };
+        self.tokens.push(token);
+        let room = context.saturating_sub(self.tokens.len());
+        (token, self.stop.reached(&self.tokens[self.num_prompt_tokens..], room))
+    }
+
+    /// True if `reason` ends the sequence only after its last token has been read, for its
+    /// recursion count.
+    pub fn reads_last(&self, reason: FinishReason) -> bool {
+        self.recursion_counts && reason != FinishReason::EndOfText
+    }
+}

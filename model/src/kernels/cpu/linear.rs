@@ -1,0 +1,92 @@
+//! Linear layers `y = x·Wᵀ`, alone and with LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`.
+//!
+//! `x [M, in]`, `W [out, in]`, `A [rank, in]`, `B [out, rank]`, `y [M, out]`. The matrix products
+//! accumulate sums themselves. Weights are f32, or bf16 without a backward pass.
+
+use super::{
+    matmul::{Matrix, add_product, product},
+    tensor::{dense, from_values, matrix},
+    weight::Weight,
+};
+use burn::{backend::TensorMetadata, backend::flex::FlexTensor};
+
+/// Linear `x·Wᵀ`.
+pub fn forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+    let (x, weight) = (dense(x), dense(weight));
+    let [rows, _] = x.shape().dims();
+    let [out, _] = weight.shape().dims();
+    from_values(Weight::from_tensor(&weight).apply(matrix(&x)), [rows, out])
+}
+
+/// Gradients of `x` and `W`, where requested.
+pub fn backward(
+    (x, weight): (FlexTensor, FlexTensor),
+    grad: FlexTensor,
+    [x_wanted, weight_wanted]: [bool; 2],
+) -> [Option<FlexTensor>; 2] {
+    let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
+    let grad_x = x_wanted.then(|| from_values(product(matrix(&grad), matrix(&weight)), x.shape()));
+    let grad_weight = weight_wanted.then(|| from_values(product(matrix(&grad).t(), matrix(&x)), weight.shape()));
+    [grad_x, grad_weight]
+}
+
+/// State of [`forward_lora`] for its backward pass, with `h = x·Aᵀ`. `X` is the input, or `()` if
+/// the backward pass recomputes it.
+#[derive(Clone, Debug)]
+pub struct LoraState<X = FlexTensor> {
+    x: X,
+    weight: FlexTensor,
+    a: FlexTensor,
+    b: FlexTensor,
+    h: FlexTensor,
+}
+
+impl LoraState {
+    /// Drops the input.
+    pub fn forget_x(self) -> LoraState<()> {
+        let Self { x: _, weight, a, b, h } = self;
+        LoraState { x: (), weight, a, b, h }
+    }
+}
+
+impl LoraState<()> {
+    /// Adds the recomputed input.
+    pub fn with_x(self, x: FlexTensor) -> LoraState {
+        let Self { x: (), weight, a, b, h } = self;
+        LoraState { x, weight, a, b, h }
+    }
+}
+
+/// Linear with LoRA, `x·Wᵀ + h·Bᵀ` with `h = x·Aᵀ`.
+pub fn forward_lora([x, weight, a, b]: [FlexTensor; 4]) -> (FlexTensor, LoraState) {
+    let (x, weight, a, b) = (dense(x), dense(weight), dense(a), dense(b));
+    let [rows, _] = x.shape().dims();
+    let [out, rank] = b.shape().dims();
+    let h = Weight::from_tensor(&a).apply(matrix(&x));
+    let mut y = Weight::from_tensor(&weight).apply(matrix(&x));
+    Weight::from_tensor(&b).add_apply(&mut y, Matrix::new(&h, [rows, rank]));
+    (from_values(y, [rows, out]), LoraState { x, weight, a, b, h: from_values(h, [rows, rank]) })
+}
+
+/// Gradients of `x`, `W`, `A` and `B`, where requested.
+///
+/// With `dh = dy·B`: `dx = dy·W + dh·A`, `dW = dyᵀ·x`, `dA = dhᵀ·x`, `dB = dyᵀ·h`.
+pub fn backward_lora(state: LoraState, grad: FlexTensor, wanted: [bool; 4]) -> [Option<FlexTensor>; 4] {
+    let LoraState { x, weight, a, b, h } = state;
+    let [x_wanted, weight_wanted, a_wanted, b_wanted] = wanted;
+    let grad = dense(grad);
+    let dy = matrix(&grad);
+    let dh = product(dy, matrix(&b));
+    let dh = Matrix::new(&dh, h.shape().dims());
+    let grad_x = x_wanted.then(|| {
+        let mut dx = product(dy, matrix(&weight));
+        add_product(&mut dx, dh, matrix(&a));
+        from_values(dx, x.shape())
+    });
+    [
+        grad_x,
+        weight_wanted.then(|| from_values(product(dy.t(), matrix(&x)), weight.shape())),
+        a_wanted.then(|| from_values(product(dh.t(), matrix(&x)), a.shape())),
+        b_wanted.then(|| from_values(product(dy.t(), matrix(&h)), b.shape())),
+    ]
+}

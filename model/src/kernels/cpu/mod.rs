@@ -1,0 +1,432 @@
+//! Fused kernels of the CPU backend (flex): a burn backend extension with hand-written backward
+//! passes.
+
+mod add;
+mod attention;
+mod autodiff;
+mod ceiling;
+mod embedding;
+mod few;
+mod gated;
+mod kernels;
+mod layer_norm;
+mod linear;
+pub(super) mod matmul;
+mod merge;
+mod optimizer;
+mod rescale;
+mod rms_norm;
+mod rope;
+pub(super) mod simd;
+pub(super) mod tensor;
+pub(super) mod weight;
+mod write;
+
+use super::{
+    layout::{Layout, Scoring},
+    rows::{Merge, RowCopy},
+};
+pub(super) use kernels::CpuKernels;
+pub use optimizer::sum_of_squares;
+
+use attention::{Heads, Saved};
+use autodiff::{BackwardInput, record};
+use burn::backend::{
+    Autodiff, Backend, Flex, TensorMetadata,
+    autodiff::checkpoint::strategy::CheckpointStrategy,
+    backend_extension,
+    flex::FlexTensor,
+    tensor::{FloatTensor, IntTensor},
+};
+use gated::Gate;
+use rope::Turn;
+use std::sync::Arc;
+use tensor::{dense, from_values, values, zeros_like};
+
+#[backend_extension(Flex, Autodiff)]
+pub trait FlexOps: Backend {
+    fn decoder_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_embedding(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_linear_lora(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_rescale(
+        y: FloatTensor<Self>,
+        magnitudes: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn decoder_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self>;
+    fn decoder_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self>;
+    fn decoder_gated_linear(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Gate,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_gated_linear_lora(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Gate,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        layout: Layout,
+        scoring: Scoring,
+    ) -> FloatTensor<Self>;
+    fn decoder_merge(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        merge: Merge,
+    ) -> FloatTensor<Self>;
+    fn decoder_write(buffer: FloatTensor<Self>, values: FloatTensor<Self>, runs: Arc<[RowCopy]>) -> FloatTensor<Self>;
+}
+
+fn heads(q: &FlexTensor, k: &FlexTensor, scoring: Scoring) -> Heads {
+    let [_, heads, head_dim] = q.shape().dims();
+    let [_, kv_heads, _] = k.shape().dims();
+    Heads { heads, kv_heads, head_dim, scoring }
+}
+
+fn attention_forward(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    layout: Layout,
+    scoring: Scoring,
+) -> (FlexTensor, AttentionState) {
+    let (q, k, v) = (dense(q), dense(k), dense(v));
+    let heads = heads(&q, &k, scoring);
+    let (out, log_sums) = attention::forward(values(&q), values(&k), values(&v), heads, &layout);
+    let out = from_values(out, q.shape());
+    let log_sums = from_values(log_sums, [layout.num_rows(), heads.heads]);
+    (out.clone(), AttentionState { q, k, v, out, log_sums, layout, scoring })
+}
+
+#[derive(Clone, Debug)]
+struct AttentionState {
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    out: FlexTensor,
+    log_sums: FlexTensor,
+    layout: Layout,
+    scoring: Scoring,
+}
+
+fn rotate(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, turn: Turn) -> FlexTensor {
+    let x = dense(x);
+    let [_, tokens, heads, head_dim] = x.shape().dims();
+    let mut out = zeros_like(&x);
+    rope::rotate(values(&x), [tokens, heads, head_dim], values(cos), values(sin), turn, &mut out);
+    from_values(out, x.shape())
+}
+
+impl FlexOps for Flex {
+    fn decoder_add(x: FlexTensor, y: FlexTensor) -> FlexTensor {
+        let (x, y) = (dense(x), dense(y));
+        from_values(add::add(values(&x), values(&y)), x.shape())
+    }
+
+    fn decoder_embedding(table: FlexTensor, ids: FlexTensor) -> FlexTensor {
+        embedding::forward(table, &ids).0
+    }
+
+    fn decoder_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        linear::forward(x, weight)
+    }
+
+    fn decoder_linear_lora(x: FlexTensor, weight: FlexTensor, a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        linear::forward_lora([x, weight, a, b]).0
+    }
+
+    fn decoder_rescale(y: FlexTensor, magnitudes: FlexTensor, norms: FlexTensor) -> FlexTensor {
+        rescale::forward(&dense(y), &dense(magnitudes), &dense(norms))
+    }
+
+    fn decoder_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
+        let (x, weight) = (dense(x), dense(weight));
+        let mut out = zeros_like(&x);
+        rms_norm::forward(values(&x), values(&weight), eps, &mut out);
+        from_values(out, x.shape())
+    }
+
+    fn decoder_layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f32) -> FlexTensor {
+        let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
+        let mut out = zeros_like(&x);
+        layer_norm::forward(values(&x), values(&weight), values(&bias), eps, &mut out);
+        from_values(out, x.shape())
+    }
+
+    fn decoder_gated(gate: FlexTensor, up: FlexTensor, kind: Gate) -> FlexTensor {
+        gated::forward(&dense(gate), &dense(up), kind)
+    }
+
+    fn decoder_gated_linear(gate: FlexTensor, up: FlexTensor, kind: Gate, weight: FlexTensor) -> FlexTensor {
+        linear::forward(gated::forward(&dense(gate), &dense(up), kind), weight)
+    }
+
+    fn decoder_gated_linear_lora(
+        gate: FlexTensor,
+        up: FlexTensor,
+        kind: Gate,
+        weight: FlexTensor,
+        a: FlexTensor,
+        b: FlexTensor,
+    ) -> FlexTensor {
+        linear::forward_lora([gated::forward(&dense(gate), &dense(up), kind), weight, a, b]).0
+    }
+
+    fn decoder_rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+        rotate(x, &dense(cos), &dense(sin), Turn::Forward)
+    }
+
+    fn decoder_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Layout, scoring: Scoring) -> FlexTensor {
+        attention_forward(q, k, v, layout, scoring).0
+    }
+
+    fn decoder_merge(x: FlexTensor, y: FlexTensor, gate: FlexTensor, merge: Merge) -> FlexTensor {
+        merge::forward(x, y, gate, merge).0
+    }
+
+    fn decoder_write(buffer: FlexTensor, values: FlexTensor, runs: Arc<[RowCopy]>) -> FlexTensor {
+        write::forward(buffer, values, &runs)
+    }
+}
+
+impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
+    fn decoder_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [x, y],
+            |[x, y]| (Flex::decoder_add(x, y), ()),
+            |BackwardInput { grad, .. }| [Some(grad.clone()), Some(grad)],
+        )
+    }
+
+    fn decoder_embedding(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 1>(
+            [table],
+            |[table]| {
+                let [num_rows, _] = table.shape().dims();
+                let (out, ids) = embedding::forward(table, &ids);
+                (out, (ids, num_rows))
+            },
+            |BackwardInput { saved: (ids, num_rows), grad, .. }| [Some(embedding::backward(&ids, num_rows, grad))],
+        )
+    }
+
+    fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [x, weight],
+            |[x, weight]| (Flex::decoder_linear(x.clone(), weight.clone()), (x, weight)),
+            |BackwardInput { saved, grad, wanted }| linear::backward(saved, grad, wanted),
+        )
+    }
+
+    fn decoder_linear_lora(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 4>([x, weight, a, b], linear::forward_lora, |BackwardInput { saved, grad, wanted }| {
+            linear::backward_lora(saved, grad, wanted)
+        })
+    }
+
+    fn decoder_rescale(
+        y: FloatTensor<Self>,
+        magnitudes: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [y, magnitudes, norms],
+            |[y, magnitudes, norms]| {
+                let (y, magnitudes, norms) = (dense(y), dense(magnitudes), dense(norms));
+                (rescale::forward(&y, &magnitudes, &norms), (y, magnitudes, norms))
+            },
+            |BackwardInput { saved: (y, magnitudes, norms), grad, wanted }| {
+                rescale::backward(&y, &magnitudes, &norms, &dense(grad), wanted)
+            },
+        )
+    }
+
+    fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [x, weight],
+            |[x, weight]| (Flex::decoder_rms_norm(x.clone(), weight.clone(), eps), (x, weight, eps)),
+            |BackwardInput { saved: (x, weight, eps), grad, .. }| {
+                let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
+                let mut grad_x = zeros_like(&x);
+                let grad_weight = rms_norm::backward(values(&x), values(&weight), values(&grad), eps, &mut grad_x);
+                [Some(from_values(grad_x, x.shape())), Some(from_values(grad_weight, weight.shape()))]
+            },
+        )
+    }
+
+    fn decoder_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [x, weight, bias],
+            |[x, weight, bias]| (Flex::decoder_layer_norm(x.clone(), weight.clone(), bias, eps), (x, weight, eps)),
+            |BackwardInput { saved: (x, weight, eps), grad, .. }| {
+                let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
+                let mut grad_x = zeros_like(&x);
+                let grads = layer_norm::backward(values(&x), values(&weight), values(&grad), eps, &mut grad_x);
+                let [grad_weight, grad_bias] = grads.map(|grad| Some(from_values(grad, weight.shape())));
+                [Some(from_values(grad_x, x.shape())), grad_weight, grad_bias]
+            },
+        )
+    }
+
+    fn decoder_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [gate, up],
+            |[gate, up]| {
+                let (gate, up) = (dense(gate), dense(up));
+                (gated::forward(&gate, &up, kind), (gate, up, kind))
+            },
+            |BackwardInput { saved: (gate, up, kind), grad, .. }| gated::backward(&gate, &up, kind, Some(grad)),
+        )
+    }
+
+    fn decoder_gated_linear(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Gate,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [gate, up, weight],
+            |[gate, up, weight]| {
+                let (gate, up) = (dense(gate), dense(up));
+                (linear::forward(gated::forward(&gate, &up, kind), weight.clone()), (gate, up, kind, weight))
+            },
+            |BackwardInput { saved: (gate, up, kind, weight), grad, wanted }| {
+                let x = gated::forward(&gate, &up, kind);
+                let [grad_x, grad_weight] = linear::backward((x, weight), grad, [true, wanted[2]]);
+                let [grad_gate, grad_up] = gated::backward(&gate, &up, kind, grad_x);
+                [grad_gate, grad_up, grad_weight]
+            },
+        )
+    }
+
+    fn decoder_gated_linear_lora(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Gate,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 5>(
+            [gate, up, weight, a, b],
+            |[gate, up, weight, a, b]| {
+                let (gate, up) = (dense(gate), dense(up));
+                let (y, state) = linear::forward_lora([gated::forward(&gate, &up, kind), weight, a, b]);
+                (y, (gate, up, kind, state.forget_x()))
+            },
+            |BackwardInput { saved: (gate, up, kind, state), grad, wanted }| {
+                let state = state.with_x(gated::forward(&gate, &up, kind));
+                let wanted = [true, wanted[2], wanted[3], wanted[4]];
+                let [grad_x, grad_weight, grad_a, grad_b] = linear::backward_lora(state, grad, wanted);
+                let [grad_gate, grad_up] = gated::backward(&gate, &up, kind, grad_x);
+                [grad_gate, grad_up, grad_weight, grad_a, grad_b]
+            },
+        )
+    }
+
+    fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [x, cos, sin],
+            |[x, cos, sin]| {
+                let (cos, sin) = (dense(cos), dense(sin));
+                (rotate(x, &cos, &sin, Turn::Forward), (cos, sin))
+            },
+            |BackwardInput { saved: (cos, sin), grad, .. }| [Some(rotate(grad, &cos, &sin, Turn::Back)), None, None],
+        )
+    }
+
+    fn decoder_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        layout: Layout,
+        scoring: Scoring,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [q, k, v],
+            |[q, k, v]| attention_forward(q, k, v, layout, scoring),
+            |BackwardInput { saved, grad, .. }| {
+                let AttentionState { q, k, v, out, log_sums, layout, scoring } = saved;
+                let grad = dense(grad);
+                let heads = heads(&q, &k, scoring);
+                let saved = Saved {
+                    q: values(&q),
+                    k: values(&k),
+                    v: values(&v),
+                    out: values(&out),
+                    log_sums: values(&log_sums),
+                };
+                let [grad_q, grad_k, grad_v] = attention::backward(&saved, values(&grad), heads, &layout);
+                [
+                    Some(from_values(grad_q, q.shape())),
+                    Some(from_values(grad_k, k.shape())),
+                    Some(from_values(grad_v, v.shape())),
+                ]
+            },
+        )
+    }
+
+    fn decoder_merge(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        merge: Merge,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>(
+            [x, y, gate],
+            |[x, y, gate]| merge::forward(x, y, gate, merge),
+            |BackwardInput { saved, grad, .. }| merge::backward(&saved, grad),
+        )
+    }
+
+    fn decoder_write(buffer: FloatTensor<Self>, values: FloatTensor<Self>, runs: Arc<[RowCopy]>) -> FloatTensor<Self> {
+        record::<C, _, 2>(
+            [buffer, values],
+            |[buffer, values]| {
+                let [num_rows, _] = values.shape().dims();
+                (write::forward(buffer, values, &runs), (runs, num_rows))
+            },
+            |BackwardInput { saved: (runs, num_rows), grad, .. }| write::backward(&runs, num_rows, grad),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Small integers: exact in bf16, and their sums exact in f32.
+    pub fn counted(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7) % 11) as f32 - 5.0).collect()
+    }
+}

@@ -1,0 +1,227 @@
+//! Device interface: the operations in which a decoder spends its time, as one trait.
+//!
+//! The default body of each method is plain burn and runs on every device. A backend with fused
+//! kernels overrides methods; [`kernels_of`](super::kernels_of) alone asks for the backend of a
+//! device.
+//!
+//! Shape legend: `M` rows (batch × tokens), `B` batch, `T` query tokens, `S` key tokens, `N` heads,
+//! `K` kv heads, `H` head_dim, `F` mlp width, `D` hidden, `V` vocabulary.
+
+use super::{
+    head_loss::{self, Chunks, Head, HeadInput, HeadLoss, Readout, Teacher},
+    layout::{Layout, Scoring},
+    plain,
+    rows::{Merge, RowCopy},
+};
+use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor};
+use retie_config::Activation;
+use std::sync::Arc;
+
+/// Logits in memory at once, in elements: 64 MB of f32 each for student, teacher and early exit.
+const LOGITS_IN_FLIGHT: usize = 1 << 24;
+
+/// Operations of a decoder on one kind of device.
+pub trait KernelSet: Sync {
+    /// Residual connection `x + y`, `[M, D]` each.
+    fn add(&self, x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+        x + y
+    }
+
+    /// Rows of `table [V, D]` by `ids [M]` → `[M, D]`.
+    fn embedding(&self, table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+        plain::embedding(table, ids)
+    }
+
+    /// Linear `y = x·Wᵀ`: `x [M, in]`, `weight [out, in]` → `[M, out]`.
+    fn linear(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+        plain::linear(x, weight)
+    }
+
+    /// Linear with LoRA, `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`: `a [rank, in]`, `b [out, rank]`.
+    fn linear_lora(&self, x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        plain::linear_lora(x, weight, a, b)
+    }
+
+    /// [`KernelSet::linear`] with factors, result and their gradients in bf16.
+    fn linear_in_bf16(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+        plain::linear(x.cast(FloatDType::BF16), weight.cast(FloatDType::BF16)).cast(FloatDType::F32)
+    }
+
+    /// DoRA scaling `y · m / n`, column by column: `y [M, out]`; magnitudes `m`, norms `n` `[out]`.
+    fn rescale(&self, y: Tensor<2>, magnitudes: Tensor<1>, norms: Tensor<1>) -> Tensor<2> {
+        plain::rescale(y, magnitudes, norms)
+    }
+
+    /// DoRA norms `‖W + B A‖` by row → `[out]`; 1 for a zero row.
+    fn row_norms(&self, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
+        plain::row_norms(weight, a, b)
+    }
+
+    /// Activation `act(x)`, elementwise.
+    fn activation(&self, x: Tensor<2>, activation: Activation) -> Tensor<2> {
+        plain::activation(x, activation)
+    }
+
+    /// Gated activation `act(gate) · up`, elementwise: `[M, F]` each.
+    fn gated(&self, gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
+        self.activation(gate, activation) * up
+    }
+
+    /// [`KernelSet::linear`] of a gated activation, `gated(gate, up)·Wᵀ`.
+    fn gated_linear(&self, gate: Tensor<2>, up: Tensor<2>, activation: Activation, weight: Tensor<2>) -> Tensor<2> {
+        self.linear(self.gated(gate, up, activation), weight)
+    }
+
+    /// [`KernelSet::linear_lora`] of a gated activation, with the factors `[A, B]`.
+    fn gated_linear_lora(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        activation: Activation,
+        weight: Tensor<2>,
+        [a, b]: [Tensor<2>; 2],
+    ) -> Tensor<2> {
+        self.linear_lora(self.gated(gate, up, activation), weight, a, b)
+    }
+
+    /// RMSNorm over the last dimension: `x [M, D]`, `weight [D]`.
+    fn rms_norm(&self, x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
+        plain::rms_norm(x, weight, eps)
+    }
+
+    /// LayerNorm over the last dimension: `x [M, D]`; `weight`, `bias` `[D]`.
+    fn layer_norm(&self, x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
+        plain::layer_norm(x, weight, bias, eps)
+    }
+
+    /// Rotary embedding of the first `R` channels of each head of `x [B, T, N, H]`; `cos`, `sin`
+    /// are `[T, R/2]`.
+    fn rope(&self, x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
+        plain::rope(x, cos, sin)
+    }
+
+    /// Causal grouped-query attention: `q [M, N, H]`; `k`, `v` `[S, K, H]` → `[M, N, H]`.
+    fn attention(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
+        plain::attention(q, k, v, layout, scoring)
+    }
+
+    /// Merge: `x [M, D]` with the rows of `merge` combined with `y [k, D]` by `gate [k, 1]`.
+    fn merge(&self, x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: Merge) -> Tensor<2> {
+        plain::merge(x, y, gate, &merge)
+    }
+
+    /// `buffer [S, D]` with rows of `values [M, D]` copied as `copies` says.
+    fn write_rows(&self, buffer: Tensor<2>, values: Tensor<2>, copies: &Arc<[RowCopy]>) -> Tensor<2> {
+        plain::write_rows(buffer, &values, copies)
+    }
+
+    /// Values and gradients of the losses at the head.
+    fn head_loss(
+        &self,
+        head: &Head,
+        readouts: &[Readout],
+        teacher: Option<&Teacher>,
+        targets: &[u32],
+        chunks: Chunks,
+    ) -> HeadLoss {
+        head_loss::plain::head_loss(head, readouts, teacher, targets, chunks)
+    }
+
+    /// Log-probability of each target, and whether it is the most probable token.
+    fn token_log_probs(&self, input: &HeadInput, targets: &[u32], chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
+        head_loss::plain::token_log_probs(input, targets, chunks)
+    }
+
+    /// Forward KL from the teacher and top-1 agreement, row by row.
+    fn agreement(&self, input: &HeadInput, teacher: &HeadInput, chunks: Chunks) -> (Vec<f32>, Vec<bool>) {
+        head_loss::plain::agreement(input, teacher, chunks)
+    }
+
+    /// Calls `see` with the logits of each chunk in turn.
+    fn for_each_logits(&self, input: &HeadInput, chunks: Chunks, see: &mut dyn FnMut(&[f32])) {
+        head_loss::plain::logits_of(input, chunks, see);
+    }
+
+    /// Logits in memory at once, in elements.
+    fn logits_in_flight(&self) -> usize {
+        LOGITS_IN_FLIGHT
+    }
+
+    /// Gradient accumulation `sum + grad`, `[n]` each.
+    fn accumulate(&self, sum: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
+        sum + grad
+    }
+
+    /// Gradient of an embedding table: `table[ids[m]] += rows[m]`, table `[V, D]`, ids `[M]`, rows
+    /// `[M, D]`.
+    fn add_rows(&self, table: Tensor<2>, ids: &[u32], rows: Tensor<2>) -> Tensor<2> {
+        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &table.device());
+        table.select_assign(0, ids, rows, IndexingUpdateOp::Add)
+    }
+
+    /// `Σ x²` of each vector, with one read from the device for all: a read waits for the device.
+    fn squared_norms(&self, vectors: &mut [&mut Tensor<1>]) -> Vec<f64> {
+        let sums: Vec<Tensor<1>> = vectors.iter().map(|x| (**x).clone().square().sum()).collect();
+        if sums.is_empty() {
+            return Vec::new();
+        }
+        let sums = Tensor::cat(sums, 0).into_data();
+        super::f32_slice(&sums).iter().map(|x| f64::from(*x)).collect()
+    }
+
+    /// Optimizer step in one pass: updates the vectors `updated` and reads the vector `read`, `[n]`
+    /// each.
+    fn update(&self, updated: Vec<Tensor<1>>, read: Tensor<1>, step: &dyn ElementwiseUpdate) -> Vec<Tensor<1>> {
+        step.tensors(updated, read)
+    }
+
+    /// True if matrices that are stored in bf16 stay bf16 in memory, with f32 sums.
+    fn keeps_bf16_weights(&self) -> bool {
+        false
+    }
+
+    /// True if `device` supports products in bf16.
+    fn has_bf16(&self, device: &Device) -> bool {
+        device.supports_dtype(FloatDType::BF16)
+    }
+
+    /// Measured limits of the machine, if the backend can measure them; takes about a second.
+    fn ceilings(&self) -> Option<Ceilings> {
+        None
+    }
+}
+
+/// Elementwise update of vectors, in two forms that give the same numbers.
+pub trait ElementwiseUpdate: Sync {
+    /// In-place form, on slices of equal length.
+    fn slices(&self, updated: &mut [&mut [f32]], read: &[f32]);
+
+    /// Form in plain burn; returns the updated vectors in the same order.
+    fn tensors(&self, updated: Vec<Tensor<1>>, read: Tensor<1>) -> Vec<Tensor<1>>;
+}
+
+/// Hardware limits to compare the kernels' speed with.
+#[derive(Clone, Copy, Debug)]
+pub struct Ceilings {
+    /// Floating-point operations per second of f32 multiply-adds in registers.
+    pub flops_per_second: f64,
+    /// Bytes per second of reads from memory, beyond the caches.
+    pub bytes_per_second: f64,
+}
+
+/// Plain burn, for devices without fused kernels.
+pub(super) struct PlainKernels;
+
+impl KernelSet for PlainKernels {}
+
+/// Plain burn for CUDA, with larger chunks of logits: few rows leave most of the device idle.
+#[cfg(feature = "cuda")]
+pub(super) struct CudaKernels;
+
+#[cfg(feature = "cuda")]
+impl KernelSet for CudaKernels {
+    fn logits_in_flight(&self) -> usize {
+        4 * LOGITS_IN_FLIGHT
+    }
+}

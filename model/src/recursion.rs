@@ -1,0 +1,214 @@
+//! One recursion of a forward pass: runs its depths over the selected rows, on the keys and values
+//! of the KV sharing strategy (Mixture-of-Recursions, §2.2.2, <https://arxiv.org/abs/2507.10524>).
+
+use crate::{
+    cache::KvCache,
+    causal_lm::CausalLm,
+    kernels::{Layout, Segment},
+    kv::{FirstRecursionKv, KvSource},
+    row_context::RowContext,
+};
+use burn::tensor::Tensor;
+use retie_config::{KvSharing, LayerIndex};
+use std::{ops::Range, sync::Arc};
+
+/// Arguments of one recursion.
+#[derive(Clone, Debug)]
+pub(crate) struct RecursionCall<'a> {
+    /// Index of the recursion.
+    pub recursion: usize,
+    /// All depths of the recursion, or a part of them.
+    pub depths: Range<usize>,
+    /// All rows of the forward pass.
+    pub rows: &'a RowContext,
+    /// Rows that go through the recursion, ascending.
+    pub selected_rows: Arc<[usize]>,
+}
+
+/// Keys and values that outlive a recursion.
+#[derive(Debug)]
+pub(crate) struct SharedKv<'a> {
+    /// Keys and values of the first recursion, where no cache holds them.
+    pub first: &'a mut FirstRecursionKv,
+    /// Keys and values of past tokens.
+    pub cache: Option<&'a mut KvCache>,
+}
+
+impl RecursionCall<'_> {
+    fn selects_all(&self) -> bool {
+        self.selected_rows.len() == self.rows.num_rows()
+    }
+}
+
+impl CausalLm {
+    /// KV sharing strategy; recursion-wise for a model without recursions.
+    #[must_use]
+    pub fn kv_sharing(&self) -> KvSharing {
+        self.spec.config.recursion.as_ref().map_or(KvSharing::RecursionWise, |recursion| recursion.kv_sharing)
+    }
+
+    /// Runs a recursion over the selected rows with hidden states `x [k, D]` → `[k, D]`.
+    pub(crate) fn run_recursion(&self, x: Tensor<2>, call: &RecursionCall<'_>, kv: SharedKv<'_>) -> Tensor<2> {
+        match (self.kv_sharing(), call.recursion) {
+            (KvSharing::RecursionWise, _) => self.run_recursion_wise(x, call, kv.cache),
+            (KvSharing::Shared | KvSharing::Hybrid, 0) => self.run_first(x, call, kv),
+            (KvSharing::Shared, _) => self.run_shared(x, call, kv),
+            (KvSharing::Hybrid, _) => self.run_hybrid(x, call, kv),
+        }
+    }
+
+    /// Bookkeeping for a recursion that selects no rows: with [`KvSharing::Hybrid`] the cache gets
+    /// the keys and values of the first recursion.
+    pub(crate) fn skip_recursion(&self, call: &RecursionCall<'_>, kv: SharedKv<'_>) {
+        if let Some(cache) = kv.cache.filter(|_| self.kv_sharing() == KvSharing::Hybrid) {
+            for depth in call.depths.clone() {
+                let _ = cache.depth(depth, &call.rows.layout).append(kv.first.get(self.layer(depth)));
+            }
+        }
+    }
+
+    /// Recursion-wise caching: the selected rows attend to one another.
+    fn run_recursion_wise(&self, x: Tensor<2>, call: &RecursionCall<'_>, cache: Option<&mut KvCache>) -> Tensor<2> {
+        let RecursionCall { recursion, depths, rows, selected_rows } = call;
+        let Some(cache) = cache else {
+            if call.selects_all() {
+                return self.run_depths(x, depths.clone(), rows);
+            }
+            let layout = among_selected(&rows.layout, selected_rows);
+            return self.run_depths(x, depths.clone(), &rows.only(selected_rows, layout));
+        };
+        match cache.select(*recursion, depths.clone(), &rows.layout, selected_rows) {
+            Some(layout) => self.run_cached_depths(x, depths.clone(), &rows.only(selected_rows, layout), cache),
+            None => self.run_cached_depths(x, depths.clone(), rows, cache),
+        }
+    }
+
+    /// First recursion of `shared` and `hybrid`, over all rows. Later recursions read its keys and
+    /// values.
+    fn run_first(&self, mut x: Tensor<2>, call: &RecursionCall<'_>, kv: SharedKv<'_>) -> Tensor<2> {
+        let SharedKv { first, mut cache } = kv;
+        // With `shared`, later recursions read the cache itself.
+        let keep = cache.is_none() || self.kv_sharing() == KvSharing::Hybrid;
+        for depth in call.depths.clone() {
+            let slot = cache.as_deref_mut().map(|cache| cache.depth(depth, &call.rows.layout));
+            let mut kept = None;
+            x = self.run_depth(x, depth, call.rows, KvSource::Computed { slot, kept: keep.then_some(&mut kept) });
+            if let Some(kept) = kept {
+                first.insert(self.layer(depth), kept);
+            }
+        }
+        x
+    }
+
+    /// Recursive sharing: the selected rows attend to the first recursion's keys and values of all
+    /// tokens.
+    fn run_shared(&self, mut x: Tensor<2>, call: &RecursionCall<'_>, kv: SharedKv<'_>) -> Tensor<2> {
+        let selected = selected_before_all(call);
+        let rows = selected.as_ref().unwrap_or(call.rows);
+        for depth in call.depths.clone() {
+            let reused = match &kv.cache {
+                Some(cache) => cache.buffers(self.first_depth(depth)),
+                None => kv.first.get(self.layer(depth)),
+            };
+            x = self.run_depth(x, depth, rows, KvSource::Reused(reused));
+        }
+        x
+    }
+
+    /// Hybrid of the two: as [`CausalLm::run_shared`], but the recursion's own keys and values
+    /// replace those of the selected rows.
+    fn run_hybrid(&self, mut x: Tensor<2>, call: &RecursionCall<'_>, mut kv: SharedKv<'_>) -> Tensor<2> {
+        let selected = selected_before_all(call);
+        let rows = selected.as_ref().unwrap_or(call.rows);
+        for depth in call.depths.clone() {
+            let slot = kv.cache.as_deref_mut().map(|cache| cache.depth(depth, &call.rows.layout));
+            let source = match selected {
+                None => KvSource::Computed { slot, kept: None },
+                Some(_) => {
+                    let first = kv.first.get(self.layer(depth));
+                    KvSource::Overlaid { first, rows: call.selected_rows.clone(), slot }
+                }
+            };
+            x = self.run_depth(x, depth, rows, source);
+        }
+        x
+    }
+
+    /// Runs depths with a cache, to which the keys and values of `rows` are added.
+    pub(crate) fn run_cached_depths(
+        &self,
+        mut x: Tensor<2>,
+        depths: Range<usize>,
+        rows: &RowContext,
+        cache: &mut KvCache,
+    ) -> Tensor<2> {
+        for depth in depths {
+            let slot = Some(cache.depth(depth, &rows.layout));
+            x = self.run_depth(x, depth, rows, KvSource::Computed { slot, kept: None });
+        }
+        x
+    }
+
+    fn layer(&self, depth: usize) -> LayerIndex {
+        self.spec.share_map.depths()[depth].layer
+    }
+
+    /// First depth that runs the layer of `depth`.
+    fn first_depth(&self, depth: usize) -> usize {
+        let depths = self.spec.share_map.depths();
+        depths.iter().position(|step| step.layer == depths[depth].layer).unwrap_or(depth)
+    }
+}
+
+/// Index range within the ascending `selected` of the rows in `rows`.
+fn range(selected: &[usize], rows: &Range<usize>) -> Range<usize> {
+    let to = |bound: usize| selected.partition_point(|row| *row < bound);
+    to(rows.start)..to(rows.end)
+}
+
+/// Attention layout of recursion-wise caching without a cache: `selected` rows attend to one
+/// another and to the selected rows of their shared prefix.
+fn among_selected(layout: &Layout, selected: &[usize]) -> Layout {
+    let segments = layout.segments().iter().map(|segment| {
+        let queries = range(selected, &segment.queries);
+        Segment::last(queries.clone(), range(selected, &segment.prefix), queries)
+    });
+    Layout::ragged(segments.filter(|segment| !segment.queries.is_empty()).collect())
+}
+
+/// Context of the selected rows, which attend to all rows up to their own; `None` if all rows are
+/// selected.
+fn selected_before_all(call: &RecursionCall<'_>) -> Option<RowContext> {
+    (!call.selects_all())
+        .then(|| call.rows.only(&call.selected_rows, before_all(&call.rows.layout, &call.selected_rows)))
+}
+
+/// Attention layout in which `selected` rows attend to every key that they would in a full pass.
+fn before_all(layout: &Layout, selected: &[usize]) -> Layout {
+    let segments = layout.segments().iter().filter_map(|segment| {
+        let at = range(selected, &segment.queries);
+        (!at.is_empty()).then(|| segment.only(&selected[at.clone()], at.start))
+    });
+    Layout::ragged(segments.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selected_rows_of_packed_sequences_see_the_selected_rows_of_their_prefix() {
+        let layout = Layout::packed([(4, 0..0), (2, 0..4), (3, 0..3)]);
+        let selected = [0, 2, 3, 6, 8];
+        let found = among_selected(&layout, &selected);
+        let segment = |queries: Range<usize>, prefix| Segment::last(queries.clone(), prefix, queries);
+        assert_eq!(found.segments(), [segment(0..3, 0..0), segment(3..5, 0..2)]);
+        let found = before_all(&layout, &selected);
+        let summary = |i: usize| {
+            let segment = &found.segments()[i];
+            (segment.queries.clone(), segment.prefix.clone(), segment.keys.clone(), segment.positions().collect())
+        };
+        assert_eq!(summary(0), (0..3, 0..0, 0..4, vec![0, 2, 3]));
+        assert_eq!(summary(1), (3..5, 0..3, 6..9, vec![3, 5]));
+    }
+}

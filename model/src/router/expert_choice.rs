@@ -1,0 +1,92 @@
+//! Expert choice (Mixture-of-Recursions, §2.2.1): each recursion scores the active rows and selects
+//! some of them. Gating combines the hidden states of a selected row before and after the block.
+
+use super::{
+    network::{Router, scores},
+    random::RandomLogits,
+    selector::{ActiveRows, Origin, Passage, SelectionRule, TokenSelector, positions},
+    threshold, top_k,
+    trace::{RoutingDecision, values},
+};
+use crate::{
+    causal_lm::CausalLm,
+    kernels::{self, Merge, Segment},
+};
+use burn::tensor::Tensor;
+use retie_config::ExpertChoiceConfig;
+use std::sync::Arc;
+
+/// Token selector of [`ExpertChoiceConfig`].
+#[derive(Debug)]
+pub(crate) struct ExpertChoice<'m> {
+    config: &'m ExpertChoiceConfig,
+    /// One per recursion; empty for random routers.
+    routers: &'m [Router],
+    /// One per recursion, if inference selects by auxiliary routers; else empty.
+    auxiliary_routers: &'m [Router],
+    random: Option<RandomLogits>,
+    rule: Rule,
+}
+
+/// Rule by which a recursion selects rows.
+#[derive(Debug)]
+enum Rule {
+    Threshold,
+    /// One capacity per recursion.
+    TopK(Vec<f64>),
+    /// The rows that the replayed pass selected.
+    Replay(Arc<[usize]>),
+}
+
+impl<'m> ExpertChoice<'m> {
+    pub fn new(model: &'m CausalLm, config: &'m ExpertChoiceConfig, origin: Origin<'_>) -> Self {
+        let random = (!config.network.has_weights()).then(|| RandomLogits::new(&origin, 1));
+        let rule = match origin {
+            Origin::Tokens { rule: SelectionRule::TopK(capacities), .. } => Rule::TopK(capacities),
+            Origin::Tokens { rule: SelectionRule::Causal | SelectionRule::Warmup(_), .. } => Rule::Threshold,
+            Origin::Replay { decision, .. } => Rule::Replay(decision.selected_rows),
+        };
+        Self { config, routers: &model.model.routers, auxiliary_routers: &model.model.auxiliary_routers, random, rule }
+    }
+}
+
+impl TokenSelector for ExpertChoice<'_> {
+    fn select(&mut self, active: &ActiveRows, recursion: usize, segments: &[Segment]) -> RoutingDecision {
+        let (rows, input) = (active.rows(), self.config.input);
+        let logits = match (self.routers.get(recursion), &self.random) {
+            (_, Some(random)) => random.logits(rows, &active.hidden().device()),
+            (Some(router), None) => router.logits(active.hidden(), input), // [n, 1]
+            (None, None) => unreachable!("loading checks that each recursion has a router"),
+        };
+        let auxiliary_logits = self.auxiliary_routers.get(recursion);
+        let auxiliary_logits = auxiliary_logits.map(|router| router.logits(active.hidden().detach(), input)); // [n, 1]
+        let selected_rows = match &self.rule {
+            Rule::Replay(selected) => selected.clone(),
+            Rule::TopK(capacities) => top_k::select(rows, &values(&logits), segments, capacities[recursion]).into(),
+            Rule::Threshold => {
+                let logits = values(auxiliary_logits.as_ref().unwrap_or(&logits));
+                threshold::select(rows, &logits, self.config.threshold(recursion)).into()
+            }
+        };
+        RoutingDecision {
+            recursion,
+            active_rows: rows.clone(),
+            logits: Some(logits),
+            auxiliary_logits,
+            selected_rows,
+            router_recursions: None,
+        }
+    }
+
+    fn merge(&self, passage: Passage, decision: &RoutingDecision) -> Tensor<2> {
+        let RoutingDecision { active_rows, selected_rows, .. } = decision;
+        let Some(logits) = decision.logits.clone() else { unreachable!("rows are selected by their logits") };
+        let gate = scores(logits, self.config.score, self.config.alpha);
+        let gate = match selected_rows.len() == active_rows.len() {
+            true => gate,
+            false => kernels::gather(gate, &positions(active_rows, selected_rows)),
+        };
+        let merge = Merge { rows: selected_rows.clone(), gating: self.config.gating };
+        kernels::merge(passage.all, passage.leaving, gate, merge)
+    }
+}

@@ -1,0 +1,152 @@
+//! The training loop. It is ours, on burn-core: burn-train's `Learner` counts epochs and cannot
+//! resume within one.
+//!
+//! A step draws `gradient_accumulation` micro-batches, sums their gradients, clips the global norm,
+//! and updates. All state is in the weights, the moments and [`State`]; nothing is drawn from a
+//! generator of the backend, so a resumed run repeats an unbroken one bit for bit on the CPU.
+//!
+//! Ranks that train together divide the micro-batches of a step: the gradient is the sum over all
+//! of them, and every rank makes the same update. The first rank writes.
+
+mod checkpoint;
+mod estimate;
+mod event;
+mod guard;
+mod heldout;
+mod lead;
+mod resume;
+mod routing;
+mod setup;
+mod spikes;
+mod stages;
+mod step;
+
+pub use estimate::{GroupEstimate, RunEstimate, estimate};
+pub use event::{Event, Outcome};
+pub use resume::Resume;
+pub use spikes::Spike;
+pub use stages::{Stage, stages};
+
+use crate::{Job, TrainError, log::Logger, objective::Objective, optim::Optimizer};
+use checkpoint::{ModelFiles, State};
+use guard::Guard;
+use heldout::Heldout;
+use lead::Lead;
+use retie_checkpoint::{Provenance, Staging};
+use retie_config::UptrainConfig;
+use retie_data::Sampler;
+use retie_model::CausalLm;
+use std::path::PathBuf;
+
+/// Folder of the finished model in the run's folder.
+pub const MODEL_DIR: &str = "model";
+
+/// Trains as `config` says. The stop flag of `job` is looked at after each step; where it is set on
+/// a rank all of them save and give [`Outcome::Interrupted`].
+///
+/// # Errors
+/// When an input is missing or does not fit (nothing is written then), the disk fails, or the loss
+/// stops being a number. The other ranks may wait for this one then, so the job has to end.
+pub fn uptrain(
+    config: &UptrainConfig,
+    resume: Resume,
+    provenance: &Provenance,
+    job: Job<'_>,
+    events: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let (run, model) = Run::open(config, resume, provenance, job, events)?;
+    run.train(model, events)
+}
+
+/// A run that is ready to step.
+struct Run<'a> {
+    config: &'a UptrainConfig,
+    job: Job<'a>,
+    files: ModelFiles<'a>,
+    objective: Objective,
+    optimizer: Optimizer<'a>,
+    sampler: Sampler,
+    heldout: Heldout<'a>,
+    guard: Guard,
+    state: State,
+    /// The last checkpoint.
+    saved: Option<(u64, PathBuf)>,
+    /// Log and spikes, on the rank that writes.
+    lead: Option<Lead>,
+}
+
+impl Run<'_> {
+    fn train(mut self, mut model: CausalLm, events: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
+        let num_steps = self.config.num_steps();
+        let (eval_every, checkpoint_every) = (self.config.train.eval_every, self.config.train.checkpoint_every);
+        if self.state.step == 0 && eval_every > 0 {
+            self.measure_baseline(&model, events)?;
+        }
+        while self.state.step < num_steps {
+            let (next, row) = self.step(model, events)?;
+            model = next;
+            let step = self.state.step;
+            let last = step == num_steps;
+            if let Some(mut row) = row {
+                if eval_every > 0 && (step.is_multiple_of(eval_every) || last) {
+                    self.heldout.measure(&self.heldout.for_inference(&model)?, &self.objective, &mut row)?;
+                }
+                self.lead.iter_mut().try_for_each(|lead| lead.loggers.step(&row))?;
+                events(Event::Step { row: &row, num_steps });
+            }
+            let due = checkpoint_every > 0 && step.is_multiple_of(checkpoint_every);
+            let stopped = self.job.ranks.any(self.job.is_stopped()) && !last;
+            if due || last || stopped {
+                self.save(&model, events)?;
+            }
+            if let (true, Some((step, checkpoint))) = (stopped, &self.saved) {
+                return Ok(Outcome::Interrupted { step: *step, checkpoint: checkpoint.clone() });
+            }
+        }
+        self.finish(&model)
+    }
+
+    fn measure_baseline(&mut self, model: &CausalLm, events: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let student = self.heldout.for_inference(model)?;
+        let Some(baseline) = self.heldout.baseline(&student, &self.objective)? else { return Ok(()) };
+        self.lead.iter_mut().try_for_each(|lead| lead.loggers.baseline(&baseline))?;
+        events(Event::Baseline(&baseline));
+        Ok(())
+    }
+
+    fn save(&mut self, model: &CausalLm, events: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let step = self.state.step;
+        if self.saved.as_ref().is_some_and(|(saved, _)| *saved == step) {
+            return Ok(());
+        }
+        let ranks = self.job.ranks;
+        // With the thresholds that a routed model has now.
+        self.files.config = self.heldout.for_inference(model)?.config().clone();
+        checkpoint::check_weights(model, step, ranks)?;
+        let dir = &self.config.run.dir;
+        let path = checkpoint::step_dir(dir, step);
+        if ranks.leads() {
+            let optimizers = (&self.optimizer, self.objective.projections());
+            checkpoint::save(dir, model, &self.files, optimizers, &self.state)?;
+            checkpoint::prune(dir, self.config.train.keep_last, self.config.train.keep_best)?;
+        } else {
+            self.optimizer.assist();
+        }
+        ranks.barrier();
+        events(Event::Checkpoint { step, path: &path });
+        self.saved = Some((step, path));
+        Ok(())
+    }
+
+    /// Writes the trained model.
+    fn finish(&self, model: &CausalLm) -> Result<Outcome, TrainError> {
+        let path = self.config.run.dir.join(MODEL_DIR);
+        if self.job.ranks.leads() && !path.exists() {
+            let staging = Staging::new(&path)?;
+            self.files.write(model, staging.path())?;
+            staging.publish()?;
+        }
+        self.job.ranks.barrier();
+        Ok(Outcome::Finished { model: path })
+    }
+}
