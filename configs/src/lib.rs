@@ -40,8 +40,8 @@ pub use arch::{
 pub use budget::Budget;
 pub use byte_size::ByteSize;
 pub use convert::{
-    CalibrationSource, Conversion, ConvertConfig, InitChoice, KeyProblem, KeyProblems, LoraRanks, LoraSpec,
-    ResolvedConvert, SearchSpace, Start, StoredDtype, TargetSettings,
+    CalibrationSource, Compensation, Conversion, ConvertConfig, InitChoice, KeyProblem, KeyProblems, LoraRanks,
+    LoraSpec, Method, ResolvedConvert, SearchSpace, SelectionSpace, Start, StoredDtype, TargetSettings,
 };
 pub use cost::Cost;
 pub use document::{Document, DocumentError};

@@ -130,6 +130,10 @@ impl ModelConfig {
                 map.insert("model_type".into(), json!(model_type));
                 map.insert("architectures".into(), json!([class_name]));
                 map.remove("recursion");
+                if map.get("num_hidden_layers") != Some(&json!(self.num_hidden_layers)) {
+                    map.insert("num_hidden_layers".into(), json!(self.num_hidden_layers));
+                    map.extend(self.architecture.depth_keys(&self.anatomy).map(|(key, value)| (key.to_owned(), value)));
+                }
             }
         }
         map

@@ -22,6 +22,8 @@ named! {
         Random = "random",
         /// Fitted to the activations of the source on a calibration text.
         Calibrated = "calibrated",
+        /// Source layers kept whole; later recursions run them again behind residual gates.
+        Select = "select",
     }
 }
 

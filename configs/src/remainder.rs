@@ -12,7 +12,7 @@
 //! - `pad-unshared` loops `R ⌊S/R⌋` and leaves the others unshared, half of them before the loop
 //!   and half after it, with the odd one before it.
 
-use crate::{Pattern, ShareError, ShareMap};
+use crate::{Pattern, ShareError, ShareMap, Sharing};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -62,7 +62,7 @@ impl std::str::FromStr for RemainderPolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
     map: ShareMap,
-    /// Source layer of each depth, never descending.
+    /// Source layer of each depth, never descending unless the layers were chosen.
     sources: Vec<usize>,
     num_source_layers: usize,
     /// Source layers that stay unshared because the recursions do not divide.
@@ -103,7 +103,7 @@ impl Stack {
         if policy == RemainderPolicy::PadUnshared {
             let rest = num_shared - length;
             let (before, after) = (rest.div_ceil(2), rest / 2);
-            let inner = if sharing.repeats_in_place() { crate::Sharing::Sequence } else { crate::Sharing::Cycle };
+            let inner = if sharing.repeats_in_place() { Sharing::Sequence } else { Sharing::Cycle };
             let padded = Pattern::new(inner, Some(prelude + before), Some(coda + after), None)?;
             let map = ShareMap::lay(&padded, num_source_layers, num_recursions)?;
             let end = num_source_layers - coda;
@@ -116,13 +116,52 @@ impl Stack {
         Ok(Self { map, sources, num_source_layers, left_alone: Vec::new() })
     }
 
+    /// Stack of chosen source layers, one for each depth: layers that are kept, each once and
+    /// ascending, but for one block that may be listed several times in a row, once for each
+    /// recursion of a loop. `0 1 2 3 2 3 7` loops `2 3` twice.
+    ///
+    /// # Errors
+    /// [`ShareError::SourceLayers`] when the list is empty, names a layer that the source does not
+    /// have, or is of another form.
+    pub fn chosen(num_source_layers: usize, sources: &[usize]) -> Result<Self, ShareError> {
+        let wrong = |problem: String| ShareError::SourceLayers { problem };
+        if let Some(layer) = sources.iter().find(|layer| **layer >= num_source_layers) {
+            return Err(wrong(format!(
+                "layer {layer} is listed, expected 0 to {}",
+                num_source_layers.saturating_sub(1)
+            )));
+        }
+        if sources.is_empty() {
+            return Err(wrong("no layer is listed".to_owned()));
+        }
+        let again = |depth: usize| (depth + 1..sources.len()).find(|later| sources[*later] == sources[depth]);
+        let looped = (0..sources.len()).find_map(|depth| Some((depth, again(depth)?)));
+        let (prelude, num_recursions, length) = match looped {
+            None => (0, 1, sources.len()),
+            Some((first, second)) => {
+                let block = &sources[first..second];
+                let repeats = sources[first..].chunks(block.len()).take_while(|chunk| *chunk == block).count();
+                (first, repeats, repeats * block.len())
+            }
+        };
+        let coda = sources.len() - prelude - length;
+        let block = length / num_recursions;
+        let kept: Vec<usize> = sources[..prelude + block].iter().chain(&sources[prelude + length..]).copied().collect();
+        if let Some(pair) = kept.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(wrong(format!("layer {} stands after layer {}", pair[1], pair[0])));
+        }
+        let pattern = Pattern::Loop { sharing: Sharing::Cycle, prelude, coda };
+        let map = ShareMap::lay(&pattern, sources.len(), num_recursions)?;
+        Ok(Self { map, sources: sources.to_vec(), num_source_layers, left_alone: Vec::new() })
+    }
+
     /// Share map of the result.
     #[must_use]
     pub fn map(&self) -> &ShareMap {
         &self.map
     }
 
-    /// Source layer of each depth; never descending.
+    /// Source layer of each depth; never descending unless the layers were chosen.
     #[must_use]
     pub fn sources(&self) -> &[usize] {
         &self.sources
@@ -140,7 +179,7 @@ impl Stack {
         (0..self.num_source_layers).filter(|layer| !self.sources.contains(layer)).collect()
     }
 
-    /// Source layers that two depths come from.
+    /// Source layers that two depths in a row come from.
     #[must_use]
     pub fn repeated(&self) -> Vec<usize> {
         self.sources.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
@@ -184,7 +223,6 @@ pub fn spread(first: usize, last: usize, count: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Sharing;
     use proptest::prelude::*;
 
     fn stack(n: usize, r: usize, sharing: Sharing, remainder: RemainderPolicy) -> Stack {
@@ -222,6 +260,32 @@ mod tests {
         assert_eq!(stack.map().depths().iter().map(|step| step.layer.0).collect::<Vec<_>>(), [0, 1, 1, 1, 2, 2, 2, 3]);
         assert_eq!(stack.map().pattern().keys(), (Some(1), Some(1), None));
         assert_eq!(stack.rest().unwrap(), "source layers 0, 7 left unshared, as the recursions do not divide");
+    }
+
+    #[test]
+    fn chosen_layers_are_kept_once_but_for_a_loop() {
+        let chosen = |sources: &[usize]| {
+            Stack::chosen(9, sources).map(|stack| {
+                let layers: Vec<usize> = stack.map().depths().iter().map(|step| step.layer.0).collect();
+                (layers, stack.map().num_recursions(), stack.map().pattern().keys())
+            })
+        };
+        assert_eq!(chosen(&[0, 2, 3, 8]).unwrap(), (vec![0, 1, 2, 3], 1, (None, None, None)));
+        let looped = chosen(&[0, 1, 3, 4, 3, 4, 3, 4, 8]).unwrap();
+        assert_eq!(looped, (vec![0, 1, 2, 3, 2, 3, 2, 3, 4], 3, (Some(2), Some(1), None)));
+        assert_eq!(chosen(&[5, 5]).unwrap(), (vec![0, 0], 2, (None, None, None)));
+        let stack = Stack::chosen(9, &[0, 1, 3, 1, 3, 8]).unwrap();
+        assert_eq!((stack.dropped(), stack.repeated()), (vec![2, 4, 5, 6, 7], vec![]));
+        for (sources, expected) in [
+            (&[][..], "no layer is listed"),
+            (&[0, 9], "layer 9 is listed, expected 0 to 8"),
+            (&[0, 2, 1], "layer 1 stands after layer 2"),
+            (&[0, 1, 2, 1], "layer 1 stands after layer 2"),
+            (&[0, 1, 1, 2, 2, 3], "layer 2 stands after layer 2"),
+        ] {
+            let error = chosen(sources).unwrap_err().to_string();
+            assert!(error.contains(expected), "{sources:?}: {error}");
+        }
     }
 
     #[test]

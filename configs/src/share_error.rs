@@ -39,6 +39,14 @@ pub enum ShareError {
         /// What to do.
         hint: &'static str,
     },
+    /// Chosen source layers have no form that can be stored.
+    #[error(
+        "{problem}\nhint: kept layers are listed once and ascending, and the layers of one loop again for each recursion, e.g. `0, 1, 2, 3, 2, 3, 7`"
+    )]
+    SourceLayers {
+        /// What is wrong.
+        problem: String,
+    },
     /// A map has another length than the stack.
     #[error(
         "a map of {found} depths does not fit {num_hidden_layers} layers\nhint: give one number for each layer of the model"

@@ -100,8 +100,25 @@ pub enum ConvertError {
         fits: Vec<String>,
     },
     /// A calibrated start has nothing to be fitted to.
-    #[error("init `calibrated` has no calibration text\nhint: give one, or choose another init")]
+    #[error(
+        "what is fitted to a text has no calibration text\nhint: give one, or choose another init, or no compensation"
+    )]
     NoCalibration,
+    /// A budget that no selection of layers fits, or that all layers fit.
+    #[error(
+        "the budget `{budget}` is {allowed} parameters, expected at least {smallest} and less than the {all} of the model\nhint: {}",
+        if allowed >= all { "nothing has to be removed: ask for less" } else { "one layer and the embeddings are the least" }
+    )]
+    SelectionBudget {
+        /// The budget as it was asked for.
+        budget: String,
+        /// The budget in parameters.
+        allowed: usize,
+        /// Parameters of the source.
+        all: usize,
+        /// Parameters of the smallest selection.
+        smallest: usize,
+    },
     /// No candidate of a search fits.
     #[error(
         "nothing can be tried within the budget `{budget}` ({allowed} parameters):\n{}\nhint: raise the budget, or try other recursions, patterns or a `fit`",

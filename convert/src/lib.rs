@@ -32,6 +32,7 @@ mod render;
 mod report;
 mod router;
 mod search;
+mod select;
 mod source_model;
 mod spectra;
 mod tied_group;
@@ -49,4 +50,5 @@ pub use report::{
 };
 pub use router::{ROUTER_REPORT_FILE, RouterOptions, RouterReport, add_router};
 pub use search::{CandidateReport, SearchReport, search};
+pub use select::{LoopCandidate, RemovedLayer, SelectionReport, select};
 pub use source_model::SourceModel;

@@ -1,6 +1,6 @@
 //! Files of a written folder beside the weights and `config.json`.
 
-use crate::{ConvertError, SearchReport};
+use crate::{ConvertError, SearchReport, SelectionReport};
 use retie_checkpoint::{CheckpointError, Provenance};
 use serde::Serialize;
 use std::{io::Write, path::Path};
@@ -14,6 +14,8 @@ pub struct OutputFiles {
     pub provenance: Option<Provenance>,
     /// The search that chose the conversion, for the report.
     pub search: Option<SearchReport>,
+    /// The selection of source layers that chose it, for the report.
+    pub selection: Option<SelectionReport>,
 }
 
 impl OutputFiles {

@@ -2,7 +2,7 @@
 
 use crate::{
     Calibration, ConvertError, ConvertReport, OutputFiles, Phase, PlainError, Progress, SourceModel,
-    calibrate::{Fitted, Scratch, SourceStates, calibrate, calibrated_spectra},
+    calibrate::{Fitted, Scratch, SourceStates, calibrate, calibrated_spectra, compensate},
     factorize::LoraFactors,
     magnitudes::magnitudes,
     output_files::write_json,
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use retie_checkpoint::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, SafetensorsFolder, Staging, TensorSource, narrow, widen,
 };
-use retie_config::{ByteSize, Conversion, Init, LoraRanks, TargetSettings};
+use retie_config::{ByteSize, Compensation, Conversion, Init, LoraRanks, TargetSettings};
 use std::{borrow::Cow, path::Path};
 
 /// Name of the report in the folder.
@@ -28,7 +28,7 @@ pub const REPORT_FILE: &str = "convert.json";
 /// The same input gives the same bytes.
 ///
 /// With a calibration every init is scored on the text that is held out of it; [`Init::Calibrated`]
-/// is fitted to the rest.
+/// and kept layers that are compensated for removed ones are fitted to the rest.
 ///
 /// # Errors
 /// When the source does not fit its configuration (all bad tensors are listed), the conversion does
@@ -46,7 +46,7 @@ pub fn convert(
     out: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ConvertReport, ConvertError> {
-    let is_fitted = conversion.init == Init::Calibrated;
+    let is_fitted = conversion.init == Init::Calibrated || conversion.compensation == Compensation::LeastSquares;
     if is_fitted && calibration.is_none() {
         return Err(ConvertError::NoCalibration);
     }
@@ -57,6 +57,8 @@ pub fn convert(
     let plan = plan(source, conversion, calibration, progress)?;
     let mut report = ConvertReport::new(&plan, source, conversion)?;
     report.search = files.search.clone();
+    report.selection = files.selection.clone();
+    let is_fitted = plan.tensors.iter().any(|tensor| tensor.fitted);
     let staging = Staging::new(out)?;
     write_json(&staging.path().join("config.json"), &plan.config.to_json())?;
     let (source, seed) = (source.tensors, conversion.target.seed);
@@ -65,7 +67,8 @@ pub fn convert(
     match (calibration, &states) {
         (Some(calibration), Some(states)) if is_fitted => {
             let scratch = Scratch::create(staging.path())?;
-            let fitted = calibrate(source, &plan, calibration, seed, &scratch, progress)?;
+            let fit = if plan.is_compensated() { compensate } else { calibrate };
+            let fitted = fit(source, &plan, calibration, seed, &scratch, progress)?;
             let plain_errors = writing.write(Some(&fitted), &mut report, progress)?;
             let average = fitted.average(states, progress)?;
             let written = states.written(source, &plan, calibration, &SafetensorsFolder::open(staging.path())?)?;
@@ -152,13 +155,14 @@ impl Writing<'_> {
                 match (content, fitted_for(tensor)) {
                     (Some(content), _) => content.write(tensor, &mut writer, report)?,
                     (None, Some(fitted)) => {
-                        plain_errors.extend(write_fitted(source, tensor, fitted, &mut writer, report)?);
+                        let seed = target.seed;
+                        plain_errors.extend(write_fitted((source, seed), tensor, fitted, &mut writer, report)?);
                     }
                     (None, None) => unreachable!("what is not fitted has contents"),
                 }
                 done += 1;
                 tracing::debug!(tensor = tensor.name, sources = ?tensor.sources, "written");
-                progress(Progress { stage: Phase::Write, done, total: plan.tensors.len(), tensor: &tensor.name });
+                progress(Progress { phase: Phase::Write, done, total: plan.tensors.len(), tensor: &tensor.name });
             }
         }
         writer.finish()?;
@@ -210,27 +214,37 @@ impl<'a> Content<'a> {
         writer: &mut FolderWriter,
         report: &mut ConvertReport,
     ) -> Result<(), ConvertError> {
-        let dtype = tensor.info.dtype;
         writer.write(&tensor.name, &self.stored)?;
-        for (planned, factors) in tensor.factors.iter().zip(&self.factors) {
-            let [a, b] = [&factors.a, &factors.b].map(|values| narrow(values, dtype));
-            writer.write(&planned.a.0, &a)?;
-            writer.write(&planned.b.0, &b)?;
-            if let Some((name, info)) = &planned.magnitudes {
-                let stored = widen(&self.stored, dtype);
-                let values = magnitudes(&stored, [&widen(&a, dtype), &widen(&b, dtype)], planned.shape);
-                writer.write(name, &narrow(&values, info.dtype))?;
-            }
-            report.add_energy(planned, factors);
-        }
-        Ok(())
+        write_factors(tensor, &self.stored, &self.factors, writer, report)
     }
+}
+
+/// Writes the factors of a tensor whose weight is stored as `stored`.
+fn write_factors(
+    tensor: &PlannedTensor,
+    stored: &[u8],
+    factors: &[LoraFactors],
+    writer: &mut FolderWriter,
+    report: &mut ConvertReport,
+) -> Result<(), ConvertError> {
+    let dtype = tensor.info.dtype;
+    for (planned, factors) in tensor.factors.iter().zip(factors) {
+        let [a, b] = [&factors.a, &factors.b].map(|values| narrow(values, dtype));
+        writer.write(&planned.a.0, &a)?;
+        writer.write(&planned.b.0, &b)?;
+        if let Some((name, info)) = &planned.magnitudes {
+            let values = magnitudes(&widen(stored, dtype), [&widen(&a, dtype), &widen(&b, dtype)], planned.shape);
+            writer.write(name, &narrow(&values, info.dtype))?;
+        }
+        report.add_energy(planned, factors);
+    }
+    Ok(())
 }
 
 /// Writes one tensor that was fitted, and its factors. Gives its distance from the source at every
 /// depth.
 fn write_fitted(
-    source: &dyn TensorSource,
+    (source, seed): (&dyn TensorSource, u64),
     tensor: &PlannedTensor,
     fitted: &Fitted<'_>,
     writer: &mut FolderWriter,
@@ -249,6 +263,12 @@ fn write_fitted(
         if let Some(energy) = fitted.energy(planned) {
             report.add_energy(planned, energy);
         }
+    }
+    if fitted.factors.is_none() && !tensor.factors.is_empty() {
+        // Nothing was tied: the factors start at zero, as those of the layers that are copied.
+        let own = source.read_f32(&tensor.sources[0])?;
+        let factors = group_factors(source, &own, &tensor.factors, seed)?;
+        write_factors(tensor, &fitted.weights.bytes(&tensor.name)?, &factors, writer, report)?;
     }
     let depths = tensor.depths.iter().zip(&tensor.sources);
     depths

@@ -2,10 +2,11 @@
 //! any weight is read.
 
 use crate::{ConvertError, SourceModel, init::layer_sources, kinds, ranks::named_ranks};
-use retie_checkpoint::{Dtype, TensorInfo, TensorSource, check_tensors};
+use retie_checkpoint::{Dtype, ProbePoint, TensorInfo, TensorSource, check_tensors};
 use retie_config::{
-    Conversion, Depth, Init, LayerIndex, LoraConfig, ModelConfig, Projection, RecursionConfig, ShareMap, Stack,
-    StoredDtype, TensorInit, TensorNames, TensorOwner, TensorPart, TensorRole, TensorSpec,
+    Compensation, Conversion, Depth, DepthExtra, Init, LayerIndex, LoraConfig, ModelConfig, Projection,
+    RecursionConfig, ShareMap, Stack, StoredDtype, TensorInit, TensorNames, TensorOwner, TensorPart, TensorRole,
+    TensorSpec,
 };
 use serde_json::json;
 use std::collections::HashSet;
@@ -79,7 +80,10 @@ impl ConversionPlan {
             let (sharing, num_recursions) = (recursion.sharing, recursion.num_recursions);
             return Err(ConvertError::AlreadyRecursive { sharing, num_recursions });
         }
-        let stack = Stack::new(config.num_hidden_layers, *num_recursions, pattern, *remainder)?;
+        let stack = match &conversion.source_layers {
+            Some(layers) => Stack::chosen(config.num_hidden_layers, layers)?,
+            None => Stack::new(config.num_hidden_layers, *num_recursions, pattern, *remainder)?,
+        };
         let lora = conversion.lora.as_ref().map(|lora| named_ranks(lora, config, stack.map())).transpose()?.flatten();
         check_tensors(config, source)?;
         let expected: HashSet<String> = config.tensors().iter().map(TensorSpec::name).collect();
@@ -107,6 +111,22 @@ impl ConversionPlan {
         }
         self.tensors = TensorPlanner::new(&self, source, conversion).all();
         self
+    }
+
+    /// True if kept layers are fitted to what removed layers computed.
+    pub fn is_compensated(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.fitted)
+            && self.config.recursion.as_ref().is_none_or(|recursion| recursion.init == Init::Select)
+    }
+
+    /// Start of the residual gates of a depth; `None` if it has none, or they are 1.
+    pub fn gate(&self, depth: Depth) -> Option<f32> {
+        let owner = TensorOwner::Depth(depth);
+        let vectors = DepthExtra::ResidualScale.vectors().iter();
+        let mut names = vectors.map(|vector| owner.weight(TensorRole::Extra(*vector)));
+        let name = names.next()?;
+        let planned = self.tensors.iter().find(|tensor| tensor.name == name)?;
+        planned.start.filter(|start| *start != DepthExtra::ResidualScale.start())
     }
 
     /// Which stored layer each depth runs.
@@ -182,12 +202,12 @@ struct TensorPlanner<'a> {
     plan: &'a ConversionPlan,
     source: &'a dyn TensorSource,
     dtype: Option<Dtype>,
-    init: Init,
+    conversion: &'a Conversion,
 }
 
 impl<'a> TensorPlanner<'a> {
-    fn new(plan: &'a ConversionPlan, source: &'a dyn TensorSource, conversion: &Conversion) -> Self {
-        Self { plan, source, dtype: stored_dtype(conversion.target.dtype), init: conversion.init }
+    fn new(plan: &'a ConversionPlan, source: &'a dyn TensorSource, conversion: &'a Conversion) -> Self {
+        Self { plan, source, dtype: stored_dtype(conversion.target.dtype), conversion }
     }
 
     /// Every tensor in the order of the file. Factors and magnitudes go with the linear that they
@@ -203,7 +223,7 @@ impl<'a> TensorPlanner<'a> {
     fn tensor(&self, spec: &TensorSpec, specs: &[TensorSpec]) -> PlannedTensor {
         let sources = self.sources(spec);
         let start = match spec.init {
-            TensorInit::Constant(value) => Some(value),
+            TensorInit::Constant(value) => Some(self.gate(spec).unwrap_or(value)),
             _ => None,
         };
         let dtype = match start {
@@ -227,11 +247,30 @@ impl<'a> TensorPlanner<'a> {
             let map = self.plan.map();
             tensor.projection = Some(projection);
             tensor.depths = map.depths_of(layer);
-            tensor.fitted = self.init == Init::Calibrated && map.is_shared(layer);
+            tensor.fitted = match self.conversion.init {
+                Init::Calibrated => map.is_shared(layer),
+                _ => self.compensates(projection),
+            };
             let factors = tensor.depths.iter().filter_map(|depth| self.lora(layer, *depth, projection, dtype, specs));
             tensor.factors = factors.collect();
         }
         tensor
+    }
+
+    /// True if a linear of kept layers is fitted to make up for removed layers.
+    fn compensates(&self, projection: Projection) -> bool {
+        self.conversion.compensation == Compensation::LeastSquares
+            && !self.plan.stack.dropped().is_empty()
+            && ProbePoint::read_by(projection).writes_residual(&self.plan.config)
+    }
+
+    /// Start of the residual gates of a recursion after the first, of a selection.
+    fn gate(&self, spec: &TensorSpec) -> Option<f32> {
+        let TensorRole::Extra(vector) = spec.role else { return None };
+        let TensorOwner::Depth(depth) = spec.owner else { return None };
+        let is_later = self.plan.map().depths()[depth.0].recursion > Some(0);
+        let is_gate = DepthExtra::ResidualScale.vectors().contains(&vector);
+        (self.conversion.init == Init::Select && is_later && is_gate).then_some(self.conversion.gate)
     }
 
     /// The tensors of the source that one of the target is copied from, or is the mean of.

@@ -9,6 +9,9 @@ use std::fmt::{self, Display, Formatter};
 
 impl Display for ConvertReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(selection) = &self.selection {
+            writeln!(f, "{selection}")?;
+        }
         match &self.recursion {
             None => writeln!(f, "{} layers, copied (one recursion)", self.num_layers)?,
             Some(r) => writeln!(
@@ -45,7 +48,7 @@ impl Display for ConvertReport {
             }
         }
         match (&self.calibration, &self.scores) {
-            (Some(calibration), _) => effect(f, calibration)?,
+            (Some(calibration), _) => effect(f, calibration, self.fit_names())?,
             (None, Some(found)) => scores(f, found)?,
             (None, None) => {}
         }
@@ -99,7 +102,7 @@ fn row(f: &mut Formatter<'_>, name: &str, source: u64, target: u64) -> fmt::Resu
     writeln!(f, "{name:<22} {:>16} {:>16} {part:>7}", grouped(source), grouped(target))
 }
 
-fn effect(f: &mut Formatter<'_>, report: &CalibrationReport) -> fmt::Result {
+fn effect(f: &mut Formatter<'_>, report: &CalibrationReport, [plain, fitted]: [&str; 2]) -> fmt::Result {
     writeln!(
         f,
         "\nfitted to {} tokens of {}; scores on {} others, in nats per token",
@@ -107,7 +110,7 @@ fn effect(f: &mut Formatter<'_>, report: &CalibrationReport) -> fmt::Result {
         report.text,
         grouped(report.heldout_tokens as u64)
     )?;
-    score_rows(f, report.source_nll, &[("average", report.average), ("calibrated", report.calibrated)])
+    score_rows(f, report.source_nll, &[(plain, report.average), (fitted, report.calibrated)])
 }
 
 fn scores(f: &mut Formatter<'_>, scores: &Scores) -> fmt::Result {

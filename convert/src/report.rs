@@ -1,14 +1,14 @@
 //! Report of a conversion: stored as `convert.json`, shown as text (see `render.rs`).
 
 use crate::{
-    Calibration, Check, ConvertError, ParameterCounts, SearchReport, SourceModel,
+    Calibration, Check, ConvertError, ParameterCounts, SearchReport, SelectionReport, SourceModel,
     calibrate::Effect,
     factorize::LoraFactors,
     kinds,
     lints::{lints, unused_keys},
     plan::{ConversionPlan, PlannedLora},
 };
-use retie_config::{Conversion, RecursionConfig, Relax, TensorPart};
+use retie_config::{Compensation, Conversion, Init, RecursionConfig, Relax, TensorPart};
 use serde::{Deserialize, Serialize};
 
 /// Report of a conversion.
@@ -47,6 +47,9 @@ pub struct ConvertReport {
     /// The search that chose this start, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
+    /// The selection of source layers that chose this start, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<SelectionReport>,
     /// Source tensors that hold nothing the model needs, and were left out.
     pub left_out: Vec<String>,
     /// Remarks for the reader.
@@ -102,9 +105,10 @@ pub struct CalibrationReport {
     pub heldout_tokens: usize,
     /// NLL of the source, nats per token.
     pub source_nll: f64,
-    /// The mean over the tied group with plain LoRA of the same rank, for comparison.
+    /// For comparison: the mean over the tied group with plain LoRA of the same rank; of a
+    /// selection the kept layers as they are in the source.
     pub average: Effect,
-    /// This model, as it was written.
+    /// This model, as it was written: calibrated or compensated.
     pub calibrated: Effect,
     /// How far every fitted weight is from the source's in the plain sense, which calibration does
     /// not minimise: the check `fit` compares them with the folder.
@@ -215,6 +219,7 @@ impl ConvertReport {
             calibration: None,
             scores: None,
             search: None,
+            selection: None,
             left_out: plan.redundant.clone(),
             notes: notes(plan, conversion),
             checks: Vec::new(),
@@ -225,6 +230,15 @@ impl ConvertReport {
     #[must_use]
     pub fn relax(&self) -> Relax {
         self.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref()).map_or(Relax::Lora, |lora| lora.relax)
+    }
+
+    /// Names of the plain start and of the one that was fitted.
+    #[must_use]
+    pub fn fit_names(&self) -> [&'static str; 2] {
+        match &self.recursion {
+            Some(recursion) if recursion.init == Init::Calibrated => ["average", "calibrated"],
+            _ => ["uncompensated", "compensated"],
+        }
     }
 
     /// Adds the scores of the start as it was written.
@@ -257,11 +271,11 @@ impl ConvertReport {
             plain_errors,
         });
         if written.kl >= average.kl {
-            self.notes.push(
-                "on held-out text the calibrated start is not closer to the source than `average`: more calibration tokens, \
+            let [plain, fitted] = self.fit_names();
+            self.notes.push(format!(
+                "on held-out text the {fitted} start is not closer to the source than the {plain} one: more calibration tokens, \
                  or a text like the one the model is for, may help"
-                    .to_owned(),
-            );
+            ));
         }
     }
 
@@ -286,6 +300,12 @@ impl ConvertReport {
 
 fn notes(plan: &ConversionPlan, conversion: &Conversion) -> Vec<String> {
     let mut notes: Vec<String> = plan.stack.rest().into_iter().collect();
+    if conversion.compensation == Compensation::LeastSquares && !plan.is_compensated() {
+        notes.push(
+            "nothing is compensated: no layer is removed, or a norm stands between every linear and the residual stream"
+                .to_owned(),
+        );
+    }
     let Some(recursion) = &plan.config.recursion else { return notes };
     if recursion.share_norms {
         let what = match plan.config.layer_vectors().iter().any(|(_, part, _)| *part == TensorPart::Bias) {

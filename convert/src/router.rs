@@ -82,7 +82,7 @@ pub fn add_router(
             Some(values) => writer.write(name, &narrow(values, Dtype::F32))?,
             None => writer.write(name, &source.bytes(name)?)?,
         }
-        progress(Progress { stage: Phase::Write, done: i + 1, total: entries.len(), tensor: name });
+        progress(Progress { phase: Phase::Write, done: i + 1, total: entries.len(), tensor: name });
     }
     writer.finish()?;
     let report = RouterReport {
@@ -196,7 +196,7 @@ fn checks(
         if !same {
             bad.push(format!("`{name}`"));
         }
-        progress(Progress { stage: Phase::Check, done: i + 1, total: entries.len(), tensor: name });
+        progress(Progress { phase: Phase::Check, done: i + 1, total: entries.len(), tensor: name });
     }
     let copied = entries.len() - own.len();
     let good = format!("{copied} tensors equal the source's byte for byte, {} are new", own.len());

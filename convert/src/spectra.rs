@@ -28,7 +28,7 @@ pub(crate) fn plain_spectra(
         if let Some(projection) = tensor.projection {
             spectra.extend(group_spectra(source, plan, lora, tensor, projection)?);
         }
-        progress(Progress { stage: Phase::Spread, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
+        progress(Progress { phase: Phase::Spread, done: i + 1, total: plan.tensors.len(), tensor: &tensor.name });
     }
     Ok(spectra)
 }

@@ -183,14 +183,14 @@ fn every_init_is_scored_on_a_text_and_a_calibrated_one_needs_it() {
     let read = |name: &str| fs_err::read(out(name).join("model.safetensors")).unwrap();
     assert!(read("average") == read("plain"));
     // The comparison of a calibrated start is the same start.
-    options.init = Init::Calibrated.into();
+    options.init = Some(Init::Calibrated.into());
     let beside = calibrated(&source, &config, &options, 1, &out("calibrated")).unwrap();
     assert_eq!(beside.calibration.unwrap().average, scores.effect);
     // A copy is the source.
-    options.init = Init::Stepwise.into();
+    options.init = Some(Init::Stepwise.into());
     options.recursions = Some(1);
     assert_eq!(calibrated(&source, &config, &options, 1, &out("copy")).unwrap().scores.unwrap().effect.kl, 0.0);
-    options.init = Init::Calibrated.into();
+    options.init = Some(Init::Calibrated.into());
     options.calibration = Some("text".into());
     let refused = options.validate().unwrap_err().to_string();
     assert!(refused.starts_with("init `calibrated` needs at least 2 recursions"), "{refused}");

@@ -69,7 +69,7 @@ fn auto(budget: Budget) -> ConvertConfig {
 fn space(config: &ConvertConfig) -> SearchSpace {
     match config.validate().unwrap().start {
         Start::Search { space, .. } => space,
-        Start::Fixed { .. } => panic!("no search"),
+        Start::Fixed { .. } | Start::Selection { .. } => panic!("no search"),
     }
 }
 

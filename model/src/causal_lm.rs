@@ -205,7 +205,7 @@ impl CausalLm {
     /// [`CausalLm::begin`].
     #[must_use]
     pub fn run_depths(&self, x: Tensor<2>, depths: Range<usize>, rows: &RowContext) -> Tensor<2> {
-        depths.fold(x, |x, depth| self.run_depth(x, depth, rows, KvSource::Computed { slot: None, kept: None }))
+        depths.fold(x, |x, depth| self.run_depth(x, depth, rows, KvSource::Computed { cache: None, kept: None }))
     }
 
     /// Final norm of hidden states `[M, D]`.

@@ -45,14 +45,14 @@ impl FirstRecursionKv {
 /// Source of a depth's keys and values, and the places that store them.
 #[derive(Debug)]
 pub(crate) enum KvSource<'a> {
-    /// Computed from the depth's rows. They are appended to `slot`, if there is one, and stored in
+    /// Computed from the depth's rows. They are appended to `cache`, if there is one, and stored in
     /// `kept`, if later recursions read them.
-    Computed { slot: Option<DepthCache<'a>>, kept: Option<&'a mut Option<KeysValues>> },
+    Computed { cache: Option<DepthCache<'a>>, kept: Option<&'a mut Option<KeysValues>> },
     /// Taken as they are; the depth computes none.
     Reused(KeysValues),
     /// `first`, which has all rows of the forward pass, with the depth's `rows` replaced by
-    /// computed ones; the result is appended to `slot`, if there is one.
-    Overlaid { first: KeysValues, rows: Arc<[usize]>, slot: Option<DepthCache<'a>> },
+    /// computed ones; the result is appended to `cache`, if there is one.
+    Overlaid { first: KeysValues, rows: Arc<[usize]>, cache: Option<DepthCache<'a>> },
 }
 
 impl KvSource<'_> {
@@ -60,22 +60,22 @@ impl KvSource<'_> {
     /// is called only if they are needed.
     pub(crate) fn keys_values(self, make: impl FnOnce() -> KeysValues) -> KeysValues {
         match self {
-            Self::Computed { slot, kept } => {
+            Self::Computed { cache, kept } => {
                 let computed = make();
                 if let Some(kept) = kept {
                     *kept = Some(computed.clone());
                 }
-                joined(slot, computed)
+                joined(cache, computed)
             }
             Self::Reused(given) => given,
-            Self::Overlaid { first, rows, slot } => joined(slot, over(first, make(), rows)),
+            Self::Overlaid { first, rows, cache } => joined(cache, over(first, make(), rows)),
         }
     }
 }
 
-fn joined(slot: Option<DepthCache<'_>>, computed: KeysValues) -> KeysValues {
-    match slot {
-        Some(slot) => slot.append(computed),
+fn joined(cache: Option<DepthCache<'_>>, computed: KeysValues) -> KeysValues {
+    match cache {
+        Some(cache) => cache.append(computed),
         None => computed,
     }
 }

@@ -86,7 +86,7 @@ impl LayerRunner for LayerByLayer {
             let batch = rows.len() / (tokens * width);
             let x = self.tensor(rows.to_vec(), width);
             let rows = RowContext { layout: Layout::batch(batch, tokens), batch, angles: angles.clone() };
-            let x = block.forward(x, &rows, KvSource::Computed { slot: None, kept: None }, Some(&mut observer));
+            let x = block.forward(x, &rows, KvSource::Computed { cache: None, kept: None }, Some(&mut observer));
             out.extend_from_slice(f32_slice(&x.into_data()));
         }
         Ok(out)

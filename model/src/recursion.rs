@@ -90,9 +90,9 @@ impl CausalLm {
         // With `shared`, later recursions read the cache itself.
         let keep = cache.is_none() || self.kv_sharing() == KvSharing::Hybrid;
         for depth in call.depths.clone() {
-            let slot = cache.as_deref_mut().map(|cache| cache.depth(depth, &call.rows.layout));
+            let cache = cache.as_deref_mut().map(|cache| cache.depth(depth, &call.rows.layout));
             let mut kept = None;
-            x = self.run_depth(x, depth, call.rows, KvSource::Computed { slot, kept: keep.then_some(&mut kept) });
+            x = self.run_depth(x, depth, call.rows, KvSource::Computed { cache, kept: keep.then_some(&mut kept) });
             if let Some(kept) = kept {
                 first.insert(self.layer(depth), kept);
             }
@@ -121,12 +121,12 @@ impl CausalLm {
         let selected = selected_before_all(call);
         let rows = selected.as_ref().unwrap_or(call.rows);
         for depth in call.depths.clone() {
-            let slot = kv.cache.as_deref_mut().map(|cache| cache.depth(depth, &call.rows.layout));
+            let cache = kv.cache.as_deref_mut().map(|cache| cache.depth(depth, &call.rows.layout));
             let source = match selected {
-                None => KvSource::Computed { slot, kept: None },
+                None => KvSource::Computed { cache, kept: None },
                 Some(_) => {
                     let first = kv.first.get(self.layer(depth));
-                    KvSource::Overlaid { first, rows: call.selected_rows.clone(), slot }
+                    KvSource::Overlaid { first, rows: call.selected_rows.clone(), cache }
                 }
             };
             x = self.run_depth(x, depth, rows, source);
@@ -143,8 +143,8 @@ impl CausalLm {
         cache: &mut KvCache,
     ) -> Tensor<2> {
         for depth in depths {
-            let slot = Some(cache.depth(depth, &rows.layout));
-            x = self.run_depth(x, depth, rows, KvSource::Computed { slot, kept: None });
+            let cache = Some(cache.depth(depth, &rows.layout));
+            x = self.run_depth(x, depth, rows, KvSource::Computed { cache, kept: None });
         }
         x
     }

@@ -128,6 +128,16 @@ impl Hub {
         self.offline || cfg!(not(feature = "hub"))
     }
 
+    /// Whether requests carry a token: from `HF_TOKEN`, or from the file that `hf auth login`
+    /// writes.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        #[cfg(feature = "hub")]
+        return self.remote.token.is_some();
+        #[cfg(not(feature = "hub"))]
+        false
+    }
+
     /// The folder with the model's configuration, weights and tokenizer; what is missing is
     /// downloaded. If the hub cannot be reached, what is cached is used, with a warning.
     ///

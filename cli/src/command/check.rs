@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{bail, ensure};
 use burn::tensor::{Device, Int, Tensor};
 use clap::{Args, Subcommand};
-use retie_config::Relax;
+use retie_config::{DepthExtra, Init, Relax};
 use retie_model::{CausalLm, kernels::f32_slice};
 use serde::Serialize;
 use std::fmt::{self, Display, Formatter};
@@ -80,7 +80,13 @@ impl Identity {
         let config = &source.config;
         let limit = config.max_position_embeddings;
         ensure!((1..=limit).contains(&self.tokens), "`--tokens` is {}, expected 1 to {limit}", self.tokens);
+        // The gates of a selection close its later recursions: they are no identity to leave out.
+        let is_gate = |extra: &DepthExtra| {
+            *extra == DepthExtra::ResidualScale
+                && config.recursion.as_ref().is_some_and(|recursion| recursion.init == Init::Select)
+        };
         let extras = config.recursion.iter().flat_map(|recursion| recursion.extras.clone());
+        let extras = extras.filter(|extra| !is_gate(extra));
         let mut others = Vec::new();
         let mut rounded = Vec::new();
         let loaded = CausalLm::load(config, source.tensors.as_ref(), &device)?;

@@ -152,9 +152,12 @@ fn hub() -> Vec<Finding> {
         (false, true) => Finding::ok("hub", "`HF_ENDPOINT` names another hub than huggingface.co"),
         (false, false) => Finding::ok("hub", "huggingface.co (not contacted)"),
     });
-    findings.push(match set("HF_TOKEN") {
-        true => Finding::ok("hub token", "`HF_TOKEN` is set"),
-        false => Finding::missing("hub token", "none", "private and gated models need `HF_TOKEN`"),
+    findings.push(match (hub.has_token(), set("HF_TOKEN")) {
+        (true, true) => Finding::ok("hub token", "`HF_TOKEN` is set"),
+        (true, false) => Finding::ok("hub token", "in the file that `hf auth login` writes"),
+        (false, _) => {
+            Finding::missing("hub token", "none", "private and gated models need `HF_TOKEN`, or `hf auth login`")
+        }
     });
     findings
 }

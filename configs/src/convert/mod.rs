@@ -2,16 +2,20 @@
 //! which the command line fills too, and what it says once it is validated ([`ResolvedConvert`]).
 
 mod init_choice;
+mod method;
 mod problem;
 mod resolve;
+mod resolve_selection;
 mod resolved;
 #[cfg(test)]
 mod tests;
 
 pub use init_choice::InitChoice;
+pub use method::{Compensation, Method};
 pub use problem::{KeyProblem, KeyProblems};
 pub use resolved::{
-    CalibrationSource, Conversion, LoraRanks, LoraSpec, ResolvedConvert, SearchSpace, Start, TargetSettings,
+    CalibrationSource, Conversion, LoraRanks, LoraSpec, ResolvedConvert, SearchSpace, SelectionSpace, Start,
+    TargetSettings,
 };
 
 use crate::{
@@ -34,8 +38,11 @@ pub struct ConvertConfig {
     pub schema: u32,
     /// A Hugging Face folder, a `.gguf` file, or a hub id.
     pub model: String,
-    /// Passes over the shared block, `R`. Optional with a `map`, which implies it, and with `init:
-    /// auto`, which tries 2 and 3.
+    /// What is made of the model: a recursive one, or a plain one with fewer layers.
+    #[serde(default)]
+    pub method: Method,
+    /// Passes over the shared block, `R`. Optional with a `map`, which implies it, with `init:
+    /// auto`, which tries 2 and 3, and with `init: select`, which takes 2.
     #[serde(default)]
     pub recursions: Option<usize>,
     /// The sharing pattern. Optional with a `map`, and with `init: auto`, which tries every pattern
@@ -54,9 +61,21 @@ pub struct ConvertConfig {
     /// Policy for layers that the recursions do not divide.
     #[serde(default, rename = "fit")]
     pub remainder: Option<RemainderPolicy>,
-    /// Initialisation of the shared layers.
-    pub init: InitChoice,
-    /// Upper limit of all weights, for `init: auto`.
+    /// Initialisation of the shared layers; none for `method: drop`, which shares no layer.
+    #[serde(default)]
+    pub init: Option<InitChoice>,
+    /// Source layer of every depth, for `init: select` and `method: drop`; chosen by measurement
+    /// under a `budget` if absent.
+    #[serde(default)]
+    pub source_layers: Option<Vec<usize>>,
+    /// Compensation of the kept layers for the layers that are removed.
+    #[serde(default)]
+    pub compensation: Option<Compensation>,
+    /// Residual gate of the recursions after the first, at the start of `init: select`: measured
+    /// with a `budget`, else 0.
+    #[serde(default)]
+    pub gate: Option<f32>,
+    /// Upper limit of all weights, for `init: auto`, `init: select` and `method: drop`.
     #[serde(default)]
     pub budget: Option<Budget>,
     /// Calibration text, on which the start is scored and to which `init: calibrated` is fitted: a
@@ -137,13 +156,17 @@ impl ConvertConfig {
         Self {
             schema: 1,
             model,
+            method: Method::default(),
             recursions: None,
             sharing: None,
             prelude: None,
             coda: None,
             map: None,
             remainder: None,
-            init: init.into(),
+            init: Some(init.into()),
+            source_layers: None,
+            compensation: None,
+            gate: None,
             budget: None,
             calibration: None,
             calibration_tokens: None,

@@ -1,13 +1,15 @@
 //! From the keys of a conversion to what they mean. Every problem is found, not the first alone.
 
 use super::{
-    CalibrationSource, Conversion, ConvertConfig, InitChoice, KeyProblem, LoraRanks, LoraSpec, ResolvedConvert,
-    SearchSpace, Start, TargetSettings,
+    CalibrationSource, Compensation, Conversion, ConvertConfig, InitChoice, KeyProblem, LoraRanks, LoraSpec, Method,
+    ResolvedConvert, SearchSpace, Start, TargetSettings,
 };
 use crate::{ConfigError, Init, Pattern, Relax, ShareError, Sharing};
 
 /// Tokens to fit to, unless another number is asked for.
 const CALIBRATION_TOKENS: usize = 8192;
+/// The same for kept layers, which have more to be fitted.
+const SELECTION_TOKENS: usize = 65_536;
 /// Fewer tokens say next to nothing about hundreds of directions.
 const LEAST_CALIBRATION_TOKENS: usize = 64;
 /// Numbers of recursions that a search tries where none are asked for.
@@ -16,9 +18,20 @@ const SEARCHED_RECURSIONS: [usize; 2] = [2, 3];
 /// The conversion that `config` describes, or everything that is wrong with it.
 pub(super) fn resolve(config: &ConvertConfig) -> Result<ResolvedConvert, Vec<KeyProblem>> {
     let mut resolver = Resolver { config, problems: Vec::new() };
-    let start = match config.init {
-        InitChoice::Fixed(init) => resolver.fixed(init),
-        InitChoice::Auto => resolver.search(),
+    let start = match (config.method, config.init) {
+        (Method::Drop, _) => resolver.drop_layers(),
+        (Method::Recurse, Some(InitChoice::Fixed(Init::Select))) => resolver.select(),
+        (Method::Recurse, Some(choice)) => {
+            resolver.refuse_selection_keys(choice);
+            match choice {
+                InitChoice::Fixed(init) => resolver.fixed(init),
+                InitChoice::Auto => resolver.search(),
+            }
+        }
+        (Method::Recurse, None) => {
+            resolver.problem("init", "key `init` is missing", "name an initialisation, e.g. `calibrated`");
+            None
+        }
     };
     match start {
         Some(start) if resolver.problems.is_empty() => {
@@ -30,13 +43,13 @@ pub(super) fn resolve(config: &ConvertConfig) -> Result<ResolvedConvert, Vec<Key
 
 /// A configuration, and the problems that were found so far. A method gives `None` where it has
 /// found one.
-struct Resolver<'c> {
-    config: &'c ConvertConfig,
+pub(super) struct Resolver<'c> {
+    pub(super) config: &'c ConvertConfig,
     problems: Vec<KeyProblem>,
 }
 
 impl Resolver<'_> {
-    fn problem(&mut self, key: &'static str, message: impl Into<String>, hint: &'static str) {
+    pub(super) fn problem(&mut self, key: &'static str, message: impl Into<String>, hint: &'static str) {
         self.problems.push(KeyProblem { key, message: message.into(), hint });
     }
 
@@ -64,8 +77,11 @@ impl Resolver<'_> {
             let message = format!("keys and values cannot be shared as `kv_sharing: {kv_sharing}` says: {problem}");
             self.problem("kv_sharing", message, hint);
         }
-        let remainder = self.config.remainder;
-        let conversion = Conversion { num_recursions, pattern, remainder, init, lora, target };
+        let conversion = Conversion {
+            remainder: self.config.remainder,
+            lora,
+            ..Conversion::new(num_recursions, pattern, init, target)
+        };
         Some(Start::Fixed { conversion, calibration })
     }
 
@@ -144,24 +160,32 @@ impl Resolver<'_> {
     /// Refuses an init that is measured where no layer is shared.
     fn require_sharing(&mut self, num_recursions: Option<usize>) {
         if num_recursions == Some(1) {
-            let init = self.config.init;
+            let init = self.config.init.map_or("auto", InitChoice::name);
             let message = format!("init `{init}` needs at least 2 recursions: with 1 no layer is shared");
             self.problem("recursions", message, "with 1 recursion every other init copies the model");
         }
     }
 
-    fn calibration(&mut self) -> Option<CalibrationSource> {
-        let ConvertConfig { init, calibration, calibration_tokens, .. } = self.config;
+    pub(super) fn calibration(&mut self) -> Option<CalibrationSource> {
+        let ConvertConfig { method, init, calibration, calibration_tokens, source_layers, compensation, .. } =
+            self.config;
         let path = calibration.clone().filter(|path| !path.as_os_str().is_empty());
+        let selects = *method == Method::Drop || *init == Some(InitChoice::Fixed(Init::Select));
         let use_of_text = match init {
-            InitChoice::Auto => Some("be measured on"),
-            InitChoice::Fixed(Init::Calibrated) => Some("be fitted to"),
-            InitChoice::Fixed(_) => None,
+            _ if selects && source_layers.is_none() => Some("be measured on"),
+            _ if selects && *compensation == Some(Compensation::LeastSquares) => Some("be fitted to"),
+            Some(InitChoice::Auto) => Some("be measured on"),
+            Some(InitChoice::Fixed(Init::Calibrated)) => Some("be fitted to"),
+            _ => None,
         };
         match (use_of_text, calibration_tokens) {
             (Some(purpose), _) if path.is_none() => {
                 let hint = "name a text like those the model is for: `calibration: FILE` in a file, `--calibration FILE` as an option";
-                self.problem("init", format!("init `{init}` has no text to {purpose}"), hint);
+                let (key, what) = match (method, init) {
+                    (Method::Recurse, Some(init)) => ("init", format!("init `{init}`")),
+                    _ => ("method", format!("method `{method}`")),
+                };
+                self.problem(key, format!("{what} has no text to {purpose}"), hint);
             }
             (None, Some(_)) if path.is_none() => {
                 let message = "a number of calibration tokens is given, but no text";
@@ -169,7 +193,7 @@ impl Resolver<'_> {
             }
             _ => {}
         }
-        let tokens = calibration_tokens.unwrap_or(CALIBRATION_TOKENS);
+        let tokens = calibration_tokens.unwrap_or(if selects { SELECTION_TOKENS } else { CALIBRATION_TOKENS });
         if tokens < LEAST_CALIBRATION_TOKENS {
             let message =
                 format!("{tokens} calibration tokens are too few, expected at least {LEAST_CALIBRATION_TOKENS}");
@@ -182,7 +206,7 @@ impl Resolver<'_> {
         self.config.lora_rank.is_some() || !self.config.lora_ranks.is_empty()
     }
 
-    fn lora(&mut self, num_recursions: Option<usize>) -> Option<LoraSpec> {
+    pub(super) fn lora(&mut self, num_recursions: Option<usize>) -> Option<LoraSpec> {
         let ConvertConfig { relax, lora_rank, lora_ranks, lora_budget, lora_from, .. } = self.config;
         let ranks = match lora_budget {
             Some(budget) => LoraRanks::Budget(*budget),
@@ -235,7 +259,7 @@ impl Resolver<'_> {
 
     /// Refuses to score or fit on a text what runs layer by layer, each with keys and values of its
     /// own.
-    fn kv_sharing(&mut self, is_measured: bool) {
+    pub(super) fn kv_sharing(&mut self, is_measured: bool) {
         let kv_sharing = self.config.kv_sharing;
         if is_measured && kv_sharing.reads_first_recursion() {
             let message = format!("a start with `kv_sharing: {kv_sharing}` cannot be fitted to or scored on a text");
@@ -244,7 +268,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn target(&mut self, num_recursions: Option<usize>) -> TargetSettings {
+    pub(super) fn target(&mut self, num_recursions: Option<usize>) -> TargetSettings {
         let ConvertConfig { extras, share_norms, kv_sharing, tie_across_kinds, dtype, max_shard_size, seed, .. } =
             self.config;
         if !extras.is_empty() && num_recursions == Some(1) {

@@ -1,6 +1,6 @@
 //! A validated conversion: what a source model becomes, without a combination that means nothing.
 
-use super::StoredDtype;
+use super::{Compensation, StoredDtype};
 use crate::{
     Budget, ByteSize, DepthAssignment, DepthExtra, Init, KvSharing, Pattern, Relax, RemainderPolicy, ShareMap,
 };
@@ -26,7 +26,7 @@ impl ResolvedConvert {
     pub fn conversion(&self) -> Option<&Conversion> {
         match &self.start {
             Start::Fixed { conversion, .. } => Some(conversion),
-            Start::Search { .. } => None,
+            Start::Search { .. } | Start::Selection { .. } => None,
         }
     }
 }
@@ -48,6 +48,13 @@ pub enum Start {
         /// Text to score them on.
         calibration: CalibrationSource,
     },
+    /// From source layers that are kept whole, chosen by measurement.
+    Selection {
+        /// The layers to choose from.
+        space: SelectionSpace,
+        /// Text to measure them on.
+        calibration: CalibrationSource,
+    },
 }
 
 /// A calibration text, and how much of it is used.
@@ -60,21 +67,46 @@ pub struct CalibrationSource {
 }
 
 /// One conversion of a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Conversion {
-    /// Passes over the shared block, `R`; 1 copies the model.
+    /// Passes over the shared block, `R`; 1 copies the model, or the layers of it that are kept.
     pub num_recursions: usize,
     /// The sharing pattern.
     pub pattern: Pattern,
     /// Policy for layers that the recursions do not divide; without one they are an error.
     pub remainder: Option<RemainderPolicy>,
+    /// Source layer of every depth, of [`Init::Select`]; every layer once, in order, if absent.
+    pub source_layers: Option<Vec<usize>>,
+    /// Compensation for removed layers.
+    pub compensation: Compensation,
+    /// Residual gate of the recursions after the first, of [`Init::Select`]: the start of their
+    /// [`DepthExtra::ResidualScale`].
+    pub gate: f32,
     /// Initialisation of the shared layers.
     pub init: Init,
     /// LoRA of the depths, which needs 2 recursions or more.
     pub lora: Option<LoraSpec>,
     /// Settings of the written model.
     pub target: TargetSettings,
+}
+
+impl Conversion {
+    /// A conversion without LoRA, from source layers that the pattern names.
+    #[must_use]
+    pub fn new(num_recursions: usize, pattern: Pattern, init: Init, target: TargetSettings) -> Self {
+        Self {
+            num_recursions,
+            pattern,
+            remainder: None,
+            source_layers: None,
+            compensation: Compensation::None,
+            gate: 0.0,
+            init,
+            lora: None,
+            target,
+        }
+    }
 }
 
 /// Settings of the written model that are the same for every candidate of a search.
@@ -157,13 +189,25 @@ impl SearchSpace {
     /// A conversion of this space without LoRA.
     #[must_use]
     pub fn candidate(&self, pattern: &Pattern, num_recursions: usize, init: Init) -> Conversion {
-        Conversion {
-            num_recursions,
-            pattern: pattern.clone(),
-            remainder: self.remainder,
-            init,
-            lora: None,
-            target: self.target.clone(),
-        }
+        let plain = Conversion::new(num_recursions, pattern.clone(), init, self.target.clone());
+        Conversion { remainder: self.remainder, ..plain }
     }
+}
+
+/// The source layers that a selection may keep, and what it makes of them.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SelectionSpace {
+    /// Passes over the looped block; 1 for [`Method::Drop`](super::Method::Drop), which loops none.
+    pub num_recursions: usize,
+    /// Upper limit of all weights.
+    pub budget: Budget,
+    /// Compensation for removed layers.
+    pub compensation: Compensation,
+    /// Residual gate of the recursions after the first; measured if absent.
+    pub gate: Option<f32>,
+    /// LoRA of the recursions after the first.
+    pub lora: Option<LoraSpec>,
+    /// Settings of the written model.
+    pub target: TargetSettings,
 }

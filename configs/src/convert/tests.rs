@@ -13,14 +13,14 @@ fn parse(text: &str) -> Result<ConvertConfig, ConfigError> {
 fn fixed(config: &ConvertConfig) -> (Conversion, Option<CalibrationSource>) {
     match config.validate().unwrap().start {
         Start::Fixed { conversion, calibration } => (conversion, calibration),
-        Start::Search { .. } => panic!("a search"),
+        Start::Search { .. } | Start::Selection { .. } => panic!("a search"),
     }
 }
 
 fn search_space(config: &ConvertConfig) -> SearchSpace {
     match config.validate().unwrap().start {
         Start::Search { space, .. } => space,
-        Start::Fixed { .. } => panic!("no search"),
+        Start::Fixed { .. } | Start::Selection { .. } => panic!("no search"),
     }
 }
 
@@ -34,6 +34,7 @@ fn defaults_fill_what_is_left_out() {
     assert_snapshot!(yaml, @"
     schema: 1
     model: m
+    method: recurse
     recursions: 2
     sharing: middle_cycle
     prelude: null
@@ -41,6 +42,9 @@ fn defaults_fill_what_is_left_out() {
     map: null
     fit: null
     init: average
+    source_layers: null
+    compensation: null
+    gate: null
     budget: null
     calibration: null
     calibration_tokens: null
@@ -83,7 +87,7 @@ fn impossible_and_misspelt_values_are_all_reported() {
       hint: 1 copies the model
     convert.yaml:4:10: `sharing` is `midle_cycle`, expected one of `cycle`, `sequence`, `middle_cycle`, `middle_sequence`, `map`
       hint: did you mean `middle_cycle`?
-    convert.yaml:5:7: `init` is `mean`, expected one of `stepwise`, `average`, `lower`, `upper`, `random`, `calibrated`, `auto`
+    convert.yaml:5:7: `init` is `mean`, expected one of `stepwise`, `average`, `lower`, `upper`, `random`, `calibrated`, `select`, `auto`
     convert.yaml:6:12: `lora_rank` is `0`, expected a positive integer
       hint: leave `lora_rank` out for a model without LoRA
     convert.yaml:7:8: `dtype` is `fp8`, expected one of `keep`, `f32`, `bf16`, `f16`
@@ -278,5 +282,44 @@ fn every_name_of_an_init_parses_to_itself() {
     }
     assert_eq!(InitChoice::NAMES.len(), Init::ALL.len() + 1);
     let error = "mean".parse::<InitChoice>().unwrap_err();
-    assert_eq!(error, "unknown init `mean`, expected one of stepwise, average, lower, upper, random, calibrated, auto");
+    assert_eq!(error, "unknown init `mean`, expected one of stepwise, average, lower, upper, random, calibrated, select, auto");
+}
+
+const SELECTION: &str = "schema: 1\nmodel: m\noutput: checkpoints/store/m\n";
+
+#[test]
+fn a_selection_is_measured_under_a_budget_or_listed() {
+    let text = format!("{SELECTION}init: select\nbudget: 75%\ncalibration: text\nlora_rank: 4\n");
+    let Start::Selection { space, calibration } = parse(&text).unwrap().validate().unwrap().start else {
+        panic!("no selection")
+    };
+    assert_eq!((space.num_recursions, space.compensation, space.gate), (2, Compensation::LeastSquares, None));
+    assert_eq!(space.lora.unwrap().from, 1); // the first recursion is the model with layers removed
+    assert!(space.target.extras.contains(&DepthExtra::ResidualScale));
+    assert_eq!(calibration.tokens, 65_536);
+    let text = format!("{SELECTION}method: drop\nbudget: 75%\ncalibration: text\ncalibration_tokens: 512\n");
+    let Start::Selection { space, .. } = parse(&text).unwrap().validate().unwrap().start else {
+        panic!("no selection")
+    };
+    assert_eq!((space.num_recursions, space.lora, space.target.extras.len()), (1, None, 0));
+
+    let listed = |text: &str| fixed(&parse(&format!("{SELECTION}{text}")).unwrap());
+    let (conversion, calibration) = listed("method: drop\nsource_layers: [0, 2, 3]\n");
+    assert_eq!((conversion.num_recursions, calibration), (1, None));
+    assert_eq!((conversion.compensation, conversion.gate), (Compensation::None, 0.0));
+    let (conversion, _) = listed("init: select\nsource_layers: [0, 2, 3, 2, 3, 7]\ngate: 0.25\ncalibration: text\n");
+    assert_eq!(conversion.pattern, Pattern::Loop { sharing: Sharing::Cycle, prelude: 1, coda: 1 });
+    assert_eq!(
+        (conversion.num_recursions, conversion.compensation, conversion.gate),
+        (2, Compensation::LeastSquares, 0.25)
+    );
+}
+
+#[test]
+fn a_selection_refuses_what_it_decides_and_others_refuse_its_keys() {
+    assert_snapshot!(parse(&format!("{SELECTION}init: select\nsharing: cycle\nfit: drop\nlora_budget: 9\n")).unwrap_err(), @"");
+    assert_snapshot!(parse(&format!("{SELECTION}method: drop\ninit: average\nrecursions: 2\nlora_rank: 4\nsource_layers: [0, 1, 0]\n")).unwrap_err(), @"");
+    assert_snapshot!(parse(&format!("{MINIMAL}source_layers: [0]\ncompensation: none\ngate: 0\n")).unwrap_err(), @"");
+    assert_snapshot!(parse(&format!("{SELECTION}init: select\nrecursions: 1\nsource_layers: [0, 0]\nbudget: 75%\n")).unwrap_err(), @"");
+    assert_snapshot!(parse(&format!("{SELECTION}recursions: 2\n")).unwrap_err(), @"");
 }

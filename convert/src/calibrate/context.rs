@@ -101,16 +101,7 @@ impl<'a> Context<'a> {
 
     /// A copy of the source layer that a depth stands for.
     pub fn source_layer(&self, depth: Depth) -> Result<Overlay, ConvertError> {
-        let mut overlay = Overlay::new(self.plan.source_layer(depth));
-        for (projection, shape) in self.plan.config.projection_shapes() {
-            let role = TensorRole::Projection(projection);
-            overlay.set(role, TensorPart::Weight, &shape, self.source_weight(depth, projection)?.1);
-        }
-        for (role, part, size) in self.plan.config.layer_vectors() {
-            let values = self.source.read_f32(&self.source_owner(depth).tensor_name(role, part))?;
-            overlay.set(role, part, &[size], values);
-        }
-        Ok(overlay)
+        Ok(Overlay::from_source(self.source, &self.plan.config, self.plan.source_layer(depth))?)
     }
 
     /// The source layer that a depth stands for.

@@ -116,7 +116,7 @@ impl<'c, 'a> Effects<'c, 'a> {
         let total = self.context.plan.map().num_depths();
         let hidden = self.walk(&mut |step| {
             let name = format!("model.depths.{}", step.depth);
-            progress(Progress { stage: Phase::Measure, done: step.depth.0 + 1, total, tensor: &name });
+            progress(Progress { phase: Phase::Measure, done: step.depth.0 + 1, total, tensor: &name });
             self.plain_layer(step)
         })?;
         self.compare(&hidden)
@@ -198,6 +198,9 @@ impl<'c, 'a> Effects<'c, 'a> {
             if let Some((planned, factors)) = factors {
                 super::refit::set_factors(&mut layer, planned, factors);
             }
+        }
+        if let Some(gate) = context.plan.gate(step.depth) {
+            layer.set_gates(context.plan.config.hidden_size, gate);
         }
         Ok(Weights::Memory(layer))
     }

@@ -43,6 +43,20 @@ impl Metric {
         Self::from_gram(moments)
     }
 
+    /// The metric of moments `[n, n]` with `ridge` of each element of their diagonal added to it,
+    /// as ridge regression on inputs of unit variance; an input that is never read counts as one.
+    ///
+    /// # Errors
+    /// As [`Metric::new`].
+    pub fn with_ridge(moments: &Mat<f64>, ridge: f64) -> Result<Self, ConvertError> {
+        let mut moments = moments.clone();
+        for i in 0..moments.nrows() {
+            let square = moments[(i, i)];
+            moments[(i, i)] = if square > 0.0 { square * (1.0 + ridge) } else { square + 1.0 };
+        }
+        Self::from_gram(moments)
+    }
+
     /// The sum of some.
     ///
     /// # Errors

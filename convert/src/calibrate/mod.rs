@@ -13,6 +13,8 @@
 //!    really reads.
 //! 3. `effect`: NLL and KL to the source on tokens that the fit did not see.
 //!
+//! `compensate` fits kept layers to what removed layers computed, for a selection.
+//!
 //! # Memory
 //! Beside what the conversion itself holds, one of these at a time: the embedding table while
 //! tokens are looked up; hidden states of the calibration's `M` tokens (`R` copies while a `cycle`
@@ -29,6 +31,7 @@
 //! the corrections are fitted to them.
 
 mod calibration;
+mod compensate;
 mod context;
 mod effect;
 mod least_squares;
@@ -46,6 +49,7 @@ mod walk;
 pub use calibration::Calibration;
 pub use effect::Effect;
 pub(crate) use effect::SourceStates;
+pub(crate) use overlay::Overlay;
 pub(crate) use scratch::Scratch;
 
 use crate::{
@@ -108,6 +112,23 @@ pub(crate) fn calibrate<'a>(
         false => (None, Energies::new()),
     };
     Ok(Fitted { context, weights, factors, energies })
+}
+
+/// Fits everything that `plan` marks as fitted, of a selection of layers.
+///
+/// # Errors
+/// As [`calibrate`].
+pub(crate) fn compensate<'a>(
+    source: &'a dyn TensorSource,
+    plan: &'a ConversionPlan,
+    calibration: &'a Calibration<'a>,
+    seed: u64,
+    scratch: &Scratch,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Fitted<'a>, ConvertError> {
+    let context = Context::new(source, plan, calibration, seed);
+    let weights = compensate::compensate(&context, scratch, progress)?;
+    Ok(Fitted { context, weights, factors: None, energies: Energies::new() })
 }
 
 impl Fitted<'_> {

@@ -1,11 +1,11 @@
 //! One layer's weights in memory, under the names of layer 0 and depth 0 of the checkpoint layout.
 
 use retie_checkpoint::{CheckpointError, Dtype, LayerRun, ProbePoint, TensorInfo, TensorSource, narrow};
-use retie_config::{Depth, LayerIndex, Projection, TensorOwner, TensorPart, TensorRole};
+use retie_config::{Depth, ExtraVector, LayerIndex, ModelConfig, Projection, TensorOwner, TensorPart, TensorRole};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 /// A layer that is on no disk.
-pub(super) struct Overlay {
+pub(crate) struct Overlay {
     /// Layer of the source whose kind of depth it is.
     kind: LayerIndex,
     tensors: BTreeMap<String, (TensorInfo, Vec<f32>)>,
@@ -18,6 +18,34 @@ impl Overlay {
     /// Without tensors, for a depth of the kind of a layer of the source.
     pub fn new(kind: LayerIndex) -> Self {
         Self { kind, tensors: BTreeMap::new() }
+    }
+
+    /// A copy of a layer of the source.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn from_source(
+        source: &dyn TensorSource,
+        config: &ModelConfig,
+        layer: LayerIndex,
+    ) -> Result<Self, CheckpointError> {
+        let (mut overlay, owner) = (Self::new(layer), TensorOwner::Layer(layer));
+        for (projection, shape) in config.projection_shapes() {
+            let role = TensorRole::Projection(projection);
+            overlay.set(role, TensorPart::Weight, &shape, source.read_f32(&owner.weight(role))?);
+        }
+        for (role, part, size) in config.layer_vectors() {
+            overlay.set(role, part, &[size], source.read_f32(&owner.tensor_name(role, part))?);
+        }
+        Ok(overlay)
+    }
+
+    /// Scales what attention and feed-forward network add to the residual stream, of `width`
+    /// channels, by `gate`.
+    pub fn set_gates(&mut self, width: usize, gate: f32) {
+        for vector in [ExtraVector::AttentionScale, ExtraVector::MlpScale] {
+            self.set_own(TensorRole::Extra(vector), &[width], vec![gate; width]);
+        }
     }
 
     /// Puts a tensor of the layer there.

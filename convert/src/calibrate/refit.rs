@@ -89,7 +89,7 @@ pub(super) fn refit(
             tied_hidden = context.run(context.source_run(from, None), &tied_hidden, &mut |_| {})?;
         }
         let name = format!("model.depths.{depth}");
-        progress(Progress { stage: Phase::Refit, done: depth + 1, total: map.num_depths(), tensor: &name });
+        progress(Progress { phase: Phase::Refit, done: depth + 1, total: map.num_depths(), tensor: &name });
     }
     Ok((writer.finish()?, energies))
 }

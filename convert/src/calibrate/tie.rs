@@ -102,7 +102,7 @@ pub(super) fn spectra(
 /// Runs the source and calls `see` with every layer that is shared and its group.
 fn visit_groups(
     context: &Context<'_>,
-    stage: Phase,
+    phase: Phase,
     progress: &mut dyn FnMut(Progress<'_>),
     see: &mut dyn FnMut(LayerIndex, &TiedGroup) -> Result<(), ConvertError>,
 ) -> Result<(), ConvertError> {
@@ -126,7 +126,7 @@ fn visit_groups(
             see(layer, &group)?;
         }
         let name = format!("model.layers.{layer}");
-        progress(Progress { stage, done: layer.0 + 1, total: map.num_layers(), tensor: &name });
+        progress(Progress { phase, done: layer.0 + 1, total: map.num_layers(), tensor: &name });
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 mod average;
 mod lower;
 mod random;
+mod select;
 mod stepwise;
 mod upper;
 
@@ -36,7 +37,8 @@ pub struct InitMethod {
 }
 
 /// Every initialisation that chooses layers, in the order of the documentation.
-pub static INITS: &[InitMethod] = &[stepwise::STEPWISE, average::AVERAGE, lower::LOWER, upper::UPPER, random::RANDOM];
+pub static INITS: &[InitMethod] =
+    &[stepwise::STEPWISE, average::AVERAGE, lower::LOWER, upper::UPPER, random::RANDOM, select::SELECT];
 
 /// For every stored layer, the source layers whose mean it is, or that it is fitted to.
 #[must_use]

@@ -90,7 +90,7 @@ pub fn search(
     for (conversion, ranks) in wanted {
         let (plan, effect) = trial.plain(&conversion, &states)?;
         let candidate = CandidateReport::new(&plan, ranks.name(), effect, None)?;
-        progress(Progress { stage: Phase::Search, done: scored.len() + 1, total, tensor: &candidate.name() });
+        progress(Progress { phase: Phase::Search, done: scored.len() + 1, total, tensor: &candidate.name() });
         scored.push(Scored { conversion, report: candidate });
     }
     // A finalist is a pattern, at its best.
@@ -113,7 +113,7 @@ pub fn search(
             conversion.init = Init::Calibrated;
             let (plan, effect) = trial.calibrated(&conversion, &short, &states, scratch)?;
             let candidate = CandidateReport::new(&plan, ranks.name(), effect, Some(short.train.len()))?;
-            progress(Progress { stage: Phase::Search, done: scored.len() + 1, total, tensor: &candidate.name() });
+            progress(Progress { phase: Phase::Search, done: scored.len() + 1, total, tensor: &candidate.name() });
             scored.push(Scored { conversion, report: candidate });
         }
     }
@@ -132,7 +132,7 @@ pub fn search(
 }
 
 /// Bytes of an element of the linears, as they will be written.
-fn element_bytes(source: SourceModel<'_>, dtype: StoredDtype) -> usize {
+pub(crate) fn element_bytes(source: SourceModel<'_>, dtype: StoredDtype) -> usize {
     let first = TensorOwner::Layer(LayerIndex(0)).weight(TensorRole::Projection(Projection::Q));
     let kept = || source.tensors.info(&first).map(|info| info.dtype);
     stored_dtype(dtype).or_else(kept).map_or(4, retie_checkpoint::Dtype::size)

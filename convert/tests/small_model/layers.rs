@@ -31,6 +31,14 @@ impl Weights<'_> {
         rows.collect()
     }
 
+    /// What is added to the residual stream, scaled by an extra of the depth if there is one.
+    fn scaled(&self, mut x: Vec<f32>, part: &str) -> Vec<f32> {
+        if let Ok(scale) = self.0.tensors.read_f32(&depth_tensor(self.0.depth, &format!("extras.{part}"))) {
+            x.chunks_mut(scale.len()).for_each(|row| row.iter_mut().zip(&scale).for_each(|(x, s)| *x *= s));
+        }
+        x
+    }
+
     fn linear(&self, x: &[f32], part: &str) -> Vec<f32> {
         let name = layer_tensor(self.0.layer, &format!("{part}.weight"));
         let shape = self.0.tensors.info(&name).unwrap().shape.clone();
@@ -87,7 +95,7 @@ impl LayerRunner for Mixture {
         if reached(ProbePoint::Output, &mixed, hidden) {
             return Ok(hidden.to_vec());
         }
-        let hidden = add(hidden, &weights.linear(&mixed, "self_attn.o_proj"));
+        let hidden = add(hidden, &weights.scaled(weights.linear(&mixed, "self_attn.o_proj"), "attention_scale"));
         let normed = weights.norm(&hidden, "post_attention_layernorm");
         if reached(ProbePoint::Mlp, &normed, &hidden) {
             return Ok(hidden);
@@ -97,7 +105,7 @@ impl LayerRunner for Mixture {
         if reached(ProbePoint::Down, &gated, &hidden) {
             return Ok(hidden);
         }
-        Ok(add(&hidden, &weights.linear(&gated, "mlp.down_proj")))
+        Ok(add(&hidden, &weights.scaled(weights.linear(&gated, "mlp.down_proj"), "mlp_scale")))
     }
 
     /// In place of NLL and KL: the mean squared difference of the hidden states.

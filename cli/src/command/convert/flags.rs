@@ -4,7 +4,8 @@
 use crate::choice::choice;
 use clap::Args;
 use retie_config::{
-    Budget, ByteSize, ConvertConfig, DepthExtra, InitChoice, KvSharing, Relax, RemainderPolicy, Sharing, StoredDtype,
+    Budget, ByteSize, Compensation, ConvertConfig, DepthExtra, InitChoice, KvSharing, Method, Relax, RemainderPolicy,
+    Sharing, StoredDtype,
 };
 use serde::{Serialize, Serializer};
 use std::path::PathBuf;
@@ -17,6 +18,10 @@ pub struct ConvertFlags {
     /// A Hugging Face folder, a .gguf file, or a hub id
     #[arg(value_name = "MODEL", required_unless_present = "config")]
     model: Option<String>,
+    /// What is made of the model: a recursive one, or a plain one with fewer layers, which a
+    /// recursive one has to beat
+    #[arg(long, default_value_t, value_parser = choice::<Method>(Method::NAMES))]
+    method: Method,
     /// Passes over the shared block; has to divide the layers that are shared unless there is
     /// `--fit`, 1 copies the model
     #[arg(long, value_name = "R")]
@@ -38,11 +43,24 @@ pub struct ConvertFlags {
     #[arg(long, value_parser = choice::<RemainderPolicy>(RemainderPolicy::ALL.map(RemainderPolicy::name)))]
     fit: Option<RemainderPolicy>,
     /// How the shared layers are initialised; `auto` measures candidates and takes the best, with
-    /// its pattern and ranks
-    #[arg(long, required_unless_present = "config", value_parser = choice::<InitChoice>(InitChoice::NAMES))]
+    /// its pattern and ranks; `select` keeps layers whole and loops a block of them, chosen by
+    /// measurement
+    #[arg(long, required_unless_present_any = ["config", "method"], value_parser = choice::<InitChoice>(InitChoice::NAMES))]
     init: Option<InitChoice>,
-    /// The most that all weights may be, for `--init auto`: 75% of the source, 90M parameters,
-    /// 250MiB
+    /// The source layer of every depth, for `--init select` and `--method drop`, in place of a
+    /// budget, e.g. 0,1,2,3,2,3,7
+    #[arg(long, value_name = "LAYER,…", value_delimiter = ',')]
+    source_layers: Option<Vec<usize>>,
+    /// What makes up for removed layers, of `--init select` and `--method drop` [default:
+    /// least_squares with a text, else none]
+    #[arg(long, value_parser = choice::<Compensation>(Compensation::NAMES))]
+    compensation: Option<Compensation>,
+    /// Residual gate of the recursions after the first, of `--init select` [default: measured with a
+    /// budget, else 0]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    gate: Option<f32>,
+    /// The most that all weights may be, for `--init auto`, `--init select` and `--method drop`:
+    /// 75% of the source, 90M parameters, 250MiB
     #[arg(long, value_parser = |text: &str| text.parse::<Budget>())]
     budget: Option<Budget>,
     /// Text on which the start is scored, and that `--init calibrated` is fitted to; of .jsonl,
@@ -132,7 +150,7 @@ mod tests {
     const WHOLE: &str = "--init average --recursions 2 --sharing cycle";
 
     /// Every option that is a key: a value, and the options that it needs beside it.
-    const SAMPLES: [(&str, &str, &str); 24] = [
+    const SAMPLES: [(&str, &str, &str); 28] = [
         ("model", "other", WHOLE),
         ("recursions", "3", "--init average --sharing cycle"),
         ("sharing", "sequence", "--init average --recursions 2"),
@@ -141,6 +159,10 @@ mod tests {
         ("map", "0,1,1,2", "--init average"),
         ("fit", "repeat", WHOLE),
         ("init", "lower", "--recursions 2 --sharing cycle"),
+        ("method", "drop", "--source-layers 0,1"),
+        ("source_layers", "0,1", "--method drop"),
+        ("compensation", "none", "--method drop --source-layers 0,1 --calibration text"),
+        ("gate", "0.5", "--init select --source-layers 0,0"),
         ("budget", "50%", "--init auto --calibration text"),
         ("calibration", "text", WHOLE),
         ("calibration_tokens", "100", "--init average --recursions 2 --sharing cycle --calibration text"),

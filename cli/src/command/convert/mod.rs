@@ -15,8 +15,8 @@ use crate::{
 use clap::Args;
 use flags::ConvertFlags;
 use retie_checkpoint::{ModelSource, Provenance, Staging};
-use retie_config::{Conversion, ConvertConfig, ResolvedConvert, SearchSpace, Start, document};
-use retie_convert::{ConvertReport, OutputFiles, SearchReport, SourceModel};
+use retie_config::{Conversion, ConvertConfig, ResolvedConvert, SearchSpace, SelectionSpace, Start, document};
+use retie_convert::{ConvertReport, OutputFiles, SearchReport, SelectionReport, SourceModel};
 use serde::Serialize;
 use std::{
     fmt::Display,
@@ -31,7 +31,7 @@ pub struct Convert {
     /// Take all of this from a YAML file instead
     #[arg(long, value_name = "FILE", conflicts_with = "ConvertFlags")]
     config: Option<PathBuf>,
-    /// Show what `--init auto` would choose, and write nothing
+    /// Show what a search would choose (`--init auto`, or a selection of layers), and write nothing
     #[arg(long, conflicts_with = "report")]
     plan: bool,
     /// Write a page about the conversion here, as HTML
@@ -74,16 +74,20 @@ impl Convert {
 
 /// Shows what a search would choose.
 fn show_plan(resolved: &ResolvedConvert, json: JsonArgs) -> anyhow::Result<Status> {
-    let (space, calibration) = match &resolved.start {
-        Start::Search { space, calibration } => (space, calibration),
-        Start::Fixed { conversion, .. } => {
-            anyhow::bail!("`--plan` shows what `--init auto` would choose, found `--init {}`", conversion.init)
-        }
-    };
     let source = model::open(&resolved.model)?;
-    let calibration = CalibrationRun::read(&source, calibration)?;
-    let (_, report) = search(&source, space, &calibration, &resolved.output)?;
-    show(json, &report)?;
+    match &resolved.start {
+        Start::Search { space, calibration } => {
+            let calibration = CalibrationRun::read(&source, calibration)?;
+            show(json, &search(&source, space, &calibration, &resolved.output)?.1)?;
+        }
+        Start::Selection { space, calibration } => {
+            let calibration = CalibrationRun::read(&source, calibration)?;
+            show(json, &select(&source, space, &calibration)?.1)?;
+        }
+        Start::Fixed { conversion, .. } => {
+            anyhow::bail!("`--plan` shows what a search would choose, found a fixed `--init {}`", conversion.init)
+        }
+    }
     Ok(Status::Done)
 }
 
@@ -97,7 +101,8 @@ pub fn convert(source: &ModelSource, resolved: &ResolvedConvert) -> anyhow::Resu
         model::tokenizer(source)?;
     }
     let provenance = Provenance::now(command_line(), Some(model::parent(source)?));
-    let mut files = OutputFiles { files: source.companions.clone(), provenance: Some(provenance), search: None };
+    let mut files =
+        OutputFiles { files: source.companions.clone(), provenance: Some(provenance), ..OutputFiles::default() };
     let out = &resolved.output;
     let (conversion, calibration) = match &resolved.start {
         Start::Fixed { conversion, calibration } => {
@@ -109,6 +114,12 @@ pub fn convert(source: &ModelSource, resolved: &ResolvedConvert) -> anyhow::Resu
             let (chosen, report) = search(source, space, &calibration, out)?;
             output::line(&format!("chosen: {}", report.why));
             files.search = Some(report);
+            (chosen, Some(calibration))
+        }
+        Start::Selection { space, calibration } => {
+            let calibration = CalibrationRun::read(source, calibration)?;
+            let (chosen, report) = select(source, space, &calibration)?;
+            files.selection = Some(report);
             (chosen, Some(calibration))
         }
     };
@@ -130,6 +141,17 @@ fn search(
     let mut bars = Bars::default();
     let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
     Ok(retie_convert::search(source_model(source), space, &calibration.calibration(), scratch.path(), &mut see)?)
+}
+
+/// The selection of source layers of `space`, and how it was found.
+fn select(
+    source: &ModelSource,
+    space: &SelectionSpace,
+    calibration: &CalibrationRun,
+) -> anyhow::Result<(Conversion, SelectionReport)> {
+    let mut bars = Bars::default();
+    let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
+    Ok(retie_convert::select(source_model(source), space, &calibration.calibration(), &mut see)?)
 }
 
 /// An open model as the conversion reads it.

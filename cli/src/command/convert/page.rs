@@ -15,7 +15,10 @@ pub fn write(path: &Path, config: &ConvertConfig, report: &ConvertReport) -> any
     summary.extend(report.notes.iter().cloned());
     let tables = [Some(parameters(report)), scores(report), report.search.as_ref().map(ranking)];
     let page = Page {
-        title: format!("{} made recursive", config.model),
+        title: match report.recursion {
+            Some(_) => format!("{} made recursive", config.model),
+            None => format!("{} with {} layers", config.model, report.num_layers),
+        },
         summary,
         passages: Vec::new(),
         tables: tables.into_iter().flatten().collect(),
@@ -66,7 +69,7 @@ fn scores(report: &ConvertReport) -> Option<Table> {
     let average = report.calibration.as_ref().map(|calibration| calibration.average);
     let rows = [
         Some(losses("source", scores.source_nll, None)),
-        average.map(|effect| losses("average, same ranks", effect.nll, Some(effect.kl))),
+        average.map(|effect| losses(report.fit_names()[0], effect.nll, Some(effect.kl))),
         Some(losses("this model", scores.effect.nll, Some(scores.effect.kl))),
     ];
     Some(Table {

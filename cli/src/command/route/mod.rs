@@ -41,7 +41,8 @@ impl Route {
         let num_recursions = source.config.recursion.as_ref().map_or(1, |recursion| recursion.num_recursions);
         let options = flags.options(num_recursions)?;
         let provenance = Provenance::now(command_line(), Some(model::parent(&source)?));
-        let files = OutputFiles { files: source.companions.clone(), provenance: Some(provenance), search: None };
+        let files =
+            OutputFiles { files: source.companions.clone(), provenance: Some(provenance), ..OutputFiles::default() };
         let mut bars = Bars::default();
         let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
         let report = retie_convert::add_router(source_model(&source), &options, &files, &out, &mut see)

@@ -1,0 +1,27 @@
+//! Methods of a conversion, and what makes up for removed layers.
+
+use crate::named::named;
+
+named! {
+    /// Method of a conversion.
+    #[derive(Default)]
+    Method, "method" {
+        /// A recursive model: depths share layers.
+        #[default]
+        Recurse = "recurse",
+        /// A plain model with fewer layers: layers are removed, no layer is shared. What a
+        /// recursive model of the same size has to beat.
+        Drop = "drop",
+    }
+}
+
+named! {
+    /// Compensation of kept layers for removed ones.
+    Compensation, "compensation" {
+        /// Kept layers equal those of the source bit for bit.
+        None = "none",
+        /// `o_proj` and `down_proj` of kept layers fitted by least squares, so that the residual
+        /// stream is that of the source behind the removed layers.
+        LeastSquares = "least_squares",
+    }
+}

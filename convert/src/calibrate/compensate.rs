@@ -1,0 +1,238 @@
+//! Compensation for removed layers: `o_proj` and `down_proj` of the kept layers, fitted so that the
+//! residual stream is that of the source.
+//!
+//! Source and kept layers run side by side, depth after depth. Behind a kept layer the stream
+//! should be what it is in the source behind the removed layers that follow; between attention and
+//! feed-forward network it should be what it is there. With `x̂` what the linear reads, `ĥ` the
+//! stream that its output is added to, `b` its bias and `g` the stream of the source, the fitted
+//! weight is
+//!
+//! ```text
+//! T = W + E[(g − ĥ − b − W x̂) x̂ᵀ] (C + λ diag C)⁻¹,    C = E[x̂ x̂ᵀ],
+//! ```
+//!
+//! ridge regression of what is missing, each row divided by the root mean square of `g`. It has the
+//! shape of `W`: nothing is added to the model, and what was removed is approximated by what is left
+//! (as ReplaceMe, <https://arxiv.org/abs/2505.02819>, does behind one cut).
+//!
+//! Many fits one after another to the same rows would hide from each other what none of them
+//! explains on others. So one sequence in [`VALIDATED`] is fitted to by none; `λ` is the one of
+//! [`RIDGES`] that explains most there, and a weight stays as it is where none explains anything.
+//! Layers before the first removed one stay as they are, bit for bit. Depths that run a layer again
+//! are not fitted: they read what was fitted at the first.
+
+use super::{
+    context::{Context, row_major, wide},
+    metric::{Metric, inner, product},
+    moments::{GramSums, Pair},
+    overlay::Overlay,
+    scratch::Scratch,
+};
+use crate::{ConvertError, Phase, Progress};
+use faer::Mat;
+use retie_checkpoint::{ProbePoint, SafetensorsFile, narrow, widen};
+use retie_config::{DepthAssignment, LayerIndex, Projection, TensorOwner, TensorPart, TensorRole};
+use std::collections::BTreeMap;
+
+/// One sequence in so many chooses ridges and is not fitted to.
+const VALIDATED: usize = 8;
+
+/// Parts of the diagonal of the moments that are tried.
+const RIDGES: [f64; 5] = [1e-3, 1e-2, 0.1, 0.5, 3.0];
+
+/// Fits the kept layers and writes what was fitted to `scratch`.
+///
+/// # Errors
+/// When something cannot be read or written, or is not finite.
+pub(super) fn compensate(
+    context: &Context<'_>,
+    scratch: &Scratch,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<SafetensorsFile, ConvertError> {
+    let (plan, total) = (context.plan, context.plan.map().num_depths());
+    let mut writer = scratch.weights(plan)?;
+    let mut source = context.embed(&context.calibration.train)?;
+    let mut hidden = source.clone();
+    let mut looped: BTreeMap<LayerIndex, Overlay> = BTreeMap::new();
+    for step in plan.map().depths() {
+        let kept = plan.source_layer(step.depth);
+        hidden = match looped.get_mut(&step.layer) {
+            Some(layer) => {
+                if let Some(gate) = plan.gate(step.depth) {
+                    layer.set_gates(plan.config.hidden_size, gate);
+                }
+                context.run(layer.run(None), &hidden, &mut |_| {})?
+            }
+            None => {
+                let next = next_kept(context, kept);
+                let is_intact = hidden == source && next == kept.0 + 1;
+                let goals = Goals::run(context, kept, next, source)?;
+                let mut layer = Overlay::from_source(context.source, &plan.config, kept)?;
+                for projection in context.all_projections() {
+                    let planned = context.planned(step.layer, projection).filter(|planned| planned.fitted);
+                    let Some(planned) = planned else { continue };
+                    if !is_intact {
+                        let fitted = fit(context, &layer, (&hidden, &goals), *step, projection)?;
+                        let role = TensorRole::Projection(projection);
+                        let dtype = planned.info.dtype;
+                        let rounded = widen(&narrow(&fitted, dtype), dtype);
+                        layer.set(role, TensorPart::Weight, &context.shape(projection), rounded);
+                    }
+                    writer.write(&planned.name, &narrow(layer.weight(projection)?, planned.info.dtype))?;
+                }
+                source = goals.after;
+                let hidden = context.run(layer.run(None), &hidden, &mut |_| {})?;
+                if plan.map().is_shared(step.layer) {
+                    looped.insert(step.layer, layer);
+                }
+                hidden
+            }
+        };
+        let name = format!("model.depths.{}", step.depth);
+        progress(Progress { phase: Phase::Compensate, done: step.depth.0 + 1, total, tensor: &name });
+    }
+    Ok(writer.finish()?)
+}
+
+/// The source layer behind the removed ones that follow `kept`; the number of layers behind the
+/// last.
+fn next_kept(context: &Context<'_>, kept: LayerIndex) -> usize {
+    let stack = &context.plan.stack;
+    let later = stack.sources().iter().copied().filter(|layer| *layer > kept.0).min();
+    later.unwrap_or(stack.num_source_layers())
+}
+
+/// Residual stream of the source.
+struct Goals {
+    /// Between attention and feed-forward network of the kept layer, `[M, D]`.
+    between: Vec<f32>,
+    /// Behind the kept layer and the removed ones that follow, `[M, D]`.
+    after: Vec<f32>,
+}
+
+impl Goals {
+    fn run(context: &Context<'_>, kept: LayerIndex, next: usize, source: Vec<f32>) -> Result<Self, ConvertError> {
+        let mut between = Vec::new();
+        let after = context.run(context.source_run(kept, None), &source, &mut |seen| {
+            if seen.point == ProbePoint::Mlp {
+                between.extend_from_slice(seen.residual);
+            }
+        })?;
+        Ok(Self { between, after: context.source_hidden(after, kept.0 + 1, next)? })
+    }
+
+    fn behind(&self, point: ProbePoint) -> &[f32] {
+        if point == ProbePoint::Output { &self.between } else { &self.after }
+    }
+}
+
+/// A weight of a linear that writes to the residual stream, fitted to the goal behind it: least
+/// squares on most of the sequences, with the ridge that explains most on the others.
+fn fit(
+    context: &Context<'_>,
+    layer: &Overlay,
+    (hidden, goals): (&[f32], &Goals),
+    step: DepthAssignment,
+    projection: Projection,
+) -> Result<Vec<f32>, ConvertError> {
+    let bad = |_| ConvertError::BadMoments { depth: step.depth.0, projection: projection.name().to_owned() };
+    let shape = context.shape(projection);
+    let weight = wide(layer.weight(projection)?, shape);
+    let [fitted, validated] = observe(context, layer, (hidden, goals), step, projection)?;
+    let gram = fitted.gram();
+    let missing = fitted.missing(&weight);
+    let mut best = (0.0, None);
+    for ridge in RIDGES {
+        let change = Metric::with_ridge(&gram, ridge).map_err(bad)?.divide(missing.clone());
+        let explained = validated.explained(&weight, &change);
+        tracing::debug!(depth = step.depth.0, projection = projection.name(), ridge, explained, "compensated");
+        if explained > best.0 {
+            best = (explained, Some(change));
+        }
+    }
+    Ok(row_major(best.1.map_or_else(|| weight.clone(), |change| &weight + &change).as_ref()))
+}
+
+/// Moments of some sequences.
+struct Moments(GramSums);
+
+impl Moments {
+    fn gram(&self) -> Mat<f64> {
+        self.0.gram()
+    }
+
+    /// `E[(g − ĥ − b − W x̂) x̂ᵀ]`, `[D, in]`.
+    fn missing(&self, weight: &Mat<f64>) -> Mat<f64> {
+        let given = product(weight.as_ref(), self.gram().as_ref());
+        self.0.residual().map_or_else(|| Mat::zeros(given.nrows(), given.ncols()), |wanted| &wanted - &given)
+    }
+
+    /// By how much a change of the weight lowers the mean squared error.
+    fn explained(&self, weight: &Mat<f64>, change: &Mat<f64>) -> f64 {
+        let quadratic = product(change.as_ref(), self.gram().as_ref());
+        2.0 * inner(change.as_ref(), self.missing(weight).as_ref()) - inner(quadratic.as_ref(), change.as_ref())
+    }
+}
+
+/// Moments of what a linear reads and of what should be added to the residual stream: of the
+/// sequences that are fitted to, and of those that choose the ridge. Every row counts relative to
+/// the length of its stream, as the norms of the layers behind it take it.
+fn observe(
+    context: &Context<'_>,
+    layer: &Overlay,
+    (hidden, goals): (&[f32], &Goals),
+    step: DepthAssignment,
+    projection: Projection,
+) -> Result<[Moments; 2], ConvertError> {
+    let (point, [width, inp]) = (ProbePoint::read_by(projection), context.shape(projection));
+    let owner = TensorOwner::Layer(context.plan.source_layer(step.depth));
+    let bias = match context.plan.config.has_bias(projection) {
+        true => context.source.read_f32(&owner.bias(TensorRole::Projection(projection)))?,
+        false => vec![0.0; width],
+    };
+    let length = context.calibration.sequence_length;
+    let num_sequences = hidden.len() / width / length;
+    let num_validated = (num_sequences / VALIDATED).max(usize::from(num_sequences > 1));
+    let border = (num_sequences - num_validated) * length;
+    let mut sums = [GramSums::new(inp), GramSums::new(inp)];
+    let mut row = 0;
+    context.run(layer.run(Some(point)), hidden, &mut |seen| {
+        if seen.point != point {
+            return;
+        }
+        let rows = seen.residual.len() / width;
+        let first = border.saturating_sub(row).min(rows);
+        for (part, sums) in [0..first, first..rows].into_iter().zip(&mut sums) {
+            if part.is_empty() {
+                continue;
+            }
+            let goal = &goals.behind(point)[(row + part.start) * width..(row + part.end) * width];
+            let inputs = &seen.inputs[part.start * inp..part.end * inp];
+            let residual = &seen.residual[part.start * width..part.end * width];
+            let scales: Vec<f32> = goal.chunks(width).map(inverse_rms).collect();
+            let goal = scaled(goal, &scales);
+            let offset: Vec<f32> = residual.chunks(width).flat_map(|row| add(row, &bias)).collect();
+            let offset = scaled(&offset, &scales);
+            sums.add(Pair { source: None, tied: &scaled(inputs, &scales), residual: Some([&goal, &offset]) });
+        }
+        row += rows;
+    })?;
+    let [fitted, validated] = sums.map(Moments);
+    Ok([fitted, validated])
+}
+
+/// `1 / sqrt(mean of squares)`; 0 for a row of zeros, which then counts for nothing.
+fn inverse_rms(row: &[f32]) -> f32 {
+    let square = row.iter().map(|x| x * x).sum::<f32>() / row.len().max(1) as f32;
+    if square > 0.0 { square.sqrt().recip() } else { 0.0 }
+}
+
+/// Rows times a factor each.
+fn scaled(rows: &[f32], scales: &[f32]) -> Vec<f32> {
+    let width = rows.len() / scales.len().max(1);
+    rows.chunks(width).zip(scales).flat_map(|(row, scale)| row.iter().map(move |x| x * scale)).collect()
+}
+
+fn add<'r>(row: &'r [f32], bias: &'r [f32]) -> impl Iterator<Item = f32> + 'r {
+    row.iter().zip(bias).map(|(x, b)| x + b)
+}
