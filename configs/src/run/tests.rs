@@ -58,6 +58,7 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
         label_smoothing: 0.0
         z_loss: 0.0
     optimizer:
+      kind: adamw
       lr: 0.003
       beta1: 0.9
       beta2: 0.95
@@ -68,27 +69,35 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
         shared:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         unshared:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         lora:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         extras:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         routers:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         auxiliary_routers:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         norms:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         embeddings:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
     schedule:
       cosine:
         warmup_steps: 20
@@ -144,6 +153,13 @@ fn the_written_configuration_reads_back_as_itself() {
         ],
         &["run.loggers=[csv, tensorboard]", "train.loss_spike=ignore", "train.telemetry_every=0"],
         &["run.loggers=[]", "train.loss_spike={report: {window: 9}}"],
+        &["optimizer.kind=muon", "train.average=ema", "schedule={linear: {warmup_steps: 2}}"],
+        &[
+            "optimizer.kind={muon: {momentum: 0.9, ns_steps: 3, adjust_lr: original, lora: true}}",
+            "optimizer.groups.shared={lr: 2, freeze_until: 7}",
+            "train.average={tail: {from: 0.5}}",
+            "schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2, decay_type: 1-sqrt}}",
+        ],
     ] {
         let config = parse(MINIMAL, overrides).unwrap();
         let yaml = to_yaml(&config).unwrap();
@@ -338,6 +354,40 @@ fn schedules_groups_and_kept_checkpoints_are_checked() {
       hint: `checkpoint_every` has to be a multiple of `eval_every`
     --set train.non_finite={skip: {in_a_row: 0}}: `train.non_finite.skip.in_a_row` is `0`, expected a positive integer
     ");
+}
+
+#[test]
+fn a_bare_name_has_every_default() {
+    let bare = parse(MINIMAL, &["optimizer.kind=muon", "train.average=tail", "train.loss_spike=report"]).unwrap();
+    let spelt = [
+        "optimizer.kind={muon: {momentum: 0.95, ns_steps: 5, adjust_lr: match_rms_adamw, lora: false}}",
+        "train.average={tail: {from: 0.75}}",
+        "train.loss_spike={report: {window: 50, deviations: 6}}",
+    ];
+    assert_eq!(bare, parse(MINIMAL, &spelt).unwrap());
+    assert!(to_yaml(&bare).unwrap().contains("  kind:\n    muon:\n      momentum: 0.95\n"));
+}
+
+#[test]
+fn settings_of_muon_averages_decays_and_frozen_starts_are_checked() {
+    let muon = "optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}";
+    assert_snapshot!(error(MINIMAL, &[muon]), @"");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {momentum: 1, ns_steps: 0}}"]), @"");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind=moun"]), @"");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {nesterov: true}}"]), @"");
+    assert_snapshot!(error(MINIMAL, &["train.average={ema: {decay: 1}}"]), @"");
+    assert_snapshot!(error(MINIMAL, &["train.average={tail: {from: 1}}"]), @"");
+    assert_snapshot!(error(MINIMAL, &["train.average={mean: {}}"]), @"");
+    let decay = "schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2, decay_type: sqrt}}";
+    assert_snapshot!(error(MINIMAL, &[decay]), @"");
+    assert_snapshot!(error(MINIMAL, &["schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}"]), @"");
+    let late = "optimizer.groups={shared: {freeze_until: 293}, norms: {freeze_until: 292}}";
+    assert_snapshot!(error(MINIMAL, &[late]), @"");
+    let names = ["shared", "unshared", "lora", "extras", "routers", "auxiliary_routers", "norms"];
+    let frozen: Vec<String> = names.iter().map(|name| format!("{name}: {{freeze_until: 1}}")).collect();
+    let frozen = format!("optimizer.groups={{{}, embeddings: {{lr: 0}}}}", frozen.join(", "));
+    assert_snapshot!(error(MINIMAL, &[&frozen]).replace(&frozen, "G"), @"");
+    assert_snapshot!(error(MINIMAL, &["optimizer.groups.layers.lr=2"]), @"");
 }
 
 #[test]

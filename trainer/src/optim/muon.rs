@@ -133,7 +133,7 @@ mod tests {
         Parameter { name: "w".to_owned(), group, shape: shape.to_vec() }
     }
 
-    /// Largest distance of four steps from those of the golden `kind`.
+    /// Largest distance of four steps from those of the golden values `kind`.
     fn distance(name: &str, shape: [usize; 2], adjust_lr: &str, kind: &str) -> f32 {
         let device = Device::flex();
         let vector =
@@ -163,14 +163,13 @@ mod tests {
     fn steps_are_those_of_torch_for_wide_tall_and_square_matrices() {
         for (name, shape) in [("wide", [6, 20]), ("tall", [24, 5]), ("square", [8, 8])] {
             for adjust_lr in ["original", "match_rms_adamw"] {
-                // torch's own steps with its iteration in f32: a step moves a weight by about
-                // 1e-2, and the iteration carries roundings of 1e-7 of it on to some 1e-5.
+                // Weights of up to 3 are rounded by 1e-7 in each of four steps, on both sides.
                 let found = distance(name, shape, adjust_lr, "f32");
-                assert!(found < 1e-6, "{name}, {adjust_lr}: {found}");
-                // As torch computes it, the iteration in bf16: 2⁻⁸ of a step of at most 4e-2, in
-                // five iterations and four steps.
+                assert!(found < 2e-6, "{name}, {adjust_lr}: {found}");
+                // As torch computes it, with the iteration in bf16: it is up to 2.4e-3 away from
+                // itself in f32, after steps that add up to 5e-2 and more.
                 let found = distance(name, shape, adjust_lr, "bf16");
-                assert!(found < 2e-3, "{name}, {adjust_lr}: {found}");
+                assert!(found < 4e-3, "{name}, {adjust_lr}: {found}");
             }
         }
     }
