@@ -61,8 +61,8 @@ pub use router::{
     RouterScore, RouterSpec, TokenChoiceConfig, TokenChoiceScore,
 };
 pub use run::{
-    Average, DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig, SourceConfig, TeacherConfig,
-    TrainConfig, UptrainConfig,
+    Average, DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig, SourceConfig,
+    TeacherConfig, TrainConfig, UptrainConfig,
 };
 pub use schedule::{CosineConfig, DecayType, LinearConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthAssignment, LayerIndex, ShareMap, dividing_recursions};

@@ -135,7 +135,12 @@ impl OptimizerConfig {
         if let OptimizerKind::Muon { momentum, ns_steps, .. } = self.kind {
             let key = "optimizer.kind.muon";
             checks.require(mean(momentum), format!("{key}.momentum"), momentum, "a number from 0 to below 1");
-            checks.require((1..=100).contains(&ns_steps), format!("{key}.ns_steps"), ns_steps, "a number from 1 to 100");
+            checks.require(
+                (1..=100).contains(&ns_steps),
+                format!("{key}.ns_steps"),
+                ns_steps,
+                "a number from 1 to 100",
+            );
         }
         self.groups.check("optimizer.groups", num_steps, checks);
     }

@@ -75,7 +75,7 @@ fn muon_moves_the_matrices_of_layers_and_adamw_everything_else() {
         }
         num_matrices += 1;
         let source = ModelSource::open(dir.path().join("student").to_str().unwrap()).unwrap();
-        let shape = source.tensors.info(name).unwrap().shape;
+        let shape = &source.tensors.info(name).unwrap().shape;
         let (rows, columns) = (shape[0] as f64, shape[1] as f64);
         let keep = 1.0 - lr * with_muon.optimizer.weight_decay;
         let squares: f64 =
@@ -282,12 +282,8 @@ fn an_estimate_has_the_rules_frozen_starts_and_the_bytes_of_their_state() {
     let device = retie_model::device("cpu").unwrap();
     let of = |config: &UptrainConfig| estimate(config, &device, 1).unwrap();
     let mut with_muon = plain.clone();
-    with_muon.optimizer.kind = OptimizerKind::Muon {
-        momentum: 0.95,
-        ns_steps: 5,
-        adjust_lr: AdjustLr::Original,
-        lora: false,
-    };
+    with_muon.optimizer.kind =
+        OptimizerKind::Muon { momentum: 0.95, ns_steps: 5, adjust_lr: AdjustLr::Original, lora: false };
     with_muon.optimizer.groups.shared.freeze_until = 3;
     let (before, after) = (of(&plain), of(&with_muon));
     let shared = after.groups.iter().find(|group| group.name == ParameterGroup::Shared.name()).unwrap();

@@ -68,16 +68,11 @@ impl Layout {
         for Segment { index, rank, inner, own } in &segments {
             let last = own.end.div_ceil(part);
             let of: &mut Range<usize> = &mut buckets_of[*index];
-            *of = if of.is_empty() { own.start / part..last } else { of.start..last };
+            *of = if of.start == of.end { own.start / part..last } else { of.start..last };
             for bucket in own.start / part..last {
                 let cut = own.start.max(bucket * part)..own.end.min((bucket + 1) * part);
                 let start = inner.start + cut.start - own.start;
-                buckets[bucket].push(Segment {
-                    index: *index,
-                    rank: *rank,
-                    inner: start..start + cut.len(),
-                    own: cut,
-                });
+                buckets[bucket].push(Segment { index: *index, rank: *rank, inner: start..start + cut.len(), own: cut });
             }
         }
         Self { part, world, segments, buckets, buckets_of }

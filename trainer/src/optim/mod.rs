@@ -110,8 +110,7 @@ impl<'a> Optimizer<'a> {
     /// divided among the ranks.
     pub fn new(config: &UptrainConfig, model: &CausalLm, saved: SavedOptimizer, ranks: &'a dyn Collective) -> Self {
         let UptrainConfig { optimizer, train, .. } = config;
-        let (rules, parameters) =
-            (UpdateRules::new(optimizer), ParameterList::for_model(model, &optimizer.groups));
+        let (rules, parameters) = (UpdateRules::new(optimizer), ParameterList::for_model(model, &optimizer.groups));
         let mut states = saved.states;
         states.retain(|name, _| parameters.get(name).is_some());
         if train.average.is_some() {

@@ -136,8 +136,7 @@ mod tests {
     /// Largest distance of four steps from those of the golden values `kind`.
     fn distance(name: &str, shape: [usize; 2], adjust_lr: &str, kind: &str) -> f32 {
         let device = Device::flex();
-        let vector =
-            |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [shape[0] * shape[1]]), &device);
+        let vector = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [shape[0] * shape[1]]), &device);
         let rule = Muon::new(&config(&format!(r#"{{"muon": {{"adjust_lr": "{adjust_lr}"}}}}"#))).unwrap();
         let matrix = parameter(Some(ParameterGroup::Shared), &shape);
         let mut value = vector(golden(&format!("{name}.param")));

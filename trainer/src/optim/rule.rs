@@ -86,10 +86,9 @@ impl UpdateFactors<'_> {
     /// Learning rate and weight decay of the parameter: those of its group.
     pub fn rate_and_decay(&self, config: &OptimizerConfig) -> (f64, f64) {
         match self.parameter.group {
-            Some(group) => (
-                self.lr * config.groups.get(group).lr,
-                config.weight_decay_of(group, self.parameter.shape.len()),
-            ),
+            Some(group) => {
+                (self.lr * config.groups.get(group).lr, config.weight_decay_of(group, self.parameter.shape.len()))
+            }
             None => (self.lr, config.weight_decay),
         }
     }

@@ -1,11 +1,6 @@
 //! The update rules of a run: the registry of the rules.
 
-use super::{
-    adamw::AdamW,
-    muon::Muon,
-    parameters::Parameter,
-    rule::UpdateRule,
-};
+use super::{adamw::AdamW, muon::Muon, parameters::Parameter, rule::UpdateRule};
 use retie_config::OptimizerConfig;
 
 /// The rules that the parameters of a run are moved by.
