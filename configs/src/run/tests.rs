@@ -372,23 +372,69 @@ fn a_bare_name_has_every_default() {
 #[test]
 fn settings_of_muon_averages_decays_and_frozen_starts_are_checked() {
     let muon = "optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}";
-    assert_snapshot!(error(MINIMAL, &[muon]), @"");
-    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {momentum: 1, ns_steps: 0}}"]), @"");
-    assert_snapshot!(error(MINIMAL, &["optimizer.kind=moun"]), @"");
-    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {nesterov: true}}"]), @"");
-    assert_snapshot!(error(MINIMAL, &["train.average={ema: {decay: 1}}"]), @"");
-    assert_snapshot!(error(MINIMAL, &["train.average={tail: {from: 1}}"]), @"");
-    assert_snapshot!(error(MINIMAL, &["train.average={mean: {}}"]), @"");
+    assert_snapshot!(error(MINIMAL, &[muon]), @"
+    `uptrain.yaml` has 3 problems
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}: `optimizer.kind.muon.adjust_lr` is `orginal`, expected one of `original`, `match_rms_adamw`
+      hint: did you mean `original`?
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}: `optimizer.kind.muon.momentum` is `1`, expected a number from 0 to below 1
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}: `optimizer.kind.muon.ns_steps` is `0`, expected a number from 1 to 100
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {momentum: 1, ns_steps: 0}}"]), @"
+    `uptrain.yaml` has 2 problems
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0}}: `optimizer.kind.muon.momentum` is `1`, expected a number from 0 to below 1
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0}}: `optimizer.kind.muon.ns_steps` is `0`, expected a number from 1 to 100
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind=moun"]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.kind=moun: `optimizer.kind` is `moun`, expected one of `adamw`, `muon`
+      hint: did you mean `muon`?
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {nesterov: true}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.kind={muon: {nesterov: true}}: unknown key `optimizer.kind.muon.nesterov`
+      hint: the keys here are `momentum`, `ns_steps`, `adjust_lr`, `lora`
+    ");
+    assert_snapshot!(error(MINIMAL, &["train.average={ema: {decay: 1}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set train.average={ema: {decay: 1}}: `train.average.ema.decay` is `1`, expected a number between 0 and 1
+    ");
+    assert_snapshot!(error(MINIMAL, &["train.average={tail: {from: 1}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set train.average={tail: {from: 1}}: `train.average.tail.from` is `1`, expected a number from 0 to below 1
+    ");
+    assert_snapshot!(error(MINIMAL, &["train.average={mean: {}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set train.average={mean: {}}: `train.average` is `mean`, expected one of `ema`, `tail`
+    ");
     let decay = "schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2, decay_type: sqrt}}";
-    assert_snapshot!(error(MINIMAL, &[decay]), @"");
-    assert_snapshot!(error(MINIMAL, &["schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}"]), @"");
+    assert_snapshot!(error(MINIMAL, &[decay]), @"
+    `uptrain.yaml` has 1 problem
+    --set schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2, decay_type: sqrt}}: `schedule.warmup_stable_decay.decay_type` is `sqrt`, expected one of `linear`, `1-sqrt`
+      hint: did you mean `1-sqrt`?
+    ");
+    assert_snapshot!(error(MINIMAL, &["schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}"]), @"
+    `uptrain.yaml` has 2 problems
+    --set schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}: `schedule.linear.min_lr_ratio` is `2`, expected a number from 0 to 1
+    --set schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}: `schedule.linear.warmup_steps` is `400`, but the run has 293 steps
+    ");
     let late = "optimizer.groups={shared: {freeze_until: 293}, norms: {freeze_until: 292}}";
-    assert_snapshot!(error(MINIMAL, &[late]), @"");
+    assert_snapshot!(error(MINIMAL, &[late]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.groups={shared: {freeze_until: 293}, norms: {freeze_until: 292}}: `optimizer.groups.shared.freeze_until` is `293`, but the run has 293 steps
+      hint: a rate of 0 freezes a group for the whole run
+    ");
     let names = ["shared", "unshared", "lora", "extras", "routers", "auxiliary_routers", "norms"];
     let frozen: Vec<String> = names.iter().map(|name| format!("{name}: {{freeze_until: 1}}")).collect();
     let frozen = format!("optimizer.groups={{{}, embeddings: {{lr: 0}}}}", frozen.join(", "));
-    assert_snapshot!(error(MINIMAL, &[&frozen]).replace(&frozen, "G"), @"");
-    assert_snapshot!(error(MINIMAL, &["optimizer.groups.layers.lr=2"]), @"");
+    assert_snapshot!(error(MINIMAL, &[&frozen]).replace(&frozen, "G"), @"
+    `uptrain.yaml` has 1 problem
+    --set G: every group is frozen at the start, the first step would train nothing
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.groups.layers.lr=2"]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.groups.layers.lr=2: unknown key `optimizer.groups.layers`
+      hint: the keys here are `shared`, `unshared`, `lora`, `extras`, `routers`, `auxiliary_routers`, `norms`, `embeddings`
+    ");
 }
 
 #[test]
