@@ -1,5 +1,5 @@
-//! AdamW (<https://arxiv.org/abs/1711.05101>), Muon (<https://kellerjordan.github.io/posts/muon/>), and
-//! gradient clipping.
+//! AdamW (<https://arxiv.org/abs/1711.05101>), Muon (<https://kellerjordan.github.io/posts/muon/>),
+//! and gradient clipping.
 
 use crate::{GroupsConfig, ParameterGroup, document::Checks, named::named};
 use serde::{Deserialize, Serialize};

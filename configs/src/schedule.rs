@@ -6,7 +6,8 @@
 //! - warm-up, `t < w`: `lr · t / w`;
 //! - `cosine`: `lr · (m + (1 − m) · (1 + cos(π · (t − w) / (T − w))) / 2)`
 //!   (<https://arxiv.org/abs/1608.03983>);
-//! - `linear`: `lr · (m + (1 − m) · (T − t) / (T − w))`, the last part of `warmup_stable_decay` alone;
+//! - `linear`: `lr · (m + (1 − m) · (T − t) / (T − w))`, the last part of `warmup_stable_decay`
+//!   alone;
 //! - `warmup_stable_decay`: `lr` until `t = T − d`, then `lr · (m + (1 − m) · h)`, where `h` is
 //!   `(T − t) / d` (`linear`, <https://arxiv.org/abs/2404.06395>) or `1 − √(1 − (T − t) / d)`
 //!   (`1-sqrt`, <https://arxiv.org/abs/2405.18392>).

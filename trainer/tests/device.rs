@@ -84,6 +84,7 @@ fn a_few_steps_with_muon_and_an_average_agree_with_the_cpu() {
     let with_muon = |device: &str| {
         let mut config = config(dir.path(), device, Precision::F32);
         support::all_together(&mut config);
+        config.optimizer.groups.shared.freeze_until = 0;
         config
     };
     agree_on(&name, with_muon, tolerances().f32);

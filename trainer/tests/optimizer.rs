@@ -1,5 +1,5 @@
-//! Muon, frozen starts, averaged weights and schedules to zero in runs: each does what it says, and a
-//! stopped run goes on bit for bit with any of them and with all.
+//! Muon, frozen starts, averaged weights and schedules to zero in runs: each does what it says, and
+//! a stopped run goes on bit for bit with any of them and with all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
@@ -127,9 +127,9 @@ fn a_group_with_a_frozen_start_stays_as_it_is_and_then_begins_with_whole_steps()
             assert_eq!(x == y, index < frozen, "{name} in step {}", index + 1);
             if frozen > 0 && index == frozen {
                 counts[usize::from(frozen == 4)] += 1;
-                // The first step of AdamW is as large as the rate for every element with a
-                // gradient far above `eps`, since the moments' bias is corrected by their own age;
-                // by the age of the run it would be 0.45 of that. Weight decay adds 1 % of a weight.
+                // The first step of AdamW is as large as the rate for every element with a gradient
+                // far above `eps`, since the moments' bias is corrected by their own age; by the
+                // age of the run it would be 0.45 of that. Weight decay adds 1 % of a weight.
                 let largest = x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0f32, f32::max);
                 let size = f64::from(largest) / rows[index].lr;
                 assert!((0.9..1.1).contains(&size), "{name}: {size}");

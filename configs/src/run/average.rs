@@ -2,10 +2,11 @@
 //!
 //! With `θₜ` the weights after update `t` of `T`, counted from 1:
 //!
-//! - `ema`, decay `β`: `Σ βᵗ⁻ⁱ θᵢ / Σ βᵗ⁻ⁱ` over `i = 1 … t`. It is divided by the sum of its weights, as the
-//!   moments of Adam are (<https://arxiv.org/abs/1412.6980>, Section 3), so that the start of the run,
-//!   which would dominate short runs, has no weight of its own;
-//! - `tail`, from `f`: the mean of `θᵢ` over `i = ⌊f·T⌋ + 1 … t` (<https://arxiv.org/abs/1803.05407>).
+//! - `ema`, decay `β`: `Σ βᵗ⁻ⁱ θᵢ / Σ βᵗ⁻ⁱ` over `i = 1 … t`. It is divided by the sum of its
+//!   weights, as the moments of Adam are (<https://arxiv.org/abs/1412.6980>, Section 3), so that
+//!   the start of the run, which would dominate short runs, has no weight of its own;
+//! - `tail`, from `f`: the mean of `θᵢ` over `i = ⌊f·T⌋ + 1 … t`
+//!   (<https://arxiv.org/abs/1803.05407>).
 
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};

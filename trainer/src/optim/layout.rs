@@ -69,10 +69,12 @@ impl Layout {
             let last = own.end.div_ceil(part);
             let of: &mut Range<usize> = &mut buckets_of[*index];
             *of = if of.start == of.end { own.start / part..last } else { of.start..last };
-            for bucket in own.start / part..last {
+            let first = own.start / part;
+            for (bucket, segments) in (first..last).zip(&mut buckets[first..]) {
                 let cut = own.start.max(bucket * part)..own.end.min((bucket + 1) * part);
                 let start = inner.start + cut.start - own.start;
-                buckets[bucket].push(Segment { index: *index, rank: *rank, inner: start..start + cut.len(), own: cut });
+                let inner = start..start + cut.len();
+                segments.push(Segment { index: *index, rank: *rank, inner, own: cut });
             }
         }
         Self { part, world, segments, buckets, buckets_of }

@@ -106,8 +106,8 @@ impl Step<'_> {
 }
 
 impl<'a> Optimizer<'a> {
-    /// The optimizer of the trained parameters of `model`; with `train.shard_optimizer` its state is
-    /// divided among the ranks.
+    /// The optimizer of the trained parameters of `model`; with `train.shard_optimizer` its state
+    /// is divided among the ranks.
     pub fn new(config: &UptrainConfig, model: &CausalLm, saved: SavedOptimizer, ranks: &'a dyn Collective) -> Self {
         let UptrainConfig { optimizer, train, .. } = config;
         let (rules, parameters) = (UpdateRules::new(optimizer), ParameterList::for_model(model, &optimizer.groups));
@@ -203,8 +203,8 @@ impl<'a> Optimizer<'a> {
         &self.rules
     }
 
-    /// `model` with the averages of its weights; `None` where no average is kept, or none has begun.
-    /// Where the state is divided every rank has to ask for it.
+    /// `model` with the averages of its weights; `None` where no average is kept, or none has
+    /// begun. Where the state is divided every rank has to ask for it.
     pub fn averaged(&self, model: &CausalLm) -> Option<CausalLm> {
         self.average.filter(|average| average.has_begun(self.steps))?;
         let names = self.sizes();

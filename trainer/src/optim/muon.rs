@@ -1,8 +1,8 @@
 //! Muon (Jordan et al., <https://kellerjordan.github.io/posts/muon/>): the momentum of a matrix,
 //! made orthogonal, is its update; the arithmetic of `torch.optim.Muon`.
 //!
-//! For a matrix `W [m, n]` with gradient `G`, momentum `M`, rate `η`, decay `λ` and the factor `a` of
-//! [`AdjustLr`]:
+//! For a matrix `W [m, n]` with gradient `G`, momentum `M`, rate `η`, decay `λ` and the factor `a`
+//! of [`AdjustLr`]:
 //!
 //! - `M ← μ M + (1 − μ) G`, `U = μ M + (1 − μ) G` (Nesterov);
 //! - `W ← (1 − η λ) W − η a · orthogonal(U)`.
@@ -18,8 +18,8 @@ use burn::tensor::Tensor;
 use retie_config::{AdjustLr, OptimizerConfig, OptimizerKind, ParameterGroup};
 use retie_model::kernels::kernels_of;
 
-/// Coefficients `a`, `b`, `c` of the iteration `X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X`. They make small
-/// singular values large in few steps, and leave all of them within about 0.7 and 1.2.
+/// Coefficients `a`, `b`, `c` of the iteration `X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X`. They make
+/// small singular values large in few steps, and leave all of them within about 0.7 and 1.2.
 const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
 
 /// Smallest norm that a matrix is divided by, as in torch: a zero matrix stays zero.
@@ -87,8 +87,8 @@ impl MatrixRule for Muon {
     }
 }
 
-/// The orthogonal factor `U Vᵀ` of `x = U Σ Vᵀ`, `[m, n]`, nearly: `steps` Newton–Schulz iterations of
-/// fifth order on its shorter side.
+/// The orthogonal factor `U Vᵀ` of `x = U Σ Vᵀ`, `[m, n]`, nearly: `steps` Newton–Schulz iterations
+/// of fifth order on its shorter side.
 fn orthogonal(x: Tensor<2>, steps: u32) -> Tensor<2> {
     let [rows, columns] = x.dims();
     if rows > columns {

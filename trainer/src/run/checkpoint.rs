@@ -1,10 +1,10 @@
 //! Checkpoints of a run: `ckpt/step-N/`, written whole and renamed into place.
 //!
 //! A step folder is a model folder (configuration, weights in f32, tokenizer, provenance) with
-//! `optimizer.safetensors` (`BUFFER.NAME` for each buffer of a parameter's update rule, so `mean.NAME`
-//! and `square.NAME` or `momentum.NAME`, and `average.NAME` where averages are kept), `state.json`
-//! and, where a loss learns them, the maps of [`Projections`] beside them; `retie eval` and `retie
-//! generate` read it as it is.
+//! `optimizer.safetensors` (`BUFFER.NAME` for each buffer of a parameter's update rule, so
+//! `mean.NAME` and `square.NAME` or `momentum.NAME`, and `average.NAME` where averages are kept),
+//! `state.json` and, where a loss learns them, the maps of [`Projections`] beside them; `retie
+//! eval` and `retie generate` read it as it is.
 
 use crate::{
     TrainError,
@@ -220,8 +220,8 @@ pub struct Restored {
     pub state: State,
 }
 
-/// Reads a step folder. The state of the optimizer, whose rules are `rules`, goes to `device`. Where
-/// a parameter has the buffers of another rule, those of its own begin anew.
+/// Reads a step folder. The state of the optimizer, whose rules are `rules`, goes to `device`.
+/// Where a parameter has the buffers of another rule, those of its own begin anew.
 ///
 /// # Errors
 /// When a file is missing, damaged or of another model.

@@ -54,8 +54,8 @@ impl<'a> Heldout<'a> {
         Ok(Some(baseline))
     }
 
-    /// Adds losses and routing of `model` to the row of a step, and the loss of `averaged`, which has
-    /// the average of its weights.
+    /// Adds losses and routing of `model` to the row of a step, and the loss of `averaged`, which
+    /// has the average of its weights.
     ///
     /// # Errors
     /// When the rows cannot be had or the disk fails.
