@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
 use support::{all_together, bits, config, muon, run, start, stop_after};
 
 type Tensors = BTreeMap<String, Vec<f32>>;
+type Change = fn(&mut UptrainConfig);
 
 /// The weights of a model folder.
 fn tensors(folder: &Path) -> Tensors {
@@ -208,7 +209,7 @@ fn the_finished_model_is_the_average_of_the_steps_and_the_raw_one_stays_in_the_c
 fn a_stopped_run_goes_on_bit_for_bit_with_each_of_them_and_with_all() {
     let dir = tempfile::tempdir().unwrap();
     let plain = config(dir.path());
-    let cases: [(&str, fn(&mut UptrainConfig)); 6] = [
+    let cases: [(&str, Change); 6] = [
         ("muon", |config| config.optimizer.kind = muon(false)),
         ("frozen", |config| config.optimizer.groups.embeddings.freeze_until = 4),
         ("frozen-until-the-stop", |config| config.optimizer.groups.shared.freeze_until = 3),
