@@ -247,6 +247,18 @@ fn a_run_of_adamw_goes_on_with_muon_and_an_average_where_that_is_allowed() {
     let parts: Vec<_> = (4..=6).map(|step| (1.0, checkpoint(&config, step))).collect();
     // As above.
     assert!(distance_from_mean(&model(&config), &parts) < 2e-6);
+
+    // The other way round: the average is dropped, and the moments of the matrices begin anew.
+    let mut back = named(&config, dir.path(), "back");
+    stop_after(&back, 5);
+    back.optimizer.kind = OptimizerKind::AdamW;
+    back.train.average = None;
+    let allow_change = vec!["optimizer.kind".to_owned(), "train.average".to_owned()];
+    let resume = Resume::From { checkpoint: None, allow_change };
+    start(&back, "cpu", resume, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let names = state_names(&back, 6);
+    assert!(names.iter().all(|name| name.starts_with("mean.") || name.starts_with("square.")), "{names:?}");
+    assert!(model(&back) == checkpoint(&back, 6));
 }
 
 #[test]

@@ -113,8 +113,9 @@ impl<'a> Optimizer<'a> {
         let (rules, parameters) = (UpdateRules::new(optimizer), ParameterList::for_model(model, &optimizer.groups));
         let mut states = saved.states;
         states.retain(|name, _| parameters.get(name).is_some());
-        if train.average.is_some() {
-            begin_averages(model, &rules, &parameters, &mut states);
+        match train.average {
+            Some(_) => begin_averages(model, &rules, &parameters, &mut states),
+            None => drop_averages(&rules, &parameters, &mut states),
         }
         let states = match train.shard_optimizer && ranks.world() > 1 {
             true => States::Sharded(Shard::new(&rules, &parameters, states, ranks, BUCKET)),
@@ -273,6 +274,15 @@ fn begin_averages(
             state.push(Tensor::from_data(TensorData::new(values, [len]), &device));
         }
     });
+}
+
+/// Takes away what was saved beside the buffers of the rules.
+fn drop_averages(rules: &UpdateRules, parameters: &ParameterList, states: &mut BTreeMap<String, ParameterState>) {
+    for (name, state) in states {
+        if let Some(range) = parameters.get(name) {
+            state.truncate(rules.get(&range.parameter).buffers().len());
+        }
+    }
 }
 
 /// Moves every parameter that has a gradient, and the averages.
