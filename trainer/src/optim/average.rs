@@ -70,3 +70,27 @@ impl ElementwiseUpdate for Motion {
         updated.into_iter().map(moved).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+    use retie_model::kernels::f32_slice;
+
+    #[test]
+    fn an_average_moves_alike_in_slices_and_in_tensors_and_becomes_the_first_weights_exactly() {
+        let device = Device::flex();
+        let vector = |values: &[f32]| Tensor::<1>::from_data(TensorData::new(values.to_vec(), [3]), &device);
+        let (average, value) = ([1.0f32, -2.0, 1e-8], [3.0f32, 0.1, 1e8]);
+        for (weight, expected) in [(0.25, [1.5, -1.475, 2.5e7]), (1.0, value)] {
+            let motion = Motion { weight };
+            let mut moved = average;
+            motion.apply_in_place(&mut moved, &value);
+            assert_eq!(moved, expected);
+            let matrix = vector(&value).reshape([1, 3]);
+            let on_cpu = motion.apply(vector(&average), &matrix).into_data();
+            let on_device = motion.tensors(vec![vector(&average)], vector(&value)).remove(0).into_data();
+            assert_eq!((f32_slice(&on_cpu), f32_slice(&on_device)), (&moved[..], &moved[..]));
+        }
+    }
+}
