@@ -7,12 +7,12 @@ mod support;
 
 use retie_checkpoint::{ModelSource, SafetensorsFile, TensorSource};
 use retie_config::{
-    AdjustLr, Average, DecayType, LinearConfig, OptimizerKind, ParameterGroup, ScheduleConfig, UptrainConfig,
-    WarmupStableDecayConfig,
+    AdjustLr, Average, DecayType, LinearConfig, LossTerm, OptimizerKind, ParameterGroup, RouterBceConfig,
+    ScheduleConfig, UptrainConfig, WarmupStableDecayConfig,
 };
 use retie_trainer::{MODEL_DIR, Resume, TrainError, estimate, read_metrics};
 use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
-use support::{all_together, bits, config, muon, run, start, stop_after};
+use support::{all_together, bits, config, expert_choice, muon, run, start, stop_after, with_router};
 
 type Tensors = BTreeMap<String, Vec<f32>>;
 type Change = fn(&mut UptrainConfig);
@@ -203,6 +203,22 @@ fn the_finished_model_is_the_average_of_the_steps_and_the_raw_one_stays_in_the_c
         let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
         assert_eq!(file["heldout_cross_entropy"].as_f64(), averaged);
     }
+}
+
+#[test]
+fn an_averaged_model_with_routers_has_thresholds_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = with_router(dir.path(), &expert_choice());
+    config.losses.push(LossTerm::new(0.1, RouterBceConfig {}));
+    config.train.average = Some(Average::Tail { from: 0.3 });
+    run(&config, "cpu");
+    let router = |folder: &str| {
+        let file = fs_err::read(config.run.dir.join(folder).join("config.json")).unwrap();
+        let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        file["recursion"]["router"].clone()
+    };
+    let (averaged, raw) = (router(MODEL_DIR), router("ckpt/step-6"));
+    assert!(averaged.is_object() && averaged != raw, "{averaged} and {raw}");
 }
 
 #[test]
