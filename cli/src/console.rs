@@ -78,7 +78,9 @@ fn exits(losses: &[f64]) -> String {
 
 fn message(row: &StepRow) -> String {
     let terms: Vec<String> = row.terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-    let heldout = row.heldout_cross_entropy.map(|loss| format!("  held-out {loss:.4}{}", exits(&row.heldout_exits)));
+    let average = row.averaged_heldout_cross_entropy.map(|loss| format!(", averaged {loss:.4}")).unwrap_or_default();
+    let heldout =
+        row.heldout_cross_entropy.map(|loss| format!("  held-out {loss:.4}{average}{}", exits(&row.heldout_exits)));
     let heldout = heldout.unwrap_or_default();
     format!(
         "loss {:.4} ({})  lr {:.2e}  {} tok/s{heldout}",

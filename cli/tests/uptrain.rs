@@ -421,6 +421,26 @@ fn a_dry_run_shows_the_configuration_and_writes_nothing() {
 }
 
 #[test]
+fn averaged_weights_are_shown_measured_and_drawn() {
+    let place = place(10);
+    let run = "uptrain run.yaml --set optimizer.kind=muon --set train.average=tail";
+    let plan = place.retie(&format!("{run} --dry-run")).ok();
+    assert!(plan.contains("from: 0.75\n") && plan.contains("tensors, Muon, rate × 1"), "{plan}");
+    let text = place.retie(run).ok();
+    let json = place.retie(&format!("{run} --json --set run.dir=again")).ok();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let averaged = json["averaged_heldout_cross_entropy"].as_f64().unwrap();
+    assert_eq!(json["last"]["averaged_heldout_cross_entropy"].as_f64(), Some(averaged));
+    assert!(text.contains(&format!("\naveraged    {averaged:.4} held-out\n")), "{text}");
+    place.retie("plot run -o curve.svg").ok();
+    assert!(place.read("curve.svg").contains("averaged"));
+    // The next stage of a run begins with them.
+    place.retie("uptrain run.yaml --set student.model=run/model --set run.dir=next").ok();
+    let next: Value = serde_json::from_str(&place.read("next/eval/step-0.json")).unwrap();
+    assert_eq!(next["heldout_cross_entropy"].as_f64(), Some(averaged));
+}
+
+#[test]
 fn a_finished_run_is_measured_and_reported() {
     let place = place(10);
     let json: Value = serde_json::from_str(&place.retie("uptrain run.yaml --json").ok()).unwrap();

@@ -55,11 +55,27 @@ pub struct GroupConfig {
     /// Weight decay of every tensor of the group. Default: the optimizer's for matrices, none for
     /// norms, biases and magnitudes.
     pub weight_decay: Option<f64>,
+    /// Updates at the start of the run for which the group is frozen; 0: trained from the first.
+    pub freeze_until: u64,
 }
 
 impl Default for GroupConfig {
     fn default() -> Self {
-        Self { lr: 1.0, weight_decay: None }
+        Self { lr: 1.0, weight_decay: None, freeze_until: 0 }
+    }
+}
+
+impl GroupConfig {
+    /// Whether the group is trained in some step.
+    #[must_use]
+    pub fn is_trained(&self) -> bool {
+        self.lr > 0.0
+    }
+
+    /// Whether the group is trained in the update after `updates` updates.
+    #[must_use]
+    pub fn is_trained_after(&self, updates: u64) -> bool {
+        self.is_trained() && updates >= self.freeze_until
     }
 }
 
@@ -143,18 +159,28 @@ impl GroupsConfig {
         }
     }
 
-    pub(crate) fn check(&self, key: &str, checks: &mut Checks) {
+    /// Checks the settings; `num_steps` is `None` when the length of the run is itself invalid.
+    pub(crate) fn check(&self, key: &str, num_steps: Option<u64>, checks: &mut Checks) {
         let fits = |x: f64| x.is_finite() && x >= 0.0;
         let expected = "a finite number, 0 or more";
         for group in ParameterGroup::ALL {
-            let (GroupConfig { lr, weight_decay }, key) = (self.get(group), format!("{key}.{}", group.name()));
+            let GroupConfig { lr, weight_decay, freeze_until } = self.get(group);
+            let key = format!("{key}.{}", group.name());
             checks.require(fits(*lr), format!("{key}.lr"), lr, expected);
             if let Some(decay) = weight_decay {
                 checks.require(fits(*decay), format!("{key}.weight_decay"), decay, expected);
             }
+            if let Some(num_steps) = num_steps.filter(|num_steps| freeze_until >= num_steps) {
+                let key = format!("{key}.freeze_until");
+                let message = format!("`{key}` is `{freeze_until}`, but the run has {num_steps} steps");
+                checks.problem(key, message).hint("a rate of 0 freezes a group for the whole run");
+            }
         }
-        if ParameterGroup::ALL.iter().all(|group| self.get(*group).lr == 0.0) {
+        let all = |holds: fn(&GroupConfig) -> bool| ParameterGroup::ALL.iter().all(|group| holds(self.get(*group)));
+        if all(|group| !group.is_trained()) {
             checks.problem(key, "every group has a rate of 0, nothing would be trained");
+        } else if all(|group| !group.is_trained_after(0)) {
+            checks.problem(key, "every group is frozen at the start, the first step would train nothing");
         }
     }
 }

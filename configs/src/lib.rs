@@ -52,7 +52,7 @@ pub use kv_sharing::KvSharing;
 pub use lora::{LoraConfig, Relax};
 pub use losses::*;
 pub use model::ModelConfig;
-pub use optimizer::OptimizerConfig;
+pub use optimizer::{AdjustLr, OptimizerConfig, OptimizerKind};
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, RecursionConfig};
 pub use remainder::{RemainderPolicy, Stack, spread};
@@ -61,10 +61,10 @@ pub use router::{
     RouterScore, RouterSpec, TokenChoiceConfig, TokenChoiceScore,
 };
 pub use run::{
-    DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig, SourceConfig, TeacherConfig,
-    TrainConfig, UptrainConfig,
+    Average, DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig, SourceConfig,
+    TeacherConfig, TrainConfig, UptrainConfig,
 };
-pub use schedule::{CosineConfig, ScheduleConfig, WarmupStableDecayConfig};
+pub use schedule::{CosineConfig, DecayType, LinearConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthAssignment, LayerIndex, ShareMap, dividing_recursions};
 pub use share_error::ShareError;
 pub use tensors::{NormPosition, Projection, RouterKind, TensorInit, TensorOwner, TensorPart, TensorRole, TensorSpec};

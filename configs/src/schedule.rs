@@ -6,12 +6,15 @@
 //! - warm-up, `t < w`: `lr · t / w`;
 //! - `cosine`: `lr · (m + (1 − m) · (1 + cos(π · (t − w) / (T − w))) / 2)`
 //!   (<https://arxiv.org/abs/1608.03983>);
-//! - `warmup_stable_decay`: `lr` until `t = T − d`, then `lr · (m + (1 − m) · (T − t) / d)`
-//!   (<https://arxiv.org/abs/2404.06395>).
+//! - `linear`: `lr · (m + (1 − m) · (T − t) / (T − w))`, the last part of `warmup_stable_decay`
+//!   alone;
+//! - `warmup_stable_decay`: `lr` until `t = T − d`, then `lr · (m + (1 − m) · h)`, where `h` is
+//!   `(T − t) / d` (`linear`, <https://arxiv.org/abs/2404.06395>) or `1 − √(1 − (T − t) / d)`
+//!   (`1-sqrt`, <https://arxiv.org/abs/2405.18392>).
 //!
 //! So the last step has `lr · m`, and no step is lost to a rate of 0 at the start.
 
-use crate::document::Checks;
+use crate::{document::Checks, named::named};
 use serde::{Deserialize, Serialize};
 
 /// Schedule of the learning rate.
@@ -20,7 +23,9 @@ use serde::{Deserialize, Serialize};
 pub enum ScheduleConfig {
     /// Warm-up, then cosine decay.
     Cosine(CosineConfig),
-    /// Warm-up, a constant peak, then linear decay.
+    /// Warm-up, then linear decay.
+    Linear(LinearConfig),
+    /// Warm-up, a constant peak, then decay.
     WarmupStableDecay(WarmupStableDecayConfig),
 }
 
@@ -35,6 +40,17 @@ pub struct CosineConfig {
     pub min_lr_ratio: f64,
 }
 
+/// Parameters of [`ScheduleConfig::Linear`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearConfig {
+    /// Steps until the peak.
+    pub warmup_steps: u64,
+    /// Learning rate of the last step, as a fraction of the peak.
+    #[serde(default)]
+    pub min_lr_ratio: f64,
+}
+
 /// Parameters of [`ScheduleConfig::WarmupStableDecay`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,9 +59,25 @@ pub struct WarmupStableDecayConfig {
     pub warmup_steps: u64,
     /// Steps of the decay at the end of the run.
     pub decay_steps: u64,
+    /// Shape of the decay.
+    #[serde(default)]
+    pub decay_type: DecayType,
     /// Learning rate of the last step, as a fraction of the peak.
     #[serde(default)]
     pub min_lr_ratio: f64,
+}
+
+named! {
+    /// Shape of the decay of [`ScheduleConfig::WarmupStableDecay`]; the names are those of
+    /// `transformers`.
+    #[derive(Default)]
+    DecayType, "shape of the decay" {
+        /// `1 − x`, after the fraction `x` of the decay.
+        #[default]
+        Linear = "linear",
+        /// `1 − √x`.
+        OneMinusSqrt = "1-sqrt",
+    }
 }
 
 fn default_cosine_min_lr_ratio() -> f64 {
@@ -62,13 +94,21 @@ impl ScheduleConfig {
             return peak_lr * step as f64 / warmup as f64;
         }
         let step = step.min(num_steps);
+        let decay_steps = num_steps.saturating_sub(warmup).max(1) as f64;
         // Position between the peak (1) and the minimum rate (0).
         let height = match self {
             Self::Cosine(_) => {
-                let progress = step.saturating_sub(warmup) as f64 / num_steps.saturating_sub(warmup).max(1) as f64;
+                let progress = step.saturating_sub(warmup) as f64 / decay_steps;
                 f64::midpoint(1.0, (std::f64::consts::PI * progress).cos())
             }
-            Self::WarmupStableDecay(c) => ((num_steps - step) as f64 / c.decay_steps.max(1) as f64).min(1.0),
+            Self::Linear(_) => ((num_steps - step) as f64 / decay_steps).min(1.0),
+            Self::WarmupStableDecay(c) => {
+                let left = ((num_steps - step) as f64 / c.decay_steps.max(1) as f64).min(1.0);
+                match c.decay_type {
+                    DecayType::Linear => left,
+                    DecayType::OneMinusSqrt => 1.0 - (1.0 - left).sqrt(),
+                }
+            }
         };
         peak_lr * (min_ratio + (1.0 - min_ratio) * height)
     }
@@ -78,6 +118,7 @@ impl ScheduleConfig {
     pub fn warmup_steps(&self) -> u64 {
         match self {
             Self::Cosine(c) => c.warmup_steps,
+            Self::Linear(c) => c.warmup_steps,
             Self::WarmupStableDecay(c) => c.warmup_steps,
         }
     }
@@ -85,6 +126,7 @@ impl ScheduleConfig {
     fn min_lr_ratio(&self) -> f64 {
         match self {
             Self::Cosine(c) => c.min_lr_ratio,
+            Self::Linear(c) => c.min_lr_ratio,
             Self::WarmupStableDecay(c) => c.min_lr_ratio,
         }
     }
@@ -93,6 +135,7 @@ impl ScheduleConfig {
     pub(crate) fn check(&self, num_steps: Option<u64>, checks: &mut Checks) {
         let (name, decay_steps) = match self {
             Self::Cosine(_) => ("cosine", 0),
+            Self::Linear(_) => ("linear", 0),
             Self::WarmupStableDecay(c) => ("warmup_stable_decay", c.decay_steps),
         };
         let key = |field: &str| format!("schedule.{name}.{field}");
@@ -152,8 +195,12 @@ mod tests {
     #[test]
     fn warmup_stable_decay_has_the_values_of_the_mixture_of_recursions_runs() {
         let (warmup_steps, decay_steps) = (86, 2832);
-        let schedule =
-            ScheduleConfig::WarmupStableDecay(WarmupStableDecayConfig { warmup_steps, decay_steps, min_lr_ratio: 0.0 });
+        let schedule = ScheduleConfig::WarmupStableDecay(WarmupStableDecayConfig {
+            warmup_steps,
+            decay_steps,
+            decay_type: DecayType::Linear,
+            min_lr_ratio: 0.0,
+        });
         for (step, lr) in [
             (43, 0.0015),
             (86, 0.003),

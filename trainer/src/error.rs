@@ -92,6 +92,17 @@ pub enum TrainError {
         /// The fix.
         hint: &'static str,
     },
+    /// Frozen groups that are all that a model has.
+    #[error(
+        "nothing of `{model}` would be trained in the first step: all of its parameter groups are frozen then, {}\nhint: give one of them a rate above 0 and no `freeze_until`",
+        groups.iter().map(|group| format!("`{group}`")).collect::<Vec<_>>().join(", ")
+    )]
+    NothingTrained {
+        /// The model.
+        model: String,
+        /// Its parameter groups.
+        groups: Vec<&'static str>,
+    },
     /// Settings of routers for a model that has none, or none with weights.
     #[error(
         "`{model}` has no router that could be trained, but there {} {}\nhint: give it one with `retie route`, or leave that out",

@@ -103,6 +103,21 @@ fn frozen_groups_stay_as_they_are_and_the_others_do_not() {
 }
 
 #[test]
+fn a_run_whose_first_step_would_train_nothing_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    // The student has these groups; it has no extras, routers or unshared layers.
+    config.optimizer.groups.shared.freeze_until = 2;
+    config.optimizer.groups.lora.lr = 0.0;
+    config.optimizer.groups.norms.freeze_until = 1;
+    config.optimizer.groups.embeddings.lr = 0.0;
+    let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
+    assert!(matches!(&error, TrainError::NothingTrained { .. }), "{error}");
+    assert!(error.to_string().contains("frozen then, `shared`, `lora`, `norms`, `embeddings`\nhint: "), "{error}");
+    assert!(!config.run.dir.exists());
+}
+
+#[test]
 fn a_weight_follows_its_schedule() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path());

@@ -11,7 +11,7 @@ use retie_model::WeightDtype;
 use retie_trainer::{Job, KeepLogits, MODEL_DIR, Outcome, Resume, StepRow, TrainError, keep_logits, read_metrics};
 use serde_json::Value;
 use std::{path::Path, sync::atomic::AtomicBool};
-use support::{Threads, assets, config, expert_choice, run, start_on, token_choice, with_router};
+use support::{Threads, all_together, assets, config, expert_choice, run, start_on, token_choice, with_router};
 
 /// A run with its own folder, of 6 steps of 6 micro-batches.
 fn config_of(dir: &Path, name: &str) -> UptrainConfig {
@@ -75,6 +75,35 @@ fn two_ranks_and_three_make_the_losses_of_one_with_whole_and_with_divided_moment
             let mut config = config_of(dir.path(), &format!("{world}-{shard}"));
             config.train.shard_optimizer = shard;
             assert_same(&run_on(&config, world, Resume::Never), &alone);
+        }
+    }
+}
+
+#[test]
+fn ranks_make_the_run_of_one_with_muon_averages_and_a_frozen_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alone = config_of(dir.path(), "alone");
+    all_together(&mut alone);
+    let rows = run(&alone, "cpu");
+    assert!(rows[5].averaged_heldout_cross_entropy.is_some());
+    let weights = |config: &UptrainConfig| {
+        let source = ModelSource::open(config.run.dir.join(MODEL_DIR).to_str().unwrap()).unwrap();
+        let names: Vec<String> = source.tensors.names().into_iter().map(str::to_owned).collect();
+        names.into_iter().map(|name| (name.clone(), source.tensors.read_f32(&name).unwrap())).collect::<Vec<_>>()
+    };
+    let expected = weights(&alone);
+    for world in [2, 3] {
+        for shard in [false, true] {
+            let mut config = alone.clone();
+            config.run.dir = dir.path().join(format!("{world}-{shard}"));
+            config.train.shard_optimizer = shard;
+            assert_same(&run_on(&config, world, Resume::Never), &rows);
+            for ((name, a), (_, b)) in weights(&config).iter().zip(&expected) {
+                // The finished model is the average on every rank. Gradients summed in another
+                // order, whose roundings the iteration of Muon makes larger.
+                let distance = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+                assert!(distance < 1e-4, "{world} ranks, divided {shard}, {name}: {distance}");
+            }
         }
     }
 }
@@ -180,10 +209,42 @@ fn a_run_goes_on_with_another_number_of_ranks_and_the_same_text() {
 }
 
 #[test]
+fn a_run_with_all_of_them_goes_on_with_another_number_of_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alone = config_of(dir.path(), "alone");
+    all_together(&mut alone);
+    let rows = run(&alone, "cpu");
+    let mut config = alone.clone();
+    config.run.dir = dir.path().join("broken");
+    config.train.shard_optimizer = true;
+    for outcome in Threads::run(2, |ranks| start_on(&config, Resume::Never, ranks, &AtomicBool::new(true))) {
+        assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step: 1, .. }));
+    }
+    for outcome in Threads::run(3, |ranks| start_on(&config, Resume::Latest, ranks, &AtomicBool::new(true))) {
+        assert!(matches!(outcome.unwrap(), Outcome::Interrupted { step: 2, .. }));
+    }
+    config.train.shard_optimizer = false;
+    assert_same(&run_on(&config, 2, Resume::Latest), &rows);
+}
+
+#[test]
 fn checkpoints_are_the_same_files_with_whole_and_with_divided_moments() {
+    same_checkpoints(|_| {});
+}
+
+#[test]
+fn checkpoints_are_the_same_files_with_whole_and_with_divided_momentum_and_averages() {
+    same_checkpoints(|config| {
+        all_together(config);
+        config.optimizer.groups.shared.freeze_until = 0;
+    });
+}
+
+fn same_checkpoints(change: impl Fn(&mut UptrainConfig)) {
     let dir = tempfile::tempdir().unwrap();
     let files = |shard: bool| {
         let mut config = config_of(dir.path(), &format!("{shard}"));
+        change(&mut config);
         config.train.shard_optimizer = shard;
         config.train.steps = Some(2);
         run_on(&config, 2, Resume::Never);

@@ -191,7 +191,7 @@ fn auxiliary_routers_learn_and_change_nothing_else() {
     let mut learning = with_router(dir.path(), &router);
     learning.train.eval_every = 0;
     learning.optimizer.max_grad_norm = 0.01;
-    learning.optimizer.groups.auxiliary_routers = GroupConfig { lr: 10.0, weight_decay: None };
+    learning.optimizer.groups.auxiliary_routers = GroupConfig { lr: 10.0, ..GroupConfig::default() };
     learning.losses.push(LossTerm::new(1.0, AuxiliaryRouterBceConfig {}));
     let mut frozen = learning.clone();
     frozen.run.dir = dir.path().join("frozen");

@@ -13,6 +13,8 @@ pub struct History {
     pub losses: Vec<(f64, f64)>,
     /// Held-out cross-entropy where it was measured, nats per token.
     pub heldout: Vec<(f64, f64)>,
+    /// Held-out cross-entropy of the averaged weights, last measurement.
+    pub averaged: Option<f64>,
     /// Held-out cross-entropy of the early exits, last measurement.
     pub heldout_exits: Vec<f64>,
     /// Held-out cross-entropy of the teacher.
@@ -35,6 +37,7 @@ impl History {
         self.losses.push((step, row.loss));
         if let Some(loss) = row.heldout_cross_entropy {
             self.heldout.push((step, loss));
+            self.averaged = row.averaged_heldout_cross_entropy;
             self.heldout_exits.clone_from(&row.heldout_exits);
         }
         self.last = Some(row.clone());

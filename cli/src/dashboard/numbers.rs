@@ -37,6 +37,7 @@ fn entries(history: &History, row: &StepRow) -> Vec<(String, Vec<String>)> {
     let mut add = |name: &str, values: Vec<String>| entries.push((name.to_owned(), values));
     row.terms.iter().for_each(|(name, value)| add(&format!("  {name}"), vec![loss(*value)]));
     add("held-out", history.heldout.last().map(|(_, y)| loss(*y)).into_iter().collect());
+    add("  averaged", history.averaged.map(loss).into_iter().collect());
     add("  early exits", history.heldout_exits.iter().map(|y| loss(*y)).collect());
     add("  teacher", history.teacher.map(loss).into_iter().collect());
     add("learning rate", vec![format!("{:.2e}", row.lr)]);

@@ -135,6 +135,11 @@ impl<'n> Reader<'n> {
         visitor.visit_map(Entries { entries, value: None }).map_err(|e| self.place(e))
     }
 
+    /// The error of a variant that stands without its settings.
+    fn with_settings(&self, name: &str) -> ReadError {
+        self.expected(format!("`{name}: {{ … }}` with its settings"), None)
+    }
+
     fn visit_items<'de, V: Visitor<'de>>(&self, visitor: V, if_hole: usize) -> Result<V::Value, ReadError> {
         let items: Vec<_> = match &self.node.value {
             Value::List(items) => items.iter().enumerate().map(|(i, n)| self.child(n, i.to_string())).collect(),
@@ -361,7 +366,7 @@ struct Variant<'n, 'r> {
 impl<'n> Variant<'n, '_> {
     fn content(self) -> Result<Reader<'n>, ReadError> {
         let Self { name, content, whole } = self;
-        content.ok_or_else(|| whole.expected(format!("`{name}: {{ … }}` with its settings"), None))
+        content.ok_or_else(|| whole.with_settings(&name))
     }
 }
 
@@ -395,6 +400,13 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        de::Deserializer::deserialize_struct(self.content()?, "", fields, visitor)
+        let Self { name, content, whole } = self;
+        match content {
+            Some(content) => de::Deserializer::deserialize_struct(content, "", fields, visitor),
+            // A bare name has every default, if every setting has one.
+            None => visitor
+                .visit_map(Entries { entries: Vec::new().into_iter(), value: None })
+                .map_err(|_| whole.with_settings(&name)),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `retie uptrain CONFIG.yaml`: everything that a training run is.
 
+mod average;
 mod data;
 mod loggers;
 mod teacher;
@@ -7,6 +8,7 @@ mod teacher;
 mod tests;
 mod train;
 
+pub use average::Average;
 pub use data::{DataConfig, Packing, SourceConfig};
 pub use loggers::LoggerKind;
 pub use teacher::TeacherConfig;
@@ -40,7 +42,7 @@ pub struct UptrainConfig {
     pub data: DataConfig,
     /// Terms of the loss; their weighted sum is minimised.
     pub losses: Vec<LossTerm>,
-    /// AdamW and clipping.
+    /// Update rule, clipping and parameter groups.
     pub optimizer: OptimizerConfig,
     /// Learning rate over the run.
     pub schedule: ScheduleConfig,
@@ -112,11 +114,11 @@ impl UptrainConfig {
         }
     }
 
-    /// Refuses losses of single depths where nothing of a depth is trained.
+    /// Refuses losses of single depths where nothing of a depth is trained at the start.
     fn check_local(&self, checks: &mut Checks) {
         use crate::ParameterGroup::{Extras, Lora, Norms, Shared, Unshared};
         let parts = [Shared, Unshared, Lora, Extras, Norms];
-        let frozen = parts.iter().all(|group| self.optimizer.groups.get(*group).lr == 0.0);
+        let frozen = parts.iter().all(|group| !self.optimizer.groups.get(*group).is_trained_after(0));
         if let Some(loss) = self.losses.iter().find(|loss| loss.needs().is_local() && frozen) {
             let message = format!("loss `{}` trains the layers, and all of their groups are frozen", loss.name());
             checks.problem("optimizer.groups", message).also(&["losses"]).hint("give `shared` or `lora` a rate");
@@ -140,10 +142,10 @@ impl Document for UptrainConfig {
         self.check_teacher(checks);
         self.data.check(checks);
         losses::check(&self.losses, checks);
-        self.optimizer.check(checks);
+        let num_steps = Some(self.num_steps()).filter(|n| *n > 0 && self.train.steps.xor(self.train.tokens).is_some());
+        self.optimizer.check(num_steps, checks);
         self.check_local(checks);
         self.train.check(&self.data, checks);
-        let num_steps = Some(self.num_steps()).filter(|n| *n > 0 && self.train.steps.xor(self.train.tokens).is_some());
         self.schedule.check(num_steps, checks);
     }
 }

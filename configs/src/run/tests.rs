@@ -58,6 +58,7 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
         label_smoothing: 0.0
         z_loss: 0.0
     optimizer:
+      kind: adamw
       lr: 0.003
       beta1: 0.9
       beta2: 0.95
@@ -68,27 +69,35 @@ fn defaults_fill_what_is_left_out_and_three_e_minus_three_is_a_number() {
         shared:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         unshared:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         lora:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         extras:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         routers:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         auxiliary_routers:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         norms:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
         embeddings:
           lr: 1.0
           weight_decay: null
+          freeze_until: 0
     schedule:
       cosine:
         warmup_steps: 20
@@ -144,6 +153,13 @@ fn the_written_configuration_reads_back_as_itself() {
         ],
         &["run.loggers=[csv, tensorboard]", "train.loss_spike=ignore", "train.telemetry_every=0"],
         &["run.loggers=[]", "train.loss_spike={report: {window: 9}}"],
+        &["optimizer.kind=muon", "train.average=ema", "schedule={linear: {warmup_steps: 2}}"],
+        &[
+            "optimizer.kind={muon: {momentum: 0.9, ns_steps: 3, adjust_lr: original, lora: true}}",
+            "optimizer.groups.shared={lr: 2, freeze_until: 7}",
+            "train.average={tail: {from: 0.5}}",
+            "schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2, decay_type: 1-sqrt}}",
+        ],
     ] {
         let config = parse(MINIMAL, overrides).unwrap();
         let yaml = to_yaml(&config).unwrap();
@@ -261,10 +277,11 @@ fn a_teacher_is_needed_by_distillation_and_by_nothing_else() {
 #[test]
 fn a_divergence_is_a_name_or_a_name_with_settings() {
     let set = |divergence| error(MINIMAL, &["teacher.model=t", divergence]);
-    assert_snapshot!(set("losses=[{distill: {weight: 1, divergence: jsd}}]"), @"
-    `uptrain.yaml` has 1 problem
-    --set losses=[{distill: {weight: 1, divergence: jsd}}]: `losses.0.distill.divergence` is `jsd`, expected `jsd: { … }` with its settings
-    ");
+    let parsed = |divergence| parse(MINIMAL, &["teacher.model=t", divergence]).unwrap();
+    assert_eq!(
+        parsed("losses=[{distill: {weight: 1, divergence: jsd}}]"),
+        parsed("losses=[{distill: {weight: 1, divergence: {jsd: {beta: 0.5}}}}]")
+    );
     assert_snapshot!(set("losses=[{distill: {weight: 1, divergence: {skew_kl: {beta: 0.1}}}}]"), @"
     `uptrain.yaml` has 1 problem
     --set losses=[{distill: {weight: 1, divergence: {skew_kl: {beta: 0.1}}}}]: unknown key `losses.0.distill.divergence.skew_kl.beta`
@@ -337,6 +354,86 @@ fn schedules_groups_and_kept_checkpoints_are_checked() {
     --set train.keep_best=1: `train.keep_best` is `1`, but not every checkpoint is measured: `train.checkpoint_every` is `100` and `train.eval_every` `0`
       hint: `checkpoint_every` has to be a multiple of `eval_every`
     --set train.non_finite={skip: {in_a_row: 0}}: `train.non_finite.skip.in_a_row` is `0`, expected a positive integer
+    ");
+}
+
+#[test]
+fn a_bare_name_has_every_default() {
+    let bare = parse(MINIMAL, &["optimizer.kind=muon", "train.average=tail", "train.loss_spike=report"]).unwrap();
+    let spelt = [
+        "optimizer.kind={muon: {momentum: 0.95, ns_steps: 5, adjust_lr: match_rms_adamw, lora: false}}",
+        "train.average={tail: {from: 0.75}}",
+        "train.loss_spike={report: {window: 50, deviations: 6}}",
+    ];
+    assert_eq!(bare, parse(MINIMAL, &spelt).unwrap());
+    assert!(to_yaml(&bare).unwrap().contains("  kind:\n    muon:\n      momentum: 0.95\n"));
+}
+
+#[test]
+fn settings_of_muon_averages_decays_and_frozen_starts_are_checked() {
+    let muon = "optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}";
+    assert_snapshot!(error(MINIMAL, &[muon]), @"
+    `uptrain.yaml` has 3 problems
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}: `optimizer.kind.muon.adjust_lr` is `orginal`, expected one of `original`, `match_rms_adamw`
+      hint: did you mean `original`?
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}: `optimizer.kind.muon.momentum` is `1`, expected a number from 0 to below 1
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0, adjust_lr: orginal}}: `optimizer.kind.muon.ns_steps` is `0`, expected a number from 1 to 100
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {momentum: 1, ns_steps: 0}}"]), @"
+    `uptrain.yaml` has 2 problems
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0}}: `optimizer.kind.muon.momentum` is `1`, expected a number from 0 to below 1
+    --set optimizer.kind={muon: {momentum: 1, ns_steps: 0}}: `optimizer.kind.muon.ns_steps` is `0`, expected a number from 1 to 100
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind=moun"]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.kind=moun: `optimizer.kind` is `moun`, expected one of `adamw`, `muon`
+      hint: did you mean `muon`?
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.kind={muon: {nesterov: true}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.kind={muon: {nesterov: true}}: unknown key `optimizer.kind.muon.nesterov`
+      hint: the keys here are `momentum`, `ns_steps`, `adjust_lr`, `lora`
+    ");
+    assert_snapshot!(error(MINIMAL, &["train.average={ema: {decay: 1}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set train.average={ema: {decay: 1}}: `train.average.ema.decay` is `1`, expected a number between 0 and 1
+    ");
+    assert_snapshot!(error(MINIMAL, &["train.average={tail: {from: 1}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set train.average={tail: {from: 1}}: `train.average.tail.from` is `1`, expected a number from 0 to below 1
+    ");
+    assert_snapshot!(error(MINIMAL, &["train.average={mean: {}}"]), @"
+    `uptrain.yaml` has 1 problem
+    --set train.average={mean: {}}: `train.average` is `mean`, expected one of `ema`, `tail`
+    ");
+    let decay = "schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2, decay_type: sqrt}}";
+    assert_snapshot!(error(MINIMAL, &[decay]), @"
+    `uptrain.yaml` has 1 problem
+    --set schedule={warmup_stable_decay: {warmup_steps: 1, decay_steps: 2, decay_type: sqrt}}: `schedule.warmup_stable_decay.decay_type` is `sqrt`, expected one of `linear`, `1-sqrt`
+      hint: did you mean `1-sqrt`?
+    ");
+    assert_snapshot!(error(MINIMAL, &["schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}"]), @"
+    `uptrain.yaml` has 2 problems
+    --set schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}: `schedule.linear.min_lr_ratio` is `2`, expected a number from 0 to 1
+    --set schedule={linear: {warmup_steps: 400, min_lr_ratio: 2}}: `schedule.linear.warmup_steps` is `400`, but the run has 293 steps
+    ");
+    let late = "optimizer.groups={shared: {freeze_until: 293}, norms: {freeze_until: 292}}";
+    assert_snapshot!(error(MINIMAL, &[late]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.groups={shared: {freeze_until: 293}, norms: {freeze_until: 292}}: `optimizer.groups.shared.freeze_until` is `293`, but the run has 293 steps
+      hint: a rate of 0 freezes a group for the whole run
+    ");
+    let names = ["shared", "unshared", "lora", "extras", "routers", "auxiliary_routers", "norms"];
+    let frozen: Vec<String> = names.iter().map(|name| format!("{name}: {{freeze_until: 1}}")).collect();
+    let frozen = format!("optimizer.groups={{{}, embeddings: {{lr: 0}}}}", frozen.join(", "));
+    assert_snapshot!(error(MINIMAL, &[&frozen]).replace(&frozen, "G"), @"
+    `uptrain.yaml` has 1 problem
+    --set G: every group is frozen at the start, the first step would train nothing
+    ");
+    assert_snapshot!(error(MINIMAL, &["optimizer.groups.layers.lr=2"]), @"
+    `uptrain.yaml` has 1 problem
+    --set optimizer.groups.layers.lr=2: unknown key `optimizer.groups.layers`
+      hint: the keys here are `shared`, `unshared`, `lora`, `extras`, `routers`, `auxiliary_routers`, `norms`, `embeddings`
     ");
 }
 

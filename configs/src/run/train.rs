@@ -1,6 +1,6 @@
 //! Length of a run, its batches, checkpoints and measurements.
 
-use super::DataConfig;
+use super::{Average, DataConfig};
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub struct TrainConfig {
     /// each, the same steps.
     #[serde(default)]
     pub shard_optimizer: bool,
+    /// Average of the weights over the steps, which becomes the finished model; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Average>,
     /// Steps over which the capacities of a routed model fall from 1 to their own; 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_warmup_steps: Option<u64>,
@@ -198,6 +201,9 @@ impl TrainConfig {
         if let Some(rate) = self.loss_free_balancing {
             let fits = rate > 0.0 && rate <= f64::from(f32::MAX);
             checks.require(fits, "train.loss_free_balancing", rate, "a finite number above 0");
+        }
+        if let Some(average) = self.average {
+            average.check(checks);
         }
         if let NonFinite::Skip { in_a_row } = self.non_finite {
             checks.require(in_a_row > 0, "train.non_finite.skip.in_a_row", in_a_row, positive);

@@ -29,4 +29,12 @@ for num_steps, warmup, decay, peak, ratio in [(60, 6, 12, 3e-3, 0.0), (40, 0, 40
     lr = rates("warmup_stable_decay", num_steps, warmup, peak, kwargs)
     schedule = {"warmup_stable_decay": {"warmup_steps": warmup, "decay_steps": decay, "min_lr_ratio": ratio}}
     cases.append({"schedule": schedule, "num_steps": num_steps, "peak_lr": peak, "lr": lr})
+for num_steps, warmup, peak in [(40, 4, 2e-4), (25, 0, 1e-3)]:
+    lr = rates("linear", num_steps, warmup, peak, None)
+    cases.append({"schedule": {"linear": {"warmup_steps": warmup}}, "num_steps": num_steps, "peak_lr": peak, "lr": lr})
+for num_steps, warmup, decay, peak, ratio in [(59, 6, 20, 2e-4, 0.0), (30, 0, 30, 1e-3, 0.25)]:
+    kwargs = {"num_decay_steps": decay, "decay_type": "1-sqrt", "min_lr_ratio": ratio}
+    lr = rates("warmup_stable_decay", num_steps, warmup, peak, kwargs)
+    schedule = {"warmup_stable_decay": {"warmup_steps": warmup, "decay_steps": decay, "decay_type": "1-sqrt", "min_lr_ratio": ratio}}
+    cases.append({"schedule": schedule, "num_steps": num_steps, "peak_lr": peak, "lr": lr})
 print("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]")

@@ -11,9 +11,9 @@ use crate::{
 };
 use retie_checkpoint::ModelSource;
 use retie_collective::Collective;
-use retie_config::{LossNeeds, UptrainConfig};
+use retie_config::{LossNeeds, ParameterGroup, UptrainConfig};
 use retie_data::{Progress, Tokenizer, Vocabulary, check_shared_vocabulary, logits::LogitsCache};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The token between documents, if the tokenizer has it: the end of a *text*, which in chat models
 /// differs from the end of a turn that `eos_token_id` names.
@@ -53,6 +53,7 @@ impl Inputs {
             None => ModelSource::open(&config.student.model)?,
         };
         student.validate()?;
+        check_trained(config, &student)?;
         check_routers(config, &student)?;
         let tokenizer = tokenizer(&student)?;
         tokenizer.check_vocab(student.config.vocab_size)?;
@@ -94,6 +95,16 @@ impl Inputs {
         }
         Ok(texts)
     }
+}
+
+/// Refuses a run whose first step trains nothing of `student`.
+fn check_trained(config: &UptrainConfig, student: &ModelSource) -> Result<(), TrainError> {
+    let has: BTreeSet<ParameterGroup> = student.config.tensors().iter().map(|spec| spec.group).collect();
+    if has.iter().any(|group| config.optimizer.groups.get(*group).is_trained_after(0)) {
+        return Ok(());
+    }
+    let groups = has.into_iter().map(ParameterGroup::name).collect();
+    Err(TrainError::NothingTrained { model: student.spec.clone(), groups })
 }
 
 /// The token that ends a text of `model`.

@@ -141,6 +141,7 @@ pub(crate) mod tests {
             tokens: step * 64,
             loss_spikes: 0,
             heldout_cross_entropy: step.is_multiple_of(3).then_some(2.5),
+            averaged_heldout_cross_entropy: None,
             heldout_exits: if step.is_multiple_of(3) { vec![2.75] } else { Vec::new() },
             telemetry: step.is_multiple_of(2).then_some(telemetry),
             seconds: 0.5,

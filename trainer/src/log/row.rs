@@ -37,6 +37,9 @@ pub struct StepRow {
     /// Mean cross-entropy on the held-out rows after the step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub heldout_cross_entropy: Option<f64>,
+    /// The same with the average of the weights, where one is kept and has begun.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub averaged_heldout_cross_entropy: Option<f64>,
     /// Cross-entropy after each recursion but the last, where early exits are trained.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub heldout_exits: Vec<f64>,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     loss::LossValues,
-    optim::{Gradients, projection_gradient, update_rule},
+    optim::{Gradients, UpdateRules, projection_gradient},
 };
 use burn::module::Param;
 use burn::tensor::TensorData;
@@ -72,10 +72,10 @@ impl Case {
             widths: (converted.config.hidden_size, Some(source.config.hidden_size)),
         };
         let config = serde_json::from_str(r#"{"lr": 1e-3}"#).unwrap();
-        let rule = update_rule(&config);
+        let rules = UpdateRules::new(&config);
         let width = source.config.hidden_size;
         let count = Requirements::from_losses(losses, &stacks).num_projections;
-        let projections = Projections::new(count, [width; 2], rule.as_ref(), &device);
+        let projections = Projections::new(count, [width; 2], &rules, &device);
         let teacher = Some(TeacherSource::Model(Box::new(load(&source, &device))));
         let objective = Objective::new(losses, teacher, stacks, recompute, projections);
         let tokens: Vec<u32> = (0..33).map(|i| (i * 97 + 11) % 2048).collect();

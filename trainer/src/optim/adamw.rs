@@ -1,7 +1,7 @@
 //! AdamW with decoupled weight decay (Loshchilov & Hutter, <https://arxiv.org/abs/1711.05101>), the
 //! arithmetic of `torch.optim.AdamW`; one fused pass over each parameter on the CPU.
 
-use super::rule::{ParameterState, UpdateFactors, UpdateRule};
+use super::rule::{Arithmetic, ElementwiseRule, ParameterState, UpdateFactors, UpdateRule};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use retie_config::OptimizerConfig;
@@ -37,13 +37,8 @@ impl AdamW {
     /// Rate and decay are those of the parameter's group.
     fn coefficients(&self, factors: UpdateFactors<'_>) -> Coefficients {
         let &OptimizerConfig { beta1, beta2, eps, .. } = &self.config;
-        let UpdateFactors { parameter, step, lr, clip } = factors;
-        let (lr, weight_decay) = match parameter.group {
-            Some(group) => {
-                (lr * self.config.groups.get(group).lr, self.config.weight_decay_of(group, parameter.shape.len()))
-            }
-            None => (lr, self.config.weight_decay),
-        };
+        let (lr, weight_decay) = factors.rate_and_decay(&self.config);
+        let UpdateFactors { step, clip, .. } = factors;
         let steps = step as f64;
         Coefficients {
             beta1: beta1 as f32,
@@ -58,11 +53,21 @@ impl AdamW {
 }
 
 impl UpdateRule for AdamW {
+    fn name(&self) -> &'static str {
+        "AdamW"
+    }
+
     /// Running means of the gradients and of their squares.
     fn buffers(&self) -> &'static [&'static str] {
         &["mean", "square"]
     }
 
+    fn arithmetic(&self) -> Arithmetic<'_> {
+        Arithmetic::Elementwise(self)
+    }
+}
+
+impl ElementwiseRule for AdamW {
     fn update(&self, parameter: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]], factors: UpdateFactors<'_>) {
         const CHUNK: usize = 1 << 16;
         let Coefficients { beta1, beta2, eps, step_size, inverse_root, keep, clip } = self.coefficients(factors);
@@ -107,7 +112,7 @@ mod tests {
         rule::{apply, zero_state},
     };
     use burn::tensor::{Device, TensorData};
-    use retie_config::{GroupConfig, GroupsConfig, ParameterGroup};
+    use retie_config::{GroupConfig, GroupsConfig, OptimizerKind, ParameterGroup};
     use retie_model::kernels::{f32_slice, sum_of_squares};
     use safetensors::SafeTensors;
     use std::path::Path;
@@ -123,6 +128,7 @@ mod tests {
 
     fn config() -> OptimizerConfig {
         OptimizerConfig {
+            kind: OptimizerKind::AdamW,
             lr: 1e-2,
             beta1: 0.9,
             beta2: 0.95,
@@ -187,7 +193,7 @@ mod tests {
         assert_eq!(found(&config, &parameter(ParameterGroup::Shared, vector)), [0.1, 1.0]);
         assert_eq!(found(&config, &parameter(ParameterGroup::Norms, vector)), [0.1, 1.0]);
         assert_eq!(found(&config, &parameter(ParameterGroup::Lora, vector)), [0.1, 1.0]);
-        config.groups.lora = GroupConfig { lr: 0.5, weight_decay: Some(0.2) };
+        config.groups.lora = GroupConfig { lr: 0.5, weight_decay: Some(0.2), freeze_until: 0 };
         assert_eq!(found(&config, &parameter(ParameterGroup::Lora, matrix)), [0.05, 0.999]);
         let alone = Parameter { group: None, ..parameter(ParameterGroup::Lora, matrix) };
         assert_eq!(found(&config, &alone), [0.1, 0.999]);

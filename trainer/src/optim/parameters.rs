@@ -2,7 +2,7 @@
 //! same on every rank.
 
 use burn::{module::Param, tensor::Tensor};
-use retie_config::{GroupsConfig, ParameterGroup};
+use retie_config::{GroupsConfig, ParameterGroup, TensorSpec};
 use retie_model::{CausalLm, NamedMapper, NamedVisitor, map_named, visit_named};
 use std::{collections::BTreeMap, ops::Range};
 
@@ -14,6 +14,21 @@ pub struct Parameter {
     /// and decay.
     pub group: Option<ParameterGroup>,
     pub shape: Vec<usize>,
+}
+
+impl Parameter {
+    /// The tensor `spec` of a model.
+    pub fn from_spec(spec: &TensorSpec) -> Self {
+        Self { name: spec.name(), group: Some(spec.group), shape: spec.shape.clone() }
+    }
+
+    /// Its shape, of a matrix.
+    pub fn matrix(&self) -> [usize; 2] {
+        match *self.shape.as_slice() {
+            [rows, columns] => [rows, columns],
+            _ => unreachable!("`{}` of shape {:?} is no matrix", self.name, self.shape),
+        }
+    }
 }
 
 /// A parameter and its place in the line.
@@ -32,21 +47,22 @@ pub struct ParameterList {
 }
 
 impl ParameterList {
-    /// The parameters of `model` that want gradients.
-    pub fn for_model(model: &CausalLm) -> Self {
-        struct Visitor {
+    /// The parameters of `model` that are trained, in some step or in all.
+    pub fn for_model(model: &CausalLm, groups: &GroupsConfig) -> Self {
+        struct Visitor<'a> {
+            settings: &'a GroupsConfig,
             groups: BTreeMap<String, ParameterGroup>,
             list: ParameterList,
         }
-        impl NamedVisitor for Visitor {
+        impl NamedVisitor for Visitor<'_> {
             fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
-                let value = param.val();
-                if value.is_require_grad() {
-                    self.list.push(name, self.groups[name], value.dims().to_vec());
+                let group = self.groups[name];
+                if self.settings.get(group).is_trained() {
+                    self.list.push(name, group, param.val().dims().to_vec());
                 }
             }
         }
-        let mut visitor = Visitor { groups: groups_by_name(model), list: Self::default() };
+        let mut visitor = Visitor { settings: groups, groups: groups_by_name(model), list: Self::default() };
         visit_named(model, &mut visitor);
         visitor.list
     }
@@ -81,20 +97,21 @@ impl ParameterList {
     }
 }
 
-/// `model` without gradients for the groups whose rate is 0.
-pub fn freeze(model: CausalLm, groups: &GroupsConfig) -> CausalLm {
-    struct Freeze<'a> {
+/// `model` with gradients for the groups that are trained after `updates` updates, and none for the
+/// others.
+pub fn set_trained(model: CausalLm, groups: &GroupsConfig, updates: u64) -> CausalLm {
+    struct SetTrained<'a> {
         settings: &'a GroupsConfig,
         groups: BTreeMap<String, ParameterGroup>,
+        updates: u64,
     }
-    impl NamedMapper for Freeze<'_> {
+    impl NamedMapper for SetTrained<'_> {
         fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let is_trained = self.settings.get(self.groups[name]).lr > 0.0;
-            if is_trained { param } else { param.set_require_grad(false) }
+            param.set_require_grad(self.settings.get(self.groups[name]).is_trained_after(self.updates))
         }
     }
-    let mut freeze = Freeze { settings: groups, groups: groups_by_name(&model) };
-    map_named(model, &mut freeze)
+    let mut set = SetTrained { settings: groups, groups: groups_by_name(&model), updates };
+    map_named(model, &mut set)
 }
 
 /// The group of every tensor of a model.

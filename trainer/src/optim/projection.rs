@@ -11,7 +11,8 @@ use super::{
     Optimizer,
     gradients::Gradients,
     parameters::Parameter,
-    rule::{ParameterState, UpdateRule, apply, zero_state},
+    rule::{ParameterState, apply, zero_state},
+    rules::UpdateRules,
 };
 use crate::TrainError;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -28,8 +29,6 @@ const FILE: &str = "projections.safetensors";
 #[derive(Debug)]
 pub struct Projections {
     maps: Vec<Projection>,
-    /// Names of the buffers of a state.
-    buffers: &'static [&'static str],
 }
 
 #[derive(Debug)]
@@ -37,23 +36,26 @@ struct Projection {
     /// `[D_t, D_s]`.
     weight: Tensor<2>,
     parameter: Parameter,
+    /// Names of the buffers of its rule.
+    buffers: &'static [&'static str],
     state: ParameterState,
 }
 
 impl Projections {
-    /// `count` maps of `[student, teacher]` components, updated by `rule`.
-    pub fn new(count: usize, [student, teacher]: [usize; 2], rule: &dyn UpdateRule, device: &Device) -> Self {
+    /// `count` maps of `[student, teacher]` components, updated by their rule of `rules`.
+    pub fn new(count: usize, [student, teacher]: [usize; 2], rules: &UpdateRules, device: &Device) -> Self {
         let identity = || {
             let mut values = vec![0.0; teacher * student];
             (0..teacher.min(student)).for_each(|i| values[i * student + i] = 1.0);
             Tensor::from_data(TensorData::new(values, [teacher, student]), device)
         };
-        let map = |index| Projection {
-            weight: identity(),
-            parameter: Parameter { name: projection_gradient(index), group: None, shape: vec![teacher, student] },
-            state: zero_state(rule, teacher * student, device),
+        let map = |index| {
+            let parameter = Parameter { name: projection_gradient(index), group: None, shape: vec![teacher, student] };
+            let rule = rules.get(&parameter);
+            let state = zero_state(rule, teacher * student, device);
+            Projection { weight: identity(), buffers: rule.buffers(), parameter, state }
         };
-        Self { maps: (0..count).map(map).collect(), buffers: rule.buffers() }
+        Self { maps: (0..count).map(map).collect() }
     }
 
     /// The map of pair `index`, if pairs have one.
@@ -91,7 +93,8 @@ impl Projections {
             let grad = Tensor::from_data(TensorData::new(grad, [count]), &map.weight.device());
             let factors = optimizer.factors_apart(&map.parameter, norm, lr);
             let state = std::mem::take(&mut map.state);
-            (map.weight, map.state) = apply(optimizer.rule(), map.weight.clone(), grad, state, factors);
+            let rule = optimizer.rules().get(&map.parameter);
+            (map.weight, map.state) = apply(rule, map.weight.clone(), grad, state, factors);
         }
     }
 
@@ -107,7 +110,7 @@ impl Projections {
         for (index, map) in self.maps.iter().enumerate() {
             let flat = map.weight.shape().num_elements();
             all.push((format!("weight.{index}"), map.weight.clone().reshape([flat]), map.weight.dims().to_vec()));
-            let state = self.buffers.iter().zip(&map.state);
+            let state = map.buffers.iter().zip(&map.state);
             all.extend(state.map(|(buffer, values)| (format!("{buffer}.{index}"), values.clone(), vec![flat])));
         }
         let infos: Vec<_> = all
@@ -143,7 +146,7 @@ impl Projections {
                 Ok(Tensor::from_data(TensorData::new(values, [count]), &device))
             };
             map.weight = read("weight")?.reshape(shape);
-            map.state = self.buffers.iter().map(|buffer| read(buffer)).collect::<Result<_, _>>()?;
+            map.state = map.buffers.iter().map(|buffer| read(buffer)).collect::<Result<_, _>>()?;
         }
         Ok(())
     }

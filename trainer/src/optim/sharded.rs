@@ -1,17 +1,17 @@
 //! An optimizer whose state is divided among the ranks: the first stage of ZeRO (Rajbhandari et
 //! al., <https://arxiv.org/abs/1910.02054>).
 //!
-//! The line of all trained parameters is cut into buckets, and each bucket into as many equal parts
-//! as there are ranks; of every bucket a rank owns the part of its number, with the state of it. A
-//! step sums the gradients of a bucket so that each rank has the sum of its part (reduce-scatter),
-//! updates the parts that are its own, and gives every rank the new weights (all-gather).
+//! Parameters are divided as [`Layout`] says. A step sums the gradients of a bucket so that each
+//! rank has the sum of its part (reduce-scatter), updates what is its own, and gives every rank the
+//! new weights (all-gather).
 
 use super::{
     Step,
-    buckets::take,
     gradients::Gradients,
+    layout::{Layout, Segment},
     parameters::{ParameterList, ParameterRange},
-    rule::{ParameterState, UpdateRule},
+    rule::{Arithmetic, ParameterState, apply_in_place},
+    rules::UpdateRules,
 };
 use burn::{
     module::Param,
@@ -23,32 +23,23 @@ use retie_model::{
     kernels::{f32_slice, f32_slice_mut, sum_of_squares},
     map_named, update_value,
 };
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 /// The own part of the state.
 #[derive(Debug)]
 pub struct Shard {
-    /// Elements of the own part of a bucket.
-    part: usize,
-    world: usize,
-    num_buckets: usize,
-    /// What of which parameter lies where in the own parts, one after the other.
-    segments: Vec<Segment>,
-    /// Own parts of each buffer of the rule.
-    buffers: Vec<Vec<f32>>,
+    layout: Layout,
+    owned: Vec<Owned>,
     /// Parameters that have had a gradient.
     touched: Vec<bool>,
 }
 
-/// Elements of a parameter that this rank owns.
+/// What this rank owns of a parameter.
 #[derive(Debug)]
-struct Segment {
-    /// Number of the parameter in the list.
-    index: usize,
-    /// In the parameter.
-    inner: Range<usize>,
-    /// In the own parts.
-    own: Range<usize>,
+struct Owned {
+    segment: Segment,
+    /// Its buffers, as in [`ParameterState`]; none before the first gradient.
+    state: Vec<Vec<f32>>,
 }
 
 /// Own parts of the gradient of a step, summed over ranks.
@@ -61,49 +52,32 @@ pub struct OwnGradients {
 impl Shard {
     /// The part of this rank of `states`, with buckets of about `bucket` elements.
     pub fn new(
-        rule: &dyn UpdateRule,
+        rules: &UpdateRules,
         parameters: &ParameterList,
         mut states: BTreeMap<String, ParameterState>,
         ranks: &dyn Collective,
         bucket: usize,
     ) -> Self {
-        let (world, rank) = (ranks.world(), ranks.rank());
-        let part = bucket.div_ceil(world).min(parameters.len().div_ceil(world)).max(1);
-        let num_buckets = parameters.len().div_ceil(part * world);
-        let mut segments = Vec::new();
-        for bucket in 0..num_buckets {
-            let start = (bucket * world + rank) * part;
-            for (index, ParameterRange { range, .. }) in parameters.ranges().iter().enumerate() {
-                let (from, to) = (range.start.max(start), range.end.min(start + part));
-                if from < to {
-                    let own = bucket * part;
-                    segments.push(Segment {
-                        index,
-                        inner: from - range.start..to - range.start,
-                        own: own + from - start..own + to - start,
-                    });
-                }
-            }
-        }
-        let mut shard = Self {
-            part,
-            world,
-            num_buckets,
-            segments,
-            buffers: vec![vec![0.0; num_buckets * part]; rule.buffers().len()],
-            touched: vec![false; parameters.ranges().len()],
+        let is_whole = |index: usize| {
+            let rule = rules.get(&parameters.ranges()[index].parameter);
+            matches!(rule.arithmetic(), Arithmetic::Matrix(_))
         };
+        let layout = Layout::new(parameters, is_whole, ranks.world(), bucket);
+        let mut owned: Vec<Owned> = layout
+            .segments_of(ranks.rank())
+            .map(|segment| Owned { segment: segment.clone(), state: Vec::new() })
+            .collect();
+        let mut touched = vec![false; parameters.ranges().len()];
         for (index, range) in parameters.ranges().iter().enumerate() {
             let Some(state) = states.remove(&range.parameter.name) else { continue };
-            shard.touched[index] = true;
+            touched[index] = true;
             let state: Vec<TensorData> = state.into_iter().map(Tensor::into_data).collect();
-            for Segment { inner, own, .. } in shard.segments.iter().filter(|segment| segment.index == index) {
-                for (buffer, values) in shard.buffers.iter_mut().zip(&state) {
-                    buffer[own.clone()].copy_from_slice(&f32_slice(values)[inner.clone()]);
-                }
+            for Owned { segment, state: own } in owned.iter_mut().filter(|owned| owned.segment.index == index) {
+                let part = |values: &TensorData| f32_slice(values)[segment.inner.clone()].to_vec();
+                *own = state.iter().map(part).collect();
             }
         }
-        shard
+        Self { layout, owned, touched }
     }
 
     /// Sums `grads` over the ranks and keeps the own parts; also gives the squared norm of each
@@ -115,33 +89,27 @@ impl Shard {
         mut grads: Gradients,
         ranks: &dyn Collective,
     ) -> (OwnGradients, BTreeMap<String, f64>) {
-        let mut values = vec![0.0; self.len()];
-        let mut parts = values.chunks_exact_mut(self.part);
-        let mut whole: Vec<f32> = Vec::with_capacity(self.part * self.world);
-        let mut scatter = |whole: &mut Vec<f32>| {
-            whole.resize(self.part * self.world, 0.0);
-            if let Some(part) = parts.next() {
-                ranks.reduce_scatter(whole, part);
-            }
-            whole.clear();
-        };
-        for ParameterRange { parameter, range } in parameters.ranges() {
-            let grad = take(&mut grads, &parameter.name, range.len());
-            let mut rest = f32_slice(&grad);
-            while !rest.is_empty() {
-                let (now, later) = rest.split_at(rest.len().min(self.part * self.world - whole.len()));
-                whole.extend_from_slice(now);
-                rest = later;
-                if whole.len() == self.part * self.world {
-                    scatter(&mut whole);
+        let mut values = vec![0.0; self.layout.own_len()];
+        let mut whole = vec![0.0; self.layout.bucket_len()];
+        // Gradients that buckets up to now have a part of.
+        let mut taken: BTreeMap<usize, TensorData> = BTreeMap::new();
+        for (bucket, segments) in self.layout.buckets().iter().enumerate() {
+            whole.fill(0.0);
+            for segment in segments {
+                let ParameterRange { parameter, range } = &parameters.ranges()[segment.index];
+                if let Some(grad) = grads.take(&parameter.name) {
+                    taken.insert(segment.index, grad.into_data());
+                }
+                let Some(grad) = taken.get(&segment.index) else { continue };
+                whole[self.layout.in_bucket(segment)].copy_from_slice(&f32_slice(grad)[segment.inner.clone()]);
+                if segment.inner.end == range.len() {
+                    taken.remove(&segment.index);
                 }
             }
-        }
-        if !whole.is_empty() {
-            scatter(&mut whole);
+            ranks.reduce_scatter(&whole, &mut values[self.layout.own_part(bucket)]);
         }
         let mut totals = vec![0.0; parameters.ranges().len()];
-        for Segment { index, own, .. } in &self.segments {
+        for Segment { index, own, .. } in self.owned.iter().map(|owned| &owned.segment) {
             totals[*index] += sum_of_squares(&values[own.clone()]);
         }
         ranks.all_reduce_f64(&mut totals);
@@ -160,22 +128,36 @@ impl Shard {
         ranks: &dyn Collective,
     ) -> CausalLm {
         let mut values = self.own_values(parameters, &model);
-        for Segment { index, own, .. } in self.segments.iter().filter(|segment| grads.present[segment.index]) {
-            let mut state: Vec<&mut [f32]> = self.buffers.iter_mut().map(|buffer| &mut buffer[own.clone()]).collect();
-            let factors = step.factors(&parameters.ranges()[*index].parameter);
-            step.rule.update(&mut values[own.clone()], &grads.values[own.clone()], &mut state, factors);
+        let device = model.device().inner();
+        for Owned { segment: Segment { index, own, .. }, state } in &mut self.owned {
+            let parameter = &parameters.ranges()[*index].parameter;
+            let (rule, value) = (step.rules.get(parameter), &mut values[own.clone()]);
+            if grads.present[*index] {
+                if state.is_empty() {
+                    *state = vec![vec![0.0; own.len()]; rule.buffers().len()];
+                    state.extend(step.motion.map(|_| value.to_vec()));
+                }
+                let buffers = &mut state[..rule.buffers().len()];
+                let gradient = &grads.values[own.clone()];
+                apply_in_place(rule, value, gradient, buffers, step.factors(parameter), &device);
+            }
+            if let (Some(motion), Some(average)) = (step.motion, state.last_mut()) {
+                motion.apply_in_place(average, value);
+            }
         }
         self.touched.iter_mut().zip(&grads.present).for_each(|(touched, present)| *touched |= present);
-        let whole = vec![0.0; self.part * self.world];
-        map_named(model, &mut Gather { shard: self, parameters, grads, ranks, values, whole, held: None })
+        let gathered = vec![false; self.layout.buckets().len()];
+        let pending = BTreeMap::new();
+        map_named(model, &mut Gather { shard: self, parameters, grads, ranks, values, gathered, pending })
     }
 
     /// The own parts of the weights.
     fn own_values(&self, parameters: &ParameterList, model: &CausalLm) -> Vec<f32> {
-        let mut values = vec![0.0; self.len()];
+        let mut values = vec![0.0; self.layout.own_len()];
         model.for_each_parameter(|name, parameter| {
             let Some(index) = parameters.index(name) else { return };
-            let mut segments = self.segments.iter().filter(|segment| segment.index == index).peekable();
+            let segments = self.owned.iter().map(|owned| &owned.segment);
+            let mut segments = segments.filter(|segment| segment.index == index).peekable();
             if segments.peek().is_some() {
                 let all = parameter.values();
                 segments.for_each(|Segment { inner, own, .. }| {
@@ -184,11 +166,6 @@ impl Shard {
             }
         });
         values
-    }
-
-    /// Elements of the own parts.
-    fn len(&self) -> usize {
-        self.part * self.num_buckets
     }
 
     /// Names of the parameters that have a state, ascending, and their sizes.
@@ -200,10 +177,11 @@ impl Shard {
     /// A buffer of a whole parameter, on every rank: the sum of what each owns and zeros.
     pub fn gather(&self, parameters: &ParameterList, name: &str, buffer: usize, ranks: &dyn Collective) -> Vec<f32> {
         let Some(index) = parameters.index(name) else { return Vec::new() };
-        let own_values = &self.buffers[buffer];
         let mut values = vec![0.0; parameters.ranges()[index].range.len()];
-        for Segment { inner, own, .. } in self.segments.iter().filter(|segment| segment.index == index) {
-            values[inner.clone()].copy_from_slice(&own_values[own.clone()]);
+        for Owned { segment, state } in self.owned.iter().filter(|owned| owned.segment.index == index) {
+            if let Some(own) = state.get(buffer) {
+                values[segment.inner.clone()].copy_from_slice(own);
+            }
         }
         ranks.all_reduce(&mut values);
         values
@@ -218,26 +196,29 @@ struct Gather<'a> {
     ranks: &'a dyn Collective,
     /// The own parts of the weights.
     values: Vec<f32>,
-    /// The bucket `held`.
-    whole: Vec<f32>,
-    held: Option<usize>,
+    /// Buckets whose weights all ranks have.
+    gathered: Vec<bool>,
+    /// New weights of parameters whose turn has not come.
+    pending: BTreeMap<usize, Vec<f32>>,
 }
 
 impl Gather<'_> {
-    fn fill(&mut self, range: Range<usize>, values: &mut [f32]) {
-        let (part, size) = (self.shard.part, self.whole.len());
-        let mut at = range.start;
-        while at < range.end {
-            let bucket = at / size;
-            if self.held != Some(bucket) {
-                self.ranks.all_gather(&self.values[bucket * part..][..part], &mut self.whole);
-                self.held = Some(bucket);
+    /// The new weights of a parameter.
+    fn take(&mut self, index: usize) -> Vec<f32> {
+        let layout = &self.shard.layout;
+        let mut whole = vec![0.0; layout.bucket_len()];
+        for bucket in layout.buckets_of(index) {
+            if std::mem::replace(&mut self.gathered[bucket], true) {
+                continue;
             }
-            let to = range.end.min((bucket + 1) * size);
-            values[at - range.start..to - range.start]
-                .copy_from_slice(&self.whole[at - bucket * size..to - bucket * size]);
-            at = to;
+            self.ranks.all_gather(&self.values[layout.own_part(bucket)], &mut whole);
+            for segment in layout.buckets()[bucket].iter().filter(|segment| self.grads.present[segment.index]) {
+                let len = self.parameters.ranges()[segment.index].range.len();
+                let values = self.pending.entry(segment.index).or_insert_with(|| vec![0.0; len]);
+                values[segment.inner.clone()].copy_from_slice(&whole[layout.in_bucket(segment)]);
+            }
         }
+        self.pending.remove(&index).unwrap_or_default()
     }
 }
 
@@ -248,7 +229,7 @@ impl NamedMapper for Gather<'_> {
         update_value(param, |value| {
             let device = value.device();
             let mut data = value.into_data();
-            self.fill(self.parameters.ranges()[index].range.clone(), f32_slice_mut(&mut data));
+            f32_slice_mut(&mut data).copy_from_slice(&self.take(index));
             Tensor::from_data(data, &device)
         })
     }

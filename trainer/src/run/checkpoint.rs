@@ -1,13 +1,14 @@
 //! Checkpoints of a run: `ckpt/step-N/`, written whole and renamed into place.
 //!
 //! A step folder is a model folder (configuration, weights in f32, tokenizer, provenance) with
-//! `optimizer.safetensors` (`BUFFER.NAME` for each buffer of the update rule, so `mean.NAME` and
-//! `square.NAME`), `state.json` and, where a loss learns them, the maps of [`Projections`] beside
-//! them; `retie eval` and `retie generate` read it as it is.
+//! `optimizer.safetensors` (`BUFFER.NAME` for each buffer of a parameter's update rule, so
+//! `mean.NAME` and `square.NAME` or `momentum.NAME`, and `average.NAME` where averages are kept),
+//! `state.json` and, where a loss learns them, the maps of [`Projections`] beside them; `retie
+//! eval` and `retie generate` read it as it is.
 
 use crate::{
     TrainError,
-    optim::{Optimizer, ParameterState, Projections},
+    optim::{AVERAGE, Optimizer, Parameter, ParameterState, Projections, UpdateRules},
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use retie_checkpoint::{
@@ -116,16 +117,16 @@ pub fn save(
     let path = step_dir(run_dir, state.step);
     let staging = Staging::new(&path)?;
     files.write(model, staging.path())?;
-    let (buffers, sizes) = (optimizer.rule().buffers(), optimizer.sizes());
+    let sizes = optimizer.sizes();
     let info = |len: usize| TensorInfo { dtype: Dtype::F32, shape: vec![len] };
     let named = |(name, len): (&String, &usize)| {
         let (name, len) = (name.clone(), *len);
-        buffers.iter().map(move |buffer| (format!("{buffer}.{name}"), info(len)))
+        optimizer.buffers(&name).into_iter().map(move |buffer| (format!("{buffer}.{name}"), info(len)))
     };
     let infos: Vec<_> = sizes.iter().flat_map(named).collect();
     let mut writer = SafetensorsWriter::create(&staging.path().join(OPTIMIZER_FILE), &infos, &BTreeMap::new())?;
     for name in sizes.keys() {
-        for (index, buffer) in buffers.iter().enumerate() {
+        for (index, buffer) in optimizer.buffers(name).into_iter().enumerate() {
             writer.write(&format!("{buffer}.{name}"), &narrow(&optimizer.buffer(name, index), Dtype::F32))?;
         }
     }
@@ -219,29 +220,50 @@ pub struct Restored {
     pub state: State,
 }
 
-/// Reads a step folder. The state of the optimizer, whose rule has `buffers`, goes to `device`.
+/// Reads a step folder. The state of the optimizer, whose rules are `rules`, goes to `device`.
+/// Where a parameter has the buffers of another rule, those of its own begin anew.
 ///
 /// # Errors
 /// When a file is missing, damaged or of another model.
-pub fn load(path: &Path, buffers: &[&str], device: &Device) -> Result<Restored, TrainError> {
+pub fn load(path: &Path, rules: &UpdateRules, device: &Device) -> Result<Restored, TrainError> {
     let state_path = path.join(STATE_FILE);
     let text = fs_err::read(&state_path)?;
     let state = serde_json::from_slice(&text).map_err(|source| TrainError::BadRunFile { path: state_path, source })?;
     let model = ModelSource::open(&path.display().to_string())?;
     let file = SafetensorsFile::open(&path.join(OPTIMIZER_FILE))?;
-    let first = format!("{}.", buffers.first().unwrap_or(&""));
-    let names: Vec<String> = file.names().iter().filter_map(|n| n.strip_prefix(&first).map(str::to_owned)).collect();
-    let read = |buffer: &str, name: &str| -> Result<Tensor<1>, CheckpointError> {
-        let values = file.read_f32(&format!("{buffer}.{name}"))?;
+    let mut states = BTreeMap::new();
+    for spec in model.config.tensors() {
+        let parameter = Parameter::from_spec(&spec);
+        if let Some(state) = load_state(&file, &parameter, rules, device)? {
+            states.insert(parameter.name, state);
+        }
+    }
+    Ok(Restored { model, states, state })
+}
+
+/// The state of a parameter, with its average if there is one; `None` where it has neither.
+fn load_state(
+    file: &SafetensorsFile,
+    parameter: &Parameter,
+    rules: &UpdateRules,
+    device: &Device,
+) -> Result<Option<ParameterState>, CheckpointError> {
+    let named = |buffer: &str| format!("{buffer}.{}", parameter.name);
+    let has = |buffer: &str| file.info(&named(buffer)).is_some();
+    let read = |buffer: &str| -> Result<Tensor<1>, CheckpointError> {
+        let values = file.read_f32(&named(buffer))?;
         let count = values.len();
         Ok(Tensor::from_data(TensorData::new(values, [count]), device))
     };
-    let state_of = |name: String| {
-        let state = buffers.iter().map(|buffer| read(buffer, &name)).collect::<Result<_, CheckpointError>>()?;
-        Ok((name, state))
+    let buffers = rules.get(parameter).buffers();
+    let average = has(AVERAGE).then(|| read(AVERAGE)).transpose()?;
+    let mut state: ParameterState = match (buffers.iter().any(|buffer| has(buffer)), &average) {
+        (true, _) => buffers.iter().map(|buffer| read(buffer)).collect::<Result<_, _>>()?,
+        (false, Some(average)) => buffers.iter().map(|_| average.zeros_like()).collect(),
+        (false, None) => return Ok(None),
     };
-    let states = names.into_iter().map(state_of).collect::<Result<_, CheckpointError>>()?;
-    Ok(Restored { model, states, state })
+    state.extend(average);
+    Ok(Some(state))
 }
 
 #[cfg(test)]

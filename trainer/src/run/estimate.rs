@@ -4,6 +4,7 @@
 use crate::{
     TrainError,
     io::inputs::{Inputs, check_ranks},
+    optim::{Parameter, UpdateRules},
 };
 use burn::tensor::{Device, Distribution, Tensor};
 use retie_checkpoint::{Dtype, ModelSource};
@@ -24,6 +25,10 @@ pub struct GroupEstimate {
     pub lr: f64,
     /// Weight decay of its matrices; of norms and biases, where it has no matrix.
     pub weight_decay: f64,
+    /// Updates for which it is frozen at the start.
+    pub freeze_until: u64,
+    /// Update rule of its matrices; of norms and biases, where it has no matrix.
+    pub rule: &'static str,
     /// Tensors in it.
     pub tensors: usize,
     /// Elements in it.
@@ -41,7 +46,7 @@ pub struct RunEstimate {
     pub tokens_per_step: u64,
     /// Parameters by treatment.
     pub groups: Vec<GroupEstimate>,
-    /// Weights, gradients and moments of the student on a rank, in bytes.
+    /// Weights, gradients and optimizer state of the student on a rank, in bytes.
     pub student_bytes: usize,
     /// Weights of the teacher, in bytes.
     pub teacher_bytes: usize,
@@ -79,13 +84,14 @@ pub fn estimate(config: &UptrainConfig, device: &Device, ranks: usize) -> Result
     let groups = student.groups(&config.optimizer);
     let trained: usize = groups.iter().filter(|group| group.lr > 0.0).map(|group| group.parameters).sum();
     let speed = product_speed(&inputs.student.config, tokens, device);
-    let moments = if config.train.shard_optimizer { (2 * trained).div_ceil(ranks) } else { 2 * trained };
+    let state = student.state_elements(config);
+    let state = if config.train.shard_optimizer { state.div_ceil(ranks) } else { state };
     Ok(RunEstimate {
         ranks,
         steps: config.num_steps(),
         tokens_per_step,
         groups,
-        student_bytes: (student.parameters() + trained + moments) * 4,
+        student_bytes: (student.parameters() + trained + state) * 4,
         teacher_bytes: inputs.teacher.as_ref().map_or(0, |teacher| held_bytes(teacher, device)),
         activation_bytes: student.activations_per_token(checkpoint) * tokens * 4,
         flops_per_step,
@@ -124,15 +130,31 @@ impl Sizes {
         self.tensors.iter().map(TensorSpec::num_elements).sum()
     }
 
+    /// Elements of the optimizer's buffers, averages of the weights included.
+    fn state_elements(&self, config: &UptrainConfig) -> usize {
+        let rules = UpdateRules::new(&config.optimizer);
+        let averages = usize::from(config.train.average.is_some());
+        let is_trained = |spec: &&TensorSpec| config.optimizer.groups.get(spec.group).is_trained();
+        let elements = |spec: &TensorSpec| {
+            let buffers = rules.get(&Parameter::from_spec(spec)).buffers().len();
+            (buffers + averages) * spec.num_elements()
+        };
+        self.tensors.iter().filter(is_trained).map(elements).sum()
+    }
+
     /// The groups that have a tensor.
     fn groups(&self, optimizer: &OptimizerConfig) -> Vec<GroupEstimate> {
+        let rules = UpdateRules::new(optimizer);
         let estimate = |group: ParameterGroup| {
             let tensors: Vec<_> = self.tensors.iter().filter(|spec| spec.group == group).collect();
-            let rank = tensors.iter().map(|spec| spec.shape.len()).max()?;
+            let largest = tensors.iter().max_by_key(|spec| spec.shape.len())?;
+            let settings = optimizer.groups.get(group);
             Some(GroupEstimate {
                 name: group.name(),
-                lr: optimizer.groups.get(group).lr,
-                weight_decay: optimizer.weight_decay_of(group, rank),
+                lr: settings.lr,
+                weight_decay: optimizer.weight_decay_of(group, largest.shape.len()),
+                freeze_until: settings.freeze_until,
+                rule: rules.get(&Parameter::from_spec(largest)).name(),
                 tensors: tensors.len(),
                 parameters: tensors.iter().map(|spec| spec.num_elements()).sum(),
             })
@@ -206,14 +228,18 @@ impl fmt::Display for RunEstimate {
             writeln!(f, "ranks                {}, each with an equal part of the micro-batches", self.ranks)?;
         }
         for group in &self.groups {
-            let GroupEstimate { name, lr, weight_decay, tensors, parameters } = group;
+            let GroupEstimate { name, lr, weight_decay, freeze_until, rule, tensors, parameters } = group;
+            let start = match freeze_until {
+                0 => String::new(),
+                updates => format!(", frozen for {updates} updates"),
+            };
             let treatment = match lr {
                 0.0 => "frozen".to_owned(),
-                _ => format!("rate × {lr}, decay {weight_decay}"),
+                _ => format!("{rule}, rate × {lr}, decay {weight_decay}{start}"),
             };
             writeln!(f, "{name:<20} {parameters} parameters in {tensors} tensors, {treatment}")?;
         }
-        writeln!(f, "student              {:.0} MiB: weights, gradients, two moments", mib(self.student_bytes))?;
+        writeln!(f, "student              {:.0} MiB: weights, gradients, optimizer state", mib(self.student_bytes))?;
         writeln!(f, "teacher              {:.0} MiB", mib(self.teacher_bytes))?;
         writeln!(f, "activations          {:.0} MiB, estimated", mib(self.activation_bytes))?;
         writeln!(f, "operations per step  {:.2e}", self.flops_per_step)?;

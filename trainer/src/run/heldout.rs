@@ -54,21 +54,32 @@ impl<'a> Heldout<'a> {
         Ok(Some(baseline))
     }
 
-    /// Adds losses and routing of `model` to the row of a step.
+    /// Adds losses and routing of `model` to the row of a step, and the loss of `averaged`, which
+    /// has the average of its weights.
     ///
     /// # Errors
     /// When the rows cannot be had or the disk fails.
-    pub fn measure(&self, model: &CausalLm, objective: &Objective, row: &mut StepRow) -> Result<(), TrainError> {
+    pub fn measure(
+        &self,
+        model: &CausalLm,
+        averaged: Option<&CausalLm>,
+        objective: &Objective,
+        row: &mut StepRow,
+    ) -> Result<(), TrainError> {
         row.heldout_cross_entropy = self.loss(model)?;
+        row.averaged_heldout_cross_entropy = averaged.map(|averaged| self.loss(averaged)).transpose()?.flatten();
         row.heldout_exits = self.exits(model, objective)?;
         row.heldout_routing = routing::heldout(model, self.rows.as_ref(), &self.config.train, self.ranks)?;
         let Some(loss) = row.heldout_cross_entropy else { return Ok(()) };
-        let measured = json!({
+        let mut measured = json!({
             "step": row.step,
             "tokens": row.tokens,
             "heldout_cross_entropy": loss,
             "heldout_exits": row.heldout_exits,
         });
+        if let Some(loss) = row.averaged_heldout_cross_entropy {
+            measured["averaged_heldout_cross_entropy"] = json!(loss);
+        }
         self.write(row.step, &measured)
     }
 

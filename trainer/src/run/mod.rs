@@ -27,7 +27,12 @@ pub use resume::Resume;
 pub use spikes::Spike;
 pub use stages::{Stage, stages};
 
-use crate::{Job, TrainError, log::Logger, objective::Objective, optim::Optimizer};
+use crate::{
+    Job, TrainError,
+    log::{Logger, StepRow},
+    objective::Objective,
+    optim::Optimizer,
+};
 use checkpoint::{ModelFiles, State};
 use guard::Guard;
 use heldout::Heldout;
@@ -89,7 +94,7 @@ impl Run<'_> {
             let last = step == num_steps;
             if let Some(mut row) = row {
                 if eval_every > 0 && (step.is_multiple_of(eval_every) || last) {
-                    self.heldout.measure(&self.heldout.for_inference(&model)?, &self.objective, &mut row)?;
+                    self.measure(&model, &mut row)?;
                 }
                 self.lead.iter_mut().try_for_each(|lead| lead.loggers.step(&row))?;
                 events(Event::Step { row: &row, num_steps });
@@ -112,6 +117,12 @@ impl Run<'_> {
         self.lead.iter_mut().try_for_each(|lead| lead.loggers.baseline(&baseline))?;
         events(Event::Baseline(&baseline));
         Ok(())
+    }
+
+    fn measure(&self, model: &CausalLm, row: &mut StepRow) -> Result<(), TrainError> {
+        let averaged = self.optimizer.averaged(model);
+        let averaged = averaged.map(|averaged| self.heldout.for_inference(&averaged)).transpose()?;
+        self.heldout.measure(&self.heldout.for_inference(model)?, averaged.as_ref(), &self.objective, row)
     }
 
     fn save(&mut self, model: &CausalLm, events: &mut dyn FnMut(Event<'_>)) -> Result<(), TrainError> {
@@ -138,10 +149,16 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes the trained model.
-    fn finish(&self, model: &CausalLm) -> Result<Outcome, TrainError> {
+    /// Writes the trained model: the average of the weights, if one is kept.
+    fn finish(mut self, model: &CausalLm) -> Result<Outcome, TrainError> {
         let path = self.config.run.dir.join(MODEL_DIR);
+        let averaged = self.optimizer.averaged(model);
         if self.job.ranks.leads() && !path.exists() {
+            if let Some(averaged) = &averaged {
+                // With thresholds of its own, where it is routed.
+                self.files.config = self.heldout.for_inference(averaged)?.config().clone();
+            }
+            let model = averaged.as_ref().unwrap_or(model);
             let staging = Staging::new(&path)?;
             self.files.write(model, staging.path())?;
             staging.publish()?;

@@ -2,7 +2,7 @@
 //! differs only in what was allowed.
 
 use super::checkpoint::{self, Restored};
-use crate::{TrainError, optim::update_rule};
+use crate::{TrainError, optim::UpdateRules};
 use burn::tensor::Device;
 use retie_config::{UptrainConfig, document};
 use serde_json::Value;
@@ -65,8 +65,8 @@ pub fn start(config: &UptrainConfig, resume: &Resume, device: &Device) -> Result
     // A step's folder lies in `ckpt/` of its run's.
     let run = checkpoint.and(found.as_deref()).and_then(|path| path.parent()?.parent()).unwrap_or(dir);
     let changes = changes(config, &run.join(CONFIG_FILE), allowed)?;
-    let rule = update_rule(&config.optimizer);
-    let restored = found.map(|path| Ok::<_, TrainError>((checkpoint::load(&path, rule.buffers(), device)?, path)));
+    let rules = UpdateRules::new(&config.optimizer);
+    let restored = found.map(|path| Ok::<_, TrainError>((checkpoint::load(&path, &rules, device)?, path)));
     let restored = restored.transpose()?;
     Ok(Start { restored, changes })
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     loss::Requirements,
     objective::{Objective, TeacherSource},
-    optim::{Optimizer, ParameterState, Projections, SavedOptimizer, UpdateRule, freeze},
+    optim::{Optimizer, ParameterState, Projections, SavedOptimizer, UpdateRules, set_trained},
 };
 use burn::tensor::{Device, FloatDType};
 use retie_checkpoint::{ModelSource, Provenance};
@@ -62,10 +62,11 @@ impl<'a> Run<'a> {
             inputs.texts(ranks, &mut |what, progress| events(Event::Tokenizing { what, progress }))?;
         let state = state(config, &inputs, &train, progress.state)?;
         let sampler = Sampler::new(train, config.train.seed, &state.cursors)?;
-        let (model, teacher) = models(config, &mut inputs, &device)?;
         let saved = SavedOptimizer { steps: state.step - state.skipped, states: progress.states };
-        let optimizer = Optimizer::new(&config.optimizer, &model, saved, config.train.shard_optimizer, ranks);
-        let projections = projections(config, &inputs, optimizer.rule(), progress.checkpoint.as_deref(), &device)?;
+        let (model, teacher) = models(config, &mut inputs, &device)?;
+        let model = set_trained(model, &config.optimizer.groups, saved.steps);
+        let optimizer = Optimizer::new(config, &model, saved, ranks);
+        let projections = projections(config, &inputs, optimizer.rules(), progress.checkpoint.as_deref(), &device)?;
         // Every rank has seen the folder as it was.
         ranks.barrier();
         let changed = !changes.is_empty();
@@ -129,7 +130,7 @@ fn state(
     }
 }
 
-/// The student with its frozen groups, and the teacher. Cached logits are taken out of `inputs`.
+/// The student and the teacher. Cached logits are taken out of `inputs`.
 fn models(
     config: &UptrainConfig,
     inputs: &mut Inputs,
@@ -149,20 +150,20 @@ fn models(
         .map(|teacher| TeacherSource::Model(Box::new(teacher)))
         .or_else(|| inputs.logits.take().map(|logits| TeacherSource::Logits(Box::new(logits))));
     let student = load(&inputs.student, &device.clone().autodiff(), WeightDtype::F32)?;
-    Ok((freeze(student, &config.optimizer.groups), teacher))
+    Ok((student, teacher))
 }
 
 /// The learned maps between hidden states, as they are in `checkpoint`.
 fn projections(
     config: &UptrainConfig,
     inputs: &Inputs,
-    rule: &dyn UpdateRule,
+    rules: &UpdateRules,
     checkpoint: Option<&Path>,
     device: &Device,
 ) -> Result<Projections, TrainError> {
     let (student, teacher) = inputs.stacks.widths;
     let count = Requirements::from_losses(&config.losses, &inputs.stacks).num_projections;
-    let mut projections = Projections::new(count, [student, teacher.unwrap_or(0)], rule, device);
+    let mut projections = Projections::new(count, [student, teacher.unwrap_or(0)], rules, device);
     checkpoint.map_or(Ok(()), |checkpoint| projections.restore(checkpoint))?;
     Ok(projections)
 }

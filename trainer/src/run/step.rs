@@ -24,6 +24,7 @@ impl Run<'_> {
     ) -> Result<(CausalLm, Option<StepRow>), TrainError> {
         let start = Instant::now();
         let step = self.state.step + 1;
+        let model = self.optimizer.thaw(model);
         let batches = self.batches()?;
         let (mut sums, tokens) = self.accumulate(&model, step, &batches)?;
         let ranks = self.job.ranks;
@@ -128,6 +129,7 @@ impl Run<'_> {
             tokens: self.state.tokens,
             loss_spikes: self.lead.as_ref().map_or(0, |lead| lead.spikes.count()),
             heldout_cross_entropy: None,
+            averaged_heldout_cross_entropy: None,
             heldout_exits: Vec::new(),
             telemetry: self.has_telemetry(step).then_some(telemetry),
             seconds,

@@ -6,8 +6,8 @@ pub use retie_collective::Threads;
 use retie_checkpoint::{ModelSource, Provenance};
 use retie_collective::Single;
 use retie_config::{
-    ConvertConfig, ExpertChoiceConfig, Init, KvSharing, ModelConfig, Relax, RouterConfig, RouterInput, Sharing,
-    TokenChoiceConfig, UptrainConfig, document,
+    AdjustLr, Average, ConvertConfig, ExpertChoiceConfig, Init, KvSharing, ModelConfig, OptimizerKind, Relax,
+    RouterConfig, RouterInput, Sharing, TokenChoiceConfig, UptrainConfig, document,
 };
 use retie_convert::{OutputFiles, RouterOptions, SourceModel, add_router, convert};
 use retie_trainer::{Event, Job, Outcome, Resume, StepRow, TrainError, read_metrics, uptrain};
@@ -65,6 +65,19 @@ pub fn config_of(dir: &Path, relax: Relax) -> UptrainConfig {
         heldout = assets().join("demo-text/heldout.jsonl").display(),
     );
     document::parse(&text, Path::new("run.yaml"), &[]).unwrap()
+}
+
+/// Muon as by default, for the factors of LoRA too if asked for.
+pub fn muon(lora: bool) -> OptimizerKind {
+    OptimizerKind::Muon { momentum: 0.95, ns_steps: 5, adjust_lr: AdjustLr::MatchRmsAdamW, lora }
+}
+
+/// Muon, an average of the weights and a frozen start of one group, all in one run.
+pub fn all_together(config: &mut UptrainConfig) {
+    config.optimizer.kind = muon(true);
+    config.optimizer.groups.shared.freeze_until = 2;
+    config.optimizer.groups.lora.lr = 2.0;
+    config.train.average = Some(Average::Tail { from: 0.3 });
 }
 
 /// Routers that choose half of the tokens for the second recursion.

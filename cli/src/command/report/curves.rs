@@ -39,9 +39,9 @@ impl Runs {
         chart("Training loss", NATS, series)
     }
 
-    /// Held-out losses of all runs, their early exits and their teachers.
+    /// Held-out losses of all runs, their averaged weights, their early exits and their teachers.
     fn heldout(&self) -> Chart {
-        let series = self.0.iter().flat_map(|run| std::iter::once(run.heldout()).chain(run.exits()));
+        let series = self.0.iter().flat_map(|run| [run.heldout(), run.averaged()].into_iter().chain(run.exits()));
         let series = series.filter(|series| !series.points.is_empty()).collect();
         Chart { reference_lines: self.teachers(), ..chart("Held-out cross-entropy", NATS, series) }
     }

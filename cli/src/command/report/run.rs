@@ -91,6 +91,12 @@ impl Run {
         Series { name: self.label.clone(), points: points.collect() }
     }
 
+    /// Held-out cross-entropy of the averaged weights.
+    pub fn averaged(&self) -> Series {
+        let points = self.points(|row| row.averaged_heldout_cross_entropy);
+        Series { name: self.name(|run| format!("{run}, averaged")), points }
+    }
+
     /// Held-out cross-entropy of the early exits.
     pub fn exits(&self) -> Vec<Series> {
         let baseline = |index: usize| self.baseline.as_ref()?.heldout_exits.get(index).copied();

@@ -27,6 +27,8 @@ pub struct Summary {
     last: Option<StepRow>,
     /// Last measurement on the held-out text.
     heldout: Option<f64>,
+    /// The same with the averaged weights, where an average is kept.
+    averaged: Option<f64>,
     seconds: f64,
 }
 
@@ -112,6 +114,7 @@ impl Summary {
     fn add(&mut self, row: &StepRow) {
         self.first.get_or_insert_with(|| row.clone());
         self.heldout = row.heldout_cross_entropy.or(self.heldout);
+        self.averaged = row.averaged_heldout_cross_entropy.or(self.averaged);
         self.seconds += row.seconds;
         self.last = Some(row.clone());
     }
@@ -132,6 +135,9 @@ impl Summary {
         } else if let Some(after) = self.heldout {
             lines.insert(2, format!("held-out    {after:.4}"));
         }
+        if let Some(averaged) = self.averaged {
+            lines.insert(lines.len() - 1, format!("averaged    {averaged:.4} held-out"));
+        }
         lines.join("\n")
     }
 
@@ -140,14 +146,18 @@ impl Summary {
             Outcome::Finished { model } => ("finished", model),
             Outcome::Interrupted { checkpoint, .. } => ("interrupted", checkpoint),
         };
-        json!({
+        let mut summary = json!({
             "outcome": name,
             "path": path,
             "first": self.first,
             "last": self.last,
             "heldout_cross_entropy": { "before": self.baseline, "after": self.heldout },
             "seconds": self.seconds,
-        })
+        });
+        if let Some(averaged) = self.averaged {
+            summary["averaged_heldout_cross_entropy"] = json!(averaged);
+        }
+        summary
     }
 }
 
