@@ -65,6 +65,14 @@ impl<'tokenizer> DecodeStream<'tokenizer> {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn finish(mut self) -> Result<String, DataError> {
+        self.flush()
+    }
+
+    /// [`DecodeStream::finish`] by reference: the text has to end there.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn flush(&mut self) -> Result<String, DataError> {
         let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
         self.advance(&text)
     }

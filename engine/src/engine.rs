@@ -195,6 +195,13 @@ impl Engine {
         self.cache.num_free_slots()
     }
 
+    /// Number of tokens of prompts that the next steps have to read.
+    #[must_use]
+    pub fn num_unread_prompt_tokens(&self) -> usize {
+        let prompts = self.sequences.iter().flatten();
+        prompts.map(|sequence| sequence.num_prompt_tokens.saturating_sub(sequence.num_read)).sum()
+    }
+
     /// Bytes of the KV cache.
     #[must_use]
     pub fn cache_bytes(&self) -> usize {

@@ -36,7 +36,7 @@ impl Request {
     ///
     /// # Errors
     /// When the prompt is empty, has unknown tokens or is too long, or a value is out of its range.
-    pub(crate) fn check(&self, vocab_size: usize, context: usize) -> Result<(), EngineError> {
+    pub fn check(&self, vocab_size: usize, context: usize) -> Result<(), EngineError> {
         self.sampling.check()?;
         self.stop.check()?;
         if self.stop.max_new_tokens == Some(0) && self.prompt_logprobs.is_none() {

@@ -15,6 +15,7 @@ pub mod man;
 pub mod plot;
 pub mod report;
 pub mod route;
+pub mod serve;
 pub mod tasks;
 pub mod tokenize;
 pub mod uptrain;
