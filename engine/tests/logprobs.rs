@@ -57,7 +57,8 @@ fn logprobs_are_those_of_one_pass_over_the_whole_text() {
             for ((row, token), found) in expected.iter().zip(&text[1..]).zip(prompt.iter().chain(&new)) {
                 assert_eq!(found.token, *token, "{name}: log-probabilities change no token");
                 // Logits are up to 5, and sums of f32 in another order differ by some 1e-6.
-                assert!((f64::from(found.logprob) - row[*token as usize]).abs() < 1e-5, "{name}: {found:?}");
+                let difference = (f64::from(found.logprob) - row[*token as usize]).abs();
+                assert!(difference < 1e-5, "{name}: {difference} {found:?}");
                 let mut order: Vec<u32> = (0..row.len() as u32).collect();
                 order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
                 let top: Vec<u32> = found.top.iter().map(|(token, _)| *token).collect();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Events that wait for a client at most, beyond those of one pass.
-const EVENTS_AHEAD: usize = 64;
+const EVENTS_AHEAD: usize = 32;
 /// Most events of a sequence in one pass: log-probabilities of its prompt, and a piece of text.
 const EVENTS_PER_PASS: usize = 2;
 
@@ -106,13 +106,14 @@ impl Events {
     /// A channel for a request with `num_choices` choices.
     pub fn channel(num_choices: usize) -> (Self, mpsc::Receiver<Event>) {
         let per_pass = EVENTS_PER_PASS * num_choices;
-        let (sender, receiver) = mpsc::channel(per_pass + EVENTS_AHEAD);
+        // One more for the event that says why the engine does not go on.
+        let (sender, receiver) = mpsc::channel(per_pass + EVENTS_AHEAD + 1);
         (Self { sender, per_pass }, receiver)
     }
 
     /// True if there is room for the events of one pass.
     pub fn has_room(&self) -> bool {
-        self.sender.capacity() >= self.per_pass
+        self.sender.capacity() > self.per_pass
     }
 
     /// True if the client has left.

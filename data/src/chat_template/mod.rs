@@ -10,7 +10,7 @@ mod python;
 
 use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, Error, ErrorKind, syntax::SyntaxConfig};
+use minijinja::{Environment, Error, ErrorKind, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Map, Value};
 
 use crate::error::DataError;
@@ -99,7 +99,7 @@ impl ChatTemplate {
         context.insert("add_generation_prompt".to_owned(), Value::Bool(false));
         context.extend(variables.clone());
         context.insert("messages".to_owned(), messages.clone());
-        let context = minijinja::Value::from_serialize(&context);
+        let context = minijinja::Value::from(Serde(&context));
         let template = self.environment.get_template(NAME);
         template.and_then(|template| template.render(context)).map_err(|error| DataError::ChatMessages {
             path: self.origin.clone(),
