@@ -83,7 +83,10 @@ mod tests {
     fn the_decoder_tells_the_spelling() {
         let byte_level = json!({"type": "ByteLevel"});
         assert_eq!(Spelling::of(&json!({ "decoder": byte_level })), Spelling::ByteLevel);
-        assert_eq!(Spelling::of(&json!({"decoder": {"type": "Sequence", "decoders": [byte_level]}})), Spelling::ByteLevel);
+        assert_eq!(
+            Spelling::of(&json!({"decoder": {"type": "Sequence", "decoders": [byte_level]}})),
+            Spelling::ByteLevel
+        );
         assert_eq!(Spelling::of(&json!({"decoder": {"type": "Sequence", "decoders": []}})), Spelling::WordMarks);
         assert_eq!(Spelling::of(&json!({ "decoder": null })), Spelling::WordMarks);
     }

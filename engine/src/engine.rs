@@ -12,8 +12,8 @@ use retie_model::{
     kernels::{self, f32_slice, f32_slice_mut},
 };
 
-/// Rows of logits that are computed at once for the tokens of prompts: bounds their memory, which is
-/// that of the vocabulary for each row.
+/// Rows of logits that are computed at once for the tokens of prompts: bounds their memory, which
+/// is that of the vocabulary for each row.
 const LOGIT_ROWS: usize = 64;
 
 /// Sizes of an engine.
@@ -117,8 +117,8 @@ impl Engine {
         found.is_some()
     }
 
-    /// Leaves a sequence out of the next steps, until [`Engine::resume`]. It keeps its slot, and its
-    /// tokens are those of a sequence that was never paused. Returns true if it is active.
+    /// Leaves a sequence out of the next steps, until [`Engine::resume`]. It keeps its slot, and
+    /// its tokens are those of a sequence that was never paused. Returns true if it is active.
     pub fn pause(&mut self, id: SequenceId) -> bool {
         self.set_paused(id, true)
     }
@@ -135,7 +135,8 @@ impl Engine {
 
     /// Runs one forward pass over a token of every sequence that decodes and over parts of prompts,
     /// and samples a token for every sequence that has been read to its end. Returns the progress
-    /// of each sequence that took part, by slot; nothing if no sequence is active or all are paused.
+    /// of each sequence that took part, by slot; nothing if no sequence is active or all are
+    /// paused.
     pub fn step(&mut self) -> Vec<Progress> {
         let batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens);
         if batch.is_empty() {
@@ -158,7 +159,12 @@ impl Engine {
                 let next = &sequence.tokens[..sequence.num_prompt_tokens];
                 let next = next.iter().skip(sequence.num_read + 1);
                 let index = progress.len();
-                scored.extend(rows.clone().zip(next).map(|(row, token)| ScoredRow { row, token: *token, num_top, index }));
+                scored.extend(rows.clone().zip(next).map(|(row, token)| ScoredRow {
+                    row,
+                    token: *token,
+                    num_top,
+                    index,
+                }));
             }
             sequence.num_read += tokens;
             if sequence.wants_token() {

@@ -10,8 +10,8 @@ pub struct TokenLogprobs {
     pub token: u32,
     /// Its log-probability in nats.
     pub logprob: f32,
-    /// The most probable tokens with their log-probabilities, descending; of equal ones the lower id
-    /// first. The first one of greedy decoding is the token itself.
+    /// The most probable tokens with their log-probabilities, descending; of equal ones the lower
+    /// id first. The first one of greedy decoding is the token itself.
     pub top: Vec<(u32, f32)>,
 }
 
@@ -34,9 +34,8 @@ impl TokenLogprobs {
 
 /// Ids of the `count` largest logits, descending.
 fn most_probable(logits: &[f32], count: usize) -> Vec<u32> {
-    let descending = |a: &u32, b: &u32| -> Ordering {
-        logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
-    };
+    let descending =
+        |a: &u32, b: &u32| -> Ordering { logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)) };
     let count = count.min(logits.len());
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     if count > 0 && count < ids.len() {

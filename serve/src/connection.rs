@@ -107,3 +107,53 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::poll_fn, task::Waker};
+
+    /// A stream that takes some writes, then none.
+    #[derive(Default)]
+    struct Full {
+        writes: usize,
+        waker: Option<Waker>,
+    }
+
+    impl AsyncWrite for Full {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            if self.writes > 0 {
+                self.writes -= 1;
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            self.waker = Some(context.waker().clone());
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn write(stream: &mut Limited<Full>) -> io::Result<usize> {
+        poll_fn(|context| Pin::new(&mut *stream).poll_write(context, b"token")).await
+    }
+
+    #[tokio::test]
+    async fn a_write_that_waits_too_long_fails() {
+        let limit = Duration::from_millis(50);
+        let mut stream = Limited::new(Full { writes: 2, ..Full::default() }, limit);
+        assert_eq!(write(&mut stream).await.unwrap(), 5);
+        // Time without a write does not count.
+        sleep(2 * limit).await;
+        assert_eq!(write(&mut stream).await.unwrap(), 5);
+        let start = Instant::now();
+        let error = write(&mut stream).await.unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::TimedOut, "the client does not read"));
+        assert!(start.elapsed() >= limit);
+    }
+}

@@ -7,7 +7,9 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Another program listens there.
-    #[error("port {port} of `{host}` is in use, expected a free one\nhint: `--port` takes another one; 0 is any free one")]
+    #[error(
+        "port {port} of `{host}` is in use, expected a free one\nhint: `--port` takes another one; 0 is any free one"
+    )]
     PortInUse {
         /// The host.
         host: String,
@@ -15,7 +17,9 @@ pub enum ServeError {
         port: u16,
     },
     /// The address cannot be listened at.
-    #[error("cannot listen at port {port} of `{host}`\nhint: `--host` is an address or name of this machine; ports below 1024 may need rights")]
+    #[error(
+        "cannot listen at port {port} of `{host}`\nhint: `--host` is an address or name of this machine; ports below 1024 may need rights"
+    )]
     Bind {
         /// The host.
         host: String,

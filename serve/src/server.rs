@@ -1,6 +1,6 @@
 //! Listening: from the first connection to the last answer.
 
-use crate::{Service, ServeError, connection::LimitedListener};
+use crate::{ServeError, Service, connection::LimitedListener};
 use std::{
     io,
     net::TcpListener,

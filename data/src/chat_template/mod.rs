@@ -1,10 +1,10 @@
 //! Chat templates: messages → the text of a prompt.
 //!
-//! A template is Jinja, in `chat_template.jinja` or under `chat_template` in `tokenizer_config.json`,
-//! and is rendered as `apply_chat_template` of `transformers` does
-//! (<https://huggingface.co/docs/transformers/chat_templating>): `trim_blocks`, `lstrip_blocks`, the
-//! methods of Python's strings and dictionaries, `tojson`, `raise_exception`, `strftime_now` (in
-//! UTC), `{% generation %}`, and the special tokens by their names.
+//! A template is Jinja, in `chat_template.jinja` or under `chat_template` in
+//! `tokenizer_config.json`, and is rendered as `apply_chat_template` of `transformers` does
+//! (<https://huggingface.co/docs/transformers/chat_templating>): `trim_blocks`, `lstrip_blocks`,
+//! the methods of Python's strings and dictionaries, `tojson`, `raise_exception`, `strftime_now`
+//! (in UTC), `{% generation %}`, and the special tokens by their names.
 
 mod python;
 
@@ -19,6 +19,7 @@ use crate::error::DataError;
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+const GENERATION: &str = "generation_config.json";
 
 /// Name of the template in its environment.
 const NAME: &str = "chat";
@@ -32,6 +33,7 @@ pub struct ChatTemplate {
     origin: PathBuf,
     source: String,
     special_tokens: Map<String, Value>,
+    end_tokens: Vec<u32>,
 }
 
 impl ChatTemplate {
@@ -39,7 +41,7 @@ impl ChatTemplate {
     /// model's folder or file, for errors.
     ///
     /// # Errors
-    /// `tokenizer_config.json` is not JSON, or the template is not Jinja.
+    /// A configuration is not JSON, or the template is not Jinja.
     pub fn from_model_files(files: &[(String, Vec<u8>)], place: &Path) -> Result<Option<Self>, DataError> {
         let file = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.as_slice());
         let path = |name: &str| if place.is_file() { place.to_owned() } else { place.join(name) };
@@ -55,7 +57,8 @@ impl ChatTemplate {
         };
         let Some(source) = source else { return Ok(None) };
         let special_tokens = special_tokens(&special).chain(special_tokens(&config)).collect();
-        Self::new(source, special_tokens, origin).map(Some)
+        let end_tokens = token_ids(&json(GENERATION)?["eos_token_id"]);
+        Ok(Some(Self { end_tokens, ..Self::new(source, special_tokens, origin)? }))
     }
 
     /// A template of `source`; `origin` names it in errors.
@@ -72,7 +75,7 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_template_owned(NAME, without_generation(&source)).map_err(wrong)?;
-        Ok(Self { environment, origin, source, special_tokens })
+        Ok(Self { environment, origin, source, special_tokens, end_tokens: Vec::new() })
     }
 
     /// Text of the Jinja template.
@@ -83,6 +86,12 @@ impl ChatTemplate {
     /// Special tokens by their names in a template, such as `bos_token`.
     pub fn special_tokens(&self) -> &Map<String, Value> {
         &self.special_tokens
+    }
+
+    /// Tokens that end an answer, beside the EOS tokens of the model: those of
+    /// `generation_config.json`, where models for chats have the token that ends a message.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.end_tokens
     }
 
     /// The prompt of `messages`, an array of objects with `role` and `content`. `variables` are
@@ -116,6 +125,12 @@ fn configured(config: &Value) -> Option<String> {
         default["template"].as_str().map(str::to_owned)
     };
     template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(named))
+}
+
+/// Token ids that are one number or a list of them.
+fn token_ids(value: &Value) -> Vec<u32> {
+    let numbers = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
+    numbers.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
 }
 
 /// The special tokens of a configuration, by name.

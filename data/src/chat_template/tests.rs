@@ -60,6 +60,12 @@ fn a_template_comes_from_its_own_file_or_from_the_configuration() {
     assert_eq!(read(&[(TOKENIZER_CONFIG, &config)]).unwrap(), "config <s>");
     let all = [(TOKENIZER_CONFIG, &config), (TEMPLATE, &own), (SPECIAL_TOKENS, &special)];
     assert_eq!(read(&all).unwrap(), "own <s></t>", "the configuration comes first");
+    for (eos, expected) in [(json!(7), vec![7]), (json!([7, 9]), vec![7, 9]), (json!(null), vec![])] {
+        let generation = json!({ "eos_token_id": eos });
+        let given = files(&[(TOKENIZER_CONFIG, &config), (GENERATION, &generation)]);
+        let template = ChatTemplate::from_model_files(&given, Path::new("there")).unwrap().unwrap();
+        assert_eq!(template.end_tokens(), expected);
+    }
     let named = json!({"chat_template": [{"name": "rag", "template": "a"}, {"name": "default", "template": "b"}]});
     assert_eq!(read(&[(TOKENIZER_CONFIG, &named)]).unwrap(), "b");
     assert_eq!(read(&[(TOKENIZER_CONFIG, &json!({}))]), None);

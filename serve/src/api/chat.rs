@@ -11,7 +11,7 @@ use super::{
 };
 use crate::job::Event;
 use axum::{extract::State, response::Response};
-use retie_engine::Request;
+use retie_data::ChatTemplate;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -21,10 +21,7 @@ const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
 ///
 /// # Errors
 /// The request is wrong, there is no room, or the engine fails.
-pub async fn handle(
-    State(context): State<Arc<Context>>,
-    JsonBody(mut fields): JsonBody,
-) -> Result<Response, Refusal> {
+pub async fn handle(State(context): State<Arc<Context>>, JsonBody(mut fields): JsonBody) -> Result<Response, Refusal> {
     context.check_model(&mut fields)?;
     let generation = Generation::take(&mut fields)?;
     let max_tokens = fields.integer_in("max_tokens", 1, usize::MAX)?;
@@ -39,15 +36,18 @@ pub async fn handle(
     context.inbox.check()?;
     let prompt = chat.encode(&context).await?;
     let prompt_tokens = prompt.len();
-    let request = |choice| Request {
-        logprobs: with_logprobs.then_some(num_top.unwrap_or(0)),
-        ..generation.request(&context, prompt.clone(), choice, max_tokens)
+    let end_tokens = context.model.chat_template.as_ref().map_or(&[][..], ChatTemplate::end_tokens);
+    let request = |choice| {
+        let mut request = generation.request(&context, prompt.clone(), choice, max_tokens);
+        request.logprobs = with_logprobs.then_some(num_top.unwrap_or(0));
+        if !generation.ignore_eos {
+            request.stop.eos_token_ids.extend(end_tokens);
+        }
+        request
     };
     let num_choices = generation.num_choices;
-    let submitted =
-        Submitted::submit(&context, (0..num_choices).map(request).collect(), &generation.stop_strings)?;
-    let shape =
-        Answers { id: response_id("chatcmpl"), created: now(), with_logprobs, context: Arc::clone(&context) };
+    let submitted = Submitted::submit(&context, (0..num_choices).map(request).collect(), &generation.stop_strings)?;
+    let shape = Answers { id: response_id("chatcmpl"), created: now(), with_logprobs, context: Arc::clone(&context) };
     respond(shape, submitted, &generation, num_choices, prompt_tokens).await
 }
 

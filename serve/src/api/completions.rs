@@ -22,10 +22,7 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 ///
 /// # Errors
 /// The request is wrong, there is no room, or the engine fails.
-pub async fn handle(
-    State(context): State<Arc<Context>>,
-    JsonBody(mut fields): JsonBody,
-) -> Result<Response, Refusal> {
+pub async fn handle(State(context): State<Arc<Context>>, JsonBody(mut fields): JsonBody) -> Result<Response, Refusal> {
     context.check_model(&mut fields)?;
     let generation = Generation::take(&mut fields)?;
     let max_tokens = fields.count("max_tokens", usize::MAX)?;
@@ -55,11 +52,7 @@ pub async fn handle(
     let all_choices = requests.len();
     let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len()).sum();
     let submitted = Submitted::submit(&context, requests, &generation.stop_strings)?;
-    let choice = |choice: usize| Choice {
-        prompt: choice / num_choices,
-        scored: Vec::new(),
-        is_open: !echo,
-    };
+    let choice = |choice: usize| Choice { prompt: choice / num_choices, scored: Vec::new(), is_open: !echo };
     let shape = Completions {
         id: response_id("cmpl"),
         created: now(),

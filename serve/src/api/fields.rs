@@ -22,7 +22,10 @@ impl Fields {
     /// The body is not UTF-8, not JSON, or not an object.
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let text = std::str::from_utf8(body).map_err(|error| {
-            Refusal::bad_request(format!("the body is not UTF-8: the byte at {} cannot be decoded", error.valid_up_to()))
+            Refusal::bad_request(format!(
+                "the body is not UTF-8: the byte at {} cannot be decoded",
+                error.valid_up_to()
+            ))
         })?;
         let value = serde_json::from_str(text)
             .map_err(|error| Refusal::bad_request(format!("the body is not JSON: {error}")))?;
@@ -200,9 +203,8 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_the_field_the_value_and_what_was_expected() {
-        let wrong = |text: &str, read: fn(&mut Fields) -> Result<(), Refusal>| {
-            message(&read(&mut fields(text)).unwrap_err())
-        };
+        let wrong =
+            |text: &str, read: fn(&mut Fields) -> Result<(), Refusal>| message(&read(&mut fields(text)).unwrap_err());
         let found = wrong(r#"{"n": "3"}"#, |fields| fields.integer_in("n", 1, 8).map(|_| ()));
         assert_eq!(found, ("n".into(), "`n` is the text `\"3\"`, expected an integer from 1 to 8".into()));
         let found = wrong(r#"{"n": -1}"#, |fields| fields.count("n", usize::MAX).map(|_| ()));

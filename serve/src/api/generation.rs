@@ -75,7 +75,8 @@ impl Generation {
     /// A value has the wrong type, is out of its range, or is not supported.
     pub fn take(fields: &mut Fields) -> Result<Self, Refusal> {
         fields.refuse(UNSUPPORTED)?;
-        let seed = fields.read("seed", "an integer", |value| value.as_i64().map(|seed| seed as u64).or(value.as_u64()))?;
+        let seed =
+            fields.read("seed", "an integer", |value| value.as_i64().map(|seed| seed as u64).or(value.as_u64()))?;
         let sampling = Sampling {
             temperature: fields.number("temperature")?.unwrap_or(1.0),
             top_k: fields.read("top_k", "an integer", top_k)?.unwrap_or(0),
@@ -104,7 +105,13 @@ impl Generation {
 
     /// The request of one choice of a prompt, without log-probabilities. The draws of choice `i`
     /// begin with the seed plus `i`.
-    pub fn request(&self, context: &Context, prompt: Vec<u32>, choice: usize, max_new_tokens: Option<usize>) -> Request {
+    pub fn request(
+        &self,
+        context: &Context,
+        prompt: Vec<u32>,
+        choice: usize,
+        max_new_tokens: Option<usize>,
+    ) -> Request {
         let eos_token_ids = if self.ignore_eos { Vec::new() } else { context.model.eos_token_ids.clone() };
         let seed = self.sampling.seed.wrapping_add(choice as u64);
         Request {

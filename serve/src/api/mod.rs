@@ -1,5 +1,5 @@
-//! The HTTP interface: the API of OpenAI (<https://platform.openai.com/docs/api-reference>) with the
-//! extensions of vLLM, metrics, and a page for a person.
+//! The HTTP interface: the API of OpenAI (<https://platform.openai.com/docs/api-reference>) with
+//! the extensions of vLLM, metrics, and a page for a person.
 //!
 //! | route | file |
 //! |---|---|

@@ -37,8 +37,9 @@ impl Prompts {
         prompts.map(Self).ok_or_else(|| fields.missing("prompt", EXPECTED))
     }
 
-    /// Tokenizes texts, after the BOS token if the tokenizer has one and `special` is true. An empty
-    /// prompt becomes the token that stands for it. With `echo` the text of each prompt is made.
+    /// Tokenizes texts, after the BOS token if the tokenizer has one and `special` is true. An
+    /// empty prompt becomes the token that stands for it. With `echo` the text of each prompt is
+    /// made.
     ///
     /// # Errors
     /// The tokenizer fails, or an empty prompt has no token to stand for it.

@@ -11,10 +11,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// The request is wrong.
-pub async fn tokenize(
-    State(context): State<Arc<Context>>,
-    JsonBody(mut fields): JsonBody,
-) -> Result<Json, Refusal> {
+pub async fn tokenize(State(context): State<Arc<Context>>, JsonBody(mut fields): JsonBody) -> Result<Json, Refusal> {
     context.check_model(&mut fields)?;
     let special = fields.flag("add_special_tokens")?;
     let with_texts = fields.flag("return_token_strs")?.unwrap_or(false);
@@ -55,10 +52,7 @@ async fn tokenize_chat(context: &Context, fields: &mut Fields, special: Option<b
 ///
 /// # Errors
 /// The request is wrong, or the tokenizer fails.
-pub async fn detokenize(
-    State(context): State<Arc<Context>>,
-    JsonBody(mut fields): JsonBody,
-) -> Result<Json, Refusal> {
+pub async fn detokenize(State(context): State<Arc<Context>>, JsonBody(mut fields): JsonBody) -> Result<Json, Refusal> {
     context.check_model(&mut fields)?;
     let expected = "an array of token ids";
     let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());

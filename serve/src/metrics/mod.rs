@@ -13,12 +13,13 @@ use std::{
 
 /// Buckets of durations in seconds.
 const SECONDS: &[f64] = &[
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
-    640.0, 2560.0,
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0, 2560.0,
 ];
 /// Buckets of numbers of tokens.
-const TOKENS: &[f64] =
-    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 50000.0, 100_000.0];
+const TOKENS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 50000.0, 100_000.0,
+];
 
 /// Reason why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl Metrics {
         let numbers = self.lock();
         let labels = format!("engine=\"0\",model_name=\"{}\"", self.model);
         let mut text = String::new();
-        let mut head = |name: &str, kind: &str, help: &str, text: &mut String| {
+        let head = |name: &str, kind: &str, help: &str, text: &mut String| {
             _ = write!(text, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\n");
         };
         let Gauges { running, waiting, cache_usage } = numbers.gauges;

@@ -21,7 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(100);
 
 fn tokenizer() -> Tokenizer {
-    Tokenizer::from_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/golden/tiny_tokenizer.json")).unwrap()
+    Tokenizer::from_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/golden/tiny_tokenizer.json"))
+        .unwrap()
 }
 
 fn engine(model: &CausalLm, num_slots: usize, max_step_tokens: usize) -> Engine {
@@ -159,7 +160,10 @@ fn answers_are_those_of_each_request_alone() {
         assert_eq!(client.answers, vec![expected; 2]);
     }
     let text = place.metrics.render();
-    assert!(text.contains("request_success_total{engine=\"0\",model_name=\"tiny\",finished_reason=\"length\"} 14"), "{text}");
+    assert!(
+        text.contains("request_success_total{engine=\"0\",model_name=\"tiny\",finished_reason=\"length\"} 14"),
+        "{text}"
+    );
     assert!(text.contains("generation_tokens_total{engine=\"0\",model_name=\"tiny\"} 168"), "{text}");
     let read: usize = requests.iter().map(|request| 2 * request.prompt.len()).sum();
     assert!(text.contains(&format!("vllm:prompt_tokens_total{{engine=\"0\",model_name=\"tiny\"}} {read}")), "{text}");
