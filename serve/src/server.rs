@@ -14,6 +14,8 @@ use tokio::{runtime, sync::oneshot, time};
 
 /// Threads that serve connections; the model has its own.
 const THREADS: usize = 2;
+/// Texts that are tokenized at once.
+const TOKENIZING_THREADS: usize = 4;
 /// Time between two looks at the flag that stops the server.
 const LOOK: Duration = Duration::from_millis(50);
 /// Time for connections to end once every sequence has.
@@ -48,7 +50,8 @@ pub fn bind(host: &str, port: u16) -> Result<TcpListener, ServeError> {
 /// The system gives no threads or sockets, or the engine thread has ended by itself.
 pub fn serve(service: Service, listener: TcpListener, lifetime: Lifetime) -> Result<(), ServeError> {
     let mut builder = runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(THREADS).enable_all().build().map_err(ServeError::Start)?;
+    builder.worker_threads(THREADS).max_blocking_threads(TOKENIZING_THREADS).enable_all();
+    let runtime = builder.build().map_err(ServeError::Start)?;
     let result = runtime.block_on(run(service, listener, lifetime));
     // Handlers that still wait for slow clients are dropped.
     runtime.shutdown_background();

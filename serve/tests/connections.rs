@@ -51,19 +51,19 @@ impl Server {
         self.request(body.len(), &body)
     }
 
-    fn running(&self) -> String {
+    fn metric(&self, name: &str) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        let line = text.lines().find(|line| line.starts_with("vllm:num_requests_running{")).unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("vllm:{name}{{"))).unwrap();
         line.rsplit(' ').next().unwrap().to_owned()
     }
 
     fn wait_for_running(&self, expected: &str) {
         let start = Instant::now();
-        while self.running() != expected {
-            assert!(start.elapsed() < Duration::from_secs(20), "{} run, expected {expected}", self.running());
+        while self.metric("num_requests_running") != expected {
+            assert!(start.elapsed() < Duration::from_secs(20), "expected {expected} to run");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -107,6 +107,20 @@ fn a_connection_that_is_closed_ends_its_sequences() {
     server.wait_for_running("4");
     drop(stream);
     server.wait_for_running("0");
+    server.finish().unwrap();
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_its_response_ends_its_sequences() {
+    let server = Server::start(Duration::from_secs(5));
+    let mut body = long_stream();
+    body["stream"] = json!(false);
+    let stream = server.send(&body);
+    server.wait_for_running("4");
+    drop(stream);
+    server.wait_for_running("0");
+    let generated: usize = server.metric("generation_tokens_total").parse().unwrap();
+    assert!(generated < 8 * 8 * 120, "all of {generated} tokens were generated");
     server.finish().unwrap();
 }
 

@@ -8,6 +8,8 @@ use axum::{
 };
 use std::{sync::Arc, time::Duration};
 
+/// Bodies that arrive at once; further ones wait unread, so that their memory is bounded.
+pub const BODIES: usize = 64;
 /// Time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -28,8 +30,11 @@ impl FromRequest<Arc<Context>> for JsonBody {
         if length.is_some_and(|length| length > limit) {
             return Err(Refusal::too_large(limit));
         }
-        let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), limit)).await;
-        let bytes = match body {
+        let read = async {
+            let _permit = context.bodies.acquire().await;
+            to_bytes(request.into_body(), limit).await
+        };
+        let bytes = match tokio::time::timeout(BODY_TIMEOUT, read).await {
             Err(_) => return Err(Refusal::timeout(BODY_TIMEOUT.as_secs())),
             // A body of unknown length is too large; another one was cut off.
             Ok(Err(_)) if length.is_none() => return Err(Refusal::too_large(limit)),

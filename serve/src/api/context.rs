@@ -1,6 +1,6 @@
 //! What the handlers of requests share.
 
-use super::{fields::Fields, refusal::Refusal};
+use super::{body::BODIES, fields::Fields, refusal::Refusal};
 use crate::{ServeOptions, inbox::Inbox, metrics::Metrics};
 use retie_data::{ChatTemplate, DataError, Tokenizer};
 use std::{
@@ -37,6 +37,8 @@ pub struct Context {
     pub created: u64,
     /// Requests that may be open at once: waiting, running, or not read by their clients yet.
     pub open: Arc<Semaphore>,
+    /// Bodies that may arrive at once.
+    pub bodies: Semaphore,
     /// Names of unknown fields that were logged.
     logged: Mutex<BTreeSet<String>>,
 }
@@ -52,6 +54,7 @@ impl Context {
             metrics,
             created: now(),
             open: Arc::new(Semaphore::new(open)),
+            bodies: Semaphore::new(BODIES),
             logged: Mutex::default(),
         }
     }
