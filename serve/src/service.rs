@@ -60,7 +60,6 @@ impl Service {
     }
 
     /// The HTTP interface.
-    #[must_use]
     pub fn router(&self) -> Router {
         api::router(Arc::clone(&self.context))
     }
