@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    process::{Child, Stdio},
+    process::{Child, ChildStderr, Stdio},
 };
 use support::Place;
 
@@ -18,6 +18,7 @@ const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: {{ mess
 /// A running `retie serve`.
 struct Server {
     child: Child,
+    stderr: BufReader<ChildStderr>,
     address: String,
 }
 
@@ -26,11 +27,12 @@ impl Server {
         let words = format!("serve base --port 0 --device cpu {arguments}");
         let mut child = place.command().args(words.split_whitespace()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut line).unwrap();
         let address =
             line.split_once("at http://").and_then(|(_, rest)| rest.split_once(": ")).map(|(address, _)| address);
         let address = address.unwrap_or_else(|| panic!("{line}")).to_owned();
-        Self { child, address }
+        Self { child, stderr, address }
     }
 
     /// Status and body of the response to a POST.
@@ -50,10 +52,12 @@ impl Server {
         (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}")))
     }
 
-    /// Sends a signal; returns the exit code.
-    fn stop(mut self, signal: &str) -> Option<i32> {
+    /// Sends a signal; returns the exit code, and stderr after the first line.
+    fn stop(mut self, signal: &str) -> (Option<i32>, String) {
         std::process::Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        self.child.wait().unwrap().code()
+        let mut log = String::new();
+        self.stderr.read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
     }
 }
 
@@ -84,11 +88,20 @@ fn a_served_model_says_what_generate_says() {
         assert_eq!((status, &answer["choices"][0]["message"]["content"]), (200, &generated["text"]), "{answer}");
         assert_eq!(answer["usage"]["prompt_tokens"], generated["prompt_tokens"]);
     }
+    for _ in 0..2 {
+        let body = json!({"prompt": "x", "max_tokens": 1, "colour": "red", "messages": [{"role": "user"}]});
+        assert_eq!(server.post("/v1/completions", &body).0, 200, "unknown fields are ignored");
+    }
     let (status, error) = server.post("/v1/completions", &json!({"prompt": vec![5; 150], "max_tokens": 60}));
     assert_eq!(status, 400);
     let message = "the prompt has 150 tokens and 60 new ones are asked for, expected at most 200 together";
     assert_eq!(error["error"]["message"], message);
-    assert_eq!(server.stop("-TERM"), Some(0));
+    let (code, log) = server.stop("-TERM");
+    assert_eq!(code, Some(0));
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.iter().filter(|line| line.contains("field=colour")).count(), 1, "logged once: {log}");
+    assert!(lines.iter().any(|line| line.contains("field=messages")), "{log}");
+    assert_eq!(lines.last(), Some(&"all requests are finished"));
 }
 
 #[test]

@@ -28,5 +28,5 @@ mod worker;
 pub use error::ServeError;
 pub use options::{ServeOptions, ServedModel};
 pub use queue::QueueLimits;
-pub use server::{Lifetime, bind, serve};
+pub use server::{Ended, Lifetime, bind, serve};
 pub use service::Service;

@@ -32,6 +32,15 @@ pub struct Lifetime {
     pub drain: Duration,
 }
 
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request that was accepted has been finished.
+    Finished,
+    /// Some requests were ended, after the time to finish them.
+    Cancelled,
+}
+
 /// Listens at a port of `host`, an address or name; port 0 is any free one.
 ///
 /// # Errors
@@ -48,7 +57,7 @@ pub fn bind(host: &str, port: u16) -> Result<TcpListener, ServeError> {
 ///
 /// # Errors
 /// The system gives no threads or sockets, or the engine thread has ended by itself.
-pub fn serve(service: Service, listener: TcpListener, lifetime: Lifetime) -> Result<(), ServeError> {
+pub fn serve(service: Service, listener: TcpListener, lifetime: Lifetime) -> Result<Ended, ServeError> {
     let mut builder = runtime::Builder::new_multi_thread();
     builder.worker_threads(THREADS).max_blocking_threads(TOKENIZING_THREADS).enable_all();
     let runtime = builder.build().map_err(ServeError::Start)?;
@@ -58,7 +67,7 @@ pub fn serve(service: Service, listener: TcpListener, lifetime: Lifetime) -> Res
     result
 }
 
-async fn run(mut service: Service, listener: TcpListener, lifetime: Lifetime) -> Result<(), ServeError> {
+async fn run(mut service: Service, listener: TcpListener, lifetime: Lifetime) -> Result<Ended, ServeError> {
     listener.set_nonblocking(true).map_err(ServeError::Start)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Start)?;
     let listener = LimitedListener { listener, write_timeout: WRITE_TIMEOUT };
@@ -75,13 +84,14 @@ async fn run(mut service: Service, listener: TcpListener, lifetime: Lifetime) ->
     service.drain();
     // The listener closes: a new connection is refused by the system.
     drop(close);
+    let mut ended = Ended::Finished;
     if time::timeout(lifetime.drain, service.stopped()).await.is_err() {
-        tracing::warn!(seconds = lifetime.drain.as_secs(), "ending the requests that are not finished");
         service.cancel();
         service.stopped().await;
+        ended = Ended::Cancelled;
     }
     _ = time::timeout(CLOSE, connections).await;
-    Ok(())
+    Ok(ended)
 }
 
 async fn flag(stop: &AtomicBool) {

@@ -122,3 +122,42 @@ impl Drop for Running {
         self.inbox.remove(|_| false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        inbox::NotAccepted,
+        job::{Events, Job},
+        queue::QueueLimits,
+    };
+    use retie_engine::Request;
+    use std::{path::Path, time::Instant};
+
+    #[test]
+    fn clients_learn_of_an_engine_thread_that_panics() {
+        let inbox = Arc::new(Inbox::new(QueueLimits { sequences: 4, tokens: 40 }));
+        let job =
+            |events| Job { request: Request::default(), stop: Vec::new(), choice: 0, events, arrived: Instant::now() };
+        let (events, mut receiver) = Events::channel(1);
+        inbox.offer(vec![job(events)]).unwrap();
+        let (sender, mut stopped) = oneshot::channel();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/golden/tiny_tokenizer.json");
+        let running = Running {
+            inbox: Arc::clone(&inbox),
+            metrics: Arc::new(Metrics::new("tiny")),
+            tokenizer: Arc::new(Tokenizer::from_file(&path).unwrap()),
+            _stopped: sender,
+        };
+        let thread = std::thread::spawn(move || {
+            let _running = running;
+            panic!("a bug of the engine, for this test");
+        });
+        assert!(thread.join().is_err());
+        assert!(receiver.blocking_recv().is_none(), "there will be no answer");
+        assert!(stopped.try_recv().is_err());
+        let (events, _receiver) = Events::channel(1);
+        assert_eq!(inbox.offer(vec![job(events)]), Err(NotAccepted::Closed));
+        assert_eq!(inbox.state(), State::Stopped);
+    }
+}

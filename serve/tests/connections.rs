@@ -4,7 +4,7 @@
 
 mod support;
 
-use retie_serve::{Lifetime, ServeError, bind, serve};
+use retie_serve::{Ended, Lifetime, ServeError, bind, serve};
 use serde_json::json;
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -22,7 +22,7 @@ use support::{options, service};
 struct Server {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<(), ServeError>>,
+    thread: JoinHandle<Result<Ended, ServeError>>,
 }
 
 impl Server {
@@ -68,9 +68,9 @@ impl Server {
         }
     }
 
-    fn finish(self) -> Result<(), ServeError> {
+    fn finish(self) -> Ended {
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap()
+        self.thread.join().unwrap().unwrap()
     }
 }
 
@@ -95,7 +95,7 @@ fn a_body_that_is_cut_in_half_is_refused() {
     let mut line = String::new();
     BufReader::new(&mut stream).read_line(&mut line).unwrap();
     assert_eq!(line, "HTTP/1.1 200 OK\r\n", "the server goes on");
-    server.finish().unwrap();
+    server.finish();
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_connection_that_is_closed_ends_its_sequences() {
     server.wait_for_running("4");
     drop(stream);
     server.wait_for_running("0");
-    server.finish().unwrap();
+    server.finish();
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_client_that_does_not_wait_for_its_response_ends_its_sequences() {
     server.wait_for_running("0");
     let generated: usize = server.metric("generation_tokens_total").parse().unwrap();
     assert!(generated < 8 * 8 * 120, "all of {generated} tokens were generated");
-    server.finish().unwrap();
+    server.finish();
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_server_that_is_stopped_finishes_what_it_accepted() {
     let mut lines = BufReader::new(stream).lines();
     let status = lines.next().unwrap().unwrap();
     assert_eq!(status, "HTTP/1.1 200 OK");
-    server.finish().unwrap();
+    assert_eq!(server.finish(), Ended::Finished);
     let text: Vec<String> = lines.map_while(Result::ok).collect();
     assert!(text.iter().any(|line| line == "data: [DONE]"), "{text:?}");
 }
@@ -142,7 +142,7 @@ fn a_server_that_is_stopped_ends_what_takes_too_long() {
     let stream = server.send(&long_stream());
     server.wait_for_running("4");
     let start = Instant::now();
-    server.finish().unwrap();
+    assert_eq!(server.finish(), Ended::Cancelled);
     assert!(start.elapsed() < Duration::from_secs(10), "nobody reads the stream");
     drop(stream);
 }

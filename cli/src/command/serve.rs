@@ -11,7 +11,7 @@ use clap::Args;
 use retie_data::ChatTemplate;
 use retie_engine::EngineOptions;
 use retie_report::number::bytes;
-use retie_serve::{Lifetime, QueueLimits, ServeOptions, ServedModel, Service};
+use retie_serve::{Ended, Lifetime, QueueLimits, ServeOptions, ServedModel, Service};
 use std::time::Duration;
 
 /// Longest sequence of a model with a longer context, unless `--context` says otherwise: the KV
@@ -98,8 +98,10 @@ impl Serve {
             bytes(service.cache_bytes() as u64),
             if has_template { "" } else { ", no chat template" },
         ));
-        retie_serve::serve(service, listener, lifetime)?;
-        output::line("all requests are finished");
+        output::line(match retie_serve::serve(service, listener, lifetime)? {
+            Ended::Finished => "all requests are finished",
+            Ended::Cancelled => "some requests were ended before they were finished",
+        });
         Ok(Status::Done)
     }
 }

@@ -67,7 +67,8 @@ impl Chat {
         let expected = "an array of messages";
         let list = fields.read("messages", expected, |value| value.as_array().cloned())?;
         let list = list.filter(|list| !list.is_empty()).ok_or_else(|| fields.missing("messages", expected))?;
-        let messages = list.into_iter().enumerate().map(|(i, value)| message(value, &format!("messages[{i}]")));
+        let messages = list.into_iter().enumerate();
+        let messages = messages.map(|(i, value)| message(value, &format!("messages[{i}]"), fields));
         let messages = messages.collect::<Result<Vec<_>, _>>()?.into();
         let add_generation_prompt = fields.flag("add_generation_prompt")?.unwrap_or(true);
         let given = fields.read("chat_template_kwargs", "an object", |value| value.as_object().cloned())?;
@@ -93,8 +94,9 @@ impl Chat {
     }
 }
 
-/// A message as templates expect it: its content is one text.
-fn message(value: Value, place: &str) -> Result<Value, Refusal> {
+/// A message as templates expect it: its content is one text. What is unknown in it is left to
+/// `all`.
+fn message(value: Value, place: &str, all: &mut Fields) -> Result<Value, Refusal> {
     let mut fields = Fields::of(value, place)?;
     let expected = format!("one of {}", ROLES.join(", "));
     let role = |value: &Value| value.as_str().filter(|role| ROLES.contains(role)).map(str::to_owned);
@@ -105,7 +107,7 @@ fn message(value: Value, place: &str) -> Result<Value, Refusal> {
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => {
             let parts = parts.into_iter().enumerate();
-            let texts = parts.map(|(i, part)| text_part(part, &format!("{place}.content[{i}]")));
+            let texts = parts.map(|(i, part)| text_part(part, &format!("{place}.content[{i}]"), all));
             texts.collect::<Result<Vec<_>, _>>()?.join("\n")
         }
         Some(other) => return Err(fields.wrong("content", &other, expected)),
@@ -117,6 +119,7 @@ fn message(value: Value, place: &str) -> Result<Value, Refusal> {
             return Err(Refusal::of_field(name.clone(), format!("`{name}` is not supported")));
         }
     }
+    all.absorb(&fields);
     let mut message = json!({"role": role, "content": content});
     if let Some(name) = name {
         message["name"] = name.into();
@@ -124,13 +127,15 @@ fn message(value: Value, place: &str) -> Result<Value, Refusal> {
     Ok(message)
 }
 
-fn text_part(value: Value, place: &str) -> Result<String, Refusal> {
+fn text_part(value: Value, place: &str, all: &mut Fields) -> Result<String, Refusal> {
     let mut fields = Fields::of(value, place)?;
     let kind = fields.text("type")?.ok_or_else(|| fields.missing("type", "`text`"))?;
     if kind != "text" {
         return Err(fields.wrong("type", &kind.into(), "`text`: the model reads nothing else"));
     }
-    fields.text("text")?.ok_or_else(|| fields.missing("text", "a text"))
+    let text = fields.text("text")?.ok_or_else(|| fields.missing("text", "a text"))?;
+    all.absorb(&fields);
+    Ok(text)
 }
 
 /// The form of the answers.

@@ -13,6 +13,8 @@ pub struct Fields {
     fields: Map<String, Value>,
     /// What stands before the names of its fields in messages.
     prefix: String,
+    /// Fields that objects inside of it had left.
+    left_inside: Vec<String>,
 }
 
 impl Fields {
@@ -30,7 +32,7 @@ impl Fields {
         let value = serde_json::from_str(text)
             .map_err(|error| Refusal::bad_request(format!("the body is not JSON: {error}")))?;
         match value {
-            Value::Object(fields) => Ok(Self { fields, prefix: String::new() }),
+            Value::Object(fields) => Ok(Self { fields, prefix: String::new(), left_inside: Vec::new() }),
             _ => Err(Refusal::bad_request("the body is not a JSON object")),
         }
     }
@@ -108,7 +110,8 @@ impl Fields {
     /// Takes an object.
     pub fn object(&mut self, name: &str) -> Result<Option<Self>, Refusal> {
         let fields = self.read(name, "an object", |value| value.as_object().cloned())?;
-        Ok(fields.map(|fields| Self { fields, prefix: format!("{}{name}.", self.prefix) }))
+        let prefix = format!("{}{name}.", self.prefix);
+        Ok(fields.map(|fields| Self { fields, prefix, left_inside: Vec::new() }))
     }
 
     /// The fields of `value`, which stands at `place`.
@@ -117,7 +120,7 @@ impl Fields {
     /// It is not an object.
     pub fn of(value: Value, place: &str) -> Result<Self, Refusal> {
         match value {
-            Value::Object(fields) => Ok(Self { fields, prefix: format!("{place}.") }),
+            Value::Object(fields) => Ok(Self { fields, prefix: format!("{place}."), left_inside: Vec::new() }),
             _ => Err(Refusal::of_field(place, format!("`{place}` is not an object"))),
         }
     }
@@ -146,7 +149,19 @@ impl Fields {
 
     /// Names of the fields that have not been taken.
     pub fn left(&self) -> impl Iterator<Item = String> {
-        self.fields.keys().map(|name| format!("{}{name}", self.prefix))
+        let names = self.fields.keys().map(|name| format!("{}{name}", self.prefix));
+        names.chain(self.left_inside.iter().cloned())
+    }
+
+    /// Adds the fields that are left of an object inside of this one; indices of arrays are left
+    /// out of their names.
+    pub fn absorb(&mut self, inner: &Self) {
+        let without_index = |name: String| {
+            let mut parts = name.split('[');
+            let first = parts.next().unwrap_or_default().to_owned();
+            parts.fold(first, |name, part| name + "[" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+        };
+        self.left_inside.extend(inner.left().map(without_index));
     }
 }
 
@@ -198,7 +213,9 @@ mod tests {
         let mut inner = fields.object("f").unwrap().unwrap();
         assert_eq!(inner.count("g", 9), Ok(Some(1)));
         assert_eq!(inner.left().collect::<Vec<_>>(), ["f.h"]);
-        assert_eq!(fields.left().collect::<Vec<_>>(), ["user", "z"]);
+        fields.absorb(&inner);
+        fields.absorb(&Fields::of(serde_json::json!({"x": 1}), "m[12].n[3]").unwrap());
+        assert_eq!(fields.left().collect::<Vec<_>>(), ["user", "z", "f.h", "m[].n[].x"]);
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl Generation {
                 return Err(Refusal::of_field("stream_options", "`stream_options` needs `stream: true`"));
             }
             include_usage = options.flag("include_usage")?.unwrap_or(false);
+            fields.absorb(&options);
         }
         Ok(Self { sampling, num_choices, stop_strings, ignore_eos, stream, include_usage })
     }
