@@ -97,7 +97,7 @@ impl<'tokenizer> DecodeStream<'tokenizer> {
 #[cfg(test)]
 mod tests {
     use super::DecodeStream;
-    use crate::tokenizer::tests::tiny;
+    use crate::tokenizer::{Tokenizer, tests::tiny};
 
     const TEXTS: [&str; 5] = [
         "",
@@ -161,6 +161,24 @@ mod tests {
             let before = tokenizer.decode(&ids[..at], true).unwrap();
             assert_eq!(before.trim_end_matches('\u{fffd}').to_owned() + &text, "hello 🦀 world", "{at}");
         }
+    }
+
+    #[test]
+    fn a_space_that_a_text_would_lose_at_its_start_stays_within_it() {
+        // The decoder of Llama 2.
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ]},
+            "model": {"type": "WordLevel", "vocab": {"▁Hello": 0, "▁world": 1}, "unk_token": "▁Hello"},
+        });
+        let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes(), "there".as_ref()).unwrap();
+        assert_eq!(DecodeStream::new(&tokenizer, true).step(1).unwrap(), "world");
+        assert_eq!(DecodeStream::after(&tokenizer, true, &[0]).unwrap().step(1).unwrap(), " world");
+        assert_eq!(tokenizer.token_bytes(1), b" world");
     }
 
     #[test]

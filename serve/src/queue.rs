@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-/// Limits of a [`Queue`].
+/// Limits of the queue of sequences that wait for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Most sequences that wait.
