@@ -1,5 +1,5 @@
-//! Requests that no client should send: every one is answered, none with an error of the server, and
-//! the server goes on.
+//! Requests that no client should send: every one is answered, none with an error of the server,
+//! and the server goes on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -60,7 +60,7 @@ pub trait Shape: Send + Unpin + 'static {
 /// The response to a request with `num_choices` choices in all.
 ///
 /// # Errors
-/// The engine fails before the first datum of a stream, or before the end of another response.
+/// The engine fails, and the response is no stream: a stream ends with the error.
 pub async fn respond<S: Shape>(
     shape: S,
     submitted: Submitted,
