@@ -1,8 +1,10 @@
 //! Arguments shared by several commands, and the parsers of their values.
 
 mod duration;
+mod sampling;
 
 pub use duration::parse_duration;
+pub use sampling::SamplingArgs;
 
 use clap::{Args, ValueEnum};
 use retie_model::WeightDtype;

@@ -4,8 +4,9 @@ use crate::progress::{Progress, Unit};
 use anyhow::{Context, bail};
 use burn::tensor::Device;
 use retie_checkpoint::{Hub, INDEX_FILE, ModelSource, Parent};
-use retie_data::{DecodeStream, Tokenizer};
+use retie_data::{ChatTemplate, DecodeStream, Tokenizer};
 use retie_model::{CausalLm, WeightDtype};
+use serde_json::{Map, Value};
 use std::{
     collections::BTreeSet,
     sync::{Mutex, PoisonError},
@@ -63,6 +64,20 @@ pub fn tokenizer(source: &ModelSource) -> anyhow::Result<Tokenizer> {
     Ok(tokenizer)
 }
 
+/// Chat template of `source`.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn chat_template(source: &ModelSource) -> anyhow::Result<ChatTemplate> {
+    ChatTemplate::from_model_files(&source.companions, &source.path)?.with_context(|| {
+        format!(
+            "`{}` has no chat template, expected `chat_template.jinja` or a key of `tokenizer_config.json`\n\
+             hint: `retie generate` without `--chat` needs none",
+            source.path.display()
+        )
+    })
+}
+
 /// A model on a device with its tokenizer.
 pub struct TextModel {
     pub model: CausalLm,
@@ -86,6 +101,13 @@ impl TextModel {
         let config = self.model.config();
         let prefix = self.tokenizer.bos_token().or(config.bos_token_id).or(config.eos_token_ids.first().copied());
         prefix.context("the model's configuration has neither `bos_token_id` nor `eos_token_id`, expected one of them")
+    }
+
+    /// Ids of the prompt that `template` makes of `messages`, up to the beginning of the answer.
+    pub fn encode_messages(&self, template: &ChatTemplate, messages: &Value) -> anyhow::Result<Vec<u32>> {
+        let variables = Map::from_iter([("add_generation_prompt".to_owned(), Value::Bool(true))]);
+        // The template writes the BOS token where there is one.
+        Ok(self.tokenizer.encode(&template.render(messages, &variables)?)?)
     }
 
     /// The text of each of `ids` where it stands; the bytes of a character that several tokens make

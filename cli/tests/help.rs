@@ -18,6 +18,8 @@ fn help_is_as_recorded() {
         "tokenize",
         "eval",
         "generate",
+        "chat",
+        "serve",
         "bench",
         "demo",
         "report",

@@ -12,6 +12,9 @@ use crate::tokenizer::Tokenizer;
 /// The character that decoding puts for bytes that are not (yet) a character.
 const REPLACEMENT: char = '\u{fffd}';
 
+/// Ids before a text that its first characters may depend on: more than a character has bytes.
+const IDS_BEFORE: usize = 5;
+
 /// Incremental decoder.
 #[derive(Debug)]
 pub struct DecodeStream<'tokenizer> {
@@ -29,6 +32,18 @@ impl<'tokenizer> DecodeStream<'tokenizer> {
     /// A decoder at the start of a text; see [`Tokenizer::decode`] for `skip_special`.
     pub fn new(tokenizer: &'tokenizer Tokenizer, skip_special: bool) -> Self {
         Self { tokenizer, skip_special, ids: Vec::new(), given: 0, prefix: String::new() }
+    }
+
+    /// A decoder of a text that goes on after the ids `before`: their text is not given again.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn after(tokenizer: &'tokenizer Tokenizer, skip_special: bool, before: &[u32]) -> Result<Self, DataError> {
+        let ids = before[before.len().saturating_sub(IDS_BEFORE)..].to_vec();
+        let text = tokenizer.decode(&ids, skip_special)?;
+        // A character that is cut off there is given whole.
+        let prefix = text.trim_end_matches(REPLACEMENT).to_owned();
+        Ok(Self { tokenizer, skip_special, given: ids.len(), ids, prefix })
     }
 
     /// Takes the next id; gives the text that is now certain, which may be empty and is always
@@ -50,6 +65,14 @@ impl<'tokenizer> DecodeStream<'tokenizer> {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn finish(mut self) -> Result<String, DataError> {
+        self.flush()
+    }
+
+    /// [`DecodeStream::finish`] by reference: the text has to end there.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn flush(&mut self) -> Result<String, DataError> {
         let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
         self.advance(&text)
     }
@@ -74,7 +97,7 @@ impl<'tokenizer> DecodeStream<'tokenizer> {
 #[cfg(test)]
 mod tests {
     use super::DecodeStream;
-    use crate::tokenizer::tests::tiny;
+    use crate::tokenizer::{Tokenizer, tests::tiny};
 
     const TEXTS: [&str; 5] = [
         "",
@@ -122,6 +145,40 @@ mod tests {
         }
         assert_eq!(joined, "ok ");
         assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+    }
+
+    #[test]
+    fn a_text_goes_on_after_the_ids_before_it() {
+        let tokenizer = tiny();
+        let ids = tokenizer.encode("hello 🦀 world").unwrap();
+        for at in 0..=ids.len() {
+            let mut stream = DecodeStream::after(&tokenizer, true, &ids[..at]).unwrap();
+            let mut text = String::new();
+            for &id in &ids[at..] {
+                text += &stream.step(id).unwrap();
+            }
+            text += &stream.finish().unwrap();
+            let before = tokenizer.decode(&ids[..at], true).unwrap();
+            assert_eq!(before.trim_end_matches('\u{fffd}').to_owned() + &text, "hello 🦀 world", "{at}");
+        }
+    }
+
+    #[test]
+    fn a_space_that_a_text_would_lose_at_its_start_stays_within_it() {
+        // The decoder of Llama 2.
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ]},
+            "model": {"type": "WordLevel", "vocab": {"▁Hello": 0, "▁world": 1}, "unk_token": "▁Hello"},
+        });
+        let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes(), "there".as_ref()).unwrap();
+        assert_eq!(DecodeStream::new(&tokenizer, true).step(1).unwrap(), "world");
+        assert_eq!(DecodeStream::after(&tokenizer, true, &[0]).unwrap().step(1).unwrap(), " world");
+        assert_eq!(tokenizer.token_bytes(1), b" world");
     }
 
     #[test]

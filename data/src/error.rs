@@ -229,6 +229,23 @@ pub enum DataError {
         #[source]
         source: serde_json::Error,
     },
+    /// A chat template that is not Jinja.
+    #[error("the chat template of `{}` cannot be read", path.display())]
+    ChatTemplate {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: minijinja::Error,
+    },
+    /// Messages that a chat template does not take.
+    #[error("the chat template of `{}` does not take the messages: {reason}", path.display())]
+    ChatMessages {
+        /// The file.
+        path: PathBuf,
+        /// Message of the template.
+        reason: String,
+    },
     /// A text is shorter than the calibration that is asked of it.
     #[error(
         "`{}` has {found} tokens, expected at least {expected}: {sequences} sequences of {sequence_length}, part of them held out\nhint: name a longer text, or ask for fewer tokens",

@@ -11,7 +11,8 @@
 //!
 //! [`logits`] keeps a teacher's distributions for the rows of a dataset.
 //!
-//! For evaluation there are [`joined_text`] and [`windows()`], for calibration [`CalibrationText`].
+//! For evaluation there are [`joined_text`] and [`windows()`], for calibration [`CalibrationText`],
+//! for chats [`ChatTemplate`].
 //! Nothing here depends on a tensor library.
 //!
 //! Shape legend: `B` rows of a batch, `T` `sequence_length`.
@@ -21,6 +22,7 @@ mod best_fit;
 mod bos;
 mod cache;
 mod calibration;
+mod chat_template;
 mod dataset;
 mod decode_stream;
 pub mod document;
@@ -33,6 +35,7 @@ mod sampler;
 mod shard;
 mod shuffle;
 mod stream;
+mod token_bytes;
 mod tokenize;
 mod tokenizer;
 mod tokens;
@@ -41,6 +44,7 @@ mod whole_file;
 mod windows;
 
 pub use calibration::CalibrationText;
+pub use chat_template::ChatTemplate;
 pub use dataset::TokenDataset;
 pub use decode_stream::DecodeStream;
 pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, joined_text, read_text};

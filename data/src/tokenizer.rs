@@ -4,13 +4,17 @@
 //! text, as the library does by default. Truncation and padding that a `tokenizer.json` may ask for
 //! are switched off: every token of a text comes back.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::bos::{configured_bos, template_bos};
 use crate::error::DataError;
+use crate::token_bytes::Spelling;
 
 /// A model that pads its vocabulary to a round size has few rows that no token uses (the most seen
 /// is about 3 %); where tokens cover less than one part in this many, the tokenizer is another
@@ -30,6 +34,9 @@ pub struct Tokenizer {
     largest_id: u32,
     fingerprint: String,
     bos_token: Option<u32>,
+    spelling: Spelling,
+    /// Tokens outside of the vocabulary proper, by id; true for special ones.
+    added: BTreeMap<u32, bool>,
 }
 
 impl Tokenizer {
@@ -45,8 +52,18 @@ impl Tokenizer {
         let vocab = inner.get_vocab(true);
         let largest_id = vocab.values().copied().max().ok_or_else(|| wrap("the vocabulary is empty".into()))?;
         let fingerprint = hex(&Sha256::digest(json));
-        let bos_token = serde_json::from_slice(json).ok().and_then(|value| template_bos(&value));
-        Ok(Self { vocab_size: vocab.len(), inner, origin: origin.to_owned(), largest_id, fingerprint, bos_token })
+        let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+        let added = inner.get_added_tokens_decoder().iter().map(|(id, token)| (*id, token.special)).collect();
+        Ok(Self {
+            vocab_size: vocab.len(),
+            inner,
+            origin: origin.to_owned(),
+            largest_id,
+            fingerprint,
+            bos_token: template_bos(&value),
+            spelling: Spelling::of(&value),
+            added,
+        })
     }
 
     /// From the small files of a model, by name: its `tokenizer.json`, and the BOS token that its
@@ -137,6 +154,19 @@ impl Tokenizer {
     /// Token of an id.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// Bytes of the token of an id, which may be a part of a character; none for an id without a
+    /// token.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.token(id) else { return Vec::new() };
+        if self.added.contains_key(&id) { token.into_bytes() } else { self.spelling.bytes(&token) }
+    }
+
+    /// True for a token that is marked special, which leaves no text where special tokens are
+    /// skipped.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.added.get(&id).copied().unwrap_or(false)
     }
 
     /// SHA-256 of the JSON, in hexadecimal.
@@ -274,6 +304,16 @@ pub(crate) mod tests {
             "",
             "neither an unknown id nor a special token is text"
         );
+    }
+
+    #[test]
+    fn the_bytes_of_the_tokens_together_are_those_of_the_text() {
+        let tokenizer = tiny();
+        let text = "naïve 🦀 日本語 <|endoftext|> ok";
+        let bytes = |id: &u32| tokenizer.token_bytes(*id);
+        assert_eq!(tokenizer.encode(text).unwrap().iter().flat_map(bytes).collect::<Vec<u8>>(), text.as_bytes());
+        assert!(tokenizer.token_bytes(9999).is_empty());
+        assert!(tokenizer.is_special(tokenizer.token_id("<|endoftext|>").unwrap()) && !tokenizer.is_special(50));
     }
 
     #[test]

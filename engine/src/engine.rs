@@ -1,12 +1,20 @@
 //! The engine: a model, its KV cache and the active sequences.
 
-use crate::{EngineError, FinishReason, Request, SequenceId, schedule::schedule, sequence::Sequence};
+use crate::{
+    EngineError, FinishReason, Request, SequenceId, TokenLogprobs,
+    schedule::schedule,
+    sequence::{Choice, Sequence},
+};
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::ModelConfig;
 use retie_model::{
     CausalLm, KvCache, NewTokens, RoutingTrace,
-    kernels::{self, f32_slice_mut},
+    kernels::{self, f32_slice, f32_slice_mut},
 };
+
+/// Rows of logits that are computed at once for the tokens of prompts: bounds their memory, which
+/// is that of the vocabulary for each row.
+const LOGIT_ROWS: usize = 64;
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +40,19 @@ pub struct Engine {
     num_admitted: u64,
 }
 
+/// A row whose logits score the next token of a prompt.
+#[derive(Clone, Copy, Debug)]
+struct ScoredRow {
+    row: usize,
+    token: u32,
+    /// Number of most probable tokens to report.
+    num_top: usize,
+    /// Index of the sequence in the progress of the step.
+    index: usize,
+}
+
 /// Progress of one sequence in a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
     /// The sequence.
     pub sequence: SequenceId,
@@ -43,6 +62,11 @@ pub struct Progress {
     /// The new token; `None` while the prompt is read, and in the extra step that only reads the
     /// recursion count of the last token. A token that ends the sequence is included.
     pub token: Option<u32>,
+    /// Log-probabilities of `token`, if the request asked for them.
+    pub logprobs: Option<TokenLogprobs>,
+    /// Log-probabilities of the tokens of the prompt whose predecessors the step read, if the
+    /// request asked for them: over all steps those of every token but the first.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
     /// Reason why the sequence ended; `None` while it continues. Its slot is then free.
     pub finish: Option<FinishReason>,
 }
@@ -93,9 +117,26 @@ impl Engine {
         found.is_some()
     }
 
+    /// Leaves a sequence out of the next steps, until [`Engine::resume`]. It keeps its slot, and
+    /// its tokens are those of a sequence that was never paused. Returns true if it is active.
+    pub fn pause(&mut self, id: SequenceId) -> bool {
+        self.set_paused(id, true)
+    }
+
+    /// Ends the pause of a sequence; returns true if it is active.
+    pub fn resume(&mut self, id: SequenceId) -> bool {
+        self.set_paused(id, false)
+    }
+
+    fn set_paused(&mut self, id: SequenceId, paused: bool) -> bool {
+        let found = self.sequences.iter_mut().flatten().find(|sequence| sequence.id == id);
+        found.map(|sequence| sequence.paused = paused).is_some()
+    }
+
     /// Runs one forward pass over a token of every sequence that decodes and over parts of prompts,
     /// and samples a token for every sequence that has been read to its end. Returns the progress
-    /// of each sequence that took part, by slot.
+    /// of each sequence that took part, by slot; nothing if no sequence is active or all are
+    /// paused.
     pub fn step(&mut self) -> Vec<Progress> {
         let batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens);
         if batch.is_empty() {
@@ -108,19 +149,39 @@ impl Engine {
             counts = self.recursion_counts(&trace, num_rows);
         }
         let mut start = 0;
-        let mut last_rows = Vec::new();
+        let (mut last_rows, mut scored) = (Vec::new(), Vec::new());
         let mut progress = Vec::with_capacity(batch.len());
         for NewTokens { slot, tokens } in &batch {
             let Some(sequence) = &mut self.sequences[slot.index()] else { continue };
-            sequence.num_read += tokens;
             let rows = start..start + tokens;
             start = rows.end;
+            if let Some(num_top) = sequence.prompt_logprobs {
+                let next = &sequence.tokens[..sequence.num_prompt_tokens];
+                let next = next.iter().skip(sequence.num_read + 1);
+                let index = progress.len();
+                scored.extend(rows.clone().zip(next).map(|(row, token)| ScoredRow {
+                    row,
+                    token: *token,
+                    num_top,
+                    index,
+                }));
+            }
+            sequence.num_read += tokens;
             if sequence.wants_token() {
                 last_rows.push(rows.end - 1);
             }
             let recursion_counts = if sequence.recursion_counts { counts[rows].to_vec() } else { Vec::new() };
-            progress.push(Progress { sequence: sequence.id, recursion_counts, token: None, finish: sequence.ending });
+            let finish = if sequence.is_done() { Some(FinishReason::MaxNewTokens) } else { sequence.ending };
+            progress.push(Progress {
+                sequence: sequence.id,
+                recursion_counts,
+                token: None,
+                logprobs: None,
+                prompt_logprobs: Vec::new(),
+                finish,
+            });
         }
+        self.score(&hidden, &scored, &mut progress);
         self.choose(hidden, &last_rows, &batch, &mut progress);
         progress.iter().filter(|progress| progress.finish.is_some()).for_each(|progress| {
             self.evict(progress.sequence);
@@ -138,6 +199,13 @@ impl Engine {
     #[must_use]
     pub fn num_free_slots(&self) -> usize {
         self.cache.num_free_slots()
+    }
+
+    /// Number of tokens of prompts that the next steps have to read.
+    #[must_use]
+    pub fn num_unread_prompt_tokens(&self) -> usize {
+        let prompts = self.sequences.iter().flatten();
+        prompts.map(|sequence| sequence.num_prompt_tokens.saturating_sub(sequence.num_read)).sum()
     }
 
     /// Bytes of the KV cache.
@@ -172,6 +240,18 @@ impl Engine {
         }
     }
 
+    /// Log-probabilities of tokens of prompts, from the rows of `hidden [M, D]` before them.
+    fn score(&self, hidden: &Tensor<2>, scored: &[ScoredRow], progress: &mut [Progress]) {
+        for scored in scored.chunks(LOGIT_ROWS) {
+            let rows: Vec<usize> = scored.iter().map(|scored| scored.row).collect();
+            let logits = self.model.logits(kernels::gather(hidden.clone(), &rows)).into_data(); // [n, V]
+            let logits = f32_slice(&logits).chunks_exact(self.model.config().vocab_size);
+            for (ScoredRow { token, num_top, index, .. }, logits) in scored.iter().zip(logits) {
+                progress[*index].prompt_logprobs.push(TokenLogprobs::from_logits(logits, *token, *num_top));
+            }
+        }
+    }
+
     /// Chooses the next token for each of `last_rows` of `hidden [M, D]`: the last rows of the
     /// sequences of `batch` that have been read to their end.
     fn choose(&mut self, hidden: Tensor<2>, last_rows: &[usize], batch: &[NewTokens], progress: &mut [Progress]) {
@@ -187,8 +267,9 @@ impl Engine {
             let Some((sequence, logits)) = sequence.and_then(|sequence| Some((sequence, logits.next()?))) else {
                 continue;
             };
-            let (token, reason) = sequence.choose(logits, self.options.context);
+            let Choice { token, logprobs, reason } = sequence.choose(logits, self.options.context);
             progress.token = Some(token);
+            progress.logprobs = logprobs;
             match reason {
                 Some(reason) if sequence.reads_last(reason) => sequence.ending = Some(reason),
                 reason => progress.finish = reason,

@@ -6,7 +6,8 @@
 //! 2. [`Engine::admit`] gives it a slot of the KV cache.
 //! 3. [`Engine::step`] runs one forward pass over all sequences: prompts in chunks, one token of
 //!    each other sequence. It samples and returns the progress of each sequence.
-//! 4. A finished sequence frees its slot; [`Engine::evict`] ends one early.
+//! 4. A finished sequence frees its slot; [`Engine::evict`] ends one early, and [`Engine::pause`]
+//!    leaves one out of the steps.
 //!
 //! Tokens are ids: text, HTTP and queues are left to the callers. The tokens of a sequence do not
 //! depend on the others in its batch, up to ties within the rounding of f32.
@@ -14,6 +15,7 @@
 
 mod engine;
 mod error;
+mod logprobs;
 mod request;
 pub mod sampling;
 mod schedule;
@@ -23,6 +25,7 @@ mod stop_text;
 
 pub use engine::{Engine, EngineOptions, Progress};
 pub use error::EngineError;
+pub use logprobs::TokenLogprobs;
 pub use request::{Request, SequenceId};
 pub use sampling::{Sampler, Sampling};
 pub use stop::{FinishReason, StopConditions};

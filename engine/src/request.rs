@@ -21,6 +21,13 @@ pub struct Request {
     /// Requests [`Progress::recursion_counts`](crate::Progress::recursion_counts). The last token
     /// is then read too: the sequence ends a step later, unless it ends with an EOS token.
     pub recursion_counts: bool,
+    /// Requests [`Progress::logprobs`](crate::Progress::logprobs), with this many of the most
+    /// probable tokens.
+    pub logprobs: Option<usize>,
+    /// Requests [`Progress::prompt_logprobs`](crate::Progress::prompt_logprobs), with this many of
+    /// the most probable tokens. The request may then ask for no new token: it only scores its
+    /// prompt.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Request {
@@ -29,9 +36,13 @@ impl Request {
     ///
     /// # Errors
     /// When the prompt is empty, has unknown tokens or is too long, or a value is out of its range.
-    pub(crate) fn check(&self, vocab_size: usize, context: usize) -> Result<(), EngineError> {
+    pub fn check(&self, vocab_size: usize, context: usize) -> Result<(), EngineError> {
         self.sampling.check()?;
         self.stop.check()?;
+        if self.stop.max_new_tokens == Some(0) && self.prompt_logprobs.is_none() {
+            let expected = "at least 1".to_owned();
+            return Err(EngineError::OutOfRange { name: "max_new_tokens", found: "0".to_owned(), expected });
+        }
         if self.prompt.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }

@@ -6,10 +6,11 @@
 use crate::sequence::Sequence;
 use retie_model::NewTokens;
 
-/// New tokens of each sequence in the next pass, by slot. Every sequence that decodes reads one;
-/// the prompts share the rest of `budget`.
+/// New tokens of each sequence in the next pass, by slot; paused sequences have none. Every
+/// sequence that decodes reads one; the prompts share the rest of `budget`.
 pub(crate) fn schedule<'a>(sequences: impl Iterator<Item = &'a Sequence>, budget: usize) -> Vec<NewTokens> {
-    let (decoding, mut prefilling): (Vec<_>, Vec<_>) = sequences.partition(|sequence| sequence.decodes());
+    let (decoding, mut prefilling): (Vec<_>, Vec<_>) =
+        sequences.filter(|sequence| !sequence.paused).partition(|sequence| sequence.decodes());
     let mut batch: Vec<_> =
         decoding.iter().map(|sequence| NewTokens { slot: sequence.slot, tokens: sequence.num_unread() }).collect();
     let mut left = budget.saturating_sub(batch.len());

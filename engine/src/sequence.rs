@@ -1,6 +1,6 @@
 //! Active sequences.
 
-use crate::{FinishReason, Request, Sampler, SequenceId, StopConditions};
+use crate::{FinishReason, Request, Sampler, SequenceId, StopConditions, TokenLogprobs};
 use retie_model::Slot;
 
 /// State of a request between steps.
@@ -14,6 +14,12 @@ pub(crate) struct Sequence {
     /// Number of tokens in the KV cache.
     pub num_read: usize,
     pub recursion_counts: bool,
+    /// Number of most probable tokens to report with each new token.
+    logprobs: Option<usize>,
+    /// Number of most probable tokens to report with each token of the prompt.
+    pub prompt_logprobs: Option<usize>,
+    /// True while steps leave it out.
+    pub paused: bool,
     sampler: Sampler,
     stop: StopConditions,
     /// Forced tokens still to come, the last one first.
@@ -22,9 +28,19 @@ pub(crate) struct Sequence {
     pub ending: Option<FinishReason>,
 }
 
+/// A new token of a sequence.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub token: u32,
+    /// Its log-probabilities, if the request asked for them.
+    pub logprobs: Option<TokenLogprobs>,
+    /// Reason if the sequence ends with it.
+    pub reason: Option<FinishReason>,
+}
+
 impl Sequence {
     pub fn new(id: SequenceId, slot: Slot, request: Request) -> Self {
-        let Request { prompt, sampling, stop, mut forced, recursion_counts } = request;
+        let Request { prompt, sampling, stop, mut forced, recursion_counts, logprobs, prompt_logprobs } = request;
         forced.reverse();
         Self {
             id,
@@ -32,6 +48,9 @@ impl Sequence {
             num_prompt_tokens: prompt.len(),
             num_read: 0,
             recursion_counts,
+            logprobs,
+            prompt_logprobs,
+            paused: false,
             sampler: Sampler::new(sampling, &prompt),
             tokens: prompt,
             stop,
@@ -52,12 +71,23 @@ impl Sequence {
 
     /// True if every token has been read, so that a new one has to be chosen.
     pub fn wants_token(&self) -> bool {
-        self.num_unread() == 0 && self.ending.is_none()
+        self.num_unread() == 0 && self.ending.is_none() && !self.is_read_only()
     }
 
-    /// Chooses the next token from its logits `[V]`; returns it and the reason if the sequence ends
-    /// with it.
-    pub fn choose(&mut self, logits: &mut [f32], context: usize) -> (u32, Option<FinishReason>) {
+    /// True if no new token is wanted: the prompt is only read.
+    fn is_read_only(&self) -> bool {
+        self.stop.max_new_tokens == Some(0)
+    }
+
+    /// True if its prompt has been read and no new token is wanted.
+    pub fn is_done(&self) -> bool {
+        self.is_read_only() && self.num_unread() == 0
+    }
+
+    /// Chooses the next token from its logits `[V]`.
+    pub fn choose(&mut self, logits: &mut [f32], context: usize) -> Choice {
+        // The sampler changes the logits.
+        let raw = self.logprobs.map(|num_top| (logits.to_vec(), num_top));
         let token = match self.forced.pop() {
             Some(token) => {
                 self.sampler.force(token);
@@ -67,7 +97,11 @@ impl Sequence {
         };
         self.tokens.push(token);
         let room = context.saturating_sub(self.tokens.len());
-        (token, self.stop.reached(&self.tokens[self.num_prompt_tokens..], room))
+        Choice {
+            token,
+            logprobs: raw.map(|(logits, num_top)| TokenLogprobs::from_logits(&logits, token, num_top)),
+            reason: self.stop.reached(&self.tokens[self.num_prompt_tokens..], room),
+        }
     }
 
     /// True if `reason` ends the sequence only after its last token has been read, for its

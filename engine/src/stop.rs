@@ -35,14 +35,10 @@ impl StopConditions {
     }
 
     /// # Errors
-    /// When a stop sequence is empty, or `max_new_tokens` is 0.
+    /// When a stop sequence is empty.
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         if self.sequences.iter().any(Vec::is_empty) {
             return Err(EngineError::EmptyStopSequence);
-        }
-        if self.max_new_tokens == Some(0) {
-            let expected = "at least 1".to_owned();
-            return Err(EngineError::OutOfRange { name: "max_new_tokens", found: "0".to_owned(), expected });
         }
         Ok(())
     }

@@ -3,18 +3,20 @@
 mod recursions;
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, JsonArgs},
+    args::{DeviceArgs, DtypeArgs, JsonArgs, SamplingArgs},
     error::Status,
     model::{self, TextModel},
     output,
 };
-use anyhow::{anyhow, ensure};
+use anyhow::ensure;
 use clap::Args;
 use recursions::{Pieces, RecursionCounts};
-use retie_engine::{Engine, EngineError, EngineOptions, FinishReason, Progress, Request, Sampling, StopConditions};
+use retie_data::ChatTemplate;
+use retie_engine::{Engine, EngineOptions, FinishReason, Progress, Request, Sampling, StopConditions};
 use retie_model::kernels::on_worker;
 use retie_report::number::rate;
 use serde::Serialize;
+use serde_json::json;
 use std::{path::PathBuf, time::Instant};
 
 /// Write text that goes on from a prompt
@@ -26,6 +28,9 @@ pub struct Generate {
     /// The text to go on from
     #[arg(short, long, value_name = "TEXT")]
     prompt: String,
+    /// The text is a message, and the model answers it: the prompt is what its chat template makes
+    #[arg(long)]
+    chat: bool,
     /// Stop after this many tokens, if the model does not stop before
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     max_new_tokens: u64,
@@ -48,64 +53,6 @@ pub struct Generate {
     device: DeviceArgs,
     #[command(flatten)]
     json: JsonArgs,
-}
-
-/// How tokens are chosen.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Sampling")]
-struct SamplingArgs {
-    /// 0 takes the most probable token; the higher, the more even the draw
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    temperature: f32,
-    /// Draw from the K most probable tokens; 0 draws from all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: usize,
-    /// Draw from the fewest tokens whose probabilities reach this sum
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    top_p: f32,
-    /// Draw from tokens with at least this part of the largest probability
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    min_p: f32,
-    /// Make tokens of prompt and text less likely: divide their logits, or multiply negative ones
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    repetition_penalty: f32,
-    /// Subtract this from the logits of tokens that the text has
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    presence_penalty: f32,
-    /// Subtract this from the logit of a token for each time that the text has it
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    frequency_penalty: f32,
-    /// Seed of the draws
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-}
-
-impl SamplingArgs {
-    /// The sampling parameters.
-    ///
-    /// # Errors
-    /// A value is out of range; the message names its option.
-    fn checked(&self) -> anyhow::Result<Sampling> {
-        let Self { temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed } =
-            *self;
-        let sampling = Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            repetition_penalty,
-            presence_penalty,
-            frequency_penalty,
-            seed,
-        };
-        sampling.check().map_err(|error| match error {
-            EngineError::OutOfRange { name, found, expected } => {
-                anyhow!("`--{}` is `{found}`, expected {expected}", name.replace('_', "-"))
-            }
-            error => error.into(),
-        })?;
-        Ok(sampling)
-    }
 }
 
 /// Generated text and its speed.
@@ -156,10 +103,11 @@ impl Generate {
                 self.model
             );
         }
+        let template = self.chat.then(|| model::chat_template(&source)).transpose()?;
         let (json, model_name) = (self.json.json, self.model.clone());
         let mut show = |text: &str| if json { Ok(()) } else { output::stream(text) };
         let page = self.show_recursions_html.clone();
-        let generation = on_worker(|| self.generate(&model, sampling, &mut show))?;
+        let generation = on_worker(|| self.generate(&model, template.as_ref(), sampling, &mut show))?;
         if let (Some(path), Some(counts)) = (&page, &generation.recursion_counts) {
             fs_err::write(path, counts.page(&model_name)?)?;
             output::wrote(path);
@@ -186,11 +134,19 @@ impl Generate {
     fn generate(
         self,
         model: &TextModel,
+        template: Option<&ChatTemplate>,
         sampling: Sampling,
         show: &mut dyn FnMut(&str) -> std::io::Result<()>,
     ) -> anyhow::Result<Generation> {
         let config = model.model.config();
-        let mut prompt = model.tokenizer.encode_start(&self.prompt)?;
+        let mut conditions = StopConditions::for_model(config, None);
+        let mut prompt = match template {
+            None => model.tokenizer.encode_start(&self.prompt)?,
+            Some(template) => {
+                conditions.eos_token_ids.extend(template.end_tokens());
+                model.encode_messages(template, &json!([{"role": "user", "content": self.prompt}]))?
+            }
+        };
         if prompt.is_empty() {
             prompt.push(model.prefix_token()?);
         }
@@ -203,7 +159,7 @@ impl Generate {
         let sequence = engine.admit(Request {
             prompt: prompt.clone(),
             sampling,
-            stop: StopConditions::for_model(config, Some(max_new_tokens)),
+            stop: StopConditions { max_new_tokens: Some(max_new_tokens), ..conditions },
             recursion_counts: with_counts,
             ..Request::default()
         })?;

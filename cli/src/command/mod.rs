@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cache_logits;
+pub mod chat;
 pub mod check;
 pub mod completions;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod man;
 pub mod plot;
 pub mod report;
 pub mod route;
+pub mod serve;
 pub mod tasks;
 pub mod tokenize;
 pub mod uptrain;

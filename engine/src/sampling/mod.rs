@@ -32,6 +32,10 @@ pub use history::History;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use std::ops::RangeBounds;
 
+/// Temperature below which the most probable token is taken, as in vLLM: divided by less, logits
+/// could overflow.
+const LEAST_TEMPERATURE: f32 = 1e-5;
+
 /// Sampling parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -97,7 +101,7 @@ impl Sampling {
 
     /// True if tokens are drawn at random.
     fn draws(&self) -> bool {
-        self.temperature > 0.0
+        self.temperature >= LEAST_TEMPERATURE
     }
 
     /// Applies the processors to the logits `[V]` of the token after `history`.
@@ -173,6 +177,8 @@ mod tests {
         assert_eq!(draws(Sampling::default(), &[0.0, 3.0, 3.0, 1.0], 1), [1]);
         assert_eq!(draws(Sampling::default(), &[f32::NAN, 3.0], 1), [1]);
         assert_eq!(draws(Sampling::default(), &[], 1), [0]);
+        let tiny = Sampling { temperature: 1e-45, ..Sampling::default() };
+        assert_eq!(draws(tiny, &[0.0, 3.0, 1.0, 2.0], 1), [1]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub struct Text {
 
 impl Texts {
     pub fn add(&mut self, progress: Vec<Progress>) {
-        for Progress { sequence, recursion_counts, token, finish } in progress {
+        for Progress { sequence, recursion_counts, token, finish, .. } in progress {
             let text = self.0.entry(sequence).or_default();
             assert_eq!(text.finish, None, "no progress after the end");
             text.tokens.extend(token);

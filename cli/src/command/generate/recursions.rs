@@ -92,8 +92,9 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// Records the recursion counts of the prompt, and shows the prompt if counts are shown.
+    /// Goes on after the prompt. Records its recursion counts, and shows it if counts are shown.
     pub fn prompt(&mut self, ids: &[u32], recursions: &[usize]) -> anyhow::Result<()> {
+        self.decoder = DecodeStream::after(&self.model.tokenizer, true, ids)?;
         let Some(counts) = &mut self.counts else { return Ok(()) };
         counts.prompt = recursions.to_vec();
         let mut decoder = DecodeStream::new(&self.model.tokenizer, true);

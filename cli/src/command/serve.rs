@@ -1,0 +1,111 @@
+//! `retie serve`: serves a model over HTTP.
+
+use crate::{
+    args::{DeviceArgs, DtypeArgs, parse_duration},
+    error::Status,
+    model::{self, TextModel},
+    output, signal,
+};
+use anyhow::Context;
+use clap::Args;
+use retie_data::ChatTemplate;
+use retie_engine::EngineOptions;
+use retie_report::number::bytes;
+use retie_serve::{Ended, Lifetime, QueueLimits, ServeOptions, ServedModel, Service};
+use std::time::Duration;
+
+/// Longest sequence of a model with a longer context, unless `--context` says otherwise: the KV
+/// cache has room for one in every slot.
+const DEFAULT_CONTEXT: usize = 2048;
+/// Variable with the API key, which other users of the machine do not see.
+const API_KEY: &str = "RETIE_API_KEY";
+
+/// Serve a model over HTTP: the API of OpenAI, metrics, and a page to try it
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// A Hugging Face folder, a .gguf file, or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Address or name of this machine to listen at; 0.0.0.0 is all of its addresses
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen at; 0 is any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// Name of the model in the API; default: MODEL
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Key that requests need, as `Authorization: Bearer KEY`; default: the variable RETIE_API_KEY
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    /// Sequences that run at once
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    num_slots: usize,
+    /// Most tokens of a sequence, prompt and new ones; default: the model's context, at most 2048
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Most tokens that one pass reads; longer prompts are read in chunks
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_step_tokens: usize,
+    /// Most sequences that wait for a slot; further requests are refused
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
+    max_queue: usize,
+    /// Most tokens of the prompts of those that wait
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = at_least_one)]
+    max_queue_tokens: usize,
+    /// Largest body of a request, in bytes
+    #[arg(long, value_name = "N", default_value_t = 4 << 20, value_parser = at_least_one)]
+    max_body: usize,
+    /// End a request after this time, e.g. 90s, 10m
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    timeout: Duration,
+    /// After a signal, finish the accepted requests for this time at most
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    drain: Duration,
+    #[command(flatten)]
+    dtype: DtypeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl Serve {
+    pub fn run(self) -> anyhow::Result<Status> {
+        // The port first: loading a model takes longer than to find it in use.
+        let listener = retie_serve::bind(&self.host, self.port)?;
+        let address = listener.local_addr().context("the address of the server")?;
+        let device = retie_model::device(&self.device.device)?;
+        let source = model::open(&self.model)?;
+        let chat_template = ChatTemplate::from_model_files(&source.companions, &source.path)?;
+        let text_model = TextModel::load(&source, &device, self.dtype.get())?;
+        let context = self.context.unwrap_or(DEFAULT_CONTEXT.min(source.config.max_position_embeddings));
+        let options = ServeOptions {
+            engine: EngineOptions { num_slots: self.num_slots, context, max_step_tokens: self.max_step_tokens },
+            queue: QueueLimits { sequences: self.max_queue, tokens: self.max_queue_tokens },
+            body_bytes: self.max_body,
+            timeout: self.timeout,
+            api_key: self.api_key.clone().or_else(|| std::env::var(API_KEY).ok()),
+        };
+        let name = self.name.clone().unwrap_or_else(|| self.model.clone());
+        let has_template = chat_template.is_some();
+        let prefix_token = text_model.prefix_token().ok();
+        let TextModel { model, tokenizer, .. } = text_model;
+        let served = ServedModel { name: name.clone(), model, tokenizer, chat_template, prefix_token };
+        let service = Service::start(served, options)?;
+        let lifetime = Lifetime { stop: signal::stop_flag()?, drain: self.drain };
+        output::line(&format!(
+            "serving `{name}` at http://{address}: {} slots of {context} tokens, KV cache {}{}",
+            self.num_slots,
+            bytes(service.cache_bytes() as u64),
+            if has_template { "" } else { ", no chat template" },
+        ));
+        output::line(match retie_serve::serve(service, listener, lifetime)? {
+            Ended::Finished => "all requests are finished",
+            Ended::Cancelled => "some requests were ended before they were finished",
+        });
+        Ok(Status::Done)
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected an integer of at least 1".to_owned())
+}

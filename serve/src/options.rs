@@ -1,0 +1,37 @@
+//! Options of a server.
+
+use crate::queue::QueueLimits;
+use retie_data::{ChatTemplate, Tokenizer};
+use retie_engine::EngineOptions;
+use retie_model::CausalLm;
+use std::time::Duration;
+
+/// The model that is served.
+#[derive(Debug)]
+pub struct ServedModel {
+    /// Its name in the API.
+    pub name: String,
+    /// The model.
+    pub model: CausalLm,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its chat template, if it has one.
+    pub chat_template: Option<ChatTemplate>,
+    /// Token that stands for an empty prompt, if there is one.
+    pub prefix_token: Option<u32>,
+}
+
+/// Sizes and limits of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// Slots, context and token budget of the engine.
+    pub engine: EngineOptions,
+    /// Limits of the sequences that wait for a slot.
+    pub queue: QueueLimits,
+    /// Most bytes of a request.
+    pub body_bytes: usize,
+    /// Time after which a request is ended, waiting included.
+    pub timeout: Duration,
+    /// Key that requests need; `None` serves everyone.
+    pub api_key: Option<String>,
+}
