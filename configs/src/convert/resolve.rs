@@ -30,7 +30,8 @@ pub(super) fn resolve(config: &ConvertConfig) -> Result<ResolvedConvert, Vec<Key
         }
         (Method::Recurse, None) => {
             resolver.problem("init", "key `init` is missing", "name an initialisation, e.g. `calibrated`");
-            None
+            // What is wrong beside it is wrong with every init that takes a pattern.
+            resolver.fixed(Init::Average)
         }
     };
     match start {

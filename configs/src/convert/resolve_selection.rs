@@ -125,11 +125,10 @@ impl Resolver<'_> {
                 let stack = match Stack::chosen(layers.iter().max().map_or(0, |last| last + 1), layers) {
                     Ok(stack) => stack,
                     Err(error) => {
-                        self.problem(
-                            "source_layers",
-                            error.to_string(),
-                            "list each layer of a loop again for each recursion",
-                        );
+                        let text = error.to_string();
+                        let message = text.lines().next().unwrap_or_default().to_owned();
+                        let hint = "kept layers are listed once and ascending, and the layers of one loop again for each recursion";
+                        self.problem("source_layers", message, hint);
                         return None;
                     }
                 };
