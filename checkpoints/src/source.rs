@@ -1,7 +1,14 @@
 //! Resolution of a model specification: a local folder, a `.gguf` file, or a name on the hub.
 
-use crate::{CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource, gpt_neox::GptNeox, layout};
-use retie_config::{ModelConfig, TensorNames};
+use crate::{
+    CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource,
+    finite::Finite,
+    gpt_neox::GptNeox,
+    layout,
+    safetensors::{ADAPTER_FILES, adapter_base},
+    sources_agree::{GENERATION_CONFIG, add_generation_tokens, compare_dtype, untie_another_head},
+};
+use retie_config::{Disguise, ModelConfig, TensorNames};
 use std::path::{Path, PathBuf};
 
 /// Companion files of the weights (tokenizer and configurations); they are copied unchanged.
@@ -14,8 +21,10 @@ pub(crate) const COMPANIONS: &[&str] = &[
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION_CONFIG,
 ];
+
+const CONFIG: &str = "config.json";
 
 /// Jaro–Winkler similarity above which one name is a likely misspelling of the other.
 const ALIKE: f64 = 0.8;
@@ -77,12 +86,28 @@ impl ModelSource {
     }
 
     fn folder(spec: &str, path: &Path) -> Result<Self, CheckpointError> {
-        let config = ModelConfig::load(&path.join("config.json"))?;
-        let tensors = under_our_names(SafetensorsFolder::open(path)?, &config);
-        let companions = COMPANIONS.iter().filter(|name| path.join(name).is_file());
-        let companions = companions
-            .map(|name| Ok(((*name).to_owned(), fs_err::read(path.join(name))?)))
-            .collect::<Result<_, CheckpointError>>()?;
+        if !path.join(CONFIG).is_file() {
+            return Err(no_config(path)?);
+        }
+        let mut config = ModelConfig::load(&path.join(CONFIG))?;
+        let tensors: Box<dyn TensorSource> = Box::new(Finite(under_our_names(SafetensorsFolder::open(path)?, &config)));
+        let mut companions = Vec::new();
+        for name in COMPANIONS.iter().filter(|name| path.join(name).is_file()) {
+            let (name, path) = ((*name).to_owned(), path.join(name));
+            let bytes = fs_err::read(&path)?;
+            if let Some(found) = Disguise::of(&bytes) {
+                return Err(CheckpointError::Disguised { path, found });
+            }
+            if name == GENERATION_CONFIG {
+                add_generation_tokens(&mut config, &bytes, &path)?;
+            }
+            companions.push((name, bytes));
+        }
+        for remark in config.remarks() {
+            tracing::warn!(path = %path.join(CONFIG).display(), "{remark}");
+        }
+        compare_dtype(&config, tensors.as_ref());
+        untie_another_head(&mut config, tensors.as_ref())?;
         Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors, companions })
     }
 
@@ -93,7 +118,11 @@ impl ModelSource {
         let file = GgufFile::open(path)?;
         let companions = file.companions()?;
         let config = file.config().clone();
-        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors: Box::new(file), companions })
+        for remark in file.remarks() {
+            tracing::warn!(path = %path.display(), "{remark}");
+        }
+        let tensors = Box::new(Finite(Box::new(file)));
+        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors, companions })
     }
 
     /// Bytes of `tokenizer.json`, if the model has one.
@@ -121,6 +150,39 @@ pub fn under_our_names(tensors: impl TensorSource + 'static, config: &ModelConfi
         }
         _ => Box::new(tensors),
     }
+}
+
+/// Error for a folder without a configuration, with what it has in its place.
+fn no_config(path: &Path) -> Result<CheckpointError, CheckpointError> {
+    if ADAPTER_FILES.iter().any(|name| path.join(name).is_file()) {
+        return Ok(CheckpointError::Adapter { path: path.to_owned(), base: adapter_base(path) });
+    }
+    let (mut models, mut files) = (Vec::new(), Vec::new());
+    for entry in fs_err::read_dir(path)? {
+        let inner = entry?.path();
+        if inner.join(CONFIG).is_file() {
+            models.push(inner);
+        } else if is_gguf(&inner) {
+            files.push(inner);
+        }
+    }
+    models.sort();
+    files.sort();
+    let names =
+        |paths: &[PathBuf]| paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
+    let hint = if !models.is_empty() {
+        Some(format!("folders in it have one: {}", names(&models)))
+    } else if !files.is_empty() {
+        Some(format!("name the GGUF file itself: {}", names(&files)))
+    } else if path.join("params.json").is_file() {
+        Some(
+            "it holds a model in Meta's own format: `convert_llama_weights_to_hf.py` of transformers converts it"
+                .to_owned(),
+        )
+    } else {
+        None
+    };
+    Ok(CheckpointError::NoConfig { path: path.to_owned(), hint })
 }
 
 fn is_gguf(path: &Path) -> bool {

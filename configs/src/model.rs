@@ -158,6 +158,12 @@ impl ModelConfig {
         map
     }
 
+    /// Gives the head a matrix of its own.
+    pub fn untie(&mut self) {
+        self.anatomy.tie_word_embeddings = false;
+        self.other.insert("tie_word_embeddings".into(), json!(false));
+    }
+
     /// Copy with other depths: each takes its attention settings from the depth of this model that
     /// `depths` names.
     ///

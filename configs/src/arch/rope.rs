@@ -128,7 +128,9 @@ pub(super) fn remarks(file: &Keys<'_>, by_kind: bool) -> Vec<String> {
     let (old, new) = (object(OLD), object(NEW));
     if let (Some(old), Some(new), false) = (old, new, by_kind) {
         let theta = match (new.present(THETA), old.present(THETA).or(file.present(THETA))) {
-            (Some(theta), None) => format!(", and `{THETA}: {theta}` of `{NEW}` is ignored with it"),
+            (Some(theta), None) if file.number(THETA).ok() != theta.as_f64() => {
+                format!(", and `{THETA}: {theta}` of `{NEW}` is ignored with it")
+            }
             _ => String::new(),
         };
         remarks.push(format!("`{OLD}` stands beside `{NEW}`: `{OLD}` counts, as in transformers 5{theta}"));
