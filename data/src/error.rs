@@ -23,12 +23,20 @@ pub enum DataError {
     #[error("no data files are given\nhint: name at least one .jsonl, .txt, .parquet or .arrow file")]
     NoFiles,
     /// The file name does not end in an extension that can be read.
-    #[error("data file `{}` has an unknown extension, expected one of: {}", path.display(), supported.join(", "))]
+    #[error("data file `{}` has an unknown extension, expected one of: {}{}", path.display(), supported.join(", "), way_on(path))]
     UnknownExtension {
         /// The path asked for.
         path: PathBuf,
         /// Every extension that can be read.
         supported: Vec<String>,
+    },
+    /// Something else stands in the place of the file.
+    #[error("`{}` is {found}\nhint: {}", path.display(), found.hint())]
+    Disguised {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: retie_config::Disguise,
     },
     /// A packed file is damaged, cut off, or packed otherwise than its name says.
     #[error("`{}` cannot be decompressed as {compression}", path.display())]
@@ -161,6 +169,17 @@ pub enum DataError {
         #[source]
         source: serde_json::Error,
     },
+    /// A line of a `.jsonl` file with an escape that is no character.
+    #[error(
+        "{place} has `{escape}`, half of a surrogate pair, which is no character\n\
+         hint: in Python, `text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')` replaces it"
+    )]
+    HalfSurrogate {
+        /// File and line.
+        place: Place,
+        /// The escape.
+        escape: String,
+    },
     /// A line of a `.jsonl` file is JSON but not an object.
     #[error("{place} is {found}, expected an object with a text field `{field}`")]
     NotAnObject {
@@ -202,6 +221,18 @@ pub enum DataError {
         #[source]
         source: parquet::errors::ParquetError,
     },
+    /// A column of a `.parquet` file is compressed with a codec that is not built in.
+    #[error(
+        "`{}` is compressed with {codec}, which is not read\n\
+         hint: write it with snappy, zstd, gzip, brotli, lz4 or uncompressed",
+        path.display()
+    )]
+    ParquetCodec {
+        /// The file.
+        path: PathBuf,
+        /// The codec, as the reader names it.
+        codec: String,
+    },
     /// An `.arrow` or `.feather` file is damaged or uses something that is not built in.
     #[error("`{}` cannot be read as Arrow IPC", path.display())]
     Arrow {
@@ -220,7 +251,7 @@ pub enum DataError {
         #[source]
         source: tokenizers::Error,
     },
-    /// A `tokenizer_config.json` is damaged.
+    /// A file beside a `tokenizer.json` is damaged.
     #[error("`{}` is not JSON", path.display())]
     TokenizerConfig {
         /// The file.
@@ -272,6 +303,22 @@ pub enum DataError {
         largest_id: u32,
         /// `vocab_size` of the model.
         model: usize,
+    },
+    /// A token that the model cannot take.
+    #[error(
+        "tokenizer `{}`: token `{token}` has the id {id}, and the model {rows} rows of embeddings\n\
+         hint: the model was never trained with it: take it out of the text",
+        path.display()
+    )]
+    NoRow {
+        /// Where the tokenizer's JSON comes from.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the model's embeddings.
+        rows: usize,
     },
     /// The end-of-text id is none of the tokenizer's.
     #[error(
@@ -373,6 +420,25 @@ impl std::fmt::Display for Place {
             Some((name, number)) => write!(formatter, "{name} {number} of `{}`", self.path.display()),
         }
     }
+}
+
+/// What to do with a file of another extension.
+fn way_on(path: &std::path::Path) -> String {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let way = match extension.as_str() {
+        "json" | "ndjson" | "jsonlines" => {
+            "name it `.jsonl` if it has one object a line; `jq -c '.[]'` makes lines of a list"
+        }
+        "bz2" => "decompress it with `bunzip2`",
+        "xz" | "lzma" => "decompress it with `unxz`",
+        "lz4" => "decompress it with `lz4 -d`",
+        "br" => "decompress it with `brotli -d`",
+        "zip" | "tar" | "tgz" | "7z" => "unpack it and name the files in it",
+        "csv" | "tsv" => "`pandas.read_csv(file).to_parquet(other)` makes a parquet file of it",
+        "gz" | "zst" => "the extension of what is compressed stands before it: `.jsonl.gz`, `.txt.zst`",
+        _ => return String::new(),
+    };
+    format!("\nhint: {way}")
 }
 
 fn list(errors: &[DataError]) -> String {

@@ -21,6 +21,7 @@ mod best_fit;
 mod bos;
 mod cache;
 mod calibration;
+mod companions;
 mod dataset;
 mod decode_stream;
 pub mod document;

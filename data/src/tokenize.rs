@@ -58,6 +58,8 @@ pub(crate) type Sink<'a> = dyn FnMut(&mut Tokens, Position, bool) -> Result<(), 
 struct Builder<'build> {
     tokenizer: &'build Tokenizer,
     options: &'build DatasetOptions,
+    /// Token before each document.
+    bos: Option<u32>,
     tokens: Tokens,
     position: Position,
     /// Documents that wait to be tokenised together.
@@ -81,6 +83,9 @@ impl Builder<'_> {
     fn flush(&mut self, sink: &mut Sink<'_>, last: bool) -> Result<u64, DataError> {
         let before = self.tokens.len();
         for ids in self.tokenizer.encode_batch(&self.pending)? {
+            if let Some(bos) = self.bos {
+                self.tokens.push(bos);
+            }
             self.tokens.extend(&ids);
             self.tokens.push(self.options.eos_token_id);
         }
@@ -90,6 +95,12 @@ impl Builder<'_> {
         sink(&mut self.tokens, self.position, last)?;
         Ok(more as u64)
     }
+}
+
+/// The token before each document: the BOS token, unless it is the one that ends documents and so
+/// stands before the next one already.
+pub(crate) fn document_bos(options: &DatasetOptions, tokenizer: &Tokenizer) -> Option<u32> {
+    tokenizer.bos_token().filter(|bos| *bos != options.eos_token_id)
 }
 
 /// Tokenises from a position on, before which there were `before` tokens. `sink` is called after
@@ -107,6 +118,7 @@ pub(crate) fn tokenize(
     let mut builder = Builder {
         tokenizer,
         options,
+        bos: document_bos(options, tokenizer),
         tokens: Tokens::for_ids_up_to(tokenizer.largest_id()),
         position: from,
         pending: Vec::new(),
@@ -140,6 +152,7 @@ pub(crate) fn tokenize(
     progress(Progress { bytes_done: bytes_total, bytes_total, tokens });
     let seconds = began.elapsed().as_secs_f64();
     let tokens_per_second = (tokens - before) as f64 / seconds;
-    tracing::info!(bytes = bytes_total, seconds, tokens_per_second, "tokenised");
+    let bos = builder.bos.and_then(|bos| tokenizer.token(bos)).unwrap_or_else(|| "none".to_owned());
+    tracing::info!(bytes = bytes_total, seconds, tokens_per_second, bos, "tokenised");
     Ok(())
 }

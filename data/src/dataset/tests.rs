@@ -48,7 +48,7 @@ fn the_stream_is_each_document_with_an_end_of_text_token() {
     let dataset = build(&files.options).unwrap();
     let mut expected = Vec::new();
     for text in ["row 1", "and a row 2", "a whole file\n"] {
-        expected.extend(tiny().encode(text).unwrap());
+        expected.extend(tiny().encode_start(text).unwrap());
         expected.push(END);
     }
     assert_eq!(stream(&dataset), expected);
@@ -57,6 +57,20 @@ fn the_stream_is_each_document_with_an_end_of_text_token() {
     let batch = dataset.batch(&[1, 0]).unwrap();
     assert_eq!(batch.inputs, [&expected[4..8], &expected[0..4]].concat());
     assert_eq!(batch.targets, [&expected[5..9], &expected[1..5]].concat());
+}
+
+#[test]
+fn the_token_that_ends_documents_does_not_also_begin_them() {
+    let files = files(4);
+    let bos = tiny().bos_token().unwrap();
+    assert_ne!(bos, END);
+    let dataset = build(&DatasetOptions { eos_token_id: bos, ..files.options.clone() }).unwrap();
+    let mut expected = Vec::new();
+    for text in ["row 1", "and a row 2", "a whole file\n"] {
+        expected.extend(tiny().encode(text).unwrap());
+        expected.push(bos);
+    }
+    assert_eq!(stream(&dataset), expected);
 }
 
 #[test]
@@ -177,7 +191,7 @@ fn best_fit_rows_are_whole_documents_and_as_long_as_they_are() {
     let options = DatasetOptions { packing: Packing::BestFit, ..files.options.clone() };
     let dataset = build(&options).unwrap();
     let documents: Vec<Vec<u32>> = ["row 1", "and a row 2", "a whole file\n"]
-        .map(|text| tiny().encode(text).unwrap().into_iter().chain([END]).collect())
+        .map(|text| tiny().encode_start(text).unwrap().into_iter().chain([END]).collect())
         .to_vec();
     let rows: Vec<usize> = (0..dataset.num_rows()).collect();
     let batch = dataset.batch(&rows).unwrap();
