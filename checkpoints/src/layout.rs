@@ -136,6 +136,14 @@ mod tests {
         assert!(without.starts_with("hint: the names lack the prefix `model.`"), "{without}");
         let adapter = told(&|name| name.replace("q_proj.weight", "q_proj.base_layer.weight"));
         assert!(adapter.contains("an adapter is not merged"), "{adapter}");
+        let mut untied = config.clone();
+        untied.untie();
+        let infos = config
+            .tensors()
+            .into_iter()
+            .map(|spec| (spec.name(), TensorInfo { dtype: Dtype::F32, shape: spec.shape.clone() }));
+        let headless = check_tensors(&untied, &Infos(infos.collect())).unwrap_err().to_string();
+        assert!(headless.contains("\nhint: if the head is the matrix of the embeddings, set `tie_word_embeddings`"));
         let other = told(&|name| name.replace("norm.weight", "scale"));
         assert!(other.starts_with("  tensor `"), "{other}");
     }

@@ -2,6 +2,7 @@
 //! adapter that is not merged, a type that is not read.
 
 use crate::layout::TensorProblem;
+use retie_config::{TensorOwner, TensorRole};
 
 /// Prefixes with what puts them there and the way out; the longest come first.
 const PREFIXES: [(&str, &str); 9] = [
@@ -40,6 +41,14 @@ pub(crate) fn hint(problems: &[TensorProblem]) -> Option<String> {
     }
     if problems.iter().any(|problem| matches!(problem, TensorProblem::Dtype { .. })) {
         return Some("use an unquantised checkpoint (F32, BF16 or F16), or a GGUF file".to_owned());
+    }
+    let head = TensorOwner::Model.weight(TensorRole::Head);
+    if let [TensorProblem::Missing { tensor, .. }] = problems
+        && *tensor == head
+    {
+        let hint = "if the head is the matrix of the embeddings, set `tie_word_embeddings` of `config.json` to `true`; \
+                    `transformers` fills a missing head with random numbers";
+        return Some(hint.to_owned());
     }
     let (ours, theirs) = problems.iter().find_map(|problem| match problem {
         TensorProblem::Missing { tensor, .. } => {

@@ -1,7 +1,7 @@
 //! Resolution of a model specification: a local folder, a `.gguf` file, or a name on the hub.
 
 use crate::{
-    CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource,
+    CheckpointError, GgufFile, Hub, HubId, PROVENANCE_FILE, SafetensorsFolder, TensorSource,
     finite::Finite,
     gpt_neox::GptNeox,
     layout,
@@ -106,7 +106,10 @@ impl ModelSource {
         for remark in config.remarks() {
             tracing::warn!(path = %path.join(CONFIG).display(), "{remark}");
         }
-        compare_dtype(&config, tensors.as_ref());
+        // A folder that this program wrote keeps the keys of its source.
+        if !path.join(PROVENANCE_FILE).is_file() {
+            compare_dtype(&config, tensors.as_ref());
+        }
         untie_another_head(&mut config, tensors.as_ref())?;
         Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors, companions })
     }

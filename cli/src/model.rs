@@ -59,8 +59,7 @@ pub fn tokenizer(source: &ModelSource) -> anyhow::Result<Tokenizer> {
             source.path.display()
         );
     };
-    tokenizer.check_vocab(source.config.vocab_size)?;
-    Ok(tokenizer)
+    Ok(tokenizer.for_model(source.config.vocab_size)?)
 }
 
 /// A model on a device with its tokenizer.

@@ -25,6 +25,9 @@ pub(crate) struct Companions {
     pub(crate) tokens: Vec<(AddedToken, Option<u32>)>,
     /// `add_bos_token` of `tokenizer_config.json`.
     pub(crate) add_bos_token: Option<bool>,
+    /// `split_special_tokens` of `tokenizer_config.json`: special tokens that are written in a text
+    /// are cut like any other text.
+    pub(crate) split_special_tokens: bool,
 }
 
 impl Companions {
@@ -36,6 +39,7 @@ impl Companions {
         };
         let mut config = object(TOKENIZER_CONFIG)?;
         let add_bos_token = config.get("add_bos_token").and_then(Value::as_bool);
+        let split_special_tokens = config.get("split_special_tokens") == Some(&Value::Bool(true));
         let mut tokens: Vec<(AddedToken, Option<u32>)> = Vec::new();
         if let Some(Value::Object(stated)) = config.get("added_tokens_decoder") {
             let mut stated: Vec<(u32, AddedToken)> =
@@ -58,7 +62,7 @@ impl Companions {
                 tokens.push((token, None));
             }
         }
-        Ok(Self { tokens, add_bos_token })
+        Ok(Self { tokens, add_bos_token, split_special_tokens })
     }
 }
 

@@ -134,6 +134,20 @@ pub enum DataError {
         /// Everything that is wrong.
         problems: Vec<String>,
     },
+    /// Logits of a teacher that are not numbers.
+    #[error(
+        "the teacher's logits for rows {} to {} are not numbers and cannot be kept in `{}`\n\
+         hint: its numbers overflow: compute them with `--dtype f32`",
+        rows.start,
+        rows.end - 1,
+        dir.display()
+    )]
+    LogitsNotFinite {
+        /// The folder.
+        dir: PathBuf,
+        /// Rows of the shard that they are in.
+        rows: std::ops::Range<usize>,
+    },
     /// A cache of logits of other things than are asked for.
     #[error("the cache of logits in `{}` was made of other things: {} differ\nhint: make one for these in another folder", dir.display(), differences.join(", "))]
     OtherLogits {

@@ -77,8 +77,10 @@ impl Tokenizer {
         let tokens = companions.tokens.iter().map(|(token, _)| token.clone());
         let added = self.inner.add_tokens(tokens);
         added.map_err(|source| DataError::Tokenizer { path: self.origin.clone(), source })?;
-        if self.inner.get_added_tokens_decoder() != before {
+        self.inner.set_encode_special_tokens(companions.split_special_tokens);
+        if self.inner.get_added_tokens_decoder() != before || companions.split_special_tokens {
             let mut hasher = Sha256::new_with_prefix(json);
+            hasher.update([u8::from(companions.split_special_tokens)]);
             companions.tokens.iter().for_each(|(token, _)| hasher.update(format!("{token:?}")));
             self.fingerprint = hex(&hasher.finalize());
             let vocab = self.inner.get_vocab(true);
@@ -333,6 +335,16 @@ pub(crate) mod tests {
         assert_ne!(tokenizer.fingerprint(), tiny().fingerprint());
         let known = r#"{"eos_token": "<|endoftext|>"}"#;
         assert_eq!(beside(&[(config, known)]).unwrap().fingerprint(), tiny().fingerprint());
+    }
+
+    // Ids of `AutoTokenizer` of transformers 5.24.
+    #[test]
+    fn special_tokens_are_cut_like_text_where_the_configuration_says_so() {
+        let config = r#"{"split_special_tokens": true}"#;
+        let tokenizer = beside(&[("tokenizer_config.json", config)]).unwrap();
+        assert_eq!(tokenizer.encode("a<|endoftext|>").unwrap(), [66, 29, 93, 70, 79, 69, 80, 71, 278, 93, 31]);
+        assert_eq!(tiny().encode("a<|endoftext|>").unwrap(), [66, 0]);
+        assert_ne!(tokenizer.fingerprint(), tiny().fingerprint());
     }
 
     #[test]

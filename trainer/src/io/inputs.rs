@@ -55,7 +55,7 @@ impl Inputs {
         student.validate()?;
         check_routers(config, &student)?;
         let tokenizer = tokenizer(&student)?;
-        tokenizer.check_vocab(student.config.vocab_size)?;
+        check_context(config, &student);
         let end_of_text = end_of_text(&student, &tokenizer)?;
         let named = config.teacher.as_ref();
         let teacher = named.and_then(|t| t.model.as_ref()).map(|model| ModelSource::open(model)).transpose()?;
@@ -131,11 +131,21 @@ fn stacks(student: &ModelSource, teacher: Option<&ModelSource>) -> Result<Stacks
     })
 }
 
+/// Says where sequences are longer than the student's context, in which positions past it are ones
+/// that it has never seen.
+fn check_context(config: &UptrainConfig, student: &ModelSource) {
+    let (length, context) = (config.data.sequence_length, student.config.max_position_embeddings);
+    if length > context {
+        tracing::warn!(sequence_length = length, context, "sequences are longer than the context of the student");
+    }
+}
+
 /// The tokenizer of `model`.
 ///
 /// # Errors
-/// It has none, or a damaged one.
+/// It has none, or one that is damaged or of another model.
 pub fn tokenizer(model: &ModelSource) -> Result<Tokenizer, TrainError> {
     let tokenizer = Tokenizer::from_model_files(&model.companions, &model.path)?;
-    tokenizer.ok_or_else(|| TrainError::NoTokenizer { model: model.spec.clone() })
+    let tokenizer = tokenizer.ok_or_else(|| TrainError::NoTokenizer { model: model.spec.clone() })?;
+    Ok(tokenizer.for_model(model.config.vocab_size)?)
 }

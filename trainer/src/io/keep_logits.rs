@@ -87,7 +87,6 @@ pub fn keep_logits(
     options.check(teacher.config.vocab_size)?;
     let files = lead_first(ranks, || TextFiles::find(&options.data))?;
     let tokenizer = tokenizer(teacher)?;
-    tokenizer.check_vocab(teacher.config.vocab_size)?;
     let end_of_text = end_of_text(teacher, &tokenizer)?;
     let mut tokenizing = Tokenizing {
         tokenizer: &tokenizer,
