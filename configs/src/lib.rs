@@ -2,8 +2,8 @@
 //!
 //! Foreign files (`config.json` of a Hugging Face folder) may hold unknown keys, which are named in
 //! [`ModelConfig::remarks`]; a known key with a value that is not implemented is an error, and one
-//! that is absent has the value of its family's class in `transformers`. Our own files are YAML and refuse every
-//! unknown key.
+//! that is absent has the value of its family's class in `transformers`. Our own files are YAML and
+//! refuse every unknown key.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod arch;

@@ -124,8 +124,8 @@ impl ModelConfig {
         Ok(Self { other: map, ..config })
     }
 
-    /// What a user should be told of the keys that were read: those that are ignored, and those that
-    /// contradict one another, with the one that counts. Empty for most files.
+    /// What a user should be told of the keys that were read: those that are ignored, and those
+    /// that contradict one another, with the one that counts. Empty for most files.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         self.architecture.remarks(&Keys {

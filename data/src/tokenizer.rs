@@ -97,7 +97,8 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The same tokenizer for a model with `rows` rows of embeddings: encoding gives no id past them.
+    /// The same tokenizer for a model with `rows` rows of embeddings: encoding gives no id past
+    /// them.
     ///
     /// # Errors
     /// A token of the vocabulary itself (not one that was added to it) is past them, or the BOS
@@ -208,7 +209,8 @@ impl Tokenizer {
         &self.origin
     }
 
-    /// Checks that `id` is one of this tokenizer's and of its model's, as an end-of-text id must be.
+    /// Checks that `id` is one of this tokenizer's and of its model's, as an end-of-text id must
+    /// be.
     ///
     /// # Errors
     /// It is not.

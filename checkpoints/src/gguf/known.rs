@@ -42,8 +42,8 @@ const TOKENIZER: [&str; 29] = [
     "add_space_prefix",
 ];
 
-/// Keys that are ignored and may matter. Those of the family itself are refused elsewhere where they
-/// are not known.
+/// Keys that are ignored and may matter. Those of the family itself are refused elsewhere where
+/// they are not known.
 pub(super) fn ignored(metadata: &Metadata) -> impl Iterator<Item = &str> {
     let family = metadata.optional_text("general.architecture").ok().flatten().unwrap_or_default();
     metadata.iter().map(|(key, _)| key).filter(move |key| {

@@ -169,8 +169,8 @@ impl FolderWriter {
     /// Appends the little-endian bytes of the next tensor.
     ///
     /// # Errors
-    /// Every error of [`SafetensorsWriter::write`], and a value that is not finite, as one is that is
-    /// too large for the type it was rounded to.
+    /// Every error of [`SafetensorsWriter::write`], and a value that is not finite, as one is that
+    /// is too large for the type it was rounded to.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
         let dtype = self.dtypes.get(name).copied();
         if let Some((dtype, (index, value))) = dtype.and_then(|dtype| Some((dtype, first_not_finite(bytes, dtype)?))) {

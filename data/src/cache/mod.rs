@@ -2,8 +2,8 @@
 //! hold them in memory.
 //!
 //! They are in a folder `DIR/<key>`. The key is the SHA-256 of everything that the tokens follow
-//! from: the contents of the files in their order, the tokenizer, the BOS and end-of-text ids, the text
-//! fields, the part of the documents and the version of this code. So a folder is never out of
+//! from: the contents of the files in their order, the tokenizer, the BOS and end-of-text ids, the
+//! text fields, the part of the documents and the version of this code. So a folder is never out of
 //! date, and may be deleted at any time. `shard-NNNNN.tokens` ([`crate::shard`]) hold about
 //! [`Sizes::shard_tokens`] tokens each, and where in the files they end; `index.json`, written
 //! last, counts them. A folder without it, or with a damaged shard, goes on after the shards that
