@@ -157,9 +157,14 @@ impl Anatomy {
         })
     }
 
-    /// The activation that `hidden_activation` names.
+    /// The activation that `hidden_activation` names; `hidden_act` may only repeat it.
     pub(super) fn hidden_activation(keys: &Keys<'_>) -> Result<Activation, ConfigError> {
-        match keys.one_of("hidden_activation", &["gelu_pytorch_tanh", "gelu"])? {
+        let name = keys.one_of("hidden_activation", &["gelu_pytorch_tanh", "gelu"])?;
+        if let Some(found) = keys.present("hidden_act").filter(|found| found.as_str() != Some(name)) {
+            let hint = format!("`hidden_activation` is `{name}`, and counts in `transformers`: take `hidden_act` out");
+            return Err(keys.unsupported("hidden_act", found, &hint));
+        }
+        match name {
             "gelu" => Ok(Activation::Gelu),
             _ => Ok(Activation::GeluTanh),
         }

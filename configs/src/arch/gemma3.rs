@@ -18,6 +18,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         size("num_key_value_heads", 4),
         size("head_dim", 256),
         text("hidden_activation", "gelu_pytorch_tanh"),
+        // Of the first files, beside `hidden_activation`.
+        null("hidden_act"),
         size("max_position_embeddings", 131_072),
         number("rms_norm_eps", 1e-6),
         size("bos_token_id", 2).or_null(),

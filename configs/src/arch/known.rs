@@ -20,7 +20,7 @@ pub(super) const READ: [&str; 13] = [
 
 /// Keys that change nothing here: notes of the tools that write the file, settings of training, of
 /// generation and of classification, and switches of `transformers` for speed and memory.
-const HARMLESS: [&str; 74] = [
+const HARMLESS: [&str; 97] = [
     // Notes.
     "_commit_hash",
     "_name_or_path",
@@ -36,10 +36,13 @@ const HARMLESS: [&str; 74] = [
     "unsloth_fixed",
     "unsloth_version",
     "use_mamba_kernels",
-    // What `layer_types` was made from.
+    // What `layer_types` was made from, and what some families' files have of others.
     "_sliding_window_pattern",
+    "max_window_layers",
+    "type_vocab_size",
     // Training.
     "attention_dropout",
+    "attention_probs_dropout_prob",
     "classifier_dropout",
     "embd_pdrop",
     "gradient_checkpointing",
@@ -72,17 +75,26 @@ const HARMLESS: [&str; 74] = [
     "decoder_start_token_id",
     "unk_token_id",
     // Generation.
+    "assistant_confidence_threshold",
+    "assistant_lookbehind",
     "bad_words_ids",
     "begin_suppress_tokens",
     "diversity_penalty",
     "do_sample",
     "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
     "forced_bos_token_id",
     "forced_eos_token_id",
     "length_penalty",
     "max_length",
     "min_length",
     "no_repeat_ngram_size",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
     "num_beam_groups",
     "num_beams",
     "num_return_sequences",
@@ -91,9 +103,11 @@ const HARMLESS: [&str; 74] = [
     "repetition_penalty",
     "return_dict_in_generate",
     "suppress_tokens",
+    "target_lookbehind",
     "temperature",
     "top_k",
     "top_p",
+    "typical_p",
     // Outputs and classification.
     "finetuning_task",
     "id2label",
@@ -102,6 +116,16 @@ const HARMLESS: [&str; 74] = [
     "output_hidden_states",
     "problem_type",
     "return_dict",
+    // The base class, before version 5 too: for models with an encoder, of TensorFlow, and others.
+    "add_cross_attention",
+    "cross_attention_hidden_size",
+    "is_encoder_decoder",
+    "prefix",
+    "pruned_heads",
+    "task_specific_params",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "use_bfloat16",
 ];
 
 /// True if `key` is read for every family or changes nothing.

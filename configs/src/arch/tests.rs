@@ -125,7 +125,10 @@ fn same(given: Given, value: &Value) -> bool {
 #[test]
 fn absent_keys_have_the_values_of_the_classes_of_transformers() {
     let golden: Map<String, Value> = serde_json::from_str(include_str!("../../tests/golden/defaults.json")).unwrap();
-    assert_eq!(golden.len(), ARCHITECTURES.len());
+    assert_eq!(golden.len(), ARCHITECTURES.len() + 1);
+    for key in golden["every family"].as_array().unwrap() {
+        assert!(known::is_harmless(key.as_str().unwrap()), "{key}");
+    }
     for architecture in ARCHITECTURES {
         let name = architecture.model_type;
         let keys = golden[name].as_object().unwrap();
@@ -151,7 +154,7 @@ fn other_value(default: &KeyDefault) -> Value {
         (LAYER_TYPES, _) => json!(vec!["full_attention"; 6]),
         (NO_ROPE_LAYERS, _) => json!([0, 0, 0, 1, 0, 1]),
         ("num_key_value_heads" | "sliding_window_pattern" | "no_rope_layer_interval", _) => json!(4),
-        ("hidden_activation", _) | (_, Given::Text(_)) => json!("relu"),
+        ("hidden_act" | "hidden_activation", _) | (_, Given::Text(_)) => json!("relu"),
         ("use_bidirectional_attention", _) => json!(true),
         ("use_sliding_window", _) => json!(false),
         (_, Given::Null) => json!(12),

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import typing
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "olmo2"]
 
@@ -38,7 +38,11 @@ for name in FAMILIES:
         keys[field.name] = {"default": field.default, "nullable": nullable}
     keys |= {key: {"default": value, "nullable": False} for key, value in rotary(name, cls()).items()}
     families[name] = keys
-body = ",\n".join(
+# Keys of the base class, and those of generation, which it takes out of the file.
+common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+common |= set(GenerationConfig._get_default_generation_params())
+body = f' "every family": {json.dumps(sorted(common))},\n'
+body += ",\n".join(
     f' "{name}": {{\n' + ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in keys.items()) + "\n }"
     for name, keys in families.items()
 )
