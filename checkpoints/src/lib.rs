@@ -12,6 +12,7 @@ mod layout;
 mod layout_hint;
 mod mmap;
 mod provenance;
+mod renamed;
 mod safetensors;
 mod source;
 mod sources_agree;

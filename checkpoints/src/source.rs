@@ -5,6 +5,7 @@ use crate::{
     finite::Finite,
     gpt_neox::GptNeox,
     layout,
+    renamed::Renamed,
     safetensors::{ADAPTER_FILES, adapter_base},
     sources_agree::{GENERATION_CONFIG, add_generation_tokens, compare_dtype, untie_another_head},
 };
@@ -90,7 +91,8 @@ impl ModelSource {
             return Err(no_config(path)?);
         }
         let mut config = ModelConfig::load(&path.join(CONFIG))?;
-        let tensors: Box<dyn TensorSource> = Box::new(Finite(under_our_names(SafetensorsFolder::open(path)?, &config)));
+        let tensors = Renamed::view(under_our_names(SafetensorsFolder::open(path)?, &config), &config);
+        let tensors: Box<dyn TensorSource> = Box::new(Finite(tensors));
         let mut companions = Vec::new();
         for name in COMPANIONS.iter().filter(|name| path.join(name).is_file()) {
             let (name, path) = ((*name).to_owned(), path.join(name));

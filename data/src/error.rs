@@ -467,5 +467,13 @@ fn listed(names: &[String]) -> String {
 }
 
 fn field_hint(found: &[String]) -> &'static str {
-    if found.is_empty() { "" } else { "\nhint: name the one that holds the text with `text_field`" }
+    let is_chat = |name: &String| ["messages", "conversations"].iter().any(|chat| name.split('.').next() == Some(chat));
+    match found {
+        [] => "",
+        _ if found.iter().any(is_chat) => {
+            "\nhint: these are conversations: write the text that `tokenizer.apply_chat_template(messages, tokenize=False)` \
+             makes of each into a field, and name it with `text_field`"
+        }
+        _ => "\nhint: name the one that holds the text with `text_field`",
+    }
 }

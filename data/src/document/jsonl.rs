@@ -181,6 +181,7 @@ mod tests {
              hint: name the one that holds the text with `text_field`"
         );
         assert_eq!(message(b"{}\n"), "line 1 of `FILE` has no field `text`, found: nothing");
+        assert!(message(b"{\"messages\": []}\n").contains("found: `messages`\nhint: these are conversations"));
         assert_eq!(message(b"{\"text\": null}\n"), "line 1 of `FILE` has null in `text`, expected a string");
     }
 
