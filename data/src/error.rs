@@ -76,8 +76,8 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A `.tokens` file that was made with another tokenizer or end-of-text token.
-    #[error("the tokens in `{}` were made with another tokenizer or end-of-text token\nhint: they serve models with the tokenizer that made them; `retie tokenize` makes others of the text", path.display())]
+    /// A `.tokens` file that was made with another tokenizer, BOS or end-of-text token.
+    #[error("the tokens in `{}` were made with another tokenizer, BOS or end-of-text token\nhint: they serve models with the tokenizer that made them; `retie tokenize` makes others of the text", path.display())]
     OtherTokens {
         /// The file.
         path: PathBuf,
@@ -408,7 +408,7 @@ pub enum DataError {
     /// The data is not what the run began with.
     #[error(
         "the data has fingerprint `{found}`, expected `{expected}`\n\
-         hint: text, tokenizer, end-of-text token or sequence length changed, so the run cannot continue exactly"
+         hint: text, tokenizer, BOS or end-of-text token or sequence length changed, so the run cannot continue exactly"
     )]
     DataChanged {
         /// Fingerprint saved with the run.

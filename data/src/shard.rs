@@ -116,7 +116,7 @@ pub(crate) enum Fault {
     Absent,
     /// Cut off, changed, or something else.
     Damaged,
-    /// Whole, and made with another tokenizer or end-of-text token.
+    /// Whole, and made with another tokenizer, BOS or end-of-text token.
     Other,
 }
 

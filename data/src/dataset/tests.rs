@@ -241,7 +241,7 @@ fn files_of_tokens_stand_for_their_text_and_are_checked() {
     let message = |options: &DatasetOptions| build(options).unwrap_err().to_string();
     let with = |files: Vec<TextFile>| DatasetOptions { files, ..options.clone() };
     let other_end = DatasetOptions { eos_token_id: 1, ..options.clone() };
-    assert!(message(&other_end).contains("were made with another tokenizer or end-of-text token\nhint: "));
+    assert!(message(&other_end).contains("were made with another tokenizer, BOS or end-of-text token\nhint: "));
     let mixed = message(&with(vec![file(shard.clone()), files.options.files[1].clone()]));
     assert!(mixed.contains("b.txt` is text and `") && mixed.contains("expected one kind in a source"), "{mixed}");
     let part = DatasetOptions { split: Split::Train { heldout: 0.5 }, ..options.clone() };
