@@ -302,6 +302,16 @@ pub enum DataError {
         #[source]
         source: tokenizers::Error,
     },
+    /// A document that cannot be tokenised.
+    #[error("document {number} of `{}` cannot be tokenised", path.display())]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// Its number in the file, from 1; documents without text count.
+        number: u64,
+        /// Cause.
+        source: Box<DataError>,
+    },
     /// The tokenizer and the model are of different vocabularies.
     #[error(
         "tokenizer `{}` does not match the model: it has {tokenizer} tokens with ids up to {largest_id}, \

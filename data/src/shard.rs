@@ -42,7 +42,7 @@ pub(crate) const HEADER_BYTES: usize = FACTS_BYTES + 32;
 /// Tokenizer, BOS and end-of-text token that tokens were made with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Made<'a> {
-    /// Fingerprint of the tokenizer.
+    /// Fingerprint of the tokenizer's tokens.
     pub(crate) tokenizer: &'a str,
     pub(crate) bos: Option<u32>,
     pub(crate) end_of_text: u32,

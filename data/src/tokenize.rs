@@ -64,6 +64,8 @@ struct Builder<'build> {
     position: Position,
     /// Documents that wait to be tokenised together.
     pending: Vec<String>,
+    /// The file of each, counted from 0, and its number there, from 1.
+    places: Vec<(u64, u64)>,
     pending_bytes: usize,
 }
 
@@ -76,13 +78,14 @@ impl Builder<'_> {
             self.position.documents.with_text += 1;
             self.pending_bytes += text.len();
             self.pending.push(text);
+            self.places.push((self.position.file, self.position.in_file));
         }
     }
 
     /// Tokenises what waits and shows it to `sink`; gives how many tokens there are more.
     fn flush(&mut self, sink: &mut Sink<'_>, last: bool) -> Result<u64, DataError> {
         let before = self.tokens.len();
-        for ids in self.tokenizer.encode_batch(&self.pending)? {
+        for ids in self.tokenizer.encode_batch(&self.pending).map_err(|error| self.placed(error))? {
             if let Some(bos) = self.bos {
                 self.tokens.push(bos);
             }
@@ -90,10 +93,21 @@ impl Builder<'_> {
             self.tokens.push(self.options.eos_token_id);
         }
         self.pending.clear();
+        self.places.clear();
         self.pending_bytes = 0;
         let more = self.tokens.len() - before;
         sink(&mut self.tokens, self.position, last)?;
         Ok(more as u64)
+    }
+
+    /// `error` with the first document that cannot be tokenised.
+    fn placed(&self, error: DataError) -> DataError {
+        let failed = self.pending.iter().zip(&self.places).find_map(|(text, place)| {
+            let source = self.tokenizer.encode(text).err()?;
+            let file = self.options.files.get(usize::try_from(place.0).ok()?)?;
+            Some(DataError::Document { path: file.path.clone(), number: place.1, source: Box::new(source) })
+        });
+        failed.unwrap_or(error)
     }
 }
 
@@ -122,6 +136,7 @@ pub(crate) fn tokenize(
         tokens: Tokens::for_ids_up_to(tokenizer.largest_id()),
         position: from,
         pending: Vec::new(),
+        places: Vec::new(),
         pending_bytes: 0,
     };
     let mut tokens = before;

@@ -32,6 +32,8 @@ pub struct Tokenizer {
     bos_token: Option<u32>,
     /// Rows of the model's embeddings; an id past them is no input.
     rows: usize,
+    /// Fingerprint with the rows, where some tokens are past them.
+    fingerprint_with_rows: Option<String>,
 }
 
 impl Tokenizer {
@@ -49,7 +51,8 @@ impl Tokenizer {
         let fingerprint = hex(&Sha256::digest(json));
         let bos_token = serde_json::from_slice(json).ok().and_then(|value| template_bos(&value));
         let (vocab_size, origin) = (vocab.len(), origin.to_owned());
-        Ok(Self { vocab_size, inner, origin, largest_id, fingerprint, bos_token, rows: usize::MAX })
+        let (rows, fingerprint_with_rows) = (usize::MAX, None);
+        Ok(Self { vocab_size, inner, origin, largest_id, fingerprint, bos_token, rows, fingerprint_with_rows })
     }
 
     /// From the small files of a model, by name: its `tokenizer.json`, and the tokens that
@@ -120,6 +123,8 @@ impl Tokenizer {
             let tokens = added.keys().filter(|id| past(**id)).count();
             tracing::info!(%path, tokens, largest_id, rows, "the model has no row for some added tokens: no text may hold one");
         }
+        let with_rows = || hex(&Sha256::digest(format!("{} of {rows} rows", self.fingerprint)));
+        self.fingerprint_with_rows = past(self.largest_id).then(with_rows);
         self.rows = rows;
         Ok(self)
     }
@@ -202,6 +207,12 @@ impl Tokenizer {
     /// SHA-256 of the JSON, in hexadecimal.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The same of what a text becomes: another one for each number of rows where some tokens are
+    /// past them, so that no model gets tokens that were made for a larger one.
+    pub(crate) fn fingerprint_of_tokens(&self) -> &str {
+        self.fingerprint_with_rows.as_deref().unwrap_or(&self.fingerprint)
     }
 
     /// File that the tokenizer was read from.

@@ -40,7 +40,7 @@ pub(crate) fn folder(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer
         hasher.update(bytes);
     };
     field(&FORMAT_VERSION.to_le_bytes());
-    field(tokenizer.fingerprint().as_bytes());
+    field(tokenizer.fingerprint_of_tokens().as_bytes());
     field(format!("{:?}", document_bos(options, tokenizer)).as_bytes());
     field(&options.eos_token_id.to_le_bytes());
     field(format!("{:?}", options.split).as_bytes());
@@ -90,7 +90,7 @@ impl Found {
 
 fn made<'a>(options: &DatasetOptions, tokenizer: &'a Tokenizer) -> Made<'a> {
     let bos = document_bos(options, tokenizer);
-    Made { tokenizer: tokenizer.fingerprint(), bos, end_of_text: options.eos_token_id }
+    Made { tokenizer: tokenizer.fingerprint_of_tokens(), bos, end_of_text: options.eos_token_id }
 }
 
 /// The stream of a folder, which is made or gone on with where it is not whole; and whether it was.

@@ -74,6 +74,25 @@ fn the_token_that_ends_documents_does_not_also_begin_them() {
 }
 
 #[test]
+fn a_document_with_a_token_that_the_model_has_no_row_for_is_named() {
+    let files = files(4);
+    let special = tiny().token(401).unwrap();
+    let path = files.folder.path().join("c.jsonl");
+    fs_err::write(&path, format!("{{\"text\": \"\"}}\n{{\"text\": \"a\"}}\n{{\"text\": \"b {special}\"}}\n")).unwrap();
+    let mut options = files.options.clone();
+    options.files.push(file(path));
+    build(&options).unwrap();
+    let tokenizer = tiny().for_model(401).unwrap();
+    let error = TokenDataset::build(&options, &tokenizer, &mut |_| ()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("document 3 of `") && error.to_string().contains("c.jsonl` cannot"),
+        "{error}"
+    );
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains(&format!("token `{special}` has the id 401, and the model 401 rows")), "{cause}");
+}
+
+#[test]
 fn the_second_build_comes_from_the_cache_and_is_the_same() {
     let mut files = files(4);
     let first = build(&files.options).unwrap();
