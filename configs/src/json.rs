@@ -11,12 +11,13 @@ const TAG: &str = "__float__";
 /// Longest first: `Infinity` is a part of `-Infinity`.
 const NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// Reads `text`.
+/// Reads `text`, which may begin with a byte-order mark.
 ///
 /// # Errors
 /// When it is neither JSON nor what Python's `json` takes for it; line and column are those of
 /// `text`.
 pub fn parse_json(text: &str) -> Result<Value, serde_json::Error> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tag = |number: &str| format!("{{\"{TAG}\": \"{number}\"}}");
     // Strings of the same length leave every position as it is.
     let filler = |number: &str| format!("\"{}\"", " ".repeat(number.len() - 2));
@@ -72,6 +73,7 @@ mod tests {
         assert_eq!(special_number(&value["b"][2]), Some("-Infinity"));
         assert_eq!((&value["c"], &value["d"]), (&json!("NaN \" Infinity \\"), &json!("é")));
         assert_eq!(parse_json(&value.to_string()).unwrap(), value);
+        assert_eq!(parse_json(&format!("{}{value}", '\u{feff}')).unwrap(), value);
     }
 
     #[test]
