@@ -263,6 +263,58 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_without_a_configuration_says_what_it_holds() {
+        let told = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                let path = folder.path().join(name);
+                fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+                fs_err::write(path, text).unwrap();
+            }
+            let message = error(folder.path());
+            message.replace(&folder.path().display().to_string(), "DIR")
+        };
+        assert_eq!(told(&[("README.md", "")]), "`DIR` has no `config.json`");
+        let adapter = told(&[("adapter_config.json", r#"{"base_model_name_or_path": "org/base"}"#)]);
+        assert!(adapter.starts_with("`DIR` is a PEFT adapter of `org/base`, not a model\nhint: merge it"), "{adapter}");
+        let inner = told(&[("checkpoint-20/config.json", "{}"), ("checkpoint-10/config.json", "{}")]);
+        assert!(inner.ends_with("hint: folders in it have one: `DIR/checkpoint-10`, `DIR/checkpoint-20`"), "{inner}");
+        assert!(told(&[("a.Q4_K_M.gguf", "")]).ends_with("hint: name the GGUF file itself: `DIR/a.Q4_K_M.gguf`"));
+        assert!(told(&[("params.json", "{}")]).contains("hint: it holds a model in Meta's own format"));
+    }
+
+    #[test]
+    fn a_pointer_in_the_place_of_any_file_is_named() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        for name in ["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"] {
+            let folder = folder(&[("config.json", CONFIG)]);
+            if name == "tokenizer.json" {
+                weights(&folder.path().join("model.safetensors"));
+            }
+            fs_err::write(folder.path().join(name), pointer).unwrap();
+            let message = error(folder.path());
+            assert!(message.contains(&format!("{name}` is a Git LFS pointer")), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_refused_by_name_when_it_is_read() {
+        let folder = folder(&[("config.json", CONFIG)]);
+        let values: Vec<u8> = (0..8).flat_map(|i| (if i == 5 { f32::NAN } else { 1.0 }).to_le_bytes()).collect();
+        let norm = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![8], &values).unwrap();
+        let path = folder.path().join("model.safetensors");
+        safetensors::serialize_to_file([("model.norm.weight", norm)], None, &path).unwrap();
+        let source = open(folder.path()).unwrap();
+        let expected = format!("tensor `model.norm.weight` in `{}` is not finite: element 5 is `NaN`", path.display());
+        for error in [
+            source.tensors.bytes("model.norm.weight").unwrap_err(),
+            source.tensors.read_f32("model.norm.weight").unwrap_err(),
+        ] {
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
     fn a_mistyped_path_is_answered_with_the_path_that_is_there() {
         let folder = folder(&[("config.json", CONFIG)]);
         let near = folder.path().join("checkpoint");
