@@ -30,6 +30,11 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     depth_keys: &[],
     read: |keys, sizes| {
         keys.one_of("hidden_act", &["gelu"])?;
+        let head_dim = sizes.hidden_size / keys.size("num_attention_heads")?;
+        if sizes.head_dim != head_dim {
+            let hint = format!("a head of this family has `hidden_size / num_attention_heads` = {head_dim}");
+            return Err(keys.unsupported("head_dim", &sizes.head_dim.into(), &hint));
+        }
         let parameters = rope::parameters(keys)?;
         let (key, factor) = match parameters.map(|keys| keys.optional_number("partial_rotary_factor")).transpose()? {
             Some(Some(factor)) => ("partial_rotary_factor", factor),

@@ -148,6 +148,77 @@ fn absent_keys_have_the_values_of_the_classes_of_transformers() {
     }
 }
 
+/// What a configuration became, as `tests/golden/make_configs.py` writes it.
+fn resolved(config: &ModelConfig) -> Value {
+    let anatomy = &config.anatomy;
+    let whole = |x: f64| if x.fract() == 0.0 { json!(x as u64) } else { json!(x) };
+    let rope = |rope: &Rope| {
+        let (kind, scaling) = match rope.scaling {
+            RopeScaling::Default => ("default", vec![]),
+            RopeScaling::Linear { factor } => ("linear", vec![factor]),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                ("llama3", vec![factor, low_freq_factor, high_freq_factor, original_max_position_embeddings])
+            }
+        };
+        json!({ "theta": rope.theta, "type": kind, "scaling": scaling })
+    };
+    json!({
+        "norm_eps": anatomy.norm_eps,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+        "tie_word_embeddings": anatomy.tie_word_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_ids": config.eos_token_ids,
+        "ropes": anatomy.ropes.iter().map(rope).collect::<Vec<_>>(),
+        "rotary_dim": anatomy.ropes[0].rotary_dim,
+        "windows": windows(config),
+        "rotates": anatomy.depths.iter().map(|depth| depth.rope.is_some()).collect::<Vec<_>>(),
+        "attn_logit_softcapping": anatomy.attn_logit_softcapping,
+        "final_logit_softcapping": anatomy.final_logit_softcapping,
+        "query_pre_attn_scalar": whole(anatomy.query_pre_attn_scalar),
+        "qkv_bias": anatomy.qkv_bias,
+        "output_bias": anatomy.output_bias,
+        "mlp_bias": anatomy.mlp_bias,
+    })
+}
+
+/// The same numbers, whole ones with and without a fraction.
+fn as_floats(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(items) => items.iter().map(as_floats).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), as_floats(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+// Made from the classes of transformers: tests/golden/make_configs.py.
+#[test]
+fn files_are_read_to_the_values_that_transformers_reads() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../../tests/golden/configs.json")).unwrap();
+    assert!(cases.len() > 250, "{}", cases.len());
+    let mut plain = Value::Null;
+    for case in &cases {
+        let mut file: Map<String, Value> = serde_json::from_value(json!({
+            "model_type": case["model_type"], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+        }))
+        .unwrap();
+        file.extend(case["patch"].as_object().unwrap().clone());
+        let found = ModelConfig::from_json(file, Path::new("config.json"));
+        let found = found.unwrap_or_else(|error| panic!("{case}: {error}"));
+        if case["patch"] == json!({}) {
+            plain = case["expected"].clone();
+        }
+        let mut expected = plain.as_object().unwrap().clone();
+        expected.extend(case["expected"].as_object().unwrap().clone());
+        for (key, value) in as_floats(&resolved(&found)).as_object().unwrap() {
+            assert_eq!(*value, as_floats(&expected[key]), "`{key}` of {case}");
+        }
+    }
+}
+
 /// A value of a key that is not the one in [`keys_that_matter`].
 fn other_value(default: &KeyDefault) -> Value {
     match (default.key, default.value) {
@@ -303,6 +374,7 @@ fn unsupported_values_of_a_family_are_refused() {
             "one rotary embedding for all layers",
         ),
         (json!({"model_type": "llama", "partial_rotary_factor": 0.5}), "rotates whole heads"),
+        (json!({"model_type": "gpt_neox", "head_dim": 32}), "`head_dim: 32` is not supported"),
         (json!({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}), "`attn_logit_softcapping: 50.0`"),
         (json!({"model_type": "gemma3"}), "`gemma3_text` (Gemma 3 270M and 1B)"),
         (json!({"model_type": "qwen2", "layer_types": ["chunked_attention", 1, 2, 3, 4, 5]}), "chunked_attention"),
