@@ -4,6 +4,7 @@ the others stands what differs from it.
 
     python make_configs.py > configs.json          (transformers 5.24)
 """
+import dataclasses
 import json
 
 from transformers import CONFIG_MAPPING, logging
@@ -85,6 +86,8 @@ def read(name, file):
     get = lambda key, default=None: getattr(config, key, default)
     window = get("sliding_window")
     types = [SLIDING if window else FULL] * LAYERS if name == "mistral" else get("layer_types", [FULL] * LAYERS)
+    if SLIDING in types and window is None:
+        raise ValueError("`create_sliding_window_causal_mask` of the model refuses it")
     two = name == "gemma3_text"
     ropes = [config.rope_parameters[kind] for kind in (FULL, SLIDING)] if two else [config.rope_parameters]
     head_dim = (None if name == "gpt_neox" else get("head_dim")) or HIDDEN // HEADS
@@ -111,10 +114,18 @@ def read(name, file):
     }
 
 
+# Keys that null is tried for, in the classes that have them.
+NULLABLE = [
+    "num_key_value_heads", "head_dim", "hidden_act", "hidden_activation", "max_position_embeddings", "rms_norm_eps",
+    "layer_norm_eps", "tie_word_embeddings", "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window",
+    "max_window_layers", "query_pre_attn_scalar", "no_rope_layers", "no_rope_layer_interval", "use_parallel_residual",
+    "use_bidirectional_attention", "layer_types",
+]
 cases = []
 for name, patches in FAMILIES.items():
     plain = None
-    for patch in COMMON + patches:
+    fields = {field.name for field in dataclasses.fields(CONFIG_MAPPING[name])}
+    for patch in COMMON + patches + [{key: None} for key in NULLABLE if key in fields]:
         if name == "gpt_neox" and "head_dim" in patch:
             continue  # Attention ignores it and the rotation does not: the model cannot run.
         base = {key: value for key, value in BASE.items() if name != "gpt_neox" or key != "num_key_value_heads"}
