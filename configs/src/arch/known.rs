@@ -20,7 +20,7 @@ pub(super) const READ: [&str; 13] = [
 
 /// Keys that change nothing here: notes of the tools that write the file, settings of training, of
 /// generation and of classification, and switches of `transformers` for speed and memory.
-const HARMLESS: [&str; 97] = [
+const HARMLESS: [&str; 98] = [
     // Notes.
     "_commit_hash",
     "_name_or_path",
@@ -40,6 +40,7 @@ const HARMLESS: [&str; 97] = [
     "_sliding_window_pattern",
     "max_window_layers",
     "type_vocab_size",
+    "use_mrope",
     // Training.
     "attention_dropout",
     "attention_probs_dropout_prob",
