@@ -55,7 +55,7 @@ impl Inputs {
         student.validate()?;
         check_routers(config, &student)?;
         let tokenizer = tokenizer(&student)?;
-        check_context(config, &student);
+        check_context(config.data.sequence_length, &student);
         let end_of_text = end_of_text(&student, &tokenizer)?;
         let named = config.teacher.as_ref();
         let teacher = named.and_then(|t| t.model.as_ref()).map(|model| ModelSource::open(model)).transpose()?;
@@ -66,6 +66,7 @@ impl Inputs {
         }
         if let Some(teacher) = &teacher {
             teacher.validate()?;
+            check_context(config.data.sequence_length, teacher);
             let own = teacher.tokenizer_json().map(|_| self::tokenizer(teacher)).transpose()?;
             check_shared_vocabulary(vocabulary(teacher, own.as_ref()), vocabulary(&student, Some(&tokenizer)))?;
         }
@@ -131,12 +132,12 @@ fn stacks(student: &ModelSource, teacher: Option<&ModelSource>) -> Result<Stacks
     })
 }
 
-/// Says where sequences are longer than the student's context, in which positions past it are ones
-/// that it has never seen.
-fn check_context(config: &UptrainConfig, student: &ModelSource) {
-    let (length, context) = (config.data.sequence_length, student.config.max_position_embeddings);
-    if length > context {
-        tracing::warn!(sequence_length = length, context, "sequences are longer than the context of the student");
+/// Says where sequences of `sequence_length` tokens are longer than the context of `model`, which has
+/// never seen positions past it.
+pub fn check_context(sequence_length: usize, model: &ModelSource) {
+    let context = model.config.max_position_embeddings;
+    if sequence_length > context {
+        tracing::warn!(sequence_length, context, "sequences are longer than the context of `{}`", model.spec);
     }
 }
 
