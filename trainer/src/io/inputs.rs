@@ -132,8 +132,8 @@ fn stacks(student: &ModelSource, teacher: Option<&ModelSource>) -> Result<Stacks
     })
 }
 
-/// Says where sequences of `sequence_length` tokens are longer than the context of `model`, which has
-/// never seen positions past it.
+/// Says where sequences of `sequence_length` tokens are longer than the context of `model`, which
+/// has never seen positions past it.
 pub fn check_context(sequence_length: usize, model: &ModelSource) {
     let context = model.config.max_position_embeddings;
     if sequence_length > context {
