@@ -1,6 +1,6 @@
 //! Errors of this crate.
 
-use crate::{GgufError, HubError, layout::TensorProblem};
+use crate::{GgufError, HubError, layout::TensorProblem, layout_hint};
 use std::path::{Path, PathBuf};
 
 /// Errors of reading and writing checkpoints.
@@ -73,10 +73,92 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// The tensors do not match the configuration.
-    #[error("{} of the checkpoint's tensors do not fit its configuration:\n{}", problems.len(), lines(problems))]
+    #[error(
+        "{} of the checkpoint's tensors do not fit its configuration:\n{}{}",
+        problems.len(),
+        lines(problems),
+        layout_hint::hint(problems).map(|hint| format!("\nhint: {hint}")).unwrap_or_default()
+    )]
     BadTensors {
         /// Every problem found.
         problems: Vec<TensorProblem>,
+    },
+    /// Something else stands in the place of a file.
+    #[error("`{}` is {found}\nhint: {}", path.display(), found.hint())]
+    Disguised {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: retie_config::Disguise,
+    },
+    /// A folder with a PEFT adapter in the place of a model.
+    #[error(
+        "`{}` is a PEFT adapter{}, not a model\n\
+         hint: merge it: `PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`",
+        path.display(),
+        base.as_ref().map(|base| format!(" of `{base}`")).unwrap_or_default()
+    )]
+    Adapter {
+        /// The folder.
+        path: PathBuf,
+        /// The model that it belongs to.
+        base: Option<String>,
+    },
+    /// Parts of a split model without the index of them.
+    #[error(
+        "`{}` has parts of a split model, {}, without `model.safetensors.index.json`\n\
+         hint: copy the index and every part that it names into the folder",
+        path.display(),
+        quoted(parts)
+    )]
+    PartsWithoutIndex {
+        /// The folder.
+        path: PathBuf,
+        /// The parts that are there.
+        parts: Vec<String>,
+    },
+    /// A folder without a configuration.
+    #[error("`{}` has no `config.json`{}", path.display(), hint.as_ref().map(|h| format!("\nhint: {h}")).unwrap_or_default())]
+    NoConfig {
+        /// The folder.
+        path: PathBuf,
+        /// What it has in its place.
+        hint: Option<String>,
+    },
+    /// Weights with a value that is not finite.
+    #[error(
+        "tensor `{tensor}` in `{}` is not finite: element {index} is `{value}`\n\
+         hint: the file is damaged, or its training has failed: use another one",
+        path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The first such element, counted from 0.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// Weights that would be written with a value that is not finite.
+    #[error(
+        "tensor `{tensor}` cannot be written to `{}` as {}: element {index} would be `{value}`, too large or not a number\n\
+         hint: `--dtype bf16` and `--dtype f32` hold numbers up to 3.4e38, F16 up to 65504",
+        path.display(),
+        dtype.name()
+    )]
+    Overflow {
+        /// The folder.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Type of the written elements.
+        dtype: crate::Dtype,
+        /// The first such element, counted from 0.
+        index: usize,
+        /// Its value in that type.
+        value: f32,
     },
     /// A file ends too early.
     #[error("`{}` is truncated: {found} bytes, expected {expected}\nhint: download or copy it again", path.display())]

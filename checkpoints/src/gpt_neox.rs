@@ -109,6 +109,21 @@ impl<S: TensorSource> TensorSource for GptNeox<S> {
         self.source.path_of(self.tensors.get(name).map_or(name, |view| &view.name))
     }
 
+    fn unread(&self, name: &str) -> Option<&str> {
+        let (_, part) = name.rsplit_once('.')?;
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        let modules: Vec<String> = match layer {
+            None => MODEL.iter().map(|(_, module)| (*module).to_owned()).collect(),
+            Some((layer, _)) => {
+                let modules = LAYER.iter().map(|(_, module)| *module).chain([FUSED_NAME]);
+                modules.map(|module| format!("gpt_neox.layers.{layer}.{module}")).collect()
+            }
+        };
+        let theirs = modules.into_iter().map(|module| format!("{module}.{part}"));
+        let mut of_name = theirs.filter(|theirs| names(theirs).iter().any(|(_, ours)| ours == name));
+        of_name.find_map(|theirs| self.source.unread(&theirs))
+    }
+
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
         let missing =
             || CheckpointError::NoTensor { path: self.source.path_of(name).to_owned(), tensor: name.to_owned() };
@@ -142,6 +157,10 @@ mod tests {
         fn path_of(&self, _: &str) -> &Path {
             Path::new("m")
         }
+        fn unread(&self, name: &str) -> Option<&str> {
+            let types = [("gpt_neox.layers.2.attention.query_key_value.weight", "I8"), ("embed_out.weight", "F64")];
+            types.into_iter().find(|(unread, _)| *unread == name).map(|(_, found)| found)
+        }
         fn bytes(&self, _: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
             Ok((0..12).flat_map(|x| (x as f32).to_le_bytes()).collect::<Vec<u8>>().into())
         }
@@ -159,5 +178,8 @@ mod tests {
         assert_eq!(values("k"), [2.0, 3.0, 8.0, 9.0]);
         assert_eq!(values("v"), [4.0, 5.0, 10.0, 11.0]);
         assert!(source.bytes("gpt_neox.layers.3.attention.masked_bias").is_err());
+        assert_eq!(source.unread("model.layers.2.self_attn.k_proj.weight"), Some("I8"));
+        assert_eq!(source.unread("model.layers.2.self_attn.o_proj.weight"), None);
+        assert_eq!(source.unread("lm_head.weight"), Some("F64"));
     }
 }

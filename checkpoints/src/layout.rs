@@ -40,6 +40,16 @@ pub enum TensorProblem {
         /// Shape that the configuration implies.
         expected: Vec<usize>,
     },
+    /// Its elements are of a type that is not read.
+    #[error("tensor `{tensor}` in `{}` has elements of type {found}, expected F32, BF16 or F16", path.display())]
+    Dtype {
+        /// File that holds it.
+        path: PathBuf,
+        /// The name.
+        tensor: String,
+        /// Its type, as the file spells it.
+        found: String,
+    },
     /// The configuration does not imply it.
     #[error("tensor `{tensor}` in `{}` is not part of the model that its configuration describes", path.display())]
     Unexpected {
@@ -63,7 +73,10 @@ pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result
         let path = || tensors.path_of(&tensor).to_owned();
         known.insert(tensor.clone());
         match tensors.info(&tensor) {
-            None => problems.push(TensorProblem::Missing { path: path(), tensor: tensor.clone(), expected }),
+            None => problems.push(match tensors.unread(&tensor) {
+                Some(found) => TensorProblem::Dtype { path: path(), tensor: tensor.clone(), found: found.to_owned() },
+                None => TensorProblem::Missing { path: path(), tensor: tensor.clone(), expected },
+            }),
             Some(info) if info.shape != expected => {
                 let found = info.shape.clone();
                 problems.push(TensorProblem::Shape { path: path(), tensor: tensor.clone(), found, expected });
@@ -101,6 +114,38 @@ mod tests {
         fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
             Err(CheckpointError::NoTensor { path: "m".into(), tensor: name.to_owned() })
         }
+    }
+
+    #[test]
+    fn the_cause_is_told_where_names_or_types_give_it_away() {
+        let config = tiny_llama(2);
+        let told = |rename: &dyn Fn(&str) -> String| {
+            let info = |shape: Vec<usize>| TensorInfo { dtype: Dtype::F32, shape };
+            let infos = config.tensors().into_iter().map(|spec| (rename(&spec.name()), info(spec.shape.clone())));
+            let error = check_tensors(&config, &Infos(infos.collect())).unwrap_err().to_string();
+            error.lines().last().unwrap().to_owned()
+        };
+        let prefixed = |prefix: &'static str| told(&move |name: &str| format!("{prefix}{name}"));
+        assert!(prefixed("module.").starts_with("hint: the names begin with `module.model.`, expected `model.`"));
+        assert!(prefixed("_orig_mod.").contains("`torch.compile` put it there"));
+        assert!(prefixed("language_model.").contains("`language_model.model.`"));
+        assert!(prefixed("base_model.model.").contains("`merge_and_unload()`"));
+        let inside = told(&|name| name.replace("model.", "model.language_model."));
+        assert!(inside.contains("begin with `model.language_model.`") && inside.contains("text part"), "{inside}");
+        let without = told(&|name| name.replace("model.", ""));
+        assert!(without.starts_with("hint: the names lack the prefix `model.`"), "{without}");
+        let adapter = told(&|name| name.replace("q_proj.weight", "q_proj.base_layer.weight"));
+        assert!(adapter.contains("an adapter is not merged"), "{adapter}");
+        let mut untied = config.clone();
+        untied.untie();
+        let infos = config
+            .tensors()
+            .into_iter()
+            .map(|spec| (spec.name(), TensorInfo { dtype: Dtype::F32, shape: spec.shape.clone() }));
+        let headless = check_tensors(&untied, &Infos(infos.collect())).unwrap_err().to_string();
+        assert!(headless.contains("\nhint: if the head is the matrix of the embeddings, set `tie_word_embeddings`"));
+        let other = told(&|name| name.replace("norm.weight", "scale"));
+        assert!(other.starts_with("  tensor `"), "{other}");
     }
 
     #[test]

@@ -3,15 +3,19 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod error;
+mod finite;
 mod gguf;
 mod gpt_neox;
 mod hub;
 mod layer_runner;
 mod layout;
+mod layout_hint;
 mod mmap;
 mod provenance;
+mod renamed;
 mod safetensors;
 mod source;
+mod sources_agree;
 mod staging;
 mod stored_layers;
 mod tensor;

@@ -1,7 +1,15 @@
 //! Resolution of a model specification: a local folder, a `.gguf` file, or a name on the hub.
 
-use crate::{CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource, gpt_neox::GptNeox, layout};
-use retie_config::{ModelConfig, TensorNames};
+use crate::{
+    CheckpointError, GgufFile, Hub, HubId, PROVENANCE_FILE, SafetensorsFolder, TensorSource,
+    finite::Finite,
+    gpt_neox::GptNeox,
+    layout,
+    renamed::Renamed,
+    safetensors::{ADAPTER_FILES, adapter_base},
+    sources_agree::{GENERATION_CONFIG, add_generation_tokens, compare_dtype, untie_another_head},
+};
+use retie_config::{Disguise, ModelConfig, TensorNames};
 use std::path::{Path, PathBuf};
 
 /// Companion files of the weights (tokenizer and configurations); they are copied unchanged.
@@ -14,8 +22,10 @@ pub(crate) const COMPANIONS: &[&str] = &[
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION_CONFIG,
 ];
+
+const CONFIG: &str = "config.json";
 
 /// Jaro–Winkler similarity above which one name is a likely misspelling of the other.
 const ALIKE: f64 = 0.8;
@@ -77,12 +87,32 @@ impl ModelSource {
     }
 
     fn folder(spec: &str, path: &Path) -> Result<Self, CheckpointError> {
-        let config = ModelConfig::load(&path.join("config.json"))?;
-        let tensors = under_our_names(SafetensorsFolder::open(path)?, &config);
-        let companions = COMPANIONS.iter().filter(|name| path.join(name).is_file());
-        let companions = companions
-            .map(|name| Ok(((*name).to_owned(), fs_err::read(path.join(name))?)))
-            .collect::<Result<_, CheckpointError>>()?;
+        if !path.join(CONFIG).is_file() {
+            return Err(no_config(path)?);
+        }
+        let mut config = ModelConfig::load(&path.join(CONFIG))?;
+        let tensors = Renamed::view(under_our_names(SafetensorsFolder::open(path)?, &config), &config);
+        let tensors: Box<dyn TensorSource> = Box::new(Finite(tensors));
+        let mut companions = Vec::new();
+        for name in COMPANIONS.iter().filter(|name| path.join(name).is_file()) {
+            let (name, path) = ((*name).to_owned(), path.join(name));
+            let bytes = fs_err::read(&path)?;
+            if let Some(found) = Disguise::of(&bytes) {
+                return Err(CheckpointError::Disguised { path, found });
+            }
+            if name == GENERATION_CONFIG {
+                add_generation_tokens(&mut config, &bytes, &path)?;
+            }
+            companions.push((name, bytes));
+        }
+        for remark in config.remarks() {
+            tracing::warn!(path = %path.join(CONFIG).display(), "{remark}");
+        }
+        // A folder that this program wrote keeps the keys of its source.
+        if !path.join(PROVENANCE_FILE).is_file() {
+            compare_dtype(&config, tensors.as_ref());
+        }
+        untie_another_head(&mut config, tensors.as_ref())?;
         Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors, companions })
     }
 
@@ -93,7 +123,11 @@ impl ModelSource {
         let file = GgufFile::open(path)?;
         let companions = file.companions()?;
         let config = file.config().clone();
-        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors: Box::new(file), companions })
+        for remark in file.remarks() {
+            tracing::warn!(path = %path.display(), "{remark}");
+        }
+        let tensors = Box::new(Finite(Box::new(file)));
+        Ok(Self { spec: spec.to_owned(), path: path.to_owned(), config, tensors, companions })
     }
 
     /// Bytes of `tokenizer.json`, if the model has one.
@@ -121,6 +155,39 @@ pub fn under_our_names(tensors: impl TensorSource + 'static, config: &ModelConfi
         }
         _ => Box::new(tensors),
     }
+}
+
+/// Error for a folder without a configuration, with what it has in its place.
+fn no_config(path: &Path) -> Result<CheckpointError, CheckpointError> {
+    if ADAPTER_FILES.iter().any(|name| path.join(name).is_file()) {
+        return Ok(CheckpointError::Adapter { path: path.to_owned(), base: adapter_base(path) });
+    }
+    let (mut models, mut files) = (Vec::new(), Vec::new());
+    for entry in fs_err::read_dir(path)? {
+        let inner = entry?.path();
+        if inner.join(CONFIG).is_file() {
+            models.push(inner);
+        } else if is_gguf(&inner) {
+            files.push(inner);
+        }
+    }
+    models.sort();
+    files.sort();
+    let names =
+        |paths: &[PathBuf]| paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
+    let hint = if !models.is_empty() {
+        Some(format!("folders in it have one: {}", names(&models)))
+    } else if !files.is_empty() {
+        Some(format!("name the GGUF file itself: {}", names(&files)))
+    } else if path.join("params.json").is_file() {
+        Some(
+            "it holds a model in Meta's own format: `convert_llama_weights_to_hf.py` of transformers converts it"
+                .to_owned(),
+        )
+    } else {
+        None
+    };
+    Ok(CheckpointError::NoConfig { path: path.to_owned(), hint })
 }
 
 fn is_gguf(path: &Path) -> bool {
@@ -193,6 +260,58 @@ mod tests {
         assert!(
             error(folder.path()).contains("has only pickle weights: `pytorch_model.bin`\nhint: a pickle can run code")
         );
+    }
+
+    #[test]
+    fn a_folder_without_a_configuration_says_what_it_holds() {
+        let told = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                let path = folder.path().join(name);
+                fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+                fs_err::write(path, text).unwrap();
+            }
+            let message = error(folder.path());
+            message.replace(&folder.path().display().to_string(), "DIR")
+        };
+        assert_eq!(told(&[("README.md", "")]), "`DIR` has no `config.json`");
+        let adapter = told(&[("adapter_config.json", r#"{"base_model_name_or_path": "org/base"}"#)]);
+        assert!(adapter.starts_with("`DIR` is a PEFT adapter of `org/base`, not a model\nhint: merge it"), "{adapter}");
+        let inner = told(&[("checkpoint-20/config.json", "{}"), ("checkpoint-10/config.json", "{}")]);
+        assert!(inner.ends_with("hint: folders in it have one: `DIR/checkpoint-10`, `DIR/checkpoint-20`"), "{inner}");
+        assert!(told(&[("a.Q4_K_M.gguf", "")]).ends_with("hint: name the GGUF file itself: `DIR/a.Q4_K_M.gguf`"));
+        assert!(told(&[("params.json", "{}")]).contains("hint: it holds a model in Meta's own format"));
+    }
+
+    #[test]
+    fn a_pointer_in_the_place_of_any_file_is_named() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        for name in ["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"] {
+            let folder = folder(&[("config.json", CONFIG)]);
+            if name == "tokenizer.json" {
+                weights(&folder.path().join("model.safetensors"));
+            }
+            fs_err::write(folder.path().join(name), pointer).unwrap();
+            let message = error(folder.path());
+            assert!(message.contains(&format!("{name}` is a Git LFS pointer")), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_refused_by_name_when_it_is_read() {
+        let folder = folder(&[("config.json", CONFIG)]);
+        let values: Vec<u8> = (0..8).flat_map(|i| (if i == 5 { f32::NAN } else { 1.0 }).to_le_bytes()).collect();
+        let norm = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![8], &values).unwrap();
+        let path = folder.path().join("model.safetensors");
+        safetensors::serialize_to_file([("model.norm.weight", norm)], None, &path).unwrap();
+        let source = open(folder.path()).unwrap();
+        let expected = format!("tensor `model.norm.weight` in `{}` is not finite: element 5 is `NaN`", path.display());
+        for error in [
+            source.tensors.bytes("model.norm.weight").unwrap_err(),
+            source.tensors.read_f32("model.norm.weight").unwrap_err(),
+        ] {
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
     }
 
     #[test]

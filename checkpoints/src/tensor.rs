@@ -72,6 +72,12 @@ pub trait TensorSource: Send + Sync {
     /// there is no such tensor.
     fn path_of(&self, name: &str) -> &Path;
 
+    /// Type of a tensor that is there and cannot be read, as the file spells it. Such a tensor has
+    /// no [`TensorSource::info`].
+    fn unread(&self, _name: &str) -> Option<&str> {
+        None
+    }
+
     /// Row-major little-endian bytes in the type of [`TensorSource::info`].
     ///
     /// # Errors

@@ -55,13 +55,16 @@ pub fn parent(source: &ModelSource) -> anyhow::Result<Parent> {
 /// There is no `tokenizer.json`, or it does not match the model's vocabulary.
 pub fn tokenizer(source: &ModelSource) -> anyhow::Result<Tokenizer> {
     let Some(tokenizer) = Tokenizer::from_model_files(&source.companions, &source.path)? else {
-        bail!(
-            "`{}` has no `tokenizer.json`\nhint: copy the one that belongs to the model into the folder",
-            source.path.display()
-        );
+        let has = |name: &str| source.companions.iter().any(|(file, _)| file == name);
+        let hint = match has("tokenizer.model") || has("vocab.json") {
+            true => {
+                "`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of transformers makes it of the files there"
+            }
+            false => "copy the one that belongs to the model into the folder",
+        };
+        bail!("`{}` has no `tokenizer.json`\nhint: {hint}", source.path.display());
     };
-    tokenizer.check_vocab(source.config.vocab_size)?;
-    Ok(tokenizer)
+    Ok(tokenizer.for_model(source.config.vocab_size)?)
 }
 
 /// Chat template of `source`.

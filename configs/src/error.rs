@@ -17,6 +17,22 @@ pub enum ConfigError {
         /// Cause, with line and column.
         source: serde_json::Error,
     },
+    /// Something else stands in the place of the file.
+    #[error("`{}` is {found}\nhint: {}", path.display(), found.hint())]
+    Disguised {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: crate::Disguise,
+    },
+    /// The bytes are not UTF-8.
+    #[error("`{}` is not UTF-8: the byte at offset {offset} cannot be decoded", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// First bad byte, counted from 0.
+        offset: usize,
+    },
     /// A required key is absent.
     #[error("`{}` has no key `{key}`", path.display())]
     MissingKey {

@@ -1,8 +1,9 @@
 //! Configuration of models and runs: plain data, parsed and validated, without a tensor library.
 //!
-//! Foreign files (`config.json` of a Hugging Face folder) may hold unknown keys, but a known key
-//! with a value that is not implemented is an error. Our own files are YAML and refuse every
-//! unknown key.
+//! Foreign files (`config.json` of a Hugging Face folder) may hold unknown keys, which are named in
+//! [`ModelConfig::remarks`]; a known key with a value that is not implemented is an error, and one
+//! that is absent has the value of its family's class in `transformers`. Our own files are YAML and
+//! refuse every unknown key.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod arch;
@@ -10,10 +11,12 @@ mod budget;
 mod byte_size;
 mod convert;
 mod cost;
+mod disguise;
 pub mod document;
 mod error;
 mod extras;
 mod groups;
+mod json;
 mod keys;
 mod kv_sharing;
 mod lora;
@@ -44,10 +47,12 @@ pub use convert::{
     LoraSpec, Method, ResolvedConvert, SearchSpace, SelectionSpace, Start, StoredDtype, TargetSettings,
 };
 pub use cost::Cost;
+pub use disguise::{DISGUISE_BYTES, Disguise};
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
 pub use extras::{DepthExtra, ExtraVector};
 pub use groups::{ClipGroup, GroupConfig, GroupsConfig, ParameterGroup};
+pub use json::{parse_json, special_number};
 pub use kv_sharing::KvSharing;
 pub use lora::{LoraConfig, Relax};
 pub use losses::*;

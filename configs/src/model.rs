@@ -1,8 +1,10 @@
 //! Sizes and constants of a decoder, as in Hugging Face's `config.json`.
 
 use crate::{
-    Anatomy, ConfigError, MlpKind, NormPosition, Projection, QkNorm, RecursionConfig, ShareMap, TensorPart, TensorRole,
+    Anatomy, ConfigError, Disguise, MlpKind, NormPosition, Projection, QkNorm, RecursionConfig, ShareMap, TensorPart,
+    TensorRole,
     arch::{ARCHITECTURES, Architecture, Sizes},
+    json::parse_json,
     keys::Keys,
 };
 use serde_json::{Map, Value, json};
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 /// silently loading a wrong model.
 const RECURSIVE_MODEL_TYPE: &str = "recursive_";
 const RECURSIVE_CLASS: &str = "Recursive";
+const KEY_VALUE_HEADS: &str = "num_key_value_heads";
 
 /// Shape of a decoder. Field names are those of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,9 +46,13 @@ impl ModelConfig {
     /// # Errors
     /// When the file cannot be read, and every error of [`ModelConfig::from_json`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs_err::read_to_string(path)?;
-        let value: Value =
-            serde_json::from_str(&text).map_err(|source| ConfigError::Json { path: path.to_owned(), source })?;
+        let bytes = fs_err::read(path)?;
+        if let Some(found) = Disguise::of(&bytes) {
+            return Err(ConfigError::Disguised { path: path.to_owned(), found });
+        }
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|error| ConfigError::NotUtf8 { path: path.to_owned(), offset: error.valid_up_to() })?;
+        let value = parse_json(text).map_err(|source| ConfigError::Json { path: path.to_owned(), source })?;
         let Value::Object(map) = value else {
             return Err(ConfigError::BadValue {
                 path: path.to_owned(),
@@ -62,21 +69,25 @@ impl ModelConfig {
     /// # Errors
     /// When a size is missing or impossible, or a known key has a value that is not implemented.
     pub fn from_json(map: Map<String, Value>, path: &Path) -> Result<Self, ConfigError> {
-        let keys = Keys { path, map: &map };
+        let keys = Keys { path, map: &map, defaults: &[] };
         let architecture = architecture(&keys)?;
+        let keys = Keys { defaults: architecture.defaults(), ..keys };
         if let Some(found) = keys.present("quantization_config") {
             let hint = "use an unquantised checkpoint (f32, bf16 or f16), or a GGUF file";
             return Err(keys.unsupported("quantization_config", found, hint));
         }
         let hidden_size = keys.size("hidden_size")?;
         let num_attention_heads = keys.size("num_attention_heads")?;
-        let num_key_value_heads = keys.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
+        let num_key_value_heads = match architecture.has_key(KEY_VALUE_HEADS) {
+            true => keys.optional_size(KEY_VALUE_HEADS)?.unwrap_or(num_attention_heads),
+            false => num_attention_heads,
+        };
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             let found = json!(num_key_value_heads);
             let expected = format!("a divisor of num_attention_heads = {num_attention_heads}");
-            return Err(keys.bad("num_key_value_heads", &found, &expected));
+            return Err(keys.bad(KEY_VALUE_HEADS, &found, &expected));
         }
-        let head_dim = match keys.optional_size("head_dim")?.or(architecture.default_head_dim()) {
+        let head_dim = match keys.optional_size("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
             None => {
@@ -90,19 +101,20 @@ impl ModelConfig {
         let num_hidden_layers = keys.size("num_hidden_layers")?;
         let anatomy = architecture.anatomy(&keys, Sizes { hidden_size, num_hidden_layers, head_dim })?;
         let recursion = keys.present("recursion").map(|v| RecursionConfig::deserialize_from(v, path)).transpose()?;
+        let vocab_size = keys.size("vocab_size")?;
         let config = Self {
             architecture,
-            vocab_size: keys.size("vocab_size")?,
+            vocab_size,
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(2048),
+            max_position_embeddings: keys.size("max_position_embeddings")?,
             anatomy,
-            bos_token_id: keys.token_ids("bos_token_id")?.first().copied(),
-            eos_token_ids: keys.token_ids("eos_token_id")?,
+            bos_token_id: keys.token_ids("bos_token_id", vocab_size)?.first().copied(),
+            eos_token_ids: keys.token_ids("eos_token_id", vocab_size)?,
             recursion,
             other: Map::new(),
         };
@@ -110,6 +122,17 @@ impl ModelConfig {
             recursion.validate(&config)?;
         }
         Ok(Self { other: map, ..config })
+    }
+
+    /// What a user should be told of the keys that were read: those that are ignored, and those
+    /// that contradict one another, with the one that counts. Empty for most files.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        self.architecture.remarks(&Keys {
+            path: Path::new(""),
+            map: &self.other,
+            defaults: self.architecture.defaults(),
+        })
     }
 
     /// Keys of `config.json`: everything that was read, with `recursion` and the keys that follow
@@ -137,6 +160,12 @@ impl ModelConfig {
             }
         }
         map
+    }
+
+    /// Gives the head a matrix of its own.
+    pub fn untie(&mut self) {
+        self.anatomy.tie_word_embeddings = false;
+        self.other.insert("tie_word_embeddings".into(), json!(false));
     }
 
     /// Copy with other depths: each takes its attention settings from the depth of this model that

@@ -4,7 +4,7 @@
 mod small_model;
 
 use retie_checkpoint::{CheckpointError, Dtype, FolderWriter, SafetensorsFolder, TensorInfo, TensorSource};
-use retie_config::{ConvertConfig, Init, ModelConfig, Sharing};
+use retie_config::{ConvertConfig, Init, ModelConfig, Sharing, StoredDtype};
 use retie_convert::ConvertError;
 use small_model::{SHAPE, options, run, write};
 use std::{
@@ -83,7 +83,7 @@ fn depths_that_differ_in_kind_are_tied_only_when_asked_for() {
     assert_eq!(
         text,
         "`cycle` with 4 recursions ties depths that differ in kind: layer 1 would run depth 1 (all tokens, no rope) and depth 3 \
-         (all tokens, rope base 10000)\n\
+         (all tokens, rope base 2000000)\n\
          hint: these tie depths of one kind: `cycle` with 2; `tie_across_kinds` (`--tie-across-kinds`) ties them all the same: each \
          depth keeps its own window and rotation"
     );
@@ -226,6 +226,21 @@ fn weights_that_are_not_finite_have_no_lora() {
         text.starts_with("a tensor holds values that are not finite: `model.layers.5.mlp.up_proj.weight`"),
         "{text}"
     );
+}
+
+#[test]
+fn a_number_that_the_written_type_does_not_hold_is_refused_by_the_name_of_its_tensor() {
+    const NAME: &str = "model.layers.0.mlp.up_proj.weight";
+    for (recursions, init) in [(1, Init::Average), (2, Init::Lower), (2, Init::Average)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, source) = write(dir.path(), SHAPE, |i| i);
+        let mut options = options(recursions, Sharing::Cycle, init);
+        options.dtype = StoredDtype::F16;
+        let changed = Changed { source, name: NAME, value: 1e6, since: 0, reads: AtomicUsize::new(0) };
+        let text = refused(&changed, &config, &options).to_string();
+        assert!(text.starts_with(&format!("tensor `{NAME}` cannot be written to `")), "{text}");
+        assert!(text.contains("as F16: element 0 would be `inf`, too large"), "{text}");
+    }
 }
 
 /// The checks read the source again: a weight that is another one by then stands for a fault of the

@@ -14,13 +14,6 @@ pub(crate) fn template_bos(tokenizer: &Value) -> Option<u32> {
     template["special_tokens"].get(first)?["ids"].get(0)?.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-/// The `bos_token` of a `tokenizer_config.json` that has `add_bos_token: true`, by its name.
-pub(crate) fn configured_bos(config: &Value) -> Option<&str> {
-    let bos = config.get("bos_token")?;
-    let bos = bos.as_str().or_else(|| bos.get("content")?.as_str())?;
-    (config.get("add_bos_token")? == true).then_some(bos)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -39,14 +32,5 @@ mod tests {
         assert_eq!(template_bos(&json!({ "post_processor": sequence })), Some(7));
         assert_eq!(template_bos(&json!({ "post_processor": null })), None);
         assert_eq!(template_bos(&json!({ "post_processor": {"type": "ByteLevel"} })), None);
-    }
-
-    #[test]
-    fn a_configuration_names_a_bos_token_that_is_added() {
-        assert_eq!(configured_bos(&json!({"bos_token": "<s>", "add_bos_token": true})), Some("<s>"));
-        assert_eq!(configured_bos(&json!({"bos_token": {"content": "<s>"}, "add_bos_token": true})), Some("<s>"));
-        assert_eq!(configured_bos(&json!({"bos_token": "<s>", "add_bos_token": false})), None);
-        assert_eq!(configured_bos(&json!({"bos_token": "<s>"})), None);
-        assert_eq!(configured_bos(&json!({"add_bos_token": true})), None);
     }
 }

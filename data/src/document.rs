@@ -21,7 +21,10 @@ mod parquet;
 mod pattern;
 mod text;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use retie_config::{DISGUISE_BYTES, Disguise};
 
 use crate::error::DataError;
 use compression::{Compression, extensions};
@@ -140,6 +143,7 @@ impl Iterator for Documents {
 /// any text.
 pub fn documents(path: &Path, text_field: &str) -> Result<Documents, DataError> {
     check_file(path)?;
+    check_start(path)?;
     let inner = (format_of(path)?.open)(path, text_field)?;
     Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
 }
@@ -175,6 +179,24 @@ pub fn check_files(paths: &[PathBuf]) -> Result<(), DataError> {
     }
 }
 
+/// Refuses a file that is not what its name says.
+fn check_start(path: &Path) -> Result<(), DataError> {
+    let mut start = Vec::new();
+    fs_err::File::open(path)?.take(DISGUISE_BYTES as u64).read_to_end(&mut start)?;
+    let (extension, compression) = extensions(path);
+    let is_expected = |found: &Disguise| match found {
+        Disguise::Gzip => compression == Some(Compression::Gzip),
+        Disguise::Zstandard => compression == Some(Compression::Zstandard),
+        // A text may be a page or begin like a message.
+        Disguise::WebPage | Disguise::HubMessage => extension.as_deref() == Some("txt") || !has_rows(path),
+        _ => false,
+    };
+    match Disguise::of(&start).filter(|found| !is_expected(found)) {
+        Some(found) => Err(DataError::Disguised { path: path.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
 fn check_file(path: &Path) -> Result<(), DataError> {
     let not_a_file = |problem| DataError::NotAFile { path: path.to_owned(), problem };
     match fs_err::metadata(path) {
@@ -196,11 +218,38 @@ mod tests {
         fs_err::write(&path, "x").unwrap();
         let message = documents(&path, "text").err().unwrap().to_string();
         let supported = ".jsonl[.gz|.zst], .txt[.gz|.zst], .parquet, .arrow, .feather, .tokens";
-        assert!(message.ends_with(&format!("has an unknown extension, expected one of: {supported}")), "{message}");
+        assert!(
+            message.contains(&format!("has an unknown extension, expected one of: {supported}\nhint: ")),
+            "{message}"
+        );
         for name in ["a.parquet.gz", "a.gz", "jsonl.zst", "b"] {
             assert!(matches!(format_of(Path::new(name)), Err(DataError::UnknownExtension { .. })), "{name}");
         }
         assert!(has_rows(Path::new("a.JSONL.gz")) && !has_rows(Path::new("a.txt.gz")));
+    }
+
+    #[test]
+    fn a_file_that_is_not_what_its_name_says_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            fs_err::write(&path, content).unwrap();
+            match documents(&path, "text").err().or_else(|| read_text(&path).err()) {
+                Some(error) => error.to_string(),
+                None => String::new(),
+            }
+        };
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        for name in ["a.jsonl", "a.jsonl.gz", "a.txt.zst", "a.parquet", "a.arrow", "a.txt"] {
+            assert!(message(name, pointer).contains(&format!("{name}` is a Git LFS pointer")), "{name}");
+        }
+        assert!(message("b.jsonl", b"\x1f\x8b\x08").contains("compressed with gzip\nhint: name it `.gz`"));
+        assert!(message("b.jsonl.gz", b"\x28\xb5\x2f\xfd").contains("compressed with Zstandard"));
+        assert!(message("b.parquet", b"<!DOCTYPE html>").contains("is a web page"));
+        assert_eq!(message("page.txt", b"<!DOCTYPE html>"), "");
+        assert!(message("c.txt", b"\xff\xfea\0").contains("is UTF-16 text\nhint: save it as UTF-8"));
+        let hint = |name: &str| DataError::UnknownExtension { path: name.into(), supported: vec![] }.to_string();
+        assert!(hint("a.json").contains("`jq -c '.[]'`") && hint("a.jsonl.xz").contains("`unxz`"));
     }
 
     #[test]

@@ -23,12 +23,20 @@ pub enum DataError {
     #[error("no data files are given\nhint: name at least one .jsonl, .txt, .parquet or .arrow file")]
     NoFiles,
     /// The file name does not end in an extension that can be read.
-    #[error("data file `{}` has an unknown extension, expected one of: {}", path.display(), supported.join(", "))]
+    #[error("data file `{}` has an unknown extension, expected one of: {}{}", path.display(), supported.join(", "), way_on(path))]
     UnknownExtension {
         /// The path asked for.
         path: PathBuf,
         /// Every extension that can be read.
         supported: Vec<String>,
+    },
+    /// Something else stands in the place of the file.
+    #[error("`{}` is {found}\nhint: {}", path.display(), found.hint())]
+    Disguised {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: retie_config::Disguise,
     },
     /// A packed file is damaged, cut off, or packed otherwise than its name says.
     #[error("`{}` cannot be decompressed as {compression}", path.display())]
@@ -68,8 +76,8 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A `.tokens` file that was made with another tokenizer or end-of-text token.
-    #[error("the tokens in `{}` were made with another tokenizer or end-of-text token\nhint: they serve models with the tokenizer that made them; `retie tokenize` makes others of the text", path.display())]
+    /// A `.tokens` file that was made with another tokenizer, BOS or end-of-text token.
+    #[error("the tokens in `{}` were made with another tokenizer, BOS or end-of-text token\nhint: they serve models with the tokenizer that made them; `retie tokenize` makes others of the text", path.display())]
     OtherTokens {
         /// The file.
         path: PathBuf,
@@ -126,6 +134,20 @@ pub enum DataError {
         /// Everything that is wrong.
         problems: Vec<String>,
     },
+    /// Logits of a teacher that are not numbers.
+    #[error(
+        "the teacher's logits for rows {} to {} are not numbers and cannot be kept in `{}`\n\
+         hint: its numbers overflow: compute them with `--dtype f32`",
+        rows.start,
+        rows.end - 1,
+        dir.display()
+    )]
+    LogitsNotFinite {
+        /// The folder.
+        dir: PathBuf,
+        /// Rows of the shard that they are in.
+        rows: std::ops::Range<usize>,
+    },
     /// A cache of logits of other things than are asked for.
     #[error("the cache of logits in `{}` was made of other things: {} differ\nhint: make one for these in another folder", dir.display(), differences.join(", "))]
     OtherLogits {
@@ -160,6 +182,17 @@ pub enum DataError {
         /// Message of the parser; its line number counts within the line.
         #[source]
         source: serde_json::Error,
+    },
+    /// A line of a `.jsonl` file with an escape that is no character.
+    #[error(
+        "{place} has `{escape}`, half of a surrogate pair, which is no character\n\
+         hint: in Python, `text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')` replaces it"
+    )]
+    HalfSurrogate {
+        /// File and line.
+        place: Place,
+        /// The escape.
+        escape: String,
     },
     /// A line of a `.jsonl` file is JSON but not an object.
     #[error("{place} is {found}, expected an object with a text field `{field}`")]
@@ -202,6 +235,18 @@ pub enum DataError {
         #[source]
         source: parquet::errors::ParquetError,
     },
+    /// A column of a `.parquet` file is compressed with a codec that is not built in.
+    #[error(
+        "`{}` is compressed with {codec}, which is not read\n\
+         hint: write it with snappy, zstd, gzip, brotli, lz4 or uncompressed",
+        path.display()
+    )]
+    ParquetCodec {
+        /// The file.
+        path: PathBuf,
+        /// The codec, as the reader names it.
+        codec: String,
+    },
     /// An `.arrow` or `.feather` file is damaged or uses something that is not built in.
     #[error("`{}` cannot be read as Arrow IPC", path.display())]
     Arrow {
@@ -220,7 +265,7 @@ pub enum DataError {
         #[source]
         source: tokenizers::Error,
     },
-    /// A `tokenizer_config.json` is damaged.
+    /// A file beside a `tokenizer.json` is damaged.
     #[error("`{}` is not JSON", path.display())]
     TokenizerConfig {
         /// The file.
@@ -274,6 +319,16 @@ pub enum DataError {
         #[source]
         source: tokenizers::Error,
     },
+    /// A document that cannot be tokenised.
+    #[error("document {number} of `{}` cannot be tokenised", path.display())]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// Its number in the file, from 1; documents without text count.
+        number: u64,
+        /// Cause.
+        source: Box<DataError>,
+    },
     /// The tokenizer and the model are of different vocabularies.
     #[error(
         "tokenizer `{}` does not match the model: it has {tokenizer} tokens with ids up to {largest_id}, \
@@ -289,6 +344,22 @@ pub enum DataError {
         largest_id: u32,
         /// `vocab_size` of the model.
         model: usize,
+    },
+    /// A token that the model cannot take.
+    #[error(
+        "tokenizer `{}`: token `{token}` has the id {id}, and the model {rows} rows of embeddings\n\
+         hint: the model was never trained with it: take it out of the text",
+        path.display()
+    )]
+    NoRow {
+        /// Where the tokenizer's JSON comes from.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the model's embeddings.
+        rows: usize,
     },
     /// The end-of-text id is none of the tokenizer's.
     #[error(
@@ -364,7 +435,7 @@ pub enum DataError {
     /// The data is not what the run began with.
     #[error(
         "the data has fingerprint `{found}`, expected `{expected}`\n\
-         hint: text, tokenizer, end-of-text token or sequence length changed, so the run cannot continue exactly"
+         hint: text, tokenizer, BOS or end-of-text token or sequence length changed, so the run cannot continue exactly"
     )]
     DataChanged {
         /// Fingerprint saved with the run.
@@ -392,6 +463,25 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// What to do with a file of another extension.
+fn way_on(path: &std::path::Path) -> String {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let way = match extension.as_str() {
+        "json" | "ndjson" | "jsonlines" => {
+            "name it `.jsonl` if it has one object a line; `jq -c '.[]'` makes lines of a list"
+        }
+        "bz2" => "decompress it with `bunzip2`",
+        "xz" | "lzma" => "decompress it with `unxz`",
+        "lz4" => "decompress it with `lz4 -d`",
+        "br" => "decompress it with `brotli -d`",
+        "zip" | "tar" | "tgz" | "7z" => "unpack it and name the files in it",
+        "csv" | "tsv" => "`pandas.read_csv(file).to_parquet(other)` makes a parquet file of it",
+        "gz" | "zst" => "the extension of what is compressed stands before it: `.jsonl.gz`, `.txt.zst`",
+        _ => return String::new(),
+    };
+    format!("\nhint: {way}")
+}
+
 fn list(errors: &[DataError]) -> String {
     errors.iter().map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
 }
@@ -404,5 +494,13 @@ fn listed(names: &[String]) -> String {
 }
 
 fn field_hint(found: &[String]) -> &'static str {
-    if found.is_empty() { "" } else { "\nhint: name the one that holds the text with `text_field`" }
+    let is_chat = |name: &String| ["messages", "conversations"].iter().any(|chat| name.split('.').next() == Some(chat));
+    match found {
+        [] => "",
+        _ if found.iter().any(is_chat) => {
+            "\nhint: these are conversations: write the text that `tokenizer.apply_chat_template(messages, tokenize=False)` \
+             makes of each into a field, and name it with `text_field`"
+        }
+        _ => "\nhint: name the one that holds the text with `text_field`",
+    }
 }

@@ -23,6 +23,7 @@ mod bos;
 mod cache;
 mod calibration;
 mod chat_template;
+mod companions;
 mod dataset;
 mod decode_stream;
 pub mod document;

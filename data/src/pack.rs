@@ -1,8 +1,9 @@
 //! Rows of one stream of tokens.
 //!
-//! The stream is every document's tokens, each document followed by one end-of-text token, in the
-//! order of the files. A document without text adds nothing. A row has `T = sequence_length` inputs
-//! and as many targets, the inputs shifted by one:
+//! The stream is every document's tokens, each document after a BOS token, if the tokenizer puts
+//! one before a text, and followed by one end-of-text token, in the order of the files. A document
+//! without text adds nothing. A row has `T = sequence_length` inputs and as many targets, the
+//! inputs shifted by one:
 //!
 //! ```text
 //! stream   t0 t1 t2 t3 t4 t5 t6 t7 t8 t9      T = 3

@@ -10,6 +10,7 @@
 //! u64       documents with text, from the first shard on
 //! u64       documents without text, likewise
 //! 64 bytes  fingerprint of the tokenizer, SHA-256 in hexadecimal
+//! u32       id of the token before each document (BOS), 0xffffffff without one
 //! u32       id of the token that ends each document
 //! 32 bytes  SHA-256 of all before and of the tokens
 //! …         the tokens
@@ -33,16 +34,17 @@ use crate::whole_file::write_whole;
 
 const MAGIC: &[u8; 8] = b"retietok";
 /// Bytes of the header before its digest.
-const FACTS_BYTES: usize = MADE_AT + 64 + 4;
+const FACTS_BYTES: usize = MADE_AT + 64 + 4 + 4;
 /// Where what the tokens were made with begins.
 const MADE_AT: usize = 8 + 4 + 6 * 8;
 pub(crate) const HEADER_BYTES: usize = FACTS_BYTES + 32;
 
-/// Tokenizer and end-of-text token that tokens were made with.
+/// Tokenizer, BOS and end-of-text token that tokens were made with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Made<'a> {
-    /// Fingerprint of the tokenizer.
+    /// Fingerprint of the tokenizer's tokens.
     pub(crate) tokenizer: &'a str,
+    pub(crate) bos: Option<u32>,
     pub(crate) end_of_text: u32,
 }
 
@@ -82,7 +84,8 @@ fn facts(width: u32, number: u64, tokens: u64, after: Position, made: Made<'_>) 
         bytes.extend(number.to_le_bytes());
     }
     bytes.extend(made.tokenizer.as_bytes());
-    bytes.resize(FACTS_BYTES - 4, 0);
+    bytes.resize(FACTS_BYTES - 8, 0);
+    bytes.extend(made.bos.unwrap_or(u32::MAX).to_le_bytes());
     bytes.extend(made.end_of_text.to_le_bytes());
     bytes
 }
@@ -113,7 +116,7 @@ pub(crate) enum Fault {
     Absent,
     /// Cut off, changed, or something else.
     Damaged,
-    /// Whole, and made with another tokenizer or end-of-text token.
+    /// Whole, and made with another tokenizer, BOS or end-of-text token.
     Other,
 }
 

@@ -58,10 +58,14 @@ pub(crate) type Sink<'a> = dyn FnMut(&mut Tokens, Position, bool) -> Result<(), 
 struct Builder<'build> {
     tokenizer: &'build Tokenizer,
     options: &'build DatasetOptions,
+    /// Token before each document.
+    bos: Option<u32>,
     tokens: Tokens,
     position: Position,
     /// Documents that wait to be tokenised together.
     pending: Vec<String>,
+    /// The file of each, counted from 0, and its number there, from 1.
+    places: Vec<(u64, u64)>,
     pending_bytes: usize,
 }
 
@@ -74,22 +78,43 @@ impl Builder<'_> {
             self.position.documents.with_text += 1;
             self.pending_bytes += text.len();
             self.pending.push(text);
+            self.places.push((self.position.file, self.position.in_file));
         }
     }
 
     /// Tokenises what waits and shows it to `sink`; gives how many tokens there are more.
     fn flush(&mut self, sink: &mut Sink<'_>, last: bool) -> Result<u64, DataError> {
         let before = self.tokens.len();
-        for ids in self.tokenizer.encode_batch(&self.pending)? {
+        for ids in self.tokenizer.encode_batch(&self.pending).map_err(|error| self.placed(error))? {
+            if let Some(bos) = self.bos {
+                self.tokens.push(bos);
+            }
             self.tokens.extend(&ids);
             self.tokens.push(self.options.eos_token_id);
         }
         self.pending.clear();
+        self.places.clear();
         self.pending_bytes = 0;
         let more = self.tokens.len() - before;
         sink(&mut self.tokens, self.position, last)?;
         Ok(more as u64)
     }
+
+    /// `error` with the first document that cannot be tokenised.
+    fn placed(&self, error: DataError) -> DataError {
+        let failed = self.pending.iter().zip(&self.places).find_map(|(text, place)| {
+            let source = self.tokenizer.encode(text).err()?;
+            let file = self.options.files.get(usize::try_from(place.0).ok()?)?;
+            Some(DataError::Document { path: file.path.clone(), number: place.1, source: Box::new(source) })
+        });
+        failed.unwrap_or(error)
+    }
+}
+
+/// The token before each document: the BOS token, unless it is the one that ends documents and so
+/// stands before the next one already.
+pub(crate) fn document_bos(options: &DatasetOptions, tokenizer: &Tokenizer) -> Option<u32> {
+    tokenizer.bos_token().filter(|bos| *bos != options.eos_token_id)
 }
 
 /// Tokenises from a position on, before which there were `before` tokens. `sink` is called after
@@ -107,9 +132,11 @@ pub(crate) fn tokenize(
     let mut builder = Builder {
         tokenizer,
         options,
+        bos: document_bos(options, tokenizer),
         tokens: Tokens::for_ids_up_to(tokenizer.largest_id()),
         position: from,
         pending: Vec::new(),
+        places: Vec::new(),
         pending_bytes: 0,
     };
     let mut tokens = before;
@@ -140,6 +167,7 @@ pub(crate) fn tokenize(
     progress(Progress { bytes_done: bytes_total, bytes_total, tokens });
     let seconds = began.elapsed().as_secs_f64();
     let tokens_per_second = (tokens - before) as f64 / seconds;
-    tracing::info!(bytes = bytes_total, seconds, tokens_per_second, "tokenised");
+    let bos = builder.bos.and_then(|bos| tokenizer.token(bos)).unwrap_or_else(|| "none".to_owned());
+    tracing::info!(bytes = bytes_total, seconds, tokens_per_second, bos, "tokenised");
     Ok(())
 }

@@ -12,7 +12,8 @@ use std::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::bos::{configured_bos, template_bos};
+use crate::bos::template_bos;
+use crate::companions::Companions;
 use crate::error::DataError;
 use crate::token_bytes::Spelling;
 
@@ -21,9 +22,8 @@ use crate::token_bytes::Spelling;
 /// model's.
 const LEAST_COVERAGE: usize = 2;
 
-/// Names of the files that make a tokenizer, in a model's folder.
+/// Name of the file in a model's folder.
 const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Turns text into ids and back.
 #[derive(Debug, Clone)]
@@ -37,6 +37,10 @@ pub struct Tokenizer {
     spelling: Spelling,
     /// Tokens outside of the vocabulary proper, by id; true for special ones.
     added: BTreeMap<u32, bool>,
+    /// Rows of the model's embeddings; an id past them is no input.
+    rows: usize,
+    /// Fingerprint with the rows, where some tokens are past them.
+    fingerprint_with_rows: Option<String>,
 }
 
 impl Tokenizer {
@@ -53,7 +57,7 @@ impl Tokenizer {
         let largest_id = vocab.values().copied().max().ok_or_else(|| wrap("the vocabulary is empty".into()))?;
         let fingerprint = hex(&Sha256::digest(json));
         let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
-        let added = inner.get_added_tokens_decoder().iter().map(|(id, token)| (*id, token.special)).collect();
+        let added = added_tokens(&inner);
         Ok(Self {
             vocab_size: vocab.len(),
             inner,
@@ -63,26 +67,84 @@ impl Tokenizer {
             bos_token: template_bos(&value),
             spelling: Spelling::of(&value),
             added,
+            rows: usize::MAX,
+            fingerprint_with_rows: None,
         })
     }
 
-    /// From the small files of a model, by name: its `tokenizer.json`, and the BOS token that its
-    /// `tokenizer_config.json` may ask for; `None` without the first. `place` is the model's folder
-    /// or file, for errors.
+    /// From the small files of a model, by name: its `tokenizer.json`, and the tokens that
+    /// `tokenizer_config.json` and other files beside it add; `None` without the first. `place` is
+    /// the model's folder or file, for errors.
     ///
     /// # Errors
-    /// As [`Tokenizer::from_bytes`], or `tokenizer_config.json` is not JSON.
+    /// As [`Tokenizer::from_bytes`], or one of the other files is not JSON.
     pub fn from_model_files(files: &[(String, Vec<u8>)], place: &Path) -> Result<Option<Self>, DataError> {
         let file = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.as_slice());
         let path = |name: &str| if place.is_file() { place.to_owned() } else { place.join(name) };
         let Some(json) = file(TOKENIZER) else { return Ok(None) };
         let mut tokenizer = Self::from_bytes(json, &path(TOKENIZER))?;
-        if let (None, Some(config)) = (tokenizer.bos_token, file(TOKENIZER_CONFIG)) {
-            let config: serde_json::Value = serde_json::from_slice(config)
-                .map_err(|source| DataError::TokenizerConfig { path: path(TOKENIZER_CONFIG), source })?;
-            tokenizer.bos_token = configured_bos(&config).and_then(|name| tokenizer.token_id(name));
-        }
+        tokenizer.add(&Companions::read(files, path)?, json)?;
         Ok(Some(tokenizer))
+    }
+
+    /// Adds the tokens that `tokenizer.json`, of content `json`, lacks.
+    fn add(&mut self, companions: &Companions, json: &[u8]) -> Result<(), DataError> {
+        let path = self.origin.display();
+        if let Some(stated) = companions.add_bos_token.filter(|stated| *stated != self.bos_token.is_some()) {
+            tracing::warn!(%path, "`add_bos_token: {stated}` beside it is ignored, as in transformers 5: its template counts");
+        }
+        let before = self.inner.get_added_tokens_decoder();
+        let tokens = companions.tokens.iter().map(|(token, _)| token.clone());
+        let added = self.inner.add_tokens(tokens);
+        added.map_err(|source| DataError::Tokenizer { path: self.origin.clone(), source })?;
+        self.inner.set_encode_special_tokens(companions.split_special_tokens);
+        if self.inner.get_added_tokens_decoder() != before || companions.split_special_tokens {
+            let mut hasher = Sha256::new_with_prefix(json);
+            hasher.update([u8::from(companions.split_special_tokens)]);
+            companions.tokens.iter().for_each(|(token, _)| hasher.update(format!("{token:?}")));
+            self.fingerprint = hex(&hasher.finalize());
+            let vocab = self.inner.get_vocab(true);
+            self.vocab_size = vocab.len();
+            self.largest_id = vocab.values().copied().max().unwrap_or(self.largest_id);
+            self.added = added_tokens(&self.inner);
+        }
+        for (token, stated) in &companions.tokens {
+            let found = self.token_id(&token.content);
+            if let Some(stated) = stated.filter(|stated| found != Some(*stated)) {
+                let token = &token.content;
+                tracing::warn!(%path, token, stated, found, "a file beside it states another id of a token");
+            }
+        }
+        Ok(())
+    }
+
+    /// The same tokenizer for a model with `rows` rows of embeddings: encoding gives no id past
+    /// them.
+    ///
+    /// # Errors
+    /// A token of the vocabulary itself (not one that was added to it) is past them, or the BOS
+    /// token, or tokens cover less than half of them.
+    pub fn for_model(mut self, rows: usize) -> Result<Self, DataError> {
+        let past = |id: u32| id as usize >= rows;
+        let is_other = self.inner.get_vocab(false).values().any(|id| past(*id)) || self.bos_token.is_some_and(past);
+        if is_other || self.vocab_size < rows.div_ceil(LEAST_COVERAGE) {
+            return Err(DataError::VocabMismatch {
+                path: self.origin,
+                tokenizer: self.vocab_size,
+                largest_id: self.largest_id,
+                model: rows,
+            });
+        }
+        if past(self.largest_id) {
+            let path = self.origin.display();
+            let (added, largest_id) = (self.inner.get_added_tokens_decoder(), self.largest_id);
+            let tokens = added.keys().filter(|id| past(**id)).count();
+            tracing::info!(%path, tokens, largest_id, rows, "the model has no row for some added tokens: no text may hold one");
+        }
+        let with_rows = || hex(&Sha256::digest(format!("{} of {rows} rows", self.fingerprint)));
+        self.fingerprint_with_rows = past(self.largest_id).then(with_rows);
+        self.rows = rows;
+        Ok(self)
     }
 
     /// From a `tokenizer.json`.
@@ -96,10 +158,15 @@ impl Tokenizer {
     /// Ids of `text`, without special tokens around it.
     ///
     /// # Errors
-    /// The library cannot encode it, for example for want of an unknown token.
+    /// The library cannot encode it, for example for want of an unknown token; or it holds a token
+    /// that the model has no row of embeddings for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|source| self.failed("encode text", source))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        match ids.iter().find(|id| **id as usize >= self.rows) {
+            None => Ok(ids.to_vec()),
+            Some(id) => Err(self.no_row(*id)),
+        }
     }
 
     /// Ids of each text, in the order of `texts`; texts are encoded in parallel.
@@ -129,9 +196,8 @@ impl Tokenizer {
         self.largest_id
     }
 
-    /// The token that belongs before every text: what the template in `tokenizer.json` begins with
-    /// or, in a file without a template, the `bos_token` of a `tokenizer_config.json` with
-    /// `add_bos_token: true`. Encoding does not add it.
+    /// The token that belongs before every text: what the template in `tokenizer.json` begins with.
+    /// Encoding does not add it.
     pub fn bos_token(&self) -> Option<u32> {
         self.bos_token
     }
@@ -174,42 +240,48 @@ impl Tokenizer {
         &self.fingerprint
     }
 
+    /// The same of what a text becomes: another one for each number of rows where some tokens are
+    /// past them, so that no model gets tokens that were made for a larger one.
+    pub(crate) fn fingerprint_of_tokens(&self) -> &str {
+        self.fingerprint_with_rows.as_deref().unwrap_or(&self.fingerprint)
+    }
+
     /// File that the tokenizer was read from.
     pub fn origin(&self) -> &Path {
         &self.origin
     }
 
-    /// Checks that a model with `model_vocab_size` embedding rows can take these ids.
-    ///
-    /// # Errors
-    /// An id is past the model's vocabulary, or tokens cover less than half of it.
-    pub fn check_vocab(&self, model_vocab_size: usize) -> Result<(), DataError> {
-        let too_large = self.largest_id as usize >= model_vocab_size;
-        if too_large || self.vocab_size < model_vocab_size.div_ceil(LEAST_COVERAGE) {
-            return Err(DataError::VocabMismatch {
-                path: self.origin.clone(),
-                tokenizer: self.vocab_size,
-                largest_id: self.largest_id,
-                model: model_vocab_size,
-            });
-        }
-        Ok(())
-    }
-
-    /// Checks that `id` is one of this tokenizer's, as an end-of-text id must be.
+    /// Checks that `id` is one of this tokenizer's and of its model's, as an end-of-text id must
+    /// be.
     ///
     /// # Errors
     /// It is not.
     pub fn check_token(&self, id: u32) -> Result<(), DataError> {
-        if self.token(id).is_none() {
-            return Err(DataError::NoSuchToken { path: self.origin.clone(), id });
+        match self.token(id) {
+            None => Err(DataError::NoSuchToken { path: self.origin.clone(), id }),
+            Some(_) if id as usize >= self.rows => Err(self.no_row(id)),
+            Some(_) => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Tokens by id, added ones included.
+    pub(crate) fn tokens(&self) -> std::collections::BTreeMap<u32, String> {
+        self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
+    }
+
+    fn no_row(&self, id: u32) -> DataError {
+        let token = self.token(id).unwrap_or_default();
+        DataError::NoRow { path: self.origin.clone(), token, id, rows: self.rows }
     }
 
     fn failed(&self, action: &'static str, source: tokenizers::Error) -> DataError {
         DataError::Tokenize { path: self.origin.clone(), action, source }
     }
+}
+
+/// Tokens outside of the vocabulary proper, by id; true for special ones.
+fn added_tokens(inner: &tokenizers::Tokenizer) -> BTreeMap<u32, bool> {
+    inner.get_added_tokens_decoder().iter().map(|(id, token)| (*id, token.special)).collect()
 }
 
 /// Lower-case hexadecimal.
@@ -263,31 +335,76 @@ pub(crate) mod tests {
         assert!(tiny().encode("").unwrap().is_empty());
     }
 
-    #[test]
-    fn the_bos_token_is_that_of_the_template_or_of_the_configuration() {
+    /// The tiny tokenizer with other files beside it.
+    fn beside(others: &[(&str, &str)]) -> Result<Tokenizer, DataError> {
         let json = fs_err::read(tiny().origin()).unwrap();
-        let mut value: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        let file = |name: &str, content: &[u8]| (name.to_owned(), content.to_vec());
-        let config = |text: &[u8]| file(TOKENIZER_CONFIG, text);
-        let read = |files: &[(String, Vec<u8>)]| Tokenizer::from_model_files(files, Path::new("there"));
-        let added = br#"{"bos_token": "<|endoftext|>", "add_bos_token": true}"#;
-        // The template comes first.
-        let bos = tiny().bos_token().unwrap();
-        let both = [file(TOKENIZER, &json), config(added)];
-        assert_eq!(read(&both).unwrap().unwrap().bos_token(), Some(bos));
-        assert_eq!(tiny().encode_start("a").unwrap().first(), Some(&bos));
+        let others = others.iter().map(|(name, content)| ((*name).to_owned(), content.as_bytes().to_vec()));
+        let files: Vec<_> = [(TOKENIZER.to_owned(), json)].into_iter().chain(others).collect();
+        Ok(Tokenizer::from_model_files(&files, Path::new("there"))?.unwrap())
+    }
 
-        value["post_processor"] = serde_json::Value::Null;
-        let json = file(TOKENIZER, value.to_string().as_bytes());
-        let end = tiny().token_id("<|endoftext|>");
-        for (content, expected) in [(&added[..], end), (b"{\"add_bos_token\": true}", None), (b"{}", None)] {
-            let tokenizer = read(&[json.clone(), config(content)]).unwrap().unwrap();
-            assert_eq!(tokenizer.bos_token(), expected);
+    #[test]
+    fn the_bos_token_is_that_of_the_template_whatever_stands_beside_it() {
+        let bos = tiny().bos_token().unwrap();
+        for config in ["{}", r#"{"add_bos_token": false}"#, r#"{"bos_token": "<|endoftext|>", "add_bos_token": true}"#]
+        {
+            assert_eq!(beside(&[("tokenizer_config.json", config)]).unwrap().bos_token(), Some(bos));
         }
-        assert_eq!(read(std::slice::from_ref(&json)).unwrap().unwrap().bos_token(), None);
-        assert!(read(&[config(added)]).unwrap().is_none());
-        let error = read(&[json, config(b"{")]).unwrap_err().to_string();
+        assert_eq!(tiny().encode_start("a").unwrap().first(), Some(&bos));
+        let json = String::from_utf8(fs_err::read(tiny().origin()).unwrap()).unwrap();
+        let mut value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        value["post_processor"] = serde_json::Value::Null;
+        let files =
+            [(TOKENIZER, value.to_string()), ("tokenizer_config.json", r#"{"add_bos_token": true}"#.to_owned())];
+        let files = files.map(|(name, content)| (name.to_owned(), content.into_bytes()));
+        assert_eq!(Tokenizer::from_model_files(&files, Path::new("there")).unwrap().unwrap().bos_token(), None);
+        assert!(Tokenizer::from_model_files(&files[1..], Path::new("there")).unwrap().is_none());
+        let error = beside(&[("tokenizer_config.json", "{")]).unwrap_err().to_string();
         assert_eq!(error, "`there/tokenizer_config.json` is not JSON");
+    }
+
+    // Ids of `AutoTokenizer` of transformers 5.24 on the same files, without the padding of the
+    // first, which is with a token of its own there.
+    #[test]
+    fn tokens_that_only_the_files_beside_name_are_added_with_the_next_ids() {
+        let decoder = r#"{"added_tokens_decoder": {"500": {"content": "<zz>", "special": true, "normalized": false}}}"#;
+        let extra = r#"{"extra_special_tokens": ["<yy>"], "model_max_length": Infinity}"#;
+        let ids = |others: &[(&str, &str)]| {
+            let tokenizer = beside(others).unwrap();
+            ["<zz>", "<yy>", "<ww>"].map(|token| tokenizer.token_id(token))
+        };
+        let (config, added) = ("tokenizer_config.json", ("added_tokens.json", r#"{"<ww>": 410}"#));
+        assert_eq!(ids(&[(config, "{}")]), [None, None, None]);
+        assert_eq!(ids(&[(config, decoder), added]), [Some(402), None, None]);
+        assert_eq!(ids(&[(config, extra)]), [None, Some(402), None]);
+        assert_eq!(ids(&[(config, extra), added]), [None, Some(403), Some(402)]);
+        let tokenizer = beside(&[(config, extra)]).unwrap();
+        assert_eq!(tokenizer.encode("a<yy>").unwrap().last(), Some(&402));
+        assert_eq!((tokenizer.vocab_size(), tokenizer.largest_id()), (403, 402));
+        assert_ne!(tokenizer.fingerprint(), tiny().fingerprint());
+        let known = r#"{"eos_token": "<|endoftext|>"}"#;
+        assert_eq!(beside(&[(config, known)]).unwrap().fingerprint(), tiny().fingerprint());
+    }
+
+    // Ids of `AutoTokenizer` of transformers 5.24.
+    #[test]
+    fn special_tokens_are_cut_like_text_where_the_configuration_says_so() {
+        let config = r#"{"split_special_tokens": true}"#;
+        let tokenizer = beside(&[("tokenizer_config.json", config)]).unwrap();
+        assert_eq!(tokenizer.encode("a<|endoftext|>").unwrap(), [66, 29, 93, 70, 79, 69, 80, 71, 278, 93, 31]);
+        assert_eq!(tiny().encode("a<|endoftext|>").unwrap(), [66, 0]);
+        assert_ne!(tokenizer.fingerprint(), tiny().fingerprint());
+    }
+
+    #[test]
+    fn an_added_token_past_the_table_is_refused_only_in_a_text_that_holds_it() {
+        let extra = r#"{"extra_special_tokens": ["<image>"]}"#;
+        let tokenizer = beside(&[("tokenizer_config.json", extra)]).unwrap().for_model(402).unwrap();
+        assert_eq!(tokenizer.encode("a row").unwrap(), tiny().encode("a row").unwrap());
+        let error = tokenizer.encode("a <image>").unwrap_err().to_string();
+        assert!(error.contains("token `<image>` has the id 402, and the model 402 rows of embeddings"), "{error}");
+        assert!(matches!(tokenizer.check_token(402), Err(DataError::NoRow { .. })));
+        assert!(tokenizer.encode_batch(&["a", "<image>"]).is_err());
     }
 
     #[test]
@@ -326,10 +443,10 @@ pub(crate) mod tests {
     #[test]
     fn a_vocabulary_that_does_not_fit_is_an_error_with_both_sizes() {
         let tokenizer = tiny();
-        tokenizer.check_vocab(402).unwrap();
-        tokenizer.check_vocab(512).unwrap();
-        for model in [401, 805] {
-            let message = tokenizer.check_vocab(model).unwrap_err().to_string();
+        tiny().for_model(402).unwrap();
+        tiny().for_model(512).unwrap();
+        for model in [300, 805] {
+            let message = tiny().for_model(model).unwrap_err().to_string();
             assert!(message.contains("does not match the model: it has 402 tokens with ids up to 401"), "{message}");
             assert!(message.contains(&format!("the model has a vocabulary of {model}")), "{message}");
         }

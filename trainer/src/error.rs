@@ -66,6 +66,21 @@ pub enum TrainError {
         /// The next one.
         later: PathBuf,
     },
+    /// A checkpoint to go on from that is damaged, where an earlier one is not.
+    #[error(
+        "the checkpoint `{}` cannot be read\n\
+         hint: the one before it, `{}`, is whole: move the damaged one away, and `--resume` goes on from there",
+        path.display(),
+        before.display()
+    )]
+    DamagedCheckpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The last one before it that can be read.
+        before: PathBuf,
+        /// Cause.
+        source: Box<TrainError>,
+    },
     /// A model without a tokenizer.
     #[error(
         "`{model}` has no `tokenizer.json`\nhint: put the tokenizer of the original model beside its `config.json`"

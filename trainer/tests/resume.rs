@@ -73,6 +73,24 @@ fn a_folder_that_holds_a_run_and_changed_settings_are_refused() {
 }
 
 #[test]
+fn a_damaged_last_checkpoint_names_the_one_to_go_back_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    run(&config, "cpu");
+    fs_err::remove_dir_all(config.run.dir.join("model")).unwrap();
+    let last = config.run.dir.join("ckpt/step-6");
+    let weights = fs_err::OpenOptions::new().write(true).open(last.join("model.safetensors")).unwrap();
+    weights.set_len(1000).unwrap();
+    let resume = || start(&config, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {});
+    let error = resume().unwrap_err();
+    let TrainError::DamagedCheckpoint { path, before, .. } = &error else { panic!("{error}") };
+    assert!(path.ends_with("step-6") && before.ends_with("step-4"), "{error}");
+    fs_err::remove_dir_all(&last).unwrap();
+    resume().unwrap();
+    assert!(last.join("model.safetensors").is_file());
+}
+
+#[test]
 fn old_checkpoints_go_and_a_checkpoint_is_a_model_folder() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());

@@ -9,6 +9,7 @@ use super::{
     names,
     parse::Header,
     rope_factors,
+    tokenizer::{end_token_ids, special_token_id},
 };
 use retie_config::{LayerIndex, Projection, TensorOwner, TensorPart, TensorRole};
 use serde_json::{Map, Value, json};
@@ -78,7 +79,7 @@ pub(super) fn hugging_face(
     };
     let has_bias =
         |projection| has(TensorOwner::Layer(LayerIndex(0)), TensorRole::Projection(projection), TensorPart::Bias);
-    let ids = |name: &str| metadata.optional_size(&format!("tokenizer.ggml.{name}_token_id"));
+    let id = |name: &str| special_token_id(metadata, name);
     let config = json!({
         "architectures": [family.class_name],
         "model_type": family.model_type,
@@ -97,12 +98,16 @@ pub(super) fn hugging_face(
         "tie_word_embeddings": !has(TensorOwner::Model, TensorRole::Head, TensorPart::Weight),
         "attention_bias": has_bias(Projection::Q),
         "mlp_bias": has_bias(Projection::Gate),
-        "bos_token_id": ids("bos")?,
-        "eos_token_id": ids("eos")?,
-        "pad_token_id": ids("padding")?,
+        "bos_token_id": id("bos")?,
+        "eos_token_id": end_token_ids(metadata)?,
+        "pad_token_id": id("padding")?,
     });
     match config {
         Value::Object(mut map) => {
+            // Families that never have it have no such key.
+            if map["mlp_bias"] == json!(false) {
+                map.remove("mlp_bias");
+            }
             (family.json)(metadata, &mut map)?;
             Ok(map)
         }

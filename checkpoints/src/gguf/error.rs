@@ -34,6 +34,16 @@ pub enum GgufError {
         /// Size of the file.
         len: u64,
     },
+    /// A part of a split model.
+    #[error(
+        "the file is part {number} of a model that is split into {count}\nhint: `llama-gguf-split --merge FIRST_PART WHOLE` of llama.cpp makes one file of them"
+    )]
+    Part {
+        /// Its number, from 1.
+        number: usize,
+        /// Number of parts.
+        count: usize,
+    },
     /// A metadata value of an unknown type.
     #[error("metadata key `{key}` has value type `{found}`, expected 0 to 12")]
     ValueType {

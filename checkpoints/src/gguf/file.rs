@@ -3,6 +3,7 @@
 use super::{
     GgufError, config,
     family::Family,
+    known,
     metadata::Metadata,
     names,
     parse::{Header, RawTensor, parse},
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, mmap, narrow};
 use memmap2::Mmap;
-use retie_config::{ModelConfig, ShareMap, TensorSpec};
+use retie_config::{DISGUISE_BYTES, Disguise, ModelConfig, ShareMap, TensorSpec};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -48,8 +49,13 @@ impl GgufFile {
     /// When the file cannot be read, is malformed, or is not supported.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let map = mmap::map(path)?;
+        let start = &map[..map.len().min(DISGUISE_BYTES)];
+        if let Some(found) = Disguise::of(start).filter(|found| *found != Disguise::Gguf) {
+            return Err(CheckpointError::Disguised { path: path.to_owned(), found });
+        }
         let wrong = |source| CheckpointError::Gguf { path: path.to_owned(), source };
         let header = parse(&map).map_err(wrong)?;
+        known::refuse_parts(&header.metadata).map_err(wrong)?;
         let rope_freqs = rope_freqs(&header, &map).map_err(wrong)?;
         let family = config::family(&header).map_err(wrong)?;
         let json = config::hugging_face(&header, family, rope_freqs.as_deref()).map_err(wrong)?;
@@ -74,6 +80,18 @@ impl GgufFile {
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// What a user should be told of the file: metadata that are ignored, and the remarks on the
+    /// configuration that they become.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let ignored: Vec<String> = known::ignored(&self.metadata).map(|key| format!("`{key}`")).collect();
+        let mut remarks = self.config.remarks();
+        if !ignored.is_empty() {
+            remarks.push(format!("metadata that are ignored: {}", ignored.join(", ")));
+        }
+        remarks
     }
 
     /// Name of the type in which `name` is stored (`Q4_K`, …), or `None` if there is no such
@@ -351,6 +369,30 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_split_model_and_an_adapter_are_named() {
+        let part = metadata().pair("split.no", 2, &1u16.to_le_bytes()).pair("split.count", 2, &3u16.to_le_bytes());
+        assert!(cause(&part.build()).starts_with("the file is part 2 of a model that is split into 3\nhint: "));
+        let later =
+            TestFile::default().pair("split.no", 2, &2u16.to_le_bytes()).pair("split.count", 2, &3u16.to_le_bytes());
+        assert!(cause(&later.build()).starts_with("the file is part 3 of"));
+        assert!(open(&metadata().pair("split.count", 2, &1u16.to_le_bytes()).build()).is_ok());
+        let adapter = metadata().pair("general.type", 8, &text("adapter"));
+        assert!(cause(&adapter.build()).starts_with("`general.type: adapter` is not supported"));
+        let pointer = open(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n").err().unwrap().to_string();
+        assert!(pointer.contains("model.gguf` is a Git LFS pointer"), "{pointer}");
+    }
+
+    #[test]
+    fn metadata_that_are_ignored_are_named() {
+        let file = metadata().pair("general.name", 8, &text("x")).pair("tokenizer.ggml.pre", 8, &text("smollm"));
+        let plain = open(&file.build()).unwrap();
+        assert_eq!(plain.remarks(), [""; 0]);
+        let file = metadata().pair("mamba.ssm.state_size", 4, &u32_value(2)).pair("tokenizer.ggml.odd", 7, &[1]);
+        let expected = "metadata that are ignored: `mamba.ssm.state_size`, `tokenizer.ggml.odd`";
+        assert_eq!(open(&file.build()).unwrap().remarks(), [expected]);
+    }
+
+    #[test]
     fn a_file_that_ends_inside_its_data_is_refused() {
         let bytes = metadata().build();
         assert!(open(&bytes).is_ok());
@@ -413,7 +455,7 @@ mod tests {
     fn a_file_that_is_not_gguf_is_refused_with_its_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
-        fs_err::write(&path, b"<html>not found</html>").unwrap();
+        fs_err::write(&path, b"not a GGUF file").unwrap();
         let error = GgufFile::open(&path).err().unwrap();
         assert_eq!(error.to_string(), format!("`{}` cannot be read as a GGUF model", path.display()));
         fs_err::write(&path, b"").unwrap();

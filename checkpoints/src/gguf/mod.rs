@@ -4,6 +4,7 @@ mod config;
 mod error;
 mod family;
 mod file;
+mod known;
 mod metadata;
 mod names;
 mod parse;

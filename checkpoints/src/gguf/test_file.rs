@@ -34,6 +34,13 @@ pub fn integers(items: &[i32]) -> Vec<u8> {
     bytes
 }
 
+/// An array of 32-bit floats.
+pub fn floats(items: &[f32]) -> Vec<u8> {
+    let mut bytes = [&6u32.to_le_bytes()[..], &(items.len() as u64).to_le_bytes()].concat();
+    items.iter().for_each(|item| bytes.extend(item.to_le_bytes()));
+    bytes
+}
+
 impl TestFile {
     pub fn pair(mut self, key: &str, type_id: u32, value: &[u8]) -> Self {
         self.pairs.extend(text(key));

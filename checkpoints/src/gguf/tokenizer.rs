@@ -3,8 +3,9 @@
 //!
 //! Supported: byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with a pre-tokenizer that Hugging
 //! Face's library reproduces exactly, which are `gpt-2`, the pattern of GPT-2, and `smollm`, the
-//! same after every digit is split off; and SentencePiece (`llama`) without a space put before the
-//! text, see [`sentencepiece`]. Pre-tokenizers are those of
+//! same after every digit is split off; and SentencePiece (`llama`), see [`sentencepiece`]. What a
+//! file does not state has the value that llama.cpp gives it: with SentencePiece a space and a BOS
+//! before the text, and the ids 0, 1 and 2 for unknown, BOS and EOS. Pre-tokenizers are those of
 //! <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>, the file's form is that
 //! of <https://huggingface.co/docs/tokenizers>.
 
@@ -20,6 +21,37 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 const SCORES: &str = "tokenizer.ggml.scores";
+
+const MODEL: &str = "tokenizer.ggml.model";
+/// `tokenizer.ggml.model` of SentencePiece.
+const SENTENCE_PIECE: &str = "llama";
+/// Special tokens of SentencePiece where the file does not state them.
+const SENTENCE_PIECE_IDS: [(&str, usize); 3] = [("unknown", 0), ("bos", 1), ("eos", 2)];
+
+/// Id of a special token, `bos`, `eos`, `unknown`, `padding` and others.
+pub(super) fn special_token_id(metadata: &Metadata, name: &str) -> Result<Option<usize>, GgufError> {
+    let stated = metadata.optional_size(&format!("tokenizer.ggml.{name}_token_id"))?;
+    if stated.is_some() || metadata.optional_text(MODEL)? != Some(SENTENCE_PIECE) {
+        return Ok(stated);
+    }
+    let num_tokens = metadata.optional_texts(TOKENS)?.map_or(0, |tokens| tokens.len());
+    let default = SENTENCE_PIECE_IDS.into_iter().find(|(known, _)| *known == name).map(|(_, id)| id);
+    Ok(default.filter(|id| *id < num_tokens))
+}
+
+/// Tokens that end a generation: the end of a text, of a turn and of a message. One is a number,
+/// several are a list, as in `config.json`.
+pub(super) fn end_token_ids(metadata: &Metadata) -> Result<Value, GgufError> {
+    let mut ids = Vec::new();
+    for name in ["eos", "eot", "eom"] {
+        ids.extend(special_token_id(metadata, name)?.filter(|id| !ids.contains(id)));
+    }
+    Ok(match ids.as_slice() {
+        [] => Value::Null,
+        [only] => json!(only),
+        several => json!(several),
+    })
+}
 
 /// Tokenizer described by the metadata.
 pub(super) struct Tokenizer<'a> {
@@ -43,13 +75,13 @@ impl<'a> Tokenizer<'a> {
     /// # Errors
     /// When there is no vocabulary, a token occurs twice, or there are more tokens than embeddings.
     pub fn read(metadata: &'a Metadata, num_embeddings: usize) -> Result<Self, GgufError> {
-        let model = required(metadata.optional_text("tokenizer.ggml.model")?, "tokenizer.ggml.model")?;
+        let model = required(metadata.optional_text(MODEL)?, MODEL)?;
         let kind = match model {
             "gpt2" => Kind::ByteLevel,
-            "llama" => Kind::SentencePiece,
+            SENTENCE_PIECE => Kind::SentencePiece,
             found => {
                 return Err(GgufError::Unsupported {
-                    key: "tokenizer.ggml.model".to_owned(),
+                    key: MODEL.to_owned(),
                     found: found.to_owned(),
                     hint: "supported: `gpt2` (byte-level BPE), `llama` (SentencePiece); use the model's Hugging Face folder"
                         .to_owned(),
@@ -91,20 +123,29 @@ impl<'a> Tokenizer<'a> {
             self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
         let pieces = self.kind == Kind::SentencePiece;
         let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+        let prefixed = self.adds_space_prefix()?;
+        let mut decoders = vec![replace(SPACE, " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
+        if prefixed {
+            decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+        }
         Ok(json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": self.added_tokens()?,
-            "normalizer": if pieces { replace(" ", SPACE) } else { Value::Null },
+            "normalizer": match (pieces, prefixed) {
+                (true, true) => json!({
+                    "type": "Sequence",
+                    "normalizers": [{ "type": "Prepend", "prepend": SPACE }, replace(" ", SPACE)],
+                }),
+                (true, false) => replace(" ", SPACE),
+                (false, _) => Value::Null,
+            },
             "pre_tokenizer": self.pre_tokenizer()?,
             "post_processor": self.post_processor()?,
             "decoder": match self.kind {
                 Kind::ByteLevel => byte_level(),
-                Kind::SentencePiece => json!({
-                    "type": "Sequence",
-                    "decoders": [replace(SPACE, " "), { "type": "ByteFallback" }, { "type": "Fuse" }],
-                }),
+                Kind::SentencePiece => json!({ "type": "Sequence", "decoders": decoders }),
             },
             "model": {
                 "type": "BPE",
@@ -157,19 +198,22 @@ impl<'a> Tokenizer<'a> {
     /// When a special token is not in the vocabulary.
     pub fn generation_json(&self) -> Result<Value, GgufError> {
         let mut map = Map::new();
-        for (name, ours) in [("bos", "bos"), ("eos", "eos"), ("padding", "pad")] {
+        for (name, ours) in [("bos", "bos"), ("padding", "pad")] {
             if let Some(id) = self.special_id(name)? {
                 map.insert(format!("{ours}_token_id"), json!(id));
             }
+        }
+        let end = end_token_ids(self.metadata)?;
+        if self.special_id("eos")?.is_some() || !end.is_null() {
+            map.insert("eos_token_id".into(), end);
         }
         Ok(Value::Object(map))
     }
 
     fn special_id(&self, name: &str) -> Result<Option<usize>, GgufError> {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        match self.metadata.optional_size(&key)? {
+        match special_token_id(self.metadata, name)? {
             Some(id) if id >= self.tokens.len() => Err(GgufError::BadValue {
-                key,
+                key: format!("tokenizer.ggml.{name}_token_id"),
                 found: id.to_string(),
                 expected: format!("less than the number of tokens, {}", self.tokens.len()),
             }),
@@ -177,16 +221,22 @@ impl<'a> Tokenizer<'a> {
         }
     }
 
+    /// True if a space stands before every text.
+    fn adds_space_prefix(&self) -> Result<bool, GgufError> {
+        const KEY: &str = "tokenizer.ggml.add_space_prefix";
+        match (self.kind, self.metadata.flag(KEY)?) {
+            (Kind::SentencePiece, stated) => Ok(stated.unwrap_or(true)),
+            (Kind::ByteLevel, None | Some(false)) => Ok(false),
+            (Kind::ByteLevel, Some(true)) => Err(GgufError::Unsupported {
+                key: KEY.to_owned(),
+                found: "true".to_owned(),
+                hint: "supported with `gpt2`: `false`".to_owned(),
+            }),
+        }
+    }
+
     fn pre_tokenizer(&self) -> Result<Value, GgufError> {
         const KEY: &str = "tokenizer.ggml.pre";
-        const PREFIX: &str = "tokenizer.ggml.add_space_prefix";
-        if self.metadata.flag(PREFIX)? == Some(true) {
-            return Err(GgufError::Unsupported {
-                key: PREFIX.to_owned(),
-                found: "true".to_owned(),
-                hint: "supported: `false`".to_owned(),
-            });
-        }
         if self.kind == Kind::SentencePiece {
             return Ok(Value::Null);
         }
@@ -226,14 +276,13 @@ impl<'a> Tokenizer<'a> {
         one_for_each(self.metadata.optional_integers(TOKEN_TYPES)?, TOKEN_TYPES, self.tokens.len())
     }
 
-    /// Post-processor that adds BOS and EOS if, and only if, the metadata ask for it.
+    /// Post-processor that adds BOS and EOS if the metadata ask for it, and BOS with SentencePiece
+    /// unless they refuse it.
     fn post_processor(&self) -> Result<Value, GgufError> {
-        let token = |name: &'static str| {
-            if self.metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))? != Some(true) {
-                return Ok(None);
-            }
-            let key = format!("tokenizer.ggml.{name}_token_id");
-            required(self.special_id(name)?, &key).map(Some)
+        let token = |name: &'static str| match self.metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))? {
+            Some(true) => required(self.special_id(name)?, &format!("tokenizer.ggml.{name}_token_id")).map(Some),
+            None if self.kind == Kind::SentencePiece && name == "bos" => self.special_id(name),
+            _ => Ok(None),
         };
         let (bos, eos) = (token("bos")?, token("eos")?);
         if bos.is_none() && eos.is_none() {
@@ -311,7 +360,7 @@ mod tests {
     use super::*;
     use crate::gguf::{
         parse::parse,
-        test_file::{TestFile, integers, text, texts, u32_value},
+        test_file::{TestFile, floats, integers, text, texts, u32_value},
     };
     use tokenizers::Tokenizer as Library;
 
@@ -333,6 +382,70 @@ mod tests {
     fn ids(file: TestFile, text: &str) -> Vec<u32> {
         let bytes = serde_json::to_vec(&json(file).unwrap()).unwrap();
         Library::from_bytes(bytes).unwrap().encode(text, true).unwrap().get_ids().to_vec()
+    }
+
+    /// A SentencePiece model of `tests/golden/sentencepiece.json` as a GGUF file holds it.
+    fn pieces(golden: &Value) -> TestFile {
+        let list = |key: &str| golden[key].as_array().unwrap();
+        let tokens: Vec<&str> = list("pieces").iter().map(|piece| piece.as_str().unwrap()).collect();
+        let scores: Vec<f32> = list("scores").iter().map(|score| score.as_f64().unwrap() as f32).collect();
+        let types: Vec<i32> = list("types").iter().map(|kind| kind.as_i64().unwrap() as i32).collect();
+        TestFile::default()
+            .pair("tokenizer.ggml.model", 8, &text("llama"))
+            .pair("tokenizer.ggml.tokens", 9, &texts(&tokens))
+            .pair("tokenizer.ggml.scores", 9, &floats(&scores))
+            .pair("tokenizer.ggml.token_type", 9, &integers(&types))
+    }
+
+    fn library(file: TestFile) -> Library {
+        let json = Tokenizer::read(&parse(&file.build()).unwrap().metadata, 320).unwrap().json().unwrap();
+        Library::from_bytes(serde_json::to_vec(&json).unwrap()).unwrap()
+    }
+
+    // Made by SentencePiece: tests/golden/make_sentencepiece.py.
+    #[test]
+    fn sentencepiece_cuts_text_as_the_library_does_with_a_space_in_front_and_without() {
+        let golden = include_str!("../../tests/golden/sentencepiece.json");
+        let golden: Value = serde_json::from_str(golden).unwrap();
+        for (name, stated) in [("prefix", None), ("prefix", Some(1)), ("none", Some(0))] {
+            let mut file = pieces(&golden[name]).pair("tokenizer.ggml.add_bos_token", 7, &[0]);
+            if let Some(flag) = stated {
+                file = file.pair("tokenizer.ggml.add_space_prefix", 7, &[flag]);
+            }
+            let library = library(file);
+            for case in golden[name]["texts"].as_array().unwrap() {
+                let ids = library.encode(case["text"].as_str().unwrap(), true).unwrap();
+                assert_eq!(json!(ids.get_ids()), case["ids"], "{name}: {case}");
+                assert_eq!(json!(library.decode(ids.get_ids(), true).unwrap()), case["decoded"], "{name}: {case}");
+            }
+        }
+    }
+
+    // Defaults of llama.cpp: `llama_vocab::impl::load` of src/llama-vocab.cpp.
+    #[test]
+    fn what_a_sentencepiece_file_leaves_out_has_the_values_of_llama_cpp() {
+        let golden: Value = serde_json::from_str(include_str!("../../tests/golden/sentencepiece.json")).unwrap();
+        let file = || pieces(&golden["prefix"]);
+        let first = |file: TestFile| library(file).encode("the", true).unwrap().get_ids()[0];
+        assert_eq!(first(file()), 1);
+        assert_eq!(first(file().pair("tokenizer.ggml.bos_token_id", 4, &u32_value(2))), 2);
+        assert_ne!(first(file().pair("tokenizer.ggml.add_bos_token", 7, &[0])), 1);
+        let metadata = parse(&file().build()).unwrap().metadata;
+        let id = |name| special_token_id(&metadata, name).unwrap();
+        assert_eq!(["unknown", "bos", "eos", "padding"].map(id), [Some(0), Some(1), Some(2), None]);
+        let metadata = parse(&small("gpt-2").build()).unwrap().metadata;
+        assert_eq!(special_token_id(&metadata, "eos").unwrap(), None);
+    }
+
+    #[test]
+    fn a_turn_also_ends_a_generation() {
+        let file = small("gpt-2").pair("tokenizer.ggml.eos_token_id", 4, &u32_value(0));
+        let ends = |file: TestFile| {
+            let header = parse(&file.build()).unwrap();
+            Tokenizer::read(&header.metadata, 9).unwrap().generation_json().unwrap()["eos_token_id"].clone()
+        };
+        assert_eq!(ends(small("gpt-2").pair("tokenizer.ggml.eos_token_id", 4, &u32_value(0))), json!(0));
+        assert_eq!(ends(file.pair("tokenizer.ggml.eot_token_id", 4, &u32_value(5))), json!([0, 5]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! and `__metadata__`), the data. Reference: <https://github.com/huggingface/safetensors#format>.
 
 use crate::{CheckpointError, Dtype, TensorInfo, TensorSource};
+use retie_config::{DISGUISE_BYTES, Disguise};
 use safetensors::{SafeTensorError, tensor::Metadata};
 use std::{
     borrow::Cow,
@@ -51,6 +52,12 @@ impl SafetensorsFile {
             true => Err(CheckpointError::Truncated { path: path.to_owned(), found, expected }),
             false => Ok(()),
         };
+        let mut start = Vec::new();
+        file.by_ref().take(DISGUISE_BYTES as u64).read_to_end(&mut start)?;
+        file.seek(SeekFrom::Start(0))?;
+        if let Some(found) = Disguise::of(&start) {
+            return Err(CheckpointError::Disguised { path: path.to_owned(), found });
+        }
         check(LENGTH_BYTES)?;
         let mut length = [0; LENGTH_BYTES as usize];
         file.read_exact(&mut length)?;
@@ -172,6 +179,10 @@ impl TensorSource for SafetensorsFile {
         &self.path
     }
 
+    fn unread(&self, name: &str) -> Option<&str> {
+        self.others.get(name).map(String::as_str)
+    }
+
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
         let entry = self.entry(name)?;
         let mut bytes = vec![0; entry.info.num_bytes()];
@@ -268,6 +279,23 @@ mod tests {
         assert!(matches!(with_header(hole, 8), Err(CheckpointError::BadHeader { .. })));
         fs_err::write(&path, [0xff; 64]).unwrap();
         assert!(matches!(SafetensorsFile::open(&path), Err(CheckpointError::BadHeader { .. })));
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let message = |bytes: &[u8]| {
+            fs_err::write(&path, bytes).unwrap();
+            SafetensorsFile::open(&path).unwrap_err().to_string()
+        };
+        let pointer = message(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n");
+        assert!(
+            pointer.contains("x.safetensors` is a Git LFS pointer") && pointer.contains("`git lfs pull`"),
+            "{pointer}"
+        );
+        assert!(message(b"<!doctype html><title>Sign in</title>").contains("is a web page"));
+        assert!(message(b"PK\x03\x04").contains("is a ZIP archive"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! If both exist, the single file wins, as in `transformers`.
 
 use crate::{CheckpointError, SafetensorsFile, TensorInfo, TensorSource};
+use retie_config::Disguise;
 use serde::Deserialize;
 use std::{
     borrow::Cow,
@@ -42,6 +43,12 @@ impl SafetensorsFolder {
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
         if single.is_file() {
+            if index.is_file() {
+                tracing::warn!(
+                    path = %dir.display(),
+                    "`{SINGLE_FILE}` is read, `{INDEX_FILE}` and its shards are not, as in transformers"
+                );
+            }
             let file = SafetensorsFile::open(&single)?;
             let owners = file.names().into_iter().map(|name| (name.to_owned(), 0)).collect();
             return Ok(Self { path: dir.to_owned(), files: vec![file], owners });
@@ -54,6 +61,9 @@ impl SafetensorsFolder {
 
     fn open_sharded(dir: &Path, index_path: &Path) -> Result<Self, CheckpointError> {
         let text = fs_err::read(index_path)?;
+        if let Some(found) = Disguise::of(&text) {
+            return Err(CheckpointError::Disguised { path: index_path.to_owned(), found });
+        }
         let Index { weight_map } = serde_json::from_slice(&text)
             .map_err(|source| CheckpointError::BadJson { path: index_path.to_owned(), source })?;
         let shards: BTreeSet<&String> = weight_map.values().collect();
@@ -127,6 +137,23 @@ fn no_weights(dir: &Path) -> Result<CheckpointError, CheckpointError> {
     Ok(unusable_weights(dir.to_owned(), names))
 }
 
+/// Files of a PEFT adapter.
+pub(crate) const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// The model that the adapter in `path` was trained on, if it names one.
+pub(crate) fn adapter_base(path: &Path) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_slice(&fs_err::read(path.join(ADAPTER_FILES[0])).ok()?).ok()?;
+    config.get("base_model_name_or_path")?.as_str().filter(|base| !base.is_empty()).map(str::to_owned)
+}
+
+/// True for a name of `transformers`' for a shard, `model-00001-of-00003.safetensors`.
+fn is_part(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let stem = name.strip_suffix(".safetensors").unwrap_or_default();
+    let Some((rest, total)) = stem.rsplit_once("-of-") else { return false };
+    is_number(total) && rest.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
+}
+
 /// Error for a folder or repository `path` whose files `names` hold no readable weights.
 pub(crate) fn unusable_weights(path: PathBuf, mut names: Vec<String>) -> CheckpointError {
     names.sort();
@@ -135,6 +162,13 @@ pub(crate) fn unusable_weights(path: PathBuf, mut names: Vec<String>) -> Checkpo
         names.iter().filter(|n| extension(n).is_some_and(|e| accepted.contains(&e.as_str()))).cloned().collect()
     };
     let (pickles, found) = (with_extension(&PICKLE_EXTENSIONS), with_extension(&["safetensors", "gguf"]));
+    if names.iter().any(|name| ADAPTER_FILES.contains(&name.as_str())) {
+        return CheckpointError::Adapter { base: adapter_base(&path), path };
+    }
+    let parts: Vec<String> = found.iter().filter(|name| is_part(name)).cloned().collect();
+    if !parts.is_empty() {
+        return CheckpointError::PartsWithoutIndex { path, parts };
+    }
     if found.is_empty() && !pickles.is_empty() {
         CheckpointError::OnlyPickles { path, pickles }
     } else {
@@ -153,6 +187,10 @@ impl TensorSource for SafetensorsFolder {
 
     fn path_of(&self, name: &str) -> &Path {
         self.owner(name).map_or(&self.path, SafetensorsFile::path)
+    }
+
+    fn unread(&self, name: &str) -> Option<&str> {
+        self.file_of(name).ok()?.unread(name)
     }
 
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
@@ -232,6 +270,23 @@ mod tests {
         assert!(matches!(SafetensorsFolder::open(dir.path()), Err(CheckpointError::BadShardName { .. })));
         fs_err::write(&path, "{").unwrap();
         assert!(matches!(SafetensorsFolder::open(dir.path()), Err(CheckpointError::BadJson { .. })));
+    }
+
+    #[test]
+    fn an_adapter_and_a_part_of_a_split_model_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = || SafetensorsFolder::open(dir.path()).unwrap_err().to_string();
+        fs_err::write(dir.path().join("model-00002-of-00003.safetensors"), "").unwrap();
+        fs_err::write(dir.path().join("pytorch_model.bin"), "").unwrap();
+        assert!(
+            message().contains(
+                "has parts of a split model, `model-00002-of-00003.safetensors`, without `model.safetensors.index.json`"
+            ),
+            "{}",
+            message()
+        );
+        fs_err::write(dir.path().join("adapter_config.json"), r#"{"base_model_name_or_path": "org/base"}"#).unwrap();
+        assert!(message().contains("is a PEFT adapter of `org/base`, not a model\nhint: merge it"), "{}", message());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! memory holds one tensor.
 
 use super::{INDEX_FILE, SINGLE_FILE};
-use crate::{CheckpointError, TensorInfo};
+use crate::{CheckpointError, Dtype, TensorInfo, finite::first_not_finite};
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
@@ -110,6 +110,7 @@ pub struct FolderWriter {
     pending: Vec<(String, Vec<(String, TensorInfo)>)>,
     current: Option<SafetensorsWriter>,
     index: Option<Value>,
+    dtypes: BTreeMap<String, Dtype>,
 }
 
 impl FolderWriter {
@@ -146,7 +147,8 @@ impl FolderWriter {
             json!({"metadata": {"total_size": total_size}, "weight_map": weight_map})
         });
         pending.reverse();
-        let mut writer = Self { dir: dir.to_owned(), pending, current: None, index };
+        let dtypes = tensors.iter().map(|(name, info)| (name.clone(), info.dtype)).collect();
+        let mut writer = Self { dir: dir.to_owned(), pending, current: None, index, dtypes };
         writer.open_next()?;
         Ok(writer)
     }
@@ -167,8 +169,14 @@ impl FolderWriter {
     /// Appends the little-endian bytes of the next tensor.
     ///
     /// # Errors
-    /// Every error of [`SafetensorsWriter::write`].
+    /// Every error of [`SafetensorsWriter::write`], and a value that is not finite, as one is that
+    /// is too large for the type it was rounded to.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let dtype = self.dtypes.get(name).copied();
+        if let Some((dtype, (index, value))) = dtype.and_then(|dtype| Some((dtype, first_not_finite(bytes, dtype)?))) {
+            let (path, tensor) = (self.dir.clone(), name.to_owned());
+            return Err(CheckpointError::Overflow { path, tensor, dtype, index, value });
+        }
         if self.current.as_ref().is_some_and(|c| c.pending.is_empty()) && !self.pending.is_empty() {
             self.open_next()?;
         }
@@ -209,7 +217,7 @@ impl FolderWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dtype;
+    use crate::narrow;
 
     fn entries() -> Vec<(String, TensorInfo)> {
         ["a", "b", "c"].map(|n| (n.to_owned(), TensorInfo { dtype: Dtype::BF16, shape: vec![2] })).to_vec()
@@ -238,6 +246,18 @@ mod tests {
         writer.write("a", &[0; 4]).unwrap();
         let error = writer.finish().unwrap_err();
         assert!(matches!(&error, CheckpointError::Unwritten { missing, .. } if *missing == ["b", "c"]), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_overflows_is_refused_by_the_name_of_its_tensor() {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = [("a".to_owned(), TensorInfo { dtype: Dtype::F16, shape: vec![2] })];
+        let mut writer = FolderWriter::create(dir.path(), &entries, 100).unwrap();
+        let error = writer.write("a", &narrow(&[65504.0, 1e6], Dtype::F16)).unwrap_err().to_string();
+        assert!(error.starts_with("tensor `a` cannot be written to `"), "{error}");
+        assert!(error.contains("as F16: element 1 would be `inf`, too large"), "{error}");
+        writer.write("a", &narrow(&[65504.0, -1.0], Dtype::F16)).unwrap();
+        writer.finish().unwrap();
     }
 
     #[test]

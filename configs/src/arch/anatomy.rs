@@ -106,7 +106,7 @@ impl Anatomy {
     /// Llama: RMSNorm before each part, SwiGLU without biases, one rotary embedding, full
     /// attention.
     pub(super) fn llama(keys: &Keys<'_>, sizes: Sizes) -> Result<Self, ConfigError> {
-        keys.only("hidden_act", &["silu"])?;
+        keys.one_of("hidden_act", &["silu"])?;
         Ok(Self {
             norm: NormKind::Rms,
             norm_eps: keys.number("rms_norm_eps")?,
@@ -116,39 +116,58 @@ impl Anatomy {
             qkv_bias: false,
             output_bias: false,
             mlp_bias: false,
-            ropes: vec![rope::read(keys, rope::DEFAULT_THETA, sizes.head_dim)?],
+            ropes: vec![rope::read(keys, sizes.head_dim)?],
             depths: vec![DepthKind { rope: Some(0), window: None }; sizes.num_hidden_layers],
             query_pre_attn_scalar: sizes.head_dim as f64,
             attn_logit_softcapping: None,
             final_logit_softcapping: None,
             embedding_scale: None,
-            tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
+            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
         })
     }
 
     /// Gemma: a Llama with norms by `1 + w`, GeGLU, and tied embeddings scaled by `√D`.
-    pub(super) fn gemma(keys: &Keys<'_>, sizes: Sizes, activation: &'static str) -> Result<Self, ConfigError> {
-        // Early files of the first Gemma say `gelu` and mean the tanh form, as `GemmaConfig` has
-        // it.
-        keys.only(activation, &["gelu_pytorch_tanh", "gelu"])?;
-        let (head_dim, bias) = (sizes.head_dim, keys.flag("attention_bias", false)?);
+    pub(super) fn gemma(
+        keys: &Keys<'_>,
+        sizes: Sizes,
+        activation: Activation,
+        ropes: Vec<Rope>,
+    ) -> Result<Self, ConfigError> {
+        const BIDIRECTIONAL: &str = "use_bidirectional_attention";
+        if let Some(found) = keys.present(BIDIRECTIONAL).filter(|found| **found != Value::Bool(false)) {
+            return Err(keys.unsupported(BIDIRECTIONAL, found, "only causal language models are supported"));
+        }
+        let (head_dim, bias) = (sizes.head_dim, keys.flag("attention_bias")?);
         Ok(Self {
             norm: NormKind::RmsPlusOne,
             norm_eps: keys.number("rms_norm_eps")?,
             residual: Residual::PreNorm,
             qk_norm: None,
-            mlp: MlpKind::Gated(Activation::GeluTanh),
+            mlp: MlpKind::Gated(activation),
             qkv_bias: bias,
             output_bias: bias,
             mlp_bias: false,
-            ropes: vec![rope::read(keys, rope::DEFAULT_THETA, head_dim)?],
+            ropes,
             depths: vec![DepthKind { rope: Some(0), window: None }; sizes.num_hidden_layers],
-            query_pre_attn_scalar: keys.optional_number("query_pre_attn_scalar")?.unwrap_or(head_dim as f64),
+            query_pre_attn_scalar: head_dim as f64,
             attn_logit_softcapping: None,
             final_logit_softcapping: None,
             embedding_scale: Some((sizes.hidden_size as f64).sqrt()),
-            tie_word_embeddings: keys.flag("tie_word_embeddings", true)?,
+            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
         })
+    }
+
+    /// The activation that `hidden_activation` names; `hidden_act` may only repeat it.
+    pub(super) fn hidden_activation(keys: &Keys<'_>) -> Result<Activation, ConfigError> {
+        let name = keys.one_of("hidden_activation", &["gelu_pytorch_tanh", "gelu"])?;
+        if let Some(found) = keys.present("hidden_act").filter(|found| found.as_str() != Some(name)) {
+            let hint = format!("`hidden_activation` is `{name}`, and counts in `transformers`: take `hidden_act` out");
+            return Err(keys.unsupported("hidden_act", found, &hint));
+        }
+        match name {
+            "gelu" => Ok(Activation::Gelu),
+            _ => Ok(Activation::GeluTanh),
+        }
     }
 
     /// Sets biases on all four linears of attention, or on none.

@@ -1,22 +1,30 @@
 //! Mistral: a Llama with sliding-window attention in its first version.
 
-use super::{Anatomy, Architecture, TensorNames};
-
-/// `sliding_window` of `MistralConfig` where the key is absent; null means no window.
-const DEFAULT_WINDOW: usize = 4096;
+use super::{
+    Anatomy, Architecture, TensorNames,
+    defaults::{flag, null, number, size, text},
+};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     model_type: "mistral",
     class_name: "MistralForCausalLM",
     models: "Mistral 7B, Ministral",
     tensor_names: TensorNames::Llama,
-    head_dim: None,
+    defaults: &[
+        size("num_key_value_heads", 8),
+        null("head_dim"),
+        text("hidden_act", "silu"),
+        size("max_position_embeddings", 131_072),
+        number("rms_norm_eps", 1e-6),
+        size("bos_token_id", 1).or_null(),
+        size("eos_token_id", 2).or_null(),
+        flag("tie_word_embeddings", false),
+        number("rope_theta", 10_000.0),
+        size("sliding_window", 4096).or_null(),
+    ],
     depth_keys: &[],
     read: |keys, sizes| {
-        let window = match keys.map.contains_key("sliding_window") {
-            true => keys.optional_size("sliding_window")?,
-            false => Some(DEFAULT_WINDOW),
-        };
+        let window = keys.optional_size("sliding_window")?;
         let mut anatomy = Anatomy::llama(keys, sizes)?;
         anatomy.depths.iter_mut().for_each(|depth| depth.window = window);
         Ok(anatomy)

@@ -7,10 +7,12 @@
 //! (<https://github.com/huggingface/transformers/tree/main/src/transformers/models>).
 
 mod anatomy;
+mod defaults;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod gpt_neox;
+mod known;
 mod llama;
 mod mistral;
 mod olmo2;
@@ -22,6 +24,7 @@ mod smollm3;
 mod tests;
 
 pub use anatomy::{Activation, Anatomy, DepthKind, MlpKind, NormKind, QkNorm, Residual};
+pub(crate) use defaults::KeyDefault;
 pub use rope::{Rope, RopeScaling};
 
 use crate::{ConfigError, keys::Keys};
@@ -43,9 +46,8 @@ pub struct Architecture {
     pub models: &'static str,
     /// Naming scheme of the tensors of its checkpoints.
     pub tensor_names: TensorNames,
-    /// `head_dim` of its configuration class where the key is absent; `None` for
-    /// `hidden_size / num_attention_heads`.
-    head_dim: Option<usize>,
+    /// Values of its keys where they are absent.
+    defaults: &'static [KeyDefault],
     /// Keys of its `config.json` with an entry for each depth: [`LAYER_TYPES`], [`NO_ROPE_LAYERS`].
     depth_keys: &'static [&'static str],
     read: fn(&Keys<'_>, Sizes) -> Result<Anatomy, ConfigError>,
@@ -89,8 +91,32 @@ impl Architecture {
         ARCHITECTURES.into_iter().find(|architecture| architecture.model_type == model_type)
     }
 
-    pub(crate) fn default_head_dim(&self) -> Option<usize> {
-        self.head_dim
+    pub(crate) fn defaults(&self) -> &'static [KeyDefault] {
+        self.defaults
+    }
+
+    /// True if its configuration class has `key`.
+    pub(crate) fn has_key(&self, key: &str) -> bool {
+        self.defaults.iter().any(|default| default.key == key)
+    }
+
+    /// True if `key` of its `config.json` is read, or changes nothing.
+    fn knows(&self, key: &str) -> bool {
+        known::is_common(key) || self.has_key(key)
+    }
+
+    /// What a reader of this `config.json` should be told: keys that are ignored, and keys that
+    /// contradict one another, with the one that was taken.
+    pub(crate) fn remarks(&self, keys: &Keys<'_>) -> Vec<String> {
+        let ignored = keys.map.iter().filter(|(key, value)| !value.is_null() && !self.knows(key));
+        let ignored: Vec<String> = ignored.map(|(key, _)| format!("`{key}`")).collect();
+        let mut remarks = rope::remarks(keys, self.has_key("rope_local_base_freq"));
+        if !ignored.is_empty() {
+            let (verb, noun) = if ignored.len() == 1 { ("is", "a key") } else { ("are", "keys") };
+            let class = self.class_name;
+            remarks.push(format!("{} {verb} not {noun} of `{class}` and {verb} ignored", ignored.join(", ")));
+        }
+        remarks
     }
 
     /// Keys of `config.json` that describe each depth, with their values as this family spells

@@ -1,11 +1,22 @@
 //! Rotary position embedding (RoPE). Both spellings are read: `rope_theta` + `rope_scaling` (before
-//! transformers 5) and `rope_parameters` (since).
+//! transformers 5) and `rope_parameters` (since). Where they disagree, the one counts that counts
+//! in transformers 5 (`RotaryEmbeddingConfigMixin` of
+//! <https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_rope_utils.py>).
 
 use crate::{ConfigError, keys::Keys};
 use serde_json::Value;
 
-/// `rope_theta` where the key is absent.
-pub(super) const DEFAULT_THETA: f64 = 10_000.0;
+const OLD: &str = "rope_scaling";
+const NEW: &str = "rope_parameters";
+const THETA: &str = "rope_theta";
+const PARTIAL: &str = "partial_rotary_factor";
+const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
+
+/// Keys of an object of parameters. Others change nothing for the supported types.
+const KEYS: [&str; 8] =
+    ["rope_type", "type", THETA, PARTIAL, "factor", "low_freq_factor", "high_freq_factor", ORIGINAL_CONTEXT];
+/// Keys of the objects of families that have a rotary embedding for each kind of layer.
+const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
 
 /// Rotary embedding of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,17 +53,42 @@ pub enum RopeScaling {
 }
 
 /// Rotary embedding of a model that has one for all depths, over whole heads.
-pub(super) fn read(keys: &Keys<'_>, default_theta: f64, head_dim: usize) -> Result<Rope, ConfigError> {
-    let theta = keys.optional_number("rope_theta")?.unwrap_or(default_theta);
-    let parameters = match keys.object("rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => keys.object("rope_scaling")?,
-    };
-    of_parameters(parameters, theta, head_dim)
+pub(super) fn read(keys: &Keys<'_>, head_dim: usize) -> Result<Rope, ConfigError> {
+    let parameters = parameters(keys)?;
+    refuse_partial([Some(*keys), parameters])?;
+    of_parameters(keys, parameters, keys.number(THETA)?, head_dim)
 }
 
-/// Rotary embedding from an object of parameters (`rope_scaling` or `rope_parameters`).
+/// Refuses a part of the head in a family that rotates whole heads.
+pub(super) fn refuse_partial<'a>(objects: impl IntoIterator<Item = Option<Keys<'a>>>) -> Result<(), ConfigError> {
+    for keys in objects.into_iter().flatten() {
+        if let Some(factor) = keys.optional_number(PARTIAL)?.filter(|factor| *factor != 1.0) {
+            return Err(keys.unsupported(PARTIAL, &factor.into(), "this family rotates whole heads"));
+        }
+    }
+    Ok(())
+}
+
+/// The object of parameters of a model that has one rotary embedding: `rope_scaling` if it holds
+/// anything, else `rope_parameters`.
+pub(super) fn parameters<'a>(keys: &Keys<'a>) -> Result<Option<Keys<'a>>, ConfigError> {
+    let found = match keys.object(OLD)?.filter(|parameters| !parameters.map.is_empty()) {
+        Some(parameters) => Some(parameters),
+        None => keys.object(NEW)?,
+    };
+    let kind = found.and_then(|parameters| KINDS.into_iter().find_map(|kind| Some((kind, parameters.present(kind)?))));
+    match kind {
+        Some((kind, value)) => {
+            Err(keys.unsupported(kind, value, "this family has one rotary embedding for all layers"))
+        }
+        None => Ok(found),
+    }
+}
+
+/// Rotary embedding from an object of parameters in the file `file`; `default_theta` is its base
+/// where the object names none.
 pub(super) fn of_parameters(
+    file: &Keys<'_>,
     parameters: Option<Keys<'_>>,
     default_theta: f64,
     rotary_dim: usize,
@@ -60,7 +96,7 @@ pub(super) fn of_parameters(
     let Some(keys) = parameters else {
         return Ok(Rope { theta: default_theta, scaling: RopeScaling::Default, rotary_dim });
     };
-    let theta = keys.optional_number("rope_theta")?.unwrap_or(default_theta);
+    let theta = keys.optional_number(THETA)?.unwrap_or(default_theta);
     let kind = keys.present("rope_type").or_else(|| keys.present("type"));
     let scaling = match kind.map(|kind| (kind, kind.as_str())) {
         None | Some((_, Some("default"))) => RopeScaling::Default,
@@ -69,13 +105,57 @@ pub(super) fn of_parameters(
             factor: keys.number("factor")?,
             low_freq_factor: keys.number("low_freq_factor")?,
             high_freq_factor: keys.number("high_freq_factor")?,
-            original_max_position_embeddings: keys.number("original_max_position_embeddings")?,
+            original_max_position_embeddings: match (
+                file.optional_number(ORIGINAL_CONTEXT)?,
+                keys.optional_number(ORIGINAL_CONTEXT)?,
+            ) {
+                (Some(original), _) | (None, Some(original)) => original,
+                (None, None) => file.number("max_position_embeddings")?,
+            },
         },
         Some((found, _)) => {
             return Err(keys.unsupported("rope_type", found, "supported: `default`, `linear`, `llama3`"));
         }
     };
     Ok(Rope { theta, scaling, rotary_dim })
+}
+
+/// What a reader should be told of the rotary keys of `file`; `by_kind` says whether its family has
+/// a rotary embedding for each kind of layer.
+pub(super) fn remarks(file: &Keys<'_>, by_kind: bool) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let object = |key| file.object(key).ok().flatten().filter(|object| !object.map.is_empty());
+    let (old, new) = (object(OLD), object(NEW));
+    if let (Some(old), Some(new), false) = (old, new, by_kind) {
+        let theta = match (new.present(THETA), old.present(THETA).or(file.present(THETA))) {
+            (Some(theta), None) if file.number(THETA).ok() != theta.as_f64() => {
+                format!(", and `{THETA}: {theta}` of `{NEW}` is ignored with it")
+            }
+            _ => String::new(),
+        };
+        remarks.push(format!("`{OLD}` stands beside `{NEW}`: `{OLD}` counts, as in transformers 5{theta}"));
+    }
+    let counts = old.or(new).filter(|_| !by_kind);
+    if let Some((inner, outer)) = counts.and_then(|object| Some((object.present(THETA)?, file.present(THETA)?)))
+        && inner.as_f64() != outer.as_f64()
+    {
+        let name = if old.is_some() { OLD } else { NEW };
+        remarks.push(format!("`{THETA}` is `{outer}`, and `{inner}` in `{name}`, which counts, as in transformers 5"));
+    }
+    if let (true, Some(kind), None) =
+        (by_kind, old.and_then(|old| old.present("type")), old.and_then(|old| old.present("rope_type")))
+    {
+        remarks
+            .push(format!("`type: {kind}` in `{OLD}` is ignored, as in transformers 5: the key is `rope_type` here"));
+    }
+    let objects = [(OLD, old), (NEW, new)].into_iter().filter_map(|(name, object)| Some((name, object?)));
+    for (name, object) in objects {
+        let known: &[&str] = if by_kind && name == NEW { &KINDS } else { &KEYS };
+        for (key, _) in object.map.iter().filter(|(key, value)| !value.is_null() && !known.contains(&key.as_str())) {
+            remarks.push(format!("`{key}` in `{name}` is ignored"));
+        }
+    }
+    remarks
 }
 
 /// Rotated elements of a head under partial RoPE: `head_dim × factor`, which has to be an even

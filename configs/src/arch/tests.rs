@@ -1,7 +1,7 @@
 //! Families read from the `config.json` that `transformers` writes for well-known models, abridged
 //! to the keys that matter.
 
-use super::*;
+use super::{defaults::Given, *};
 use crate::ModelConfig;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -41,6 +41,8 @@ fn a_qwen2_slides_from_max_window_layers_on_if_asked_to() {
     let mut slides = base;
     slides["use_sliding_window"] = json!(true);
     assert_eq!(windows(&read(slides.clone()).unwrap()), [None, None, None, None, Some(8), Some(8)]);
+    slides["max_window_layers"] = json!(0);
+    assert_eq!(windows(&read(slides.clone()).unwrap()), [Some(8); 6]);
     slides["layer_types"] = Value::from(vec!["sliding_attention"; 6]);
     assert_eq!(windows(&read(slides.clone()).unwrap()), [Some(8); 6]);
     slides["layer_types"] = Value::from(vec!["sliding_attention"; 5]);
@@ -108,6 +110,260 @@ fn per_depth_keys_of_a_converted_folder_survive_a_round_trip() {
     assert_eq!(again.anatomy, dropped.anatomy);
 }
 
+/// `value` of a JSON key as `Given` holds it.
+fn same(given: Given, value: &Value) -> bool {
+    match given {
+        Given::Null => value.is_null(),
+        Given::Size(n) => value.as_u64() == Some(n),
+        Given::Number(x) => value.as_f64() == Some(x),
+        Given::Flag(flag) => value.as_bool() == Some(flag),
+        Given::Text(text) => value.as_str() == Some(text),
+    }
+}
+
+// Made from the classes of transformers: tests/golden/make_defaults.py.
+#[test]
+fn absent_keys_have_the_values_of_the_classes_of_transformers() {
+    let golden: Map<String, Value> = serde_json::from_str(include_str!("../../tests/golden/defaults.json")).unwrap();
+    assert_eq!(golden.len(), ARCHITECTURES.len() + 1);
+    for key in golden["every family"].as_array().unwrap() {
+        assert!(known::is_harmless(key.as_str().unwrap()), "{key}");
+    }
+    for architecture in ARCHITECTURES {
+        let name = architecture.model_type;
+        let keys = golden[name].as_object().unwrap();
+        for (key, entry) in keys {
+            let ours = architecture.defaults.iter().find(|default| default.key == key);
+            match ours {
+                Some(ours) => {
+                    assert!(same(ours.value, &entry["default"]), "{name}: {ours:?}, expected {entry}");
+                    assert_eq!(Value::from(ours.nullable), entry["nullable"], "{name}: {key}");
+                }
+                None => assert!(known::READ.contains(&key.as_str()) || known::is_harmless(key), "{name}: {key}"),
+            }
+        }
+        let invented =
+            architecture.defaults.iter().find(|ours| !keys.contains_key(ours.key) && ours.value != Given::Null);
+        assert_eq!(invented, None, "{name}");
+    }
+}
+
+/// What a configuration became, as `tests/golden/make_configs.py` writes it.
+fn resolved(config: &ModelConfig) -> Value {
+    let anatomy = &config.anatomy;
+    let whole = |x: f64| if x.fract() == 0.0 { json!(x as u64) } else { json!(x) };
+    let rope = |rope: &Rope| {
+        let (kind, scaling) = match rope.scaling {
+            RopeScaling::Default => ("default", vec![]),
+            RopeScaling::Linear { factor } => ("linear", vec![factor]),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                ("llama3", vec![factor, low_freq_factor, high_freq_factor, original_max_position_embeddings])
+            }
+        };
+        json!({ "theta": rope.theta, "type": kind, "scaling": scaling })
+    };
+    json!({
+        "norm_eps": anatomy.norm_eps,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+        "tie_word_embeddings": anatomy.tie_word_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_ids": config.eos_token_ids,
+        "ropes": anatomy.ropes.iter().map(rope).collect::<Vec<_>>(),
+        "rotary_dim": anatomy.ropes[0].rotary_dim,
+        "windows": windows(config),
+        "rotates": anatomy.depths.iter().map(|depth| depth.rope.is_some()).collect::<Vec<_>>(),
+        "attn_logit_softcapping": anatomy.attn_logit_softcapping,
+        "final_logit_softcapping": anatomy.final_logit_softcapping,
+        "query_pre_attn_scalar": whole(anatomy.query_pre_attn_scalar),
+        "qkv_bias": anatomy.qkv_bias,
+        "output_bias": anatomy.output_bias,
+        "mlp_bias": anatomy.mlp_bias,
+    })
+}
+
+/// The same numbers, whole ones with and without a fraction.
+fn as_floats(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => json!(number.as_f64()),
+        Value::Array(items) => items.iter().map(as_floats).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), as_floats(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+// Made from the classes of transformers: tests/golden/make_configs.py.
+#[test]
+fn files_are_read_to_the_values_that_transformers_reads() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../../tests/golden/configs.json")).unwrap();
+    assert!(cases.len() > 250, "{}", cases.len());
+    let mut plain = Value::Null;
+    for case in &cases {
+        let mut file: Map<String, Value> = serde_json::from_value(json!({
+            "model_type": case["model_type"], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+        }))
+        .unwrap();
+        file.extend(case["patch"].as_object().unwrap().clone());
+        let found = ModelConfig::from_json(file, Path::new("config.json"));
+        if case["expected"].get("error").is_some() {
+            let error = found.expect_err(&case.to_string()).to_string();
+            let is_null = error.contains(" is `null`, expected a value, or no such key");
+            assert!(is_null || error.ends_with("has no key `sliding_window`"), "{case}: {error}");
+            continue;
+        }
+        let found = found.unwrap_or_else(|error| panic!("{case}: {error}"));
+        if case["patch"] == json!({}) {
+            plain = case["expected"].clone();
+        }
+        let mut expected = plain.as_object().unwrap().clone();
+        expected.extend(case["expected"].as_object().unwrap().clone());
+        for (key, value) in as_floats(&resolved(&found)).as_object().unwrap() {
+            assert_eq!(*value, as_floats(&expected[key]), "`{key}` of {case}");
+        }
+    }
+}
+
+/// A value of a key that is not the one in [`keys_that_matter`].
+fn other_value(default: &KeyDefault) -> Value {
+    match (default.key, default.value) {
+        (LAYER_TYPES, _) => json!(vec!["full_attention"; 6]),
+        (NO_ROPE_LAYERS, _) => json!([0, 0, 0, 1, 0, 1]),
+        ("num_key_value_heads" | "sliding_window_pattern" | "no_rope_layer_interval", _) => json!(4),
+        ("hidden_act" | "hidden_activation", _) | (_, Given::Text(_)) => json!("relu"),
+        ("use_bidirectional_attention", _) => json!(true),
+        ("use_sliding_window", _) => json!(false),
+        (_, Given::Null) => json!(12),
+        (_, Given::Size(n)) => json!(n + 1),
+        (_, Given::Number(x)) => json!(x * 2.0),
+        (_, Given::Flag(flag)) => json!(!flag),
+    }
+}
+
+/// Keys of a model that every key of its class matters to.
+fn keys_that_matter(architecture: &Architecture) -> Value {
+    json!({
+        "model_type": architecture.model_type, "num_key_value_heads": 2, "use_sliding_window": true, "sliding_window": 8,
+        "max_window_layers": 3, "sliding_window_pattern": 2, "no_rope_layer_interval": 2, "bos_token_id": 50,
+        "eos_token_id": 51,
+    })
+}
+
+#[test]
+fn no_key_of_a_class_is_without_effect() {
+    let without_map = |config: ModelConfig| ModelConfig { other: Map::new(), ..config };
+    for architecture in ARCHITECTURES {
+        let base = keys_that_matter(architecture);
+        let before = without_map(read(base.clone()).unwrap());
+        for default in architecture.defaults {
+            let mut patch = base.clone();
+            patch[default.key] = other_value(default);
+            let is_used = read(patch).map_or(true, |after| without_map(after) != before);
+            assert!(is_used, "`{}` of {} changes nothing", default.key, architecture.model_type);
+        }
+    }
+}
+
+#[test]
+fn soft_caps_of_a_gemma2_are_there_unless_they_are_null() {
+    let caps = |patch: Value| {
+        let mut base = json!({"model_type": "gemma2"});
+        base.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+        let anatomy = read(base).unwrap().anatomy;
+        (anatomy.attn_logit_softcapping, anatomy.final_logit_softcapping)
+    };
+    assert_eq!(caps(json!({})), (Some(50.0), Some(30.0)));
+    assert_eq!(caps(json!({"attn_logit_softcapping": null, "final_logit_softcapping": 20})), (None, Some(20.0)));
+}
+
+#[test]
+fn null_is_refused_where_the_class_has_a_value() {
+    for key in ["rms_norm_eps", "attention_bias", "tie_word_embeddings", "hidden_act"] {
+        let mut patch = json!({"model_type": "llama"});
+        patch[key] = Value::Null;
+        let error = read(patch).unwrap_err().to_string();
+        assert!(error.contains(&format!("key `{key}` is `null`, expected a value, or no such key")), "{error}");
+    }
+    assert_eq!(read(json!({"model_type": "llama", "head_dim": null})).unwrap().head_dim, 16);
+}
+
+#[test]
+fn a_default_token_that_the_vocabulary_does_not_have_is_none() {
+    let tokens = |patch: Value| {
+        let config = read(patch).unwrap();
+        (config.bos_token_id, config.eos_token_ids)
+    };
+    assert_eq!(tokens(json!({"model_type": "llama"})), (Some(1), vec![2]));
+    assert_eq!(tokens(json!({"model_type": "llama", "bos_token_id": null, "eos_token_id": []})), (None, vec![]));
+    assert_eq!(tokens(json!({"model_type": "smollm3"})), (None, vec![]));
+    assert_eq!(tokens(json!({"model_type": "smollm3", "eos_token_id": 128_012})), (None, vec![128_012]));
+}
+
+// Values of `LlamaConfig`, `GPTNeoXConfig` and `Gemma3TextConfig` of transformers 5.24.
+#[test]
+fn rope_scaling_beside_rope_parameters_counts_and_is_remarked_on() {
+    let linear = json!({"type": "linear", "factor": 4.0});
+    let llama = read(json!({
+        "model_type": "llama", "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_scaling": linear,
+    }));
+    let llama = llama.unwrap();
+    assert_eq!(
+        llama.anatomy.ropes,
+        [Rope { theta: 1e4, scaling: RopeScaling::Linear { factor: 4.0 }, rotary_dim: 16 }]
+    );
+    let expected = "`rope_scaling` stands beside `rope_parameters`: `rope_scaling` counts, as in transformers 5, and \
+        `rope_theta: 500000.0` of `rope_parameters` is ignored with it";
+    assert_eq!(llama.remarks(), [expected]);
+    let empty = json!({"model_type": "llama", "rope_parameters": {"rope_theta": 5e5}, "rope_scaling": {}});
+    let empty = read(empty).unwrap();
+    assert_eq!((empty.anatomy.ropes[0].theta, empty.remarks()), (5e5, vec![]));
+    let neox = json!({"model_type": "gpt_neox", "rope_scaling": linear, "rotary_pct": 0.5, "rope_theta": 99.0});
+    let neox = read(neox).unwrap();
+    let expected = Rope { theta: 1e4, scaling: RopeScaling::Linear { factor: 4.0 }, rotary_dim: 8 };
+    assert_eq!(neox.anatomy.ropes, [expected]);
+    assert!(neox.remarks()[0].contains("`rope_theta` are not keys of `GPTNeoXForCausalLM` and are ignored"));
+    let gemma = json!({
+        "model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "rope_parameters": {"full_attention": {"rope_theta": 3e6}, "sliding_attention": {"rope_type": "default"}},
+    });
+    let gemma = read(gemma).unwrap();
+    let global = Rope { theta: 3e6, scaling: RopeScaling::Linear { factor: 8.0 }, rotary_dim: 256 };
+    assert_eq!(gemma.anatomy.ropes, [global, Rope { theta: 1e4, scaling: RopeScaling::Default, rotary_dim: 256 }]);
+}
+
+#[test]
+fn a_llama3_without_its_original_context_has_its_context() {
+    let scaling = json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    let original = |patch: Value| match read(patch).unwrap().anatomy.ropes[0].scaling {
+        RopeScaling::Llama3 { original_max_position_embeddings, .. } => original_max_position_embeddings,
+        other => panic!("{other:?}"),
+    };
+    let mut config = json!({"model_type": "llama", "max_position_embeddings": 77, "rope_scaling": scaling});
+    assert_eq!(original(config.clone()), 77.0);
+    config["rope_scaling"]["original_max_position_embeddings"] = json!(50);
+    assert_eq!(original(config.clone()), 50.0);
+    config["original_max_position_embeddings"] = json!(40);
+    assert_eq!(original(config), 40.0);
+}
+
+#[test]
+fn keys_that_are_ignored_are_named_and_harmless_ones_are_not() {
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16", "use_cache": true,
+        "attn_logit_softcapping": 50.0, "clip_qkv": null, "residual_multiplier": 0.2, "rope_theta": 5e5,
+        "rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 32, "rope_theta": 1e4},
+    });
+    assert_eq!(
+        read(config).unwrap().remarks(),
+        [
+            "`rope_theta` is `500000.0`, and `10000.0` in `rope_scaling`, which counts, as in transformers 5",
+            "`beta_fast` in `rope_scaling` is ignored",
+            "`attn_logit_softcapping`, `residual_multiplier` are not keys of `LlamaForCausalLM` and are ignored",
+        ]
+    );
+}
+
 #[test]
 fn unsupported_values_of_a_family_are_refused() {
     for (patch, part) in [
@@ -116,7 +372,16 @@ fn unsupported_values_of_a_family_are_refused() {
             "bidirectional",
         ),
         (json!({"model_type": "qwen3", "hidden_act": "gelu"}), "`hidden_act: gelu` is not supported"),
-        (json!({"model_type": "gemma2", "query_pre_attn_scalar": 1}), "no key `sliding_window`"),
+        (json!({"model_type": "gemma2", "sliding_window": null}), "no key `sliding_window`"),
+        (json!({"model_type": "gemma2", "use_bidirectional_attention": true}), "bidirectional"),
+        (json!({"model_type": "gemma2", "hidden_activation": "relu"}), "`hidden_activation: relu` is not supported"),
+        (
+            json!({"model_type": "qwen3", "rope_parameters": {"full_attention": {"rope_type": "default"}}}),
+            "one rotary embedding for all layers",
+        ),
+        (json!({"model_type": "llama", "partial_rotary_factor": 0.5}), "rotates whole heads"),
+        (json!({"model_type": "gpt_neox", "head_dim": 32}), "`head_dim: 32` is not supported"),
+        (json!({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}), "`attn_logit_softcapping: 50.0`"),
         (json!({"model_type": "gemma3"}), "`gemma3_text` (Gemma 3 270M and 1B)"),
         (json!({"model_type": "qwen2", "layer_types": ["chunked_attention", 1, 2, 3, 4, 5]}), "chunked_attention"),
     ] {

@@ -13,7 +13,7 @@ use crate::tokens::Tokens;
 /// The stream of the shards that `options` names, in that order. They are read where they lie.
 ///
 /// # Errors
-/// One is damaged, or made with another tokenizer or end-of-text token; all such are named.
+/// One is damaged, or made with another tokenizer, BOS or end-of-text token; all such are named.
 pub(crate) fn given(options: &DatasetOptions, tokenizer: &Tokenizer) -> Result<Stream, DataError> {
     let width = Tokens::for_ids_up_to(tokenizer.largest_id()).width();
     let made = super::made(options, tokenizer);

@@ -2,8 +2,8 @@
 //! hold them in memory.
 //!
 //! They are in a folder `DIR/<key>`. The key is the SHA-256 of everything that the tokens follow
-//! from: the contents of the files in their order, the tokenizer, the end-of-text id, the text
-//! fields, the part of the documents and the version of this code. So a folder is never out of
+//! from: the contents of the files in their order, the tokenizer, the BOS and end-of-text ids, the
+//! text fields, the part of the documents and the version of this code. So a folder is never out of
 //! date, and may be deleted at any time. `shard-NNNNN.tokens` ([`crate::shard`]) hold about
 //! [`Sizes::shard_tokens`] tokens each, and where in the files they end; `index.json`, written
 //! last, counts them. A folder without it, or with a damaged shard, goes on after the shards that
@@ -24,13 +24,13 @@ use crate::error::DataError;
 use crate::options::{DatasetOptions, Progress};
 use crate::shard::{self, Made, ShardFacts, Shards};
 use crate::stream::Stream;
-use crate::tokenize::{Position, Sizes, tokenize};
+use crate::tokenize::{Position, Sizes, document_bos, tokenize};
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
 use index::Index;
 
 /// Goes up whenever the same text would give other tokens or the layout changes.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 
 /// Where the stream of these files belongs. Reads the files whole.
 pub(crate) fn folder(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer) -> Result<PathBuf, DataError> {
@@ -40,7 +40,8 @@ pub(crate) fn folder(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer
         hasher.update(bytes);
     };
     field(&FORMAT_VERSION.to_le_bytes());
-    field(tokenizer.fingerprint().as_bytes());
+    field(tokenizer.fingerprint_of_tokens().as_bytes());
+    field(format!("{:?}", document_bos(options, tokenizer)).as_bytes());
     field(&options.eos_token_id.to_le_bytes());
     field(format!("{:?}", options.split).as_bytes());
     for file in &options.files {
@@ -88,7 +89,8 @@ impl Found {
 }
 
 fn made<'a>(options: &DatasetOptions, tokenizer: &'a Tokenizer) -> Made<'a> {
-    Made { tokenizer: tokenizer.fingerprint(), end_of_text: options.eos_token_id }
+    let bos = document_bos(options, tokenizer);
+    Made { tokenizer: tokenizer.fingerprint_of_tokens(), bos, end_of_text: options.eos_token_id }
 }
 
 /// The stream of a folder, which is made or gone on with where it is not whole; and whether it was.

@@ -48,7 +48,7 @@ fn the_stream_is_each_document_with_an_end_of_text_token() {
     let dataset = build(&files.options).unwrap();
     let mut expected = Vec::new();
     for text in ["row 1", "and a row 2", "a whole file\n"] {
-        expected.extend(tiny().encode(text).unwrap());
+        expected.extend(tiny().encode_start(text).unwrap());
         expected.push(END);
     }
     assert_eq!(stream(&dataset), expected);
@@ -57,6 +57,39 @@ fn the_stream_is_each_document_with_an_end_of_text_token() {
     let batch = dataset.batch(&[1, 0]).unwrap();
     assert_eq!(batch.inputs, [&expected[4..8], &expected[0..4]].concat());
     assert_eq!(batch.targets, [&expected[5..9], &expected[1..5]].concat());
+}
+
+#[test]
+fn the_token_that_ends_documents_does_not_also_begin_them() {
+    let files = files(4);
+    let bos = tiny().bos_token().unwrap();
+    assert_ne!(bos, END);
+    let dataset = build(&DatasetOptions { eos_token_id: bos, ..files.options.clone() }).unwrap();
+    let mut expected = Vec::new();
+    for text in ["row 1", "and a row 2", "a whole file\n"] {
+        expected.extend(tiny().encode(text).unwrap());
+        expected.push(bos);
+    }
+    assert_eq!(stream(&dataset), expected);
+}
+
+#[test]
+fn a_document_with_a_token_that_the_model_has_no_row_for_is_named() {
+    let files = files(4);
+    let special = tiny().token(401).unwrap();
+    let path = files.folder.path().join("c.jsonl");
+    fs_err::write(&path, format!("{{\"text\": \"\"}}\n{{\"text\": \"a\"}}\n{{\"text\": \"b {special}\"}}\n")).unwrap();
+    let mut options = files.options.clone();
+    options.files.push(file(path));
+    build(&options).unwrap();
+    let tokenizer = tiny().for_model(401).unwrap();
+    let error = TokenDataset::build(&options, &tokenizer, &mut |_| ()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("document 3 of `") && error.to_string().contains("c.jsonl` cannot"),
+        "{error}"
+    );
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains(&format!("token `{special}` has the id 401, and the model 401 rows")), "{cause}");
 }
 
 #[test]
@@ -177,7 +210,7 @@ fn best_fit_rows_are_whole_documents_and_as_long_as_they_are() {
     let options = DatasetOptions { packing: Packing::BestFit, ..files.options.clone() };
     let dataset = build(&options).unwrap();
     let documents: Vec<Vec<u32>> = ["row 1", "and a row 2", "a whole file\n"]
-        .map(|text| tiny().encode(text).unwrap().into_iter().chain([END]).collect())
+        .map(|text| tiny().encode_start(text).unwrap().into_iter().chain([END]).collect())
         .to_vec();
     let rows: Vec<usize> = (0..dataset.num_rows()).collect();
     let batch = dataset.batch(&rows).unwrap();
@@ -227,7 +260,7 @@ fn files_of_tokens_stand_for_their_text_and_are_checked() {
     let message = |options: &DatasetOptions| build(options).unwrap_err().to_string();
     let with = |files: Vec<TextFile>| DatasetOptions { files, ..options.clone() };
     let other_end = DatasetOptions { eos_token_id: 1, ..options.clone() };
-    assert!(message(&other_end).contains("were made with another tokenizer or end-of-text token\nhint: "));
+    assert!(message(&other_end).contains("were made with another tokenizer, BOS or end-of-text token\nhint: "));
     let mixed = message(&with(vec![file(shard.clone()), files.options.files[1].clone()]));
     assert!(mixed.contains("b.txt` is text and `") && mixed.contains("expected one kind in a source"), "{mixed}");
     let part = DatasetOptions { split: Split::Train { heldout: 0.5 }, ..options.clone() };

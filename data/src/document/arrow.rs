@@ -88,12 +88,16 @@ fn column(schema: &SchemaRef, path: &Path, text_field: &str) -> Result<Vec<usize
         let found = paths.into_iter().map(|(name, ..)| name).collect();
         return Err(DataError::MissingField { place: place(), kind: "column", field: text_field.to_owned(), found });
     };
-    match data_type {
+    let of_values = match data_type {
+        DataType::Dictionary(_, of_values) => of_values.as_ref(),
+        plain => plain,
+    };
+    match of_values {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(steps.clone()),
-        other => Err(DataError::NotAString {
+        _ => Err(DataError::NotAString {
             place: place(),
             field: text_field.to_owned(),
-            found: format!("a column of type {other}"),
+            found: format!("a column of type {data_type}"),
         }),
     }
 }
@@ -167,12 +171,27 @@ fn texts(batch: &RecordBatch, inner: &[usize]) -> Vec<Option<String>> {
         array = array.as_struct().column(*field);
         look(array);
     }
-    let value = |row: usize| match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().value(row),
-        DataType::LargeUtf8 => array.as_string::<i64>().value(row),
-        _ => array.as_string_view().value(row),
-    };
-    present.iter().enumerate().map(|(row, present)| present.then(|| value(row).to_owned())).collect()
+    let rows = present.iter().enumerate();
+    match array.as_any_dictionary_opt() {
+        None => rows.map(|(row, present)| present.then(|| string(array, row).to_owned())).collect(),
+        // Each string once, and for each row its number; without a string every row is null.
+        Some(dictionary) if dictionary.values().is_empty() => vec![None; array.len()],
+        Some(dictionary) => {
+            let (values, numbers) = (dictionary.values().as_ref(), dictionary.normalized_keys());
+            let number = |row: usize| numbers.get(row).copied().filter(|number| values.is_valid(*number));
+            let of_row = |row: usize| number(row).map(|number| string(values, number).to_owned());
+            rows.map(|(row, present)| present.then(|| of_row(row)).flatten()).collect()
+        }
+    }
+}
+
+/// A string of an array of strings.
+fn string(array: &dyn Array, index: usize) -> &str {
+    match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().value(index),
+        DataType::LargeUtf8 => array.as_string::<i64>().value(index),
+        _ => array.as_string_view().value(index),
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +223,16 @@ mod tests {
             let bytes = fs_err::metadata(golden(name)).unwrap().len();
             assert!(rows[299].bytes_read <= bytes && rows[299].bytes_read > bytes / 2, "{name}");
         }
+    }
+
+    #[test]
+    fn strings_that_a_dictionary_holds_once_are_read_and_null_rows_are_errors() {
+        let expected: Vec<String> = (0..300).map(|row| format!("row {} é", row % 7)).collect();
+        assert_eq!(texts(&golden("dictionary.arrow"), "text").unwrap(), expected);
+        let message = |field| texts(&golden("dictionary.arrow"), field).unwrap_err().to_string();
+        assert!(message("some").starts_with("row 2 of `"), "{}", message("some"));
+        assert!(message("none").starts_with("row 1 of `"), "{}", message("none"));
+        assert!(message("number").contains("a column of type Dictionary(Int32, Int64)"), "{}", message("number"));
     }
 
     #[test]

@@ -13,6 +13,10 @@ use crate::error::DataError;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
+/// Base-2 logarithm of the largest window of a frame: that of `zstd --long=31`, the largest of the
+/// format's encoder. The decoder reserves what a frame states, at most 2 GiB.
+const ZSTD_WINDOW_LOG: u32 = 31;
+
 /// Compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
@@ -62,7 +66,11 @@ impl Bytes {
         let reader: Box<dyn Read + Send> = match compression {
             None => Box::new(file),
             Some(Compression::Gzip) => Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file))),
-            Some(Compression::Zstandard) => Box::new(zstd::stream::read::Decoder::new(file)?),
+            Some(Compression::Zstandard) => {
+                let mut decoder = zstd::stream::read::Decoder::new(file)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Box::new(decoder)
+            }
         };
         let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
         Ok(Self { path: path.to_owned(), compression, reader, taken, given: 0 })
@@ -140,7 +148,7 @@ mod tests {
     #[test]
     fn packed_rows_are_those_of_the_plain_file_also_in_several_members() {
         let expected: Vec<String> = (0..300).map(|row| format!("row {row} é")).collect();
-        for name in ["rows.jsonl.gz", "rows.jsonl.zst"] {
+        for name in ["rows.jsonl.gz", "rows.jsonl.zst", "long.jsonl.zst"] {
             let rows: Vec<_> = documents(&golden(name), "text").unwrap().map(Result::unwrap).collect();
             assert!(rows.iter().map(|row| &row.text).eq(&expected), "{name}");
             assert!(rows.is_sorted_by_key(|row| row.bytes_read));

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use retie_config::parse_json;
 use serde_json::Value;
 
 use super::compression::Bytes;
@@ -58,7 +59,10 @@ impl JsonlRows {
             offset: start + error.valid_up_to() as u64,
             unit: self.bytes.unit(),
         })?;
-        let value = serde_json::from_str(line).map_err(|source| DataError::Json { place: self.place(), source })?;
+        let value = parse_json(line).map_err(|source| match half_surrogate(line) {
+            Some(escape) => DataError::HalfSurrogate { place: self.place(), escape: escape.to_owned() },
+            None => DataError::Json { place: self.place(), source },
+        })?;
         let Value::Object(mut object) = value else {
             return Err(DataError::NotAnObject {
                 place: self.place(),
@@ -85,6 +89,27 @@ impl JsonlRows {
     fn place(&self) -> Place {
         Place { path: self.path.clone(), part: Some(("line", self.line)) }
     }
+}
+
+/// The first escape of `line` that is half of a surrogate pair.
+fn half_surrogate(line: &str) -> Option<&str> {
+    const ESCAPE: usize = "\\u0000".len();
+    let unit = |at: usize| -> Option<u16> {
+        let escape = line.get(at..at + ESCAPE)?;
+        u16::from_str_radix(escape.strip_prefix("\\u")?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = line.get(at..).and_then(|rest| rest.find('\\')) {
+        at += found;
+        at += match unit(at) {
+            Some(0xd800..0xdc00) if unit(at + ESCAPE).is_some_and(|low| (0xdc00..0xe000).contains(&low)) => 2 * ESCAPE,
+            Some(0xd800..0xe000) => return line.get(at..at + ESCAPE),
+            Some(_) => ESCAPE,
+            // Another escape has one character, a backslash or not.
+            None => 1 + line[at + 1..].chars().next().map_or(0, char::len_utf8),
+        };
+    }
+    None
 }
 
 fn json_type(value: &Value) -> &'static str {
@@ -133,6 +158,22 @@ mod tests {
     }
 
     #[test]
+    fn half_a_surrogate_pair_is_named_and_numbers_of_python_are_read() {
+        let whole = b"{\"text\": \"a \\ud83d\\ude00\", \"score\": NaN}\n{\"text\": \"b\", \"least\": -Infinity}\n";
+        assert_eq!(read(whole, "text").unwrap(), ["a \u{1f600}", "b"]);
+        for (text, escape) in [
+            (&b"{\"text\": \"x \\\\ \\ud83d y\"}\n"[..], "\\ud83d"),
+            (b"{\"text\": \"\\uDE00\"}\n", "\\uDE00"),
+            (b"{\"text\": \"\\ud83d\\ud83d\\ude00\"}\n", "\\ud83d"),
+        ] {
+            let expected =
+                format!("line 1 of `FILE` has `{escape}`, half of a surrogate pair, which is no character\nhint: ");
+            assert!(message(text).starts_with(&expected), "{}", message(text));
+        }
+        assert_eq!(message(b"{\"text\": \"\\\\ud83d\", x}\n"), "line 1 of `FILE` is not valid JSON");
+    }
+
+    #[test]
     fn a_missing_field_lists_the_fields_of_the_row() {
         assert_eq!(
             message(b"{\"text\": \"a\"}\n{\"content\": \"x\", \"id\": 1}\n"),
@@ -140,6 +181,7 @@ mod tests {
              hint: name the one that holds the text with `text_field`"
         );
         assert_eq!(message(b"{}\n"), "line 1 of `FILE` has no field `text`, found: nothing");
+        assert!(message(b"{\"messages\": []}\n").contains("found: `messages`\nhint: these are conversations"));
         assert_eq!(message(b"{\"text\": null}\n"), "line 1 of `FILE` has null in `text`, expected a string");
     }
 

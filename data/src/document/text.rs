@@ -17,6 +17,7 @@ pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// byte offset).
 pub fn read_text(path: &Path) -> Result<String, DataError> {
     super::check_file(path)?;
+    super::check_start(path)?;
     let mut file = Bytes::open(path)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;

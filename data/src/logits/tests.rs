@@ -127,3 +127,19 @@ fn a_cache_of_something_else_is_refused() {
     fs_err::write(empty.path().join(META_FILE), "{\"schema\": 2}").unwrap();
     assert!(matches!(LogitsCache::open(empty.path()), Err(DataError::BadLogits { .. })));
 }
+
+#[test]
+fn logits_that_are_not_numbers_are_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = meta(VOCAB);
+    let mut writer = LogitsWriter::open(dir.path(), meta.clone()).unwrap();
+    for r in meta.rows_of(1) {
+        for (ids, mut log_probs) in row(&meta, r) {
+            log_probs[0] = f32::NAN;
+            writer.push(&ids, &log_probs);
+        }
+    }
+    let message = writer.finish_shard(1).unwrap_err().to_string();
+    assert!(message.starts_with("the teacher's logits for rows 2 to 3 are not numbers"), "{message}");
+    assert_eq!(writer.missing(), [0, 1, 2]);
+}

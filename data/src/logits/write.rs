@@ -19,6 +19,8 @@ pub struct LogitsWriter {
     tokens: usize,
     ends: Vec<usize>,
     bytes: Vec<u8>,
+    /// Whether the logarithm of a token's probability in the shard is not a number.
+    has_nan: bool,
 }
 
 impl LogitsWriter {
@@ -36,7 +38,7 @@ impl LogitsWriter {
             let text = serde_json::to_vec_pretty(&meta).map_err(std::io::Error::from)?;
             write_whole(&dir.join(META_FILE), |file| file.write_all(&text))?;
         }
-        Ok(Self { dir: dir.to_owned(), meta, tokens: 0, ends: Vec::new(), bytes: Vec::new() })
+        Ok(Self { dir: dir.to_owned(), meta, tokens: 0, ends: Vec::new(), bytes: Vec::new(), has_nan: false })
     }
 
     /// Description of the cache.
@@ -73,6 +75,8 @@ impl LogitsWriter {
         let LogitsMeta { top_k, top_p, sequence_length, .. } = self.meta;
         let fits = ids.len() == top_k || top_p.is_some() && ids.len() < top_k;
         assert!(fits && log_probs.len() == ids.len() + 1, "{} ids and {} logarithms", ids.len(), log_probs.len());
+        // The rest's is the logarithm of a difference, which may be rounded to one below 0.
+        self.has_nan |= log_probs.iter().take(ids.len()).any(|log_prob| log_prob.is_nan());
         encode(&self.meta, ids, log_probs, &mut self.bytes);
         self.tokens += 1;
         if self.tokens.is_multiple_of(sequence_length) {
@@ -83,13 +87,16 @@ impl LogitsWriter {
     /// Writes what was added as `shard`.
     ///
     /// # Errors
-    /// The disk fails or is full; the shard is not there then.
+    /// The disk fails or is full, or a logarithm is not a number; the shard is not there then.
     ///
     /// # Panics
     /// When these are not the rows of the shard.
     pub fn finish_shard(&mut self, shard: usize) -> Result<(), DataError> {
         let rows = self.meta.rows_of(shard).len();
         assert_eq!(self.tokens, rows * self.meta.sequence_length, "the rows of the shard");
+        if self.has_nan {
+            return Err(DataError::LogitsNotFinite { dir: self.dir.clone(), rows: self.meta.rows_of(shard) });
+        }
         let mut index = Vec::with_capacity(self.meta.index_bytes(rows));
         if self.meta.top_p.is_some() {
             self.ends.iter().for_each(|end| index.extend_from_slice(&(*end as u64).to_le_bytes()));

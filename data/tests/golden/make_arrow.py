@@ -20,7 +20,18 @@ table = pa.table(
 )
 
 
-def write(open_writer, name, compression=None):
+strings = pa.array([f"row {row % 7} é" for row in range(rows)])
+dictionaries = pa.table(
+    {
+        "text": strings.dictionary_encode(),
+        "some": pa.array(["a", None] * (rows // 2)).dictionary_encode(),
+        "none": pa.array([None] * rows, pa.string()).dictionary_encode(),
+        "number": pa.array([row % 3 for row in range(rows)]).dictionary_encode(),
+    }
+)
+
+
+def write(open_writer, name, compression=None, table=table):
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with open_writer(here / name, table.schema, options=options) as writer:
         writer.write_table(table, max_chunksize=128)
@@ -29,4 +40,5 @@ def write(open_writer, name, compression=None):
 write(pa.ipc.new_file, "plain.arrow")
 write(pa.ipc.new_file, "zstd.arrow", "zstd")
 write(pa.ipc.new_stream, "stream.arrow")
+write(pa.ipc.new_file, "dictionary.arrow", table=dictionaries)
 pyarrow.feather.write_feather(table, here / "lz4.feather", compression="lz4", chunksize=128)

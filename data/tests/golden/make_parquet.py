@@ -20,6 +20,8 @@ pq.write_table(
     use_dictionary=False,
     column_encoding={"text": "DELTA_BYTE_ARRAY", "id": "PLAIN"},
 )
+for codec in ["gzip", "brotli", "lz4"]:
+    pq.write_table(nullable, here / f"{codec}.parquet", compression=codec, row_group_size=300)
 required = pa.schema([pa.field("text", pa.string(), nullable=False)])
 pq.write_table(
     pa.table({"text": texts}, schema=required), here / "plain_required.parquet", compression="none", use_dictionary=False

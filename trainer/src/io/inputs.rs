@@ -56,7 +56,7 @@ impl Inputs {
         check_trained(config, &student)?;
         check_routers(config, &student)?;
         let tokenizer = tokenizer(&student)?;
-        tokenizer.check_vocab(student.config.vocab_size)?;
+        check_context(config.data.sequence_length, &student);
         let end_of_text = end_of_text(&student, &tokenizer)?;
         let named = config.teacher.as_ref();
         let teacher = named.and_then(|t| t.model.as_ref()).map(|model| ModelSource::open(model)).transpose()?;
@@ -67,6 +67,7 @@ impl Inputs {
         }
         if let Some(teacher) = &teacher {
             teacher.validate()?;
+            check_context(config.data.sequence_length, teacher);
             let own = teacher.tokenizer_json().map(|_| self::tokenizer(teacher)).transpose()?;
             check_shared_vocabulary(vocabulary(teacher, own.as_ref()), vocabulary(&student, Some(&tokenizer)))?;
         }
@@ -142,11 +143,21 @@ fn stacks(student: &ModelSource, teacher: Option<&ModelSource>) -> Result<Stacks
     })
 }
 
+/// Says where sequences of `sequence_length` tokens are longer than the context of `model`, which
+/// has never seen positions past it.
+pub fn check_context(sequence_length: usize, model: &ModelSource) {
+    let context = model.config.max_position_embeddings;
+    if sequence_length > context {
+        tracing::warn!(sequence_length, context, "sequences are longer than the context of `{}`", model.spec);
+    }
+}
+
 /// The tokenizer of `model`.
 ///
 /// # Errors
-/// It has none, or a damaged one.
+/// It has none, or one that is damaged or of another model.
 pub fn tokenizer(model: &ModelSource) -> Result<Tokenizer, TrainError> {
     let tokenizer = Tokenizer::from_model_files(&model.companions, &model.path)?;
-    tokenizer.ok_or_else(|| TrainError::NoTokenizer { model: model.spec.clone() })
+    let tokenizer = tokenizer.ok_or_else(|| TrainError::NoTokenizer { model: model.spec.clone() })?;
+    Ok(tokenizer.for_model(model.config.vocab_size)?)
 }

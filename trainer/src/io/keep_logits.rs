@@ -2,7 +2,7 @@
 //! not in every run.
 
 use super::{
-    inputs::{end_of_text, tokenizer},
+    inputs::{check_context, end_of_text, tokenizer},
     texts::{TextFiles, Tokenizing},
 };
 use crate::{
@@ -87,7 +87,7 @@ pub fn keep_logits(
     options.check(teacher.config.vocab_size)?;
     let files = lead_first(ranks, || TextFiles::find(&options.data))?;
     let tokenizer = tokenizer(teacher)?;
-    tokenizer.check_vocab(teacher.config.vocab_size)?;
+    check_context(options.data.sequence_length, teacher);
     let end_of_text = end_of_text(teacher, &tokenizer)?;
     let mut tokenizing = Tokenizing {
         tokenizer: &tokenizer,

@@ -45,7 +45,6 @@ pub fn tokenize(
 ) -> Result<Vec<TokenizedText>, TrainError> {
     let files = TextFiles::find(data)?;
     let tokenizer = tokenizer(model)?;
-    tokenizer.check_vocab(model.config.vocab_size)?;
     let end_of_text = end_of_text(model, &tokenizer)?;
     let mut tokenizing = Tokenizing { tokenizer: &tokenizer, end_of_text, events };
     let train = files.train(&mut tokenizing)?;

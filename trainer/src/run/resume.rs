@@ -66,9 +66,25 @@ pub fn start(config: &UptrainConfig, resume: &Resume, device: &Device) -> Result
     let run = checkpoint.and(found.as_deref()).and_then(|path| path.parent()?.parent()).unwrap_or(dir);
     let changes = changes(config, &run.join(CONFIG_FILE), allowed)?;
     let rules = UpdateRules::new(&config.optimizer);
-    let restored = found.map(|path| Ok::<_, TrainError>((checkpoint::load(&path, &rules, device)?, path)));
-    let restored = restored.transpose()?;
-    Ok(Start { restored, changes })
+    let Some(path) = found.clone() else { return Ok(Start { restored: None, changes }) };
+    let load = |path: &Path| checkpoint::load(path, &rules, device);
+    let restored = match load(&path) {
+        Ok(restored) => restored,
+        Err(error) => return Err(damaged(error, path, run, |path| load(path).is_ok())),
+    };
+    Ok(Start { restored: Some((restored, path)), changes })
+}
+
+/// The error of reading the checkpoint `path`, with the last one before it of the folder `run` that
+/// `is_whole`, if there is one.
+fn damaged(error: TrainError, path: PathBuf, run: &Path, is_whole: impl Fn(&Path) -> bool) -> TrainError {
+    let same = |other: &Path| fs_err::canonicalize(other).ok() == fs_err::canonicalize(&path).ok();
+    let steps = checkpoint::list(run).unwrap_or_default().into_iter().map(|(_, step)| step);
+    let earlier: Vec<PathBuf> = steps.take_while(|step| !same(step)).collect();
+    match earlier.into_iter().rev().find(|step| is_whole(step)) {
+        Some(before) => TrainError::DamagedCheckpoint { path, before, source: Box::new(error) },
+        None => error,
+    }
 }
 
 fn holds_run(dir: &Path) -> bool {

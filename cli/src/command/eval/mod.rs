@@ -311,8 +311,13 @@ impl Evaluation<'_> {
     /// Measures the model's routers on `text`, with a progress bar; `None` without routers.
     pub fn routers(&self, text: &str, options: PerplexityOptions) -> anyhow::Result<Option<RouterReport>> {
         let tokens = self.model.tokenizer.encode(text)?;
-        let windows = retie_data::windows(&tokens, options.window, options.stride)?;
-        let windows: Vec<&[u32]> = windows.take(options.limit.unwrap_or(usize::MAX)).map(|w| w.tokens).collect();
+        // Each window begins with the BOS token, as for the perplexity.
+        let bos: Vec<u32> = self.model.tokenizer.bos_token().into_iter().collect();
+        let text_tokens = options.window.saturating_sub(bos.len());
+        let stride = if options.stride == options.window { text_tokens } else { options.stride };
+        let windows = retie_data::windows(&tokens, text_tokens, stride)?.take(options.limit.unwrap_or(usize::MAX));
+        let windows: Vec<Vec<u32>> = windows.map(|window| [&bos[..], window.tokens].concat()).collect();
+        let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
         let texts =
             windows.iter().map(|ids| Ok((*ids, self.model.pieces(ids)?))).collect::<anyhow::Result<Vec<_>>>()?;
         let classes = retie_eval::classify(&texts);
