@@ -244,21 +244,15 @@ fn a_fitted_weight_is_a_solution_of_ridge_regression() {
     let name = "model.layers.5.mlp.down_proj.weight";
     let [fitted, own] = [&written as &dyn TensorSource, &source].map(|from| from.read_f32(name).unwrap());
     let rows = 14 * TOKENS;
-    let scale =
-        |goal: &[f32]| (goal.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / goal.len() as f64).sqrt().recip();
-    let scales: Vec<f64> = goal.chunks(width).take(rows).map(scale).collect();
-    let square = |i: usize| {
-        let read = inputs.chunks(inner).zip(&scales).map(|(x, scale)| (f64::from(x[i]) * scale).powi(2));
-        read.sum::<f64>() / rows as f64
-    };
+    let square = |i: usize| inputs.chunks(inner).take(rows).map(|x| f64::from(x[i]).powi(2)).sum::<f64>() / rows as f64;
     let squares: Vec<f64> = (0..inner).map(square).collect();
     let objective = |weight: &[f64], ridge: f64| {
         let mut sum = 0.0;
         let streams = residual.chunks(width).zip(goal.chunks(width));
-        for ((x, (h, g)), scale) in inputs.chunks(inner).zip(streams).zip(&scales) {
+        for (x, (h, g)) in inputs.chunks(inner).zip(streams).take(rows) {
             for (i, row) in weight.chunks(inner).enumerate() {
                 let y: f64 = row.iter().zip(x).map(|(w, x)| w * f64::from(*x)).sum();
-                sum += ((f64::from(g[i]) - f64::from(h[i]) - y) * scale).powi(2);
+                sum += (f64::from(g[i]) - f64::from(h[i]) - y).powi(2);
             }
         }
         let far = weight.iter().zip(&own).zip(squares.iter().cycle());

@@ -11,9 +11,10 @@
 //! T = W + E[(g − ĥ − b − W x̂) x̂ᵀ] (C + λ diag C)⁻¹,    C = E[x̂ x̂ᵀ],
 //! ```
 //!
-//! ridge regression of what is missing, each row divided by the root mean square of `g`. It has the
-//! shape of `W`: nothing is added to the model, and what was removed is approximated by what is left
-//! (as ReplaceMe, <https://arxiv.org/abs/2505.02819>, does behind one cut).
+//! ridge regression of what is missing. It has the shape of `W`: nothing is added to the model, and
+//! what was removed is approximated by what is left (as ReplaceMe,
+//! <https://arxiv.org/abs/2505.02819>, does behind one cut). Rows divided by the length of `g`, as
+//! the norms behind take them, end at a higher KL (`docs/log.md`).
 //!
 //! Many fits one after another to the same rows would hide from each other what none of them
 //! explains on others. So one sequence in [`VALIDATED`] is fitted to by none; `λ` is the one of
@@ -175,8 +176,7 @@ impl Moments {
 }
 
 /// Moments of what a linear reads and of what should be added to the residual stream: of the
-/// sequences that are fitted to, and of those that choose the ridge. Every row counts relative to
-/// the length of its stream, as the norms of the layers behind it take it.
+/// sequences that are fitted to, and of those that choose the ridge.
 fn observe(
     context: &Context<'_>,
     layer: &Overlay,
@@ -209,28 +209,13 @@ fn observe(
             let goal = &goals.behind(point)[(row + part.start) * width..(row + part.end) * width];
             let inputs = &seen.inputs[part.start * inp..part.end * inp];
             let residual = &seen.residual[part.start * width..part.end * width];
-            let scales: Vec<f32> = goal.chunks(width).map(inverse_rms).collect();
-            let goal = scaled(goal, &scales);
             let offset: Vec<f32> = residual.chunks(width).flat_map(|row| add(row, &bias)).collect();
-            let offset = scaled(&offset, &scales);
-            sums.add(Pair { source: None, tied: &scaled(inputs, &scales), residual: Some([&goal, &offset]) });
+            sums.add(Pair { source: None, tied: inputs, residual: Some([goal, &offset]) });
         }
         row += rows;
     })?;
     let [fitted, validated] = sums.map(Moments);
     Ok([fitted, validated])
-}
-
-/// `1 / sqrt(mean of squares)`; 0 for a row of zeros, which then counts for nothing.
-fn inverse_rms(row: &[f32]) -> f32 {
-    let square = row.iter().map(|x| x * x).sum::<f32>() / row.len().max(1) as f32;
-    if square > 0.0 { square.sqrt().recip() } else { 0.0 }
-}
-
-/// Rows times a factor each.
-fn scaled(rows: &[f32], scales: &[f32]) -> Vec<f32> {
-    let width = rows.len() / scales.len().max(1);
-    rows.chunks(width).zip(scales).flat_map(|(row, scale)| row.iter().map(move |x| x * scale)).collect()
 }
 
 fn add<'r>(row: &'r [f32], bias: &'r [f32]) -> impl Iterator<Item = f32> + 'r {

@@ -69,7 +69,8 @@ struct Allowance {
     allowed: usize,
     /// Layers that are kept.
     num_kept: usize,
-    /// Most layers of a looped block: as many as give back the depth that was removed, 0 for none.
+    /// Most layers of a looped block: as many as give back the depth that was removed and as the
+    /// budget allows, 0 for none.
     block: usize,
 }
 
@@ -87,14 +88,17 @@ impl Allowance {
         let mut smallest = all;
         for num_kept in (1..num_layers).rev() {
             let further = space.num_recursions - 1;
-            let block = (num_layers - num_kept).checked_div(further).map_or(0, |block| block.clamp(1, num_kept));
-            let found = Loop { first: num_kept - block, length: block, gate: 0.0, kl: 0.0 };
-            let kept: Vec<usize> = (0..num_kept).collect();
-            let layers = if block == 0 { kept } else { found.unroll(&kept, space.num_recursions) };
-            let plan = ConversionPlan::new(source, &conversion(space, layers, 0.0)?)?;
-            smallest = ParameterCounts::from_config(&plan.config).total();
-            if smallest <= allowed {
-                return if allowed >= all { Err(bad(smallest)) } else { Ok(Self { allowed, num_kept, block }) };
+            let longest = (num_layers - num_kept).checked_div(further).map_or(0, |block| block.clamp(1, num_kept));
+            // A kept layer is worth more than a longer loop.
+            for block in (longest.min(1)..=longest).rev() {
+                let found = Loop { first: num_kept - block, length: block, gate: 0.0, kl: 0.0 };
+                let kept: Vec<usize> = (0..num_kept).collect();
+                let layers = if block == 0 { kept } else { found.unroll(&kept, space.num_recursions) };
+                let plan = ConversionPlan::new(source, &conversion(space, layers, 0.0)?)?;
+                smallest = ParameterCounts::from_config(&plan.config).total();
+                if smallest <= allowed {
+                    return if allowed >= all { Err(bad(smallest)) } else { Ok(Self { allowed, num_kept, block }) };
+                }
             }
         }
         Err(bad(smallest))

@@ -1,0 +1,100 @@
+//! `convert --init select` and `convert --method drop` on the bundled model.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use serde_json::Value;
+use support::Place;
+
+const TEXT: &str = "--calibration text/train.jsonl --calibration-tokens 4096 --dtype f32";
+
+fn nll(place: &Place, model: &str) -> f64 {
+    let line =
+        format!("eval {model} --tasks perplexity --text text/heldout.jsonl --limit 8 --window 128 --json {model}.json");
+    place.retie(&line).ok();
+    let results: Value = serde_json::from_str(&place.read(&format!("{model}.json"))).unwrap();
+    results["results"]["perplexity"]["token_nll"].as_f64().unwrap()
+}
+
+fn report(place: &Place, model: &str) -> Value {
+    serde_json::from_str(&place.read(&format!("{model}/convert.json"))).unwrap()
+}
+
+#[test]
+fn removed_layers_are_compensated_and_a_closed_loop_over_them_changes_no_logit() {
+    let place = Place::new();
+    let table = place.retie(&format!("convert base --method drop --budget 75% {TEXT} -o drop")).ok();
+    assert!(table.contains("layers kept within") && table.contains("uncompensated"), "{table}");
+    place.retie(&format!("convert base --method drop --budget 75% --compensation none {TEXT} -o bare")).ok();
+    let (base, drop, bare) = (nll(&place, "base"), nll(&place, "drop"), nll(&place, "bare"));
+    // At least a fifth of what the removal costs comes back.
+    assert!(base < drop && drop < bare - 0.2 * (bare - base), "{base} {drop} {bare}");
+
+    // A plain model: another conversion reads it as any other.
+    let config: Value = serde_json::from_str(&place.read("drop/config.json")).unwrap();
+    let kept = report(&place, "drop")["selection"]["kept"].as_array().unwrap().len();
+    assert_eq!((config["num_hidden_layers"].as_u64(), &config["model_type"]), (Some(kept as u64), &"llama".into()));
+
+    let layers: Vec<u64> =
+        report(&place, "drop")["selection"]["kept"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+    let list = |layers: &[u64]| layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let looped = [&layers[..3], &layers[1..]].concat();
+    place
+        .retie(&format!(
+            "convert base --init select --source-layers {} --lora-rank 2 --share-norms false {TEXT} -o closed",
+            list(&looped)
+        ))
+        .ok();
+    let same = place.retie("check identity closed --reference drop --tolerance 0").ok();
+    assert!(same.contains("beside drop") && same.contains("ok"), "{same}");
+    assert_eq!(nll(&place, "closed"), drop);
+    place
+        .retie(&format!("convert base --init select --source-layers {} --gate 0.3 {TEXT} -o open", list(&looped)))
+        .ok();
+    assert_eq!(place.retie("check identity open --reference drop").code, Some(1));
+
+    // A step of training opens the gates.
+    let yaml = "schema: 1\nrun: {dir: run}\nstudent: {model: closed}\nteacher: {model: base}\n\
+                data: {train: [text/train.jsonl], sequence_length: 32}\n\
+                losses: [cross_entropy: {weight: 1}]\noptimizer: {lr: 1e-2, groups: {extras: {lr: 10}}}\n\
+                schedule: constant\ntrain: {steps: 2, batch_size: 2, seed: 1}\n";
+    place.write("run.yaml", yaml);
+    place.retie("uptrain run.yaml").ok();
+    let other = place.retie("check identity run/model --reference drop");
+    assert_eq!(other.code, Some(1), "{other:?}");
+}
+
+#[test]
+fn a_selection_is_planned_written_and_the_same_again() {
+    let place = Place::new();
+    let line = format!("convert base --init select --budget 80% --share-norms false {TEXT}");
+    let plan = place.retie(&format!("{line} --plan -o first")).ok();
+    assert!(plan.contains("looped layers") && !place.path("first").exists(), "{plan}");
+    for name in ["first", "second"] {
+        place.retie(&format!("{line} --report {name}.html -o {name}")).ok();
+    }
+    let read = |name: &str| fs_err::read(place.path(name)).unwrap();
+    assert!(read("first/model.safetensors") == read("second/model.safetensors"));
+    let report = report(&place, "first");
+    let (recursion, selection) = (&report["recursion"], &report["selection"]);
+    assert_eq!((&recursion["init"], &recursion["sharing"]), (&"select".into(), &"cycle".into()));
+    assert!(selection["loops"][0]["kl"].as_f64().unwrap() <= selection["kl"].as_f64().unwrap());
+    assert!(report["calibration"]["calibrated"]["kl"].as_f64() < report["calibration"]["average"]["kl"].as_f64());
+    assert!(plan.contains(&format!("{:.4}", selection["kl"].as_f64().unwrap())), "{plan}");
+}
+
+#[test]
+fn what_does_not_go_with_a_selection_is_refused() {
+    let place = Place::new();
+    let refused = |line: &str| place.refused(line);
+    let drop = "convert base --method drop -o out";
+    assert!(refused(drop).contains("nothing says how many layers are kept"));
+    assert!(refused(&format!("{drop} --budget 75%")).contains("method `drop` has no text to be measured on"));
+    assert!(refused(&format!("{drop} --budget 100% {TEXT}")).contains("nothing has to be removed"));
+    assert!(refused(&format!("{drop} --source-layers 0,1 --lora-rank 4")).contains("takes no `lora_rank`"));
+    assert!(refused(&format!("{drop} --source-layers 0,99")).contains("layer 99 is listed"));
+    assert!(
+        refused("convert base --init average --recursions 2 --sharing cycle --gate 1 -o out")
+            .contains("takes no `gate`")
+    );
+}
