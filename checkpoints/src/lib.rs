@@ -30,7 +30,7 @@ pub use safetensors::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,
     SafetensorsWriter,
 };
-pub use source::{ModelSource, under_our_names};
+pub use source::{ModelSource, under_family_names, under_our_names};
 pub use staging::Staging;
 pub use stored_layers::{StoredLayer, stored_layers};
 pub use tensor::{Dtype, TensorInfo, TensorSource, narrow, widen};

@@ -1,6 +1,10 @@
 //! Resolution of a model specification: a local folder, a `.gguf` file, or a name on the hub.
 
-use crate::{CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource, gpt_neox::GptNeox, layout};
+use crate::{
+    CheckpointError, GgufFile, Hub, HubId, SafetensorsFolder, TensorSource,
+    gpt_neox::{FusedNeox, GptNeox},
+    layout,
+};
 use retie_config::{ModelConfig, TensorNames};
 use std::path::{Path, PathBuf};
 
@@ -120,6 +124,16 @@ pub fn under_our_names(tensors: impl TensorSource + 'static, config: &ModelConfi
             Box::new(GptNeox::new(tensors, config.num_attention_heads))
         }
         _ => Box::new(tensors),
+    }
+}
+
+/// Tensors of a plain model of `config`, which have the names of the checkpoint layout, under the
+/// names of its family's checkpoints. The inverse of [`under_our_names`].
+#[must_use]
+pub fn under_family_names<'a>(tensors: &'a dyn TensorSource, config: &ModelConfig) -> Box<dyn TensorSource + 'a> {
+    match config.architecture.tensor_names {
+        TensorNames::GptNeox => Box::new(FusedNeox::new(tensors, config)),
+        TensorNames::Llama => Box::new(tensors),
     }
 }
 

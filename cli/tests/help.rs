@@ -18,6 +18,7 @@ fn help_is_as_recorded() {
         "tokenize",
         "eval",
         "generate",
+        "export",
         "bench",
         "demo",
         "report",

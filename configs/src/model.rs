@@ -147,6 +147,18 @@ impl ModelConfig {
         Self { num_hidden_layers: depths.len(), anatomy, ..self.clone() }
     }
 
+    /// Plain model with one layer for each depth of this one: its keys are those of the family, with
+    /// the attention settings of every depth.
+    #[must_use]
+    pub fn unrolled(&self) -> Self {
+        let mut other = self.other.clone();
+        other.remove("recursion");
+        other.insert("num_hidden_layers".into(), json!(self.num_hidden_layers));
+        other.insert("tie_word_embeddings".into(), json!(self.anatomy.tie_word_embeddings));
+        other.extend(self.architecture.depth_keys(&self.anatomy).map(|(key, value)| (key.to_owned(), value)));
+        Self { recursion: None, other, ..self.clone() }
+    }
+
     /// Refuses a recursion that does not fit the model. A configuration read from a file has passed
     /// this check; a changed one has to pass it again.
     ///

@@ -1,0 +1,108 @@
+//! `retie export`: what it wrote has the logits of `transformers`, and what no format holds is
+//! refused.
+//!
+//! The models of `export/`, one of each family, and their logits are by `export/make.py`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use burn::tensor::{Device, Int, Tensor};
+use insta::assert_snapshot;
+use retie_checkpoint::{Dtype, ModelSource, widen};
+use retie_model::{CausalLm, kernels::f32_slice};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use support::{CONVERT, Place, copy};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/export")
+}
+
+/// Names of the golden models.
+fn families() -> Vec<String> {
+    let entries = fs_err::read_dir(goldens()).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = entries
+        .filter(|path| path.is_dir())
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Largest difference of the logits of the model at `path` from those of `transformers` for the
+/// golden model `name`, relative to the largest.
+fn difference(path: &Path, name: &str) -> f32 {
+    let bytes = fs_err::read(goldens().join("logits.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&bytes).unwrap();
+    let ids = golden.tensor(&format!("{name}.ids")).unwrap();
+    let ids: Vec<i32> = ids.data().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as i32).collect();
+    let expected = widen(golden.tensor(&format!("{name}.logits")).unwrap().data(), Dtype::F32);
+    let source = ModelSource::open(path.to_str().unwrap()).unwrap();
+    source.validate().unwrap();
+    let device = Device::flex();
+    let model = CausalLm::load(&source.config, source.tensors.as_ref(), &device).unwrap();
+    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device).reshape([1, ids.len()]);
+    let logits = model.logits(model.forward(ids, None)).into_data();
+    let found = f32_slice(&logits);
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+}
+
+/// Tolerance of logits in f32 beside those in f64: some hundred roundings of 2⁻²⁴ each.
+const F32: f32 = 1e-5;
+
+#[test]
+fn plain_folders_of_every_family_have_the_logits_of_transformers() {
+    let place = Place::new();
+    let families = families();
+    assert_eq!(families.len(), 11, "{families:?}");
+    for name in families {
+        let model = place.path(&name);
+        copy(&goldens().join(&name), &model);
+        let export = format!("export {name} --to hf-unrolled --dtype f32 -o {name}-unrolled --json");
+        let report = json(&place.retie(&export).ok());
+        assert_eq!(report["scaled"], 4, "{report}");
+        assert!(report["merged"].as_u64().unwrap() >= 12, "{report}");
+        let comparison = &report["comparison"];
+        assert_eq!((&comparison["equal_tokens"], &comparison["positions"]), (&Value::from(16), &Value::from(48)));
+        for path in [model, place.path(&format!("{name}-unrolled"))] {
+            let difference = difference(&path, &name);
+            assert!(difference <= F32, "{}: {difference}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_converted_model_is_exported_with_its_tokenizer_and_reports_what_it_is() {
+    let place = Place::new();
+    place.retie(&format!("{CONVERT} --share-norms false --relax dora")).ok();
+    let run = place.retie("export converted --to hf-unrolled -o plain");
+    assert!(run.stderr.ends_with("wrote plain\n"), "{}", run.stderr);
+    let table = run.ok();
+    assert!(table.contains("merged") && table.contains("greedy tokens  16 of 16 equal"), "{table}");
+    let config = json(&place.read("plain/config.json"));
+    assert_eq!((&config["model_type"], config.get("recursion")), (&Value::from("llama"), None));
+    assert_eq!(place.read("plain/tokenizer.json"), place.read("base/tokenizer.json"));
+    assert_eq!(json(&place.read("plain/retie.json"))["parent"]["model"], "converted");
+    // The plain folder is a source like any other.
+    place.retie("convert plain --recursions 1 --sharing cycle --init lower -o again").ok();
+    place.retie("check identity plain --reference again --tolerance 0 --device cpu").ok();
+}
+
+#[test]
+fn what_a_format_cannot_hold_is_refused() {
+    let place = Place::new();
+    place.retie("convert base --recursions 2 --sharing cycle --init average --kv-sharing shared -o shared").ok();
+    place.retie("convert base --recursions 2 --sharing cycle --init average -o looped").ok();
+    place.retie("route looped --kind token_choice -o routed").ok();
+    assert_snapshot!(place.refused("export shared --to hf-unrolled -o out"), @"");
+    assert_snapshot!(place.refused("export routed --to hf-unrolled -o out"), @"");
+    assert_snapshot!(place.refused("export looped --to onnx -o out"), @"");
+    assert_snapshot!(place.refused("export looped --to hf-unrolled -o base"), @"");
+}
