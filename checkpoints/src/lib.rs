@@ -19,7 +19,7 @@ mod tensor;
 mod tiny;
 
 pub use error::CheckpointError;
-pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
+pub use gguf::{GgufContents, GgufError, GgufFile, GgufPlan, GgufType, GgufValue, MetaValue, Metadata, NotHeld};
 #[cfg(feature = "hub")]
 pub use hub::{DownloadProgress, RequestError};
 pub use hub::{Hub, HubAddress, HubError, HubId, hub_dataset_file};

@@ -12,12 +12,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Factor of the unit roundoff by which a logit may differ after rounding the weights: the errors of
-/// the layers are independent, and each is damped by the norms that follow it.
-const ROUNDOFFS: f64 = 8.0;
-/// Largest relative difference of logits that the order of sums in f32 explains.
-const F32_SUMS: f64 = 1e-4;
-
 /// Parameters of an export.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
@@ -40,6 +34,12 @@ impl Written {
     #[must_use]
     pub fn model_path(&self) -> PathBuf {
         (self.format.model)(self.staging.path())
+    }
+
+    /// The format.
+    #[must_use]
+    pub fn format(&self) -> &'static Format {
+        self.format
     }
 
     /// What was written.
@@ -86,7 +86,7 @@ pub fn export(
 }
 
 fn report(model: ExportModel<'_>, format: &Format, dtype: StoredType, contents: Contents) -> ExportReport {
-    let Contents { tensors, bytes, merged, scaled, rounding, notes } = contents;
+    let Contents { tensors, bytes, merged, scaled, notes } = contents;
     let names = model.config.tensors().into_iter().map(|spec| spec.name());
     let stored: Vec<usize> = names.filter_map(|name| Some(model.tensors.info(&name)?.num_bytes())).collect();
     ExportReport {
@@ -98,7 +98,6 @@ fn report(model: ExportModel<'_>, format: &Format, dtype: StoredType, contents: 
         model_bytes: stored.iter().map(|bytes| *bytes as u64).sum(),
         merged,
         scaled,
-        tolerance: F32_SUMS.max(ROUNDOFFS * rounding),
         notes,
     }
 }

@@ -1,6 +1,6 @@
 //! Formats: what every target of an export has.
 
-use crate::{ExportError, StoredType, hf_unrolled, report::Contents};
+use crate::{ExportError, StoredType, gguf_unrolled, hf_unrolled, report::Contents};
 use retie_checkpoint::TensorSource;
 use retie_config::ModelConfig;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ pub struct Format {
     pub name: &'static str,
     /// What it is, in a line.
     pub about: &'static str,
+    /// True if it holds the [`Unrolled`](crate::Unrolled) model.
+    pub is_unrolled: bool,
     /// Types that its matrices can be stored in.
     pub types: &'static [StoredType],
     /// Writes the weights and all that they need into a folder.
@@ -24,11 +26,13 @@ pub(crate) type WriteFormat =
     for<'a> fn(ExportModel<'a>, StoredType, &Path, &mut dyn FnMut(Progress<'_>)) -> Result<Contents, ExportError>;
 
 /// Every format, in the order of the documentation.
-pub static FORMATS: &[&Format] = &[&hf_unrolled::FORMAT];
+pub static FORMATS: &[&Format] = &[&hf_unrolled::FORMAT, &gguf_unrolled::FORMAT];
 
 /// The model that is exported.
 #[derive(Clone, Copy)]
 pub struct ExportModel<'a> {
+    /// Its name, for formats that state one.
+    pub name: &'a str,
     /// Tensors under the names of the checkpoint layout, which have been checked.
     pub tensors: &'a dyn TensorSource,
     /// Their configuration.

@@ -17,6 +17,7 @@ use std::path::Path;
 pub(crate) static FORMAT: Format = Format {
     name: "hf-unrolled",
     about: "a plain Hugging Face folder of the source's architecture, one layer for each depth",
+    is_unrolled: true,
     types: &[StoredType::Keep, StoredType::F32, StoredType::Bf16, StoredType::F16],
     write,
     model: Path::to_path_buf,
@@ -40,7 +41,6 @@ fn write(
         bytes: num_bytes(tensors.as_ref()),
         merged: changes.merged,
         scaled: changes.scaled,
-        rounding: unrolled.rounding(),
         notes: Vec::new(),
     })
 }

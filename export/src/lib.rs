@@ -5,8 +5,8 @@
 //! depth merged into its linears, its own norms in their places, and the extras folded that can be.
 //!
 //! A format is a file with a [`Format`] and an entry in [`FORMATS`]. [`export`] writes it beside
-//! its place; the caller compares what was written with the model ([`Written::model_path`]) and then
-//! publishes it.
+//! its place; the caller compares what was written with the model ([`Written::model_path`],
+//! [`check_weights`]) and then publishes it.
 //!
 //! # Memory
 //! Tensors stream: one is held at a time, with its factors.
@@ -15,6 +15,7 @@
 mod error;
 mod export;
 mod format;
+mod gguf_unrolled;
 mod hf_unrolled;
 mod merge;
 mod obstacles;
@@ -22,6 +23,7 @@ mod report;
 mod round;
 mod stored_type;
 mod unrolled;
+mod weights;
 
 pub use error::ExportError;
 pub use export::{ExportOptions, Written, export};
@@ -29,3 +31,4 @@ pub use format::{ExportModel, FORMATS, Format, Progress};
 pub use report::ExportReport;
 pub use stored_type::StoredType;
 pub use unrolled::Unrolled;
+pub use weights::{WeightCheck, check_weights};

@@ -15,14 +15,12 @@ pub(crate) struct Contents {
     pub merged: usize,
     /// Tensors that took a residual scale.
     pub scaled: usize,
-    /// Largest relative error of rounding a tensor to its type; 0 if none was rounded.
-    pub rounding: f64,
     /// What the format leaves out or computes otherwise, a sentence each.
     pub notes: Vec<String>,
 }
 
 /// Result of an export.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExportReport {
     /// Name of the format.
     pub format: &'static str,
@@ -40,16 +38,13 @@ pub struct ExportReport {
     pub merged: usize,
     /// Tensors that took a residual scale.
     pub scaled: usize,
-    /// Largest difference of a logit, relative to the largest logit, that rounding the weights
-    /// explains.
-    pub tolerance: f64,
     /// What the format leaves out or computes otherwise, a sentence each.
     pub notes: Vec<String>,
 }
 
 impl fmt::Display for ExportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { format, dtype, tensors, bytes, model_tensors, model_bytes, merged, scaled, notes, .. } = self;
+        let Self { format, dtype, tensors, bytes, model_tensors, model_bytes, merged, scaled, notes } = self;
         writeln!(f, "{:<14} {format}, {dtype}", "format")?;
         writeln!(f, "{:<14} {tensors}, {bytes} bytes", "tensors")?;
         writeln!(f, "{:<14} {model_tensors} tensors, {model_bytes} bytes, each shared one once", "of the model")?;

@@ -16,11 +16,13 @@ pub enum StoredType {
     Bf16,
     /// IEEE half.
     F16,
+    /// GGUF's blocks of 32 signed bytes with one scale.
+    Q8_0,
 }
 
 impl StoredType {
     /// Every type.
-    pub const ALL: &'static [Self] = &[Self::Keep, Self::F32, Self::Bf16, Self::F16];
+    pub const ALL: &'static [Self] = &[Self::Keep, Self::F32, Self::Bf16, Self::F16, Self::Q8_0];
 
     /// The name on the command line.
     #[must_use]
@@ -30,13 +32,14 @@ impl StoredType {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
         }
     }
 
-    /// The type as safetensors has it; `None` for `keep`.
+    /// The type as safetensors has it; `None` for `keep` and for blocks.
     pub(crate) fn dtype(self) -> Option<Dtype> {
         match self {
-            Self::Keep => None,
+            Self::Keep | Self::Q8_0 => None,
             Self::F32 => Some(Dtype::F32),
             Self::Bf16 => Some(Dtype::BF16),
             Self::F16 => Some(Dtype::F16),
@@ -58,14 +61,5 @@ impl std::str::FromStr for StoredType {
             let names: Vec<&str> = Self::ALL.iter().map(|stored| stored.name()).collect();
             format!("unknown type `{name}`, expected one of {}", names.join(", "))
         })
-    }
-}
-
-/// Unit roundoff of a type: the largest relative error of rounding to it.
-pub(crate) fn unit_roundoff(dtype: Dtype) -> f64 {
-    match dtype {
-        Dtype::F32 => 2f64.powi(-24),
-        Dtype::F16 => 2f64.powi(-11),
-        Dtype::BF16 => 2f64.powi(-8),
     }
 }

@@ -13,7 +13,7 @@
 //! families with a norm behind the part that of the norm: `w ← s ⊙ w`, and where norms are stored
 //! as `w` for `1 + w`, `w ← s ⊙ (1 + w) − 1`.
 
-use crate::{ExportError, format::ExportModel, merge::Parts, obstacles, round::narrow_f64, stored_type::unit_roundoff};
+use crate::{ExportError, format::ExportModel, merge::Parts, obstacles, round::narrow_f64};
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow, widen};
 use retie_config::{
     Depth, ExtraVector, ModelConfig, NormKind, NormPosition, Projection, Residual, ShareMap, TensorOwner, TensorPart,
@@ -110,18 +110,6 @@ impl<'a> Unrolled<'a> {
             }
         }
         changes
-    }
-
-    /// Largest relative error of rounding a tensor of this view to its type; 0 if all of them are
-    /// stored ones.
-    pub(crate) fn rounding(&self) -> f64 {
-        let stored = |tensor: &Tensor| self.source.info(&tensor.stored).map(|info| info.dtype);
-        let is_exact = |tensor: &Tensor| {
-            let widened = tensor.info.dtype == Dtype::F32 || stored(tensor) == Some(tensor.info.dtype);
-            tensor.change == Change::None && widened
-        };
-        let rounded = self.tensors.values().filter(|tensor| !is_exact(tensor));
-        rounded.map(|tensor| unit_roundoff(tensor.info.dtype)).fold(0.0, f64::max)
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor, CheckpointError> {

@@ -161,7 +161,6 @@ fn what_is_only_shared_is_copied_byte_for_byte() {
     let report = write(&model, StoredType::Keep, root.path()).unwrap();
     // Six layers of 16 tensors over two stored ones; embeddings and the final norm.
     assert_eq!((report.tensors, report.model_tensors, report.merged, report.scaled), (98, 34, 0, 0));
-    assert_eq!(report.tolerance, 1e-4);
     let written = open(root.path());
     for depth in 0..DEPTHS {
         for part in ["self_attn.q_proj.weight", "mlp.down_proj.bias", "input_layernorm.weight"] {
@@ -195,7 +194,7 @@ fn a_merged_weight_is_rounded_once_to_the_type_of_the_shared_one() {
     let lora = RecursionConfig { lora: Some(LoraConfig::uniform(4)), extras: [].into(), ..recursion() };
     let model = Tiny::new(recursive(&family(ARCHITECTURES[0]), lora), Dtype::BF16);
     let report = write(&model, StoredType::Keep, root.path()).unwrap();
-    assert_eq!((report.merged, report.tolerance), (4 * 7, 8.0 / 256.0));
+    assert_eq!(report.merged, 4 * 7);
     let written = open(root.path());
     let name = "model.layers.3.mlp.up_proj.weight";
     assert_eq!(written.tensors.info(name).unwrap().dtype, Dtype::BF16);

@@ -82,7 +82,7 @@ impl Tiny {
     }
 
     pub fn model(&self) -> ExportModel<'_> {
-        ExportModel { tensors: self, config: &self.config, companions: &self.companions }
+        ExportModel { name: "tiny", tensors: self, config: &self.config, companions: &self.companions }
     }
 }
 

@@ -1,109 +1,138 @@
-//! Comparison of a model with its export: logits over some positions, and greedy tokens.
+//! Comparison of a model with its export: weights, logits over some positions, and greedy tokens.
+//!
+//! Of an unrolled export two differences are told apart. Merging LoRA into the weights may not
+//! change a logit beyond the rounding of sums in f32; that is measured before the weights are
+//! rounded. Rounding to the type of the export may: every weight has to be the merged one rounded,
+//! and how much the logits of the file differ is shown.
 
 use crate::{
     logits::{largest_difference, logits, spread_ids},
     model,
 };
 use anyhow::Context;
-use retie_checkpoint::ModelSource;
+use retie_checkpoint::{Dtype, ModelSource, TensorSource};
 use retie_config::ModelConfig;
 use retie_engine::{Engine, EngineOptions, Request, StopConditions};
+use retie_export::{ExportModel, Unrolled, WeightCheck, Written, check_weights};
 use retie_model::{CausalLm, WeightDtype, kernels::on_worker};
 use serde::Serialize;
-use std::{
-    fmt::{self, Display, Formatter},
-    path::Path,
-};
+use std::fmt::{self, Display, Formatter};
 
 /// Positions whose logits are compared, and tokens that are generated after them, if the context
 /// has room for them.
 const POSITIONS: usize = 64;
 const NEW_TOKENS: usize = 16;
 
+/// Largest difference of a logit, relative to the largest logit, that the order of sums in f32
+/// explains.
+const F32_SUMS: f32 = 1e-4;
+
 /// Result of a comparison.
 #[derive(Debug, Serialize)]
 pub struct Comparison {
     /// Program that read the export.
-    pub reader: String,
-    /// Positions whose logits were compared.
-    pub positions: usize,
-    /// `max |Δlogit|`.
-    pub max_difference: f32,
-    /// Largest difference that passes.
-    pub tolerance: f32,
-    /// Greedy tokens that were generated.
-    pub greedy_tokens: usize,
-    /// How many of them are equal before the first that is not.
-    pub equal_tokens: usize,
-    /// By how much the model prefers its own token to that of the export at the first that is not
-    /// equal; absent if all are.
+    reader: String,
+    /// Weights of the export beside the merged ones; absent for an export that keeps them apart.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub margin: Option<f32>,
-    /// Whether logits and tokens differ by no more than rounding explains.
+    weights: Option<WeightCheck>,
+    /// Model with merged weights in f32, beside the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merged: Option<Difference>,
+    /// Export, read again, beside the model.
+    reloaded: Difference,
+    /// Whether nothing differs beyond what rounding explains.
     pub passed: bool,
 }
 
 impl Comparison {
-    /// Compares `source` with the model at `path`. `tolerance` is relative to the largest logit.
+    /// Compares `source` with what was written of it.
     ///
     /// # Errors
     /// The export cannot be read, or is not a model with the tokens of the source.
-    pub fn of(source: &ModelSource, path: &Path, tolerance: f64) -> anyhow::Result<Self> {
+    pub fn of(source: &ModelSource, exported: ExportModel<'_>, written: &Written) -> anyhow::Result<Self> {
         let sample = Sample::new(&source.config);
-        let exported = {
-            let spec = path.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?;
-            let written = model::open(spec).context("the export cannot be read")?;
-            let model = load(&written)?;
-            sample.read(&model)?
-        };
-        let model = load(source)?;
+        let path = written.model_path();
+        let spec = path.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?;
+        let file = model::open(spec).context("the export cannot be read")?;
+        let reloaded = sample.read(&load(&file.config, file.tensors.as_ref())?)?;
+        let (mut weights, mut merged) = (None, None);
+        if written.format().is_unrolled {
+            let unrolled = Unrolled::new(exported, Some(Dtype::F32), written.format().name)?;
+            weights = Some(check_weights(&unrolled, file.tensors.as_ref(), written.report().dtype)?);
+            merged = Some(sample.read(&load(unrolled.config(), &unrolled)?)?);
+        }
+        let model = load(&source.config, source.tensors.as_ref())?;
         let own = sample.read(&model)?;
-        let largest = own.logits.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        let tolerance = tolerance as f32 * largest;
-        let same = own.tokens.iter().zip(&exported.tokens).take_while(|(a, b)| a == b).count();
-        let margin = match (own.tokens.get(same), exported.tokens.get(same)) {
-            (Some(a), Some(b)) => Some(sample.margin(&model, &own.tokens[..same], [*a, *b])),
-            _ => None,
-        };
-        let max_difference = match own.logits.len() == exported.logits.len() {
-            true => largest_difference(&own.logits, &exported.logits),
-            false => f32::INFINITY,
-        };
-        // Two logits that differ by `margin` can change places if each may be off by the tolerance.
-        let tie = margin.is_none_or(|margin| margin <= 2.0 * tolerance);
-        Ok(Self {
-            reader: format!("retie {}", env!("CARGO_PKG_VERSION")),
-            positions: sample.ids.len(),
-            max_difference,
-            tolerance,
-            greedy_tokens: own.tokens.len(),
-            equal_tokens: same,
-            margin,
-            passed: max_difference <= tolerance && tie && own.tokens.len() == exported.tokens.len(),
-        })
+        let difference = |other: &Reading| sample.difference(&model, &own, other);
+        let (merged, reloaded) = (merged.as_ref().map(difference), difference(&reloaded));
+        // What has no weights of its own is not rounded.
+        let exact = merged.as_ref().unwrap_or(&reloaded);
+        let passed = exact.is_rounding()
+            && reloaded.max_difference.is_finite()
+            && weights.as_ref().is_none_or(|weights| weights.outside.is_empty());
+        Ok(Self { reader: format!("retie {}", env!("CARGO_PKG_VERSION")), weights, merged, reloaded, passed })
     }
 }
 
 impl Display for Comparison {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { reader, positions, max_difference, tolerance, greedy_tokens, equal_tokens, margin, passed } = self;
-        let verdict = if *passed { "ok" } else { "differs" };
-        writeln!(
-            f,
-            "{:<14} {reader}: max |Δlogit| {max_difference:.1e} over {positions} positions, at most {tolerance:.1e}",
-            "reloaded by"
-        )?;
-        write!(f, "{:<14} {equal_tokens} of {greedy_tokens} equal", "greedy tokens")?;
-        if let Some(margin) = margin {
-            write!(f, "; the next differs where the two logits are {margin:.1e} apart")?;
+        let Self { reader, weights, merged, reloaded, passed } = self;
+        if let Some(merged) = merged {
+            writeln!(f, "{:<14} {merged}", "merged in f32")?;
         }
-        writeln!(f, "\n{:<14} {verdict}", "result")
+        if let Some(WeightCheck { tensors, outside }) = weights {
+            write!(
+                f,
+                "{:<14} {} of {tensors} tensors are the merged ones, rounded",
+                "weights",
+                tensors - outside.len()
+            )?;
+            writeln!(f, "{}", outside.first().map(|name| format!("; `{name}` is not")).unwrap_or_default())?;
+        }
+        writeln!(f, "{:<14} {reloaded}, by {reader}", "reloaded")?;
+        writeln!(f, "{:<14} {}", "result", if *passed { "ok" } else { "differs" })
     }
 }
 
-fn load(source: &ModelSource) -> anyhow::Result<CausalLm> {
-    let device = retie_model::device("cpu")?;
-    Ok(CausalLm::load_with(&source.config, source.tensors.as_ref(), &device, WeightDtype::F32)?)
+/// Difference of two models on a sample.
+#[derive(Debug, Serialize)]
+struct Difference {
+    /// Positions whose logits were compared.
+    positions: usize,
+    /// `max |Δlogit|`.
+    max_difference: f32,
+    /// Largest logit of the model.
+    largest_logit: f32,
+    /// Greedy tokens that were generated.
+    greedy_tokens: usize,
+    /// How many of them are equal before the first that is not.
+    equal_tokens: usize,
+    /// By how much the model prefers its own token to the other's at the first that is not equal;
+    /// absent if all are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    margin: Option<f32>,
+}
+
+impl Difference {
+    /// True if the order of sums in f32 explains it. Two tokens can change places if the logits of
+    /// both may be off by that much.
+    fn is_rounding(&self) -> bool {
+        let tolerance = F32_SUMS * self.largest_logit;
+        self.max_difference <= tolerance && self.margin.is_none_or(|margin| margin <= 2.0 * tolerance)
+    }
+}
+
+impl Display for Difference {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { positions, max_difference, largest_logit, greedy_tokens, equal_tokens, margin } = self;
+        write!(f, "max |Δlogit| {max_difference:.1e} of {largest_logit:.1} over {positions} positions, ")?;
+        write!(f, "{equal_tokens} of {greedy_tokens} greedy tokens equal")?;
+        margin.map_or(Ok(()), |margin| write!(f, " (the next is a choice between logits {margin:.1e} apart)"))
+    }
+}
+
+fn load(config: &ModelConfig, tensors: &dyn TensorSource) -> anyhow::Result<CausalLm> {
+    Ok(CausalLm::load_with(config, tensors, &retie_model::device("cpu")?, WeightDtype::F32)?)
 }
 
 /// Token ids that both models read, and the number of tokens that they continue them with.
@@ -147,6 +176,28 @@ impl Sample {
             tokens.extend(engine.step().into_iter().filter_map(|progress| progress.token));
         }
         Ok(tokens)
+    }
+
+    /// Difference of `other` from `own`, the reading of `model`.
+    fn difference(&self, model: &CausalLm, own: &Reading, other: &Reading) -> Difference {
+        let equal_tokens = own.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+        let margin = match (own.tokens.get(equal_tokens), other.tokens.get(equal_tokens)) {
+            (Some(a), Some(b)) => Some(self.margin(model, &own.tokens[..equal_tokens], [*a, *b])),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => Some(f32::INFINITY),
+        };
+        let max_difference = match own.logits.len() == other.logits.len() {
+            true => largest_difference(&own.logits, &other.logits),
+            false => f32::INFINITY,
+        };
+        Difference {
+            positions: self.ids.len(),
+            max_difference,
+            largest_logit: own.logits.iter().fold(0.0f32, |most, x| most.max(x.abs())),
+            greedy_tokens: own.tokens.len(),
+            equal_tokens,
+            margin,
+        }
     }
 
     /// Difference of the logits of two tokens after the ids and `tokens`.

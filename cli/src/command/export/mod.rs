@@ -84,8 +84,7 @@ impl Export {
         };
         let written = export(export_model(&source), format, &options, &out, &mut see)?;
         drop(bar);
-        let tolerance = written.report().tolerance;
-        let comparison = Comparison::of(&source, &written.model_path(), tolerance)?;
+        let comparison = Comparison::of(&source, export_model(&source), &written)?;
         let passed = comparison.passed;
         let report = Report { export: written.report().clone(), comparison };
         if json.json {
@@ -105,5 +104,11 @@ impl Export {
 
 /// An open model as an export reads it.
 fn export_model(source: &ModelSource) -> ExportModel<'_> {
-    ExportModel { tensors: source.tensors.as_ref(), config: &source.config, companions: &source.companions }
+    let last = source.spec.trim_end_matches('/').rsplit('/').next();
+    ExportModel {
+        name: last.unwrap_or(&source.spec),
+        tensors: source.tensors.as_ref(),
+        config: &source.config,
+        companions: &source.companions,
+    }
 }

@@ -1,0 +1,211 @@
+//! Conversion of `tokenizer.json` and `tokenizer_config.json` into tokenizer metadata: the inverse
+//! of [`super::tokenizer`].
+//!
+//! Written: byte-level BPE whose pre-tokenizer is one of [`PRE_TOKENIZERS`]. Keys and token types
+//! are those of llama.cpp's converter
+//! (<https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/vocab.py>).
+
+use super::{
+    GgufValue,
+    sentencepiece::{CONTROL, NORMAL, UNUSED, USER_DEFINED},
+    tokenizer::PRE_TOKENIZERS,
+};
+use retie_config::ModelConfig;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Metadata of a tokenizer.
+#[derive(Debug, Default)]
+pub(super) struct TokenizerMetadata {
+    pub metadata: Vec<(String, GgufValue)>,
+    /// What llama.cpp does otherwise.
+    pub note: Option<String>,
+}
+
+/// Metadata of the tokenizer in `companions`; that of none if there is no `tokenizer.json`. The
+/// error is the reason why it cannot be written.
+pub(super) fn tokenizer_metadata(
+    config: &ModelConfig,
+    companions: &[(String, Vec<u8>)],
+) -> Result<TokenizerMetadata, String> {
+    let json = |file: &str| -> Result<Option<Value>, String> {
+        let found = companions.iter().find(|(name, _)| name == file);
+        let parsed = found.map(|(_, bytes)| serde_json::from_slice(bytes)).transpose();
+        parsed.map_err(|error| format!("`{file}` is not valid JSON: {error}"))
+    };
+    let Some(tokenizer) = json("tokenizer.json")? else {
+        let metadata = vec![key("model", GgufValue::Text("none".to_owned()))];
+        return Ok(TokenizerMetadata {
+            metadata,
+            note: Some("the model has no tokenizer, so the file has none".into()),
+        });
+    };
+    let settings = json("tokenizer_config.json")?.unwrap_or_default();
+    let (pre, note) = pre_tokenizer(&tokenizer)?;
+    let vocabulary = Vocabulary::read(&tokenizer, config.vocab_size)?;
+    let mut metadata = vec![
+        key("model", GgufValue::Text("gpt2".to_owned())),
+        key("pre", GgufValue::Text(pre.to_owned())),
+        key("tokens", GgufValue::Texts(vocabulary.tokens.clone())),
+        key("token_type", GgufValue::Integers(vocabulary.types.clone())),
+        key("merges", GgufValue::Texts(merges(&tokenizer)?)),
+    ];
+    let special = [
+        ("bos", "bos_token", config.bos_token_id),
+        ("eos", "eos_token", config.eos_token_ids.first().copied()),
+        ("unknown", "unk_token", None),
+        ("padding", "pad_token", None),
+    ];
+    for (name, setting, id) in special {
+        let id = settings.get(setting).and_then(content).and_then(|token| vocabulary.id(token)).or(id);
+        metadata.extend(id.map(|id| key(&format!("{name}_token_id"), GgufValue::U32(id))));
+    }
+    let [bos, eos] = added_by_template(&tokenizer)?;
+    metadata.push(key("add_bos_token", GgufValue::Bool(bos)));
+    metadata.push(key("add_eos_token", GgufValue::Bool(eos)));
+    if let Some(template) = chat_template(&settings, companions) {
+        metadata.push(("tokenizer.chat_template".to_owned(), GgufValue::Text(template)));
+    }
+    Ok(TokenizerMetadata { metadata, note })
+}
+
+fn key(name: &str, value: GgufValue) -> (String, GgufValue) {
+    (format!("tokenizer.ggml.{name}"), value)
+}
+
+/// Text of a special token, which stands alone or in an object.
+fn content(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content").and_then(Value::as_str))
+}
+
+/// Name of the pre-tokenizer, and what llama.cpp leaves out.
+fn pre_tokenizer(tokenizer: &Value) -> Result<(&'static str, Option<String>), String> {
+    let model = &tokenizer["model"];
+    let kind = model["type"].as_str().unwrap_or("BPE");
+    if kind != "BPE" || model["byte_fallback"] == true {
+        return Err(format!("its tokenizer is no byte-level BPE (`{kind}`); no other kind is written"));
+    }
+    let ignore_merges = model["ignore_merges"] == true;
+    let found = PRE_TOKENIZERS.iter().find(|known| {
+        same_pre_tokenizer(&tokenizer["pre_tokenizer"], &(known.json)()) && known.ignore_merges == ignore_merges
+    });
+    let Some(found) = found else {
+        let names: Vec<_> = PRE_TOKENIZERS.iter().map(|known| format!("`{}`", known.name)).collect();
+        return Err(format!("its pre-tokenizer is none of {}; no other is written", names.join(", ")));
+    };
+    match tokenizer["normalizer"]["type"].as_str() {
+        None => Ok((found.name, None)),
+        Some("NFC") => Ok((found.name, Some("llama.cpp does not bring text into the normal form NFC".to_owned()))),
+        Some(other) => Err(format!("its tokenizer normalises text (`{other}`), which the file cannot state")),
+    }
+}
+
+/// True if two pre-tokenizers split text alike: `trim_offsets` only moves offsets.
+fn same_pre_tokenizer(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = |map: &serde_json::Map<String, Value>| {
+                map.keys().filter(|key| *key != "trim_offsets").cloned().collect::<std::collections::BTreeSet<_>>()
+            };
+            keys(a) == keys(b) && keys(a).iter().all(|key| same_pre_tokenizer(&a[key], &b[key]))
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_pre_tokenizer(a, b))
+        }
+        _ => a == b,
+    }
+}
+
+/// Tokens by id.
+struct Vocabulary {
+    tokens: Vec<String>,
+    types: Vec<i32>,
+}
+
+impl Vocabulary {
+    /// Reads the tokens and fills up to `num_embeddings` with unused ones.
+    fn read(tokenizer: &Value, num_embeddings: usize) -> Result<Self, String> {
+        let mut tokens: BTreeMap<usize, (String, i64)> = BTreeMap::new();
+        let vocab = tokenizer["model"]["vocab"].as_object().ok_or("`tokenizer.json` has no `model.vocab`")?;
+        for (token, id) in vocab {
+            tokens.insert(token_id(id)?, (token.clone(), NORMAL));
+        }
+        for added in tokenizer["added_tokens"].as_array().into_iter().flatten() {
+            let text = added["content"].as_str().ok_or("an added token of `tokenizer.json` has no `content`")?;
+            let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
+            tokens.insert(token_id(&added["id"])?, (text.to_owned(), kind));
+        }
+        if let Some((id, (token, _))) = tokens.last_key_value().filter(|(id, _)| **id >= num_embeddings) {
+            return Err(format!("token `{token}` has the id {id}, but there are {num_embeddings} embeddings"));
+        }
+        let unused = |id: usize| (format!("[PAD{id}]"), UNUSED);
+        let all = (0..num_embeddings).map(|id| tokens.remove(&id).unwrap_or_else(|| unused(id)));
+        let (tokens, types) = all.map(|(token, kind)| (token, kind as i32)).unzip();
+        Ok(Self { tokens, types })
+    }
+
+    fn id(&self, token: &str) -> Option<u32> {
+        self.tokens.iter().position(|other| other == token).and_then(|id| u32::try_from(id).ok())
+    }
+}
+
+fn token_id(value: &Value) -> Result<usize, String> {
+    let id = value.as_u64().and_then(|id| usize::try_from(id).ok());
+    id.ok_or_else(|| format!("`tokenizer.json` has the token id `{value}`, expected a number"))
+}
+
+/// Merges as `left right`. A side has no space: byte-level BPE writes it as `Ġ`.
+fn merges(tokenizer: &Value) -> Result<Vec<String>, String> {
+    let merges = tokenizer["model"]["merges"].as_array().ok_or("`tokenizer.json` has no `model.merges`")?;
+    let line = |merge: &Value| match merge {
+        Value::String(line) => Some(line.clone()),
+        Value::Array(sides) => match &sides[..] {
+            [Value::String(left), Value::String(right)] => Some(format!("{left} {right}")),
+            _ => None,
+        },
+        _ => None,
+    };
+    let split = |line: &String| line.split(' ').count() == 2;
+    let read = |merge: &Value| line(merge).filter(split);
+    merges.iter().map(|merge| read(merge).ok_or_else(|| format!("`tokenizer.json` has the merge `{merge}`"))).collect()
+}
+
+/// Whether the post-processor puts BOS before a text, and EOS behind it.
+fn added_by_template(tokenizer: &Value) -> Result<[bool; 2], String> {
+    let processor = &tokenizer["post_processor"];
+    let all = match processor["processors"].as_array() {
+        Some(list) => list.iter().collect(),
+        None => vec![processor],
+    };
+    let mut added = [false; 2];
+    for processor in all {
+        match processor["type"].as_str() {
+            None | Some("ByteLevel") => {}
+            Some("TemplateProcessing") => {
+                let single = processor["single"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let is_text = |part: &Value| part.get("Sequence").is_some();
+                let text = single.iter().position(is_text).unwrap_or(0);
+                match (text, single.len()) {
+                    (before @ (0 | 1), len) if len <= before + 2 => added = [before == 1, len == before + 2],
+                    _ => return Err("its tokenizer adds more than one token before or behind a text".to_owned()),
+                }
+            }
+            Some(other) => return Err(format!("its tokenizer adds tokens by `{other}`, which the file cannot state")),
+        }
+    }
+    Ok(added)
+}
+
+/// The default chat template.
+fn chat_template(settings: &Value, companions: &[(String, Vec<u8>)]) -> Option<String> {
+    let file = companions.iter().find(|(name, _)| name == "chat_template.jinja");
+    let in_settings = || match &settings["chat_template"] {
+        Value::String(template) => Some(template.clone()),
+        Value::Array(named) => {
+            let default = named.iter().find(|template| template["name"] == "default")?;
+            default["template"].as_str().map(str::to_owned)
+        }
+        _ => None,
+    };
+    file.and_then(|(_, bytes)| String::from_utf8(bytes.clone()).ok()).or_else(in_settings)
+}
