@@ -13,7 +13,7 @@ use retie_model::{CausalLm, kernels::f32_slice};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use support::{CONVERT, Place, copy};
+use support::{CONVERT, Place, copy, uptrain_yaml};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -125,6 +125,27 @@ fn a_gguf_file_has_weights_tokenizer_and_template_of_the_model() {
 }
 
 #[test]
+fn the_recursive_folder_for_transformers_is_read_and_converted_further_by_retie() {
+    let place = Place::new();
+    place.retie(&format!("{CONVERT} --share-norms false --extras loop_norm,residual_scale --relax dora")).ok();
+    place.retie("route converted --kind expert_choice -o routed").ok();
+    let report = json(&place.retie("export routed --to hf -o hf --json").ok());
+    assert!(report["notes"][0].as_str().unwrap().contains("every token goes through all recursions"), "{report}");
+    assert_eq!((&report["bytes"], &report["tensors"]), (&report["model_bytes"], &report["model_tensors"]));
+    assert_eq!(report["comparison"]["reloaded"]["max_difference"], 0.0, "{report}");
+    let config = json(&place.read("hf/config.json"));
+    assert_eq!(config["auto_map"]["AutoModelForCausalLM"], "modeling_retie.RetieForCausalLM");
+    assert!(place.read("hf/configuration_retie.py").contains("model_type = \"recursive_llama\""));
+    // The Python files stay behind, and so do their keys.
+    place.retie("export hf --to hf -o again").ok();
+    assert_eq!(json(&place.read("again/config.json")), config);
+    place.write("run.yaml", uptrain_yaml(1).replace("{model: converted}", "{model: hf}"));
+    place.retie("uptrain run.yaml").ok();
+    let trained = json(&place.read("run/model/config.json"));
+    assert!(trained.get("auto_map").is_none() && trained.get("decoder").is_none(), "{trained}");
+}
+
+#[test]
 fn what_a_format_cannot_hold_is_refused() {
     let place = Place::new();
     place.retie("convert base --recursions 2 --sharing cycle --init average --kv-sharing shared -o shared").ok();
@@ -133,17 +154,22 @@ fn what_a_format_cannot_hold_is_refused() {
     assert_snapshot!(place.refused("export shared --to hf-unrolled -o out"), @"
     error: `hf-unrolled` cannot hold the model:
       `kv_sharing: shared`: later recursions attend to the keys and values of the first
-    hint: export a model that was made without routers, `kv_sharing: shared`, `loop_embedding` and `loop_norm`
+    hint: `--to hf` can, with routers at full depth
     ");
     assert_snapshot!(place.refused("export routed --to gguf-unrolled -o out"), @"
     error: `gguf-unrolled` cannot hold the model:
       its `token_choice` routers choose the recursions of each token, a plain model runs every layer
-    hint: export a model that was made without routers, `kv_sharing: shared`, `loop_embedding` and `loop_norm`
+    hint: `--to hf` can, with routers at full depth
     ");
     assert_snapshot!(place.refused("export looped --to hf-unrolled --dtype q8_0 -o out"), @"error: `hf-unrolled` does not store `q8_0`, expected one of keep, f32, bf16, f16");
+    assert_snapshot!(place.refused("export base --to hf -o out"), @"
+    error: `hf` cannot hold the model:
+      it is not recursive
+    hint: `--to hf-unrolled` writes a plain model
+    ");
     assert_snapshot!(place.refused("export looped --to onnx -o out"), @"
     error: invalid value 'onnx' for '--to <FORMAT>'
-      [possible values: hf-unrolled, gguf-unrolled]
+      [possible values: hf, hf-unrolled, gguf-unrolled]
 
     For more information, try '--help'.
     ");

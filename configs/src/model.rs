@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// silently loading a wrong model.
 const RECURSIVE_MODEL_TYPE: &str = "recursive_";
 const RECURSIVE_CLASS: &str = "Recursive";
+/// Keys that belong to Python files beside a `config.json`, which are not copied with it: those of
+/// other models' own code, and those that `retie export --to hf` writes.
+const OF_PYTHON_FILES: [&str; 2] = ["auto_map", "decoder"];
 
 /// Shape of a decoder. Field names are those of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,11 +115,12 @@ impl ModelConfig {
         Ok(Self { other: map, ..config })
     }
 
-    /// Keys of `config.json`: everything that was read, with `recursion` and the keys that follow
-    /// from it set from this value.
+    /// Keys of `config.json`: everything that was read but keys of Python files, with `recursion` and
+    /// the keys that follow from it set from this value.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
         let mut map = self.other.clone();
+        OF_PYTHON_FILES.iter().for_each(|key| _ = map.remove(*key));
         let Architecture { model_type, class_name, .. } = self.architecture;
         match &self.recursion {
             Some(recursion) => {
@@ -330,8 +334,9 @@ mod tests {
 
     #[test]
     fn unknown_keys_survive_a_round_trip_and_recursion_changes_the_model_type() {
-        let mut config = parse(&[]).unwrap();
+        let mut config = parse(&[("auto_map", json!({})), ("decoder", json!({}))]).unwrap();
         assert_eq!(config.to_json()["unknown_key"], json!("kept"));
+        assert!(!config.to_json().contains_key("auto_map") && !config.to_json().contains_key("decoder"));
         config.recursion = Some(RecursionConfig {
             share_norms: false,
             lora: Some(crate::LoraConfig::uniform(4)),

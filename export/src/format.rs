@@ -1,6 +1,6 @@
 //! Formats: what every target of an export has.
 
-use crate::{ExportError, StoredType, gguf_unrolled, hf_unrolled, report::Contents};
+use crate::{ExportError, StoredType, gguf_unrolled, hf, hf_unrolled, report::Contents};
 use retie_checkpoint::TensorSource;
 use retie_config::ModelConfig;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(crate) type WriteFormat =
     for<'a> fn(ExportModel<'a>, StoredType, &Path, &mut dyn FnMut(Progress<'_>)) -> Result<Contents, ExportError>;
 
 /// Every format, in the order of the documentation.
-pub static FORMATS: &[&Format] = &[&hf_unrolled::FORMAT, &gguf_unrolled::FORMAT];
+pub static FORMATS: &[&Format] = &[&hf::FORMAT, &hf_unrolled::FORMAT, &gguf_unrolled::FORMAT];
 
 /// The model that is exported.
 #[derive(Clone, Copy)]

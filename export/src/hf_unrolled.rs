@@ -10,7 +10,6 @@ use crate::{
     report::Contents,
 };
 use retie_checkpoint::{DEFAULT_MAX_SHARD_BYTES, Dtype, FolderWriter, TensorInfo, TensorSource, under_family_names};
-use retie_config::ModelConfig;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -31,7 +30,9 @@ fn write(
 ) -> Result<Contents, ExportError> {
     let unrolled = Unrolled::new(model, dtype.dtype(), FORMAT.name)?;
     let config = unrolled.config();
-    write_json(&dir.join("config.json"), &config_json(config, dtype.dtype()))?;
+    let mut keys = config.to_json();
+    set_dtype(&mut keys, dtype.dtype());
+    write_json(&dir.join("config.json"), &keys)?;
     let tensors = under_family_names(&unrolled, config);
     write_tensors(tensors.as_ref(), dir, progress)?;
     write_companions(model, dir)?;
@@ -45,19 +46,17 @@ fn write(
     })
 }
 
-/// Keys of `config.json`.
-fn config_json(config: &ModelConfig, dtype: Option<Dtype>) -> Map<String, Value> {
-    let mut map = config.to_json();
+/// States the element type in the keys of a `config.json`, if there is one for all matrices.
+pub(crate) fn set_dtype(keys: &mut Map<String, Value>, dtype: Option<Dtype>) {
     if let Some(dtype) = dtype {
         // `dtype` since transformers 5, `torch_dtype` before.
-        let key = if map.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        map.insert(key.into(), json!(dtype.torch_name()));
+        let key = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        keys.insert(key.into(), json!(dtype.torch_name()));
     }
-    map
 }
 
 /// Writes every tensor of `tensors`, one at a time.
-fn write_tensors(
+pub(crate) fn write_tensors(
     tensors: &dyn TensorSource,
     dir: &Path,
     progress: &mut dyn FnMut(Progress<'_>),

@@ -16,6 +16,7 @@ mod error;
 mod export;
 mod format;
 mod gguf_unrolled;
+mod hf;
 mod hf_unrolled;
 mod merge;
 mod obstacles;

@@ -22,8 +22,7 @@ use retie_config::{
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 /// Hint for a model that has no plain one.
-const WITHOUT: &str =
-    "export a model that was made without routers, `kv_sharing: shared`, `loop_embedding` and `loop_norm`";
+const WITHOUT: &str = "`--to hf` can, with routers at full depth";
 
 /// The plain model of a recursive one, as a [`TensorSource`] under the names of the checkpoint
 /// layout. Its tensors are computed when they are read.

@@ -240,7 +240,7 @@ fn a_model_that_no_plain_one_computes_is_refused_with_every_reason() {
          `kv_sharing: shared`: later recursions attend to the keys and values of the first\n  \
          `model.depths.1.extras.loop_embedding` is not zero, and `LlamaForCausalLM` adds nothing between its layers\n  \
          `model.depths.3.extras.loop_norm` is not zero, and `LlamaForCausalLM` adds nothing between its layers\n\
-         hint: export a model that was made without routers, `kv_sharing: shared`, `loop_embedding` and `loop_norm`"
+         hint: `--to hf` can, with routers at full depth"
     );
     // Vectors that have not been trained do nothing, and hybrid KV sharing only differs with routers.
     let untrained = RecursionConfig { kv_sharing: KvSharing::Hybrid, ..extras };
@@ -271,5 +271,5 @@ fn an_export_that_is_not_published_leaves_nothing() {
     drop(written);
     assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0);
     let message = Format::named("onnx").unwrap_err().to_string();
-    assert!(message.starts_with("unknown format `onnx`, expected one of hf-unrolled"), "{message}");
+    assert!(message.starts_with("unknown format `onnx`, expected one of hf, hf-unrolled"), "{message}");
 }
