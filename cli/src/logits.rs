@@ -3,8 +3,8 @@
 use burn::tensor::{Int, Tensor};
 use retie_model::{CausalLm, kernels::f32_slice};
 
-/// Token ids at the multiples of the golden ratio, which spread evenly: no id repeats before most of
-/// the vocabulary has a near neighbour.
+/// Token ids at the multiples of the golden ratio, which spread evenly: no id repeats before most
+/// of the vocabulary has a near neighbour.
 pub fn spread_ids(tokens: usize, vocab_size: usize) -> Vec<u32> {
     const STEP: f64 = 0.618_033_988_749_894_9;
     (1..=tokens).map(|i| ((i as f64 * STEP).fract() * vocab_size as f64) as u32).collect()

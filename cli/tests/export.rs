@@ -142,7 +142,7 @@ fn the_recursive_folder_for_transformers_is_read_and_converted_further_by_retie(
     place.write("run.yaml", uptrain_yaml(1).replace("{model: converted}", "{model: hf}"));
     place.retie("uptrain run.yaml").ok();
     let trained = json(&place.read("run/model/config.json"));
-    assert!(trained.get("auto_map").is_none() && trained.get("decoder").is_none(), "{trained}");
+    assert!(trained.get("auto_map").is_none() && trained.get("stack").is_none(), "{trained}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ const RECURSIVE_MODEL_TYPE: &str = "recursive_";
 const RECURSIVE_CLASS: &str = "Recursive";
 /// Keys that belong to Python files beside a `config.json`, which are not copied with it: those of
 /// other models' own code, and those that `retie export --to hf` writes.
-const OF_PYTHON_FILES: [&str; 2] = ["auto_map", "decoder"];
+const OF_PYTHON_FILES: [&str; 2] = ["auto_map", "stack"];
 
 /// Shape of a decoder. Field names are those of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,8 +115,8 @@ impl ModelConfig {
         Ok(Self { other: map, ..config })
     }
 
-    /// Keys of `config.json`: everything that was read but keys of Python files, with `recursion` and
-    /// the keys that follow from it set from this value.
+    /// Keys of `config.json`: everything that was read but keys of Python files, with `recursion`
+    /// and the keys that follow from it set from this value.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
         let mut map = self.other.clone();
@@ -151,8 +151,8 @@ impl ModelConfig {
         Self { num_hidden_layers: depths.len(), anatomy, ..self.clone() }
     }
 
-    /// Plain model with one layer for each depth of this one: its keys are those of the family, with
-    /// the attention settings of every depth.
+    /// Plain model with one layer for each depth of this one: its keys are those of the family,
+    /// with the attention settings of every depth.
     #[must_use]
     pub fn unrolled(&self) -> Self {
         let mut other = self.other.clone();
@@ -334,9 +334,9 @@ mod tests {
 
     #[test]
     fn unknown_keys_survive_a_round_trip_and_recursion_changes_the_model_type() {
-        let mut config = parse(&[("auto_map", json!({})), ("decoder", json!({}))]).unwrap();
+        let mut config = parse(&[("auto_map", json!({})), ("stack", json!({}))]).unwrap();
         assert_eq!(config.to_json()["unknown_key"], json!("kept"));
-        assert!(!config.to_json().contains_key("auto_map") && !config.to_json().contains_key("decoder"));
+        assert!(!config.to_json().contains_key("auto_map") && !config.to_json().contains_key("stack"));
         config.recursion = Some(RecursionConfig {
             share_norms: false,
             lora: Some(crate::LoraConfig::uniform(4)),

@@ -1,4 +1,4 @@
-//! The export: a folder is written beside its place, and published by the caller after a look at it.
+//! The export: a folder is written beside its place, compared by the caller, and published.
 
 use crate::{
     ExportError, ExportReport, StoredType,

@@ -1,4 +1,4 @@
-//! `hf-unrolled`: a plain Hugging Face folder of the source's family, with one layer for each depth.
+//! `hf-unrolled`: a plain Hugging Face folder of the source's family, one layer for each depth.
 //!
 //! Everything that loads the family loads it: `transformers`, vLLM, SGLang, MLX, mergekit, the
 //! converters of llama.cpp. It has the size of the full-depth model.

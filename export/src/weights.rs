@@ -60,8 +60,8 @@ fn is_rounded(exact: f32, found: f32, dtype: Dtype, is_vector: bool) -> bool {
     exact == found || (exact - found).abs() <= bound || (exact.is_nan() && found.is_nan())
 }
 
-/// True if `found` is a block of Q8_0 of `exact`: multiples of a scale `d = max |x| / 127`, which is
-/// itself rounded to f16 (at least 2⁻²⁵ by half). F16 in its place is closer.
+/// True if `found` is a block of Q8_0 of `exact`: multiples of a scale `d = max |x| / 127`, which
+/// is itself rounded to f16 (subnormal ones by up to 2⁻²⁵). F16 in its place is closer.
 fn in_block(exact: &[f32], found: &[f32]) -> bool {
     let d = f64::from(exact.iter().fold(0.0f32, |most, x| most.max(x.abs()))) / 127.0;
     let bound = d * (0.5 + 127.0 * 2f64.powi(-11) + 1e-3) + 127.0 * 2f64.powi(-25);

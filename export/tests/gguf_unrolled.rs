@@ -135,7 +135,7 @@ fn keys_and_tensors_are_those_of_llama_cpps_converter() {
             for (tensor, (kind, dimensions, bytes)) in &found {
                 let [expected_kind, expected_dimensions, hash] = [0, 1, 2].map(|at| &expected[tensor][at]);
                 assert_eq!((expected_kind, expected_dimensions), (&json!(kind), &json!(dimensions)), "{what} {tensor}");
-                // The converter computes the factors with torch's f32 `pow`, which rounds differently.
+                // The converter computes the factors with torch's f32 `pow`, rounded otherwise.
                 if tensor != "rope_freqs.weight" {
                     assert_eq!(hash, &json!(sha256(bytes)), "{what} {tensor}");
                 }

@@ -55,24 +55,24 @@ fn every_family_keeps_its_tensors_once_and_under_their_names() {
 }
 
 #[test]
-fn the_decoder_is_spelled_out_for_every_depth() {
+fn the_stack_is_spelled_out_for_every_depth() {
     let root = tempfile::tempdir().unwrap();
     let smollm3 = ARCHITECTURES.into_iter().find(|a| a.model_type == "smollm3").unwrap();
     let model = Tiny::new(recursive(&family(smollm3), recursion()), Dtype::F32);
     write(&model, StoredType::F16, root.path()).unwrap();
     let keys = keys(root.path());
     assert_eq!((&keys["torch_dtype"], &keys["architectures"]), (&json!("float16"), &json!(["RetieForCausalLM"])));
-    let decoder = &keys["decoder"];
+    let stack = &keys["stack"];
     let expected = json!({ "layer": 1, "rope": null, "window": null, "keys_of": 1 });
-    let depth = &decoder["depths"][3];
+    let depth = &stack["depths"][3];
     assert!(expected.as_object().unwrap().iter().all(|(key, value)| depth[key] == *value), "{depth}");
     assert_eq!(depth["ranks"]["mlp.up_proj"], 3);
     assert_eq!(depth["extras"], json!(["loop_embedding", "loop_norm", "attention_scale", "mlp_scale"]));
-    assert_eq!(decoder["depths"][1]["extras"], json!(["loop_embedding", "attention_scale", "mlp_scale"]));
-    let first = &decoder["depths"][0];
+    assert_eq!(stack["depths"][1]["extras"], json!(["loop_embedding", "attention_scale", "mlp_scale"]));
+    let first = &stack["depths"][0];
     assert_eq!((&first["keys_of"], &first["ranks"], &first["rope"]), (&Value::Null, &json!({}), &json!(0)));
-    assert_eq!(decoder["linears"]["self_attn.k_proj"], json!([12, 16]));
-    assert_eq!(decoder["ropes"], json!([{ "theta": 10000.0, "rotary_dim": 6, "scaling": { "type": "default" } }]));
+    assert_eq!(stack["linears"]["self_attn.k_proj"], json!([12, 16]));
+    assert_eq!(stack["ropes"], json!([{ "theta": 10000.0, "rotary_dim": 6, "scaling": { "type": "default" } }]));
     // Magnitudes keep f32, whatever the matrices become.
     let back = ModelSource::open(root.path().to_str().unwrap()).unwrap();
     let name = "model.depths.1.mlp.up_proj.lora_magnitude_vector";
@@ -98,7 +98,7 @@ fn routers_are_kept_and_other_gates_are_refused() {
     let note = "in transformers every token goes through all recursions: the code does not ask the routers";
     assert_eq!(report.notes, [note]);
     let router = json!({ "up_proj": [32, 16], "out_proj": [1, 32] });
-    assert_eq!(keys(&dir)["decoder"]["routers"], json!([router, router]));
+    assert_eq!(keys(&dir)["stack"]["routers"], json!([router, router]));
     let message = write(&routed(Gating::Weighted), StoredType::Keep, &root.path().join("out")).unwrap_err().to_string();
     assert_eq!(
         message,

@@ -242,7 +242,7 @@ fn a_model_that_no_plain_one_computes_is_refused_with_every_reason() {
          `model.depths.3.extras.loop_norm` is not zero, and `LlamaForCausalLM` adds nothing between its layers\n\
          hint: `--to hf` can, with routers at full depth"
     );
-    // Vectors that have not been trained do nothing, and hybrid KV sharing only differs with routers.
+    // Untrained vectors do nothing, and hybrid KV sharing differs with routers only.
     let untrained = RecursionConfig { kv_sharing: KvSharing::Hybrid, ..extras };
     let model = Tiny::new(recursive(&family(ARCHITECTURES[0]), untrained), Dtype::F32);
     write(&model.with_zeros("extras.loop_"), StoredType::Keep, &out).unwrap();

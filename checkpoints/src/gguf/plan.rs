@@ -2,8 +2,8 @@
 //! [`super::config`] and [`super::file`], by the same tables.
 //!
 //! The keys and tensors are those of llama.cpp's converter
-//! (<https://github.com/ggml-org/llama.cpp/tree/master/conversion>). What they do not state is found
-//! by reading the keys back: a model that is not the one that was written is refused.
+//! (<https://github.com/ggml-org/llama.cpp/tree/master/conversion>). What they do not state is
+//! found by reading the keys back: a model that is not the one that was written is refused.
 
 use super::{
     GgufType, GgufValue, config,
@@ -89,8 +89,8 @@ impl GgufPlan {
 
     /// Writes the file with the values of `tensors`. Matrices have the type `kind`, or without it
     /// the type that they have; those whose rows are not whole blocks of it are F16, as llama.cpp's
-    /// converter has it. Norms and biases are F32. Returns the numbers of tensors and of their bytes,
-    /// and the names of the matrices that became F16 instead.
+    /// converter has it. Norms and biases are F32. Returns the numbers of tensors and of their
+    /// bytes, and the names of the matrices that became F16 instead.
     ///
     /// # Errors
     /// When a tensor cannot be read, or the disk fails.

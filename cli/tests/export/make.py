@@ -2,7 +2,7 @@
 """Makes tiny recursive models of every family with the logits of `transformers`, and checks exports of them.
 
     python make.py                  # writes NAME/ and logits.safetensors beside itself; transformers 5.24, torch 2.15
-    python make.py --check DIR      # loads DIR/NAME, an export of each model, and compares logits and greedy tokens
+    python make.py --check DIR      # loads DIR/NAME, an `hf` or `hf-unrolled` export of each model, and compares logits and tokens
 
 Each model has four depths over three stored layers (`middle_cycle`, two recursions), LoRA or DoRA, own norms and biases at every
 depth, and `residual_scale`. Its tensors are drawn at random, as bfloat16. The logits are those of the family's own class with four
@@ -11,6 +11,7 @@ layers, in f64: the linears are merged here with torch, the scales are hooks on 
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import torch
@@ -169,17 +170,27 @@ def make(name, config, seed):
 def check(folder):
     golden = load_file(HERE / "logits.safetensors")
     for name in FAMILIES:
-        model, info = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32, output_loading_info=True)
+        settings = {"dtype": torch.float32, "trust_remote_code": True}
+        model, info = AutoModelForCausalLM.from_pretrained(folder / name, output_loading_info=True, **settings)
         problems = {k: v for k, v in info.items() if v}
         assert not problems, f"{name}: {problems}"
         ids, logits = golden[f"{name}.ids"], golden[f"{name}.logits"]
+        greedy = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        padded = torch.cat([torch.zeros_like(ids[:, :3]), ids[:, :-3]], 1)
+        mask = (torch.arange(ids.shape[1]) >= 3).long()[None]
         with torch.no_grad():
             found = model.eval()(input_ids=ids).logits
-            cached = model.generate(ids, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
-            plain = model.generate(ids, max_new_tokens=NEW, do_sample=False, eos_token_id=None, use_cache=False)
-        difference = (found - logits).abs().max().item()
-        print(f"{name:<20} {type(model).__name__:<24} max |Δlogit| {difference:.1e} of {logits.abs().max():.1f}")
-        assert difference <= 1e-5 * logits.abs().max(), f"{name} differs"
+            cached = model.generate(ids, **greedy)
+            plain = model.generate(ids, use_cache=False, **greedy)
+            beside = model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0)).logits[:, 3:]
+            with tempfile.TemporaryDirectory() as saved:
+                model.save_pretrained(saved)
+                again = AutoModelForCausalLM.from_pretrained(saved, **settings).eval()(input_ids=ids).logits
+        largest = logits.abs().max()
+        differences = {"logits": found - logits, "left-padded": beside - logits[:, :-3], "saved": again - found}
+        differences = {what: difference.abs().max().item() for what, difference in differences.items()}
+        print(f"{name:<20} {type(model).__name__:<24} of {largest:.1f}: " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
+        assert max(differences.values()) <= 1e-5 * largest, f"{name} differs"
         assert torch.equal(cached, plain), f"{name}: the cache changes greedy tokens"
 
 

@@ -4,11 +4,11 @@ from transformers import PretrainedConfig
 
 
 class RetieConfig(PretrainedConfig):
-    """Beside the keys of the model's family: `recursion`, what retie reads, and `decoder`, the same spelled out for this code."""
+    """Beside the keys of the model's family: `recursion`, what retie reads, and `stack`, the same spelled out for this code."""
 
     model_type = "MODEL_TYPE"
 
-    def __init__(self, decoder=None, recursion=None, **kwargs):
-        self.decoder = decoder
+    def __init__(self, stack=None, recursion=None, **kwargs):
+        self.stack = stack
         self.recursion = recursion
         super().__init__(**kwargs)

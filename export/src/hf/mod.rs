@@ -1,11 +1,11 @@
 //! `hf`: the recursive model for `transformers`, each tensor once: the folder with two Python files
 //! and `auto_map`, to be loaded with `trust_remote_code=True`.
 //!
-//! `modeling_retie.py` is one model for every family: it reads the object `decoder` of
-//! `config.json`, which [`decoder`] makes from the anatomy, and knows no family by name. Tensors keep
+//! `modeling_retie.py` is one model for every family: it reads the object `stack` of
+//! `config.json`, which [`stack`] makes from the anatomy, and knows no family by name. Tensors keep
 //! their names, so that what `save_pretrained` writes is a folder that retie reads.
 
-mod decoder;
+mod stack;
 
 use crate::{
     ExportError, StoredType,
@@ -14,10 +14,10 @@ use crate::{
     hf_unrolled::{set_dtype, write_tensors},
     report::Contents,
 };
-use decoder::decoder;
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_config::{Gating, ModelConfig};
 use serde_json::{Value, json};
+use stack::stack;
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 /// Python files of the folder; `MODEL_TYPE` in the first is the `model_type` of the model.
@@ -53,7 +53,7 @@ fn write(
     );
     keys.insert("architectures".into(), json!(["RetieForCausalLM"]));
     keys.insert("tie_word_embeddings".into(), json!(config.anatomy.tie_word_embeddings));
-    keys.insert("decoder".into(), Value::Object(decoder(config)));
+    keys.insert("stack".into(), Value::Object(stack(config)));
     set_dtype(&mut keys, dtype.dtype());
     let model_type = keys["model_type"].as_str().unwrap_or_default().to_owned();
     write_json(&dir.join("config.json"), &keys)?;

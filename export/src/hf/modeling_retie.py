@@ -7,7 +7,7 @@
     model.depths.{d}     what depth d has for itself: LoRA or DoRA, norms, biases, extras
     model.routers.{k}    routers of a routed model; this code sends every token through all recursions
 
-Depth d runs the stored layer `config.decoder["depths"][d]["layer"]`. Every depth has its own slot in the KV cache, except those
+Depth d runs the stored layer `config.stack["depths"][d]["layer"]`. Every depth has its own slot in the KV cache, except those
 whose `keys_of` names another depth. Shapes: B sequences, T tokens, D hidden, N heads, K key-value heads, H head size.
 """
 
@@ -31,9 +31,9 @@ ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, appr
 class Norm(nn.Module):
     """RMSNorm with weight `w` or `1 + w`, or LayerNorm, computed in f32."""
 
-    def __init__(self, size, decoder):
+    def __init__(self, size, stack):
         super().__init__()
-        self.kind, self.eps = decoder["norm"], decoder["norm_eps"]
+        self.kind, self.eps = stack["norm"], stack["norm_eps"]
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size)) if self.kind == "layer" else None
 
@@ -91,13 +91,13 @@ class Weights(nn.Module):
 class Layer(Weights):
     """A stored layer."""
 
-    def __init__(self, decoder):
+    def __init__(self, stack):
         super().__init__()
-        shared = decoder["share_norms"]
-        for name, (out, inp) in decoder["linears"].items():
-            self.put(name, nn.Linear(inp, out, bias=shared and name in decoder["biases"]))
-        for name, size in decoder["norms"].items() if shared else []:
-            self.put(name, Norm(size, decoder))
+        shared = stack["share_norms"]
+        for name, (out, inp) in stack["linears"].items():
+            self.put(name, nn.Linear(inp, out, bias=shared and name in stack["biases"]))
+        for name, size in stack["norms"].items() if shared else []:
+            self.put(name, Norm(size, stack))
 
 
 class DepthAttention(nn.Module):
@@ -107,11 +107,12 @@ class DepthAttention(nn.Module):
 
     def __init__(self, config, depth):
         super().__init__()
-        decoder = config.decoder
+        stack = config.stack
         self.config, self.layer_idx = config, depth
-        self.window = decoder["depths"][depth]["window"]
-        self.scaling = decoder["query_pre_attn_scalar"] ** -0.5
-        self.softcap = decoder["attn_logit_softcapping"]
+        self.window = stack["depths"][depth]["window"]
+        self.num_key_value_groups = stack["linears"]["self_attn.q_proj"][0] // stack["linears"]["self_attn.k_proj"][0]
+        self.scaling = stack["query_pre_attn_scalar"] ** -0.5
+        self.softcap = stack["attn_logit_softcapping"]
 
     def forward(self, query, key, value, step):
         name = self.config._attn_implementation
@@ -124,8 +125,7 @@ class DepthAttention(nn.Module):
 
 
 def eager_attention(module, query, key, value, mask, scaling, softcap=None, **_):
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
     scores = query @ key.transpose(2, 3) * scaling
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
@@ -136,10 +136,10 @@ def eager_attention(module, query, key, value, mask, scaling, softcap=None, **_)
 class Step:
     """What all depths of one forward pass share: positions, padding, the cache, keys and values that later depths read."""
 
-    def __init__(self, decoder, positions, padding, cache, past):
+    def __init__(self, stack, positions, padding, cache, past):
         self.positions, self.padding, self.cache = positions, padding, cache
         self.total = past + positions.shape[1]
-        self.rotations = [rotation(rope, positions) for rope in decoder["ropes"]]
+        self.rotations = [rotation(rope, positions) for rope in stack["ropes"]]
         self.keys_values = {}
 
     def mask(self, queries, keys, window, like):
@@ -187,13 +187,13 @@ class Depth(Weights):
 
     def __init__(self, config, depth):
         super().__init__()
-        self.decoder = decoder = config.decoder
-        self.own = own = decoder["depths"][depth]
-        for name, shape in decoder["linears"].items():
-            bias = not decoder["share_norms"] and name in decoder["biases"]
-            self.put(name, Correction(shape, own["ranks"].get(name, 0), decoder["dora"], bias))
-        for name, size in decoder["norms"].items() if not decoder["share_norms"] else []:
-            self.put(name, Norm(size, decoder))
+        self.stack = stack = config.stack
+        self.own = own = stack["depths"][depth]
+        for name, shape in stack["linears"].items():
+            bias = not stack["share_norms"] and name in stack["biases"]
+            self.put(name, Correction(shape, own["ranks"].get(name, 0), stack["dora"], bias))
+        for name, size in stack["norms"].items() if not stack["share_norms"] else []:
+            self.put(name, Norm(size, stack))
         for name in own["extras"]:
             start = torch.ones if name.endswith("scale") else torch.zeros
             self.put(f"extras.{name}", nn.Parameter(start(config.hidden_size)))
@@ -216,11 +216,11 @@ class Depth(Weights):
             return linear("self_attn.o_proj", self.attend(x, linear, norm, step))
 
         def mlp(x):
-            activation, up = ACTIVATIONS[self.decoder["activation"]], linear("mlp.up_proj", x)
-            gated = "mlp.gate_proj" in self.decoder["linears"]
+            activation, up = ACTIVATIONS[self.stack["activation"]], linear("mlp.up_proj", x)
+            gated = "mlp.gate_proj" in self.stack["linears"]
             return linear("mlp.down_proj", activation(linear("mlp.gate_proj", x)) * up if gated else activation(up))
 
-        x, residual = self.enter(x), self.decoder["residual"]
+        x, residual = self.enter(x), self.stack["residual"]
         if residual == "pre_norm":
             x = x + scaled("attention_scale", attention(norm("input_layernorm", x)))
             return x + scaled("mlp_scale", mlp(norm("post_attention_layernorm", x)))
@@ -236,16 +236,16 @@ class Depth(Weights):
         norm, embedding = self.get("extras.loop_norm"), self.get("extras.loop_embedding")
         if norm is not None:
             y = x.float()
-            x = x + (norm * y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.decoder["norm_eps"])).to(x.dtype)
+            x = x + (norm * y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.stack["norm_eps"])).to(x.dtype)
         return x if embedding is None else x + embedding
 
     def attend(self, x, linear, norm, step):
-        rope, qk_norm = self.own["rope"], self.decoder["qk_norm"]
+        rope, qk_norm = self.own["rope"], self.stack["qk_norm"]
 
         def heads(name, y):
             """`[B, T, N·H]` -> `[B, N, T, H]`, normalised and rotated."""
             y = norm(f"self_attn.{name}", y) if qk_norm == "full" and name else y
-            y = y.view(*x.shape[:2], -1, self.decoder["head_dim"])
+            y = y.view(*x.shape[:2], -1, self.stack["head_dim"])
             y = (norm(f"self_attn.{name}", y) if qk_norm == "head" and name else y).transpose(1, 2)
             return y if rope is None or name is None else rotate(y, step.rotations[rope])
 
@@ -283,19 +283,19 @@ class RetiePreTrainedModel(PreTrainedModel):
 class RetieModel(RetiePreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
-        decoder = config.decoder
+        stack = config.stack
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(decoder) for _ in range(decoder["num_layers"]))
-        self.depths = nn.ModuleList(Depth(config, depth) for depth in range(len(decoder["depths"])))
-        self.routers = nn.ModuleList(Router(shapes) for shapes in decoder["routers"])
-        self.auxiliary_routers = nn.ModuleList(Router(shapes) for shapes in decoder["auxiliary_routers"])
-        self.norm = Norm(config.hidden_size, decoder)
+        self.layers = nn.ModuleList(Layer(stack) for _ in range(stack["num_layers"]))
+        self.depths = nn.ModuleList(Depth(config, depth) for depth in range(len(stack["depths"])))
+        self.routers = nn.ModuleList(Router(shapes) for shapes in stack["routers"])
+        self.auxiliary_routers = nn.ModuleList(Router(shapes) for shapes in stack["auxiliary_routers"])
+        self.norm = Norm(config.hidden_size, stack)
         self.post_init()
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 use_cache=None, output_hidden_states=None, return_dict=None, cache=None, **kwargs):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        scale = self.config.decoder["embedding_scale"]
+        scale = self.config.stack["embedding_scale"]
         if scale is not None:
             x = x * torch.tensor(scale, dtype=x.dtype)
         cache = past_key_values if cache is None else cache
@@ -305,7 +305,7 @@ class RetieModel(RetiePreTrainedModel):
         past = 0 if cache is None else int(cache.get_seq_length())
         if position_ids is None:
             position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
-        step = Step(self.config.decoder, position_ids, attention_mask, cache, past)
+        step = Step(self.config.stack, position_ids, attention_mask, cache, past)
         states = [x]
         # `generate(assistant_early_exit=n)` lowers `num_hidden_layers`.
         for depth in self.depths[: self.config.num_hidden_layers]:
@@ -336,11 +336,11 @@ class RetieForCausalLM(RetiePreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds, use_cache=use_cache, output_hidden_states=output_hidden_states, cache=cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept])
-        cap = self.config.decoder["final_logit_softcapping"]
+        cap = self.config.stack["final_logit_softcapping"]
         if cap:
             logits = cap * torch.tanh(logits / cap)
         loss = None
         if labels is not None:
             shifted = F.pad(labels, (0, 1), value=-100)[:, 1:]
             loss = F.cross_entropy(logits.float().flatten(0, 1), shifted.flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=out.hidden_states, **{CACHE: out[CACHE]})
+        return CausalLMOutputWithPast(loss=loss, logits=logits, hidden_states=out.hidden_states, **{CACHE: getattr(out, CACHE)})

@@ -1,4 +1,4 @@
-//! The object `decoder` of `config.json`: everything that `modeling_retie.py` needs to build and run
+//! The object `stack` of `config.json`: everything that `modeling_retie.py` needs to build and run
 //! the model, spelled out for each depth.
 
 use retie_config::{
@@ -8,7 +8,7 @@ use retie_config::{
 use serde_json::{Map, Value, json};
 
 /// The object for a model.
-pub(super) fn decoder(config: &ModelConfig) -> Map<String, Value> {
+pub(super) fn stack(config: &ModelConfig) -> Map<String, Value> {
     let (anatomy, specs) = (&config.anatomy, config.tensors());
     let linears: Map<_, _> =
         config.projection_shapes().iter().map(|(projection, shape)| (projection.to_string(), json!(shape))).collect();
