@@ -65,7 +65,7 @@ impl GgufPlan {
         let rope_freqs = rope_freqs(config);
         let mut metadata = model_metadata(config, family, name);
         let (tensors, mut reasons) = planned_tensors(config, family);
-        let table: Vec<RawTensor> = tensors.iter().map(raw).chain(rope_freqs.as_ref().map(raw_rope_freqs)).collect();
+        let table: Vec<RawTensor> = tensors.iter().map(raw).chain(rope_freqs.as_deref().map(raw_rope_freqs)).collect();
         reasons.extend(unstated(config, family, &metadata, table, rope_freqs.as_deref()));
         let mut notes = Vec::new();
         match tokenizer_metadata(config, companions) {
@@ -207,7 +207,7 @@ fn raw(planned: &Planned) -> RawTensor {
     RawTensor { name: planned.name.clone(), dimensions, type_id: GgufType::F32.id(), start: 0 }
 }
 
-fn raw_rope_freqs(factors: &Vec<f32>) -> RawTensor {
+fn raw_rope_freqs(factors: &[f32]) -> RawTensor {
     let dimensions = vec![factors.len() as u64];
     RawTensor { name: names::ROPE_FREQS.to_owned(), dimensions, type_id: GgufType::F32.id(), start: 0 }
 }

@@ -209,3 +209,112 @@ fn chat_template(settings: &Value, companions: &[(String, Vec<u8>)]) -> Option<S
     };
     file.and_then(|(_, bytes)| String::from_utf8(bytes.clone()).ok()).or_else(in_settings)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        gguf::{metadata::Metadata, tokenizer::Tokenizer},
+        tiny::tiny_llama,
+    };
+    use serde_json::json;
+
+    /// Byte-level BPE of 8 tokens, with the pre-tokenizer `name`; the embeddings of the tiny Llama
+    /// have 11 rows.
+    fn tokenizer(name: &str) -> Value {
+        let pre = PRE_TOKENIZERS.iter().find(|known| known.name == name).unwrap();
+        json!({
+            "added_tokens": [{ "id": 0, "content": "<s>", "special": true }, { "id": 7, "content": "<tool>", "special": false }],
+            "normalizer": null,
+            "pre_tokenizer": (pre.json)(),
+            "post_processor": null,
+            "model": {
+                "type": "BPE", "byte_fallback": false, "ignore_merges": pre.ignore_merges,
+                "vocab": { "<s>": 0, "a": 1, "b": 2, "1": 3, "2": 4, "ab": 5, "12": 6 },
+                "merges": [["a", "b"], "1 2"],
+            },
+        })
+    }
+
+    fn written(tokenizer: &Value, settings: &Value) -> Result<TokenizerMetadata, String> {
+        let files = [("tokenizer.json", tokenizer), ("tokenizer_config.json", settings)];
+        let files = files.map(|(name, json)| (name.to_owned(), serde_json::to_vec(json).unwrap()));
+        tokenizer_metadata(&tiny_llama(1), &files)
+    }
+
+    fn read(written: &TokenizerMetadata) -> Metadata {
+        let mut metadata = Metadata::default();
+        for (key, value) in &written.metadata {
+            metadata.insert(key.clone(), value.read()).unwrap();
+        }
+        metadata
+    }
+
+    #[test]
+    fn a_written_tokenizer_is_read_back() {
+        for pre in &PRE_TOKENIZERS {
+            let ours = tokenizer(pre.name);
+            let settings = json!({ "eos_token": { "content": "<s>" }, "chat_template": [{ "name": "default", "template": "{{ x }}" }] });
+            let metadata = read(&written(&ours, &settings).unwrap());
+            let back = Tokenizer::read(&metadata, 11).unwrap();
+            let json = back.json().unwrap();
+            assert_eq!(json["pre_tokenizer"], ours["pre_tokenizer"], "{}", pre.name);
+            assert_eq!(json["model"]["merges"], json!([["a", "b"], ["1", "2"]]));
+            assert_eq!(json["model"]["ignore_merges"], ours["model"]["ignore_merges"]);
+            assert_eq!(json["model"]["vocab"]["[PAD8]"], 8);
+            assert_eq!(
+                (&json["added_tokens"][1]["content"], &json["added_tokens"][1]["special"]),
+                (&json!("<tool>"), &json!(false))
+            );
+            let config = back.config_json(64).unwrap();
+            assert_eq!((&config["eos_token"], &config["chat_template"]), (&json!("<s>"), &json!("{{ x }}")));
+            assert_eq!((&config["add_bos_token"], config.get("bos_token")), (&json!(false), None));
+        }
+    }
+
+    #[test]
+    fn tokens_that_the_template_adds_are_stated() {
+        let special = json!({ "SpecialToken": { "id": "<s>", "type_id": 0 } });
+        let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+        let added = |single: Value| {
+            let mut ours = tokenizer("llama-bpe");
+            ours["post_processor"] = json!({
+                "type": "Sequence",
+                "processors": [{ "type": "ByteLevel" }, { "type": "TemplateProcessing", "single": single }],
+            });
+            written(&ours, &Value::Null).map(|written| {
+                let metadata = read(&written);
+                ["bos", "eos"].map(|name| metadata.flag(&format!("tokenizer.ggml.add_{name}_token")).unwrap())
+            })
+        };
+        assert_eq!(added(json!([special, text])).unwrap(), [Some(true), Some(false)]);
+        assert_eq!(added(json!([special, text, special])).unwrap(), [Some(true), Some(true)]);
+        assert_eq!(added(json!([text])).unwrap(), [Some(false), Some(false)]);
+        assert!(added(json!([special, special, text])).unwrap_err().contains("more than one token"));
+    }
+
+    #[test]
+    fn what_llama_cpp_would_split_otherwise_is_refused() {
+        let refused = |change: &dyn Fn(&mut Value)| {
+            let mut ours = tokenizer("qwen2");
+            change(&mut ours);
+            written(&ours, &Value::Null).map(|written| written.note)
+        };
+        let note = refused(&|ours| ours["normalizer"] = json!({ "type": "NFC" })).unwrap().unwrap();
+        assert!(note.contains("NFC"), "{note}");
+        assert!(
+            refused(&|ours| ours["normalizer"] = json!({ "type": "Lowercase" })).unwrap_err().contains("`Lowercase`")
+        );
+        assert!(refused(&|ours| ours["model"]["type"] = json!("Unigram")).unwrap_err().contains("(`Unigram`)"));
+        assert!(refused(&|ours| ours["model"]["byte_fallback"] = json!(true)).is_err());
+        assert!(refused(&|ours| ours["model"]["ignore_merges"] = json!(true)).unwrap_err().contains("pre-tokenizer"));
+        assert!(refused(&|ours| ours["pre_tokenizer"] = Value::Null).unwrap_err().contains("pre-tokenizer"));
+        let message = refused(&|ours| ours["added_tokens"][1]["id"] = json!(11)).unwrap_err();
+        assert_eq!(message, "token `<tool>` has the id 11, but there are 11 embeddings");
+        assert!(
+            refused(&|ours| ours["model"]["merges"][0] = json!(["a b", "c"])).unwrap_err().contains("has the merge")
+        );
+        assert!(refused(&|ours| ours["post_processor"] = json!({ "type": "RobertaProcessing" })).is_err());
+        assert!(tokenizer_metadata(&tiny_llama(1), &[]).unwrap().note.is_some());
+    }
+}

@@ -24,8 +24,8 @@ const POSITIONS: usize = 64;
 const NEW_TOKENS: usize = 16;
 
 /// Largest difference of a logit, relative to the largest logit, that the order of sums in f32
-/// explains.
-const F32_SUMS: f32 = 1e-4;
+/// explains: 2e-5 at the 30 depths of SmolLM2, and more in deeper and wider models.
+const F32_SUMS: f32 = 5e-4;
 
 /// Result of a comparison.
 #[derive(Debug, Serialize)]
