@@ -208,3 +208,47 @@ impl Sample {
         last[a as usize] - last[b as usize]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use retie_config::{Init, RecursionConfig, Sharing};
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    /// A Llama of four depths with a context of `context` positions.
+    fn config(context: usize) -> ModelConfig {
+        let Value::Object(map) = json!({
+            "model_type": "llama", "vocab_size": 40, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 4,
+            "num_attention_heads": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+            "max_position_embeddings": context,
+        }) else {
+            unreachable!()
+        };
+        let recursion = Some(RecursionConfig::new(2, Sharing::Cycle, Init::Average));
+        ModelConfig { recursion, ..ModelConfig::from_json(map, Path::new("tiny")).unwrap() }
+    }
+
+    #[test]
+    fn a_sample_fits_the_context() {
+        for (context, positions, new_tokens) in [(256, 64, 16), (40, 24, 16), (16, 1, 15), (1, 1, 0)] {
+            let sample = Sample::new(&config(context));
+            assert_eq!((sample.ids.len(), sample.new_tokens), (positions, new_tokens), "{context}");
+        }
+    }
+
+    #[test]
+    fn rounding_is_told_from_another_model() {
+        let difference = |max_difference, margin| Difference {
+            positions: 64,
+            max_difference,
+            largest_logit: 10.0,
+            greedy_tokens: 16,
+            equal_tokens: 15,
+            margin,
+        };
+        assert!(difference(0.004, None).is_rounding() && difference(0.004, Some(0.009)).is_rounding());
+        assert!(!difference(0.006, None).is_rounding() && !difference(f32::INFINITY, None).is_rounding());
+        assert!(!difference(0.004, Some(0.011)).is_rounding() && !difference(0.004, Some(f32::INFINITY)).is_rounding());
+    }
+}
