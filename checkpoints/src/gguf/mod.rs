@@ -12,6 +12,7 @@ mod plan;
 mod quant;
 mod rope_factors;
 mod sentencepiece;
+mod sentencepiece_model;
 #[cfg(test)]
 mod test_file;
 mod tokenizer;

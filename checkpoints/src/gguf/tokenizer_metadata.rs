@@ -1,13 +1,15 @@
 //! Conversion of `tokenizer.json` and `tokenizer_config.json` into tokenizer metadata: the inverse
 //! of [`super::tokenizer`].
 //!
-//! Written: byte-level BPE whose pre-tokenizer is one of [`PRE_TOKENIZERS`]. Keys and token types
+//! Written: byte-level BPE whose pre-tokenizer is one of [`PRE_TOKENIZERS`]; and SentencePiece
+//! without a space put before the text, whose scores are in `tokenizer.model`. Keys and token types
 //! are those of llama.cpp's converter
 //! (<https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/vocab.py>).
 
 use super::{
     GgufValue,
-    sentencepiece::{CONTROL, NORMAL, UNUSED, USER_DEFINED},
+    sentencepiece::{CONTROL, NORMAL, SPACE, UNUSED, USER_DEFINED},
+    sentencepiece_model,
     tokenizer::PRE_TOKENIZERS,
 };
 use retie_config::ModelConfig;
@@ -41,15 +43,13 @@ pub(super) fn tokenizer_metadata(
         });
     };
     let settings = json("tokenizer_config.json")?.unwrap_or_default();
-    let (pre, note) = pre_tokenizer(&tokenizer)?;
-    let vocabulary = Vocabulary::read(&tokenizer, config.vocab_size)?;
-    let mut metadata = vec![
-        key("model", GgufValue::Text("gpt2".to_owned())),
-        key("pre", GgufValue::Text(pre.to_owned())),
-        key("tokens", GgufValue::Texts(vocabulary.tokens.clone())),
-        key("token_type", GgufValue::Integers(vocabulary.types.clone())),
-        key("merges", GgufValue::Texts(merges(&tokenizer)?)),
-    ];
+    let mut vocabulary = Vocabulary::read(&tokenizer, config.vocab_size)?;
+    let (mut metadata, note) = match tokenizer["model"]["byte_fallback"] == true {
+        true => (sentencepiece_metadata(&tokenizer, companions, &mut vocabulary)?, None),
+        false => byte_level_metadata(&tokenizer)?,
+    };
+    metadata.push(key("tokens", GgufValue::Texts(vocabulary.tokens.clone())));
+    metadata.push(key("token_type", GgufValue::Integers(vocabulary.types.clone())));
     let special = [
         ("bos", "bos_token", config.bos_token_id),
         ("eos", "eos_token", config.eos_token_ids.first().copied()),
@@ -73,6 +73,74 @@ fn key(name: &str, value: GgufValue) -> (String, GgufValue) {
     (format!("tokenizer.ggml.{name}"), value)
 }
 
+/// Keys of byte-level BPE beside the tokens, and what llama.cpp leaves out.
+fn byte_level_metadata(tokenizer: &Value) -> Result<(Vec<(String, GgufValue)>, Option<String>), String> {
+    let (pre, note) = pre_tokenizer(tokenizer)?;
+    let metadata = vec![
+        key("model", GgufValue::Text("gpt2".to_owned())),
+        key("pre", GgufValue::Text(pre.to_owned())),
+        key("merges", GgufValue::Texts(merges(tokenizer)?)),
+    ];
+    Ok((metadata, note))
+}
+
+/// Score of a token that is not a piece, and of one that no text has.
+const ADDED_SCORE: f32 = -1000.0;
+const UNUSED_SCORE: f32 = -10000.0;
+
+/// Keys of SentencePiece beside the tokens, which take the types of the pieces.
+fn sentencepiece_metadata(
+    tokenizer: &Value,
+    companions: &[(String, Vec<u8>)],
+    vocabulary: &mut Vocabulary,
+) -> Result<Vec<(String, GgufValue)>, String> {
+    let replace = serde_json::json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
+    if tokenizer["normalizer"] != replace {
+        return Err("its tokenizer changes a text before it is split (a space put before it, another normal form), \
+                    which is not written"
+            .to_owned());
+    }
+    let Some((_, model)) = companions.iter().find(|(name, _)| name == "tokenizer.model") else {
+        return Err("its `tokenizer.json` has no scores of pieces, and there is no `tokenizer.model`".to_owned());
+    };
+    let pieces = sentencepiece_model::pieces(model).ok_or("`tokenizer.model` is no SentencePiece model")?;
+    let mut scores = vec![UNUSED_SCORE; vocabulary.tokens.len()];
+    for (id, score) in scores.iter_mut().enumerate() {
+        let kind = i64::from(vocabulary.types[id]);
+        match pieces.get(id) {
+            _ if matches!(kind, CONTROL | USER_DEFINED) => *score = ADDED_SCORE,
+            Some(piece) if piece.text == vocabulary.tokens[id] => {
+                *score = piece.score;
+                vocabulary.types[id] = piece.kind as i32;
+            }
+            Some(piece) => {
+                let (ours, theirs) = (&vocabulary.tokens[id], &piece.text);
+                return Err(format!("token {id} is `{ours}` in `tokenizer.json` and `{theirs}` in `tokenizer.model`"));
+            }
+            None => {}
+        }
+        if i64::from(vocabulary.types[id]) == USER_DEFINED {
+            vocabulary.tokens[id] = vocabulary.tokens[id].replace(SPACE, " ");
+        }
+    }
+    Ok(vec![
+        key("model", GgufValue::Text("llama".to_owned())),
+        key("pre", GgufValue::Text("default".to_owned())),
+        key("scores", GgufValue::Floats(scores)),
+        key("add_space_prefix", GgufValue::Bool(false)),
+    ])
+}
+
+/// True for an added token that llama.cpp's converter takes for a control token, whatever
+/// `tokenizer.json` says.
+fn looks_special(token: &str) -> bool {
+    let between = |start: &str, end: &str| token.starts_with(start) && token.ends_with(end);
+    matches!(token, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
+        || between("<|", "|>")
+        || between("<\u{ff5c}", "\u{ff5c}>")
+        || between("<unused", ">")
+}
+
 /// Text of a special token, which stands alone or in an object.
 fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content").and_then(Value::as_str))
@@ -82,8 +150,8 @@ fn content(token: &Value) -> Option<&str> {
 fn pre_tokenizer(tokenizer: &Value) -> Result<(&'static str, Option<String>), String> {
     let model = &tokenizer["model"];
     let kind = model["type"].as_str().unwrap_or("BPE");
-    if kind != "BPE" || model["byte_fallback"] == true {
-        return Err(format!("its tokenizer is no byte-level BPE (`{kind}`); no other kind is written"));
+    if kind != "BPE" {
+        return Err(format!("its tokenizer is neither byte-level BPE nor SentencePiece with merges (`{kind}`)"));
     }
     let ignore_merges = model["ignore_merges"] == true;
     let found = PRE_TOKENIZERS.iter().find(|known| {
@@ -132,7 +200,8 @@ impl Vocabulary {
         }
         for added in tokenizer["added_tokens"].as_array().into_iter().flatten() {
             let text = added["content"].as_str().ok_or("an added token of `tokenizer.json` has no `content`")?;
-            let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
+            let is_control = added["special"] == true || looks_special(text);
+            let kind = if is_control { CONTROL } else { USER_DEFINED };
             tokens.insert(token_id(&added["id"])?, (text.to_owned(), kind));
         }
         if let Some((id, (token, _))) = tokens.last_key_value().filter(|(id, _)| **id >= num_embeddings) {
@@ -294,6 +363,45 @@ mod tests {
     }
 
     #[test]
+    fn a_sentencepiece_model_is_read_back_with_its_scores() {
+        let model = include_bytes!("../../tests/golden/sentencepiece.model");
+        let pieces = sentencepiece_model::pieces(model).unwrap();
+        let vocab: serde_json::Map<_, _> =
+            pieces.iter().enumerate().map(|(id, piece)| (piece.text.clone(), json!(id))).collect();
+        let id = |token: &str| vocab[token].clone();
+        let added = |token: &str, special: bool| json!({ "id": id(token), "content": token, "special": special });
+        let mut ours = json!({
+            "added_tokens": [added("<pad>", false), added("<s>", true), added("\u{2581}\u{2581}", false)],
+            "normalizer": { "type": "Replace", "pattern": { "String": " " }, "content": SPACE },
+            "model": { "type": "BPE", "byte_fallback": true, "vocab": vocab, "merges": [] },
+        });
+        let config = ModelConfig { vocab_size: pieces.len() + 1, ..tiny_llama(1) };
+        let write = |ours: &Value, model: &[u8]| {
+            let json = serde_json::to_vec(ours).unwrap();
+            tokenizer_metadata(&config, &[("tokenizer.json".into(), json), ("tokenizer.model".into(), model.to_vec())])
+        };
+        let metadata = read(&write(&ours, model).unwrap());
+        let scores = metadata.optional_floats("tokenizer.ggml.scores").unwrap().unwrap();
+        let types = metadata.optional_integers("tokenizer.ggml.token_type").unwrap().unwrap();
+        for (id, piece) in pieces.iter().enumerate() {
+            let expected = match piece.text.as_str() {
+                "<pad>" | "<s>" => (ADDED_SCORE, CONTROL),
+                "\u{2581}\u{2581}" => (ADDED_SCORE, USER_DEFINED),
+                _ => (piece.score, piece.kind),
+            };
+            assert_eq!((scores[id], types[id]), expected, "{}", piece.text);
+        }
+        assert_eq!((scores[pieces.len()], types[pieces.len()]), (UNUSED_SCORE, UNUSED));
+        let json = Tokenizer::read(&metadata, config.vocab_size).unwrap().json().unwrap();
+        assert_eq!(json["normalizer"], ours["normalizer"]);
+        assert!(pieces.iter().enumerate().all(|(id, piece)| json["model"]["vocab"][&piece.text] == id));
+        assert!(json["model"]["merges"].as_array().unwrap().contains(&json!(["h", "e"])));
+        assert!(write(&ours, b"x").unwrap_err().contains("is no SentencePiece model"));
+        ours["normalizer"] = json!({ "type": "Sequence" });
+        assert!(write(&ours, model).unwrap_err().contains("changes a text"));
+    }
+
+    #[test]
     fn what_llama_cpp_would_split_otherwise_is_refused() {
         let refused = |change: &dyn Fn(&mut Value)| {
             let mut ours = tokenizer("qwen2");
@@ -306,7 +414,8 @@ mod tests {
             refused(&|ours| ours["normalizer"] = json!({ "type": "Lowercase" })).unwrap_err().contains("`Lowercase`")
         );
         assert!(refused(&|ours| ours["model"]["type"] = json!("Unigram")).unwrap_err().contains("(`Unigram`)"));
-        assert!(refused(&|ours| ours["model"]["byte_fallback"] = json!(true)).is_err());
+        let message = refused(&|ours| ours["model"]["byte_fallback"] = json!(true)).unwrap_err();
+        assert!(message.contains("changes a text before it is split"), "{message}");
         assert!(refused(&|ours| ours["model"]["ignore_merges"] = json!(true)).unwrap_err().contains("pre-tokenizer"));
         assert!(refused(&|ours| ours["pre_tokenizer"] = Value::Null).unwrap_err().contains("pre-tokenizer"));
         let message = refused(&|ours| ours["added_tokens"][1]["id"] = json!(11)).unwrap_err();

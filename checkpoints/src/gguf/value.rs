@@ -14,6 +14,8 @@ pub enum GgufValue {
     Texts(Vec<String>),
     /// An array of 32-bit integers.
     Integers(Vec<i32>),
+    /// An array of 32-bit floats.
+    Floats(Vec<f32>),
 }
 
 impl GgufValue {
@@ -26,6 +28,7 @@ impl GgufValue {
             Self::Text(s) => (8, text(s)),
             Self::Texts(items) => (9, array(8, items.len(), items.iter().flat_map(|item| text(item)))),
             Self::Integers(items) => (9, array(5, items.len(), items.iter().flat_map(|n| n.to_le_bytes()))),
+            Self::Floats(items) => (9, array(6, items.len(), items.iter().flat_map(|x| x.to_le_bytes()))),
         }
     }
 
@@ -37,6 +40,9 @@ impl GgufValue {
             Self::Bool(b) => MetaValue::Bool(*b),
             Self::Text(s) => MetaValue::Text(s.clone()),
             Self::Texts(items) => MetaValue::Array(items.iter().cloned().map(MetaValue::Text).collect()),
+            Self::Floats(items) => {
+                MetaValue::Array(items.iter().map(|x| MetaValue::Float(super::parse::shortest(*x))).collect())
+            }
             Self::Integers(items) => MetaValue::Array(items.iter().map(|n| MetaValue::Signed((*n).into())).collect()),
         }
     }
