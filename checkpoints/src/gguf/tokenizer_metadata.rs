@@ -44,8 +44,8 @@ pub(super) fn tokenizer_metadata(
     };
     let settings = json("tokenizer_config.json")?.unwrap_or_default();
     let mut vocabulary = Vocabulary::read(&tokenizer, config.vocab_size)?;
-    let (mut metadata, note) = match tokenizer["model"]["byte_fallback"] == true {
-        true => (sentencepiece_metadata(&tokenizer, companions, &mut vocabulary)?, None),
+    let TokenizerMetadata { mut metadata, note } = match tokenizer["model"]["byte_fallback"] == true {
+        true => sentencepiece_metadata(&tokenizer, companions, &mut vocabulary)?,
         false => byte_level_metadata(&tokenizer)?,
     };
     metadata.push(key("tokens", GgufValue::Texts(vocabulary.tokens.clone())));
@@ -74,14 +74,14 @@ fn key(name: &str, value: GgufValue) -> (String, GgufValue) {
 }
 
 /// Keys of byte-level BPE beside the tokens, and what llama.cpp leaves out.
-fn byte_level_metadata(tokenizer: &Value) -> Result<(Vec<(String, GgufValue)>, Option<String>), String> {
+fn byte_level_metadata(tokenizer: &Value) -> Result<TokenizerMetadata, String> {
     let (pre, note) = pre_tokenizer(tokenizer)?;
     let metadata = vec![
         key("model", GgufValue::Text("gpt2".to_owned())),
         key("pre", GgufValue::Text(pre.to_owned())),
         key("merges", GgufValue::Texts(merges(tokenizer)?)),
     ];
-    Ok((metadata, note))
+    Ok(TokenizerMetadata { metadata, note })
 }
 
 /// Score of a token that is not a piece, and of one that no text has.
@@ -93,7 +93,7 @@ fn sentencepiece_metadata(
     tokenizer: &Value,
     companions: &[(String, Vec<u8>)],
     vocabulary: &mut Vocabulary,
-) -> Result<Vec<(String, GgufValue)>, String> {
+) -> Result<TokenizerMetadata, String> {
     let replace = serde_json::json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
     if tokenizer["normalizer"] != replace {
         return Err("its tokenizer changes a text before it is split (a space put before it, another normal form), \
@@ -123,12 +123,13 @@ fn sentencepiece_metadata(
             vocabulary.tokens[id] = vocabulary.tokens[id].replace(SPACE, " ");
         }
     }
-    Ok(vec![
+    let metadata = vec![
         key("model", GgufValue::Text("llama".to_owned())),
         key("pre", GgufValue::Text("default".to_owned())),
         key("scores", GgufValue::Floats(scores)),
         key("add_space_prefix", GgufValue::Bool(false)),
-    ])
+    ];
+    Ok(TokenizerMetadata { metadata, note: None })
 }
 
 /// True for an added token that llama.cpp's converter takes for a control token, whatever
