@@ -32,7 +32,6 @@ pub struct NotHeld {
 
 /// Metadata and tensors of the file of a plain model.
 pub struct GgufPlan {
-    family: &'static Family,
     metadata: Vec<(String, GgufValue)>,
     tensors: Vec<Planned>,
     /// Rotary factors of Llama 3.1.
@@ -78,7 +77,7 @@ impl GgufPlan {
         if !reasons.is_empty() {
             return Err(NotHeld { reasons });
         }
-        Ok(Self { family, metadata, tensors, rope_freqs, notes })
+        Ok(Self { metadata, tensors, rope_freqs, notes })
     }
 
     /// What a reader of the file does otherwise, a sentence each.
@@ -101,33 +100,15 @@ impl GgufPlan {
         path: &Path,
         progress: &mut dyn FnMut(usize, usize, &str),
     ) -> Result<GgufContents, CheckpointError> {
-        let own = |dtype| GgufType::of(dtype);
-        let missing = |tensor: &str| CheckpointError::NoTensor {
-            path: tensors.path_of(tensor).to_owned(),
-            tensor: tensor.to_owned(),
-        };
-        let mut entries = Vec::new();
-        let mut kinds = Vec::new();
         let mut contents = GgufContents::default();
+        let mut kinds = Vec::with_capacity(self.tensors.len());
         for planned in &self.tensors {
-            let source = planned.spec.name();
-            let dtype = tensors.info(&source).ok_or_else(|| missing(&source))?.dtype;
-            let wanted = if planned.spec.shape.len() < 2 { GgufType::F32 } else { kind.unwrap_or(own(dtype)) };
-            let fits = row_values(planned).is_multiple_of(wanted.format().map_or(1, |format| format.block_values));
-            if !fits {
-                contents.instead.push(planned.name.clone());
-            }
-            let found = if fits { wanted } else { GgufType::F16 };
-            kinds.push(found);
-            entries.push(TableEntry { num_bytes: num_bytes(found, planned), ..entry(planned, found) });
+            let wanted = planned.wanted(tensors, kind)?;
+            let fits = planned.is_whole_blocks_of(wanted);
+            contents.instead.extend((!fits).then(|| planned.name.clone()));
+            kinds.push(if fits { wanted } else { GgufType::F16 });
         }
-        let head = self.rope_freqs.as_ref().map(|factors| TableEntry {
-            name: names::ROPE_FREQS.to_owned(),
-            dimensions: vec![factors.len() as u64],
-            type_id: GgufType::F32.id(),
-            num_bytes: factors.len() * Dtype::F32.size(),
-        });
-        let table: Vec<TableEntry> = head.into_iter().chain(entries).collect();
+        let table = self.table(&kinds);
         contents.tensors = table.len();
         contents.bytes = table.iter().map(|entry| entry.num_bytes as u64).sum();
         let embedding = self.tensors.iter().zip(&kinds).find(|(planned, _)| planned.spec.role == TensorRole::Embedding);
@@ -146,10 +127,21 @@ impl GgufPlan {
         Ok(contents)
     }
 
-    /// Name of the architecture in the file.
-    #[must_use]
-    pub fn architecture(&self) -> &'static str {
-        self.family.name
+    /// Tensor table of a file whose tensors have the types `kinds`.
+    fn table(&self, kinds: &[GgufType]) -> Vec<TableEntry> {
+        let entry = |raw: RawTensor, kind: GgufType, num_bytes: usize| TableEntry {
+            name: raw.name,
+            dimensions: raw.dimensions,
+            type_id: kind.id(),
+            num_bytes,
+        };
+        let factors = self.rope_freqs.as_deref();
+        let factors = factors.map(|factors| entry(raw_rope_freqs(factors), GgufType::F32, size_of_val(factors)));
+        let tensors = self.tensors.iter().zip(kinds);
+        factors
+            .into_iter()
+            .chain(tensors.map(|(planned, kind)| entry(raw(planned), *kind, num_bytes(*kind, planned))))
+            .collect()
     }
 }
 
@@ -166,6 +158,23 @@ pub struct GgufContents {
 }
 
 impl Planned {
+    /// Type that the tensor should have: F32 for a vector, for a matrix `kind` or the type that it
+    /// has.
+    fn wanted(&self, tensors: &dyn TensorSource, kind: Option<GgufType>) -> Result<GgufType, CheckpointError> {
+        let source = self.spec.name();
+        match tensors.info(&source) {
+            None => Err(CheckpointError::NoTensor { path: tensors.path_of(&source).to_owned(), tensor: source }),
+            Some(_) if self.spec.shape.len() < 2 => Ok(GgufType::F32),
+            Some(info) => Ok(kind.unwrap_or(GgufType::of(info.dtype))),
+        }
+    }
+
+    /// True if a row, the fastest dimension, is a whole number of blocks of the type.
+    fn is_whole_blocks_of(&self, kind: GgufType) -> bool {
+        let row = self.spec.shape.last().copied().unwrap_or(1);
+        row.is_multiple_of(kind.format().map_or(1, |format| format.block_values))
+    }
+
     /// Bytes of the tensor in the type `kind`.
     fn encode(&self, tensors: &dyn TensorSource, kind: GgufType) -> Result<Vec<u8>, CheckpointError> {
         let source = self.spec.name();
@@ -187,19 +196,10 @@ impl Planned {
     }
 }
 
-/// Values of a row, the fastest dimension.
-fn row_values(planned: &Planned) -> usize {
-    planned.spec.shape.last().copied().unwrap_or(1)
-}
-
+/// Bytes of a tensor in a type.
 fn num_bytes(kind: GgufType, planned: &Planned) -> usize {
     let bytes = kind.format().and_then(|format| format.num_bytes(planned.spec.num_elements() as u64));
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
-}
-
-fn entry(planned: &Planned, kind: GgufType) -> TableEntry {
-    let raw = raw(planned);
-    TableEntry { name: raw.name, dimensions: raw.dimensions, type_id: kind.id(), num_bytes: 0 }
 }
 
 fn raw(planned: &Planned) -> RawTensor {
