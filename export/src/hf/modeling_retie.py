@@ -116,10 +116,10 @@ class DepthAttention(nn.Module):
 
     def forward(self, query, key, value, step):
         name = self.config._attn_implementation
-        # SDPA has no soft cap.
+        # SDPA has no soft cap. Other functions than these two make their own mask.
         attend = eager_attention if name == "eager" or (self.softcap and name == "sdpa") else ALL_ATTENTION_FUNCTIONS[name]
-        mask = step.padding if "flash" in name else step.mask(query.shape[2], key.shape[2], self.window, query)
-        settings = {"softcap": self.softcap} if self.softcap else {}
+        mask = step.mask(query.shape[2], key.shape[2], self.window, query) if name in ("eager", "sdpa") else step.padding
+        settings = step.settings | ({"softcap": self.softcap} if self.softcap else {})
         out, _ = attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0, sliding_window=self.window, **settings)
         return out.reshape(*out.shape[:2], -1)
 
@@ -134,10 +134,10 @@ def eager_attention(module, query, key, value, mask, scaling, softcap=None, **_)
 
 
 class Step:
-    """What all depths of one forward pass share: positions, padding, the cache, keys and values that later depths read."""
+    """What all depths of one forward pass share: padding, cache, settings of the attention function, keys that later depths read."""
 
-    def __init__(self, stack, positions, padding, cache, past):
-        self.positions, self.padding, self.cache = positions, padding, cache
+    def __init__(self, stack, positions, padding, cache, past, settings):
+        self.padding, self.cache, self.settings = padding, cache, settings
         self.total = past + positions.shape[1]
         self.rotations = [rotation(rope, positions) for rope in stack["ropes"]]
         self.keys_values = {}
@@ -305,7 +305,7 @@ class RetieModel(RetiePreTrainedModel):
         past = 0 if cache is None else int(cache.get_seq_length())
         if position_ids is None:
             position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
-        step = Step(self.config.stack, position_ids, attention_mask, cache, past)
+        step = Step(self.config.stack, position_ids, attention_mask, cache, past, kwargs)
         states = [x]
         # `generate(assistant_early_exit=n)` lowers `num_hidden_layers`.
         for depth in self.depths[: self.config.num_hidden_layers]:
