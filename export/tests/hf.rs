@@ -51,6 +51,9 @@ fn every_family_keeps_its_tensors_once_and_under_their_names() {
         let text = fs_err::read_to_string(dir.join("configuration_retie.py")).unwrap();
         assert!(text.contains(&format!("model_type = \"recursive_{}\"", architecture.model_type)), "{text}");
         assert!(dir.join("modeling_retie.py").is_file() && dir.join("tokenizer.json").is_file());
+        // The tiny model has a tokenizer without settings.
+        let settings = fs_err::read_to_string(dir.join("tokenizer_config.json")).unwrap();
+        assert!(settings.contains("\"tokenizer_class\": \"PreTrainedTokenizerFast\""), "{settings}");
     }
 }
 

@@ -24,6 +24,9 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 const CONFIGURATION: (&str, &str) = ("configuration_retie.py", include_str!("configuration_retie.py"));
 const MODELING: (&str, &str) = ("modeling_retie.py", include_str!("modeling_retie.py"));
 
+/// Settings of a tokenizer.
+const SETTINGS: &str = "tokenizer_config.json";
+
 pub(crate) static FORMAT: Format = Format {
     name: "hf",
     about: "the recursive model for transformers (trust_remote_code), with its code, each tensor once",
@@ -62,6 +65,7 @@ fn write(
     let tensors = Cast::new(model, dtype.dtype());
     write_tensors(&tensors, dir, progress)?;
     write_companions(model, dir)?;
+    write_tokenizer_class(model, dir)?;
     let routed = config.recursion.as_ref().is_some_and(|recursion| recursion.router.is_some());
     let depth = "in transformers every token goes through all recursions: the code does not ask the routers";
     Ok(Contents {
@@ -70,6 +74,16 @@ fn write(
         notes: routed.then(|| depth.to_owned()).into_iter().collect(),
         ..Contents::default()
     })
+}
+
+/// Names the class of a tokenizer without settings: `AutoTokenizer` would look for that of the
+/// `model_type`, which only the code of the folder knows (transformers 4.57).
+fn write_tokenizer_class(model: ExportModel<'_>, dir: &Path) -> Result<(), ExportError> {
+    let has = |file: &str| model.companions.iter().any(|(name, _)| name == file);
+    match has("tokenizer.json") && !has(SETTINGS) {
+        true => write_json(&dir.join(SETTINGS), &json!({ "tokenizer_class": "PreTrainedTokenizerFast" })),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a model that is not recursive, and routers whose gates change what a token becomes at
