@@ -125,6 +125,29 @@ fn a_gguf_file_has_weights_tokenizer_and_template_of_the_model() {
 }
 
 #[test]
+fn a_selection_is_folded_with_its_gates_and_removed_layers_leave_a_plain_folder_to_copy() {
+    let place = Place::new();
+    place.retie("convert base --init select --source-layers 0,1,2,3,2,3,7 --gate 0.25 -o selected").ok();
+    place.retie("convert base --method drop --source-layers 0,1,2,3,7 -o dropped").ok();
+    for (model, layers, is_scaled) in [("selected", 7, true), ("dropped", 5, false)] {
+        for format in ["hf-unrolled", "gguf-unrolled"] {
+            let out = format!("{model}-{format}");
+            let report = json(&place.retie(&format!("export {model} --to {format} -o {out} --json")).ok());
+            assert_eq!(report["scaled"].as_u64().unwrap() > 0, is_scaled, "{report}");
+            assert_eq!(report["merged"], 0, "{report}");
+            assert_eq!(report["comparison"]["merged"]["equal_tokens"], 16, "{report}");
+        }
+        let config = json(&place.read(&format!("{model}-hf-unrolled/config.json")));
+        assert_eq!((&config["num_hidden_layers"], config.get("recursion")), (&Value::from(layers), None));
+    }
+    assert_snapshot!(place.refused("export dropped --to hf -o out"), @"
+    error: `hf` cannot hold the model:
+      it is not recursive
+    hint: `--to hf-unrolled` writes a plain model
+    ");
+}
+
+#[test]
 fn the_recursive_folder_for_transformers_is_read_and_converted_further_by_retie() {
     let place = Place::new();
     place.retie(&format!("{CONVERT} --share-norms false --extras loop_norm,residual_scale --relax dora")).ok();

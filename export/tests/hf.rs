@@ -13,7 +13,7 @@ use retie_config::{
 use retie_export::{ExportError, ExportOptions, ExportReport, Format, StoredType, export};
 use serde_json::{Value, json};
 use std::path::Path;
-use tiny::{Tiny, family, recursive};
+use tiny::{Tiny, family, read, recursive};
 
 fn recursion() -> RecursionConfig {
     RecursionConfig {
@@ -57,6 +57,20 @@ fn every_family_keeps_its_tensors_once_and_under_their_names() {
     }
 }
 
+/// The class of the folder has no defaults of a family: those of Llama are BOS 1 and EOS 2.
+#[test]
+fn tokens_and_context_are_stated_where_the_source_leaves_them_to_its_class() {
+    let root = tempfile::tempdir().unwrap();
+    let llama = ARCHITECTURES.into_iter().find(|a| a.model_type == "llama").unwrap();
+    let mut map = family(llama).to_json();
+    ["max_position_embeddings", "eos_token_id"].iter().for_each(|key| _ = map.remove(*key));
+    let model = Tiny::new(recursive(&read(map), recursion()), Dtype::F32);
+    write(&model, StoredType::Keep, root.path()).unwrap();
+    let keys = keys(root.path());
+    let stated = ["bos_token_id", "eos_token_id", "max_position_embeddings"].map(|key| keys[key].as_u64());
+    assert_eq!(stated, [Some(1), Some(2), Some(2048)]);
+}
+
 #[test]
 fn the_stack_is_spelled_out_for_every_depth() {
     let root = tempfile::tempdir().unwrap();
@@ -75,7 +89,7 @@ fn the_stack_is_spelled_out_for_every_depth() {
     let first = &stack["depths"][0];
     assert_eq!((&first["keys_of"], &first["ranks"], &first["rope"]), (&Value::Null, &json!({}), &json!(0)));
     assert_eq!(stack["linears"]["self_attn.k_proj"], json!([12, 16]));
-    assert_eq!(stack["ropes"], json!([{ "theta": 10000.0, "rotary_dim": 6, "scaling": { "type": "default" } }]));
+    assert_eq!(stack["ropes"], json!([{ "theta": 2e6, "rotary_dim": 6, "scaling": { "type": "default" } }]));
     // Magnitudes keep f32, whatever the matrices become.
     let back = ModelSource::open(root.path().to_str().unwrap()).unwrap();
     let name = "model.depths.1.mlp.up_proj.lora_magnitude_vector";

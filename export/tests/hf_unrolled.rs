@@ -141,6 +141,23 @@ fn every_family_is_unrolled_with_dora_own_norms_and_residual_scales() {
     }
 }
 
+/// The gates of a selection are residual scales with another start.
+#[test]
+fn a_selection_is_unrolled_with_its_gates() {
+    let root = tempfile::tempdir().unwrap();
+    for architecture in ARCHITECTURES {
+        let plain = family(architecture);
+        let selection = RecursionConfig {
+            prelude: Some(1),
+            coda: Some(1),
+            extras: [DepthExtra::ResidualScale].into(),
+            ..RecursionConfig::new(2, Sharing::Cycle, Init::Select)
+        };
+        let model = Tiny::new(recursive(&plain, selection), Dtype::F32);
+        check(&model, &plain, &root.path().join(architecture.model_type));
+    }
+}
+
 #[test]
 fn shared_norms_are_placed_at_every_depth() {
     let root = tempfile::tempdir().unwrap();

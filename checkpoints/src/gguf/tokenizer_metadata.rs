@@ -284,7 +284,10 @@ fn chat_template(settings: &Value, companions: &[(String, Vec<u8>)]) -> Option<S
 mod tests {
     use super::*;
     use crate::{
-        gguf::{metadata::Metadata, tokenizer::Tokenizer},
+        gguf::{
+            metadata::Metadata,
+            tokenizer::{Tokenizer, special_token_id},
+        },
         tiny::tiny_llama,
     };
     use serde_json::json;
@@ -309,7 +312,8 @@ mod tests {
     fn written(tokenizer: &Value, settings: &Value) -> Result<TokenizerMetadata, String> {
         let files = [("tokenizer.json", tokenizer), ("tokenizer_config.json", settings)];
         let files = files.map(|(name, json)| (name.to_owned(), serde_json::to_vec(json).unwrap()));
-        tokenizer_metadata(&tiny_llama(1), &files)
+        let config = ModelConfig { bos_token_id: None, ..tiny_llama(1) };
+        tokenizer_metadata(&config, &files)
     }
 
     fn read(written: &TokenizerMetadata) -> Metadata {
@@ -340,6 +344,15 @@ mod tests {
             assert_eq!((&config["eos_token"], &config["chat_template"]), (&json!("<s>"), &json!("{{ x }}")));
             assert_eq!((&config["add_bos_token"], config.get("bos_token")), (&json!(false), None));
         }
+    }
+
+    #[test]
+    fn ids_that_the_settings_do_not_name_are_those_of_the_configuration() {
+        let files = [("tokenizer.json".to_owned(), serde_json::to_vec(&tokenizer("gpt-2")).unwrap())];
+        let config = ModelConfig { bos_token_id: Some(3), eos_token_ids: vec![5, 6], ..tiny_llama(1) };
+        let metadata = read(&tokenizer_metadata(&config, &files).unwrap());
+        let ids = ["bos", "eos", "padding"].map(|name| special_token_id(&metadata, name).unwrap());
+        assert_eq!(ids, [Some(3), Some(5), None]);
     }
 
     #[test]

@@ -11,9 +11,9 @@
 //! T = W + E[(g − ĥ − b − W x̂) x̂ᵀ] (C + λ diag C)⁻¹,    C = E[x̂ x̂ᵀ],
 //! ```
 //!
-//! ridge regression of what is missing, each row divided by the root mean square of `g`. It has the
-//! shape of `W`: nothing is added to the model, and what was removed is approximated by what is left
-//! (as ReplaceMe, <https://arxiv.org/abs/2505.02819>, does behind one cut).
+//! ridge regression of what is missing, each row divided by the root mean square of `g`. It has
+//! the shape of `W`: nothing is added to the model, and what was removed is approximated by what is
+//! left (as ReplaceMe, <https://arxiv.org/abs/2505.02819>, does behind one cut).
 //!
 //! Many fits one after another to the same rows would hide from each other what none of them
 //! explains on others. So one sequence in [`VALIDATED`] is fitted to by none; `λ` is the one of

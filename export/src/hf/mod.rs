@@ -16,7 +16,7 @@ use crate::{
 };
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_config::{Gating, ModelConfig};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use stack::stack;
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
@@ -57,6 +57,7 @@ fn write(
     keys.insert("architectures".into(), json!(["RetieForCausalLM"]));
     keys.insert("tie_word_embeddings".into(), json!(config.anatomy.tie_word_embeddings));
     keys.insert("stack".into(), Value::Object(stack(config)));
+    state_defaults(&mut keys, config);
     set_dtype(&mut keys, dtype.dtype());
     let model_type = keys["model_type"].as_str().unwrap_or_default().to_owned();
     write_json(&dir.join("config.json"), &keys)?;
@@ -74,6 +75,20 @@ fn write(
         notes: routed.then(|| depth.to_owned()).into_iter().collect(),
         ..Contents::default()
     })
+}
+
+/// States what an absent key means in the family's own class and does not in that of the folder.
+fn state_defaults(keys: &mut Map<String, Value>, config: &ModelConfig) {
+    let end = match config.eos_token_ids.as_slice() {
+        [only] => json!(only),
+        several => json!(several),
+    };
+    let context = json!(config.max_position_embeddings);
+    let bos = config.bos_token_id.map(|id| ("bos_token_id", json!(id)));
+    let end = (!config.eos_token_ids.is_empty()).then_some(("eos_token_id", end));
+    for (key, value) in [Some(("max_position_embeddings", context)), bos, end].into_iter().flatten() {
+        keys.entry(key).or_insert(value);
+    }
 }
 
 /// Names the class of a tokenizer without settings: `AutoTokenizer` would look for that of the
