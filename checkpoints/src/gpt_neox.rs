@@ -1,4 +1,5 @@
-//! View of a GPT-NeoX checkpoint under the names of a Llama, with q, k and v separated.
+//! View of a GPT-NeoX checkpoint under the names of a Llama, with q, k and v separated, and the
+//! inverse view.
 //!
 //! Most modules are only renamed (`MODEL`, `LAYER`). `self_attn.{q,k,v}_proj` of layer `i`,
 //! `[D, D]` and `[D]` each, are rows of `gpt_neox.layers.{i}.attention.query_key_value`, `[3·D, D]`
@@ -8,8 +9,10 @@
 //! (`modeling_gpt_neox.py` of
 //! <https://github.com/huggingface/transformers/tree/main/src/transformers/models/gpt_neox>).
 
-use crate::{CheckpointError, TensorInfo, TensorSource};
-use retie_config::{LayerIndex, NormPosition, Projection, TensorOwner, TensorPart, TensorRole};
+use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
+use retie_config::{
+    LayerIndex, ModelConfig, NormPosition, Projection, TensorOwner, TensorPart, TensorRole, TensorSpec,
+};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 /// Linears of the fused matrix, in the order of each head's rows.
@@ -138,10 +141,103 @@ impl<S: TensorSource> TensorSource for GptNeox<S> {
     }
 }
 
+/// A checkpoint under the names of a Llama as one of GPT-NeoX.
+pub(crate) struct FusedNeox<'a> {
+    source: &'a dyn TensorSource,
+    num_heads: usize,
+    tensors: BTreeMap<String, FusedView>,
+}
+
+struct FusedView {
+    info: TensorInfo,
+    /// Tensors that it is made of: one, or those of [`FUSED`].
+    parts: Vec<String>,
+}
+
+impl<'a> FusedNeox<'a> {
+    /// View of the tensors of `config`, a plain model. Tensors of other types than their siblings
+    /// in the fused matrix make it F32.
+    pub fn new(source: &'a dyn TensorSource, config: &ModelConfig) -> Self {
+        let mut tensors: BTreeMap<String, FusedView> = BTreeMap::new();
+        for spec in config.tensors() {
+            let (Some(name), ours) = (family_name(&spec), spec.name()) else { continue };
+            let Some(info) = source.info(&ours) else { continue };
+            match tensors.get_mut(&name) {
+                None => _ = tensors.insert(name, FusedView { info: info.clone(), parts: vec![ours] }),
+                Some(view) => {
+                    view.info.shape[0] += info.shape[0];
+                    if view.info.dtype != info.dtype {
+                        view.info.dtype = Dtype::F32;
+                    }
+                    view.parts.push(ours);
+                }
+            }
+        }
+        Self { source, num_heads: config.num_attention_heads, tensors }
+    }
+
+    fn part(&self, name: &str, dtype: Dtype) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        match self.source.info(name) {
+            Some(info) if info.dtype != dtype => Ok(narrow(&self.source.read_f32(name)?, dtype).into()),
+            _ => self.source.bytes(name),
+        }
+    }
+}
+
+/// Name of a tensor in a checkpoint of the family.
+fn family_name(spec: &TensorSpec) -> Option<String> {
+    let find = |table: &[(TensorRole, &'static str)]| {
+        table.iter().find(|(role, _)| *role == spec.role).map(|(_, module)| *module)
+    };
+    let part = match spec.part {
+        TensorPart::Weight => "weight",
+        TensorPart::Bias => "bias",
+    };
+    match (spec.owner, spec.role) {
+        (TensorOwner::Model, _) => Some(format!("{}.{part}", find(&MODEL)?)),
+        (TensorOwner::Layer(layer), TensorRole::Projection(projection)) if FUSED.contains(&projection) => {
+            Some(format!("gpt_neox.layers.{layer}.{FUSED_NAME}.{part}"))
+        }
+        (TensorOwner::Layer(layer), _) => Some(format!("gpt_neox.layers.{layer}.{}.{part}", find(&LAYER)?)),
+        (TensorOwner::Depth(_) | TensorOwner::Router(..), _) => None,
+    }
+}
+
+impl TensorSource for FusedNeox<'_> {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|view| &view.info)
+    }
+
+    fn path_of(&self, name: &str) -> &Path {
+        let first = self.tensors.get(name).and_then(|view| view.parts.first());
+        self.source.path_of(first.map_or(name, String::as_str))
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        let missing = || CheckpointError::NoTensor { path: self.path_of(name).to_owned(), tensor: name.to_owned() };
+        let FusedView { info, parts } = self.tensors.get(name).ok_or_else(missing)?;
+        let parts = parts.iter().map(|part| self.part(part, info.dtype)).collect::<Result<Vec<_>, _>>()?;
+        match <[Cow<'_, [u8]>; 1]>::try_from(parts) {
+            Ok([only]) => Ok(only),
+            Err(parts) => {
+                let heads = (0..self.num_heads).flat_map(|head| parts.iter().map(move |part| (head, part)));
+                let of_head = |(head, part): (usize, &'_ Cow<'_, [u8]>)| {
+                    let size = part.len() / self.num_heads;
+                    part[head * size..][..size].to_vec()
+                };
+                Ok(heads.flat_map(of_head).collect::<Vec<u8>>().into())
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dtype;
 
     /// Two heads of two rows: queries, keys, values of the first, then of the second; a row is one
     /// number.
@@ -181,5 +277,49 @@ mod tests {
         assert_eq!(source.unread("model.layers.2.self_attn.k_proj.weight"), Some("I8"));
         assert_eq!(source.unread("model.layers.2.self_attn.o_proj.weight"), None);
         assert_eq!(source.unread("lm_head.weight"), Some("F64"));
+    }
+
+    /// Every tensor of a model under its own names, with a value that tells name and row.
+    struct Named(BTreeMap<String, TensorInfo>);
+
+    impl TensorSource for Named {
+        fn names(&self) -> Vec<&str> {
+            self.0.keys().map(String::as_str).collect()
+        }
+        fn info(&self, name: &str) -> Option<&TensorInfo> {
+            self.0.get(name)
+        }
+        fn path_of(&self, _: &str) -> &Path {
+            Path::new("m")
+        }
+        fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+            let start = self.0.keys().position(|other| other == name).unwrap() * 10_000;
+            let values: Vec<f32> = (0..self.0[name].num_elements()).map(|i| (start + i) as f32).collect();
+            Ok(narrow(&values, self.0[name].dtype).into())
+        }
+    }
+
+    #[test]
+    fn the_inverse_view_is_separated_into_what_it_was_made_of() {
+        let config = serde_json::json!({
+            "model_type": "gpt_neox", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "hidden_act": "gelu",
+            "num_hidden_layers": 2, "num_attention_heads": 2, "layer_norm_eps": 1e-5, "rotary_pct": 0.5,
+        });
+        let serde_json::Value::Object(map) = config else { unreachable!() };
+        let config = ModelConfig::from_json(map, Path::new("tiny")).unwrap();
+        let info = |spec: TensorSpec| (spec.name(), TensorInfo { dtype: Dtype::F32, shape: spec.shape });
+        let ours = Named(config.tensors().into_iter().map(info).collect());
+        let theirs = FusedNeox::new(&ours, &config);
+        let names = theirs.names();
+        assert!(names.contains(&"gpt_neox.embed_in.weight") && names.contains(&"embed_out.weight"), "{names:?}");
+        assert_eq!(theirs.info("gpt_neox.layers.1.attention.query_key_value.weight").unwrap().shape, [24, 8]);
+        // 11 tensors of a layer less 4 that are fused with q: 12 in each, and 4 beside.
+        assert_eq!(names.len(), 2 * 12 + 4);
+        let back = GptNeox::new(theirs, config.num_attention_heads);
+        assert_eq!(back.names(), ours.names());
+        for name in ours.names() {
+            assert_eq!(back.info(name), ours.info(name), "{name}");
+            assert_eq!(back.bytes(name).unwrap(), ours.bytes(name).unwrap(), "{name}");
+        }
     }
 }

@@ -23,7 +23,7 @@ mod tensor;
 mod tiny;
 
 pub use error::CheckpointError;
-pub use gguf::{GgufError, GgufFile, MetaValue, Metadata};
+pub use gguf::{GgufContents, GgufError, GgufFile, GgufPlan, GgufType, GgufValue, MetaValue, Metadata, NotHeld};
 #[cfg(feature = "hub")]
 pub use hub::{DownloadProgress, RequestError};
 pub use hub::{Hub, HubAddress, HubError, HubId, hub_dataset_file};
@@ -34,7 +34,7 @@ pub use safetensors::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,
     SafetensorsWriter,
 };
-pub use source::{ModelSource, under_our_names};
+pub use source::{ModelSource, under_family_names, under_our_names};
 pub use staging::Staging;
 pub use stored_layers::{StoredLayer, stored_layers};
 pub use tensor::{Dtype, TensorInfo, TensorSource, narrow, widen};

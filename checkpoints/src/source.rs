@@ -3,7 +3,7 @@
 use crate::{
     CheckpointError, GgufFile, Hub, HubId, PROVENANCE_FILE, SafetensorsFolder, TensorSource,
     finite::Finite,
-    gpt_neox::GptNeox,
+    gpt_neox::{FusedNeox, GptNeox},
     layout,
     renamed::Renamed,
     safetensors::{ADAPTER_FILES, adapter_base},
@@ -188,6 +188,16 @@ fn no_config(path: &Path) -> Result<CheckpointError, CheckpointError> {
         None
     };
     Ok(CheckpointError::NoConfig { path: path.to_owned(), hint })
+}
+
+/// Tensors of a plain model of `config`, which have the names of the checkpoint layout, under the
+/// names of its family's checkpoints. The inverse of [`under_our_names`].
+#[must_use]
+pub fn under_family_names<'a>(tensors: &'a dyn TensorSource, config: &ModelConfig) -> Box<dyn TensorSource + 'a> {
+    match config.architecture.tensor_names {
+        TensorNames::GptNeox => Box::new(FusedNeox::new(tensors, config)),
+        TensorNames::Llama => Box::new(tensors),
+    }
 }
 
 fn is_gguf(path: &Path) -> bool {

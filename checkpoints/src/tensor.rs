@@ -33,6 +33,16 @@ impl Dtype {
             Self::F16 => "F16",
         }
     }
+
+    /// The spelling of `dtype` in `config.json`: `float32`, `bfloat16`, `float16`.
+    #[must_use]
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::BF16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
 }
 
 /// Type and shape of a tensor.
@@ -94,6 +104,28 @@ pub trait TensorSource: Send + Sync {
             tensor: name.to_owned(),
         })?;
         Ok(widen(&self.bytes(name)?, info.dtype))
+    }
+}
+
+impl<T: TensorSource + ?Sized> TensorSource for &T {
+    fn names(&self) -> Vec<&str> {
+        (**self).names()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        (**self).info(name)
+    }
+
+    fn path_of(&self, name: &str) -> &Path {
+        (**self).path_of(name)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        (**self).bytes(name)
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        (**self).read_f32(name)
     }
 }
 

@@ -13,6 +13,7 @@ mod console;
 mod dashboard;
 mod error;
 mod logging;
+mod logits;
 mod machine;
 mod model;
 mod output;

@@ -20,6 +20,7 @@ fn help_is_as_recorded() {
         "generate",
         "chat",
         "serve",
+        "export",
         "bench",
         "demo",
         "report",

@@ -13,8 +13,14 @@ use std::{
 use support::{Place, Run, assets, copy};
 
 /// Pages whose commands run one after the other.
-const PAGES: &[&str] =
-    &["README.md", "docs/guides/convert.md", "docs/guides/distil.md", "docs/guides/route.md", "docs/guides/measure.md"];
+const PAGES: &[&str] = &[
+    "README.md",
+    "docs/guides/convert.md",
+    "docs/guides/distil.md",
+    "docs/guides/route.md",
+    "docs/guides/export.md",
+    "docs/guides/measure.md",
+];
 
 /// Text of a command or recipe, and its substitute.
 const SUBSTITUTIONS: &[(&str, &str)] = &[

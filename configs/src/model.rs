@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 const RECURSIVE_MODEL_TYPE: &str = "recursive_";
 const RECURSIVE_CLASS: &str = "Recursive";
 const KEY_VALUE_HEADS: &str = "num_key_value_heads";
+/// Keys that belong to Python files beside a `config.json`, which are not copied with it: those of
+/// other models' own code, and those that `retie export --to hf` writes.
+const OF_PYTHON_FILES: [&str; 2] = ["auto_map", "stack"];
 
 /// Shape of a decoder. Field names are those of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,11 +138,12 @@ impl ModelConfig {
         })
     }
 
-    /// Keys of `config.json`: everything that was read, with `recursion` and the keys that follow
-    /// from it set from this value.
+    /// Keys of `config.json`: everything that was read but keys of Python files, with `recursion`
+    /// and the keys that follow from it set from this value.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
         let mut map = self.other.clone();
+        OF_PYTHON_FILES.iter().for_each(|key| _ = map.remove(*key));
         let Architecture { model_type, class_name, .. } = self.architecture;
         match &self.recursion {
             Some(recursion) => {
@@ -178,6 +182,18 @@ impl ModelConfig {
         let kinds = depths.iter().map(|depth| self.anatomy.depths[*depth]).collect();
         let anatomy = Anatomy { depths: kinds, ..self.anatomy.clone() };
         Self { num_hidden_layers: depths.len(), anatomy, ..self.clone() }
+    }
+
+    /// Plain model with one layer for each depth of this one: its keys are those of the family,
+    /// with the attention settings of every depth.
+    #[must_use]
+    pub fn unrolled(&self) -> Self {
+        let mut other = self.other.clone();
+        other.remove("recursion");
+        other.insert("num_hidden_layers".into(), json!(self.num_hidden_layers));
+        other.insert("tie_word_embeddings".into(), json!(self.anatomy.tie_word_embeddings));
+        other.extend(self.architecture.depth_keys(&self.anatomy).map(|(key, value)| (key.to_owned(), value)));
+        Self { recursion: None, other, ..self.clone() }
     }
 
     /// Refuses a recursion that does not fit the model. A configuration read from a file has passed
@@ -351,8 +367,9 @@ mod tests {
 
     #[test]
     fn unknown_keys_survive_a_round_trip_and_recursion_changes_the_model_type() {
-        let mut config = parse(&[]).unwrap();
+        let mut config = parse(&[("auto_map", json!({})), ("stack", json!({}))]).unwrap();
         assert_eq!(config.to_json()["unknown_key"], json!("kept"));
+        assert!(!config.to_json().contains_key("auto_map") && !config.to_json().contains_key("stack"));
         config.recursion = Some(RecursionConfig {
             share_norms: false,
             lora: Some(crate::LoraConfig::uniform(4)),

@@ -174,7 +174,7 @@ fn target_config(
     if let Some(dtype) = stored_dtype(conversion.target.dtype) {
         // `dtype` since transformers 5, `torch_dtype` before.
         let key = if target.other.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        target.other.insert(key.into(), json!(torch_name(dtype)));
+        target.other.insert(key.into(), json!(dtype.torch_name()));
     }
     target
 }
@@ -186,14 +186,6 @@ pub(crate) fn stored_dtype(dtype: StoredDtype) -> Option<Dtype> {
         StoredDtype::F32 => Some(Dtype::F32),
         StoredDtype::Bf16 => Some(Dtype::BF16),
         StoredDtype::F16 => Some(Dtype::F16),
-    }
-}
-
-fn torch_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "float32",
-        Dtype::BF16 => "bfloat16",
-        Dtype::F16 => "float16",
     }
 }
 

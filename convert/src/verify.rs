@@ -7,8 +7,8 @@
 //! - `means`: every mean equals the mean of its sources;
 //! - `extras`: every vector that the source does not have holds its start, which leaves the logits
 //!   alone but for measured gates;
-//! - `fit`: of a calibrated start and of compensated layers, every `‖W_d − W' − B A‖²` is what it was when `W'`, `B` and `A`
-//!   were fitted;
+//! - `fit`: of a calibrated start and of compensated layers, every `‖W_d − W' − B A‖²` is what it
+//!   was when `W'`, `B` and `A` were fitted;
 //! - `lora`: for each depth, `‖W_d − (W' + B A)‖²` is what the discarded singular values add up to;
 //! - `dora`: the magnitudes are the lengths of the rows of `W' + B A` as they are stored, so that
 //!   the model computes what it would with LoRA.

@@ -206,8 +206,8 @@ fn compensation_brings_the_stream_back_and_leaves_what_comes_before_alone() {
     assert!(matches!(error, Err(ConvertError::NoCalibration)));
 }
 
-/// The fitted `down_proj` before the last cut: for one of the ridges no step in any direction lowers
-/// the objective on the 14 of 16 sequences that are fitted to.
+/// The fitted `down_proj` before the last cut: for one of the ridges no step in any direction
+/// lowers the objective on the 14 of 16 sequences that are fitted to.
 #[test]
 fn a_fitted_weight_is_a_solution_of_ridge_regression() {
     let dir = tempfile::tempdir().unwrap();

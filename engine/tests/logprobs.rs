@@ -57,7 +57,7 @@ fn logprobs_are_those_of_one_pass_over_the_whole_text() {
             for ((row, token), found) in expected.iter().zip(&text[1..]).zip(prompt.iter().chain(&new)) {
                 assert_eq!(found.token, *token, "{name}: log-probabilities change no token");
                 // Sums of f32 in another order differ by some 1e-6, and gates double it at every
-                // recursion: the most seen is 2e-5.
+                // recursion: 1.3e-5 was seen with expert choice and hybrid sharing.
                 let difference = (f64::from(found.logprob) - row[*token as usize]).abs();
                 assert!(difference < 1e-4, "{name}: {difference} {found:?}");
                 let mut order: Vec<u32> = (0..row.len() as u32).collect();

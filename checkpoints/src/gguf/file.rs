@@ -4,7 +4,7 @@ use super::{
     GgufError, config,
     family::Family,
     known,
-    metadata::Metadata,
+    metadata::{MetaValue, Metadata},
     names,
     parse::{Header, RawTensor, parse},
     permute,
@@ -102,12 +102,15 @@ impl GgufFile {
     }
 
     /// `tokenizer.json`, `tokenizer_config.json` and `generation_config.json`, rebuilt from the
-    /// metadata.
+    /// metadata; none of them if the file says that it has no tokenizer.
     ///
     /// # Errors
     /// When the tokenizer is of a kind that cannot be reproduced exactly.
     pub fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, CheckpointError> {
         let wrong = |source| CheckpointError::Gguf { path: self.path.clone(), source };
+        if matches!(self.metadata.get("tokenizer.ggml.model"), Some(MetaValue::Text(model)) if model == "none") {
+            return Ok(Vec::new());
+        }
         let tokenizer = Tokenizer::read(&self.metadata, self.config.vocab_size).map_err(wrong)?;
         let files = [
             ("tokenizer.json", tokenizer.json()),

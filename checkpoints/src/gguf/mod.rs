@@ -1,4 +1,4 @@
-//! GGUF files: the container, its quantised types, and the supported model families.
+//! GGUF files, read and written: the container, its types, and the supported model families.
 
 mod config;
 mod error;
@@ -9,13 +9,21 @@ mod metadata;
 mod names;
 mod parse;
 mod permute;
+mod plan;
 mod quant;
 mod rope_factors;
 mod sentencepiece;
+mod sentencepiece_model;
 #[cfg(test)]
 mod test_file;
 mod tokenizer;
+mod tokenizer_metadata;
+mod value;
+mod writer;
 
 pub use error::GgufError;
 pub use file::GgufFile;
 pub use metadata::{MetaValue, Metadata};
+pub use plan::{GgufContents, GgufPlan, NotHeld};
+pub use quant::GgufType;
+pub use value::GgufValue;

@@ -12,9 +12,11 @@ use super::{
 };
 use std::collections::HashSet;
 
-const MAGIC: &[u8; 4] = b"GGUF";
+pub(super) const MAGIC: &[u8; 4] = b"GGUF";
+/// Version that is written.
+pub(super) const NEWEST_VERSION: u32 = 3;
 const ALIGNMENT_KEY: &str = "general.alignment";
-const DEFAULT_ALIGNMENT: u64 = 32; // stated by the format
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32; // stated by the format
 const MAX_DIMENSIONS: u32 = 4; // `GGML_MAX_DIMS`
 const MAX_NESTING: usize = 4; // arrays of arrays do not occur in practice; a bound keeps the stack safe
 const SMALLEST_TENSOR_RECORD: u64 = 8 + 1 + 4 + 8 + 4 + 8; // name of one letter, one dimension
@@ -211,7 +213,7 @@ fn smallest_value(type_id: u32) -> u64 {
 }
 
 /// The `f64` with the same decimal text as `x`.
-fn shortest(x: f32) -> f64 {
+pub(super) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
 

@@ -38,6 +38,11 @@ fn divisors(factor: f64, theta: f64, head_dim: usize) -> impl Iterator<Item = f6
     (0..head_dim / 2).map(move |i| divisor(theta.powf(-2.0 * i as f64 / head_dim as f64), factor))
 }
 
+/// Divisors of a Llama 3.1 whose low frequencies are divided by `factor`, `[H / 2]`.
+pub(super) fn of_llama3(factor: f64, theta: f64, head_dim: usize) -> Vec<f32> {
+    divisors(factor, theta, head_dim).map(|divisor| divisor as f32).collect()
+}
+
 /// `rope_scaling` object whose divisors are `found`; `null` if they are all 1.
 pub(super) fn llama3(found: &[f32], theta: f64, head_dim: usize) -> Result<Value, GgufError> {
     let factor = found.iter().copied().fold(1.0, f32::max);
@@ -104,6 +109,8 @@ mod tests {
         let scaling = llama3(&LLAMA_3_2_1B, 500_000.0, 64).unwrap();
         assert_eq!((&scaling["rope_type"], &scaling["factor"]), (&json!("llama3"), &json!(32.0)));
         assert_eq!(scaling["original_max_position_embeddings"], json!(8192));
+        let made = of_llama3(32.0, 500_000.0, 64);
+        assert!(made.iter().zip(&LLAMA_3_2_1B).all(|(made, found)| (made / found - 1.0).abs() < 1e-5), "{made:?}");
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! `generation_config.json`.
 //!
 //! Supported: byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with a pre-tokenizer that Hugging
-//! Face's library reproduces exactly, which are `gpt-2`, the pattern of GPT-2, and `smollm`, the
-//! same after every digit is split off; and SentencePiece (`llama`), see [`sentencepiece`]. What a
-//! file does not state has the value that llama.cpp gives it: with SentencePiece a space and a BOS
-//! before the text, and the ids 0, 1 and 2 for unknown, BOS and EOS. Pre-tokenizers are those of
+//! Face's library reproduces exactly ([`PRE_TOKENIZERS`]); and SentencePiece (`llama`), see
+//! [`sentencepiece`]. What a file does not state has the value that llama.cpp gives it: with
+//! SentencePiece a space and a BOS before the text, and the ids 0, 1 and 2 for unknown, BOS and
+//! EOS. Pre-tokenizers are those of
 //! <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>, the file's form is that
 //! of <https://huggingface.co/docs/tokenizers>.
 
@@ -51,6 +51,45 @@ pub(super) fn end_token_ids(metadata: &Metadata) -> Result<Value, GgufError> {
         [only] => json!(only),
         several => json!(several),
     })
+}
+
+/// Pre-tokenizer of byte-level BPE.
+pub(super) struct PreTokenizer {
+    /// Value of `tokenizer.ggml.pre`.
+    pub name: &'static str,
+    /// `pre_tokenizer` of `tokenizer.json`.
+    pub json: fn() -> Value,
+    /// True if a word that is a token is not split into merges.
+    pub ignore_merges: bool,
+}
+
+/// Every pre-tokenizer: the pattern of GPT-2; the same after every digit is split off; the pattern
+/// of Llama 3, and that of Qwen 2, which splits off every digit.
+pub(super) static PRE_TOKENIZERS: [PreTokenizer; 4] = [
+    PreTokenizer { name: "gpt-2", json: byte_level, ignore_merges: false },
+    PreTokenizer {
+        name: "smollm",
+        json: || sequence(&json!({ "type": "Digits", "individual_digits": true }), &byte_level()),
+        ignore_merges: false,
+    },
+    PreTokenizer { name: "llama-bpe", json: || split_by(r"\p{N}{1,3}"), ignore_merges: true },
+    PreTokenizer { name: "qwen2", json: || split_by(r"\p{N}"), ignore_merges: false },
+];
+
+fn sequence(first: &Value, second: &Value) -> Value {
+    json!({ "type": "Sequence", "pretokenizers": [first, second] })
+}
+
+/// Pattern of Llama 3 with `digits` for a run of digits.
+fn split_by(digits: &str) -> Value {
+    let pattern = format!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+    sequence(
+        &split,
+        &json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false }),
+    )
 }
 
 /// Tokenizer described by the metadata.
@@ -158,7 +197,7 @@ impl<'a> Tokenizer<'a> {
                 "end_of_word_suffix": null,
                 "fuse_unk": pieces,
                 "byte_fallback": pieces,
-                "ignore_merges": false,
+                "ignore_merges": self.known_pre_tokenizer()?.is_some_and(|known| known.ignore_merges),
                 "vocab": vocab,
                 "merges": self.merges()?,
             },
@@ -236,22 +275,22 @@ impl<'a> Tokenizer<'a> {
     }
 
     fn pre_tokenizer(&self) -> Result<Value, GgufError> {
+        Ok(self.known_pre_tokenizer()?.map_or(Value::Null, |known| (known.json)()))
+    }
+
+    /// The pre-tokenizer of byte-level BPE.
+    fn known_pre_tokenizer(&self) -> Result<Option<&'static PreTokenizer>, GgufError> {
         const KEY: &str = "tokenizer.ggml.pre";
         if self.kind == Kind::SentencePiece {
-            return Ok(Value::Null);
+            return Ok(None);
         }
-        match required(self.metadata.optional_text(KEY)?, KEY)? {
-            "gpt-2" => Ok(byte_level()),
-            "smollm" => Ok(json!({
-                "type": "Sequence",
-                "pretokenizers": [{ "type": "Digits", "individual_digits": true }, byte_level()],
-            })),
-            found => Err(GgufError::Unsupported {
-                key: KEY.to_owned(),
-                found: found.to_owned(),
-                hint: "supported pre-tokenizers: `gpt-2`, `smollm`; use the model's Hugging Face folder".to_owned(),
-            }),
-        }
+        let found = required(self.metadata.optional_text(KEY)?, KEY)?;
+        let known = PRE_TOKENIZERS.iter().find(|known| known.name == found).ok_or_else(|| {
+            let names: Vec<_> = PRE_TOKENIZERS.iter().map(|known| format!("`{}`", known.name)).collect();
+            let hint = format!("supported pre-tokenizers: {}; use the model's Hugging Face folder", names.join(", "));
+            GgufError::Unsupported { key: KEY.to_owned(), found: found.to_owned(), hint }
+        })?;
+        Ok(Some(known))
     }
 
     fn added_tokens(&self) -> Result<Vec<Value>, GgufError> {
@@ -452,6 +491,8 @@ mod tests {
     fn smollm_splits_digits_and_gpt_2_does_not() {
         assert_eq!(ids(small("smollm"), "ab12 ab<s>"), [6, 3, 4, 8, 0]);
         assert_eq!(ids(small("gpt-2"), "ab12 ab<s>"), [6, 7, 8, 0]);
+        assert_eq!(ids(small("qwen2"), "ab12 ab<s>"), [6, 3, 4, 8, 0]);
+        assert_eq!(ids(small("llama-bpe"), "ab12 ab<s>"), [6, 7, 8, 0]);
     }
 
     #[test]
@@ -479,7 +520,7 @@ mod tests {
     #[test]
     fn unsupported_tokenizers_are_refused_by_name() {
         let error = |file: TestFile| json(file).unwrap_err().to_string();
-        assert!(error(small("llama-bpe")).starts_with("`tokenizer.ggml.pre: llama-bpe` is not supported"));
+        assert!(error(small("falcon")).starts_with("`tokenizer.ggml.pre: falcon` is not supported"));
         let unigram = TestFile::default().pair("tokenizer.ggml.model", 8, &text("t5"));
         assert!(error(unigram).starts_with("`tokenizer.ggml.model: t5` is not supported"));
         let file = |tokens: &[&str], merges: &[&str]| {

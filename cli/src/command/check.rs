@@ -3,13 +3,13 @@
 use crate::{
     args::{DeviceArgs, JsonArgs},
     error::Status,
+    logits::{largest_difference, logits, spread_ids},
     model, output,
 };
 use anyhow::{bail, ensure};
-use burn::tensor::{Device, Int, Tensor};
 use clap::{Args, Subcommand};
 use retie_config::{DepthExtra, Init, Relax};
-use retie_model::{CausalLm, kernels::f32_slice};
+use retie_model::CausalLm;
 use serde::Serialize;
 use std::fmt::{self, Display, Formatter};
 
@@ -114,9 +114,10 @@ impl Identity {
                 self.model
             );
         }
-        let expected = logits(&loaded, self.tokens, &device);
+        let ids = spread_ids(self.tokens, config.vocab_size);
+        let expected = logits(&loaded, &ids);
         let compare = |(with, other): (String, CausalLm), tolerance: f32| {
-            let max_difference = largest_difference(&expected, &logits(&other, self.tokens, &device));
+            let max_difference = largest_difference(&expected, &logits(&other, &ids));
             Comparison { with, max_difference, tolerance, passed: max_difference <= tolerance }
         };
         let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
@@ -141,20 +142,4 @@ impl Display for Report {
         }
         Ok(())
     }
-}
-
-/// Logits `[tokens, V]` for token ids at the multiples of the golden ratio, which spread evenly: no
-/// id repeats before most of the vocabulary has a near neighbour.
-fn logits(model: &CausalLm, tokens: usize, device: &Device) -> Vec<f32> {
-    const STEP: f64 = 0.618_033_988_749_894_9;
-    let vocab_size = model.config().vocab_size;
-    let ids: Vec<i32> = (1..=tokens).map(|i| ((i as f64 * STEP).fract() * vocab_size as f64) as i32).collect();
-    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), device).reshape([1, tokens]);
-    f32_slice(&model.logits(model.forward(ids, None)).into_data()).to_vec()
-}
-
-/// Largest absolute difference of two slices of logits; infinite if any difference is NaN.
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    let difference = |(x, y): (&f32, &f32)| (x - y).abs();
-    a.iter().zip(b).map(difference).fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) })
 }

@@ -10,6 +10,7 @@ pub mod convert;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod man;

@@ -19,8 +19,9 @@ pub(super) const READ: [&str; 13] = [
 ];
 
 /// Keys that change nothing here: notes of the tools that write the file, settings of training, of
-/// generation and of classification, and switches of `transformers` for speed and memory.
-const HARMLESS: [&str; 98] = [
+/// generation and of classification, and switches of `transformers` for speed and memory. `stack`
+/// is a note of `retie export --to hf` for its Python code, which follows from the other keys.
+const HARMLESS: [&str; 99] = [
     // Notes.
     "_commit_hash",
     "_name_or_path",
@@ -29,6 +30,7 @@ const HARMLESS: [&str; 98] = [
     "dtype",
     "is_llama_config",
     "name_or_path",
+    "stack",
     "tokenizer_class",
     "torch_dtype",
     "transformers.js_config",

@@ -1,8 +1,8 @@
 //! Choice of the block of kept layers that runs again in the recursions after the first.
 //!
-//! Every run of consecutive kept layers of a length is tried behind gates of [`PROBE`]; for the best
-//! one the gates of [`GATES`] are measured, 0 among them. A gate of 0 stays where none lowers the
-//! KL: training opens it.
+//! Every run of consecutive kept layers of a length is tried behind gates of [`PROBE`]; for the
+//! best one the gates of [`GATES`] are measured, 0 among them. A gate of 0 stays where none lowers
+//! the KL: training opens it.
 
 use super::{removal::Kept, report::LoopCandidate, trial::Trial};
 use crate::{ConvertError, Phase, Progress};

@@ -6,9 +6,12 @@
 //!
 //! To add a type: one function from a block to its values, one line in [`FORMATS`], one golden.
 
+mod encode;
 mod k_quants;
 mod plain;
 mod simple;
+
+pub use encode::GgufType;
 
 use rayon::prelude::*;
 

@@ -55,8 +55,8 @@ pub struct ConvertFlags {
     /// least_squares with a text, else none]
     #[arg(long, value_parser = choice::<Compensation>(Compensation::NAMES))]
     compensation: Option<Compensation>,
-    /// Residual gate of the recursions after the first, of `--init select` [default: measured with a
-    /// budget, else 0]
+    /// Residual gate of the recursions after the first, of `--init select` [default: measured with
+    /// a budget, else 0]
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     gate: Option<f32>,
     /// The most that all weights may be, for `--init auto`, `--init select` and `--method drop`:

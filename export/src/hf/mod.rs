@@ -1,0 +1,163 @@
+//! `hf`: the recursive model for `transformers`, each tensor once: the folder with two Python files
+//! and `auto_map`, to be loaded with `trust_remote_code=True`.
+//!
+//! `modeling_retie.py` is one model for every family: it reads the object `stack` of
+//! `config.json`, which [`stack`] makes from the anatomy, and knows no family by name. Tensors keep
+//! their names, so that what `save_pretrained` writes is a folder that retie reads.
+
+mod stack;
+
+use crate::{
+    ExportError, StoredType,
+    export::{num_bytes, write_companions, write_json},
+    format::{ExportModel, Format, Progress},
+    hf_unrolled::{set_dtype, write_tensors},
+    report::Contents,
+};
+use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
+use retie_config::{Gating, ModelConfig};
+use serde_json::{Map, Value, json};
+use stack::stack;
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+/// Python files of the folder; `MODEL_TYPE` in the first is the `model_type` of the model.
+const CONFIGURATION: (&str, &str) = ("configuration_retie.py", include_str!("configuration_retie.py"));
+const MODELING: (&str, &str) = ("modeling_retie.py", include_str!("modeling_retie.py"));
+
+/// Settings of a tokenizer.
+const SETTINGS: &str = "tokenizer_config.json";
+
+pub(crate) static FORMAT: Format = Format {
+    name: "hf",
+    about: "the recursive model for transformers (trust_remote_code), with its code, each tensor once",
+    is_unrolled: false,
+    types: &[StoredType::Keep, StoredType::F32, StoredType::Bf16, StoredType::F16],
+    write,
+    model: Path::to_path_buf,
+};
+
+fn write(
+    model: ExportModel<'_>,
+    dtype: StoredType,
+    dir: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Contents, ExportError> {
+    let config = model.config;
+    refuse(config)?;
+    let mut keys = config.to_json();
+    let [configuration, modeling] = [CONFIGURATION.0, MODELING.0].map(|file| file.trim_end_matches(".py"));
+    keys.insert(
+        "auto_map".into(),
+        json!({
+            "AutoConfig": format!("{configuration}.RetieConfig"),
+            "AutoModel": format!("{modeling}.RetieModel"),
+            "AutoModelForCausalLM": format!("{modeling}.RetieForCausalLM"),
+        }),
+    );
+    keys.insert("architectures".into(), json!(["RetieForCausalLM"]));
+    keys.insert("tie_word_embeddings".into(), json!(config.anatomy.tie_word_embeddings));
+    keys.insert("stack".into(), Value::Object(stack(config)));
+    state_defaults(&mut keys, config);
+    set_dtype(&mut keys, dtype.dtype());
+    let model_type = keys["model_type"].as_str().unwrap_or_default().to_owned();
+    write_json(&dir.join("config.json"), &keys)?;
+    fs_err::write(dir.join(CONFIGURATION.0), CONFIGURATION.1.replace("MODEL_TYPE", &model_type))?;
+    fs_err::write(dir.join(MODELING.0), MODELING.1)?;
+    let tensors = Cast::new(model, dtype.dtype());
+    write_tensors(&tensors, dir, progress)?;
+    write_companions(model, dir)?;
+    write_tokenizer_class(model, dir)?;
+    let routed = config.recursion.as_ref().is_some_and(|recursion| recursion.router.is_some());
+    let depth = "in transformers every token goes through all recursions: the code does not ask the routers";
+    Ok(Contents {
+        tensors: tensors.names().len(),
+        bytes: num_bytes(&tensors),
+        notes: routed.then(|| depth.to_owned()).into_iter().collect(),
+        ..Contents::default()
+    })
+}
+
+/// States what an absent key means in the family's own class and does not in that of the folder.
+fn state_defaults(keys: &mut Map<String, Value>, config: &ModelConfig) {
+    let end = match config.eos_token_ids.as_slice() {
+        [only] => json!(only),
+        several => json!(several),
+    };
+    let context = json!(config.max_position_embeddings);
+    let bos = config.bos_token_id.map(|id| ("bos_token_id", json!(id)));
+    let end = (!config.eos_token_ids.is_empty()).then_some(("eos_token_id", end));
+    for (key, value) in [Some(("max_position_embeddings", context)), bos, end].into_iter().flatten() {
+        keys.entry(key).or_insert(value);
+    }
+}
+
+/// Names the class of a tokenizer without settings: `AutoTokenizer` would look for that of the
+/// `model_type`, which only the code of the folder knows (transformers 4.57).
+fn write_tokenizer_class(model: ExportModel<'_>, dir: &Path) -> Result<(), ExportError> {
+    let has = |file: &str| model.companions.iter().any(|(name, _)| name == file);
+    match has("tokenizer.json") && !has(SETTINGS) {
+        true => write_json(&dir.join(SETTINGS), &json!({ "tokenizer_class": "PreTrainedTokenizerFast" })),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a model that is not recursive, and routers whose gates change what a token becomes at
+/// full depth.
+fn refuse(config: &ModelConfig) -> Result<(), ExportError> {
+    let cannot = |reason: String, hint: &str| {
+        Err(ExportError::CannotHold { format: FORMAT.name, reasons: vec![reason], hint: hint.to_owned() })
+    };
+    let Some(recursion) = &config.recursion else {
+        return cannot("it is not recursive".to_owned(), "`--to hf-unrolled` writes a plain model");
+    };
+    match recursion.router.as_ref().map(|router| router.gating()) {
+        None | Some(Gating::StraightThrough) => Ok(()),
+        Some(gating) => {
+            let reason = format!("its routers gate the output of a recursion (`gating: {gating}`)");
+            cannot(reason, "only routers with `--gating straight_through` are the plain recursion at full depth")
+        }
+    }
+}
+
+/// The model's tensors in another type. Those that are F32 whatever the matrices are (magnitudes,
+/// routers) stay so.
+struct Cast<'a> {
+    source: &'a dyn TensorSource,
+    infos: BTreeMap<String, TensorInfo>,
+}
+
+impl<'a> Cast<'a> {
+    fn new(model: ExportModel<'a>, dtype: Option<Dtype>) -> Self {
+        let info = |name: String| {
+            let found = model.tensors.info(&name)?;
+            let fixed = name.ends_with("lora_magnitude_vector") || name.contains("routers.");
+            let dtype = dtype.filter(|_| !fixed).unwrap_or(found.dtype);
+            Some((name, TensorInfo { dtype, shape: found.shape.clone() }))
+        };
+        let names = model.config.tensors().into_iter().map(|spec| spec.name());
+        Self { source: model.tensors, infos: names.filter_map(info).collect() }
+    }
+}
+
+impl TensorSource for Cast<'_> {
+    fn names(&self) -> Vec<&str> {
+        self.infos.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.infos.get(name)
+    }
+
+    fn path_of(&self, name: &str) -> &Path {
+        self.source.path_of(name)
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        match (self.infos.get(name), self.source.info(name)) {
+            (Some(wanted), Some(found)) if wanted.dtype != found.dtype => {
+                Ok(narrow(&self.source.read_f32(name)?, wanted.dtype).into())
+            }
+            _ => self.source.bytes(name),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Exports: a recursive model in the formats of other programs, on the CPU, without any model code.
+//!
+//! Most formats have no recursion: they get the [`Unrolled`] model, the plain one of the source's
+//! family that computes the same. It has one layer for each depth, with the LoRA or DoRA of the
+//! depth merged into its linears, its own norms in their places, and the extras folded that can be.
+//!
+//! A format is a file with a [`Format`] and an entry in [`FORMATS`]. [`export`] writes it beside
+//! its place; the caller compares what was written with the model ([`Written::model_path`],
+//! [`check_weights`]) and then publishes it.
+//!
+//! # Memory
+//! Tensors stream: one is held at a time, with its factors.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod error;
+mod export;
+mod format;
+mod gguf_unrolled;
+mod hf;
+mod hf_unrolled;
+mod merge;
+mod obstacles;
+mod report;
+mod round;
+mod stored_type;
+mod unrolled;
+mod weights;
+
+pub use error::ExportError;
+pub use export::{ExportOptions, Written, export};
+pub use format::{ExportModel, FORMATS, Format, Progress};
+pub use report::ExportReport;
+pub use stored_type::StoredType;
+pub use unrolled::Unrolled;
+pub use weights::{WeightCheck, check_weights};

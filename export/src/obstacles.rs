@@ -1,0 +1,42 @@
+//! Parts of a recursive model that a plain one has no place for.
+
+use crate::format::ExportModel;
+use retie_checkpoint::{CheckpointError, TensorSource};
+use retie_config::{ExtraVector, KvSharing, TensorOwner, TensorRole};
+
+/// Every reason why no plain model of the family computes what `model` does; empty if one does.
+pub(crate) fn of_unrolling(model: &ExportModel<'_>) -> Result<Vec<String>, CheckpointError> {
+    let Some(recursion) = &model.config.recursion else { return Ok(Vec::new()) };
+    let mut reasons = Vec::new();
+    if let Some(router) = &recursion.router {
+        let kind = router.kind();
+        reasons
+            .push(format!("its `{kind}` routers choose the recursions of each token, a plain model runs every layer"));
+    } else if recursion.kv_sharing == KvSharing::Shared {
+        // Without routers `hybrid` computes what `recursion_wise` does.
+        let kv = recursion.kv_sharing;
+        reasons.push(format!("`kv_sharing: {kv}`: later recursions attend to the keys and values of the first"));
+    }
+    let class = model.config.architecture.class_name;
+    for vector in [ExtraVector::LoopEmbedding, ExtraVector::LoopNorm] {
+        let depths = depths_with(vector, model)?;
+        if let Some(depth) = depths.first() {
+            let name = TensorOwner::Depth(*depth).weight(TensorRole::Extra(vector));
+            reasons.push(format!("`{name}` is not zero, and `{class}` adds nothing between its layers"));
+        }
+    }
+    Ok(reasons)
+}
+
+/// Depths at which a vector has an effect: it is not zero.
+fn depths_with(vector: ExtraVector, model: &ExportModel<'_>) -> Result<Vec<retie_config::Depth>, CheckpointError> {
+    let tensors: &dyn TensorSource = model.tensors;
+    let mut depths = Vec::new();
+    for step in model.config.share_map().depths() {
+        let name = TensorOwner::Depth(step.depth).weight(TensorRole::Extra(vector));
+        if tensors.info(&name).is_some() && tensors.read_f32(&name)?.iter().any(|x| *x != 0.0) {
+            depths.push(step.depth);
+        }
+    }
+    Ok(depths)
+}
