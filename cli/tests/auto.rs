@@ -92,7 +92,7 @@ fn an_impossible_search_is_refused_with_the_reason() {
       `cycle` with 2 recursions has 1001600 parameters without LoRA, above the 173888 of the budget
     hint: raise the budget, or try other recursions, patterns or a `fit`
     ");
-    assert_snapshot!(place.refused("convert base --recursions 2 --sharing cycle --init average --plan -o out"), @"error: `--plan` shows what `--init auto` would choose, found `--init average`");
+    assert_snapshot!(place.refused("convert base --recursions 2 --sharing cycle --init average --plan -o out"), @"error: `--plan` shows what a search would choose, found a fixed `--init average`");
     assert_snapshot!(place.refused("convert base --recursions 2 --sharing cycle --init average --report no/page.html -o out"), @"
     error: the folder of `no/page.html` does not exist
     hint: make it first

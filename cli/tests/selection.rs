@@ -27,8 +27,8 @@ fn removed_layers_are_compensated_and_a_closed_loop_over_them_changes_no_logit()
     assert!(table.contains("layers kept within") && table.contains("uncompensated"), "{table}");
     place.retie(&format!("convert base --method drop --budget 75% --compensation none {TEXT} -o bare")).ok();
     let (base, drop, bare) = (nll(&place, "base"), nll(&place, "drop"), nll(&place, "bare"));
-    // At least a fifth of what the removal costs comes back.
-    assert!(base < drop && drop < bare - 0.2 * (bare - base), "{base} {drop} {bare}");
+    // At least a tenth of what the removal costs comes back.
+    assert!(base < drop && drop < bare - 0.1 * (bare - base), "{base} {drop} {bare}");
 
     // A plain model: another conversion reads it as any other.
     let config: Value = serde_json::from_str(&place.read("drop/config.json")).unwrap();

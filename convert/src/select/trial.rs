@@ -6,11 +6,11 @@ use retie_checkpoint::LayerRun;
 use retie_config::{Depth, LayerIndex, TensorOwner, TensorRole};
 
 /// Most tokens that layers run on.
-pub(super) const TOKENS: usize = 1024;
+pub(super) const TOKENS: usize = 2048;
 
 /// One row in so many is scored: the head costs as much as several layers, and neighbouring rows
 /// say much the same.
-const SCORED: usize = 2;
+const SCORED: usize = 4;
 
 /// Inputs that all trials have in common.
 pub(super) struct Trial<'a> {
@@ -41,7 +41,7 @@ impl<'a> Trial<'a> {
             (source.tensors.read_f32(&TensorOwner::Model.weight(TensorRole::Embedding))?, source.config.hidden_size);
         let rows = ids.iter().flat_map(|id| &table[*id as usize * width..][..width]).copied();
         let embedded = calibration.model.embed(rows.collect());
-        let scored = |row: &usize| row % length < length - 1 && row % SCORED == 0;
+        let scored = |row: &usize| row % length < length - 1 && row.is_multiple_of(SCORED);
         let targets = (0..ids.len()).filter(scored).map(|row| ids[row + 1]).collect();
         let mut trial = Self { source, calibration, embedded, reference: Vec::new(), targets };
         let mut hidden = trial.embedded.clone();
@@ -104,7 +104,7 @@ impl<'a> Trial<'a> {
     fn scored_rows(&self, hidden: &[f32]) -> Vec<f32> {
         let (width, length) = (self.source.config.hidden_size, self.calibration.sequence_length);
         let rows = hidden.chunks(width).enumerate();
-        rows.filter(|(row, _)| row % length < length - 1 && row % SCORED == 0)
+        rows.filter(|(row, _)| row % length < length - 1 && row.is_multiple_of(SCORED))
             .flat_map(|(_, row)| row)
             .copied()
             .collect()

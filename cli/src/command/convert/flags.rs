@@ -67,7 +67,8 @@ pub struct ConvertFlags {
     /// .parquet and .arrow files the field `text`
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// Tokens of the text that are fitted to; a quarter as many others are scored [default: 8192]
+    /// Tokens of the text that are fitted to; a quarter as many others are scored [default: 8192,
+    /// of a selection of layers 65536]
     #[arg(long, value_name = "N")]
     calibration_tokens: Option<usize>,
     /// What each depth adds to the linears that it shares, with `--lora-rank` or a budget: `dora`
@@ -198,12 +199,14 @@ mod tests {
     /// The conversion of a line, with what is missing filled in; `None` where the line is refused.
     fn resolved(line: &str) -> Option<ResolvedConvert> {
         let given = |flag: &str| line.split_whitespace().any(|word| word == flag);
-        let mut line = line.to_owned();
-        for (flag, rest) in [("--init", "--init average"), ("--output", "--output out")] {
-            if !given(flag) {
-                line = format!("{line} {rest}");
-            }
+        let mut whole = line.to_owned();
+        if !given("--init") && !given("--method") {
+            whole += " --init average";
         }
+        if !given("--output") {
+            whole += " --output out";
+        }
+        let line = whole;
         config(&line).validate().ok()
     }
 
