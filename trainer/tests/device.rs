@@ -78,20 +78,6 @@ fn a_few_steps_of_routed_models_agree_with_the_cpu() {
 
 #[test]
 #[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
-fn a_few_steps_with_muon_and_an_average_agree_with_the_cpu() {
-    let name = device();
-    let dir = tempfile::tempdir().unwrap();
-    let with_muon = |device: &str| {
-        let mut config = config(dir.path(), device, Precision::F32);
-        support::all_together(&mut config);
-        config.optimizer.groups.shared.freeze_until = 0;
-        config
-    };
-    agree_on(&name, with_muon, tolerances().f32);
-}
-
-#[test]
-#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn a_few_steps_in_bf16_agree_with_the_cpu_or_are_refused() {
     let name = device();
     if retie_model::device(&name).unwrap().supports_dtype(FloatDType::BF16) {
