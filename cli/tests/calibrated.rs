@@ -11,14 +11,6 @@ use support::Place;
 const TO: &str = "--recursions 2 --sharing middle_cycle --share-norms false --dtype f32";
 const FITTED: &str = "--init calibrated --calibration text/train.jsonl --calibration-tokens 2048";
 
-fn nll(place: &Place, model: &str) -> f64 {
-    let line =
-        format!("eval {model} --tasks perplexity --text text/heldout.jsonl --limit 8 --window 128 --json {model}.json");
-    place.retie(&line).ok();
-    let results: Value = serde_json::from_str(&place.read(&format!("{model}.json"))).unwrap();
-    results["results"]["perplexity"]["token_nll"].as_f64().unwrap()
-}
-
 #[test]
 fn the_calibrated_init_is_better_than_average_and_deterministic() {
     let place = Place::new();
@@ -33,7 +25,7 @@ fn the_calibrated_init_is_better_than_average_and_deterministic() {
             let read = |folder: &str| fs_err::read(place.path(&format!("{folder}/{file}"))).unwrap();
             assert!(read(&first) == read(&second), "{file}");
         }
-        let (base, average, calibrated) = (nll(&place, "base"), nll(&place, &average), nll(&place, &first));
+        let (base, average, calibrated) = (place.nll("base"), place.nll(&average), place.nll(&first));
         // Better by more than a tenth of the NLL that `average` adds to the base model's.
         assert!(calibrated < average - 0.1 * (average - base), "{base} {average} {calibrated}");
         let report: Value = serde_json::from_str(&place.read(&format!("{first}/convert.json"))).unwrap();
@@ -47,7 +39,7 @@ fn the_calibrated_init_is_better_than_average_and_deterministic() {
 fn full_rank_is_the_source_and_unshared_layers_stay_as_they_are() {
     let place = Place::new();
     place.retie(&format!("convert base {TO} {FITTED} --lora-rank 128 -o full")).ok();
-    let (base, full) = (nll(&place, "base"), nll(&place, "full"));
+    let (base, full) = (place.nll("base"), place.nll("full"));
     // LoRA factors are f32, and the damped metric has a condition number of about 1e4: at most 1e-3
     // nats.
     assert!((base - full).abs() < 1e-3, "{base} {full}");

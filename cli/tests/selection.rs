@@ -9,14 +9,6 @@ use support::Place;
 
 const TEXT: &str = "--calibration text/train.jsonl --calibration-tokens 4096 --dtype f32";
 
-fn nll(place: &Place, model: &str) -> f64 {
-    let line =
-        format!("eval {model} --tasks perplexity --text text/heldout.jsonl --limit 8 --window 128 --json {model}.json");
-    place.retie(&line).ok();
-    let results: Value = serde_json::from_str(&place.read(&format!("{model}.json"))).unwrap();
-    results["results"]["perplexity"]["token_nll"].as_f64().unwrap()
-}
-
 fn report(place: &Place, model: &str) -> Value {
     serde_json::from_str(&place.read(&format!("{model}/convert.json"))).unwrap()
 }
@@ -27,7 +19,7 @@ fn removed_layers_are_compensated_and_a_closed_loop_over_them_changes_no_logit()
     let table = place.retie(&format!("convert base --method drop --budget 75% {TEXT} -o drop")).ok();
     assert!(table.contains("layers kept within") && table.contains("uncompensated"), "{table}");
     place.retie(&format!("convert base --method drop --budget 75% --compensation none {TEXT} -o bare")).ok();
-    let (base, drop, bare) = (nll(&place, "base"), nll(&place, "drop"), nll(&place, "bare"));
+    let (base, drop, bare) = (place.nll("base"), place.nll("drop"), place.nll("bare"));
     // At least a tenth of what the removal costs comes back.
     assert!(base < drop && drop < bare - 0.1 * (bare - base), "{base} {drop} {bare}");
 
@@ -48,7 +40,7 @@ fn removed_layers_are_compensated_and_a_closed_loop_over_them_changes_no_logit()
         .ok();
     let same = place.retie("check identity closed --reference drop --tolerance 0").ok();
     assert!(same.contains("beside drop") && same.contains("ok"), "{same}");
-    assert_eq!(nll(&place, "closed"), drop);
+    assert_eq!(place.nll("closed"), drop);
     place
         .retie(&format!("convert base --init select --source-layers {} --gate 0.3 {TEXT} -o open", list(&looped)))
         .ok();

@@ -75,6 +75,16 @@ impl Place {
         }
     }
 
+    /// NLL of a model on the held-out text, nats per token.
+    pub fn nll(&self, model: &str) -> f64 {
+        let line = format!(
+            "eval {model} --tasks perplexity --text text/heldout.jsonl --limit 8 --window 128 --json {model}.json"
+        );
+        self.retie(&line).ok();
+        let results: serde_json::Value = serde_json::from_str(&self.read(&format!("{model}.json"))).unwrap();
+        results["results"]["perplexity"]["token_nll"].as_f64().unwrap()
+    }
+
     /// Runs `retie` with the words of `line`.
     pub fn retie(&self, line: &str) -> Run {
         self.retie_with(&line.split_whitespace().collect::<Vec<_>>())

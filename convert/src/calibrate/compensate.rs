@@ -140,12 +140,11 @@ fn fit(
     let shape = context.shape(projection);
     let weight = wide(layer.weight(projection)?, shape);
     let [fitted, validated] = observe(context, layer, (hidden, goals), step, projection)?;
-    let gram = fitted.gram();
-    let missing = fitted.missing(&weight);
+    let (fitted, validated) = (Moments::new(&fitted, &weight), Moments::new(&validated, &weight));
     let mut best = (0.0, None);
     for ridge in RIDGES {
-        let change = Metric::with_ridge(&gram, ridge).map_err(bad)?.divide(missing.clone());
-        let explained = validated.explained(&weight, &change);
+        let change = Metric::with_ridge(&fitted.gram, ridge).map_err(bad)?.divide(fitted.missing.clone());
+        let explained = validated.explained(&change);
         tracing::debug!(depth = step.depth.0, projection = projection.name(), ridge, explained, "compensated");
         if explained > best.0 {
             best = (explained, Some(change));
@@ -155,27 +154,30 @@ fn fit(
 }
 
 /// Moments of some sequences.
-struct Moments(GramSums);
+struct Moments {
+    /// `C`, `[in, in]`.
+    gram: Mat<f64>,
+    /// `E[(g − ĥ − b − W x̂) x̂ᵀ]`, `[D, in]`.
+    missing: Mat<f64>,
+}
 
 impl Moments {
-    fn gram(&self) -> Mat<f64> {
-        self.0.gram()
-    }
-
-    /// `E[(g − ĥ − b − W x̂) x̂ᵀ]`, `[D, in]`.
-    fn missing(&self, weight: &Mat<f64>) -> Mat<f64> {
-        let given = product(weight.as_ref(), self.gram().as_ref());
-        self.0.residual().map_or_else(|| Mat::zeros(given.nrows(), given.ncols()), |wanted| &wanted - &given)
+    fn new(sums: &GramSums, weight: &Mat<f64>) -> Self {
+        let gram = sums.gram();
+        let given = product(weight.as_ref(), gram.as_ref());
+        let missing =
+            sums.residual().map_or_else(|| Mat::zeros(given.nrows(), given.ncols()), |wanted| &wanted - &given);
+        Self { gram, missing }
     }
 
     /// By how much a change of the weight lowers the mean squared error.
-    fn explained(&self, weight: &Mat<f64>, change: &Mat<f64>) -> f64 {
-        let quadratic = product(change.as_ref(), self.gram().as_ref());
-        2.0 * inner(change.as_ref(), self.missing(weight).as_ref()) - inner(quadratic.as_ref(), change.as_ref())
+    fn explained(&self, change: &Mat<f64>) -> f64 {
+        let quadratic = product(change.as_ref(), self.gram.as_ref());
+        2.0 * inner(change.as_ref(), self.missing.as_ref()) - inner(quadratic.as_ref(), change.as_ref())
     }
 }
 
-/// Moments of what a linear reads and of what should be added to the residual stream: of the
+/// Sums of what a linear reads and of what should be added to the residual stream: of the
 /// sequences that are fitted to, and of those that choose the ridge.
 fn observe(
     context: &Context<'_>,
@@ -183,7 +185,7 @@ fn observe(
     (hidden, goals): (&[f32], &Goals),
     step: DepthAssignment,
     projection: Projection,
-) -> Result<[Moments; 2], ConvertError> {
+) -> Result<[GramSums; 2], ConvertError> {
     let (point, [width, inp]) = (ProbePoint::read_by(projection), context.shape(projection));
     let owner = TensorOwner::Layer(context.plan.source_layer(step.depth));
     let bias = match context.plan.config.has_bias(projection) {
@@ -214,8 +216,7 @@ fn observe(
         }
         row += rows;
     })?;
-    let [fitted, validated] = sums.map(Moments);
-    Ok([fitted, validated])
+    Ok(sums)
 }
 
 fn add<'r>(row: &'r [f32], bias: &'r [f32]) -> impl Iterator<Item = f32> + 'r {
