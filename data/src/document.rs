@@ -7,6 +7,8 @@
 //! | `.parquet` | one row of the text column |
 //! | `.arrow`, `.feather` | one row of the text column |
 //!
+//! `task://NAME?…` is no file: its documents are those that a generator of `retie-tasks` writes.
+//!
 //! `.tokens` files of [`crate::TokenDataset`]'s cache hold tokens, from which there is no way back
 //! to a text.
 //!
@@ -19,6 +21,7 @@ mod compression;
 mod jsonl;
 mod parquet;
 mod pattern;
+mod task;
 mod text;
 
 use std::io::Read;
@@ -30,7 +33,10 @@ use crate::error::DataError;
 use compression::{Compression, extensions};
 
 pub use pattern::{check_distinct, expand};
+pub use task::{check_symbols, generated, token_places};
 pub use text::read_text;
+
+pub(crate) use task::{check_generated, contents as task_contents};
 
 /// Field or column that holds the text unless another is named.
 pub const DEFAULT_TEXT_FIELD: &str = "text";
@@ -93,11 +99,25 @@ fn format_of(path: &Path) -> Result<&'static Format, DataError> {
 
 /// Whether a file of this name has a document a row, and is not one document.
 pub fn has_rows(path: &Path) -> bool {
-    format_of(path).is_ok_and(|format| format.extension != "txt")
+    generated(path).is_some() || format_of(path).is_ok_and(|format| format.extension != "txt")
+}
+
+/// Bytes that reading the documents of `path` goes through, for progress.
+///
+/// # Errors
+/// There is no such file or task.
+pub(crate) fn document_bytes(path: &Path) -> Result<u64, DataError> {
+    match generated(path) {
+        Some(spec) => Ok(task::bytes(&spec?)),
+        None => Ok(fs_err::metadata(path)?.len()),
+    }
 }
 
 /// Format and compression of a file of this name.
 pub(crate) fn encoding(path: &Path) -> String {
+    if generated(path).is_some() {
+        return "task".to_owned();
+    }
     let (extension, compression) = extensions(path);
     format!("{} {compression:?}", extension.unwrap_or_default())
 }
@@ -142,9 +162,14 @@ impl Iterator for Documents {
 /// column. The iterator gives the errors of single rows, and an error at the end where no row had
 /// any text.
 pub fn documents(path: &Path, text_field: &str) -> Result<Documents, DataError> {
-    check_file(path)?;
-    check_start(path)?;
-    let inner = (format_of(path)?.open)(path, text_field)?;
+    let inner = match generated(path) {
+        Some(spec) => task::open(spec?),
+        None => {
+            check_file(path)?;
+            check_start(path)?;
+            (format_of(path)?.open)(path, text_field)?
+        }
+    };
     Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
 }
 
@@ -170,7 +195,10 @@ pub fn check_files(paths: &[PathBuf]) -> Result<(), DataError> {
     if paths.is_empty() {
         return Err(DataError::NoFiles);
     }
-    let check = |path: &PathBuf| check_file(path).and_then(|()| format_of(path).map(|_| ())).err();
+    let check = |path: &PathBuf| match generated(path) {
+        Some(spec) => spec.err(),
+        None => check_file(path).and_then(|()| format_of(path).map(|_| ())).err(),
+    };
     let mut errors: Vec<DataError> = paths.iter().filter_map(check).collect();
     match errors.len() {
         0 => Ok(()),

@@ -8,6 +8,19 @@ pub enum DataError {
     /// A file cannot be read or written; the message holds its path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// A task that is no task, or has settings that it cannot have.
+    #[error(transparent)]
+    Task(#[from] retie_tasks::TaskError),
+    /// Tokens of a task's text that hold parts of several symbols.
+    #[error("the tokenizer merges symbols of task `{task}`: {}\nhint: {}", merged.join(", "), if *spaced { "take a tokenizer that cuts at spaces" } else { "`form=spaced` puts a space between symbols" })]
+    MergedSymbols {
+        /// The task.
+        task: String,
+        /// Such tokens.
+        merged: Vec<String>,
+        /// Whether there are spaces between symbols.
+        spaced: bool,
+    },
     /// Several data files are bad; all are listed.
     #[error("{} data files cannot be used:\n{}", .0.len(), list(.0))]
     Files(Vec<DataError>),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::document::documents;
+use crate::document::{document_bytes, documents};
 use crate::error::DataError;
 use crate::options::{DatasetOptions, Progress};
 use crate::tokenizer::Tokenizer;
@@ -27,7 +27,7 @@ impl Sizes {
 pub(crate) fn total_bytes(options: &DatasetOptions) -> Result<u64, DataError> {
     let mut total = 0;
     for file in &options.files {
-        total += fs_err::metadata(&file.path)?.len();
+        total += document_bytes(&file.path)?;
     }
     Ok(total)
 }
@@ -142,7 +142,7 @@ pub(crate) fn tokenize(
     let mut tokens = before;
     let mut bytes_before = 0;
     for (index, file) in options.files.iter().enumerate() {
-        let bytes = fs_err::metadata(&file.path)?.len();
+        let bytes = document_bytes(&file.path)?;
         let index = index as u64;
         if index < from.file {
             bytes_before += bytes;

@@ -1,6 +1,7 @@
 //! Results as JSON, as a table, and as one JSON line per example.
 
 use crate::{Perplexity, RouterReport, TaskResult};
+use retie_tasks::{Group, TaskScore};
 use serde_json::{Map, Value, json};
 use std::{fmt, io};
 
@@ -13,6 +14,8 @@ pub struct EvalReport {
     pub limit: Option<usize>,
     /// Results of the tasks, in the requested order.
     pub tasks: Vec<TaskResult>,
+    /// Scores of generated tasks, in the requested order.
+    pub generated: Vec<TaskScore>,
     /// Perplexity of the text, if one was given.
     pub perplexity: Option<Perplexity>,
     /// Report on the model's routers, if it was requested.
@@ -20,9 +23,23 @@ pub struct EvalReport {
 }
 
 impl EvalReport {
-    /// JSON with the keys `model`, `limit`, `results` and `router`. `results` has a key for each
-    /// task, with `examples` and, for each metric, its value and `{metric}_stderr`; and a key
-    /// `perplexity` with `token_nll` and the other values of [`Perplexity`].
+    /// Report on `model` without results.
+    #[must_use]
+    pub fn of(model: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            limit: None,
+            tasks: Vec::new(),
+            generated: Vec::new(),
+            perplexity: None,
+            router: None,
+        }
+    }
+
+    /// JSON with the keys `model`, `limit`, `results`, `generated` and `router`. `results` has a key
+    /// for each task, with `examples` and, for each metric, its value and `{metric}_stderr`; and a
+    /// key `perplexity` with `token_nll` and the other values of [`Perplexity`]. `generated` has the
+    /// matrices of generated tasks.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut results = Map::new();
@@ -37,10 +54,16 @@ impl EvalReport {
             }
             results.insert(result.task.into(), numbers.into());
         }
+        for score in &self.generated {
+            results.insert(score.task.clone(), exact_matches(score).into());
+        }
         if let Some(perplexity) = &self.perplexity {
             results.insert("perplexity".into(), json!(perplexity));
         }
         let mut report = json!({ "model": self.model, "limit": self.limit, "results": results });
+        if !self.generated.is_empty() {
+            report["generated"] = json!(self.generated);
+        }
         if let Some(router) = &self.router {
             report["router"] = json!(router);
         }
@@ -97,8 +120,31 @@ impl EvalReport {
     }
 }
 
+/// Exact matches with the model's own recursions: in distribution as `exact_match`, of other groups
+/// as `exact_match_{group}`.
+fn exact_matches(score: &TaskScore) -> Map<String, Value> {
+    let mut numbers = Map::new();
+    let groups = [
+        (Group::InDistribution, ""),
+        (Group::Longer, "_longer"),
+        (Group::Edge, "_edge"),
+        (Group::LongerEdge, "_longer_edge"),
+    ];
+    for (group, suffix) in groups {
+        let Some((share, stderr, examples)) = score.exact_match(group, score.own_recursions) else { continue };
+        numbers.insert(format!("examples{suffix}"), examples.into());
+        numbers.insert(format!("exact_match{suffix}"), share.into());
+        numbers.insert(format!("exact_match{suffix}_stderr"), stderr.into());
+    }
+    numbers
+}
+
 impl fmt::Display for EvalReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.generated.iter().try_for_each(|score| writeln!(f, "{score}"))?;
+        if self.tasks.is_empty() && self.perplexity.is_none() {
+            return Ok(());
+        }
         let mut rows = vec![["task", "examples", "metric", "value", "stderr"].map(str::to_owned)];
         rows.extend(self.rows());
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -157,6 +203,7 @@ mod tests {
                 bits_per_byte: 1.082_021_3,
                 teacher: Some(Agreement { forward_kl: 0.25, same_top: 0.75 }),
             }),
+            generated: Vec::new(),
             router: None,
         }
     }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::document::encoding;
+use crate::document::{encoding, generated, task_contents};
 use crate::error::DataError;
 use crate::options::{DatasetOptions, Progress};
 use crate::shard::{self, Made, ShardFacts, Shards};
@@ -53,6 +53,9 @@ pub(crate) fn folder(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer
 }
 
 fn digest_of_file(path: &Path) -> Result<[u8; 32], DataError> {
+    if let Some(spec) = generated(path) {
+        return Ok(Sha256::digest(task_contents(&spec?)).into());
+    }
     let mut file = fs_err::File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

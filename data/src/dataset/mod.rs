@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::best_fit::{PackedRows, Packer, WINDOW};
 use crate::cache;
-use crate::document::{check_files, is_tokens};
+use crate::document::{check_files, check_generated, is_tokens};
 use crate::error::DataError;
 use crate::options::{DatasetOptions, Progress, Split};
 use crate::pack::{self, Batch, Packing};
@@ -69,6 +69,7 @@ impl TokenDataset {
         let paths: Vec<PathBuf> = options.files.iter().map(|file| file.path.clone()).collect();
         check_files(&paths)?;
         tokenizer.check_token(options.eos_token_id)?;
+        paths.iter().try_for_each(|path| check_generated(path, tokenizer))?;
         let mut folder = None;
         let (stream, from_cache) = match &options.cache_dir {
             _ if are_tokens(options)? => (cache::given(options, tokenizer)?, true),

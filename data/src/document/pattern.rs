@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::task::is_generated;
 use crate::error::DataError;
 
 /// Puts in the place of each pattern the files whose names match, sorted; anything else stays as it
@@ -13,7 +14,8 @@ use crate::error::DataError;
 pub fn expand(entries: &[PathBuf]) -> Result<Vec<PathBuf>, DataError> {
     let (mut files, mut errors) = (Vec::new(), Vec::new());
     for entry in entries {
-        let pattern = entry.to_str().filter(|text| text.contains(['*', '?', '[']) && !entry.exists());
+        let is_pattern = |text: &&str| text.contains(['*', '?', '[']) && !is_generated(entry) && !entry.exists();
+        let pattern = entry.to_str().filter(is_pattern);
         match pattern.map(matches) {
             None => files.push(entry.clone()),
             Some(Ok(found)) if found.is_empty() => errors.push(DataError::NoMatch { pattern: entry.clone() }),
@@ -48,7 +50,8 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>, DataError> {
 pub fn check_distinct<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<(), DataError> {
     let mut seen = std::collections::HashSet::new();
     for file in files {
-        if !seen.insert(fs_err::canonicalize(file)?) {
+        let place = if is_generated(file) { file.clone() } else { fs_err::canonicalize(file)? };
+        if !seen.insert(place) {
             return Err(DataError::Twice { path: file.clone() });
         }
     }

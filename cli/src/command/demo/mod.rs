@@ -137,6 +137,7 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
             model: dir.to_owned(),
             limit: None,
             tasks: Vec::new(),
+            generated: Vec::new(),
             perplexity: Some(perplexity),
             router: None,
         };

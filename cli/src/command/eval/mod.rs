@@ -1,5 +1,7 @@
 //! `retie eval`: accuracy on tasks, perplexity on a text, and reports on routers.
 
+mod generated;
+mod recounted;
 mod task_files;
 
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
 };
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
+use generated::{Answerer, GeneratedArgs, oracle};
 use retie_checkpoint::ModelSource;
 use retie_collective::{Collective, lead_first};
 use retie_convert::ParameterCounts;
@@ -21,6 +24,7 @@ use retie_eval::{
     EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RouterReport, RunError, ShardedScorer, Task,
 };
 use retie_model::CausalLm;
+use retie_tasks::TaskSpec;
 use serde_json::{Value, json};
 use std::{
     io::{BufWriter, Write},
@@ -73,6 +77,8 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     log_samples: Option<PathBuf>,
     #[command(flatten)]
+    generated: GeneratedArgs,
+    #[command(flatten)]
     dtype: DtypeArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -101,9 +107,13 @@ impl Eval {
 
     fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
         let tasks = self.tasks()?;
+        let specs = self.generated()?;
         self.check_outputs()?;
         let limit = self.limit.map(usize::try_from).transpose()?;
         let batch_size = usize::try_from(self.batch_size)?;
+        if let Some(cap) = oracle(&self.model) {
+            return self.ask_oracle(&specs, cap, limit, ranks);
+        }
         let device = retie_model::device(&self.device.device)?;
         // Read everything before scoring anything: a bad last task should not cost an hour.
         let source = lead_first(ranks, || model::open(&self.model))?;
@@ -133,6 +143,11 @@ impl Eval {
         ends.pop();
         ends.push(map.num_depths());
         let model = TextModel::load(&source, &device, self.dtype.get())?;
+        let answerer = Answerer::Model { source: &source, own: &model, dtype: self.dtype.get(), batch_size };
+        let mut scores = Vec::new();
+        if ranks.leads() {
+            scores = self.generated.measure(&specs, &answerer, limit)?;
+        }
         let teacher = teacher
             .map(|teacher| CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, self.dtype.get()))
             .transpose()?;
@@ -141,7 +156,7 @@ impl Eval {
             let mut evaluation =
                 Evaluation { model: &model, exit: num_depths, teacher: teacher.as_ref(), batch_size, ranks };
             let mut report =
-                EvalReport { model: self.model.clone(), limit, tasks: Vec::new(), perplexity: None, router: None };
+                EvalReport { limit, ..EvalReport::of(&self.model) };
             for (task, examples) in tasks.iter().zip(&examples) {
                 report.tasks.push(evaluation.task(task, examples)?);
             }
@@ -151,6 +166,9 @@ impl Eval {
                 if self.router_report && num_depths == map.num_depths() && ranks.leads() {
                     report.router = evaluation.routers(text, options)?;
                 }
+            }
+            if num_depths == map.num_depths() {
+                report.generated = std::mem::take(&mut scores);
             }
             measured.push(Measured { num_depths, report });
         }
@@ -168,13 +186,14 @@ impl Eval {
         Ok(Status::Done)
     }
 
-    /// Tasks of `--tasks` without `perplexity`.
+    /// Tasks of `--tasks` without `perplexity` and without generated ones.
     ///
     /// # Errors
     /// Unknown or repeated tasks, and options that do not fit the tasks.
     fn tasks(&self) -> anyhow::Result<Vec<&'static Task>> {
         let names = || self.tasks.iter().map(|name| name.trim());
-        let tasks: Vec<_> = names().filter(|name| *name != PERPLEXITY).map(Task::find).collect::<Result<_, _>>()?;
+        let of_harness = names().filter(|name| *name != PERPLEXITY && !TaskSpec::is_task(name));
+        let tasks: Vec<_> = of_harness.map(Task::find).collect::<Result<_, _>>()?;
         let mut seen = std::collections::HashSet::new();
         if let Some(twice) = names().find(|name| !seen.insert(*name)) {
             bail!("task `{twice}` is asked for twice");
@@ -191,6 +210,44 @@ impl Eval {
             "`--log-samples` is given, but `{PERPLEXITY}` has no examples"
         );
         Ok(tasks)
+    }
+
+    /// Generated tasks of `--tasks`.
+    ///
+    /// # Errors
+    /// A task or a setting that does not exist, and options that do not fit the tasks.
+    fn generated(&self) -> anyhow::Result<Vec<TaskSpec>> {
+        let names = self.tasks.iter().map(|name| name.trim()).filter(|name| TaskSpec::is_task(name));
+        let specs = names.map(TaskSpec::parse).collect::<Result<Vec<_>, _>>()?;
+        self.generated.check(&specs)?;
+        Ok(specs)
+    }
+
+    /// Answers of the reference program, or of the shortcut with a cap, in the place of a model's.
+    fn ask_oracle(
+        &self,
+        specs: &[TaskSpec],
+        cap: Option<usize>,
+        limit: Option<usize>,
+        ranks: &dyn Collective,
+    ) -> anyhow::Result<Status> {
+        ensure!(
+            specs.len() == self.tasks.len(),
+            "`{}` answers generated tasks only\nhint: `retie tasks` lists them",
+            self.model
+        );
+        if !ranks.leads() {
+            return Ok(Status::Done);
+        }
+        let generated = self.generated.measure(specs, &Answerer::Oracle(cap), limit)?;
+        let report = EvalReport { limit, generated, ..EvalReport::of(&self.model) };
+        output::data(report.to_string())?;
+        if let Some(path) = &self.json {
+            fs_err::write(path, serde_json::to_string_pretty(&report.to_json())? + "\n")?;
+            output::wrote(path);
+        }
+        self.generated.write(&report.generated)?;
+        Ok(Status::Done)
     }
 
     /// Checks that the output files can be written, before anything is measured.
@@ -217,6 +274,7 @@ impl Eval {
     /// Writes `--json`, the results of the whole stack and of its early exits, and `--log-samples`.
     fn write(&self, source: &ModelSource, measured: &[Measured]) -> anyhow::Result<()> {
         let Some((Measured { report, .. }, exits)) = measured.split_last() else { return Ok(()) };
+        self.generated.write(&report.generated)?;
         if let Some(path) = &self.json {
             let exits = exits.iter().enumerate().map(|(index, Measured { num_depths, report })| {
                 json!({ "recursion": index + 1, "depths": num_depths, "results": report.to_json()["results"] })

@@ -12,6 +12,10 @@ pub struct Evaluations(Vec<(String, Value)>);
 const METRICS: &[(&str, usize)] = &[
     ("acc", 4),
     ("acc_norm", 4),
+    ("exact_match", 4),
+    ("exact_match_longer", 4),
+    ("exact_match_edge", 4),
+    ("exact_match_longer_edge", 4),
     ("perplexity", 2),
     ("token_nll", 4),
     ("token_perplexity", 2),

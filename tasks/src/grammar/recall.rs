@@ -1,0 +1,70 @@
+//! `recall`: the value that stands behind a key.
+
+use super::{DIGITS, Grammar, LETTERS, Task, digit};
+use crate::{Example, Random};
+use std::{ops::RangeInclusive, sync::Arc};
+
+pub(super) const TASK: Task = Task {
+    name: "recall",
+    variants: &[],
+    about: "value of a key among pairs of keys and values",
+    grammar: "problem := letter digit … letter digit | letter     keys are distinct, the answer is the last one's digit\n\
+              length: pairs\n\
+              depth: distance, the number of pairs behind the one that is asked for\n\
+              edge case: the first pair is asked for\n\
+              shortcut k: the last k pairs are known, and the last digit stands for any other",
+    keys: &[],
+    build: |_, _| Ok(Arc::new(Recall)),
+};
+
+#[derive(Debug)]
+struct Recall;
+
+const BAR: &str = "|";
+
+impl Grammar for Recall {
+    fn lengths(&self) -> RangeInclusive<usize> {
+        1..=LETTERS.len()
+    }
+
+    fn default_lengths(&self) -> RangeInclusive<usize> {
+        2..=8
+    }
+
+    fn depth_name(&self) -> &'static str {
+        "distance"
+    }
+
+    fn write(&self, length: usize, edge: bool, random: &mut Random, example: &mut Example) {
+        let mut keys = LETTERS;
+        let asked = if edge { 0 } else { random.below(length) };
+        let mut value = DIGITS[0];
+        for index in 0..length {
+            keys.swap(index, index + random.below(LETTERS.len() - index));
+            let digit = *random.choose(&DIGITS);
+            let level = usize::from(index == asked);
+            example.input.push(keys[index], level);
+            example.input.push(digit, level);
+            if index == asked {
+                value = digit;
+            }
+        }
+        example.input.push(BAR, 0);
+        example.input.push(keys[asked], 1);
+        example.output.push(value, 1);
+        example.depth = length - 1 - asked;
+    }
+
+    fn solve(&self, input: &[&str], cap: Option<usize>) -> Option<Vec<String>> {
+        let [pairs @ .., BAR, key] = input else { return None };
+        let pairs: Vec<(&str, &str)> =
+            pairs.chunks(2).map(|pair| Some((pair[0], *pair.get(1)?))).collect::<Option<_>>()?;
+        if !pairs.iter().all(|(key, value)| LETTERS.contains(key) && digit(value).is_some()) {
+            return None;
+        }
+        let at = pairs.iter().position(|(other, _)| other == key)?;
+        let known = pairs.len() - at <= cap.unwrap_or(usize::MAX);
+        let (_, value) = if known { pairs[at] } else { *pairs.last()? };
+        Some(vec![value.to_owned()])
+    }
+}
