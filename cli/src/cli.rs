@@ -39,6 +39,8 @@ enum Command {
     Demo(command::demo::Demo),
     Report(command::report::ReportCommand),
     Plot(command::plot::Plot),
+    #[command(subcommand)]
+    Lab(command::lab::Lab),
     Doctor(command::doctor::Doctor),
     Tasks(command::tasks::Tasks),
     #[command(subcommand)]
@@ -101,6 +103,7 @@ impl Command {
             Self::Demo(command) => command.run(),
             Self::Report(command) => command.run(),
             Self::Plot(command) => command.run(),
+            Self::Lab(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Tasks(command) => command.run(),
             Self::Check(command) => command.run(),

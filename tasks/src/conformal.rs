@@ -7,8 +7,8 @@
 //! with a probability of at least `1 - α`, and at most `1 - α + 1 / (n + 1)` without ties.
 //!
 //! The spread of scores may depend on a group key, such as the number of marked points of a moduli
-//! space (Hashemi, Corominas and Giacchetto 2024, <https://arxiv.org/abs/2408.14915>) or the position
-//! of a token: [`SlidingWindow`] calibrates each group on the groups around it.
+//! space (Hashemi, Corominas and Giacchetto 2024, <https://arxiv.org/abs/2408.14915>) or the
+//! position of a token: [`SlidingWindow`] calibrates each group on the groups around it.
 
 use crate::TaskError;
 use serde::Serialize;

@@ -2,8 +2,8 @@
 //!
 //! 1. A [`TaskSpec`] names a task with its settings: `succ?length=1..10`. Its [`Grammar`] has a
 //!    generator, a reference program and a shortcut, the same program with a cap on recursion.
-//! 2. [`TaskDocuments`] is training text, [`Example`]s are problems of an evaluation, [`in_context`]
-//!    writes prompts for pretrained models.
+//! 2. [`TaskDocuments`] is training text, [`Example`]s are problems of an evaluation,
+//!    [`in_context`] writes prompts for pretrained models.
 //! 3. A [`Scoreboard`] counts answers by depth and recursions; [`Explanation`] says how many of the
 //!    wrong answers a shortcut predicts.
 //!

@@ -1,6 +1,6 @@
 //! Random numbers of the generators: SplitMix64 (Steele, Lea and Flood 2014,
-//! <https://doi.org/10.1145/2714064.2660195>), written out here so that an example stays the same in
-//! every version of this program.
+//! <https://doi.org/10.1145/2714064.2660195>), written out here so that an example stays the same
+//! in every version of this program.
 
 use std::ops::RangeInclusive;
 

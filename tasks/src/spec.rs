@@ -67,7 +67,8 @@ impl TaskSpec {
         name.starts_with(SCHEME) || find(name).is_some() || name.contains('?')
     }
 
-    /// Reads `NAME`, `NAME:VARIANT`, with `?key=value&key=value` behind; `task://` may stand before.
+    /// Reads `NAME`, `NAME:VARIANT`, with `?key=value&key=value` behind; `task://` may stand
+    /// before.
     ///
     /// # Errors
     /// An unknown task, variant or key; a value that a key cannot have; lengths that the grammar

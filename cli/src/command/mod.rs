@@ -13,6 +13,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod lab;
 pub mod man;
 pub mod plot;
 pub mod report;

@@ -2,9 +2,11 @@
 //! screens.
 
 mod figure;
+mod heat_map;
 mod passage;
 mod table;
 
+pub use heat_map::HeatMap;
 pub use passage::{MarkedToken, Passage};
 pub use table::Table;
 
@@ -28,6 +30,8 @@ pub struct Page {
     pub summary: Vec<String>,
     /// Tables of numbers.
     pub passages: Vec<Passage>,
+    /// Matrices of numbers from 0 to 1.
+    pub heat_maps: Vec<HeatMap>,
     /// Charts.
     pub tables: Vec<Table>,
     /// Names and values, e.g. the provenance of the numbers.
@@ -57,6 +61,7 @@ impl Page {
         let mut body = format!("<h1>{}</h1>\n", escape(&self.title));
         self.summary.iter().for_each(|text| body += &format!("<p>{}</p>\n", escape(text)));
         self.passages.iter().for_each(|passage| body += &passage::html(passage));
+        self.heat_maps.iter().for_each(|map| body += &heat_map::html(map));
         self.tables.iter().for_each(|table| body += &table::html(table));
         for chart in &self.charts {
             body += &figure::html(chart)?;
@@ -94,6 +99,7 @@ mod tests {
                 unit: "recursion".into(),
                 tokens: vec![MarkedToken { text: "The".into(), number: 2 }],
             }],
+            heat_maps: Vec::new(),
             tables: vec![Table {
                 title: "Held-out text".into(),
                 header: vec!["model".into(), "nll".into()],

@@ -72,8 +72,8 @@ impl QueryType {
         self.shape.hops()
     }
 
-    /// A random query of this type over `graph`, with `answer` among the answers of every part of it
-    /// that is not negated or one of several alternatives. `None` if nothing leads there.
+    /// A random query of this type over `graph`, with `answer` among the answers of every part of
+    /// it that is not negated or one of several alternatives. `None` if nothing leads there.
     #[must_use]
     pub fn query_for(self, graph: &Graph, answer: usize, random: &mut Random) -> Option<Query> {
         self.shape.towards(graph, answer, random)

@@ -155,8 +155,7 @@ impl Eval {
         for num_depths in ends {
             let mut evaluation =
                 Evaluation { model: &model, exit: num_depths, teacher: teacher.as_ref(), batch_size, ranks };
-            let mut report =
-                EvalReport { limit, ..EvalReport::of(&self.model) };
+            let mut report = EvalReport { limit, ..EvalReport::of(&self.model) };
             for (task, examples) in tasks.iter().zip(&examples) {
                 report.tasks.push(evaluation.task(task, examples)?);
             }

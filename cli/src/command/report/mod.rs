@@ -81,6 +81,7 @@ impl Content {
             title,
             summary,
             passages: Vec::new(),
+            heat_maps: Vec::new(),
             tables: self.tables(),
             charts: self.runs.charts(&Curves::ALL),
             facts: Facts { title: "Provenance".to_owned(), entries },

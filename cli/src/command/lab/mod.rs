@@ -1,0 +1,28 @@
+//! `retie lab`: numbers that are defined by recursion, conformal intervals, and a page about what
+//! models compute recursively.
+
+mod conformal;
+mod numbers;
+mod report;
+
+use crate::error::Status;
+use clap::Subcommand;
+
+/// Ask whether a model computes recursively: numbers, intervals, and a page of results
+#[derive(Debug, Subcommand)]
+pub enum Lab {
+    Report(report::Report),
+    Conformal(conformal::Conformal),
+    #[command(subcommand)]
+    Numbers(numbers::Numbers),
+}
+
+impl Lab {
+    pub fn run(self) -> anyhow::Result<Status> {
+        match self {
+            Self::Report(command) => command.run(),
+            Self::Conformal(command) => command.run(),
+            Self::Numbers(command) => command.run(),
+        }
+    }
+}
