@@ -36,10 +36,11 @@ impl EvalReport {
         }
     }
 
-    /// JSON with the keys `model`, `limit`, `results`, `generated` and `router`. `results` has a
-    /// key for each task, with `examples` and, for each metric, its value and `{metric}_stderr`; and a
-    /// key `perplexity` with `token_nll` and the other values of [`Perplexity`]. `generated` has
-    /// the matrices of generated tasks.
+    /// JSON with the keys `model`, `limit`, `results`, `generated` and `router`.
+    ///
+    /// `results` has a key for each task, with `examples` and, for each metric, its value and
+    /// `{metric}_stderr`; and a key `perplexity` with `token_nll` and the other values of
+    /// [`Perplexity`]. `generated` has the matrices of generated tasks.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut results = Map::new();

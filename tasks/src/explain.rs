@@ -1,6 +1,6 @@
 //! Explanation of wrong answers by a shortcut: the cap on recursion whose answers agree with most
-//! of them (the statistic of Zhang et al. 2023, <https://arxiv.org/abs/2305.14699>, who predict 91 %
-//! of the failures of one function).
+//! of them (the statistic of Zhang et al. 2023, <https://arxiv.org/abs/2305.14699>, who predict
+//! 91 % of the failures of one function).
 
 use crate::{Example, Grammar};
 use serde::Serialize;

@@ -126,14 +126,15 @@ impl PsiNumbers {
             others.sort_unstable_by(|a, b| b.cmp(a));
             // (2k+2d+1)!! / ((2d-1)!! (2k+3)!!), with 2k + 3 = 2 first + 1.
             let factor = Rational::new(odd_product(2 * exponent + 1, 2 * joined + 1)?, odd_product(3, 2 * first + 1)?)?;
-            sum = sum.add(factor.mul(self.sorted(others)?)?)?;
+            sum = sum.checked_add(factor.checked_mul(self.sorted(others)?)?)?;
         }
         // a + b = k - 1 = first - 2.
         for a in 0..first.saturating_sub(1) {
             let b = first - 2 - a;
             let inner = self.split(a, b, rest)?;
-            let factor = double_factorial_ratio(a, first - 1)?.mul(Rational::from(odd_product(3, 2 * b + 1)?))?;
-            sum = sum.add(factor.mul(inner)?.mul(Rational::new(1, 2)?)?)?;
+            let factor =
+                double_factorial_ratio(a, first - 1)?.checked_mul(Rational::from(odd_product(3, 2 * b + 1)?))?;
+            sum = sum.checked_add(factor.checked_mul(inner)?.checked_mul(Rational::new(1, 2)?)?)?;
         }
         Some(sum)
     }
@@ -154,7 +155,7 @@ impl PsiNumbers {
             let (left, right) = (with(&part(true), &[a]), with(&part(false), &[b]));
             // The genus of one part fixes that of the other.
             if genus(&left).is_some() && genus(&right).is_some() {
-                sum = sum.add(self.sorted(left)?.mul(self.sorted(right)?)?)?;
+                sum = sum.checked_add(self.sorted(left)?.checked_mul(self.sorted(right)?)?)?;
             }
         }
         Some(sum)
@@ -221,7 +222,7 @@ mod tests {
         let mut numbers = PsiNumbers::new();
         let mut expected = Rational::ONE;
         for g in 1..=8 {
-            expected = expected.mul(Rational::new(1, 24 * g).unwrap()).unwrap();
+            expected = expected.checked_mul(Rational::new(1, 24 * g).unwrap()).unwrap();
             assert_eq!(numbers.number(&[3 * g as usize - 2]).unwrap(), expected, "{g}");
         }
     }
@@ -245,11 +246,11 @@ mod tests {
             for (index, exponent) in exponents.iter().enumerate().filter(|(_, exponent)| **exponent > 0) {
                 let mut lower = exponents.clone();
                 lower[index] = exponent - 1;
-                string = string.add(by_largest.number(&lower).unwrap()).unwrap();
+                string = string.checked_add(by_largest.number(&lower).unwrap()).unwrap();
             }
             assert_eq!(by_largest.number(&with(0)).unwrap(), string, "string, {exponents:?}");
             let euler = 2 * genus(&exponents).unwrap() as i128 - 2 + exponents.len() as i128;
-            let dilaton = value.mul(Rational::from(euler)).unwrap();
+            let dilaton = value.checked_mul(Rational::from(euler)).unwrap();
             assert_eq!(by_largest.number(&with(1)).unwrap(), dilaton, "dilaton, {exponents:?}");
         }
     }

@@ -46,7 +46,7 @@ impl Rational {
 
     /// Sum; `None` where it does not fit.
     #[must_use]
-    pub fn add(self, other: Self) -> Option<Self> {
+    pub fn checked_add(self, other: Self) -> Option<Self> {
         let divisor = gcd(self.denominator, other.denominator);
         let (own, others) = (self.denominator / divisor, other.denominator / divisor);
         let numerator = self.numerator.checked_mul(others)?.checked_add(other.numerator.checked_mul(own)?)?;
@@ -55,7 +55,7 @@ impl Rational {
 
     /// Product; `None` where it does not fit.
     #[must_use]
-    pub fn mul(self, other: Self) -> Option<Self> {
+    pub fn checked_mul(self, other: Self) -> Option<Self> {
         // Reduced before it is multiplied, so that only a result that does not fit overflows.
         let a = gcd(self.numerator, other.denominator).max(1);
         let b = gcd(other.numerator, self.denominator).max(1);
@@ -97,22 +97,22 @@ mod tests {
     proptest! {
         #[test]
         fn fractions_are_a_field(a in fraction(), b in fraction(), c in fraction()) {
-            prop_assert_eq!(a.add(b), b.add(a));
-            prop_assert_eq!(a.add(b).unwrap().add(c), b.add(c).unwrap().add(a));
-            let (left, right) = (a.mul(b.add(c).unwrap()).unwrap(), a.mul(b).unwrap().add(a.mul(c).unwrap()));
+            prop_assert_eq!(a.checked_add(b), b.checked_add(a));
+            prop_assert_eq!(a.checked_add(b).unwrap().checked_add(c), b.checked_add(c).unwrap().checked_add(a));
+            let (left, right) = (a.checked_mul(b.checked_add(c).unwrap()).unwrap(), a.checked_mul(b).unwrap().checked_add(a.checked_mul(c).unwrap()));
             prop_assert_eq!(Some(left), right);
             prop_assert!(gcd(a.numerator(), a.denominator()) == 1 && a.denominator() > 0);
-            let negative = a.mul(Rational::from(-1)).unwrap();
-            prop_assert_eq!(a.add(negative), Some(Rational::ZERO));
+            let negative = a.checked_mul(Rational::from(-1)).unwrap();
+            prop_assert_eq!(a.checked_add(negative), Some(Rational::ZERO));
         }
     }
 
     #[test]
     fn what_does_not_fit_is_no_fraction() {
         let large = Rational::from(i128::MAX);
-        assert_eq!(large.add(Rational::ONE), None);
-        assert_eq!(large.mul(large), None);
-        assert_eq!(large.mul(Rational::new(1, i128::MAX).unwrap()), Some(Rational::ONE));
+        assert_eq!(large.checked_add(Rational::ONE), None);
+        assert_eq!(large.checked_mul(large), None);
+        assert_eq!(large.checked_mul(Rational::new(1, i128::MAX).unwrap()), Some(Rational::ONE));
         assert_eq!(Rational::new(1, 0), None);
         assert_eq!(Rational::new(6, -4).unwrap().to_string(), "-3/2");
     }
