@@ -132,9 +132,11 @@ fn with_recursions(model: &CausalLm, prompt: &[u32], new: usize, count: usize) -
         let x = model.embed(Tensor::<1, Int>::from_ints(ids.as_slice(), &model.device()));
         let early = model.run_depths(x, 0..parts.recursions[count - 1].end, &rows);
         let full = model.run_depths(early.clone(), first.max(parts.recursions[count - 1].end)..last, &rows);
-        let [_, width] = full.dims();
-        let mixed =
-            Tensor::cat(vec![full.narrow(0, 0, prompt.len()), early.slice([prompt.len()..text.len(), 0..width])], 0);
+        let (read, rest) = (prompt.len(), text.len() - prompt.len());
+        let mixed = match rest {
+            0 => full,
+            _ => Tensor::cat(vec![full.narrow(0, 0, read), early.narrow(0, read, rest)], 0),
+        };
         let hidden = model.norm(model.run_depths(mixed, parts.after.clone(), &rows));
         let logits = model.logits(hidden.narrow(0, text.len() - 1, 1)).into_data();
         let logits = f32_slice(&logits);

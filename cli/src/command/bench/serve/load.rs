@@ -34,10 +34,10 @@ pub fn send(endpoint: &Endpoint, planned: &[Planned], load: Load) -> Outcome {
             Err(error) => results.1.push(format!("{error:#}")),
         }
     };
+    let (send, next) = (&send, AtomicUsize::new(0));
     let start = Instant::now();
     thread::scope(|scope| match load {
         Load::Clients(clients) => {
-            let next = &AtomicUsize::new(0);
             for _ in 0..clients {
                 scope.spawn(|| {
                     while let Some(planned) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -49,7 +49,7 @@ pub fn send(endpoint: &Endpoint, planned: &[Planned], load: Load) -> Outcome {
         Load::Rate(_) => {
             for planned in planned {
                 thread::sleep(planned.arrives.saturating_sub(start.elapsed()));
-                scope.spawn(|| send(planned));
+                scope.spawn(move || send(planned));
             }
         }
     });
