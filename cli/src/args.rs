@@ -1,9 +1,11 @@
 //! Arguments shared by several commands, and the parsers of their values.
 
 mod duration;
+mod engine;
 mod sampling;
 
 pub use duration::parse_duration;
+pub use engine::EngineArgs;
 pub use sampling::SamplingArgs;
 
 use clap::{Args, ValueEnum};

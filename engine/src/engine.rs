@@ -1,14 +1,16 @@
 //! The engine: a model, its KV cache and the active sequences.
 
 use crate::{
-    EngineError, FinishReason, Request, SequenceId, TokenLogprobs,
+    EngineError, ExitTrace, FinishReason, Request, Scheduler, SequenceId, TokenLogprobs,
+    looped::{Finished, Looped},
+    pipeline::Unit,
     schedule::schedule,
     sequence::{Choice, Sequence},
 };
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::ModelConfig;
 use retie_model::{
-    CausalLm, KvCache, NewTokens, RoutingTrace,
+    CausalLm, KvCache, NewTokens, RoutingTrace, Slot,
     kernels::{self, f32_slice, f32_slice_mut},
 };
 
@@ -38,6 +40,8 @@ pub struct Engine {
     /// The sequence of each slot.
     sequences: Vec<Option<Sequence>>,
     num_admitted: u64,
+    /// The parts of the stack, unless the scheduler is `full`.
+    looped: Option<Looped>,
 }
 
 /// A row whose logits score the next token of a prompt.
@@ -62,6 +66,9 @@ pub struct Progress {
     /// The new token; `None` while the prompt is read, and in the extra step that only reads the
     /// recursion count of the last token. A token that ends the sequence is included.
     pub token: Option<u32>,
+    /// Recursion count of the last token that the step read: of the computation that `token` was
+    /// chosen from.
+    pub recursions: usize,
     /// Log-probabilities of `token`, if the request asked for them.
     pub logprobs: Option<TokenLogprobs>,
     /// Log-probabilities of the tokens of the prompt whose predecessors the step read, if the
@@ -91,7 +98,29 @@ impl Engine {
         let device = model.device();
         let cache = KvCache::new(model.config(), num_slots, context, &device);
         let sequences = (0..num_slots).map(|_| None).collect();
-        Ok(Self { model, device, cache, options, sequences, num_admitted: 0 })
+        Ok(Self { model, device, cache, options, sequences, num_admitted: 0, looped: None })
+    }
+
+    /// The engine with another scheduler, and with forced exits, if a trace is given. Prompts are
+    /// read at full depth; a token that exits gives the keys and values of its last recursion to
+    /// the later ones.
+    ///
+    /// # Errors
+    /// The model has no parts that tokens could go through at their own pace, or fewer recursions
+    /// than the trace.
+    pub fn with_scheduler(mut self, scheduler: Scheduler, trace: Option<ExitTrace>) -> Result<Self, EngineError> {
+        self.looped = match scheduler {
+            Scheduler::Full => None,
+            _ => {
+                let parts = self.model.loop_parts().ok_or(EngineError::NoLoop { scheduler: scheduler.name() })?;
+                let (found, expected) = (trace.iter().flat_map(ExitTrace::counts).max(), parts.recursions.len());
+                if let Some(found) = found.copied().filter(|found| *found > expected) {
+                    return Err(EngineError::TraceTooDeep { found, expected });
+                }
+                Some(Looped::new(parts, scheduler, trace))
+            }
+        };
+        Ok(self)
     }
 
     /// Starts a sequence: the next steps read its prompt.
@@ -101,6 +130,7 @@ impl Engine {
     /// value of the request is out of its range.
     pub fn admit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         request.check(self.model.config().vocab_size, self.options.context)?;
+        self.check_recursions(request.max_recursions)?;
         let slot = self.cache.admit().ok_or(EngineError::NoFreeSlot { num_slots: self.options.num_slots })?;
         let id = SequenceId(self.num_admitted);
         self.num_admitted += 1;
@@ -108,11 +138,25 @@ impl Engine {
         Ok(id)
     }
 
+    fn check_recursions(&self, most: Option<usize>) -> Result<(), EngineError> {
+        let (Some(most), all) = (most, self.model.share_map().num_recursions()) else { return Ok(()) };
+        let expected = match self.looped {
+            Some(_) if (1..=all).contains(&most) => return Ok(()),
+            Some(_) => format!("1 to {all}, the recursions of the model"),
+            None if most == all => return Ok(()),
+            None => format!("{all}: with scheduler `full` every token goes through every recursion"),
+        };
+        Err(EngineError::OutOfRange { name: "max_recursions", found: most.to_string(), expected })
+    }
+
     /// Ends a sequence; returns true if it was active.
     pub fn evict(&mut self, id: SequenceId) -> bool {
         let found = self.sequences.iter_mut().find_map(|place| place.take_if(|sequence| sequence.id == id));
         if let Some(sequence) = &found {
             self.cache.evict(sequence.slot);
+            if let Some(looped) = &mut self.looped {
+                looped.drop_slot(sequence.slot);
+            }
         }
         found.is_some()
     }
@@ -133,25 +177,78 @@ impl Engine {
         found.map(|sequence| sequence.paused = paused).is_some()
     }
 
-    /// Runs one forward pass over a token of every sequence that decodes and over parts of prompts,
-    /// and samples a token for every sequence that has been read to its end. Returns the progress
-    /// of each sequence that took part, by slot; nothing if no sequence is active or all are
-    /// paused.
+    /// Runs forward passes over a token of every sequence that decodes and over parts of prompts,
+    /// until a sequence makes progress, and samples a token for every sequence that has been read
+    /// to its end. Returns the progress of each sequence whose tokens have been read, by slot;
+    /// nothing if no sequence is active or all are paused.
     pub fn step(&mut self) -> Vec<Progress> {
-        let batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens);
+        if let Some(looped) = self.looped.take() {
+            return self.step_looped(looped);
+        }
+        let batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens, 0);
         if batch.is_empty() {
             return Vec::new();
         }
-        let (hidden, trace) = self.read(&batch); // [M, D]
+        let ids = self.start(&batch);
+        let (hidden, trace) = self.model.forward_cached(ids, &batch, &mut self.cache); // [M, D]
         let num_rows = batch.iter().map(|new| new.tokens).sum::<usize>();
-        let mut counts = Vec::new();
-        if self.sequences.iter().flatten().any(|sequence| sequence.recursion_counts) {
-            counts = self.recursion_counts(&trace, num_rows);
+        let counts = self.recursion_counts(&trace, num_rows);
+        self.report(hidden, &batch, &counts)
+    }
+
+    /// A step part by part.
+    fn step_looped(&mut self, mut looped: Looped) -> Vec<Progress> {
+        loop {
+            let mut batch = Vec::new();
+            if looped.pipeline.may_start() {
+                let rows = looped.pipeline.prompt_rows();
+                batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens, rows);
+            }
+            if !batch.is_empty() {
+                let units = batch.iter().map(|new| self.unit(*new, &looped)).collect();
+                let ids = self.start(&batch);
+                looped.start(&self.model, ids, units, &mut self.cache);
+            }
+            let sequences = &self.sequences;
+            let wanted = |slot: Slot| sequences[slot.index()].as_ref().is_some_and(|sequence| !sequence.paused);
+            let is_idle = looped.pipeline.is_empty();
+            match looped.advance(&self.model, &mut self.cache, wanted) {
+                Some(Finished { units, hidden }) => {
+                    let read: Vec<NewTokens> =
+                        units.iter().map(|unit| NewTokens { slot: unit.span.slot, tokens: unit.span.tokens }).collect();
+                    let counts: Vec<usize> =
+                        units.iter().flat_map(|unit| std::iter::repeat_n(unit.done, unit.span.tokens)).collect();
+                    self.looped = Some(looped);
+                    return self.report(hidden, &read, &counts);
+                }
+                None if is_idle => {
+                    self.looped = Some(looped);
+                    return Vec::new();
+                }
+                None => {}
+            }
         }
+    }
+
+    /// The unit of tokens that start now.
+    fn unit(&mut self, new: NewTokens, looped: &Looped) -> Unit {
+        let span = self.cache.extend(new);
+        let all = looped.pipeline.num_recursions();
+        let forced = self.sequences[new.slot.index()].as_ref().and_then(|sequence| {
+            let token = sequence.num_started.checked_sub(sequence.num_prompt_tokens)?;
+            let count = looped.trace.as_ref().map_or(all, |trace| trace.count(sequence.id.0, token));
+            Some(count.min(sequence.max_recursions.unwrap_or(all)))
+        });
+        Unit { span, done: 0, until: forced.unwrap_or(all), is_prompt: forced.is_none() }
+    }
+
+    /// Progress of the sequences of `batch`, whose tokens have been read: `hidden [M, D]` after the
+    /// final norm, and their recursion counts.
+    fn report(&mut self, hidden: Tensor<2>, batch: &[NewTokens], counts: &[usize]) -> Vec<Progress> {
         let mut start = 0;
         let (mut last_rows, mut scored) = (Vec::new(), Vec::new());
         let mut progress = Vec::with_capacity(batch.len());
-        for NewTokens { slot, tokens } in &batch {
+        for NewTokens { slot, tokens } in batch {
             let Some(sequence) = &mut self.sequences[slot.index()] else { continue };
             let rows = start..start + tokens;
             start = rows.end;
@@ -170,19 +267,21 @@ impl Engine {
             if sequence.wants_token() {
                 last_rows.push(rows.end - 1);
             }
+            let recursions = counts[rows.end - 1];
             let recursion_counts = if sequence.recursion_counts { counts[rows].to_vec() } else { Vec::new() };
             let finish = if sequence.is_done() { Some(FinishReason::MaxNewTokens) } else { sequence.ending };
             progress.push(Progress {
                 sequence: sequence.id,
                 recursion_counts,
                 token: None,
+                recursions,
                 logprobs: None,
                 prompt_logprobs: Vec::new(),
                 finish,
             });
         }
         self.score(&hidden, &scored, &mut progress);
-        self.choose(hidden, &last_rows, &batch, &mut progress);
+        self.choose(hidden, &last_rows, batch, &mut progress);
         progress.iter().filter(|progress| progress.finish.is_some()).for_each(|progress| {
             self.evict(progress.sequence);
         });
@@ -220,16 +319,16 @@ impl Engine {
         self.model.config()
     }
 
-    /// Hidden states `[M, D]` of the next unread tokens of the sequences of `batch`, with the
-    /// routing trace.
-    fn read(&mut self, batch: &[NewTokens]) -> (Tensor<2>, RoutingTrace) {
+    /// Ids `[M]` of the next tokens of the sequences of `batch`, which start now.
+    fn start(&mut self, batch: &[NewTokens]) -> Tensor<1, Int> {
         let mut ids: Vec<i32> = Vec::new();
         for NewTokens { slot, tokens } in batch {
-            let unread = self.sequences[slot.index()].iter().flat_map(|sequence| &sequence.tokens[sequence.num_read..]);
-            ids.extend(unread.take(*tokens).map(|id| *id as i32));
+            let Some(sequence) = &mut self.sequences[slot.index()] else { continue };
+            let end = sequence.num_started + tokens;
+            ids.extend(sequence.tokens[sequence.num_started..end].iter().map(|id| *id as i32));
+            sequence.num_started = end;
         }
-        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &self.device);
-        self.model.forward_cached(ids, batch, &mut self.cache)
+        Tensor::<1, Int>::from_ints(ids.as_slice(), &self.device)
     }
 
     /// Recursion count of each row of a forward pass.

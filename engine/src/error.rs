@@ -41,6 +41,24 @@ pub enum EngineError {
         /// Maximum length of a sequence, in tokens.
         context: usize,
     },
+    /// A model whose tokens cannot go through the parts at their own pace.
+    #[error(
+        "scheduler `{scheduler}` needs a model with recursions that run one after the other, with keys and values of their own and without a router\nhint: scheduler `full` serves every model"
+    )]
+    NoLoop {
+        /// Name of the scheduler.
+        scheduler: &'static str,
+    },
+    /// An exit trace with more recursions than the model has.
+    #[error(
+        "the exit trace has a recursion count of {found}, and the model has {expected} recursions\nhint: use counts of 1 to {expected}"
+    )]
+    TraceTooDeep {
+        /// The largest count.
+        found: usize,
+        /// Recursions of the model.
+        expected: usize,
+    },
     /// Every slot is occupied.
     #[error("all {num_slots} slots have a sequence\nhint: admit it when one has finished, or use more slots")]
     NoFreeSlot {

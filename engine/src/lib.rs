@@ -6,6 +6,8 @@
 //! 2. [`Engine::admit`] gives it a slot of the KV cache.
 //! 3. [`Engine::step`] runs one forward pass over all sequences: prompts in chunks, one token of
 //!    each other sequence. It samples and returns the progress of each sequence.
+//!    With [`Scheduler::Lockstep`] or [`Scheduler::Depthwise`] tokens go through the parts of a
+//!    recursive stack at their own pace.
 //! 4. A finished sequence frees its slot; [`Engine::evict`] ends one early, and [`Engine::pause`]
 //!    leaves one out of the steps.
 //!
@@ -16,9 +18,12 @@
 mod engine;
 mod error;
 mod logprobs;
+mod looped;
+mod pipeline;
 mod request;
 pub mod sampling;
 mod schedule;
+mod scheduler;
 mod sequence;
 mod stop;
 mod stop_text;
@@ -28,5 +33,6 @@ pub use error::EngineError;
 pub use logprobs::TokenLogprobs;
 pub use request::{Request, SequenceId};
 pub use sampling::{Sampler, Sampling};
+pub use scheduler::{ExitTrace, Scheduler};
 pub use stop::{FinishReason, StopConditions};
 pub use stop_text::StopText;

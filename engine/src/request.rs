@@ -21,6 +21,9 @@ pub struct Request {
     /// Requests [`Progress::recursion_counts`](crate::Progress::recursion_counts). The last token
     /// is then read too: the sequence ends a step later, unless it ends with an EOS token.
     pub recursion_counts: bool,
+    /// New tokens leave the loop after at most so many recursions; `None` for no limit. Prompts are
+    /// read at full depth. Needs a scheduler whose tokens exit.
+    pub max_recursions: Option<usize>,
     /// Requests [`Progress::logprobs`](crate::Progress::logprobs), with this many of the most
     /// probable tokens.
     pub logprobs: Option<usize>,

@@ -11,9 +11,13 @@ pub(crate) struct Sequence {
     /// The prompt, then the new tokens.
     pub tokens: Vec<u32>,
     pub num_prompt_tokens: usize,
-    /// Number of tokens in the KV cache.
+    /// Number of tokens that have been read to the end of the stack.
     pub num_read: usize,
+    /// Number of tokens that have started: those that have been read, and those on their way.
+    pub num_started: usize,
     pub recursion_counts: bool,
+    /// Most recursions of a new token.
+    pub max_recursions: Option<usize>,
     /// Number of most probable tokens to report with each new token.
     logprobs: Option<usize>,
     /// Number of most probable tokens to report with each token of the prompt.
@@ -40,14 +44,17 @@ pub(crate) struct Choice {
 
 impl Sequence {
     pub fn new(id: SequenceId, slot: Slot, request: Request) -> Self {
-        let Request { prompt, sampling, stop, mut forced, recursion_counts, logprobs, prompt_logprobs } = request;
+        let Request { prompt, sampling, stop, mut forced, .. } = request;
+        let Request { recursion_counts, max_recursions, logprobs, prompt_logprobs, .. } = request;
         forced.reverse();
         Self {
             id,
             slot,
             num_prompt_tokens: prompt.len(),
             num_read: 0,
+            num_started: 0,
             recursion_counts,
+            max_recursions,
             logprobs,
             prompt_logprobs,
             paused: false,
@@ -59,14 +66,19 @@ impl Sequence {
         }
     }
 
+    /// Number of tokens that have not started.
+    pub fn num_unstarted(&self) -> usize {
+        self.tokens.len() - self.num_started
+    }
+
     /// Number of tokens that the next passes have to read.
     pub fn num_unread(&self) -> usize {
         self.tokens.len() - self.num_read
     }
 
-    /// True if its prompt has been read.
+    /// True if its whole prompt has started.
     pub fn decodes(&self) -> bool {
-        self.num_read >= self.num_prompt_tokens
+        self.num_started >= self.num_prompt_tokens
     }
 
     /// True if every token has been read, so that a new one has to be chosen.

@@ -2,10 +2,11 @@
 //! grouped-query attention.
 
 use crate::{
-    kernels::{self, Scoring},
-    kv::KvSource,
+    at_depths::AtDepths,
+    kernels::{self, Layout, Scoring},
+    kv::{KeysValues, KvSource},
     linear::{Linear, LinearAtDepth},
-    norm::{Norm, chosen},
+    norm::{Norm, normalised},
     row_context::RowContext,
 };
 use burn::{module::Module, tensor::Tensor};
@@ -48,7 +49,7 @@ impl Attention {
     pub(crate) fn mix(
         &self,
         x: Tensor<2>,
-        depth: &AttentionAtDepth,
+        depth: &AtDepths<'_, AttentionAtDepth>,
         context: AttentionContext<'_>,
         kv: KvSource<'_>,
     ) -> Tensor<2> {
@@ -58,26 +59,29 @@ impl Attention {
         let anatomy = &config.anatomy;
         let split = |x: Tensor<2>, heads: usize| x.reshape([batch, tokens, heads, config.head_dim]);
         // QK norm and rotary embedding: [M, heads·H] → [B, T, heads, H].
-        let prepare = |x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &Option<Norm>| {
+        let prepare = |x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &AtDepths<'_, Option<Norm>>| {
             let x = match anatomy.qk_norm {
-                None => split(x, heads),
-                Some(QkNorm::Full) => split(chosen(stored, own).forward(x, anatomy), heads),
-                Some(QkNorm::Head) => chosen(stored, own).forward_heads(split(x, heads), anatomy),
+                None => x,
+                Some(QkNorm::Full) => normalised(x, stored, own, |norm, x| norm.forward(x, anatomy)),
+                Some(QkNorm::Head) => {
+                    normalised(x, stored, own, |norm, x| norm.forward_heads(x, config.head_dim, anatomy))
+                }
             };
+            let x = split(x, heads);
             match kind.rope.map(|rope| &rows.angles[rope]) {
                 Some(angles) => kernels::rope(x, angles.cos.clone(), angles.sin.clone()),
                 None => x,
             }
         };
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let q = self.q_proj.forward(x.clone(), &depth.q_proj);
-        let q = prepare(q, heads, &self.q_norm, &depth.q_norm); // [B, T, N, H]
-        let [k, v] = kv.keys_values(|| {
-            let k = self.k_proj.forward(x.clone(), &depth.k_proj);
-            let k = prepare(k, kv_heads, &self.k_norm, &depth.k_norm); // [B, T, K, H]
-            let v = self.v_proj.forward(x, &depth.v_proj); // [M, K·H]
+        let q = self.q_proj.forward(x.clone(), &depth.part(|depth| &depth.q_proj));
+        let q = prepare(q, heads, &self.q_norm, &depth.part(|depth| &depth.q_norm)); // [B, T, N, H]
+        let make = || {
+            let k = self.k_proj.forward(x.clone(), &depth.part(|depth| &depth.k_proj));
+            let k = prepare(k, kv_heads, &self.k_norm, &depth.part(|depth| &depth.k_norm)); // [B, T, K, H]
+            let v = self.v_proj.forward(x, &depth.part(|depth| &depth.v_proj)); // [M, K·H]
             [k.reshape([num_rows, config.key_value_size()]), v]
-        });
+        };
         let keys = |x: Tensor<2>| {
             let [rows, _] = x.dims();
             x.reshape([rows, kv_heads, config.head_dim]) // [S, K, H]
@@ -88,7 +92,13 @@ impl Attention {
             softcap: anatomy.attn_logit_softcapping.map(|cap| cap as f32),
             window: kind.window,
         };
-        let out = kernels::attention(q, keys(k), keys(v), &rows.layout, scoring); // [M, N, H]
+        let attend = |q: Tensor<3>, [k, v]: KeysValues, layout: &Layout| {
+            kernels::attention(q, keys(k), keys(v), layout, scoring) // [M, N, H]
+        };
+        let out = match kv {
+            KvSource::OfDepths(caches) => caches.attend(q, make(), attend),
+            kv => attend(q, kv.keys_values(make), &rows.layout),
+        };
         out.reshape([num_rows, config.query_size()])
     }
 }

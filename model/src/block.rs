@@ -1,15 +1,19 @@
 //! Decoder block at one depth: placement of the norms, and the residual connections.
 
 use crate::{
+    at_depths::AtDepths,
     attention::{Attention, AttentionAtDepth, AttentionContext},
     extras::{Extras, scaled},
     kernels,
     kv::KvSource,
     mlp::{Mlp, MlpAtDepth},
-    norm::{Norm, chosen},
+    norm::{Norm, normalised},
     row_context::RowContext,
 };
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
 use retie_checkpoint::ProbePoint;
 use retie_config::{DepthKind, ModelConfig, Residual};
 use std::ops::ControlFlow;
@@ -65,11 +69,12 @@ impl DepthWeights {
 /// there, `[M, D]`. May stop the block.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(ProbePoint, &Tensor<2>, &Tensor<2>) -> ControlFlow<()>;
 
-/// One depth with the weights and configuration that it runs on.
-#[derive(Clone, Copy)]
+/// One depth with the weights and configuration that it runs on; or several depths of one layer and
+/// kind, each over rows of its own.
+#[derive(Clone)]
 pub(crate) struct Block<'a> {
     pub layer: &'a Layer,
-    pub own: &'a DepthWeights,
+    pub own: AtDepths<'a, DepthWeights>,
     pub config: &'a ModelConfig,
     pub kind: DepthKind,
 }
@@ -78,7 +83,7 @@ impl Block<'_> {
     /// Runs the block: `x [M, D]` → `[M, D]`, on the keys and values of `kv`. `observer` gets the
     /// input of each probe point; if it stops the block, the result is the residual stream there.
     pub fn forward(
-        self,
+        &self,
         x: Tensor<2>,
         rows: &RowContext,
         kv: KvSource<'_>,
@@ -116,76 +121,86 @@ impl Block<'_> {
     }
 
     /// Residual stream of this depth: the output of the previous depth with this depth's extras.
-    fn enter(self, x: Tensor<2>) -> Tensor<2> {
-        self.own.extras.enter(x, &self.config.anatomy)
+    fn enter(&self, x: Tensor<2>) -> Tensor<2> {
+        if !self.own.any(|own| own.extras.change_input()) {
+            return x;
+        }
+        self.own.each(x, |own, x| own.extras.enter(x, &self.config.anatomy))
     }
 
     /// Input of `q_proj`, `k_proj` and `v_proj`.
-    fn attention_input(self, x: Tensor<2>) -> Tensor<2> {
+    fn attention_input(&self, x: Tensor<2>) -> Tensor<2> {
         match self.config.anatomy.residual {
             Residual::PostNorm => x,
-            _ => self.norm(x, &self.layer.input_layernorm, &self.own.input_layernorm),
+            _ => self.norm(x, &self.layer.input_layernorm, |own| &own.input_layernorm),
         }
     }
 
     /// Input of `o_proj`.
-    fn mix(self, x: Tensor<2>, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
+    fn mix(&self, x: Tensor<2>, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
         let context = AttentionContext { config: self.config, kind: self.kind, rows };
-        self.layer.self_attn.mix(x, &self.own.self_attn, context, kv)
+        self.layer.self_attn.mix(x, &self.own.part(|own| &own.self_attn), context, kv)
     }
 
     /// Attention's addend to the residual stream, from the input of `o_proj`.
-    fn attention_output(self, mixed: Tensor<2>) -> Tensor<2> {
-        let out = self.layer.self_attn.o_proj.forward(mixed, &self.own.self_attn.o_proj);
+    fn attention_output(&self, mixed: Tensor<2>) -> Tensor<2> {
+        let out = self.layer.self_attn.o_proj.forward(mixed, &self.own.part(|own| &own.self_attn.o_proj));
         let out = match self.config.anatomy.residual {
             Residual::Sandwich | Residual::PostNorm => {
-                self.norm(out, &self.layer.post_attention_layernorm, &self.own.post_attention_layernorm)
+                self.norm(out, &self.layer.post_attention_layernorm, |own| &own.post_attention_layernorm)
             }
             Residual::PreNorm | Residual::Parallel => out,
         };
-        scaled(out, &self.own.extras.attention_scale)
+        self.scaled(out, |own| &own.extras.attention_scale)
     }
 
     /// Input of `gate_proj` and `up_proj`.
-    fn mlp_input(self, x: Tensor<2>) -> Tensor<2> {
+    fn mlp_input(&self, x: Tensor<2>) -> Tensor<2> {
         match self.config.anatomy.residual {
             Residual::PostNorm => x,
             Residual::Sandwich => {
-                self.norm(x, &self.layer.pre_feedforward_layernorm, &self.own.pre_feedforward_layernorm)
+                self.norm(x, &self.layer.pre_feedforward_layernorm, |own| &own.pre_feedforward_layernorm)
             }
             Residual::PreNorm | Residual::Parallel => {
-                self.norm(x, &self.layer.post_attention_layernorm, &self.own.post_attention_layernorm)
+                self.norm(x, &self.layer.post_attention_layernorm, |own| &own.post_attention_layernorm)
             }
         }
     }
 
     /// Input of `down_proj`.
-    fn inner(self, x: Tensor<2>) -> Tensor<2> {
-        self.layer.mlp.inner(x, &self.own.mlp, self.config.anatomy.mlp)
+    fn inner(&self, x: Tensor<2>) -> Tensor<2> {
+        self.layer.mlp.inner(x, &self.own.part(|own| &own.mlp), self.config.anatomy.mlp)
     }
 
     /// The MLP's addend to the residual stream, from the input of `down_proj`.
-    fn mlp_output(self, inner: Tensor<2>) -> Tensor<2> {
-        self.after_mlp(self.layer.mlp.down_proj.forward(inner, &self.own.mlp.down_proj))
+    fn mlp_output(&self, inner: Tensor<2>) -> Tensor<2> {
+        self.after_mlp(self.layer.mlp.down_proj.forward(inner, &self.own.part(|own| &own.mlp.down_proj)))
     }
 
     /// Fused form of [`Block::inner`] followed by [`Block::mlp_output`].
-    fn feed_forward(self, x: Tensor<2>) -> Tensor<2> {
-        self.after_mlp(self.layer.mlp.forward(x, &self.own.mlp, self.config.anatomy.mlp))
+    fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.after_mlp(self.layer.mlp.forward(x, &self.own.part(|own| &own.mlp), self.config.anatomy.mlp))
     }
 
-    fn after_mlp(self, out: Tensor<2>) -> Tensor<2> {
+    fn after_mlp(&self, out: Tensor<2>) -> Tensor<2> {
         let out = match self.config.anatomy.residual {
             Residual::Sandwich | Residual::PostNorm => {
-                self.norm(out, &self.layer.post_feedforward_layernorm, &self.own.post_feedforward_layernorm)
+                self.norm(out, &self.layer.post_feedforward_layernorm, |own| &own.post_feedforward_layernorm)
             }
             Residual::PreNorm | Residual::Parallel => out,
         };
-        scaled(out, &self.own.extras.mlp_scale)
+        self.scaled(out, |own| &own.extras.mlp_scale)
     }
 
-    fn norm(self, x: Tensor<2>, stored: &Option<Norm>, own: &Option<Norm>) -> Tensor<2> {
-        chosen(stored, own).forward(x, &self.config.anatomy)
+    fn scaled(&self, out: Tensor<2>, scale: impl Fn(&DepthWeights) -> &Option<Param<Tensor<1>>>) -> Tensor<2> {
+        if !self.own.any(|own| scale(own).is_some()) {
+            return out;
+        }
+        self.own.each(out, |own, out| scaled(out, scale(own)))
+    }
+
+    fn norm(&self, x: Tensor<2>, stored: &Option<Norm>, own: impl Fn(&DepthWeights) -> &Option<Norm>) -> Tensor<2> {
+        normalised(x, stored, &self.own.part(own), |norm, x| norm.forward(x, &self.config.anatomy))
     }
 }
 

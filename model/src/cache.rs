@@ -47,6 +47,17 @@ pub struct NewTokens {
     pub tokens: usize,
 }
 
+/// Consecutive tokens of the sequence in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Slot of the sequence.
+    pub slot: Slot,
+    /// Position of the first token.
+    pub start: usize,
+    /// Number of tokens, at least one.
+    pub tokens: usize,
+}
+
 /// Buffers of one depth during a forward pass, and the places that the new rows are written to.
 #[derive(Debug)]
 pub struct DepthCache<'a> {
@@ -221,6 +232,32 @@ impl KvCache {
         for NewTokens { slot, tokens } in batch {
             self.lengths[slot.0] = Some(self.len(*slot) + tokens);
         }
+    }
+
+    /// Adds tokens to a sequence whose keys and values are written part by part
+    /// ([`CausalLm::run_part`](crate::CausalLm::run_part)).
+    ///
+    /// # Panics
+    /// When the slot is free or has too little room.
+    pub fn extend(&mut self, new: NewTokens) -> Span {
+        let (start, NewTokens { slot, tokens }) = (self.len(new.slot), new);
+        let end = start + tokens;
+        assert!(end <= self.capacity, "{end} tokens in a slot for {}", self.capacity);
+        self.lengths[slot.0] = Some(end);
+        Span { slot, start, tokens }
+    }
+
+    /// Layout of the rows of `spans`, in their order: each row attends to the tokens of its
+    /// sequence up to itself.
+    pub(crate) fn layout_of(&self, spans: impl IntoIterator<Item = Span>) -> Layout {
+        let mut row = 0;
+        let segment = |Span { slot, start, tokens }: Span| {
+            let queries = row..row + tokens;
+            row = queries.end;
+            let first = slot.0 * self.capacity;
+            Segment::last(queries, 0..0, first..first + start + tokens)
+        };
+        Layout::ragged(spans.into_iter().map(segment).collect())
     }
 
     /// Buffers of a depth, ready for the new rows of `layout`.

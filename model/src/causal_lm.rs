@@ -8,6 +8,7 @@
 //! `model.layers.3.mlp.up_proj.weight` is the tensor of that name.
 
 use crate::{
+    at_depths::AtDepths,
     block::{Block, DepthWeights, Layer},
     cache::{KvCache, NewTokens},
     kernels::{self, Head, Layout},
@@ -217,7 +218,7 @@ impl CausalLm {
     pub(crate) fn run_depth(&self, x: Tensor<2>, depth: usize, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
         let config = &self.spec.config;
         let layer = self.spec.share_map.depths()[depth].layer.0;
-        let (layer, own) = (&self.model.layers[layer], &self.model.depths[depth]);
+        let (layer, own) = (&self.model.layers[layer], AtDepths::One(&self.model.depths[depth]));
         Block { layer, own, config, kind: config.anatomy.depths[depth] }.forward(x, rows, kv, None)
     }
 

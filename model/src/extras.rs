@@ -30,6 +30,12 @@ impl Extras {
         }
     }
 
+    /// True if [`Extras::enter`] changes its input.
+    #[must_use]
+    pub fn change_input(&self) -> bool {
+        self.loop_norm.is_some() || self.loop_embedding.is_some()
+    }
+
     /// Extras without those of one kind.
     #[must_use]
     pub fn without(self, kind: DepthExtra) -> Self {

@@ -3,8 +3,8 @@
 //! reused from the first recursion; or reused, with those of the selected rows replaced.
 
 use crate::{
-    cache::DepthCache,
-    kernels::{Merge, merge},
+    cache::{DepthCache, KvCache},
+    kernels::{Layout, Merge, merge},
 };
 use burn::tensor::Tensor;
 use retie_config::{Gating, LayerIndex};
@@ -53,6 +53,57 @@ pub(crate) enum KvSource<'a> {
     /// `first`, which has all rows of the forward pass, with the depth's `rows` replaced by
     /// computed ones; the result is appended to `cache`, if there is one.
     Overlaid { first: KeysValues, rows: Arc<[usize]>, cache: Option<DepthCache<'a>> },
+    /// Computed from the rows of several depths, and appended to the cache of each.
+    OfDepths(DepthCaches<'a>),
+}
+
+/// The cache of rows that belong to several depths of one layer.
+#[derive(Debug)]
+pub(crate) struct DepthCaches<'a> {
+    pub cache: &'a mut KvCache,
+    /// Consecutive rows of each depth, in their order.
+    pub groups: Vec<DepthRows<'a>>,
+}
+
+/// Rows of one depth.
+#[derive(Debug)]
+pub(crate) struct DepthRows<'a> {
+    pub depth: usize,
+    /// Their attention layout, with keys in the buffers of the depth.
+    pub layout: &'a Layout,
+    /// Depths that hold the same keys and values until they compute their own.
+    pub later: Vec<usize>,
+}
+
+impl DepthCaches<'_> {
+    /// Appends the keys and values `[k, v]` of all rows to the caches, and runs `attend` with the
+    /// queries `q [M, N, H]` of each depth.
+    pub fn attend(
+        self,
+        q: Tensor<3>,
+        [k, v]: KeysValues,
+        attend: impl Fn(Tensor<3>, KeysValues, &Layout) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let Self { cache, groups } = self;
+        let is_one = groups.len() == 1;
+        let mut start = 0;
+        let parts = groups.into_iter().map(|DepthRows { depth, layout, later }| {
+            let rows = layout.num_rows();
+            let of_rows = |x: &Tensor<2>| if is_one { x.clone() } else { x.clone().narrow(0, start, rows) };
+            let kv = [of_rows(&k), of_rows(&v)];
+            let q = if is_one { q.clone() } else { q.clone().narrow(0, start, rows) };
+            start += rows;
+            for depth in later {
+                let _ = cache.depth(depth, layout).append(kv.clone());
+            }
+            attend(q, cache.depth(depth, layout).append(kv), layout)
+        });
+        let mut parts: Vec<Tensor<3>> = parts.collect();
+        match parts.len() {
+            1 => parts.remove(0),
+            _ => Tensor::cat(parts, 0),
+        }
+    }
 }
 
 impl KvSource<'_> {
@@ -69,6 +120,7 @@ impl KvSource<'_> {
             }
             Self::Reused(given) => given,
             Self::Overlaid { first, rows, cache } => joined(cache, over(first, make(), rows)),
+            Self::OfDepths(_) => unreachable!("rows of several depths attend depth by depth"),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! sequence length `T`.
 
 use crate::{
+    at_depths::AtDepths,
     block::Block,
     kernels::{self, Layout, compare_rows, f32_slice},
     kv::KvSource,
@@ -74,7 +75,7 @@ impl LayerRunner for LayerByLayer {
         let width = self.config.hidden_size;
         let angles: Vec<_> = self.ropes.iter().map(|rope| rope.angles(&positions, &self.device)).collect();
         let kind = self.config.anatomy.depths[run.kind.0];
-        let block = Block { layer: &layer, own: &own, config: &self.config, kind };
+        let block = Block { layer: &layer, own: AtDepths::One(&own), config: &self.config, kind };
         assert_eq!(hidden.len() % (tokens * width), 0, "whole sequences");
         let mut observer = |point, read: &Tensor<2>, residual: &Tensor<2>| {
             let (inputs, residual) = (read.clone().into_data(), residual.clone().into_data());

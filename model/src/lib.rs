@@ -5,6 +5,7 @@
 //! heads, `K` kv heads, `H` head_dim, `F` mlp width, `V` vocabulary.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod at_depths;
 mod attention;
 mod block;
 mod cache;
@@ -17,6 +18,7 @@ pub mod kernels;
 mod kv;
 mod layer_by_layer;
 mod linear;
+mod loop_parts;
 mod mlp;
 mod named;
 mod norm;
@@ -26,13 +28,14 @@ mod router;
 mod row_context;
 mod weights;
 
-pub use cache::{KvCache, NewTokens, Slot};
+pub use cache::{KvCache, NewTokens, Slot, Span};
 pub use causal_lm::CausalLm;
 pub use device::{backends, device};
 pub use error::ModelError;
 pub use forward::{Forward, Replay};
 pub use kv::{FirstRecursionKv, KeysValues};
 pub use layer_by_layer::LayerByLayer;
+pub use loop_parts::{InRecursion, LoopParts};
 pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
 pub use router::{
     FullRecursionWarmup, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums, RoutingTrace,

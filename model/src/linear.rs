@@ -10,7 +10,10 @@
 
 #![allow(non_snake_case)] // `lora_A` is spelled as peft does, and so in the checkpoint
 
-use crate::kernels;
+use crate::{
+    at_depths::AtDepths,
+    kernels::{self, RowsLora},
+};
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
@@ -47,8 +50,44 @@ pub struct LinearAtDepth {
 }
 
 impl Linear {
-    /// Applies the linear with the depth's LoRA or DoRA: `x [M, in]` → `[M, out]`.
-    pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
+    /// Applies the linear with the LoRA or DoRA of each row's depth: `x [M, in]` → `[M, out]`.
+    pub(crate) fn forward(&self, x: Tensor<2>, depths: &AtDepths<'_, LinearAtDepth>) -> Tensor<2> {
+        match depths {
+            AtDepths::One(depth) => self.forward_one(x, depth),
+            AtDepths::Several(groups) if self.precision == Precision::F32 => self.forward_several(x, depths, groups),
+            AtDepths::Several(_) => depths.each(x, |depth, x| self.forward_one(x, depth)),
+        }
+    }
+
+    /// One product with the stored weight for the rows of all depths; what depths have of their own
+    /// is applied to their rows.
+    fn forward_several(
+        &self,
+        x: Tensor<2>,
+        depths: &AtDepths<'_, LinearAtDepth>,
+        groups: &[(&LinearAtDepth, usize)],
+    ) -> Tensor<2> {
+        let mut start = 0;
+        let loras = groups.iter().filter_map(|(depth, rows)| {
+            let rows = start..start + rows;
+            start = rows.end;
+            depth.lora().map(|[a, b]| RowsLora { rows, a, b })
+        });
+        let loras: Vec<RowsLora> = loras.collect();
+        let mut out = kernels::linear_loras(x, self.weight.val(), &loras);
+        if depths.any(|depth| depth.lora_magnitude_vector.is_some()) {
+            out = depths.each(out, |depth, out| self.rescaled(out, depth));
+        }
+        match &self.bias {
+            Some(bias) => out + bias.val().unsqueeze(),
+            None if depths.any(|depth| depth.bias.is_some()) => {
+                depths.each(out, |depth, out| self.add_bias(out, depth))
+            }
+            None => out,
+        }
+    }
+
+    fn forward_one(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         let weight = self.weight.val();
         let out = match (depth.lora(), self.precision) {
             (Some([a, b]), Precision::F32) => kernels::linear_lora(x, weight, a, b),
@@ -60,16 +99,17 @@ impl Linear {
     }
 
     /// [`Linear::forward`] of `act(gate) · up`, `[M, in]` each.
-    pub fn forward_gated(
+    pub(crate) fn forward_gated(
         &self,
         gate: Tensor<2>,
         up: Tensor<2>,
         activation: Activation,
-        depth: &LinearAtDepth,
+        depths: &AtDepths<'_, LinearAtDepth>,
     ) -> Tensor<2> {
-        if self.precision == Precision::Bf16 {
-            return self.forward(kernels::gated(gate, up, activation), depth);
-        }
+        let depth = match depths {
+            AtDepths::One(depth) if self.precision == Precision::F32 => depth,
+            _ => return self.forward(kernels::gated(gate, up, activation), depths),
+        };
         let weight = self.weight.val();
         let out = match depth.lora() {
             Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight, a, b),

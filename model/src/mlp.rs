@@ -1,6 +1,7 @@
 //! MLP of one depth: `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
 
 use crate::{
+    at_depths::AtDepths,
     kernels,
     linear::{Linear, LinearAtDepth},
 };
@@ -25,23 +26,23 @@ pub struct MlpAtDepth {
 
 impl Mlp {
     /// Runs the MLP: `x [M, D]` → `[M, D]`.
-    pub fn forward(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>, depth: &AtDepths<'_, MlpAtDepth>, kind: MlpKind) -> Tensor<2> {
         match (&self.gate_proj, kind) {
             (Some(gate), MlpKind::Gated(activation)) => {
-                let gate = gate.forward(x.clone(), &depth.gate_proj);
-                let up = self.up_proj.forward(x, &depth.up_proj);
-                self.down_proj.forward_gated(gate, up, activation, &depth.down_proj)
+                let gate = gate.forward(x.clone(), &depth.part(|depth| &depth.gate_proj));
+                let up = self.up_proj.forward(x, &depth.part(|depth| &depth.up_proj));
+                self.down_proj.forward_gated(gate, up, activation, &depth.part(|depth| &depth.down_proj))
             }
-            _ => self.down_proj.forward(self.inner(x, depth, kind), &depth.down_proj),
+            _ => self.down_proj.forward(self.inner(x, depth, kind), &depth.part(|depth| &depth.down_proj)),
         }
     }
 
     /// Input of `down_proj`: `x [M, D]` → `[M, F]`.
-    pub fn inner(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind) -> Tensor<2> {
-        let up = self.up_proj.forward(x.clone(), &depth.up_proj);
+    pub(crate) fn inner(&self, x: Tensor<2>, depth: &AtDepths<'_, MlpAtDepth>, kind: MlpKind) -> Tensor<2> {
+        let up = self.up_proj.forward(x.clone(), &depth.part(|depth| &depth.up_proj));
         match (&self.gate_proj, kind) {
             (Some(gate), MlpKind::Gated(activation)) => {
-                kernels::gated(gate.forward(x, &depth.gate_proj), up, activation)
+                kernels::gated(gate.forward(x, &depth.part(|depth| &depth.gate_proj)), up, activation)
             }
             (None, MlpKind::Gated(_)) => unreachable!("loading checks that a gated MLP has its gate"),
             (_, MlpKind::Plain(activation)) => kernels::activation(up, activation),

@@ -1,6 +1,6 @@
 //! RMSNorm or LayerNorm with its weights.
 
-use crate::kernels;
+use crate::{at_depths::AtDepths, kernels};
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
@@ -26,18 +26,25 @@ impl Norm {
         }
     }
 
-    /// Normalises the last dimension of `[.., N, H]`, head by head.
-    pub fn forward_heads(&self, x: Tensor<4>, anatomy: &Anatomy) -> Tensor<4> {
-        let shape = x.dims();
-        let head_dim = shape[3];
-        self.forward(x.reshape([shape.iter().product::<usize>() / head_dim, head_dim]), anatomy).reshape(shape)
+    /// Normalises the channels of each head of `[M, heads·H]` by themselves.
+    pub fn forward_heads(&self, x: Tensor<2>, head_dim: usize, anatomy: &Anatomy) -> Tensor<2> {
+        let [rows, width] = x.dims();
+        self.forward(x.reshape([rows * width / head_dim, head_dim]), anatomy).reshape([rows, width])
     }
 }
 
-/// Norm of a depth: its own if it has one, else its layer's.
-pub(crate) fn chosen<'a>(stored: &'a Option<Norm>, own: &'a Option<Norm>) -> &'a Norm {
-    match own.as_ref().or(stored.as_ref()) {
-        Some(norm) => norm,
-        None => unreachable!("loading checks that a norm is in the layer or in the depth"),
+/// `x` with `apply` of the norm of each depth: its own if it has one, else its layer's.
+pub(crate) fn normalised(
+    x: Tensor<2>,
+    stored: &Option<Norm>,
+    own: &AtDepths<'_, Option<Norm>>,
+    apply: impl Fn(&Norm, Tensor<2>) -> Tensor<2>,
+) -> Tensor<2> {
+    match stored {
+        Some(stored) if !own.any(Option::is_some) => apply(stored, x),
+        _ => own.each(x, |own, x| match own.as_ref().or(stored.as_ref()) {
+            Some(norm) => apply(norm, x),
+            None => unreachable!("loading checks that a norm is in the layer or in the depth"),
+        }),
     }
 }

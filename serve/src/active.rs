@@ -21,6 +21,12 @@ pub struct Active<'a> {
     /// True while the engine leaves it out.
     pub paused: bool,
     choice: usize,
+    /// True if pieces have recursion counts.
+    recursion_counts: bool,
+    /// Recursion counts of the tokens since the last piece.
+    recursions: Vec<usize>,
+    /// Number of tokens by recursion count, from one recursion on.
+    by_recursions: Vec<usize>,
     decoder: DecodeStream<'a>,
     stop: StopText,
     /// Characters of the new text, stop strings included.
@@ -36,7 +42,7 @@ impl<'a> Active<'a> {
     /// # Errors
     /// When the end of the prompt cannot be decoded.
     pub fn new(id: SequenceId, job: Job, tokenizer: &'a Tokenizer, now: Instant) -> Result<Self, DataError> {
-        let Job { request, stop, choice, events, arrived } = job;
+        let Job { request, recursion_counts, stop, choice, events, arrived } = job;
         Ok(Self {
             id,
             events,
@@ -45,6 +51,9 @@ impl<'a> Active<'a> {
             num_tokens: 0,
             paused: false,
             choice,
+            recursion_counts,
+            recursions: Vec::new(),
+            by_recursions: Vec::new(),
             decoder: DecodeStream::after(tokenizer, true, &request.prompt)?,
             stop: StopText::new(stop),
             num_chars: 0,
@@ -55,13 +64,14 @@ impl<'a> Active<'a> {
 
     /// Sends what a pass has brought. Returns the reason if the sequence has ended with it.
     pub fn advance(&mut self, progress: Progress, now: Instant, metrics: &Metrics) -> Option<Ended> {
-        let Progress { token, logprobs, prompt_logprobs, finish, .. } = progress;
+        let Progress { token, recursions, logprobs, prompt_logprobs, finish, .. } = progress;
         if !prompt_logprobs.is_empty() {
             self.events.send(Event::Prompt { choice: self.choice, logprobs: prompt_logprobs });
         }
         let is_eos = finish == Some(Reason::EndOfText);
         if token.is_some() {
             self.num_tokens += 1;
+            self.count(recursions);
             self.time(now, metrics);
         }
         let offset = self.num_chars;
@@ -80,8 +90,11 @@ impl<'a> Active<'a> {
         };
         let token = logprobs.map(|logprobs| NewToken { logprobs, offset, is_eos });
         if !text.is_empty() || token.is_some() || reason.is_some() {
-            let finish = reason.map(|reason| Finish { reason, num_tokens: self.num_tokens });
-            self.events.send(Event::Piece(Piece { choice: self.choice, text, token, finish }));
+            let by_recursions = || self.by_recursions.clone();
+            let finish =
+                reason.map(|reason| Finish { reason, num_tokens: self.num_tokens, by_recursions: by_recursions() });
+            let recursions = std::mem::take(&mut self.recursions);
+            self.events.send(Event::Piece(Piece { choice: self.choice, text, token, recursions, finish }));
         }
         reason.map(|reason| match reason {
             FinishReason::Stop => Ended::Stop,
@@ -102,6 +115,19 @@ impl<'a> Active<'a> {
             text += &std::mem::take(&mut self.stop).finish();
         }
         Ok((text, stopped))
+    }
+
+    /// Counts a token that was chosen after so many recursions.
+    fn count(&mut self, recursions: usize) {
+        if self.by_recursions.len() < recursions {
+            self.by_recursions.resize(recursions, 0);
+        }
+        if let Some(count) = recursions.checked_sub(1).and_then(|index| self.by_recursions.get_mut(index)) {
+            *count += 1;
+        }
+        if self.recursion_counts {
+            self.recursions.push(recursions);
+        }
     }
 
     fn time(&mut self, now: Instant, metrics: &Metrics) {

@@ -15,6 +15,8 @@ const EVENTS_PER_PASS: usize = 2;
 pub struct Job {
     /// Prompt, sampling and stop conditions.
     pub request: Request,
+    /// True if its pieces have recursion counts.
+    pub recursion_counts: bool,
     /// Stop strings: the text ends before the first of them.
     pub stop: Vec<String>,
     /// Index of the choice in its request.
@@ -50,6 +52,9 @@ pub struct Piece {
     pub text: String,
     /// New token, if its log-probabilities are asked for.
     pub token: Option<NewToken>,
+    /// Recursion counts of the computations that the tokens of the text were chosen from, if they
+    /// are asked for.
+    pub recursions: Vec<usize>,
     /// The end of the choice, with its last piece.
     pub finish: Option<Finish>,
 }
@@ -66,12 +71,15 @@ pub struct NewToken {
 }
 
 /// The end of a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish {
     /// Why it ended.
     pub reason: FinishReason,
     /// Number of generated tokens, an EOS token and those of a stop string included.
     pub num_tokens: usize,
+    /// Number of generated tokens by the recursion count of the computation that they were chosen
+    /// from, from one recursion on.
+    pub by_recursions: Vec<usize>,
 }
 
 /// `finish_reason` of the API.

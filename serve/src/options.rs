@@ -2,7 +2,7 @@
 
 use crate::queue::QueueLimits;
 use retie_data::{ChatTemplate, Tokenizer};
-use retie_engine::EngineOptions;
+use retie_engine::{EngineOptions, ExitTrace, Scheduler};
 use retie_model::CausalLm;
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ pub struct ServedModel {
 pub struct ServeOptions {
     /// Slots, context and token budget of the engine.
     pub engine: EngineOptions,
+    /// Scheduler mode of the engine.
+    pub scheduler: Scheduler,
+    /// Forced exits, to measure schedulers.
+    pub exit_trace: Option<ExitTrace>,
     /// Limits of the sequences that wait for a slot.
     pub queue: QueueLimits,
     /// Most bytes of a request.

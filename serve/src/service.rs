@@ -34,6 +34,7 @@ impl Service {
         }
         let ServedModel { name, model, tokenizer, chat_template, prefix_token } = served;
         let engine = Engine::new(model, options.engine)?;
+        let engine = engine.with_scheduler(options.scheduler, options.exit_trace.clone())?;
         let cache_bytes = engine.cache_bytes();
         let (inbox, metrics) = (Arc::new(Inbox::new(options.queue)), Arc::new(Metrics::new(&name)));
         let tokenizer = Arc::new(tokenizer);
@@ -46,6 +47,7 @@ impl Service {
                 prefix_token,
                 eos_token_ids: config.eos_token_ids.clone(),
                 vocab_size: config.vocab_size,
+                num_recursions: config.share_map().num_recursions(),
             },
             options.clone(),
             Arc::clone(&inbox),
@@ -137,8 +139,14 @@ mod tests {
     #[test]
     fn clients_learn_of_an_engine_thread_that_panics() {
         let inbox = Arc::new(Inbox::new(QueueLimits { sequences: 4, tokens: 40 }));
-        let job =
-            |events| Job { request: Request::default(), stop: Vec::new(), choice: 0, events, arrived: Instant::now() };
+        let job = |events| Job {
+            request: Request::default(),
+            recursion_counts: false,
+            stop: Vec::new(),
+            choice: 0,
+            events,
+            arrived: Instant::now(),
+        };
         let (events, mut receiver) = Events::channel(1);
         inbox.offer(vec![job(events)]).unwrap();
         let (sender, mut stopped) = oneshot::channel();

@@ -71,7 +71,7 @@ async fn fields_of_the_wrong_type_or_out_of_range_are_named() {
         ("tools", json!([{"type": "function"}]), "`tools` is not supported"),
         ("response_format", json!({"type": "json_object"}), "`response_format` is not supported"),
         ("logit_bias", json!({"5": 1}), "`logit_bias` is not supported"),
-        ("retie", json!({"max_recursions": 1}), "`retie` is not supported"),
+        ("retie", json!(3), "`retie` is the number `3`, expected an object"),
     ] {
         let mut body = json!({"prompt": "x"});
         body[field] = value.clone();

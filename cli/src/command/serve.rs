@@ -1,7 +1,8 @@
 //! `retie serve`: serves a model over HTTP.
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, parse_duration},
+    args::{DeviceArgs, DtypeArgs, EngineArgs, parse_duration},
+    choice::choice,
     error::Status,
     model::{self, TextModel},
     output, signal,
@@ -9,16 +10,13 @@ use crate::{
 use anyhow::Context;
 use clap::Args;
 use retie_data::ChatTemplate;
-use retie_engine::EngineOptions;
+use retie_engine::Scheduler;
 use retie_report::number::bytes;
 use retie_serve::{Ended, Lifetime, QueueLimits, ServeOptions, ServedModel, Service};
 use std::time::Duration;
 
-/// Longest sequence of a model with a longer context, unless `--context` says otherwise: the KV
-/// cache has room for one in every slot.
-const DEFAULT_CONTEXT: usize = 2048;
 /// Variable with the API key, which other users of the machine do not see.
-const API_KEY: &str = "RETIE_API_KEY";
+pub const API_KEY: &str = "RETIE_API_KEY";
 
 /// Serve a model over HTTP: the API of OpenAI, metrics, and a page to try it
 #[derive(Debug, Args)]
@@ -38,15 +36,12 @@ pub struct Serve {
     /// Key that requests need, as `Authorization: Bearer KEY`; default: the variable RETIE_API_KEY
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
-    /// Sequences that run at once
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    num_slots: usize,
-    /// Most tokens of a sequence, prompt and new ones; default: the model's context, at most 2048
-    #[arg(long, value_name = "N")]
-    context: Option<usize>,
-    /// Most tokens that one pass reads; longer prompts are read in chunks
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    max_step_tokens: usize,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Which tokens share a pass: full, all of a step at full depth; lockstep and depthwise, for
+    /// models whose tokens exit
+    #[arg(long, value_name = "MODE", default_value_t, value_parser = choice::<Scheduler>(Scheduler::ALL.map(Scheduler::name)))]
+    scheduler: Scheduler,
     /// Most sequences that wait for a slot; further requests are refused
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
     max_queue: usize,
@@ -77,9 +72,11 @@ impl Serve {
         let source = model::open(&self.model)?;
         let chat_template = ChatTemplate::from_model_files(&source.companions, &source.path)?;
         let text_model = TextModel::load(&source, &device, self.dtype.get())?;
-        let context = self.context.unwrap_or(DEFAULT_CONTEXT.min(source.config.max_position_embeddings));
+        let engine = self.engine.options(&source.config);
         let options = ServeOptions {
-            engine: EngineOptions { num_slots: self.num_slots, context, max_step_tokens: self.max_step_tokens },
+            engine,
+            scheduler: self.scheduler,
+            exit_trace: None,
             queue: QueueLimits { sequences: self.max_queue, tokens: self.max_queue_tokens },
             body_bytes: self.max_body,
             timeout: self.timeout,
@@ -93,8 +90,9 @@ impl Serve {
         let service = Service::start(served, options)?;
         let lifetime = Lifetime { stop: signal::stop_flag()?, drain: self.drain };
         output::line(&format!(
-            "serving `{name}` at http://{address}: {} slots of {context} tokens, KV cache {}{}",
-            self.num_slots,
+            "serving `{name}` at http://{address}: {} slots of {} tokens, KV cache {}{}",
+            engine.num_slots,
+            engine.context,
             bytes(service.cache_bytes() as u64),
             if has_template { "" } else { ", no chat template" },
         ));

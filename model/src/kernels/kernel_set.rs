@@ -11,7 +11,7 @@ use super::{
     head_loss::{self, Chunks, Head, HeadInput, HeadLoss, Readout, Teacher},
     layout::{Layout, Scoring},
     plain,
-    rows::{Merge, RowCopy},
+    rows::{Merge, RowCopy, RowsLora},
 };
 use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor};
 use retie_config::Activation;
@@ -40,6 +40,19 @@ pub trait KernelSet: Sync {
     /// Linear with LoRA, `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`: `a [rank, in]`, `b [out, rank]`.
     fn linear_lora(&self, x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
         plain::linear_lora(x, weight, a, b)
+    }
+
+    /// [`KernelSet::linear`] of all rows, with a LoRA for some of them.
+    fn linear_loras(&self, x: Tensor<2>, weight: Tensor<2>, loras: &[RowsLora]) -> Tensor<2> {
+        let mut y = self.linear(x.clone(), weight);
+        for RowsLora { rows, a, b } in loras {
+            let part = x.clone().narrow(0, rows.start, rows.len());
+            let correction = self.linear(self.linear(part, a.clone()), b.clone());
+            let corrected = y.clone().narrow(0, rows.start, rows.len()) + correction;
+            let [_, width] = y.dims();
+            y = y.slice_assign([rows.clone(), 0..width], corrected);
+        }
+        y
     }
 
     /// [`KernelSet::linear`] with factors, result and their gradients in bf16.

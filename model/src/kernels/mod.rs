@@ -35,10 +35,10 @@ pub use layout::{Grid, Layout, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{
     activation, add, agreement, attention, embedding, gated, gated_linear, gated_linear_lora, gather, head_loss,
-    layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, merge, rescale, rms_norm, rope, row_norms,
-    token_log_probs, top_probs, write_rows,
+    layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras, merge, rescale, rms_norm, rope,
+    row_norms, token_log_probs, top_probs, write_rows,
 };
-pub use rows::{Merge, RowCopy};
+pub use rows::{Merge, RowCopy, RowsLora};
 
 use burn::{
     backend::DispatchDevice,

@@ -6,7 +6,7 @@ use super::{
     kernels_of,
     layout::{Layout, Scoring},
     operations,
-    rows::{Merge, RowCopy, row_indices},
+    rows::{Merge, RowCopy, RowsLora, row_indices},
 };
 use burn::tensor::{Int, Tensor};
 use rayon::prelude::*;
@@ -46,6 +46,19 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     count_products(&x, [&weight, &a, &b]);
     kernels_of(&x.device()).linear_lora(x, weight, a, b)
+}
+
+/// [`linear`] of all rows, with a LoRA for some of them.
+pub fn linear_loras(x: Tensor<2>, weight: Tensor<2>, loras: &[RowsLora]) -> Tensor<2> {
+    if loras.is_empty() {
+        return linear(x, weight);
+    }
+    count_products(&x, [&weight]);
+    for RowsLora { rows, a, b } in loras {
+        operations::product(rows.len(), a.dims());
+        operations::product(rows.len(), b.dims());
+    }
+    kernels_of(&x.device()).linear_loras(x, weight, loras)
 }
 
 /// [`linear`] in bf16: factors, result and their gradients are rounded to bf16. The CPU rounds, but

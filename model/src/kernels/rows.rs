@@ -29,6 +29,17 @@ pub struct RowCopy {
     pub at: usize,
 }
 
+/// LoRA of consecutive rows: `a [rank, in]`, `b [out, rank]`.
+#[derive(Clone, Debug)]
+pub struct RowsLora {
+    /// Rows that it corrects.
+    pub rows: Range<usize>,
+    /// Factor `A`.
+    pub a: Tensor<2>,
+    /// Factor `B`.
+    pub b: Tensor<2>,
+}
+
 /// Row numbers on a device, `[k]`.
 pub(super) fn row_indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
     let rows: Vec<i32> = rows.iter().map(|row| *row as i32).collect();

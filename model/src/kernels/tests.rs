@@ -1,8 +1,8 @@
 //! CPU kernels against plain burn operations, values and gradients, in f32.
 
 use super::{
-    Grid, HeadInput, KernelSet, Layout, Merge, Scoring, Segment, cpu::FlexOps, f32_slice, kernel_set::PlainKernels,
-    plain, token_log_probs,
+    Grid, HeadInput, KernelSet, Layout, Merge, RowsLora, Scoring, Segment, cpu::FlexOps, f32_slice,
+    kernel_set::PlainKernels, plain, token_log_probs,
 };
 use burn::{
     backend::Dispatch,
@@ -100,6 +100,22 @@ fn merge_equals_the_plain_one_for_every_gating() {
         |[x, y]| super::merge(x, y, gate(), how.clone()),
         |[x, y]| plain::merge(x, y, gate(), &how),
     );
+}
+
+#[test]
+fn loras_of_some_rows_equal_the_plain_ones() {
+    let matrix = |shape: [usize; 2], seed| random(shape, seed).inner();
+    let (x, w) = (matrix([40, 7], 37), matrix([11, 7], 38));
+    // Few rows and many; rows 3 and 4 have no LoRA.
+    let lora = |rows, seed| RowsLora { rows, a: matrix([2, 7], seed), b: matrix([11, 2], seed + 1) };
+    let loras = [lora(0..3, 39), lora(5..40, 41)];
+    let found = super::linear_loras(x.clone(), w.clone(), &loras);
+    assert_close("value", found.clone(), PlainKernels.linear_loras(x.clone(), w.clone(), &loras));
+    let alone = super::linear(x.clone().narrow(0, 3, 2), w.clone());
+    assert_close("rows without a LoRA", found.clone().narrow(0, 3, 2), alone);
+    let [first, _] = &loras;
+    let alone = super::linear_lora(x.narrow(0, 0, 3), w, first.a.clone(), first.b.clone());
+    assert_close("rows with a LoRA", found.narrow(0, 0, 3), alone);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use super::{
     generation::{Generation, MAX_TOP_LOGPROBS, Submitted, Usage, response_id},
     logprobs::content,
     refusal::Refusal,
-    stream::{Part, Shape, respond},
+    stream::{Part, Shape, add_recursions, respond},
 };
-use crate::job::Event;
+use crate::job::{Event, Piece};
 use axum::{extract::State, response::Response};
 use retie_data::ChatTemplate;
 use serde_json::{Map, Value, json};
@@ -23,7 +23,7 @@ const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
 /// The request is wrong, there is no room, or the engine fails.
 pub async fn handle(State(context): State<Arc<Context>>, JsonBody(mut fields): JsonBody) -> Result<Response, Refusal> {
     context.check_model(&mut fields)?;
-    let generation = Generation::take(&mut fields)?;
+    let generation = Generation::take(&mut fields, &context)?;
     let max_tokens = fields.integer_in("max_tokens", 1, usize::MAX)?;
     let max_tokens = fields.integer_in("max_completion_tokens", 1, usize::MAX)?.or(max_tokens);
     let with_logprobs = fields.flag("logprobs")?.unwrap_or(false);
@@ -46,7 +46,7 @@ pub async fn handle(State(context): State<Arc<Context>>, JsonBody(mut fields): J
         request
     };
     let num_choices = generation.num_choices;
-    let submitted = Submitted::submit(&context, (0..num_choices).map(request).collect(), &generation.stop_strings)?;
+    let submitted = Submitted::submit(&context, (0..num_choices).map(request).collect(), &generation)?;
     let shape = Answers { id: response_id("chatcmpl"), created: now(), with_logprobs, context: Arc::clone(&context) };
     respond(shape, submitted, &generation, num_choices, prompt_tokens).await
 }
@@ -179,7 +179,8 @@ impl Shape for Answers {
         // An EOS token is no part of the answer.
         let token = piece.token.filter(|token| !token.is_eos);
         let logprobs = token.iter().map(|token| content(&self.context.model.tokenizer, &token.logprobs)).collect();
-        Some(Part { choice: piece.choice, text: piece.text, logprobs, finish: piece.finish })
+        let Piece { choice, text, recursions, finish, .. } = piece;
+        Some(Part { choice, text, logprobs, recursions, finish })
     }
 
     fn append(earlier: &mut Vec<Value>, later: Vec<Value>) {
@@ -194,7 +195,9 @@ impl Shape for Answers {
         let mut chunks = Vec::new();
         if !part.text.is_empty() || !part.logprobs.is_empty() {
             let logprobs = self.logprobs(part.logprobs);
-            chunks.push(self.chunk(part.choice, json!({"content": part.text}), logprobs, Value::Null));
+            let mut chunk = self.chunk(part.choice, json!({"content": part.text}), logprobs, Value::Null);
+            add_recursions(&mut chunk["choices"][0], &part.recursions);
+            chunks.push(chunk);
         }
         if let Some(finish) = part.finish {
             chunks.push(self.chunk(part.choice, json!({}), Value::Null, finish.reason.name().into()));
@@ -202,20 +205,22 @@ impl Shape for Answers {
         chunks
     }
 
-    fn usage_chunk(&self, usage: Usage) -> Value {
+    fn usage_chunk(&self, usage: &Usage) -> Value {
         let mut chunk = self.object("chat.completion.chunk", Vec::new());
         chunk["usage"] = usage.to_json();
         chunk
     }
 
-    fn response(&self, answers: Vec<Part<Vec<Value>>>, usage: Usage) -> Value {
+    fn response(&self, answers: Vec<Part<Vec<Value>>>, usage: &Usage) -> Value {
         let choice = |answer: Part<Vec<Value>>| {
-            json!({
+            let mut choice = json!({
                 "index": answer.choice,
                 "message": {"role": "assistant", "content": answer.text, "refusal": null},
                 "logprobs": self.logprobs(answer.logprobs),
                 "finish_reason": answer.finish.map(|finish| finish.reason.name()),
-            })
+            });
+            add_recursions(&mut choice, &answer.recursions);
+            choice
         };
         let mut response = self.object("chat.completion", answers.into_iter().map(choice).collect());
         response["usage"] = usage.to_json();

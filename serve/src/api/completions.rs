@@ -7,9 +7,9 @@ use super::{
     logprobs::Lists,
     prompts::{Prompt, Prompts},
     refusal::Refusal,
-    stream::{Part, Shape, respond},
+    stream::{Part, Shape, add_recursions, respond},
 };
-use crate::job::Event;
+use crate::job::{Event, Piece};
 use axum::{extract::State, response::Response};
 use retie_engine::{Request, TokenLogprobs};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 /// The request is wrong, there is no room, or the engine fails.
 pub async fn handle(State(context): State<Arc<Context>>, JsonBody(mut fields): JsonBody) -> Result<Response, Refusal> {
     context.check_model(&mut fields)?;
-    let generation = Generation::take(&mut fields)?;
+    let generation = Generation::take(&mut fields, &context)?;
     let max_tokens = fields.count("max_tokens", usize::MAX)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     let num_top = fields.count("logprobs", MAX_TOP_LOGPROBS)?;
@@ -51,7 +51,7 @@ pub async fn handle(State(context): State<Arc<Context>>, JsonBody(mut fields): J
     let requests: Vec<Request> = each.map(request).collect();
     let all_choices = requests.len();
     let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len()).sum();
-    let submitted = Submitted::submit(&context, requests, &generation.stop_strings)?;
+    let submitted = Submitted::submit(&context, requests, &generation)?;
     let choice = |choice: usize| Choice { prompt: choice / num_choices, scored: Vec::new(), is_open: !echo };
     let shape = Completions {
         id: response_id("cmpl"),
@@ -103,7 +103,7 @@ impl Completions {
                 logprobs.push(tokenizer, found, *offset);
             }
         }
-        Some(Part { choice, text: prompt.text.clone(), logprobs, finish: None })
+        Some(Part { choice, text: prompt.text.clone(), logprobs, ..Part::default() })
     }
 
     fn object(&self, choices: Vec<Value>) -> Value {
@@ -117,12 +117,14 @@ impl Completions {
     }
 
     fn choice(&self, part: Part<Lists>) -> Value {
-        json!({
+        let mut choice = json!({
             "index": part.choice,
             "text": part.text,
             "logprobs": self.num_top.map(|_| part.logprobs.into_json()),
             "finish_reason": part.finish.map(|finish| finish.reason.name()),
-        })
+        });
+        add_recursions(&mut choice, &part.recursions);
+        choice
     }
 }
 
@@ -147,7 +149,8 @@ impl Shape for Completions {
                     let offset = before.text.chars().count() + token.offset;
                     logprobs.push(&self.context.model.tokenizer, &token.logprobs, offset);
                 }
-                Some(Part { choice: piece.choice, text: piece.text, logprobs, finish: piece.finish })
+                let Piece { choice, text, recursions, finish, .. } = piece;
+                Some(Part { choice, text, logprobs, recursions, finish })
             }
             Event::Failed(_) => None,
         }
@@ -165,13 +168,13 @@ impl Shape for Completions {
         vec![self.object(vec![self.choice(part)])]
     }
 
-    fn usage_chunk(&self, usage: Usage) -> Value {
+    fn usage_chunk(&self, usage: &Usage) -> Value {
         let mut chunk = self.object(Vec::new());
         chunk["usage"] = usage.to_json();
         chunk
     }
 
-    fn response(&self, answers: Vec<Part<Lists>>, usage: Usage) -> Value {
+    fn response(&self, answers: Vec<Part<Lists>>, usage: &Usage) -> Value {
         let mut response = self.object(answers.into_iter().map(|answer| self.choice(answer)).collect());
         response["usage"] = usage.to_json();
         response

@@ -24,6 +24,8 @@ pub struct Model {
     pub prefix_token: Option<u32>,
     pub eos_token_ids: Vec<u32>,
     pub vocab_size: usize,
+    /// Recursions of the model; 1 for a plain one.
+    pub num_recursions: usize,
 }
 
 /// Everything that a handler needs.

@@ -141,7 +141,9 @@ impl Fields {
         for (name, neutral) in unsupported {
             let Some(value) = self.take(name) else { continue };
             if !is_empty(&value) && !neutral.contains(&value.to_string().as_str()) {
-                return Err(Refusal::of_field(*name, format!("`{name}` is not supported")));
+                let name = format!("{}{name}", self.prefix);
+                let message = format!("`{name}` is not supported");
+                return Err(Refusal::of_field(name, message));
             }
         }
         Ok(())

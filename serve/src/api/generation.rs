@@ -2,8 +2,8 @@
 //! choices of a request, and their submission to the engine.
 
 use super::{context::Context, fields::Fields, refusal::Refusal};
-use crate::job::{Event, Events, Job};
-use retie_engine::{Request, Sampling, StopConditions};
+use crate::job::{Event, Events, Finish, Job};
+use retie_engine::{Request, Sampling, Scheduler, StopConditions};
 use serde_json::{Value, json};
 use std::{
     hash::{BuildHasher, RandomState},
@@ -42,7 +42,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("prompt_logprobs", &[]),
     ("reasoning_effort", &[]),
     ("response_format", &["{\"type\":\"text\"}"]),
-    ("retie", &[]),
     ("stop_token_ids", &[]),
     ("structured_outputs", &[]),
     ("suffix", &[]),
@@ -66,6 +65,10 @@ pub struct Generation {
     pub stream: bool,
     /// True if a stream ends with its usage.
     pub include_usage: bool,
+    /// Most recursions of a new token.
+    pub max_recursions: Option<usize>,
+    /// True if the answer has the recursion counts of its tokens.
+    pub recursion_counts: bool,
 }
 
 impl Generation {
@@ -73,7 +76,7 @@ impl Generation {
     ///
     /// # Errors
     /// A value has the wrong type, is out of its range, or is not supported.
-    pub fn take(fields: &mut Fields) -> Result<Self, Refusal> {
+    pub fn take(fields: &mut Fields, context: &Context) -> Result<Self, Refusal> {
         fields.refuse(UNSUPPORTED)?;
         let seed =
             fields.read("seed", "an integer", |value| value.as_i64().map(|seed| seed as u64).or(value.as_u64()))?;
@@ -101,7 +104,23 @@ impl Generation {
             include_usage = options.flag("include_usage")?.unwrap_or(false);
             fields.absorb(&options);
         }
-        Ok(Self { sampling, num_choices, stop_strings, ignore_eos, stream, include_usage })
+        let (mut max_recursions, mut recursion_counts) = (None, false);
+        if let Some(mut own) = fields.object("retie")? {
+            own.refuse(&[("exit_risk", &[])])?;
+            max_recursions = max_recursions_of(&mut own, context)?;
+            recursion_counts = own.flag("recursion_counts")?.unwrap_or(false);
+            fields.absorb(&own);
+        }
+        Ok(Self {
+            sampling,
+            num_choices,
+            stop_strings,
+            ignore_eos,
+            stream,
+            include_usage,
+            max_recursions,
+            recursion_counts,
+        })
     }
 
     /// The request of one choice of a prompt, without log-probabilities. The draws of choice `i`
@@ -119,9 +138,25 @@ impl Generation {
             prompt,
             sampling: Sampling { seed, ..self.sampling.clone() },
             stop: StopConditions { max_new_tokens, eos_token_ids, sequences: Vec::new() },
+            max_recursions: self.max_recursions,
             ..Request::default()
         }
     }
+}
+
+/// Takes `max_recursions`: fewer than all recursions of the model need a scheduler whose tokens
+/// exit.
+fn max_recursions_of(own: &mut Fields, context: &Context) -> Result<Option<usize>, Refusal> {
+    let all = context.model.num_recursions;
+    let most = own.integer_in("max_recursions", 1, all)?;
+    if most.is_some_and(|most| most < all) && context.options.scheduler == Scheduler::Full {
+        let param = "retie.max_recursions";
+        return Err(Refusal::of_field(
+            param,
+            format!("`{param}` needs a server whose tokens exit: `--scheduler depthwise` or `lockstep`"),
+        ));
+    }
+    Ok(most)
 }
 
 /// `-1` is vLLM's value for all tokens.
@@ -164,14 +199,21 @@ impl Submitted {
     ///
     /// # Errors
     /// A choice does not fit the model, or there is no room.
-    pub fn submit(context: &Context, requests: Vec<Request>, stop: &[String]) -> Result<Self, Refusal> {
+    pub fn submit(context: &Context, requests: Vec<Request>, generation: &Generation) -> Result<Self, Refusal> {
         for request in &requests {
             request.check(context.model.vocab_size, context.options.engine.context)?;
         }
         let open = Arc::clone(&context.open).try_acquire_owned().map_err(|_| Refusal::overloaded())?;
         let (events, receiver) = Events::channel(requests.len());
         let arrived = Instant::now();
-        let job = |(choice, request)| Job { request, stop: stop.to_vec(), choice, events: events.clone(), arrived };
+        let job = |(choice, request)| Job {
+            request,
+            recursion_counts: generation.recursion_counts,
+            stop: generation.stop_strings.clone(),
+            choice,
+            events: events.clone(),
+            arrived,
+        };
         let jobs = requests.into_iter().enumerate().map(job).collect();
         context.inbox.offer(jobs)?;
         Ok(Self { events: receiver, _open: open })
@@ -189,22 +231,38 @@ impl Submitted {
 }
 
 /// Numbers of tokens of a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompts, each counted once.
     pub prompt_tokens: usize,
     /// Generated tokens of all choices.
     pub completion_tokens: usize,
+    /// Generated tokens by the recursion count of the computation that they were chosen from, from
+    /// one recursion on.
+    pub by_recursions: Vec<usize>,
 }
 
 impl Usage {
     /// The object under `usage`.
-    pub fn to_json(self) -> Value {
-        let Self { prompt_tokens, completion_tokens } = self;
+    pub fn to_json(&self) -> Value {
+        let Self { prompt_tokens, completion_tokens, by_recursions } = self;
+        let recursions: usize = by_recursions.iter().enumerate().map(|(index, tokens)| (index + 1) * tokens).sum();
         json!({
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
+            "retie": {
+                "tokens_by_recursions": by_recursions,
+                "mean_recursions": (*completion_tokens > 0).then(|| recursions as f64 / *completion_tokens as f64),
+            },
         })
+    }
+
+    /// Adds the tokens of a choice that has ended.
+    pub fn add(&mut self, finish: &Finish) {
+        self.completion_tokens += finish.num_tokens;
+        let len = self.by_recursions.len().max(finish.by_recursions.len());
+        self.by_recursions.resize(len, 0);
+        self.by_recursions.iter_mut().zip(&finish.by_recursions).for_each(|(sum, tokens)| *sum += tokens);
     }
 }

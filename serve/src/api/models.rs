@@ -25,5 +25,9 @@ fn model(context: &Context) -> Value {
         "created": context.created,
         "owned_by": "retie",
         "max_model_len": context.options.engine.context,
+        "retie": {
+            "num_recursions": context.model.num_recursions,
+            "scheduler": context.options.scheduler.name(),
+        },
     })
 }

@@ -13,7 +13,7 @@ use axum::response::{
     sse::{Event as SseEvent, KeepAlive, Sse},
 };
 use futures_core::Stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -32,6 +32,8 @@ pub struct Part<L> {
     pub text: String,
     /// Log-probabilities of its tokens, as far as they are asked for.
     pub logprobs: L,
+    /// Recursion counts of its tokens, as far as they are asked for.
+    pub recursions: Vec<usize>,
     /// The end of the choice.
     pub finish: Option<Finish>,
 }
@@ -52,9 +54,16 @@ pub trait Shape: Send + Unpin + 'static {
     /// Chunks of a stream for a part.
     fn chunks(&self, part: Part<Self::Logprobs>) -> Vec<Value>;
     /// The chunk of a stream that holds its usage.
-    fn usage_chunk(&self, usage: Usage) -> Value;
+    fn usage_chunk(&self, usage: &Usage) -> Value;
     /// The response with the whole answers, by choice.
-    fn response(&self, answers: Vec<Part<Self::Logprobs>>, usage: Usage) -> Value;
+    fn response(&self, answers: Vec<Part<Self::Logprobs>>, usage: &Usage) -> Value;
+}
+
+/// Adds the recursion counts of its tokens to a choice, if they are asked for.
+pub fn add_recursions(choice: &mut Value, recursions: &[usize]) {
+    if !recursions.is_empty() {
+        choice["retie"] = json!({"recursion_counts": recursions});
+    }
 }
 
 /// The response to a request with `num_choices` choices in all.
@@ -68,7 +77,7 @@ pub async fn respond<S: Shape>(
     num_choices: usize,
     prompt_tokens: usize,
 ) -> Result<Response, Refusal> {
-    let usage = Usage { prompt_tokens, completion_tokens: 0 };
+    let usage = Usage { prompt_tokens, ..Usage::default() };
     if generation.stream {
         let stream = Chunks::new(shape, submitted, generation.include_usage, num_choices, usage);
         return Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response());
@@ -82,16 +91,17 @@ async fn whole<S: Shape>(
     num_choices: usize,
     mut usage: Usage,
 ) -> Result<Response, Refusal> {
-    let empty = |choice| Part { choice, text: String::new(), logprobs: S::Logprobs::default(), finish: None };
+    let empty = |choice| Part { choice, ..Part::default() };
     let mut answers: Vec<Part<S::Logprobs>> = (0..num_choices).map(empty).collect();
     let mut left = num_choices;
     let mut add = |part: Part<S::Logprobs>, left: &mut usize| {
         let Some(answer) = answers.get_mut(part.choice) else { return };
         answer.text += &part.text;
         S::append(&mut answer.logprobs, part.logprobs);
+        answer.recursions.extend(part.recursions);
         if let Some(finish) = part.finish {
+            usage.add(&finish);
             answer.finish = Some(finish);
-            usage.completion_tokens += finish.num_tokens;
             *left -= 1;
         }
     };
@@ -103,7 +113,7 @@ async fn whole<S: Shape>(
             Some(event) => shape.part(event).into_iter().for_each(|part| add(part, &mut left)),
         }
     }
-    Ok(Json(shape.response(answers, usage)).into_response())
+    Ok(Json(shape.response(answers, &usage)).into_response())
 }
 
 /// The data of a stream.
@@ -141,8 +151,8 @@ impl<S: Shape> Chunks<S> {
     }
 
     fn add(&mut self, part: Part<S::Logprobs>) {
-        if let Some(finish) = part.finish {
-            self.usage.completion_tokens += finish.num_tokens;
+        if let Some(finish) = &part.finish {
+            self.usage.add(finish);
             self.left -= 1;
         }
         for chunk in self.shape.chunks(part) {
@@ -150,7 +160,7 @@ impl<S: Shape> Chunks<S> {
         }
         if self.left == 0 {
             if self.include_usage {
-                self.push(self.shape.usage_chunk(self.usage));
+                self.push(self.shape.usage_chunk(&self.usage));
             }
             self.ready.push_back(DONE.to_owned());
             self.submitted = None;

@@ -67,6 +67,7 @@ impl Place {
         let stop: Vec<String> = stop.iter().map(|text| (*text).to_owned()).collect();
         let job = |choice| Job {
             request: request.clone(),
+            recursion_counts: false,
             stop: stop.clone(),
             choice,
             events: events.clone(),
@@ -116,7 +117,7 @@ impl Client {
             match event {
                 Event::Prompt { .. } => panic!("not asked for"),
                 Event::Failed(reason) => self.failed = Some(reason),
-                Event::Piece(Piece { choice, text, token, finish }) => {
+                Event::Piece(Piece { choice, text, token, finish, .. }) => {
                     let answer = &mut self.answers[choice];
                     assert_eq!(answer.finish, None, "nothing after the end");
                     answer.text += &text;

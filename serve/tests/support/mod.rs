@@ -10,7 +10,7 @@ use axum::{
 use burn::tensor::Device;
 use retie_config::ModelConfig;
 use retie_data::{ChatTemplate, Tokenizer};
-use retie_engine::{Engine, EngineOptions, Progress, Request as EngineRequest, TokenLogprobs};
+use retie_engine::{Engine, EngineOptions, Progress, Request as EngineRequest, Scheduler, TokenLogprobs};
 use retie_model::CausalLm;
 use retie_serve::{QueueLimits, ServeOptions, ServedModel, Service};
 use retie_testing::RandomWeights;
@@ -46,6 +46,8 @@ pub fn tokenizer() -> Tokenizer {
 pub fn options() -> ServeOptions {
     ServeOptions {
         engine: EngineOptions { num_slots: 4, context: CONTEXT, max_step_tokens: 16 },
+        scheduler: Scheduler::Full,
+        exit_trace: None,
         queue: QueueLimits { sequences: 64, tokens: 4096 },
         body_bytes: 1 << 16,
         timeout: Duration::from_secs(60),

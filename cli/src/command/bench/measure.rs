@@ -88,6 +88,30 @@ pub fn generate(model: &TextModel, prompt: usize, new: usize, rounds: usize) -> 
     Ok(Generated { prefill: middle(prefill.split_off(1)), decode: middle(decode.split_off(1)) })
 }
 
+/// Median seconds of a pass over one token of each of `rows` sequences, of `count` passes behind
+/// prompts of `prompt` tokens.
+pub fn pass(model: &TextModel, rows: usize, prompt: usize, count: usize) -> anyhow::Result<f64> {
+    let context = prompt + count + 1;
+    let options = EngineOptions { num_slots: rows, context, max_step_tokens: rows.max(512) };
+    let mut engine = Engine::new(model.model.clone(), options)?;
+    let stop = StopConditions { max_new_tokens: Some(count + 1), ..StopConditions::default() };
+    let tokens = ids(model, prompt + rows);
+    for row in 0..rows {
+        let prompt = tokens[row..row + prompt].to_vec();
+        engine.admit(Request { prompt, stop: stop.clone(), ..Request::default() })?;
+    }
+    while engine.num_unread_prompt_tokens() > 0 {
+        engine.step();
+    }
+    let mut seconds = Vec::new();
+    while !engine.is_idle() {
+        let start = Instant::now();
+        engine.step();
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    Ok(middle(seconds))
+}
+
 /// Measured decoding of a batch of given tokens.
 #[derive(Clone, Debug)]
 pub struct Decoded {

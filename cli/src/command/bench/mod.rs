@@ -3,6 +3,7 @@
 
 mod measure;
 mod routed;
+mod serve;
 
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
@@ -12,7 +13,7 @@ use crate::{
     progress::{Progress, Unit},
 };
 use anyhow::ensure;
-use clap::Args;
+use clap::{Args, Subcommand};
 use retie_model::kernels::{kernels_of, on_worker};
 use retie_report::number::rate;
 use routed::{Routed, Sizes};
@@ -21,7 +22,22 @@ use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 /// Measure how fast a model runs on this machine
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Bench {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
+    #[command(flatten)]
+    model: Option<BenchModel>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    Serve(Box<serve::BenchServe>),
+}
+
+/// The benchmark of a model alone.
+#[derive(Debug, Args)]
+struct BenchModel {
     /// A Hugging Face folder, a .gguf file, or a hub id
     #[arg(value_name = "MODEL")]
     model: String,
@@ -47,6 +63,10 @@ pub struct Bench {
     /// Sequences that it decodes at once, with commas between
     #[arg(long, value_name = "B", value_delimiter = ',', default_value = "1,8", requires = "text")]
     decode_batch: Vec<usize>,
+    /// Measure the time of a pass over a token of each of so many sequences, with commas between,
+    /// behind prompts of the first of `--seq`
+    #[arg(long, value_name = "ROWS", value_delimiter = ',')]
+    pass_rows: Vec<usize>,
     #[command(flatten)]
     dtype: DtypeArgs,
     #[command(flatten)]
@@ -66,6 +86,9 @@ struct Figures {
     products: Vec<Product>,
     forward: Vec<Forward>,
     generate: Vec<Generate>,
+    /// Passes over one token of each of several sequences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    passes: Vec<Pass>,
     /// Decoding of a routed model on a text, by prompt length and batch size.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routed: Vec<Routed>,
@@ -106,10 +129,30 @@ struct Generate {
     seconds: f64,
 }
 
+/// Time of a pass over one token of each of `rows` sequences.
+#[derive(Debug, Serialize)]
+struct Pass {
+    rows: usize,
+    /// Tokens of each sequence before the first pass.
+    prompt: usize,
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
 impl Bench {
     pub fn run(self) -> anyhow::Result<Status> {
+        match (self.command, self.model) {
+            (Some(BenchCommand::Serve(command)), _) => command.run(),
+            (None, Some(model)) => model.run(),
+            (None, None) => unreachable!("the parser asks for MODEL where there is no command"),
+        }
+    }
+}
+
+impl BenchModel {
+    fn run(self) -> anyhow::Result<Status> {
         let sizes = [("--batch", self.batch), ("--new-tokens", self.new_tokens), ("--rounds", self.rounds)];
-        let lists = [("--seq", &self.seq), ("--decode-batch", &self.decode_batch)];
+        let lists = [("--seq", &self.seq), ("--decode-batch", &self.decode_batch), ("--pass-rows", &self.pass_rows)];
         let lists = lists.into_iter().flat_map(|(option, values)| values.iter().map(move |value| (option, *value)));
         for (option, value) in sizes.into_iter().chain(lists) {
             ensure!(value > 0, "`{option}` is 0, expected at least 1");
@@ -161,7 +204,7 @@ impl Bench {
         let tokens = self.batch * self.seq.iter().copied().min().unwrap_or(1);
         let mut bar = Progress::new("bench", Unit::Count("measurements"), 0);
         let decodings = text.map_or(0, |_| self.seq.len() * self.decode_batch.len());
-        let total = (1 + shapes.len() + 2 * self.prompts().len() + decodings) as u64;
+        let total = (1 + shapes.len() + 2 * self.prompts().len() + self.pass_rows.len() + decodings) as u64;
         let mut done = 0;
         let mut step = |what: &str| {
             bar.set(done, total, what);
@@ -197,13 +240,20 @@ impl Bench {
                 seconds: seconds.prefill + seconds.decode,
             });
         }
+        let (mut passes, prompt) = (Vec::new(), self.prompts().first().copied().unwrap_or(1));
+        for &rows in &self.pass_rows {
+            step("passes");
+            let seconds = measure::pass(model, rows, prompt, self.new_tokens)?;
+            passes.push(Pass { rows, prompt, seconds, tokens_per_second: rows as f64 / seconds });
+        }
         let mut routed = Vec::new();
         for (sizes, text) in self.routed_sizes().zip(std::iter::repeat(text)) {
             let Some(text) = text else { break };
             step("decode");
             routed.push(routed::measure(model, text, sizes, self.rounds)?);
         }
-        Ok(Figures { model: self.model.clone(), rounds: self.rounds, machine, products, forward, generate, routed })
+        let (model, rounds) = (self.model.clone(), self.rounds);
+        Ok(Figures { model, rounds, machine, products, forward, generate, passes, routed })
     }
 }
 
@@ -226,7 +276,14 @@ impl fmt::Display for Figures {
             let (prefill, decode) = (rate(g.prefill_tokens_per_second), rate(g.decode_tokens_per_second));
             format!("generate  prefill {} at {prefill} tok/s, decode {} at {decode} tok/s", g.prompt, g.new_tokens)
         });
-        let lines = lines.chain(self.routed.iter().map(ToString::to_string));
+        let passes = self.passes.iter().map(|Pass { rows, prompt, seconds, tokens_per_second }| {
+            format!(
+                "pass      {rows} rows behind {prompt} tokens  {:.1} ms, {} tok/s",
+                1e3 * seconds,
+                rate(*tokens_per_second)
+            )
+        });
+        let lines = lines.chain(passes).chain(self.routed.iter().map(ToString::to_string));
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))
     }
 }

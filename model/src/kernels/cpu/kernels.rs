@@ -1,10 +1,10 @@
 //! [`KernelSet`] of the CPU: fused kernels through the backend extension, and slices where no
 //! autodiff graph is involved.
 
-use super::{FlexOps, ceiling, gated::Gate, optimizer, rescale};
+use super::{FlexOps, ceiling, gated::Gate, linear, optimizer, rescale};
 use crate::kernels::{
-    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Readout, RowCopy, Scoring,
-    Teacher,
+    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Readout, RowCopy, RowsLora,
+    Scoring, Teacher,
     head_loss::{self, Chunks},
     plain,
 };
@@ -39,6 +39,10 @@ impl KernelSet for CpuKernels {
     fn linear_lora(&self, x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
         let (x, weight, a, b) = (x.into_dispatch(), weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
         Tensor::from_dispatch(Dispatch::decoder_linear_lora(x, weight, a, b))
+    }
+
+    fn linear_loras(&self, x: Tensor<2>, weight: Tensor<2>, loras: &[RowsLora]) -> Tensor<2> {
+        linear::forward_loras(x, weight, loras)
     }
 
     /// Rounds to bf16, but multiplies in f32.

@@ -5,10 +5,14 @@
 
 use super::{
     matmul::{Matrix, add_product, product},
-    tensor::{dense, from_values, matrix},
+    tensor::{dense, from_values, matrix, on_host, values},
     weight::Weight,
 };
-use burn::{backend::TensorMetadata, backend::flex::FlexTensor};
+use crate::kernels::RowsLora;
+use burn::{
+    backend::{TensorMetadata, flex::FlexTensor},
+    tensor::{Tensor, TensorData},
+};
 
 /// Linear `x·Wᵀ`.
 pub fn forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
@@ -66,6 +70,24 @@ pub fn forward_lora([x, weight, a, b]: [FlexTensor; 4]) -> (FlexTensor, LoraStat
     let mut y = Weight::from_tensor(&weight).apply(matrix(&x));
     Weight::from_tensor(&b).add_apply(&mut y, Matrix::new(&h, [rows, rank]));
     (from_values(y, [rows, out]), LoraState { x, weight, a, b, h: from_values(h, [rows, rank]) })
+}
+
+/// Linear `x·Wᵀ` of all rows, with `h·Bᵀ`, `h = x·Aᵀ`, added to the rows of each LoRA. Without a
+/// backward pass: the tensors must be untracked.
+pub fn forward_loras(x: Tensor<2>, weight: Tensor<2>, loras: &[RowsLora]) -> Tensor<2> {
+    let device = x.device();
+    let ([rows, input], [out, _]) = (x.dims(), weight.dims());
+    let (x, weight) = (on_host(x), on_host(weight));
+    let mut y = Weight::from_tensor(&weight).apply(matrix(&x));
+    for RowsLora { rows, a, b } in loras {
+        let [rank, _] = a.dims();
+        let (a, b) = (on_host(a.clone()), on_host(b.clone()));
+        let part = Matrix::new(&values(&x)[rows.start * input..rows.end * input], [rows.len(), input]);
+        let h = Weight::from_tensor(&a).apply(part);
+        let corrected = &mut y[rows.start * out..rows.end * out];
+        Weight::from_tensor(&b).add_apply(corrected, Matrix::new(&h, [rows.len(), rank]));
+    }
+    Tensor::from_data(TensorData::new(y, [rows, out]), &device)
 }
 
 /// Gradients of `x`, `W`, `A` and `B`, where requested.

@@ -1,0 +1,235 @@
+//! `retie bench serve`: servers under load. Models are served here, on a port of their own; other
+//! servers are asked over the network. All targets get the same requests, and take turns.
+
+mod client;
+mod exits;
+mod figures;
+mod load;
+mod local;
+mod workload;
+
+use crate::{
+    args::{DeviceArgs, DtypeArgs, EngineArgs, JsonArgs},
+    choice::choice,
+    error::Status,
+    machine, output,
+    progress::{Progress, Unit},
+};
+use anyhow::{anyhow, ensure};
+use clap::Args;
+use client::Endpoint;
+use exits::Exits;
+use figures::Served;
+use local::Local;
+use retie_engine::{ExitTrace, Scheduler};
+use serde::Serialize;
+use std::{fmt, path::PathBuf};
+use workload::{Load, Size};
+
+/// Token ids of the prompts: most tokenizers have their special tokens before or after these.
+const IDS: std::ops::Range<u32> = 256..4096;
+
+/// Measure servers under load: time to the first token, between tokens, tokens per second
+#[derive(Debug, Args)]
+pub struct BenchServe {
+    /// Models to serve (folders, .gguf files, hub ids), and addresses of servers with the API of
+    /// OpenAI (http://HOST:PORT); they take turns
+    #[arg(value_name = "TARGET", required = true)]
+    targets: Vec<String>,
+    /// Requests of a round
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    requests: usize,
+    /// Closed loop: clients that each send a request when their last one is answered
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    clients: usize,
+    /// Open loop: requests per second in the mean, which arrive as a Poisson process
+    #[arg(long, value_name = "RATE", conflicts_with = "clients")]
+    rate: Option<f64>,
+    /// Tokens of a prompt
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    prompt_tokens: usize,
+    /// New tokens of a request
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    new_tokens: usize,
+    /// File with a line for each request: tokens of the prompt and new tokens; taken in turn
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_tokens", "new_tokens"])]
+    lengths: Option<PathBuf>,
+    /// Rounds, of which the median of each figure counts; a short one before them warms up
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// Seed of prompts and arrivals
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Schedulers to serve each model with, with commas between: full, lockstep, depthwise
+    #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "full",
+        value_parser = choice::<Scheduler>(Scheduler::ALL.map(Scheduler::name)))]
+    scheduler: Vec<Scheduler>,
+    /// Force new tokens to exit after these numbers of recursions, in turn, with commas between,
+    /// e.g. 1,1,2: the speed of exits that a model has not been calibrated for. Not with scheduler
+    /// full
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',')]
+    exit_trace: Vec<usize>,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    dtype: DtypeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// A server under load.
+struct Target {
+    name: String,
+    exits: Option<Exits>,
+    endpoint: Endpoint,
+}
+
+/// All figures of a benchmark of servers.
+#[derive(Debug, Serialize)]
+struct Figures {
+    machine: String,
+    requests: usize,
+    /// Clients of a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clients: Option<usize>,
+    /// Requests per second of an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<f64>,
+    /// Means over the requests.
+    prompt_tokens: f64,
+    new_tokens: f64,
+    rounds: usize,
+    seed: u64,
+    targets: Vec<Served>,
+}
+
+impl BenchServe {
+    pub fn run(self) -> anyhow::Result<Status> {
+        let counts = [
+            ("--requests", self.requests),
+            ("--clients", self.clients),
+            ("--prompt-tokens", self.prompt_tokens),
+            ("--new-tokens", self.new_tokens),
+            ("--rounds", self.rounds),
+        ];
+        for (option, value) in counts {
+            ensure!(value > 0, "`{option}` is 0, expected at least 1");
+        }
+        if let Some(rate) = self.rate {
+            ensure!(rate > 0.0 && rate.is_finite(), "`--rate` is {rate}, expected a number above 0");
+        }
+        let load = self.rate.map_or(Load::Clients(self.clients), Load::Rate);
+        let sizes = match &self.lengths {
+            Some(path) => workload::read_sizes(path)?,
+            None => vec![Size { prompt: self.prompt_tokens, new: self.new_tokens }],
+        };
+        let trace = (!self.exit_trace.is_empty()).then(|| ExitTrace::new(self.exit_trace.clone()));
+        let trace = trace.transpose().map_err(|error| anyhow!("{error}"))?;
+        let (mut servers, mut endpoints, mut ids) = (Vec::new(), Vec::new(), IDS);
+        for target in &self.targets {
+            if target.starts_with("http://") || target.starts_with("https://") {
+                let endpoint = Endpoint::connect(target, local::api_key())?;
+                endpoints.push(Target { name: target.clone(), exits: None, endpoint });
+                continue;
+            }
+            let with = (&self.device, self.dtype, self.engine);
+            for local in Local::start(target, with, &self.scheduler, trace.as_ref(), &sizes)? {
+                ids.end = ids.end.min(u32::try_from(local.vocab_size).unwrap_or(u32::MAX));
+                let endpoint = Endpoint::connect(&local.url, local::api_key())?;
+                endpoints.push(Target { name: local.name.clone(), exits: local.exits, endpoint });
+                servers.push(local);
+            }
+        }
+        let served = self.measure(&endpoints, &sizes, load, &ids)?;
+        servers.into_iter().try_for_each(Local::stop)?;
+        let mean = |value: fn(&Size) -> usize| {
+            let sum: usize = sizes.iter().cycle().take(self.requests).map(value).sum();
+            sum as f64 / self.requests as f64
+        };
+        let figures = Figures {
+            machine: machine::summary(),
+            requests: self.requests,
+            clients: self.rate.is_none().then_some(self.clients),
+            rate: self.rate,
+            prompt_tokens: mean(|size| size.prompt),
+            new_tokens: mean(|size| size.new),
+            rounds: self.rounds,
+            seed: self.seed,
+            targets: served,
+        };
+        if self.json.json {
+            output::json(&figures)?
+        } else {
+            output::data(&figures)?
+        }
+        Ok(Status::Done)
+    }
+
+    /// Sends the same requests to each of `endpoints` in turn, round by round.
+    fn measure(
+        &self,
+        endpoints: &[Target],
+        sizes: &[Size],
+        load: Load,
+        ids: &std::ops::Range<u32>,
+    ) -> anyhow::Result<Vec<Served>> {
+        let mut bar = Progress::new("bench", Unit::Count("rounds"), 0);
+        let total = ((1 + self.rounds) * endpoints.len()) as u64;
+        let mut found = vec![Vec::new(); endpoints.len()];
+        for round in 0..=self.rounds {
+            // Other prompts in every round: a server may remember those that it has read.
+            let seed = self.seed.wrapping_mul(1 << 20).wrapping_add(round as u64);
+            let count = if round == 0 { self.requests.min(self.clients) } else { self.requests };
+            let planned = workload::plan(sizes, count, load, ids, seed)?;
+            for (index, Target { name, exits, endpoint }) in endpoints.iter().enumerate() {
+                bar.set((round * endpoints.len() + index) as u64, total, name);
+                let outcome = load::send(endpoint, &planned, load);
+                if let Some(failure) = outcome.failures.first() {
+                    let of = planned.len();
+                    output::line(&format!("{name}: {} of {of} requests failed: {failure}", outcome.failures.len()));
+                }
+                ensure!(!outcome.answers.is_empty(), "`{name}` answered no request");
+                if round > 0 {
+                    found[index].push(Served { exits: *exits, ..Served::of(name, &outcome) });
+                }
+            }
+        }
+        Ok(found.iter().map(|rounds| Served::median(rounds)).collect())
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let load = match (self.clients, self.rate) {
+            (_, Some(rate)) => format!("{rate} a second"),
+            (clients, None) => format!("{} clients", clients.unwrap_or_default()),
+        };
+        let (prompt, new) = (self.prompt_tokens, self.new_tokens);
+        writeln!(
+            f,
+            "{} requests, {load}, {prompt:.0} + {new:.0} tokens, medians of {} rounds",
+            self.requests, self.rounds
+        )?;
+        let mut lines: Vec<String> = self.targets.iter().map(ToString::to_string).collect();
+        if let Some((first, others)) = self.targets.split_first() {
+            lines.extend(others.iter().map(|other| {
+                let ratio = |value: fn(&Served) -> f64| value(other) / value(first);
+                let gain = ratio(|served| served.tokens_per_second);
+                let allowed =
+                    other.exits.map(|exits| format!(" ({:.2} of what operations allow)", gain / exits.allowed_gain));
+                format!(
+                    "{} / {}: tok/s {gain:.2}{}, first token {:.2}, between tokens {:.2}, a token {:.2}",
+                    other.target,
+                    first.target,
+                    allowed.unwrap_or_default(),
+                    ratio(|served| served.time_to_first_token.p50),
+                    ratio(|served| served.between_tokens.p50),
+                    ratio(|served| served.time_per_token.p50),
+                )
+            }));
+        }
+        f.write_str(&lines.join("\n"))
+    }
+}

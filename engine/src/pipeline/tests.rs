@@ -1,0 +1,170 @@
+//! The scheduler on a simulated clock: a pass over the shared block takes one unit of time.
+
+use super::*;
+use crate::{Request, SequenceId, schedule::schedule, sequence::Sequence};
+use proptest::prelude::*;
+use retie_model::{KvCache, NewTokens};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A request of the simulation.
+#[derive(Clone, Debug)]
+struct Arrival {
+    /// Passes after the previous one.
+    after: usize,
+    prompt: usize,
+    new: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Setting {
+    scheduler: Scheduler,
+    num_slots: usize,
+    /// Token budget beyond the number of slots.
+    spare: usize,
+    num_recursions: usize,
+    /// Recursion counts of decoded tokens, in turn.
+    counts: Vec<usize>,
+    arrivals: Vec<Arrival>,
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    let arrival = (0..4usize, 1..40usize, 1..12usize).prop_map(|(after, prompt, new)| Arrival { after, prompt, new });
+    let scheduler = prop_oneof![Just(Scheduler::Lockstep), Just(Scheduler::Depthwise)];
+    let counts = prop::collection::vec(1..4usize, 1..7);
+    (scheduler, 1..5usize, 0..20usize, 1..4usize, counts, prop::collection::vec(arrival, 1..12)).prop_map(
+        |(scheduler, num_slots, spare, num_recursions, counts, arrivals)| Setting {
+            scheduler,
+            num_slots,
+            spare,
+            num_recursions,
+            counts,
+            arrivals,
+        },
+    )
+}
+
+/// What the simulation has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    passes: usize,
+    /// Largest number of rows of a pass, and of rows that are somewhere in the pipeline.
+    most_rows: usize,
+    most_held: usize,
+    /// Passes from the start of a decoded token to the end of the stack, at most.
+    longest_token: usize,
+    /// Passes without a start of a token although one could start, in a row, at most.
+    longest_wait: usize,
+    /// Passes after which the prompt of each sequence has been read.
+    prompts: BTreeMap<u64, usize>,
+    /// New tokens of each sequence.
+    new: BTreeMap<u64, usize>,
+}
+
+/// Runs the arrivals to their end, in at most `most_passes` passes.
+fn simulate(setting: &Setting, most_passes: usize) -> Seen {
+    let Setting { scheduler, num_slots, spare, num_recursions, counts, arrivals } = setting;
+    let mut cache = KvCache::new(&config(), *num_slots, 64, &burn::tensor::Device::flex());
+    let mut pipeline = Pipeline::new(*scheduler, *num_recursions);
+    let mut slots: Vec<Option<Sequence>> = (0..*num_slots).map(|_| None).collect();
+    let (mut seen, mut started, mut wait) = (Seen::default(), BTreeMap::new(), 0);
+    let mut time = 0;
+    let mut waiting: VecDeque<(usize, u64, &Arrival)> = VecDeque::new();
+    for (id, arrival) in arrivals.iter().enumerate() {
+        time += arrival.after;
+        waiting.push_back((time, id as u64, arrival));
+    }
+    while seen.passes < most_passes {
+        while waiting.front().is_some_and(|(time, ..)| *time <= seen.passes) && cache.num_free_slots() > 0 {
+            let Some(((_, id, arrival), slot)) = waiting.pop_front().zip(cache.admit()) else { break };
+            let request = Request { prompt: vec![1; arrival.prompt], ..Request::default() };
+            slots[slot.index()] = Some(Sequence::new(SequenceId(id), slot, request));
+        }
+        if waiting.is_empty() && slots.iter().all(Option::is_none) {
+            return seen;
+        }
+        let mut batch = Vec::new();
+        if pipeline.may_start() {
+            batch = schedule(slots.iter().flatten(), num_slots + spare, pipeline.prompt_rows());
+        }
+        let could = slots.iter().flatten().any(|sequence| sequence.num_unstarted() > 0);
+        wait = if could && batch.is_empty() { wait + 1 } else { 0 };
+        seen.longest_wait = seen.longest_wait.max(wait);
+        let unit = |NewTokens { slot, tokens }: NewTokens, slots: &mut Vec<Option<Sequence>>, cache: &mut KvCache| {
+            let sequence = slots[slot.index()].as_mut().unwrap();
+            let token = sequence.num_started.checked_sub(sequence.num_prompt_tokens);
+            sequence.num_started += tokens;
+            let until = token.map_or(*num_recursions, |token| counts[token % counts.len()].min(*num_recursions));
+            Unit { span: cache.extend(NewTokens { slot, tokens }), done: 0, until, is_prompt: token.is_none() }
+        };
+        let units: Vec<Unit> = batch.into_iter().map(|new| unit(new, &mut slots, &mut cache)).collect();
+        units.iter().filter(|unit| !unit.is_prompt).for_each(|unit| _ = started.insert(unit.span.slot, seen.passes));
+        pipeline.start(units);
+        let tokens = pipeline.pass();
+        assert!(tokens.windows(2).all(|pair| pair[0].recursion <= pair[1].recursion), "sorted by recursion");
+        let rows: usize = tokens.iter().map(|tokens| tokens.span.tokens).sum();
+        seen.most_rows = seen.most_rows.max(rows);
+        let held: usize = pipeline.in_loop.iter().chain(&pipeline.left).map(|unit| unit.span.tokens).sum();
+        seen.most_held = seen.most_held.max(held);
+        let Rows { stay, leave } = pipeline.passed();
+        assert_eq!(stay.len() + leave.len(), rows);
+        seen.passes += 1;
+        if pipeline.waits() {
+            continue;
+        }
+        for unit in pipeline.take(|_| true).0 {
+            let slot = unit.span.slot;
+            let sequence = slots[slot.index()].as_mut().unwrap();
+            assert_eq!(sequence.num_read, unit.span.start, "tokens of a sequence are read in their order");
+            sequence.num_read += unit.span.tokens;
+            if let Some(start) = started.remove(&slot) {
+                seen.longest_token = seen.longest_token.max(seen.passes - start);
+            }
+            if sequence.num_unread() > 0 {
+                continue;
+            }
+            let id = sequence.id.0;
+            if unit.is_prompt {
+                seen.prompts.insert(id, seen.passes);
+            }
+            sequence.tokens.push(1);
+            let new = seen.new.entry(id).or_default();
+            *new += 1;
+            if *new == arrivals[id as usize].new {
+                slots[slot.index()] = None;
+                cache.evict(slot);
+                pipeline.drop_slot(slot);
+            }
+        }
+    }
+    panic!("not finished after {most_passes} passes: {seen:?}");
+}
+
+fn config() -> retie_config::ModelConfig {
+    let serde_json::Value::Object(map) = serde_json::json!({
+        "model_type": "llama", "vocab_size": 5, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+    }) else {
+        unreachable!()
+    };
+    retie_config::ModelConfig::from_json(map, std::path::Path::new("tiny")).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn every_sequence_gets_its_tokens_in_bounded_time_and_memory(setting in setting()) {
+        let Setting { num_slots, spare, num_recursions, arrivals, .. } = &setting;
+        let budget = num_slots + spare;
+        // At worst one sequence after the other, one row of a prompt at a time.
+        let arrived: usize = arrivals.iter().map(|arrival| arrival.after).sum();
+        let work: usize = arrivals.iter().map(|arrival| num_recursions * (arrival.prompt + arrival.new)).sum();
+        let seen = simulate(&setting, arrived + work + 1);
+        let expected: BTreeMap<u64, usize> =
+            arrivals.iter().enumerate().map(|(id, arrival)| (id as u64, arrival.new)).collect();
+        prop_assert_eq!(&seen.new, &expected);
+        prop_assert!(seen.most_rows <= budget, "{} rows of a pass", seen.most_rows);
+        prop_assert!(seen.most_held <= budget, "{} rows on their way", seen.most_held);
+        prop_assert!(seen.longest_token <= *num_recursions, "{} passes for a token", seen.longest_token);
+        prop_assert!(seen.longest_wait <= *num_recursions, "{} passes without a start", seen.longest_wait);
+        prop_assert!(seen.prompts.values().is_sorted(), "first come, first served: {:?}", seen.prompts);
+    }
+}
