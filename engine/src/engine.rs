@@ -2,8 +2,10 @@
 
 use crate::{
     EngineError, FinishReason, Request, SequenceId, TokenLogprobs,
+    exits::{ExitOptions, row_exits},
     schedule::schedule,
     sequence::{Choice, Sequence},
+    speculation::Speculation,
 };
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::ModelConfig;
@@ -31,13 +33,15 @@ pub struct EngineOptions {
 /// Generates many sequences in one batch.
 #[derive(Debug)]
 pub struct Engine {
-    model: CausalLm,
-    device: Device,
-    cache: KvCache,
-    options: EngineOptions,
+    pub(crate) model: CausalLm,
+    pub(crate) device: Device,
+    pub(crate) cache: KvCache,
+    pub(crate) options: EngineOptions,
     /// The sequence of each slot.
-    sequences: Vec<Option<Sequence>>,
+    pub(crate) sequences: Vec<Option<Sequence>>,
     num_admitted: u64,
+    pub(crate) speculation: Option<Speculation>,
+    pub(crate) exits: Option<ExitOptions>,
 }
 
 /// A row whose logits score the next token of a prompt.
@@ -91,7 +95,7 @@ impl Engine {
         let device = model.device();
         let cache = KvCache::new(model.config(), num_slots, context, &device);
         let sequences = (0..num_slots).map(|_| None).collect();
-        Ok(Self { model, device, cache, options, sequences, num_admitted: 0 })
+        Ok(Self { model, device, cache, options, sequences, num_admitted: 0, speculation: None, exits: None })
     }
 
     /// Starts a sequence: the next steps read its prompt.
@@ -101,6 +105,7 @@ impl Engine {
     /// value of the request is out of its range.
     pub fn admit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         request.check(self.model.config().vocab_size, self.options.context)?;
+        self.check_exits(&request)?;
         let slot = self.cache.admit().ok_or(EngineError::NoFreeSlot { num_slots: self.options.num_slots })?;
         let id = SequenceId(self.num_admitted);
         self.num_admitted += 1;
@@ -136,8 +141,16 @@ impl Engine {
     /// Runs one forward pass over a token of every sequence that decodes and over parts of prompts,
     /// and samples a token for every sequence that has been read to its end. Returns the progress
     /// of each sequence that took part, by slot; nothing if no sequence is active or all are
-    /// paused.
+    /// paused. A speculative step can have several new tokens of its sequence, in order.
     pub fn step(&mut self) -> Vec<Progress> {
+        match self.speculative_slot() {
+            Some(slot) => self.step_speculatively(slot),
+            None => self.step_plainly(),
+        }
+    }
+
+    /// [`Engine::step`] without speculation.
+    pub(crate) fn step_plainly(&mut self) -> Vec<Progress> {
         let batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens);
         if batch.is_empty() {
             return Vec::new();
@@ -229,14 +242,20 @@ impl Engine {
             ids.extend(unread.take(*tokens).map(|id| *id as i32));
         }
         let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &self.device);
-        self.model.forward_cached(ids, batch, &mut self.cache)
+        match &self.exits {
+            Some(options) => {
+                let exits = row_exits(options, &self.sequences, batch);
+                self.model.forward_exiting(ids, batch, exits, &mut self.cache)
+            }
+            None => self.model.forward_cached(ids, batch, &mut self.cache),
+        }
     }
 
     /// Recursion count of each row of a forward pass.
     fn recursion_counts(&self, trace: &RoutingTrace, num_rows: usize) -> Vec<usize> {
-        match self.model.router() {
-            Some(_) => trace.recursion_counts(num_rows),
-            None => vec![self.model.share_map().num_recursions(); num_rows],
+        match self.model.router().is_some() || self.exits.is_some() {
+            true => trace.recursion_counts(num_rows),
+            false => vec![self.model.share_map().num_recursions(); num_rows],
         }
     }
 

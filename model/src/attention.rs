@@ -3,7 +3,7 @@
 
 use crate::{
     kernels::{self, Scoring},
-    kv::KvSource,
+    kv::{KeysValues, KvSource},
     linear::{Linear, LinearAtDepth},
     norm::{Norm, chosen},
     row_context::RowContext,
@@ -54,30 +54,11 @@ impl Attention {
     ) -> Tensor<2> {
         let AttentionContext { config, kind, rows } = context;
         let [num_rows, _] = x.dims();
-        let [batch, tokens] = [rows.batch, num_rows / rows.batch];
         let anatomy = &config.anatomy;
-        let split = |x: Tensor<2>, heads: usize| x.reshape([batch, tokens, heads, config.head_dim]);
-        // QK norm and rotary embedding: [M, heads·H] → [B, T, heads, H].
-        let prepare = |x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &Option<Norm>| {
-            let x = match anatomy.qk_norm {
-                None => split(x, heads),
-                Some(QkNorm::Full) => split(chosen(stored, own).forward(x, anatomy), heads),
-                Some(QkNorm::Head) => chosen(stored, own).forward_heads(split(x, heads), anatomy),
-            };
-            match kind.rope.map(|rope| &rows.angles[rope]) {
-                Some(angles) => kernels::rope(x, angles.cos.clone(), angles.sin.clone()),
-                None => x,
-            }
-        };
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let q = self.q_proj.forward(x.clone(), &depth.q_proj);
-        let q = prepare(q, heads, &self.q_norm, &depth.q_norm); // [B, T, N, H]
-        let [k, v] = kv.keys_values(|| {
-            let k = self.k_proj.forward(x.clone(), &depth.k_proj);
-            let k = prepare(k, kv_heads, &self.k_norm, &depth.k_norm); // [B, T, K, H]
-            let v = self.v_proj.forward(x, &depth.v_proj); // [M, K·H]
-            [k.reshape([num_rows, config.key_value_size()]), v]
-        });
+        let q = context.prepare(q, heads, [&self.q_norm, &depth.q_norm]); // [B, T, N, H]
+        let [k, v] = kv.keys_values(|| self.keys_values(x, depth, context));
         let keys = |x: Tensor<2>| {
             let [rows, _] = x.dims();
             x.reshape([rows, kv_heads, config.head_dim]) // [S, K, H]
@@ -90,5 +71,39 @@ impl Attention {
         };
         let out = kernels::attention(q, keys(k), keys(v), &rows.layout, scoring); // [M, N, H]
         out.reshape([num_rows, config.query_size()])
+    }
+
+    /// Keys and values of `x [M, D]`, `[M, K·H]` each.
+    pub(crate) fn keys_values(
+        &self,
+        x: Tensor<2>,
+        depth: &AttentionAtDepth,
+        context: AttentionContext<'_>,
+    ) -> KeysValues {
+        let ([num_rows, _], config) = (x.dims(), context.config);
+        let k = self.k_proj.forward(x.clone(), &depth.k_proj);
+        let k = context.prepare(k, config.num_key_value_heads, [&self.k_norm, &depth.k_norm]); // [B, T, K, H]
+        let v = self.v_proj.forward(x, &depth.v_proj);
+        [k.reshape([num_rows, config.key_value_size()]), v]
+    }
+}
+
+impl AttentionContext<'_> {
+    /// QK norm (stored, or the depth's own) and rotary embedding: `[M, heads·H]` → `[B, T, heads,
+    /// H]`.
+    fn prepare(self, x: Tensor<2>, heads: usize, [stored, own]: [&Option<Norm>; 2]) -> Tensor<4> {
+        let Self { config, kind, rows } = self;
+        let ([num_rows, _], anatomy) = (x.dims(), &config.anatomy);
+        let [batch, tokens] = [rows.batch, num_rows / rows.batch];
+        let split = |x: Tensor<2>| x.reshape([batch, tokens, heads, config.head_dim]);
+        let x = match anatomy.qk_norm {
+            None => split(x),
+            Some(QkNorm::Full) => split(chosen(stored, own).forward(x, anatomy)),
+            Some(QkNorm::Head) => chosen(stored, own).forward_heads(split(x), anatomy),
+        };
+        match kind.rope.map(|rope| &rows.angles[rope]) {
+            Some(angles) => kernels::rope(x, angles.cos.clone(), angles.sin.clone()),
+            None => x,
+        }
     }
 }
