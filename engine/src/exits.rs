@@ -1,5 +1,5 @@
-//! Early exits: sequences whose tokens leave the loop when an exit rule says so, or after a number of
-//! recursions.
+//! Early exits: sequences whose tokens leave the loop when an exit rule says so, or after a number
+//! of recursions.
 //!
 //! Every token has the exits of its request, those of the prompt too. So a text is what the model
 //! computes in one pass over it under the same rule and policy, however it is batched.

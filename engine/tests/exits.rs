@@ -121,7 +121,7 @@ fn decoding_is_one_pass_over_the_text_in_every_batch_with_every_policy() {
             }
         }
         let mixed = &alone[0].recursion_counts;
-        assert!([1, 3].iter().all(|count| mixed.contains(count)), "{kv}: {mixed:?}");
+        assert!(mixed.contains(&1) && mixed.iter().any(|count| *count > 1), "{kv}: {mixed:?}");
     }
 }
 

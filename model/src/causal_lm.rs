@@ -154,8 +154,8 @@ impl CausalLm {
         found
     }
 
-    /// [`CausalLm::forward_cached`] whose tokens leave the loop as `exits` says. The cache has to be
-    /// one of [`KvCache::for_exits`] with the same policy.
+    /// [`CausalLm::forward_cached`] whose tokens leave the loop as `exits` says. The cache has to
+    /// be one of [`KvCache::for_exits`] with the same policy.
     ///
     /// # Panics
     /// As [`CausalLm::forward_cached`], and when the model fails [`CausalLm::check_exits`].

@@ -28,8 +28,8 @@ pub struct Calibrate {
     /// Text of the kind that the promise is about; a document is a row, or a window of a plain text
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Loss of a token: `disagreement` of the most probable token with that of the whole stack, `kl`
-    /// from the whole stack in nats, or `nll` above its own
+    /// Loss of a token: `disagreement` of the most probable token with that of the whole stack,
+    /// `kl` from the whole stack in nats, or `nll` above its own
     #[arg(long, value_name = "RISK", default_value = "disagreement", value_parser = parse::<RiskKind>)]
     risk: RiskKind,
     /// Bounds of the mean loss of a document, with commas between
@@ -44,8 +44,8 @@ pub struct Calibrate {
     /// Rule by which tokens leave: probe, probability, margin, entropy, agreement, change
     #[arg(long, value_name = "RULE", default_value = "probe", value_parser = parse::<ExitRuleKind>)]
     rule: ExitRuleKind,
-    /// Keys and values of skipped recursions: skip, latest, propagate, recompute, shared; by default
-    /// `latest`, or `shared` for a model with shared keys and values
+    /// Keys and values of skipped recursions: skip, latest, propagate, recompute, shared; by
+    /// default `latest`, or `shared` for a model with shared keys and values
     #[arg(long, value_name = "POLICY", value_parser = exits::parse_policy)]
     kv_policy: Option<SkippedKv>,
     /// Use at most N documents of a text

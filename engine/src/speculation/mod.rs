@@ -180,8 +180,8 @@ impl Engine {
         progress
     }
 
-    /// Logits `[V]` of the exit's hidden state `[1, D]`; tokens without a row in the draft head have
-    /// −∞.
+    /// Logits `[V]` of the exit's hidden state `[1, D]`; tokens without a row in the draft head
+    /// have −∞.
     fn draft_logits(&self, hidden: Tensor<2>) -> Vec<f32> {
         let Some(DraftHead { weight, tokens }) = self.speculation.as_ref().and_then(|found| found.head.as_ref()) else {
             return f32_slice(&self.model.logits(hidden).into_data()).to_vec();

@@ -1,8 +1,8 @@
 //! Number of tokens to draft at a time, from measured times and the part of the drafts that was
 //! right.
 //!
-//! With `k` drafts of which each is right with probability `a`, a cycle yields `(1 − a^(k+1)) / (1 −
-//! a)` tokens (Leviathan et al., <https://arxiv.org/abs/2211.17192>, Eq. 1) and takes the time of
+//! With `k` drafts of which each is right with probability `a`, a cycle yields `(1 − a^(k+1)) / (1
+//! − a)` tokens (Leviathan et al., <https://arxiv.org/abs/2211.17192>, Eq. 1) and takes the time of
 //! `k` drafts and one verification. The `k` with the most tokens a second is taken, 0 for plain
 //! decoding. After plain steps the drafts are tried again now and then.
 

@@ -1,15 +1,13 @@
 //! Risk control: the most eager of a sequence of thresholds whose risk is promised to stay within a
 //! level.
 //!
-//! The unit is a document: its loss is the mean over its tokens, from 0 to 1. Tokens of one document
-//! are not independent; documents are taken to be drawn independently from the kind of text that
-//! the promise is about (exchangeably, for [`conformal`]).
+//! The unit is a document: its loss is the mean over its tokens, from 0 to 1. Tokens of one
+//! document are not independent; documents are taken to be drawn independently from the kind of
+//! text that the promise is about (exchangeably, for [`conformal`]).
 //!
-//! | file | procedure | promise |
-//! |---|---|---|
-//! | `conformal` | conformal risk control | the expected loss of a new document is at most the level |
-//! | `betting` | upper bound by betting | with the confidence, the mean loss of documents is at most the level |
-//! | `hoeffding_bentkus` | Learn-then-Test | the same, with another test |
+//! - `conformal`, conformal risk control: the expected loss of a new document is at most the level.
+//! - `betting`, an upper bound by betting: with the confidence, the mean loss of documents is.
+//! - `hoeffding_bentkus`, Learn-then-Test: the same promise, with another test.
 //!
 //! The last two test thresholds from the safest on and stop at the first that is not accepted
 //! (fixed-sequence testing: Angelopoulos et al., "Learn then Test",

@@ -1,12 +1,15 @@
 //! Keys and values of skipped recursions ([`SkippedKv`]).
 //!
-//! | policy | a later token attends, in a recursion that this one skipped, to | source |
-//! |---|---|---|
-//! | `skip` | nothing of it | MoR, §2.2.2, <https://arxiv.org/abs/2507.10524> |
-//! | `latest` | the keys and values of its last recursion, by layer | Huginn, <https://arxiv.org/abs/2502.05171> |
-//! | `propagate` | those that the recursion's weights make of the state that left | CALM, <https://arxiv.org/abs/2207.07061> |
-//! | `recompute` | its own: it runs through the recursion as soon as a later token does | EE-LLM, <https://arxiv.org/abs/2312.04916> |
-//! | `shared` | those of the first recursion, as every token does | MoR, §2.2.2 |
+//! What a later token attends to, of one that skipped a recursion:
+//!
+//! - `skip`: nothing (MoR, §2.2.2, <https://arxiv.org/abs/2507.10524>).
+//! - `latest`: keys and values of its last recursion, by layer (Huginn,
+//!   <https://arxiv.org/abs/2502.05171>).
+//! - `propagate`: those that the recursion's weights make of the state that left (CALM,
+//!   <https://arxiv.org/abs/2207.07061>).
+//! - `recompute`: its own; it runs through the recursion as soon as a later token does (EE-LLM,
+//!   <https://arxiv.org/abs/2312.04916>).
+//! - `shared`: those of the first recursion, as for every token (MoR, §2.2.2).
 
 use crate::{
     cache::KvCache,
@@ -121,7 +124,8 @@ pub(super) fn selected(all: &Tensor<2>, call: &RecursionCall<'_>) -> Option<Tens
     }
 }
 
-/// Keys and values `[M, K·H]` that `depth` makes of the states of the rows `gone`; others are zeros.
+/// Keys and values `[M, K·H]` that `depth` makes of the states of the rows `gone`; others are
+/// zeros.
 fn propagated(
     model: &CausalLm,
     all: &Tensor<2>,

@@ -1,7 +1,8 @@
 //! Early exits (RRT Section 3.7 and Appendix J, <https://arxiv.org/abs/2410.20672>): the hidden
-//! states that a recursion leaves go through the layers after the loop, the final norm and the head,
-//! as those of the last one do: an exit skips recursions and nothing else. With `R` recursions the loss is `Σ a_i L_i` over `i = 1 … R − 1`, where `L_i = CE_i`, or `T² D`
-//! from the detached logits of the last recursion, or of the teacher, or several of them added up.
+//! states that a recursion leaves go through the layers after the loop, the final norm and the
+//! head, as those of the last one do: an exit skips recursions and nothing else. With `R`
+//! recursions the loss is `Σ a_i L_i` over `i = 1 … R − 1`, where `L_i = CE_i`, or `T² D` from the
+//! detached logits of the last recursion, or of the teacher, or several of them added up.
 //!
 //! RRT's `α_i` weigh the last recursion too. Here the other terms are its losses, so
 //! `a_i = α_i / α_R`: `i/R` for its `i / Σ j`, `c` for its `(c, …, c, 1)`. The objective is RRT's

@@ -266,8 +266,8 @@ fn router_gradients(
     pass.decisions().iter().map(of_decision).collect()
 }
 
-/// Mean cross-entropy of `batches`, nats per token, of the exit after `recursions` recursions, or of
-/// the whole stack; each rank runs a part of them.
+/// Mean cross-entropy of `batches`, nats per token, of the exit after `recursions` recursions, or
+/// of the whole stack; each rank runs a part of them.
 ///
 /// # Errors
 /// When a batch cannot be had.
