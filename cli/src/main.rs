@@ -12,6 +12,7 @@ mod command;
 mod console;
 mod dashboard;
 mod error;
+mod exits;
 mod logging;
 mod logits;
 mod machine;

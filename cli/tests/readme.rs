@@ -18,6 +18,7 @@ const PAGES: &[&str] = &[
     "docs/guides/convert.md",
     "docs/guides/distil.md",
     "docs/guides/route.md",
+    "docs/guides/exits.md",
     "docs/guides/export.md",
     "docs/guides/measure.md",
 ];

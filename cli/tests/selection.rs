@@ -46,6 +46,15 @@ fn removed_layers_are_compensated_and_a_closed_loop_over_them_changes_no_logit()
         .ok();
     assert_eq!(place.retie("check identity open --reference drop").code, Some(1));
 
+    // The exit after the first recursion is the model without the removed layers, to the last bit.
+    let text = "--tasks perplexity --text text/heldout.jsonl --limit 8 --window 128";
+    place.retie(&format!("eval open {text} --depths all --json open.json")).ok();
+    let exits: Value = serde_json::from_str(&place.read("open.json")).unwrap();
+    let (exit, whole) = (&exits["exits"][0], &exits["results"]["perplexity"]["token_nll"]);
+    assert_eq!((exit["recursion"].as_u64(), exit["depths"].as_u64()), (Some(1), Some(kept as u64)));
+    assert_eq!(exit["results"]["perplexity"]["token_nll"].as_f64(), Some(drop));
+    assert_ne!(whole.as_f64(), Some(drop), "the second recursion counts");
+
     // A step of training opens the gates.
     let gates = |model: &str| -> Vec<f32> {
         let bytes = fs_err::read(place.path(&format!("{model}/model.safetensors"))).unwrap();

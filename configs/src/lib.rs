@@ -14,6 +14,8 @@ mod cost;
 mod disguise;
 pub mod document;
 mod error;
+mod exit_calibration;
+mod exits;
 mod extras;
 mod groups;
 mod json;
@@ -50,6 +52,11 @@ pub use cost::Cost;
 pub use disguise::{DISGUISE_BYTES, Disguise};
 pub use document::{Document, DocumentError};
 pub use error::ConfigError;
+pub use exit_calibration::{
+    CalibratedText, EXITS_FILE, EXITS_SCHEMA, ExitCalibration, ExitProbe, ExitRuleKind, ExitThreshold, HashedFile,
+    RiskKind, RiskProcedure, SkippedKv,
+};
+pub use exits::Exits;
 pub use extras::{DepthExtra, ExtraVector};
 pub use groups::{ClipGroup, GroupConfig, GroupsConfig, ParameterGroup};
 pub use json::{parse_json, special_number};

@@ -47,6 +47,14 @@ pub enum ShareError {
         /// What is wrong.
         problem: String,
     },
+    /// The stack has no early exits. What needs them adds a hint.
+    #[error("{pattern} has no early exits: {reason}")]
+    NoExits {
+        /// The pattern, as it is shown.
+        pattern: String,
+        /// What the pattern lacks.
+        reason: &'static str,
+    },
     /// A map has another length than the stack.
     #[error(
         "a map of {found} depths does not fit {num_hidden_layers} layers\nhint: give one number for each layer of the model"

@@ -48,7 +48,7 @@ pub use calibration::CalibrationText;
 pub use chat_template::ChatTemplate;
 pub use dataset::TokenDataset;
 pub use decode_stream::DecodeStream;
-pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, joined_text, read_text};
+pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, has_rows, joined_text, read_text};
 pub use error::{DataError, Place};
 pub use mixture::Mixture;
 pub use options::{DatasetOptions, Progress, Split, TextFile};

@@ -2,10 +2,12 @@
 
 use crate::{
     EngineError, ExitTrace, FinishReason, Request, Scheduler, SequenceId, TokenLogprobs,
+    exits::{ExitOptions, row_exits},
     looped::{Finished, Looped},
     pipeline::Unit,
     schedule::schedule,
     sequence::{Choice, Sequence},
+    speculation::Speculation,
 };
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::ModelConfig;
@@ -33,15 +35,17 @@ pub struct EngineOptions {
 /// Generates many sequences in one batch.
 #[derive(Debug)]
 pub struct Engine {
-    model: CausalLm,
-    device: Device,
-    cache: KvCache,
-    options: EngineOptions,
+    pub(crate) model: CausalLm,
+    pub(crate) device: Device,
+    pub(crate) cache: KvCache,
+    pub(crate) options: EngineOptions,
     /// The sequence of each slot.
-    sequences: Vec<Option<Sequence>>,
+    pub(crate) sequences: Vec<Option<Sequence>>,
     num_admitted: u64,
     /// The parts of the stack, unless the scheduler is `full`.
-    looped: Option<Looped>,
+    pub(crate) looped: Option<Looped>,
+    pub(crate) speculation: Option<Speculation>,
+    pub(crate) exits: Option<ExitOptions>,
 }
 
 /// A row whose logits score the next token of a prompt.
@@ -98,7 +102,17 @@ impl Engine {
         let device = model.device();
         let cache = KvCache::new(model.config(), num_slots, context, &device);
         let sequences = (0..num_slots).map(|_| None).collect();
-        Ok(Self { model, device, cache, options, sequences, num_admitted: 0, looped: None })
+        Ok(Self {
+            model,
+            device,
+            cache,
+            options,
+            sequences,
+            num_admitted: 0,
+            looped: None,
+            speculation: None,
+            exits: None,
+        })
     }
 
     /// The engine with another scheduler, and with forced exits, if a trace is given. Prompts are
@@ -130,23 +144,12 @@ impl Engine {
     /// value of the request is out of its range.
     pub fn admit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         request.check(self.model.config().vocab_size, self.options.context)?;
-        self.check_recursions(request.max_recursions)?;
+        self.check_exits(&request)?;
         let slot = self.cache.admit().ok_or(EngineError::NoFreeSlot { num_slots: self.options.num_slots })?;
         let id = SequenceId(self.num_admitted);
         self.num_admitted += 1;
         self.sequences[slot.index()] = Some(Sequence::new(id, slot, request));
         Ok(id)
-    }
-
-    fn check_recursions(&self, most: Option<usize>) -> Result<(), EngineError> {
-        let (Some(most), all) = (most, self.model.share_map().num_recursions()) else { return Ok(()) };
-        let expected = match self.looped {
-            Some(_) if (1..=all).contains(&most) => return Ok(()),
-            Some(_) => format!("1 to {all}, the recursions of the model"),
-            None if most == all => return Ok(()),
-            None => format!("{all}: with scheduler `full` every token goes through every recursion"),
-        };
-        Err(EngineError::OutOfRange { name: "max_recursions", found: most.to_string(), expected })
     }
 
     /// Ends a sequence; returns true if it was active.
@@ -180,17 +183,32 @@ impl Engine {
     /// Runs forward passes over a token of every sequence that decodes and over parts of prompts,
     /// until a sequence makes progress, and samples a token for every sequence that has been read
     /// to its end. Returns the progress of each sequence whose tokens have been read, by slot;
-    /// nothing if no sequence is active or all are paused.
+    /// nothing if no sequence is active or all are paused. A speculative step can have several new
+    /// tokens of its sequence, in order.
     pub fn step(&mut self) -> Vec<Progress> {
         if let Some(looped) = self.looped.take() {
             return self.step_looped(looped);
         }
+        match self.speculative_slot() {
+            Some(slot) => self.step_speculatively(slot),
+            None => self.step_plainly(),
+        }
+    }
+
+    /// [`Engine::step`] in one pass over the whole stack, without speculation.
+    pub(crate) fn step_plainly(&mut self) -> Vec<Progress> {
         let batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens, 0);
         if batch.is_empty() {
             return Vec::new();
         }
         let ids = self.start(&batch);
-        let (hidden, trace) = self.model.forward_cached(ids, &batch, &mut self.cache); // [M, D]
+        let (hidden, trace) = match &self.exits {
+            Some(options) => {
+                let exits = row_exits(options, &self.sequences, &batch);
+                self.model.forward_exiting(ids, &batch, exits, &mut self.cache)
+            }
+            None => self.model.forward_cached(ids, &batch, &mut self.cache),
+        }; // [M, D]
         let num_rows = batch.iter().map(|new| new.tokens).sum::<usize>();
         let counts = self.recursion_counts(&trace, num_rows);
         self.report(hidden, &batch, &counts)
@@ -237,7 +255,7 @@ impl Engine {
         let forced = self.sequences[new.slot.index()].as_ref().and_then(|sequence| {
             let token = sequence.num_started.checked_sub(sequence.num_prompt_tokens)?;
             let count = looped.trace.as_ref().map_or(all, |trace| trace.count(sequence.id.0, token));
-            Some(count.min(sequence.max_recursions.unwrap_or(all)))
+            Some(count.min(sequence.exits.max_recursions))
         });
         Unit { span, done: 0, until: forced.unwrap_or(all), is_prompt: forced.is_none() }
     }
@@ -333,9 +351,9 @@ impl Engine {
 
     /// Recursion count of each row of a forward pass.
     fn recursion_counts(&self, trace: &RoutingTrace, num_rows: usize) -> Vec<usize> {
-        match self.model.router() {
-            Some(_) => trace.recursion_counts(num_rows),
-            None => vec![self.model.share_map().num_recursions(); num_rows],
+        match self.model.router().is_some() || self.exits.is_some() {
+            true => trace.recursion_counts(num_rows),
+            false => vec![self.model.share_map().num_recursions(); num_rows],
         }
     }
 

@@ -59,6 +59,26 @@ pub enum EngineError {
         /// Recursions of the model.
         expected: usize,
     },
+    /// Tokens cannot leave the loop of the model early.
+    #[error("tokens cannot leave the loop early: {reason}\nhint: run every token through the whole stack")]
+    NoExits {
+        /// What the model lacks.
+        reason: String,
+    },
+    /// A request asks for exits that the engine was not started with.
+    #[error(
+        "`{name}` is given, but this model is served without early exits\nhint: calibrate them with `retie calibrate`"
+    )]
+    ExitsOff {
+        /// The field.
+        name: &'static str,
+    },
+    /// The exit after the first recursion cannot draft for the model.
+    #[error("the model cannot speculate: {reason}\nhint: decode it plainly")]
+    NoDrafts {
+        /// What it lacks.
+        reason: String,
+    },
     /// Every slot is occupied.
     #[error("all {num_slots} slots have a sequence\nhint: admit it when one has finished, or use more slots")]
     NoFreeSlot {

@@ -17,6 +17,7 @@
 
 mod engine;
 mod error;
+mod exits;
 mod logprobs;
 mod looped;
 mod pipeline;
@@ -25,14 +26,17 @@ pub mod sampling;
 mod schedule;
 mod scheduler;
 mod sequence;
+mod speculation;
 mod stop;
 mod stop_text;
 
 pub use engine::{Engine, EngineOptions, Progress};
 pub use error::EngineError;
+pub use exits::ExitOptions;
 pub use logprobs::TokenLogprobs;
 pub use request::{Request, SequenceId};
 pub use sampling::{Sampler, Sampling};
 pub use scheduler::{ExitTrace, Scheduler};
+pub use speculation::{SpeculationCounts, SpeculationOptions};
 pub use stop::{FinishReason, StopConditions};
 pub use stop_text::StopText;

@@ -1,7 +1,7 @@
 //! Active sequences.
 
-use crate::{FinishReason, Request, Sampler, SequenceId, StopConditions, TokenLogprobs};
-use retie_model::Slot;
+use crate::{FinishReason, Request, Sampler, SequenceId, StopConditions, TokenLogprobs, exits};
+use retie_model::{ExitLimit, Slot};
 
 /// State of a request between steps.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub(crate) struct Sequence {
     /// Number of tokens that have started: those that have been read, and those on their way.
     pub num_started: usize,
     pub recursion_counts: bool,
-    /// Most recursions of a new token.
-    pub max_recursions: Option<usize>,
+    /// When its tokens leave the loop.
+    pub exits: ExitLimit,
     /// Number of most probable tokens to report with each new token.
     logprobs: Option<usize>,
     /// Number of most probable tokens to report with each token of the prompt.
@@ -44,8 +44,8 @@ pub(crate) struct Choice {
 
 impl Sequence {
     pub fn new(id: SequenceId, slot: Slot, request: Request) -> Self {
-        let Request { prompt, sampling, stop, mut forced, .. } = request;
-        let Request { recursion_counts, max_recursions, logprobs, prompt_logprobs, .. } = request;
+        let exits = exits::limit(&request);
+        let Request { prompt, sampling, stop, mut forced, recursion_counts, logprobs, prompt_logprobs, .. } = request;
         forced.reverse();
         Self {
             id,
@@ -54,7 +54,7 @@ impl Sequence {
             num_read: 0,
             num_started: 0,
             recursion_counts,
-            max_recursions,
+            exits,
             logprobs,
             prompt_logprobs,
             paused: false,
@@ -94,6 +94,29 @@ impl Sequence {
     /// True if its prompt has been read and no new token is wanted.
     pub fn is_done(&self) -> bool {
         self.is_read_only() && self.num_unread() == 0
+    }
+
+    /// True if its next tokens can be drafted: it has one unread token and nothing is forced or
+    /// reported about what is read.
+    pub fn takes_drafts(&self) -> bool {
+        let is_free = self.forced.is_empty() && !self.recursion_counts && self.ending.is_none();
+        is_free && self.decodes() && self.num_unread() == 1 && !self.is_read_only()
+    }
+
+    /// Sampler of drafts: a copy, which draws the same random numbers.
+    pub fn drafter(&self) -> Sampler {
+        self.sampler.clone()
+    }
+
+    /// The last token.
+    pub fn last(&self) -> Option<u32> {
+        self.tokens.last().copied()
+    }
+
+    /// Number of new tokens that it can still get, if its text does not end before.
+    pub fn num_wanted(&self) -> usize {
+        let new = self.tokens.len() - self.num_prompt_tokens;
+        self.stop.max_new_tokens.map_or(usize::MAX, |most| most.saturating_sub(new))
     }
 
     /// Chooses the next token from its logits `[V]`.

@@ -8,12 +8,16 @@
 //!    [`score_all`] batches the requests.
 //! 4. [`evaluate_task`] and [`measure_perplexity`] compute metrics from the scores, [`EvalReport`]
 //!    prints them.
+//!
+//! Beside these, [`calibrate_exits`] finds thresholds of early exits whose risk is controlled
+//! ([`RiskTest`]).
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod codec;
 mod error;
 mod evaluate;
 mod example;
+mod exits;
 mod grouping;
 mod metrics;
 mod model_scorer;
@@ -22,6 +26,7 @@ mod perplexity;
 mod prompt;
 mod python;
 mod report;
+mod risk;
 mod routed_cost;
 mod routing;
 mod rows;
@@ -36,11 +41,13 @@ pub use codec::TextCodec;
 pub use error::{EvalError, RunError};
 pub use evaluate::{Sample, TaskResult, evaluate_task};
 pub use example::Example;
+pub use exits::{ExitReport, ExitSettings, LevelReport, Realised, RuleReport, calibrate_exits};
 pub use metrics::{Estimate, Metric};
 pub use model_scorer::ModelScorer;
 pub use perplexity::{Agreement, Perplexity, PerplexityOptions, measure_perplexity};
 pub use prompt::PromptEncoder;
 pub use report::EvalReport;
+pub use risk::{Promise, RiskTest, least_level};
 pub use routed_cost::{Beside, RoutedCost, measure_cost};
 pub use routing::{Chosen, RecursionReport, RouterReport, TopK, measure_router};
 pub use scorer::{Progress, ScoreRequest, Scorer, TokenAgreement, TokenScores, score_all};

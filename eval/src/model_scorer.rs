@@ -13,7 +13,8 @@ use std::convert::Infallible;
 #[derive(Debug)]
 pub struct ModelScorer<'m> {
     model: &'m CausalLm,
-    exit: usize,
+    /// Recursion count of the exit; `None` for the whole stack.
+    recursions: Option<usize>,
     teacher: Option<&'m CausalLm>,
 }
 
@@ -21,13 +22,13 @@ impl<'m> ModelScorer<'m> {
     /// A scorer of `model`, which should be on a device without autodiff.
     #[must_use]
     pub fn new(model: &'m CausalLm) -> Self {
-        Self { model, exit: model.share_map().num_depths(), teacher: None }
+        Self { model, recursions: None, teacher: None }
     }
 
-    /// Sets an early exit: every token leaves the stack after `num_depths` depths.
+    /// Sets an early exit: every token leaves the loop after `recursions` recursions.
     #[must_use]
-    pub fn exiting_at(self, num_depths: usize) -> Self {
-        Self { exit: num_depths, ..self }
+    pub fn exiting_after(self, recursions: Option<usize>) -> Self {
+        Self { recursions, ..self }
     }
 
     /// Adds a teacher to compare with, of the same vocabulary and on the same device.
@@ -49,14 +50,17 @@ impl Scorer for ModelScorer<'_> {
         let indices = |values: Vec<i32>| Tensor::<1, Int>::from_ints(values.as_slice(), &device);
         let ids = indices(ids.into_iter().map(|id| id as i32).collect());
         let rows = indices(rows.into_iter().map(|row| row as i32).collect());
-        let read = |model: &CausalLm, exit| {
+        let read = |model: &CausalLm, recursions: Option<usize>| {
             let forward = model.begin(ids.clone(), layout.clone(), SelectionRule::Causal);
-            let (hidden, _) = forward.exit_at(exit);
+            let (hidden, _) = match recursions {
+                Some(recursions) => forward.exit_after(recursions),
+                None => forward.finish(),
+            };
             HeadInput { hidden: hidden.select(0, rows.clone()), head: model.head() }
         };
-        let input = read(self.model, self.exit);
+        let input = read(self.model, self.recursions);
         let (log_probs, greedy) = token_log_probs(&input, &targets);
-        let beside = self.teacher.map(|teacher| agreement(&input, &read(teacher, teacher.share_map().num_depths())));
+        let beside = self.teacher.map(|teacher| agreement(&input, &read(teacher, None)));
         let mut start = 0;
         let scores = requests.iter().map(|request| {
             let end = start + request.num_scored();

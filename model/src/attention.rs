@@ -55,50 +55,68 @@ impl Attention {
     ) -> Tensor<2> {
         let AttentionContext { config, kind, rows } = context;
         let [num_rows, _] = x.dims();
-        let [batch, tokens] = [rows.batch, num_rows / rows.batch];
-        let anatomy = &config.anatomy;
-        let split = |x: Tensor<2>, heads: usize| x.reshape([batch, tokens, heads, config.head_dim]);
-        // QK norm and rotary embedding: [M, heads·H] → [B, T, heads, H].
-        let prepare = |x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &AtDepths<'_, Option<Norm>>| {
-            let x = match anatomy.qk_norm {
-                None => x,
-                Some(QkNorm::Full) => normalised(x, stored, own, |norm, x| norm.forward(x, anatomy)),
-                Some(QkNorm::Head) => {
-                    normalised(x, stored, own, |norm, x| norm.forward_heads(x, config.head_dim, anatomy))
-                }
-            };
-            let x = split(x, heads);
-            match kind.rope.map(|rope| &rows.angles[rope]) {
-                Some(angles) => kernels::rope(x, angles.cos.clone(), angles.sin.clone()),
-                None => x,
-            }
-        };
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let q = self.q_proj.forward(x.clone(), &depth.part(|depth| &depth.q_proj));
-        let q = prepare(q, heads, &self.q_norm, &depth.part(|depth| &depth.q_norm)); // [B, T, N, H]
-        let make = || {
-            let k = self.k_proj.forward(x.clone(), &depth.part(|depth| &depth.k_proj));
-            let k = prepare(k, kv_heads, &self.k_norm, &depth.part(|depth| &depth.k_norm)); // [B, T, K, H]
-            let v = self.v_proj.forward(x, &depth.part(|depth| &depth.v_proj)); // [M, K·H]
-            [k.reshape([num_rows, config.key_value_size()]), v]
-        };
+        let q = context.prepare(q, heads, &self.q_norm, &depth.part(|depth| &depth.q_norm)); // [B, T, N, H]
         let keys = |x: Tensor<2>| {
             let [rows, _] = x.dims();
             x.reshape([rows, kv_heads, config.head_dim]) // [S, K, H]
         };
         let q = q.reshape([num_rows, heads, config.head_dim]);
         let scoring = Scoring {
-            scale: (1.0 / anatomy.query_pre_attn_scalar.sqrt()) as f32,
-            softcap: anatomy.attn_logit_softcapping.map(|cap| cap as f32),
+            scale: (1.0 / config.anatomy.query_pre_attn_scalar.sqrt()) as f32,
+            softcap: config.anatomy.attn_logit_softcapping.map(|cap| cap as f32),
             window: kind.window,
         };
         let attend = |q: Tensor<3>, [k, v]: KeysValues, layout: &Layout| {
             kernels::attention(q, keys(k), keys(v), layout, scoring) // [M, N, H]
         };
         let out = match kv {
-            KvSource::OfDepths(caches) => caches.attend(q, make(), attend),
-            kv => attend(q, kv.keys_values(make), &rows.layout),
+            KvSource::OfDepths(caches) => caches.attend(q, self.keys_values(x, depth, context), attend),
+            kv => attend(q, kv.keys_values(|| self.keys_values(x, depth, context)), &rows.layout),
         };
         out.reshape([num_rows, config.query_size()])
+    }
+
+    /// Keys and values of `x [M, D]`, `[M, K·H]` each.
+    pub(crate) fn keys_values(
+        &self,
+        x: Tensor<2>,
+        depth: &AtDepths<'_, AttentionAtDepth>,
+        context: AttentionContext<'_>,
+    ) -> KeysValues {
+        let ([num_rows, _], config) = (x.dims(), context.config);
+        let k = self.k_proj.forward(x.clone(), &depth.part(|depth| &depth.k_proj));
+        let own = depth.part(|depth| &depth.k_norm);
+        let k = context.prepare(k, config.num_key_value_heads, &self.k_norm, &own); // [B, T, K, H]
+        let v = self.v_proj.forward(x, &depth.part(|depth| &depth.v_proj)); // [M, K·H]
+        [k.reshape([num_rows, config.key_value_size()]), v]
+    }
+}
+
+impl AttentionContext<'_> {
+    /// QK norm (stored, or the depth's own) and rotary embedding: `[M, heads·H]` → `[B, T, heads,
+    /// H]`.
+    fn prepare(
+        self,
+        x: Tensor<2>,
+        heads: usize,
+        stored: &Option<Norm>,
+        own: &AtDepths<'_, Option<Norm>>,
+    ) -> Tensor<4> {
+        let Self { config, kind, rows } = self;
+        let ([num_rows, _], anatomy) = (x.dims(), &config.anatomy);
+        let x = match anatomy.qk_norm {
+            None => x,
+            Some(QkNorm::Full) => normalised(x, stored, own, |norm, x| norm.forward(x, anatomy)),
+            Some(QkNorm::Head) => {
+                normalised(x, stored, own, |norm, x| norm.forward_heads(x, config.head_dim, anatomy))
+            }
+        };
+        let x = x.reshape([rows.batch, num_rows / rows.batch, heads, config.head_dim]);
+        match kind.rope.map(|rope| &rows.angles[rope]) {
+            Some(angles) => kernels::rope(x, angles.cos.clone(), angles.sin.clone()),
+            None => x,
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     attention::{Attention, AttentionAtDepth, AttentionContext},
     extras::{Extras, scaled},
     kernels,
-    kv::KvSource,
+    kv::{KeysValues, KvSource},
     mlp::{Mlp, MlpAtDepth},
     norm::{Norm, normalised},
     row_context::RowContext,
@@ -134,6 +134,13 @@ impl Block<'_> {
             Residual::PostNorm => x,
             _ => self.norm(x, &self.layer.input_layernorm, |own| &own.input_layernorm),
         }
+    }
+
+    /// Keys and values of `x [M, D]`, `[M, K·H]` each.
+    pub fn keys_values(&self, x: Tensor<2>, rows: &RowContext) -> KeysValues {
+        let context = AttentionContext { config: self.config, kind: self.kind, rows };
+        let read = self.attention_input(self.enter(x));
+        self.layer.self_attn.keys_values(read, &self.own.part(|own| &own.self_attn), context)
     }
 
     /// Input of `o_proj`.

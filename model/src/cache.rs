@@ -11,9 +11,12 @@
 
 mod selected;
 
-use crate::kernels::{Grid, Layout, RowCopy, Segment, write_rows};
+use crate::{
+    exit::Pending,
+    kernels::{Grid, Layout, RowCopy, Segment, write_rows},
+};
 use burn::tensor::{Device, Tensor};
-use retie_config::{KvSharing, ModelConfig};
+use retie_config::{KvSharing, ModelConfig, SkippedKv};
 use selected::SelectedTokens;
 use std::{ops::Range, sync::Arc};
 
@@ -28,6 +31,8 @@ pub struct KvCache {
     lengths: Vec<Option<usize>>,
     /// Selected tokens of each recursion; `None` where the buffers hold every token.
     selected: Vec<Option<SelectedTokens>>,
+    /// Tokens that wait in front of each recursion, where skipped ones are made up for.
+    pending: Vec<Pending>,
 }
 
 /// Keys and values of a depth, `[rows, K·H]` each; `None` while they are being written, and for
@@ -80,15 +85,46 @@ impl KvCache {
     /// forward pass, then a sixteenth more at a time. A slot keeps that room for later sequences.
     #[must_use]
     pub fn new(config: &ModelConfig, num_slots: usize, capacity: usize, device: &Device) -> Self {
+        Self::with(config, num_slots, capacity, device, None)
+    }
+
+    /// [`KvCache::new`] for tokens that leave the loop early, with a policy for the recursions that
+    /// they skip.
+    #[must_use]
+    pub fn for_exits(
+        config: &ModelConfig,
+        num_slots: usize,
+        capacity: usize,
+        device: &Device,
+        policy: SkippedKv,
+    ) -> Self {
+        Self::with(config, num_slots, capacity, device, Some(policy))
+    }
+
+    fn with(
+        config: &ModelConfig,
+        num_slots: usize,
+        capacity: usize,
+        device: &Device,
+        policy: Option<SkippedKv>,
+    ) -> Self {
         let width = config.key_value_size();
         let zeros = || Tensor::zeros([num_slots * capacity, width], device);
         let whole = || Some([zeros(), zeros()]);
         let recursion = config.recursion.as_ref().map(|recursion| (recursion, config.share_map()));
+        let num_pending = config.share_map().num_recursions();
+        let pending = match policy {
+            Some(SkippedKv::Recompute) => (0..num_pending).map(|_| Pending::default()).collect(),
+            _ => Vec::new(),
+        };
         let (depths, selected) = match recursion {
             None => ((0..config.num_hidden_layers).map(|_| whole()).collect(), Vec::new()),
             Some((recursion, map)) => {
                 let kv_sharing = recursion.kv_sharing;
-                let leaves_out = |r| recursion.router.as_ref().is_some_and(|router| !router.takes_all(r));
+                let leaves_out = |r| match policy {
+                    Some(policy) => r > 0 && policy == SkippedKv::Skip,
+                    None => recursion.router.as_ref().is_some_and(|router| !router.takes_all(r)),
+                };
                 let selects = |r| kv_sharing == KvSharing::RecursionWise && leaves_out(r);
                 let buffers = |recursion: Option<usize>| match recursion {
                     Some(r) if r > 0 && kv_sharing == KvSharing::Shared => None,
@@ -100,7 +136,18 @@ impl KvCache {
                 (depths, (0..map.num_recursions()).map(selected).collect())
             }
         };
-        Self { depths, width, device: device.clone(), capacity, lengths: vec![None; num_slots], selected }
+        Self { depths, width, device: device.clone(), capacity, lengths: vec![None; num_slots], selected, pending }
+    }
+
+    /// Tokens that wait in front of a recursion.
+    pub(crate) fn pending(&mut self, recursion: usize) -> &mut Pending {
+        &mut self.pending[recursion]
+    }
+
+    /// Number of tokens that wait in front of each recursion.
+    #[must_use]
+    pub fn num_pending(&self) -> Vec<usize> {
+        self.pending.iter().map(Pending::len).collect()
     }
 
     /// Cache for a fixed batch: [`KvCache::new`] with an empty sequence in each of `batch` slots.
@@ -133,6 +180,7 @@ impl KvCache {
         assert!(len <= held, "{len} tokens of a sequence of {held}");
         self.lengths[slot.0] = Some(len);
         self.selected.iter_mut().flatten().for_each(|selected| selected.crop(slot.0, len));
+        self.pending.iter_mut().for_each(|pending| pending.crop(slot.0, len));
     }
 
     /// Number of tokens of the sequence in a slot.

@@ -11,8 +11,9 @@ use crate::{
     at_depths::AtDepths,
     block::{Block, DepthWeights, Layer},
     cache::{KvCache, NewTokens},
+    exit::RowExits,
     kernels::{self, Head, Layout},
-    kv::KvSource,
+    kv::{KeysValues, KvSource},
     norm::Norm,
     rope::RopeFrequencies,
     router::{Router, RoutingTrace, SelectionRule},
@@ -154,6 +155,25 @@ impl CausalLm {
         found
     }
 
+    /// [`CausalLm::forward_cached`] whose tokens leave the loop as `exits` says. The cache has to
+    /// be one of [`KvCache::for_exits`] with the same policy.
+    ///
+    /// # Panics
+    /// As [`CausalLm::forward_cached`], and when the model fails [`CausalLm::check_exits`].
+    #[must_use]
+    pub fn forward_exiting(
+        &self,
+        ids: Tensor<1, Int>,
+        batch: &[NewTokens],
+        exits: RowExits<'_>,
+        cache: &mut KvCache,
+    ) -> (Tensor<2>, RoutingTrace) {
+        let layout = cache.layout(batch);
+        let found = self.begin(ids, layout, SelectionRule::Causal).with_exits(exits).with_cache(cache).finish();
+        cache.advance(batch);
+        found
+    }
+
     /// Hidden states after the final norm, `[M, D]`, of the packed sequences `ids [M]` that
     /// `layout` describes.
     #[must_use]
@@ -216,10 +236,19 @@ impl CausalLm {
     }
 
     pub(crate) fn run_depth(&self, x: Tensor<2>, depth: usize, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
+        self.block(depth).forward(x, rows, kv, None)
+    }
+
+    /// Keys and values `[M, K·H]` that `depth` makes of `x [M, D]`.
+    pub(crate) fn keys_values(&self, x: Tensor<2>, depth: usize, rows: &RowContext) -> KeysValues {
+        self.block(depth).keys_values(x, rows)
+    }
+
+    fn block(&self, depth: usize) -> Block<'_> {
         let config = &self.spec.config;
         let layer = self.spec.share_map.depths()[depth].layer.0;
         let (layer, own) = (&self.model.layers[layer], AtDepths::One(&self.model.depths[depth]));
-        Block { layer, own, config, kind: config.anatomy.depths[depth] }.forward(x, rows, kv, None)
+        Block { layer, own, config, kind: config.anatomy.depths[depth] }
     }
 
     /// Head: the weight and logit soft cap that turn hidden states into logits.

@@ -8,6 +8,7 @@
 use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
+    exit::{ExitCall, ExitPass, RowExits},
     kernels::Layout,
     kv::FirstRecursionKv,
     recursion::{RecursionCall, SharedKv},
@@ -26,6 +27,8 @@ pub struct Forward<'m> {
     rows: Arc<RowContext>,
     /// `None` if every token goes through every recursion.
     selector: Option<Box<dyn TokenSelector + 'm>>,
+    /// Tokens leave the loop early, if asked for.
+    exits: Option<Box<ExitPass<'m>>>,
     cache: Option<&'m mut KvCache>,
     /// Hidden states after [`Forward::depth`] depths, `[M, D]`.
     hidden: Tensor<2>,
@@ -88,11 +91,13 @@ impl CausalLm {
         Forward { active_rows, ..forward }.with_selector(selector)
     }
 
-    fn forward_at(&self, rows: Arc<RowContext>, hidden: Tensor<2>, depth: usize) -> Forward<'_> {
+    /// A pass over `rows` whose first `depth` depths have left `hidden`. It selects no tokens.
+    pub(crate) fn forward_at(&self, rows: Arc<RowContext>, hidden: Tensor<2>, depth: usize) -> Forward<'_> {
         Forward {
             model: self,
             rows,
             selector: None,
+            exits: None,
             cache: None,
             hidden,
             depth,
@@ -112,6 +117,16 @@ impl<'m> Forward<'m> {
     #[must_use]
     pub fn with_cache(self, cache: &'m mut KvCache) -> Self {
         Self { cache: Some(cache), ..self }
+    }
+
+    /// Lets tokens leave the loop early. The model must pass [`CausalLm::check_exits`].
+    ///
+    /// # Panics
+    /// When there is not one limit for each row.
+    #[must_use]
+    pub fn with_exits(self, exits: RowExits<'m>) -> Self {
+        assert_eq!(exits.limits.len(), self.rows.num_rows(), "limits, one for each row");
+        Self { exits: Some(Box::new(ExitPass::new(exits))), ..self }
     }
 
     /// Runs the stack up to `depth` depths in all; depths that have run do not run again.
@@ -170,18 +185,38 @@ impl<'m> Forward<'m> {
     /// routing trace.
     #[must_use]
     pub fn finish(self) -> (Tensor<2>, RoutingTrace) {
-        let num_depths = self.model.share_map().num_depths();
-        self.exit_at(num_depths)
+        self.read_out()
     }
 
-    /// Early exit of every token after `depth` depths; the result is that of [`Forward::finish`].
+    /// Early exit of every token after the first `recursions` recursions: later ones are skipped,
+    /// the layers after the loop run. The result is that of [`Forward::finish`].
     ///
     /// # Panics
-    /// As [`Forward::advance_to`], and when more than `depth` depths have run already.
+    /// When the stack has no such exit, and when later recursions have run already.
     #[must_use]
-    pub fn exit_at(mut self, depth: usize) -> (Tensor<2>, RoutingTrace) {
-        self.advance_to(depth);
-        assert_eq!(self.depth, depth, "an exit behind the depths that have run");
+    pub fn exit_after(mut self, recursions: usize) -> (Tensor<2>, RoutingTrace) {
+        self.skip_from(recursions);
+        self.read_out()
+    }
+
+    /// Runs the first `recursions` recursions and skips the later ones, up to the layers after the
+    /// loop.
+    ///
+    /// # Panics
+    /// As [`Forward::exit_after`].
+    fn skip_from(&mut self, recursions: usize) {
+        let exits = match self.model.share_map().exits() {
+            Ok(exits) => exits,
+            Err(error) => panic!("{error}"),
+        };
+        self.advance_to(exits.end(recursions));
+        assert_eq!(self.depth, exits.end(recursions), "an exit before recursions that have run");
+        self.depth = exits.coda().start;
+    }
+
+    /// Runs the rest of the stack and the final norm.
+    fn read_out(mut self) -> (Tensor<2>, RoutingTrace) {
+        self.advance_to(self.model.share_map().num_depths());
         (self.model.norm(self.hidden), self.trace)
     }
 
@@ -191,6 +226,16 @@ impl<'m> Forward<'m> {
         let recursion = model.share_map().depths()[part.start].recursion;
         let plain = self.selector.is_none() && !model.kv_sharing().reads_first_recursion();
         self.depth = part.end;
+        if let Some((recursion, mut exits)) = recursion.and_then(|recursion| Some((recursion, self.exits.take()?))) {
+            assert_eq!(part, *pass, "recursion {recursion} of a pass with exits runs as a whole");
+            let (first_kv, cache) = (&mut self.first_kv, self.cache.as_deref_mut());
+            let call = ExitCall { model, recursion, depths: part, rows: &self.rows, first_kv, cache };
+            let (hidden, decision) = exits.run(self.hidden.clone(), call);
+            self.hidden = hidden;
+            self.trace.push(decision);
+            self.exits = Some(exits);
+            return;
+        }
         match (recursion.filter(|_| !plain), self.selector.take()) {
             (Some(recursion), Some(mut selector)) => {
                 assert_eq!(part, *pass, "recursion {recursion} of a routed model runs as a whole");

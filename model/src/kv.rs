@@ -51,8 +51,14 @@ pub(crate) enum KvSource<'a> {
     /// Taken as they are; the depth computes none.
     Reused(KeysValues),
     /// `first`, which has all rows of the forward pass, with the depth's `rows` replaced by
-    /// computed ones; the result is appended to `cache`, if there is one.
-    Overlaid { first: KeysValues, rows: Arc<[usize]>, cache: Option<DepthCache<'a>> },
+    /// computed ones; the result is appended to `cache`, if there is one, and stored in `kept`, if
+    /// later recursions read it.
+    Overlaid {
+        first: KeysValues,
+        rows: Arc<[usize]>,
+        cache: Option<DepthCache<'a>>,
+        kept: Option<&'a mut Option<KeysValues>>,
+    },
     /// Computed from the rows of several depths, and appended to the cache of each.
     OfDepths(DepthCaches<'a>),
 }
@@ -119,7 +125,13 @@ impl KvSource<'_> {
                 joined(cache, computed)
             }
             Self::Reused(given) => given,
-            Self::Overlaid { first, rows, cache } => joined(cache, over(first, make(), rows)),
+            Self::Overlaid { first, rows, cache, kept } => {
+                let computed = over(first, make(), rows);
+                if let Some(kept) = kept {
+                    *kept = Some(computed.clone());
+                }
+                joined(cache, computed)
+            }
             Self::OfDepths(_) => unreachable!("rows of several depths attend depth by depth"),
         }
     }
@@ -135,11 +147,13 @@ fn joined(cache: Option<DepthCache<'_>>, computed: KeysValues) -> KeysValues {
 /// `first` with the rows `rows` replaced by `computed`.
 fn over(first: KeysValues, computed: KeysValues, rows: Arc<[usize]>) -> KeysValues {
     let ([first_k, first_v], [k, v]) = (first, computed);
-    let replace = |all: Tensor<2>, some: Tensor<2>| {
-        let gate = Tensor::ones([rows.len(), 1], &all.device());
-        // With straight-through gating the forward pass inserts `some` unchanged; the gate is a
-        // constant.
-        merge(all, some, gate, Merge { rows: rows.clone(), gating: Gating::StraightThrough })
-    };
-    [replace(first_k, k), replace(first_v, v)]
+    [replace_rows(first_k, k, rows.clone()), replace_rows(first_v, v, rows)]
+}
+
+/// `all [M, D]` with the rows `rows` replaced by `some [k, D]`.
+pub(crate) fn replace_rows(all: Tensor<2>, some: Tensor<2>, rows: Arc<[usize]>) -> Tensor<2> {
+    let gate = Tensor::ones([rows.len(), 1], &all.device());
+    // With straight-through gating the forward pass inserts `some` unchanged; the gate is a
+    // constant.
+    merge(all, some, gate, Merge { rows, gating: Gating::StraightThrough })
 }

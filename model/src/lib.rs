@@ -12,6 +12,7 @@ mod cache;
 mod causal_lm;
 mod device;
 mod error;
+mod exit;
 mod extras;
 mod forward;
 pub mod kernels;
@@ -26,12 +27,14 @@ mod recursion;
 mod rope;
 mod router;
 mod row_context;
+mod speculation;
 mod weights;
 
 pub use cache::{KvCache, NewTokens, Slot, Span};
 pub use causal_lm::CausalLm;
 pub use device::{backends, device};
 pub use error::ModelError;
+pub use exit::{ExitLimit, ExitRule, RowExits};
 pub use forward::{Forward, Replay};
 pub use kv::{FirstRecursionKv, KeysValues};
 pub use layer_by_layer::LayerByLayer;
@@ -39,7 +42,8 @@ pub use loop_parts::{InRecursion, LoopParts};
 pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
 pub use router::{
     FullRecursionWarmup, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums, RoutingTrace,
-    SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, z_loss,
+    SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, mix, z_loss,
 };
 pub use row_context::RowContext;
+pub use speculation::Drafted;
 pub use weights::{ParameterView, WeightDtype};

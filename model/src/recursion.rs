@@ -35,7 +35,7 @@ pub(crate) struct SharedKv<'a> {
 }
 
 impl RecursionCall<'_> {
-    fn selects_all(&self) -> bool {
+    pub(crate) fn selects_all(&self) -> bool {
         self.selected_rows.len() == self.rows.num_rows()
     }
 }
@@ -126,7 +126,7 @@ impl CausalLm {
                 None => KvSource::Computed { cache, kept: None },
                 Some(_) => {
                     let first = kv.first.get(self.layer(depth));
-                    KvSource::Overlaid { first, rows: call.selected_rows.clone(), cache }
+                    KvSource::Overlaid { first, rows: call.selected_rows.clone(), cache, kept: None }
                 }
             };
             x = self.run_depth(x, depth, rows, source);
@@ -149,7 +149,7 @@ impl CausalLm {
         x
     }
 
-    fn layer(&self, depth: usize) -> LayerIndex {
+    pub(crate) fn layer(&self, depth: usize) -> LayerIndex {
         self.spec.share_map.depths()[depth].layer
     }
 
@@ -178,7 +178,7 @@ fn among_selected(layout: &Layout, selected: &[usize]) -> Layout {
 
 /// Context of the selected rows, which attend to all rows up to their own; `None` if all rows are
 /// selected.
-fn selected_before_all(call: &RecursionCall<'_>) -> Option<RowContext> {
+pub(crate) fn selected_before_all(call: &RecursionCall<'_>) -> Option<RowContext> {
     (!call.selects_all())
         .then(|| call.rows.only(&call.selected_rows, before_all(&call.rows.layout, &call.selected_rows)))
 }

@@ -128,6 +128,11 @@ impl Pass {
         self.states[&end].clone()
     }
 
+    /// Context of the rows of the pass.
+    pub fn rows(&self) -> &RowContext {
+        &self.rows
+    }
+
     /// What the routers did, recursion by recursion; nothing without routers.
     pub fn decisions(&self) -> &[RoutingDecision] {
         &self.decisions

@@ -8,9 +8,9 @@ use retie_config::{
     CrossEntropyConfig, EarlyExitConfig, ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenPair,
     LossTerm, UptrainConfig,
 };
-use retie_trainer::{Resume, StepRow, TrainError};
+use retie_trainer::{Resume, StepRow, TrainError, read_metrics};
 use std::{path::Path, sync::atomic::AtomicBool};
-use support::{config, run, start};
+use support::{Threads, bits, config, run, start, start_on, stop_after};
 
 fn exits(weights: ExitWeights, from: Vec<ExitReference>) -> LossTerm {
     let distill = ExitDistillConfig {
@@ -20,7 +20,7 @@ fn exits(weights: ExitWeights, from: Vec<ExitReference>) -> LossTerm {
         temperature: 1.0,
     };
     let distill = Some(distill).filter(|distill| !distill.from.is_empty());
-    LossTerm::new(1.0, EarlyExitConfig { weights, distill })
+    LossTerm::new(1.0, EarlyExitConfig { weights, distill, sample: false })
 }
 
 fn hidden(map: Option<Vec<HiddenPair>>) -> LossTerm {
@@ -114,6 +114,36 @@ fn a_trained_exit_gets_better() {
     let rows = run(&config, "cpu");
     let losses: Vec<f64> = rows.iter().flat_map(|row| row.heldout_exits.clone()).collect();
     assert!(losses.len() >= 6 && losses[losses.len() - 1] < losses[0] - 0.2, "{losses:?}");
+}
+
+#[test]
+fn drawn_exits_are_the_same_after_a_resume_and_on_two_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let drawn = |name: &str| {
+        let exits = EarlyExitConfig { weights: ExitWeights::Weighted, distill: None, sample: true };
+        let mut config = with(dir.path(), name, vec![LossTerm::new(1.0, exits)]);
+        (config.train.batch_size, config.train.gradient_accumulation, config.train.steps) = (1, 2, Some(6));
+        (config.train.checkpoint_every, config.train.seed) = (3, 0);
+        config
+    };
+    let rows = run(&drawn("whole"), "cpu");
+    // Of 12 micro-batches with two recursions some draw the exit and some the whole stack.
+    let column = |row: &StepRow| row.terms.get("exit_1_cross_entropy").copied();
+    let with_exit = rows.iter().filter(|row| column(row).is_some()).count();
+    assert!((1..6).contains(&with_exit), "{:?}", rows.iter().map(column).collect::<Vec<_>>());
+    // A column is a plain mean over what was drawn: near the loss of the untrained exit, not twice
+    // it.
+    let first = rows.iter().find_map(column).unwrap();
+    assert!((rows[0].cross_entropy.unwrap()..12.0).contains(&first), "{first}");
+
+    let broken = drawn("broken");
+    stop_after(&broken, 3);
+    start(&broken, "cpu", Resume::Latest, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert_eq!(bits(&read_metrics(&broken.run.dir).unwrap()), bits(&rows));
+
+    let ranks = drawn("ranks");
+    Threads::run(2, |of_job| start_on(&ranks, Resume::Never, of_job, &AtomicBool::new(false)).unwrap());
+    assert_same(&read_metrics(&ranks.run.dir).unwrap(), &rows);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod recursions;
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs, SamplingArgs},
     error::Status,
+    exits::{ChosenExits, ExitArgs},
     model::{self, TextModel},
     output,
 };
@@ -12,12 +13,19 @@ use anyhow::ensure;
 use clap::Args;
 use recursions::{Pieces, RecursionCounts};
 use retie_data::ChatTemplate;
-use retie_engine::{Engine, EngineOptions, FinishReason, Progress, Request, Sampling, StopConditions};
+use retie_engine::{
+    Engine, EngineOptions, FinishReason, Progress, Request, Sampling, SpeculationCounts, SpeculationOptions,
+    StopConditions,
+};
 use retie_model::kernels::on_worker;
 use retie_report::number::rate;
 use serde::Serialize;
 use serde_json::json;
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Instant,
+};
 
 /// Write text that goes on from a prompt
 #[derive(Debug, Args)]
@@ -37,6 +45,22 @@ pub struct Generate {
     /// End the text before this string; can be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Draft K tokens (1 to 7) at a time by the exit after the first recursion, and verify them by
+    /// the whole stack; without K as many as pay, by measurement. The text stays the same
+    #[arg(
+        long,
+        value_name = "K",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "auto",
+        value_parser = NumDrafts::from_str
+    )]
+    speculate: Option<NumDrafts>,
+    /// Draft only the 4,096 most frequent tokens of this text, which makes drafts cheaper
+    #[arg(long, value_name = "FILE", requires = "speculate")]
+    draft_text: Option<PathBuf>,
+    #[command(flatten)]
+    exits: ExitArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Of a routed model: show the prompt too, and each token in the colour of the recursions it
@@ -72,6 +96,36 @@ struct Generation {
     /// there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     decode_tokens_per_second: Option<f64>,
+    /// Drafts and those that were right, if tokens were drafted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speculation: Option<Drafts>,
+}
+
+/// Number of tokens to draft; `None` for as many as pay.
+#[derive(Clone, Copy, Debug)]
+struct NumDrafts(Option<usize>);
+
+impl FromStr for NumDrafts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || text.parse().ok().filter(|number| (1..=7).contains(number));
+        match text {
+            "auto" => Ok(Self(None)),
+            _ => number().map(|number| Self(Some(number))).ok_or_else(|| "expected `auto` or 1 to 7".to_owned()),
+        }
+    }
+}
+
+/// Drafts of a generation.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Drafts {
+    drafted: usize,
+    accepted: usize,
+    /// Passes that verified drafts.
+    verifications: usize,
+    /// Tokens decoded without drafts.
+    plain: usize,
 }
 
 /// Reason for the end of generation.
@@ -81,6 +135,22 @@ enum StopReason {
     EndOfText,
     StopText,
     MaxNewTokens,
+}
+
+/// Number of tokens that a draft head of a text has.
+const DRAFT_TOKENS: usize = 4096;
+
+/// The most frequent tokens of the text at `path`, ascending.
+fn frequent_tokens(model: &TextModel, path: &Path) -> anyhow::Result<Vec<u32>> {
+    let mut counts = vec![0u64; model.model.config().vocab_size];
+    for id in model.tokenizer.encode(&retie_data::joined_text(path)?)? {
+        counts[id as usize] += 1;
+    }
+    let mut tokens: Vec<u32> = (0..).take(counts.len()).filter(|id| counts[*id as usize] > 0).collect();
+    tokens.sort_by_key(|id| std::cmp::Reverse(counts[*id as usize]));
+    tokens.truncate(DRAFT_TOKENS);
+    tokens.sort_unstable();
+    Ok(tokens)
 }
 
 impl Generate {
@@ -93,13 +163,19 @@ impl Generate {
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;
+        let exits = self.exits.choose(&source, &model.model)?;
+        ensure!(
+            exits.is_none() || self.speculate.is_none(),
+            "`--speculate` verifies every token by the whole stack\nhint: leave it out, or the options of early exits"
+        );
         for (option, given) in [
             ("--show-recursions", self.show_recursions),
             ("--show-recursions-html", self.show_recursions_html.is_some()),
         ] {
             ensure!(
-                model.model.router().is_some() || !given,
-                "every token of `{}` goes through all recursions: it has no router\nhint: leave `{option}` out",
+                model.model.router().is_some() || exits.is_some() || !given,
+                "every token of `{}` goes through all recursions: it has no router\nhint: leave `{option}` out, or let \
+                 tokens leave early with `--exit-risk`",
                 self.model
             );
         }
@@ -107,7 +183,7 @@ impl Generate {
         let (json, model_name) = (self.json.json, self.model.clone());
         let mut show = |text: &str| if json { Ok(()) } else { output::stream(text) };
         let page = self.show_recursions_html.clone();
-        let generation = on_worker(|| self.generate(&model, template.as_ref(), sampling, &mut show))?;
+        let generation = on_worker(|| self.generate(&model, template.as_ref(), (sampling, exits), &mut show))?;
         if let (Some(path), Some(counts)) = (&page, &generation.recursion_counts) {
             fs_err::write(path, counts.page(&model_name)?)?;
             output::wrote(path);
@@ -128,6 +204,11 @@ impl Generate {
             generation.ids.len(),
             decode.map_or_else(|| "–".to_owned(), rate),
         ));
+        if let Some(Drafts { drafted, accepted, verifications, plain }) = generation.speculation {
+            output::line(&format!(
+                "drafted {drafted} tokens in {verifications} passes, {accepted} were right; {plain} tokens without drafts"
+            ));
+        }
         Ok(Status::Done)
     }
 
@@ -135,7 +216,7 @@ impl Generate {
         self,
         model: &TextModel,
         template: Option<&ChatTemplate>,
-        sampling: Sampling,
+        (sampling, exits): (Sampling, Option<ChosenExits>),
         show: &mut dyn FnMut(&str) -> std::io::Result<()>,
     ) -> anyhow::Result<Generation> {
         let config = model.model.config();
@@ -154,21 +235,41 @@ impl Generate {
         let context = prompt_tokens.saturating_add(max_new_tokens).min(config.max_position_embeddings);
         let options = EngineOptions { num_slots: 1, context, max_step_tokens: prompt_tokens };
         let mut engine = Engine::new(model.model.clone(), options)?;
-        let with_counts = self.show_recursions || self.show_recursions_html.is_some();
+        if let Some(NumDrafts(num_drafts)) = self.speculate {
+            engine = engine.with_speculation(SpeculationOptions {
+                num_drafts,
+                draft_tokens: self
+                    .draft_text
+                    .as_deref()
+                    .map(|path| frequent_tokens(model, path))
+                    .transpose()?
+                    .unwrap_or_default(),
+            })?;
+        }
+        let with_counts = self.show_recursions || self.show_recursions_html.is_some() || exits.is_some();
+        let (mut max_recursions, mut exit_threshold) = (None, None);
+        if let Some(ChosenExits { engine: options, max_recursions: most, threshold }) = exits {
+            engine = engine.with_exits(options)?;
+            (max_recursions, exit_threshold) = (most, threshold);
+        }
         let mut pieces = Pieces::new(model, show, self.stop, with_counts.then_some(self.show_recursions));
         let sequence = engine.admit(Request {
             prompt: prompt.clone(),
             sampling,
             stop: StopConditions { max_new_tokens: Some(max_new_tokens), ..conditions },
             recursion_counts: with_counts,
+            max_recursions,
+            exit_threshold,
             ..Request::default()
         })?;
         let (mut ids, mut stop) = (Vec::new(), StopReason::MaxNewTokens);
         let start = Instant::now();
-        let (mut num_steps, mut first_token) = (0usize, 0.0);
+        let (mut num_steps, mut decoded, mut first_token) = (0usize, 0usize, 0.0);
         while !engine.is_idle() {
             let progress = engine.step();
             num_steps += 1;
+            // Every progress after the prompt read one token.
+            decoded += if num_steps > 1 { progress.len() } else { 0 };
             if num_steps == 1 {
                 first_token = start.elapsed().as_secs_f64();
             }
@@ -197,9 +298,11 @@ impl Generate {
         }
         let decoding = start.elapsed().as_secs_f64() - first_token;
         let (text, recursion_counts) = pieces.finish()?;
-        // Each forward pass after the first read one token.
-        let decoded = num_steps - 1;
+        let speculation = engine.speculation_counts().map(|SpeculationCounts { cycles, drafted, accepted, plain }| {
+            Drafts { drafted, accepted, verifications: cycles, plain }
+        });
         Ok(Generation {
+            speculation,
             prompt_tokens,
             prefill_tokens_per_second: prompt_tokens as f64 / first_token,
             decode_tokens_per_second: (decoded > 0).then(|| decoded as f64 / decoding),

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cache_logits;
+pub mod calibrate;
 pub mod chat;
 pub mod check;
 pub mod completions;

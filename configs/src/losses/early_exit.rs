@@ -15,6 +15,9 @@ pub struct EarlyExitConfig {
     pub weights: ExitWeights,
     /// Distillation of the exits; without it they learn from the text.
     pub distill: Option<ExitDistillConfig>,
+    /// Draws one recursion count `1 … R` for each micro-batch, which has the losses of that exit
+    /// alone, times `R`; none if it draws `R`. The mean over draws is the loss without it.
+    pub sample: bool,
 }
 
 /// Factors of the exits after recursions `1 … R − 1`, of `R`; that of the last recursion, whose

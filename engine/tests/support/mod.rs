@@ -20,7 +20,7 @@ fn recursion(router: Option<RouterConfig>) -> RecursionConfig {
     }
 }
 
-fn expert_choice() -> RouterConfig {
+pub fn expert_choice() -> RouterConfig {
     RouterConfig::ExpertChoice(ExpertChoiceConfig { alpha: 1.0, gating: Gating::Delta, ..ExpertChoiceConfig::new(3) })
 }
 

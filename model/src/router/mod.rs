@@ -36,6 +36,7 @@ pub use calibrate::calibrate;
 pub use loop_entry::LoopEntry;
 pub use losses::{RouterLoss, balancing, binary_cross_entropy, decisiveness, z_loss};
 pub use network::Router;
+pub use random::mix;
 pub(crate) use registry::selector;
 pub(crate) use selector::{ActiveRows, Origin, Passage, TokenSelector};
 pub use selector::{FullRecursionWarmup, SelectionRule};

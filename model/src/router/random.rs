@@ -86,7 +86,8 @@ fn mix_times(seed: u64, further: usize) -> u64 {
 }
 
 /// SplitMix64 (Steele et al., <https://doi.org/10.1145/2660193.2660195>).
-fn mix(seed: u64) -> u64 {
+#[must_use]
+pub fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,11 +1,15 @@
 //! Early exits (RRT Section 3.7 and Appendix J, <https://arxiv.org/abs/2410.20672>): the hidden
-//! states that a recursion leaves go through the same final norm and head as those of the last one.
-//! With `R` recursions the loss is `Σ a_i L_i` over `i = 1 … R − 1`, where `L_i = CE_i`, or `T² D`
-//! from the detached logits of the last recursion, or of the teacher, or several of them added up.
+//! states that a recursion leaves go through the layers after the loop, the final norm and the
+//! head, as those of the last one do: an exit skips recursions and nothing else. With `R`
+//! recursions the loss is `Σ a_i L_i` over `i = 1 … R − 1`, where `L_i = CE_i`, or `T² D` from the
+//! detached logits of the last recursion, or of the teacher, or several of them added up.
 //!
 //! RRT's `α_i` weigh the last recursion too. Here the other terms are its losses, so
 //! `a_i = α_i / α_R`: `i/R` for its `i / Σ j`, `c` for its `(c, …, c, 1)`. The objective is RRT's
 //! divided by `α_R`.
+//!
+//! With `sample` each micro-batch draws a recursion count `1 … R` and has the losses of that exit
+//! alone, with the factor `R a_i`; none if it draws `R`.
 //!
 //! Columns, for exit `i`: `exit_i_cross_entropy`, `exit_i_final`, `exit_i_teacher`.
 
@@ -14,13 +18,11 @@ use retie_config::{EarlyExitConfig, ExitDistillConfig, ExitReference, ExitWeight
 
 impl Loss for EarlyExitConfig {
     fn check(&self, stacks: &Stacks) -> Result<(), Misfit> {
-        let exits = stacks.exits().len();
+        let hint = "it takes two recursions or more that run one after the other, as in `cycle` and `middle_cycle`";
+        let exits = stacks.student.exits().map_err(|error| Misfit { reason: error.to_string(), hint })?;
+        let exits = exits.num_recursions() - 1;
         if exits == 0 {
-            let (count, sharing) = (stacks.student.num_recursions(), stacks.student.sharing());
-            return Err(Misfit {
-                reason: format!("the student has {count} recursions of `{sharing}`"),
-                hint: "it takes two recursions or more that run one after the other, as in `cycle` and `middle_cycle`",
-            });
+            return Err(Misfit { reason: "the student has 1 recursion".to_owned(), hint });
         }
         match &self.weights {
             ExitWeights::Each(factors) if factors.len() != exits => Err(Misfit {
@@ -32,7 +34,11 @@ impl Loss for EarlyExitConfig {
     }
 
     fn requirements(&self, stacks: &Stacks, required: &mut TermRequirements<'_>) {
-        for (end, factor) in exits(self, stacks) {
+        let drawn = required.drawn_count(stacks.student.num_recursions()).filter(|_| self.sample);
+        for (index, (end, factor)) in exits(self, stacks).enumerate() {
+            if drawn.is_some_and(|count| count != index + 1) {
+                continue;
+            }
             if self.has_cross_entropy() {
                 required.cross_entropy(end, factor, 0.0, 0.0);
             }
@@ -48,21 +54,27 @@ impl Loss for EarlyExitConfig {
         let squared = self.distill.as_ref().map_or(1.0, |distill| distill.temperature * distill.temperature);
         for (index, (end, factor)) in exits(self, stacks).enumerate() {
             let name = |what: &str| format!("exit_{}_{what}", index + 1);
-            let found = found[&end];
+            let found = found.get(&end);
+            let mut add = |what: &str, factor, value| match self.sample {
+                true => values.add_drawn(&name(what), factor, value),
+                false => values.add(&name(what), factor, value.unwrap_or_default()),
+            };
             if self.has_cross_entropy() {
-                values.add(&name("cross_entropy"), factor, found.cross_entropy);
+                add("cross_entropy", factor, found.map(|found| found.cross_entropy));
             }
-            for (what, value) in [("final", found.last), ("teacher", found.teacher)] {
-                if let Some(value) = value {
-                    values.add(&name(what), factor * squared, value);
-                }
+            if self.distill_from(ExitReference::Final).is_some() {
+                add("final", factor * squared, found.and_then(|found| found.last));
+            }
+            if self.distill_from(ExitReference::Teacher).is_some() {
+                add("teacher", factor * squared, found.and_then(|found| found.teacher));
             }
         }
     }
 }
 
-/// Depths before each exit, and the exit's factor `a_i`.
+/// Depths before each exit, and the exit's factor: `a_i`, or `R a_i` where exits are drawn.
 fn exits(config: &EarlyExitConfig, stacks: &Stacks) -> impl Iterator<Item = (usize, f64)> {
-    let factors = config.weights.factors(stacks.student.num_recursions());
-    stacks.exits().into_iter().zip(factors)
+    let count = stacks.student.num_recursions();
+    let drawn = if config.sample { count as f64 } else { 1.0 };
+    stacks.exits().into_iter().zip(config.weights.factors(count).into_iter().map(move |factor| drawn * factor))
 }

@@ -26,7 +26,7 @@ pub use values::{LossValues, TermValues};
 use crate::TrainError;
 use retie_config::*;
 use retie_model::{RouterLoss, kernels::HeadValues};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// Values of the readouts that were required, by the number of depths before them.
 pub type LogitValues = BTreeMap<usize, HeadValues>;
@@ -124,10 +124,15 @@ impl Stacks {
         Err(Misfit { reason, hint })
     }
 
-    /// Number of depths before each early exit: the ends of all recursions but the last.
+    /// Number of depths in front of the layers after the loop, for each early exit: the ends of all
+    /// recursions but the last.
     pub fn exits(&self) -> Vec<usize> {
-        let mut ends = self.student.recursion_ends().unwrap_or_default();
-        ends.pop();
-        ends
+        let ends = |exits: retie_config::Exits| (1..exits.num_recursions()).map(|r| exits.end(r)).collect();
+        self.student.exits().map(ends).unwrap_or_default()
+    }
+
+    /// Depths after the loop; none where there are no exits.
+    pub fn coda(&self) -> Range<usize> {
+        self.student.exits().map(|exits| exits.coda()).unwrap_or_default()
     }
 }

@@ -22,13 +22,15 @@ pub struct Requirements {
 impl Requirements {
     /// Requirements of `terms`. The last hidden states are read for the cross-entropy that steps
     /// report, unless all losses are of single depths.
-    pub fn from_terms(terms: &[ScaledTerm<'_>], stacks: &Stacks) -> Self {
+    /// Losses that are drawn take `draw`, the random number of a micro-batch; without one all of
+    /// them are required.
+    pub fn from_terms(terms: &[ScaledTerm<'_>], stacks: &Stacks, draw: Option<u64>) -> Self {
         let mut all = Self::default();
         if !terms.iter().all(|term| term.is_local) {
             all.readout(stacks.num_depths());
         }
         for ScaledTerm { loss, scale, .. } in terms {
-            loss.requirements(stacks, &mut TermRequirements { all: &mut all, scale: *scale });
+            loss.requirements(stacks, &mut TermRequirements { all: &mut all, scale: *scale, draw });
         }
         all
     }
@@ -36,7 +38,7 @@ impl Requirements {
     /// Requirements of `losses` but for the factors of a step.
     pub fn from_losses(losses: &[LossTerm], stacks: &Stacks) -> Self {
         let terms: Vec<_> = losses.iter().map(|term| ScaledTerm::new(term, 1, 1.0)).collect();
-        Self::from_terms(&terms, stacks)
+        Self::from_terms(&terms, stacks, None)
     }
 
     /// The student's hidden states that are read in any way.
@@ -64,9 +66,16 @@ impl Requirements {
 pub struct TermRequirements<'a> {
     all: &'a mut Requirements,
     scale: TermScale,
+    draw: Option<u64>,
 }
 
 impl TermRequirements<'_> {
+    /// Recursion count that the micro-batch draws from `1 … num_recursions`; `None` where nothing
+    /// is drawn.
+    pub fn drawn_count(&self, num_recursions: usize) -> Option<usize> {
+        self.draw.map(|draw| 1 + (draw % num_recursions as u64) as usize)
+    }
+
     /// `factor (CE + z_loss Z²)` of the logits after `end` depths. A readout has one cross-entropy.
     pub fn cross_entropy(&mut self, end: usize, factor: f64, label_smoothing: f64, z_loss: f64) {
         self.all.readout(end).cross_entropy = CrossEntropyTerm {

@@ -13,6 +13,8 @@ pub struct LossValues {
     pub cross_entropy: Option<f64>,
     /// Each column of the terms by name, unweighted.
     pub terms: BTreeMap<String, f64>,
+    /// Part of the step's tokens that each column of a drawn loss was computed on, by name.
+    pub drawn: BTreeMap<String, f64>,
 }
 
 impl LossValues {
@@ -28,7 +30,22 @@ impl LossValues {
 
     /// Every value.
     pub fn all_mut(&mut self) -> impl Iterator<Item = &mut f64> {
-        self.terms.values_mut().chain([&mut self.loss]).chain(&mut self.cross_entropy)
+        let columns = self.terms.values_mut().chain(self.drawn.values_mut());
+        columns.chain([&mut self.loss]).chain(&mut self.cross_entropy)
+    }
+
+    /// Columns of the step, once all micro-batches are summed: those of drawn losses are means over
+    /// the tokens that drew them, and absent if none did.
+    #[must_use]
+    pub fn columns(self) -> BTreeMap<String, f64> {
+        let Self { mut terms, drawn, .. } = self;
+        for (name, share) in drawn {
+            match terms.get_mut(&name).filter(|_| share > 0.0) {
+                Some(value) => *value /= share,
+                None => _ = terms.remove(&name),
+            }
+        }
+        terms
     }
 }
 
@@ -44,5 +61,13 @@ impl TermValues<'_> {
     pub fn add(&mut self, name: &str, factor: f64, value: f64) {
         self.values.loss += self.scale.value(factor) * value;
         *self.values.terms.entry(name.to_owned()).or_default() += self.scale.share() * value;
+    }
+
+    /// As [`TermValues::add`], for a loss that only some micro-batches draw; `None` for one that
+    /// did not. Every micro-batch adds every column, so that all ranks have the same ones.
+    pub fn add_drawn(&mut self, name: &str, factor: f64, value: Option<f64>) {
+        let share = if value.is_some() { self.scale.share() } else { 0.0 };
+        *self.values.drawn.entry(name.to_owned()).or_default() += share;
+        self.add(name, factor, value.unwrap_or(0.0));
     }
 }

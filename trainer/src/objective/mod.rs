@@ -21,7 +21,7 @@ use retie_model::{
     CausalLm, SelectionRule,
     kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss, token_log_probs},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// The minimised sum of losses.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub struct MicroBatch<'a> {
     pub step: u64,
     /// Fraction of the step's tokens that it has.
     pub share: f64,
+    /// Random number of its own, from which losses draw.
+    pub draw: u64,
     /// Whether the hidden states after each recursion are measured.
     pub telemetry: bool,
 }
@@ -92,10 +94,12 @@ impl Objective {
         }
     }
 
-    /// Number of depths before each early exit that a loss trains.
+    /// Recursion count of each early exit that a loss trains.
     #[must_use]
     pub fn exits(&self) -> Vec<usize> {
-        Requirements::from_losses(&self.losses, &self.stacks).exits(&self.stacks)
+        let trained = Requirements::from_losses(&self.losses, &self.stacks).exits(&self.stacks);
+        let exits = self.stacks.exits().into_iter().enumerate();
+        exits.filter(|(_, end)| trained.contains(end)).map(|(index, _)| index + 1).collect()
     }
 
     /// Adds the gradient and the values of the objective on a micro-batch, times its share, to the
@@ -110,9 +114,9 @@ impl Objective {
         rule: SelectionRule,
         sums: &mut StepSums,
     ) -> Result<(), TrainError> {
-        let MicroBatch { batch, step, share, telemetry } = micro_batch;
+        let MicroBatch { batch, step, share, draw, telemetry } = micro_batch;
         let terms: Vec<_> = self.losses.iter().map(|term| ScaledTerm::new(term, step, share)).collect();
-        let mut required = Requirements::from_terms(&terms, &self.stacks);
+        let mut required = Requirements::from_terms(&terms, &self.stacks, Some(draw));
         let (teacher_states, teacher_head) = self.run_teacher(batch, &required)?;
         self.local_backward(student, batch, &terms, &teacher_states, sums);
         if required.readouts.is_empty() {
@@ -124,8 +128,9 @@ impl Objective {
         let options = PassOptions { rule, ends: required.ends(), recompute: self.checkpoint_recursions };
         let pass = Pass::run(student, ids, layout(batch), options);
         let mut state_grads = StateGradients::new();
+        let readouts = Readouts { pass: &pass, required: &required, coda: self.stacks.coda() };
         let (found, grad_head) =
-            head_backward(student, &pass, &required, teacher_head.as_ref(), batch, (&mut state_grads, sums));
+            head_backward(student, &readouts, teacher_head.as_ref(), batch, (&mut state_grads, sums));
         sums.telemetry.add_states(share, &recursions.iter().map(|end| pass.state(*end)).collect::<Vec<_>>());
         sums.losses.add_cross_entropy(share, found[&self.stacks.num_depths()].nll);
         for ScaledTerm { loss, scale, .. } in &terms {
@@ -188,19 +193,39 @@ impl Objective {
     }
 }
 
-/// Runs head and losses of logits; gradients go to the hidden states and the final norm. Gives the
-/// values of each readout and the gradient of the head's table.
+/// Hidden states that go through the final norm and the head.
+struct Readouts<'a> {
+    pass: &'a Pass,
+    required: &'a Requirements,
+    /// Depths after the loop, which early exits run too.
+    coda: Range<usize>,
+}
+
+impl Readouts<'_> {
+    /// Input of the head from the state after `end` depths, `[M, D]`, and that state as the leaf of
+    /// a graph of its own.
+    fn head_input(&self, student: &CausalLm, end: usize) -> (Tensor<2>, Tensor<2>) {
+        let x = leaf(self.pass.state(end));
+        let out = match end == student.share_map().num_depths() {
+            true => x.clone(),
+            false => student.run_depths(x.clone(), self.coda.clone(), self.pass.rows()),
+        };
+        (student.norm(out), x)
+    }
+}
+
+/// Runs head and losses of logits; gradients go to the hidden states, the final norm and, at early
+/// exits, the layers after the loop. Gives the values of each readout and the gradient of the
+/// head's table.
 fn head_backward(
     student: &CausalLm,
-    pass: &Pass,
-    required: &Requirements,
+    readouts: &Readouts<'_>,
     teacher: Option<&Teacher>,
     batch: &Batch,
     (state_grads, sums): (&mut StateGradients, &mut StepSums),
 ) -> (LogitValues, Tensor<2>) {
-    // The final norm of each readout is a graph of its own.
-    let ends = required.readouts.keys();
-    let norms: Vec<_> = ends.map(|end| leaf(pass.state(*end))).map(|x| (student.norm(x.clone()), x)).collect();
+    let required = readouts.required;
+    let norms: Vec<_> = required.readouts.keys().map(|end| readouts.head_input(student, *end)).collect();
     let readouts: Vec<_> = norms
         .iter()
         .zip(required.readouts.values())
@@ -241,14 +266,14 @@ fn router_gradients(
     pass.decisions().iter().map(of_decision).collect()
 }
 
-/// Mean cross-entropy of `batches`, nats per token, of the model that leaves its stack after `exit`
-/// depths; each rank runs a part of them.
+/// Mean cross-entropy of `batches`, nats per token, of the exit after `recursions` recursions, or
+/// of the whole stack; each rank runs a part of them.
 ///
 /// # Errors
 /// When a batch cannot be had.
 pub fn cross_entropy(
     model: &CausalLm,
-    exit: usize,
+    recursions: Option<usize>,
     batches: impl Iterator<Item = Result<Batch, DataError>>,
     ranks: &dyn Collective,
 ) -> Result<f64, DataError> {
@@ -257,7 +282,10 @@ pub fn cross_entropy(
     for batch in batches.skip(ranks.rank()).step_by(ranks.world()) {
         let batch = batch?;
         let forward = model.begin(token_ids(&batch, &device), layout(&batch), SelectionRule::Causal);
-        let (hidden, _) = forward.exit_at(exit);
+        let (hidden, _) = match recursions {
+            Some(recursions) => forward.exit_after(recursions),
+            None => forward.finish(),
+        };
         let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &batch.targets);
         total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
         tokens += log_probs.len();

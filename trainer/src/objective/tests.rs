@@ -28,7 +28,7 @@ fn losses() -> Vec<LossTerm> {
     vec![
         LossTerm::new(0.3, CrossEntropyConfig { label_smoothing: 0.1, z_loss: 1e-3 }),
         LossTerm::new(0.7, DistillConfig { divergence: Divergence::Jsd { beta: 0.5 }, temperature: 1.5 }),
-        LossTerm::new(0.8, EarlyExitConfig { weights: ExitWeights::Weighted, distill: Some(distill) }),
+        LossTerm::new(0.8, EarlyExitConfig { weights: ExitWeights::Weighted, distill: Some(distill), sample: false }),
         LossTerm::new(0.5, HiddenConfig { distance: HiddenDistance::Cosine, ..HiddenConfig::default() }),
         LossTerm::new(0.4, BlockwiseConfig {}),
     ]
@@ -103,7 +103,7 @@ impl Case {
     ) -> (LossValues, Gradients) {
         let mut sums = StepSums::default();
         for (batch, share) in batches {
-            let micro_batch = MicroBatch { batch, step: 1, share, telemetry: false };
+            let micro_batch = MicroBatch { batch, step: 1, share, draw: 0, telemetry: false };
             self.objective.backward(student, micro_batch, SelectionRule::Causal, &mut sums).unwrap();
         }
         (sums.losses, sums.grads)

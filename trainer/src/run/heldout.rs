@@ -84,20 +84,20 @@ impl<'a> Heldout<'a> {
     }
 
     fn loss(&self, model: &CausalLm) -> Result<Option<f64>, TrainError> {
-        self.loss_at(model, model.share_map().num_depths())
+        self.loss_at(model, None)
     }
 
-    /// Loss of the model that leaves its stack after `exit` depths.
-    fn loss_at(&self, model: &CausalLm, exit: usize) -> Result<Option<f64>, TrainError> {
+    /// Loss of the exit after `recursions` recursions, or of the whole stack.
+    fn loss_at(&self, model: &CausalLm, recursions: Option<usize>) -> Result<Option<f64>, TrainError> {
         let Some(rows) = &self.rows else { return Ok(None) };
         let train = &self.config.train;
         let batches = rows.heldout_batches(train.batch_size, Some(train.eval_sequences))?;
-        Ok(Some(cross_entropy(model, exit, batches, self.ranks)?))
+        Ok(Some(cross_entropy(model, recursions, batches, self.ranks)?))
     }
 
     /// Loss of every early exit that is trained.
     fn exits(&self, model: &CausalLm, objective: &Objective) -> Result<Vec<f64>, TrainError> {
-        let losses = objective.exits().into_iter().map(|end| self.loss_at(model, end));
+        let losses = objective.exits().into_iter().map(|recursions| self.loss_at(model, Some(recursions)));
         Ok(losses.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 

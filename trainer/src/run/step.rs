@@ -8,7 +8,7 @@ use crate::{
 };
 use retie_config::TrainConfig;
 use retie_data::Batch;
-use retie_model::CausalLm;
+use retie_model::{CausalLm, mix};
 use std::time::Instant;
 
 impl Run<'_> {
@@ -81,9 +81,12 @@ impl Run<'_> {
         let own = &batches[..train.gradient_accumulation / ranks.world()];
         let tokens = ranks.total(own.iter().map(|batch| batch.inputs.len() as f64).sum());
         let mut sums = StepSums::default();
-        for batch in own {
+        let first = ranks.rank() * own.len();
+        for (index, batch) in own.iter().enumerate() {
             let share = batch.inputs.len() as f64 / tokens;
-            let micro_batch = MicroBatch { batch, step, share, telemetry: self.has_telemetry(step) };
+            // A number of its own for every micro-batch of the run, whichever rank it is on.
+            let draw = mix(mix(train.seed ^ step) ^ (first + index) as u64);
+            let micro_batch = MicroBatch { batch, step, share, draw, telemetry: self.has_telemetry(step) };
             self.objective.backward(model, micro_batch, rule.clone(), &mut sums)?;
         }
         sums.reduce_values(ranks);
@@ -121,7 +124,7 @@ impl Run<'_> {
             step,
             loss,
             cross_entropy: losses.cross_entropy,
-            terms: losses.terms,
+            terms: losses.columns(),
             routing: model.router().map(|_| routing.statistics()),
             heldout_routing: None,
             lr: self.config.lr_at(step),

@@ -130,8 +130,7 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
         let window = source.config.max_position_embeddings;
         let batch_size = recipe::EVAL_BATCH_SIZE;
         let options = PerplexityOptions { window, stride: window, limit: None, batch_size };
-        let exit = source.config.num_hidden_layers;
-        let mut evaluation = Evaluation { model: &model, exit, teacher: None, batch_size, ranks: &Single };
+        let mut evaluation = Evaluation { model: &model, recursions: None, teacher: None, batch_size, ranks: &Single };
         let perplexity = evaluation.text("heldout.jsonl", &text, options)?;
         let report = EvalReport {
             model: dir.to_owned(),

@@ -13,7 +13,7 @@ use crate::{
     progress::{Progress, Unit},
     ranks,
 };
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use generated::{Answerer, GeneratedArgs, oracle};
 use retie_checkpoint::ModelSource;
@@ -59,8 +59,8 @@ pub struct Eval {
     /// Tokens from one window's start to the next's; by default the window
     #[arg(long, value_name = "S", requires = "text")]
     stride: Option<usize>,
-    /// What is measured: the whole stack, or also what each recursion but the last leaves, through
-    /// the same final norm and head
+    /// What is measured: the whole stack, or also the exit after each recursion but the last, which
+    /// skips the later recursions and nothing else
     #[arg(long, value_name = "DEPTHS", default_value = "last")]
     depths: Depths,
     /// Compare with this model on the text too: forward KL from it, in nats per token, and the
@@ -91,7 +91,7 @@ enum Depths {
     All,
 }
 
-/// Report of one exit, and the number of depths before it.
+/// Report of one exit, and the number of depths that it runs.
 struct Measured {
     num_depths: usize,
     report: EvalReport,
@@ -131,17 +131,12 @@ impl Eval {
         let examples = || tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>();
         let examples = lead_first(ranks, examples)?;
         let map = source.config.share_map();
-        let mut ends = match self.depths {
-            Depths::Last => Vec::new(),
-            Depths::All => map.recursion_ends().with_context(|| {
-                format!(
-                    "the recursions of `{}` do not run one after the other\nhint: leave `--depths` out",
-                    map.sharing()
-                )
-            })?,
-        };
-        ends.pop();
-        ends.push(map.num_depths());
+        let mut ends = vec![(None, map.num_depths())];
+        if self.depths == Depths::All {
+            let exits = map.exits().map_err(|error| anyhow!("{error}\nhint: leave `--depths` out"))?;
+            let early = (1..exits.num_recursions()).map(|count| (Some(count), exits.num_depths(count)));
+            ends.splice(0..0, early);
+        }
         let model = TextModel::load(&source, &device, self.dtype.get())?;
         let answerer = Answerer::Model { source: &source, own: &model, dtype: self.dtype.get(), batch_size };
         let mut scores = Vec::new();
@@ -152,9 +147,8 @@ impl Eval {
             .map(|teacher| CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, self.dtype.get()))
             .transpose()?;
         let mut measured = Vec::new();
-        for num_depths in ends {
-            let mut evaluation =
-                Evaluation { model: &model, exit: num_depths, teacher: teacher.as_ref(), batch_size, ranks };
+        for (recursions, num_depths) in ends {
+            let mut evaluation = Evaluation { model: &model, recursions, teacher: teacher.as_ref(), batch_size, ranks };
             let mut report = EvalReport { limit, ..EvalReport::of(&self.model) };
             for (task, examples) in tasks.iter().zip(&examples) {
                 report.tasks.push(evaluation.task(task, examples)?);
@@ -162,7 +156,7 @@ impl Eval {
             if let (Some(path), Some(text)) = (&self.text, &text) {
                 let options = self.windows(source.config.max_position_embeddings, limit);
                 report.perplexity = Some(evaluation.text(&path.display().to_string(), text, options)?);
-                if self.router_report && num_depths == map.num_depths() && ranks.leads() {
+                if self.router_report && recursions.is_none() && ranks.leads() {
                     report.router = evaluation.routers(text, options)?;
                 }
             }
@@ -326,8 +320,8 @@ pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits:
 /// A model under evaluation, and the settings of its measurements.
 pub struct Evaluation<'a> {
     pub model: &'a TextModel,
-    /// Number of depths before the readout.
-    pub exit: usize,
+    /// Recursion count of the early exit; `None` for the whole stack.
+    pub recursions: Option<usize>,
     /// Model to compare with on a text.
     pub teacher: Option<&'a CausalLm>,
     /// Batch size of each rank.
@@ -359,7 +353,7 @@ impl Evaluation<'_> {
     /// Measures `examples` of a task, with a progress bar.
     pub fn task(&mut self, task: &'static Task, examples: &[Example]) -> anyhow::Result<retie_eval::TaskResult> {
         let mut progress = self.show(task.name, "continuations");
-        let scorer = ModelScorer::new(&self.model.model).exiting_at(self.exit);
+        let scorer = ModelScorer::new(&self.model.model).exiting_after(self.recursions);
         let mut scorer = ShardedScorer::new(scorer, false, self.ranks);
         retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut scorer, self.batch(), &mut progress)
             .map_err(unwrapped)
@@ -391,7 +385,7 @@ impl Evaluation<'_> {
     ) -> anyhow::Result<retie_eval::Perplexity> {
         let options = PerplexityOptions { batch_size: self.batch(), ..options };
         let mut progress = self.show(PERPLEXITY, "windows");
-        let alone = ModelScorer::new(&self.model.model).exiting_at(self.exit);
+        let alone = ModelScorer::new(&self.model.model).exiting_after(self.recursions);
         let scorer = match self.teacher {
             Some(teacher) => alone.beside(teacher),
             None => alone,

@@ -1,0 +1,110 @@
+//! `retie calibrate`, and generation whose tokens leave the loop early or are drafted.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use serde_json::Value;
+use support::Place;
+
+fn looped() -> Place {
+    let place = Place::new();
+    place.retie("convert base --recursions 3 --sharing middle_cycle --init average --lora-rank 4 -o looped").ok();
+    place
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn thresholds_are_found_kept_and_served() {
+    let place = looped();
+    let text = "--text text/train.jsonl --window 32 --level 0.01,0.6,0.97 --confidence 0.5";
+    place.write("other.txt", "The sun is a star. ".repeat(120));
+    let line = format!("calibrate looped {text} --kv-policy propagate --other-text other.txt --json");
+    let report = json(&place.retie(&line).ok());
+    assert_eq!((report["rule"].as_str(), report["kv_policy"].as_str()), (Some("probe"), Some("propagate")));
+    assert_eq!(report["rules"].as_array().unwrap().len(), 6);
+    let level = |i: usize| report["levels"][i].clone();
+    assert!(level(0)["threshold"].is_null() && level(0)["nearest_level"].as_f64().unwrap() > 0.01, "{report}");
+    let [mean, risk] = ["mean_recursions", "risk"].map(|name| level(2)[name].as_f64().unwrap());
+    assert!(mean < 3.0 && risk <= 0.97, "{report}");
+    let realised = level(2)["realised"].as_array().unwrap().clone();
+    assert!(realised.len() == 2 && realised[1]["text"] == "other.txt", "{report}");
+    assert!(realised[0]["mean_recursions"].as_f64().unwrap() < 3.0, "{report}");
+
+    let kept = json(&place.read("looped/exits.json"));
+    assert_eq!(kept["probes"].as_array().unwrap().len(), 2);
+    assert_eq!(kept["thresholds"][2]["threshold"], level(2)["threshold"]);
+
+    let generate = |options: &str| {
+        let line = format!("generate looped --prompt Rome --max-new-tokens 12 --json {options}");
+        json(&place.retie(&line).ok())
+    };
+    let counts = |options: &str| {
+        let found = generate(options);
+        let of = |part: &str| found["recursion_counts"][part].as_array().unwrap().clone();
+        let counts: Vec<u64> = of("prompt").into_iter().chain(of("new")).map(|count| count.as_u64().unwrap()).collect();
+        (counts, found["ids"].clone())
+    };
+    let plain = generate("");
+    assert!(plain["recursion_counts"].is_null());
+    // At the lowest level no token leaves.
+    let (all, same) = counts("--exit-risk 0.3");
+    assert!(all.iter().all(|count| *count == 3) && same == plain["ids"], "{all:?}");
+    let (some, _) = counts("--exit-risk 0.99");
+    assert!(some.iter().any(|count| *count < 3), "{some:?}");
+    let (most_two, _) = counts("--exit-risk 0.99 --max-recursions 2");
+    assert!(most_two.iter().zip(&some).all(|(two, any)| *two <= 2 && two <= any), "{most_two:?} {some:?}");
+    let (one, first) = counts("--max-recursions 1 --kv-policy skip");
+    assert!(one.iter().all(|count| *count == 1), "{one:?}");
+    assert_ne!(first, plain["ids"]);
+
+    // Drafts change no token.
+    for options in ["--speculate", "--speculate=4", "--speculate=2 --draft-text text/heldout.jsonl"] {
+        let drafted = generate(options);
+        assert_eq!(drafted["ids"], plain["ids"], "{options}");
+        let found = &drafted["speculation"];
+        let number = |name: &str| found[name].as_u64().unwrap();
+        assert_eq!(number("accepted") + number("verifications") + number("plain"), 11, "{options}: {found}");
+    }
+
+    let refused = |options: &str| place.refused(&format!("generate looped --prompt Rome {options}"));
+    assert!(
+        refused("--exit-risk 0.005")
+            .contains("no threshold was calibrated for a risk of 0.005 or less, only for 0.01, 0.6, 0.97")
+    );
+    assert!(refused("--exit-risk 0.6 --kv-policy latest").contains("under the policy `propagate`, not `latest`"));
+    assert!(refused("--max-recursions 4").contains("`looped` has 3 recursions"));
+    assert!(refused("--kv-policy skip").contains("no token leaves early"));
+    assert!(refused("--exit-risk 0.6 --speculate").contains("verifies every token by the whole stack"));
+    assert!(refused("--max-recursions 2 --kv-policy shared").contains("needs `kv_sharing: shared`"));
+    // Another checkpoint in the same folder.
+    place.retie("convert base --recursions 3 --sharing middle_cycle --init lower --lora-rank 4 -o other").ok();
+    fs_err::copy(place.path("other/model.safetensors"), place.path("looped/model.safetensors")).unwrap();
+    let other = refused("--exit-risk 0.6");
+    assert!(other.contains("made for another checkpoint") && other.contains("model.safetensors"), "{other}");
+    assert!(other.contains("hint: retie calibrate looped --text FILE"), "{other}");
+}
+
+#[test]
+fn what_cannot_be_calibrated_is_refused() {
+    let place = looped();
+    let refused = |line: &str| place.refused(line);
+    let none = refused("generate looped --prompt Rome --exit-risk 0.05");
+    assert!(none.contains("`looped` has no calibrated exits") && none.contains("retie calibrate looped"), "{none}");
+    assert!(refused("calibrate base --text text/train.jsonl").contains("it has one recursion"));
+    let text = "--text text/train.jsonl";
+    assert!(refused(&format!("calibrate looped {text} --level 1.5")).contains("`--level` is `1.5`"));
+    assert!(refused(&format!("calibrate looped {text} --confidence 0")).contains("`--confidence` is `0`"));
+    assert!(refused(&format!("calibrate looped {text} --kv-policy shared")).contains("needs `kv_sharing: shared`"));
+    assert!(refused("calibrate looped --text text/heldout.jsonl").contains("has 3 documents"));
+    assert!(refused(&format!("calibrate looped {text} --rule luck")).contains("unknown exit rule `luck`"));
+    place.retie("convert base --recursions 2 --sharing sequence --init average -o sequence").ok();
+    assert!(refused(&format!("calibrate sequence {text}")).contains("`sequence` has no early exits"));
+    assert!(
+        refused("eval sequence --tasks perplexity --text text/heldout.jsonl --depths all")
+            .contains("its recursions do not run one after the other")
+    );
+    assert!(refused("generate base --prompt Rome --speculate").contains("it has one recursion"));
+}

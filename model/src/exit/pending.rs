@@ -1,0 +1,160 @@
+//! Tokens that left the loop and are made up for when a later token of their sequence reaches the
+//! recursion that they skipped: its keys and values are then those of the whole stack.
+//!
+//! A token waits in front of one recursion, with the state that enters it. When the recursion has
+//! run, it waits in front of the next one.
+
+use super::policy::selected;
+use crate::{
+    cache::KvCache,
+    causal_lm::CausalLm,
+    kernels::{self, Layout, Segment},
+    recursion::RecursionCall,
+};
+use burn::tensor::Tensor;
+
+/// Tokens that wait in front of a recursion.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    tokens: Vec<Token>,
+    /// Their states, `[n, D]`; `None` without tokens.
+    states: Option<Tensor<2>>,
+}
+
+/// Place of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Token {
+    slot: usize,
+    position: usize,
+}
+
+impl Pending {
+    /// Drops the tokens of a sequence from position `len` on.
+    pub fn crop(&mut self, slot: usize, len: usize) {
+        self.retain(|token| token.slot != slot || token.position < len);
+    }
+
+    /// Number of tokens that wait.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn retain(&mut self, keeps: impl Fn(&Token) -> bool) {
+        let kept: Vec<usize> = (0..self.len()).filter(|i| keeps(&self.tokens[*i])).collect();
+        if kept.len() < self.len() {
+            self.states = self.states.take().filter(|_| !kept.is_empty()).map(|states| kernels::gather(states, &kept));
+            self.tokens = kept.iter().map(|i| self.tokens[*i]).collect();
+        }
+    }
+
+    /// Takes out the tokens of `slots`.
+    fn take(&mut self, slots: &[usize]) -> Self {
+        let taken: Vec<usize> = (0..self.len()).filter(|i| slots.contains(&self.tokens[*i].slot)).collect();
+        let tokens = taken.iter().map(|i| self.tokens[*i]).collect();
+        let states = self.states.as_ref().filter(|_| !taken.is_empty());
+        let states = states.map(|states| kernels::gather(states.clone(), &taken));
+        self.retain(|token| !slots.contains(&token.slot));
+        Self { tokens, states }
+    }
+
+    fn add(&mut self, tokens: Vec<Token>, states: Tensor<2>) {
+        if tokens.is_empty() {
+            return;
+        }
+        self.tokens.extend(tokens);
+        self.states = Some(match self.states.take() {
+            Some(before) => Tensor::cat(vec![before, states], 0),
+            None => states,
+        });
+    }
+}
+
+/// A row of the pass, or a token that waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    token: Token,
+    /// Index among the states of the selected rows, followed by those that waited.
+    at: usize,
+}
+
+/// Runs the selected rows of `all [M, D]`, and beside them the tokens of their sequences that wait.
+/// Rows of `just_left` begin to wait here.
+pub(super) fn run(
+    model: &CausalLm,
+    all: &Tensor<2>,
+    call: &RecursionCall<'_>,
+    just_left: &[usize],
+    cache: &mut KvCache,
+) -> Option<Tensor<2>> {
+    let RecursionCall { recursion, depths, rows, selected_rows } = call;
+    let tokens = tokens(&rows.layout, cache.capacity());
+    let at = |some: &[usize]| some.iter().map(|row| tokens[*row]).collect::<Vec<_>>();
+    if !just_left.is_empty() {
+        cache.pending(*recursion).add(at(just_left), kernels::gather(all.clone(), just_left));
+    }
+    let x = selected(all, call)?;
+    let selected_tokens = at(selected_rows);
+    let mut slots: Vec<usize> = selected_tokens.iter().map(|token| token.slot).collect();
+    slots.dedup();
+    let Pending { tokens: waited, states } = cache.pending(*recursion).take(&slots);
+    let Some(states) = states else {
+        if call.selects_all() {
+            return Some(model.run_cached_depths(x, depths.clone(), rows, cache));
+        }
+        let layout = layout(&selected_tokens, cache.capacity());
+        return Some(model.run_cached_depths(x, depths.clone(), &model.row_context(layout), cache));
+    };
+    let num_selected = selected_tokens.len();
+    let together = selected_tokens.into_iter().chain(waited.iter().copied());
+    let mut entries: Vec<Entry> = together.enumerate().map(|(at, token)| Entry { token, at }).collect();
+    entries.sort_unstable();
+    let order: Vec<usize> = entries.iter().map(|entry| entry.at).collect();
+    let sorted: Vec<Token> = entries.iter().map(|entry| entry.token).collect();
+    let x = kernels::gather(Tensor::cat(vec![x, states], 0), &order);
+    let context = model.row_context(layout(&sorted, cache.capacity()));
+    let x = model.run_cached_depths(x, depths.clone(), &context, cache);
+    let mut places = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(place, at)| places[*at] = place);
+    if recursion + 1 < model.share_map().num_recursions() {
+        cache.pending(recursion + 1).add(waited, kernels::gather(x.clone(), &places[num_selected..]));
+    }
+    Some(kernels::gather(x, &places[..num_selected]))
+}
+
+/// Slot and position of each row of a cached pass.
+fn tokens(layout: &Layout, capacity: usize) -> Vec<Token> {
+    let of_segment = |segment: &Segment| {
+        let slot = segment.keys.start / capacity;
+        segment.positions().map(move |position| Token { slot, position }).collect::<Vec<_>>()
+    };
+    layout.segments().iter().flat_map(of_segment).collect()
+}
+
+/// Layout in which `tokens`, ascending, attend to all tokens of their slots up to themselves.
+/// Consecutive ones are a segment.
+fn layout(tokens: &[Token], capacity: usize) -> Layout {
+    let follows = |a: &Token, b: &Token| a.slot == b.slot && a.position + 1 == b.position;
+    let mut start = 0;
+    let segments = tokens.chunk_by(follows).map(|run| {
+        let queries = start..start + run.len();
+        start = queries.end;
+        let first = run[0].slot * capacity;
+        Segment::last(queries, 0..0, first..first + run[run.len() - 1].position + 1)
+    });
+    Layout::ragged(segments.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consecutive_tokens_of_a_slot_are_a_segment() {
+        let token = |slot, position| Token { slot, position };
+        let tokens = [token(0, 2), token(0, 3), token(0, 5), token(2, 6)];
+        let found = layout(&tokens, 40);
+        let segment = |queries: std::ops::Range<usize>, keys| Segment::last(queries, 0..0, keys);
+        assert_eq!(found.segments(), [segment(0..2, 0..4), segment(2..3, 0..6), segment(3..4, 80..87)]);
+        assert_eq!(super::tokens(&found, 40), tokens);
+    }
+}

@@ -1,0 +1,61 @@
+//! Exit rules: a number for each token after a recursion. Every rule is a file of `signals` and a
+//! line of [`ExitRule::signal`].
+
+use super::signals::{agreement, change, entropy, margin, probability, probe};
+use crate::causal_lm::CausalLm;
+use burn::tensor::{Device, Tensor};
+use retie_config::{ExitProbe, ExitRuleKind};
+
+/// An exit rule with its weights, if it has any.
+#[derive(Clone, Debug)]
+pub struct ExitRule {
+    kind: ExitRuleKind,
+    /// After recursions `1 … R − 1`, on the device of the model.
+    probes: Vec<probe::Probe>,
+}
+
+/// Hidden states of some rows before and after a recursion, `[n, D]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Passed<'m> {
+    pub model: &'m CausalLm,
+    /// Number of recursions that have run.
+    pub recursions: usize,
+    pub before: Tensor<2>,
+    pub after: Tensor<2>,
+}
+
+impl ExitRule {
+    /// The rule `kind`, with `probes` if it is the probe.
+    #[must_use]
+    pub fn new(kind: ExitRuleKind, probes: &[ExitProbe], device: &Device) -> Self {
+        Self { kind, probes: probes.iter().map(|found| probe::Probe::new(found, device)).collect() }
+    }
+
+    /// Name of the rule.
+    #[must_use]
+    pub fn kind(&self) -> ExitRuleKind {
+        self.kind
+    }
+
+    /// Number of each row.
+    pub(crate) fn signal(&self, passed: &Passed<'_>) -> Vec<f32> {
+        match self.kind {
+            ExitRuleKind::Probe => probe::signal(&self.probes[passed.recursions - 1], passed),
+            ExitRuleKind::Probability => probability::signal(passed),
+            ExitRuleKind::Margin => margin::signal(passed),
+            ExitRuleKind::Entropy => entropy::signal(passed),
+            ExitRuleKind::Agreement => agreement::signal(passed),
+            ExitRuleKind::Change => change::signal(passed),
+        }
+    }
+
+    /// Number of each row `[n, D]`, from its hidden states before and after recursion number
+    /// `recursions`, counted from 1.
+    ///
+    /// # Panics
+    /// When the rule has no probe for this recursion.
+    #[must_use]
+    pub fn numbers(&self, model: &CausalLm, recursions: usize, [before, after]: [Tensor<2>; 2]) -> Vec<f32> {
+        self.signal(&Passed { model, recursions, before, after })
+    }
+}
