@@ -7,6 +7,8 @@
 //! DoRA: `h = m / ‖W' + B A‖ ⊙ (W'x + B A x) + b`, with norms by row and magnitudes `m` of the
 //! depth (<https://arxiv.org/abs/2402.09353>, Eq. 5). The norms are constants in the backward pass,
 //! as in its section 4.3 and in peft: gradients flow through `m` and through the numerator.
+//!
+//! A low-rank linear has no `W'`: `h = B A x + b`.
 
 #![allow(non_snake_case)] // `lora_A` is spelled as peft does, and so in the checkpoint
 
@@ -17,10 +19,11 @@ use burn::{
 };
 use retie_config::{Activation, Precision};
 
-/// Weights of a stored linear: `weight [out, in]`, `bias [out]`.
+/// Weights of a stored linear: `weight [out, in]`, `bias [out]`. Without weight the LoRA of its
+/// depth is all of it.
 #[derive(Module, Debug)]
 pub struct Linear {
-    pub weight: Param<Tensor<2>>,
+    pub weight: Option<Param<Tensor<2>>>,
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(crate) precision: Precision,
@@ -49,12 +52,20 @@ pub struct LinearAtDepth {
 impl Linear {
     /// Applies the linear with the depth's LoRA or DoRA: `x [M, in]` → `[M, out]`.
     pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
-        let weight = self.weight.val();
-        let out = match (depth.lora(), self.precision) {
-            (Some([a, b]), Precision::F32) => kernels::linear_lora(x, weight, a, b),
-            (None, Precision::F32) => kernels::linear(x, weight),
-            (Some([a, b]), Precision::Bf16) => kernels::linear_lora_in_bf16(x, weight, a, b),
-            (None, Precision::Bf16) => kernels::linear_in_bf16(x, weight),
+        let product = match self.precision {
+            Precision::F32 => kernels::linear,
+            Precision::Bf16 => kernels::linear_in_bf16,
+        };
+        let with_lora = match self.precision {
+            Precision::F32 => kernels::linear_lora,
+            Precision::Bf16 => kernels::linear_lora_in_bf16,
+        };
+        let weight = self.weight.as_ref().map(Param::val);
+        let out = match (weight, depth.lora()) {
+            (Some(weight), Some([a, b])) => with_lora(x, weight, a, b),
+            (Some(weight), None) => product(x, weight),
+            (None, Some([a, b])) => product(product(x, a), b),
+            (None, None) => unreachable!("loading checks that a linear has a weight or factors"),
         };
         self.add_bias(self.rescaled(out, depth), depth)
     }
@@ -67,13 +78,12 @@ impl Linear {
         activation: Activation,
         depth: &LinearAtDepth,
     ) -> Tensor<2> {
-        if self.precision == Precision::Bf16 {
+        let (Some(weight), Precision::F32) = (&self.weight, self.precision) else {
             return self.forward(kernels::gated(gate, up, activation), depth);
-        }
-        let weight = self.weight.val();
+        };
         let out = match depth.lora() {
-            Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight, a, b),
-            None => kernels::gated_linear(gate, up, activation, weight),
+            Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight.val(), a, b),
+            None => kernels::gated_linear(gate, up, activation, weight.val()),
         };
         self.add_bias(self.rescaled(out, depth), depth)
     }
@@ -90,7 +100,7 @@ impl Linear {
     /// Norms `‖W' + B A‖` by row, `[out]`, without gradient; `None` without LoRA.
     fn row_norms(&self, depth: &LinearAtDepth) -> Option<Tensor<1>> {
         let [a, b] = depth.lora()?.map(Tensor::inner);
-        Some(kernels::row_norms(self.weight.val().inner(), a, b))
+        Some(kernels::row_norms(self.weight.as_ref()?.val().inner(), a, b))
     }
 
     fn add_bias(&self, out: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
