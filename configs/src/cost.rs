@@ -124,13 +124,13 @@ impl ModelConfig {
     /// Operations of the linears of a depth on one token; `makes_keys` includes k and v.
     fn linears(&self, map: &ShareMap, index: usize, makes_keys: bool) -> f64 {
         let step = map.depths()[index];
-        let lora =
-            self.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref()).filter(|_| map.is_shared(step.layer));
+        let lora = self.lora_at(&step, map);
         let shapes = self.projection_shapes().into_iter();
         let run = shapes.filter(|(projection, _)| makes_keys || !matches!(projection, Projection::K | Projection::V));
         let operations = |(projection, [out, input]): (Projection, [usize; 2])| {
             let rank = lora.map_or(0, |lora| lora.rank_at(step.depth, projection, [out, input]));
-            2 * (out * input + rank * (out + input))
+            let weight = if self.is_replaced(step.layer, projection, map) { 0 } else { out * input };
+            2 * (weight + rank * (out + input))
         };
         run.map(operations).sum::<usize>() as f64
     }

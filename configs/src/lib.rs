@@ -61,7 +61,7 @@ pub use extras::{DepthExtra, ExtraVector};
 pub use groups::{ClipGroup, GroupConfig, GroupsConfig, ParameterGroup};
 pub use json::{parse_json, special_number};
 pub use kv_sharing::KvSharing;
-pub use lora::{LoraConfig, Relax};
+pub use lora::{LoraBase, LoraConfig, Relax};
 pub use losses::*;
 pub use model::ModelConfig;
 pub use optimizer::{AdjustLr, OptimizerConfig, OptimizerKind};

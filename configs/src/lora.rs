@@ -1,6 +1,7 @@
-//! Per-depth LoRA: the ranks of a checkpoint, and LoRA or DoRA as its relaxation.
+//! Per-depth LoRA: the ranks of a checkpoint, LoRA or DoRA as its relaxation, and pairs of factors
+//! in place of matrices.
 
-use crate::{ConfigError, Depth, ModelConfig, Projection, ShareMap};
+use crate::{ConfigError, Depth, LayerIndex, ModelConfig, Projection, ShareMap, named::named};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -58,12 +59,31 @@ impl std::str::FromStr for Relax {
     }
 }
 
+named! {
+    /// What the factors of a linear are added to.
+    #[derive(Default)]
+    LoraBase, "base" {
+        /// The weight of the shared layer: `h = W'x + B A x`.
+        #[default]
+        Shared = "shared",
+        /// Nothing: `h = B A x`. Where a linear of an unshared layer has a rank, its factors stand
+        /// in place of its matrix (`method: svd`).
+        None = "none",
+    }
+}
+
+impl LoraBase {
+    fn is_shared(&self) -> bool {
+        *self == Self::Shared
+    }
+}
+
 /// Per-depth LoRA on shared linears: `h = W'x + B A x`, scaling 1 (RRT Eq. 3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank `r` of every linear at every depth with a shared layer, clamped to the smaller side of
-    /// the matrix. With `ranks`, their maximum.
+    /// Rank `r` of every linear at every depth that may have it, clamped to the smaller side of the
+    /// matrix. With `ranks`, their maximum.
     pub rank: usize,
     /// Ranks by linear, e.g. `self_attn.q_proj`, one per depth, 0 for none. Empty where `rank`
     /// holds everywhere.
@@ -72,20 +92,32 @@ pub struct LoraConfig {
     /// LoRA, or DoRA with a magnitude per output row.
     #[serde(default, skip_serializing_if = "Relax::is_lora")]
     pub relax: Relax,
+    /// What the factors are added to.
+    #[serde(default, skip_serializing_if = "LoraBase::is_shared")]
+    pub base: LoraBase,
 }
 
 impl LoraConfig {
     /// LoRA with one rank at every linear and depth.
     #[must_use]
     pub fn uniform(rank: usize) -> Self {
-        Self { rank, ranks: BTreeMap::new(), relax: Relax::Lora }
+        Self { rank, ranks: BTreeMap::new(), relax: Relax::Lora, base: LoraBase::Shared }
     }
 
     /// Ranks by linear and depth; `None` if all of them are 0.
     #[must_use]
     pub fn table(ranks: BTreeMap<String, Vec<usize>>) -> Option<Self> {
         let rank = ranks.values().flatten().copied().max().filter(|rank| *rank > 0)?;
-        Some(Self { rank, ranks, relax: Relax::Lora })
+        Some(Self { rank, ranks, relax: Relax::Lora, base: LoraBase::Shared })
+    }
+
+    /// Name of the factors in reports.
+    #[must_use]
+    pub fn title(&self) -> &'static str {
+        match self.base {
+            LoraBase::Shared => self.relax.title(),
+            LoraBase::None => "factors",
+        }
     }
 
     /// Copy with another relaxation.
@@ -94,7 +126,20 @@ impl LoraConfig {
         Self { relax, ..self }
     }
 
-    /// Rank of a linear of shape `[out, in]` at a depth with a shared layer; 0 for none.
+    /// Copy whose factors stand in place of matrices.
+    #[must_use]
+    pub fn without_base(self) -> Self {
+        Self { base: LoraBase::None, ..self }
+    }
+
+    /// True if depths that run `layer` may have factors: where they are added to a weight the
+    /// layer is shared, where they replace it one depth alone runs it.
+    #[must_use]
+    pub fn is_on(&self, map: &ShareMap, layer: LayerIndex) -> bool {
+        map.is_shared(layer) == self.base.is_shared()
+    }
+
+    /// Rank of a linear of shape `[out, in]` at a depth that may have factors; 0 for none.
     #[must_use]
     pub fn rank_at(&self, depth: Depth, projection: Projection, [out, inp]: [usize; 2]) -> usize {
         match self.ranks.is_empty() {
@@ -121,7 +166,7 @@ impl LoraConfig {
                 continue;
             }
             for (step, rank) in map.depths().iter().zip(ranks) {
-                let largest = if map.is_shared(step.layer) { *out.min(inp) } else { 0 };
+                let largest = if self.is_on(map, step.layer) { *out.min(inp) } else { 0 };
                 if *rank > largest {
                     problems.push(format!(
                         "`{projection}` at depth {} has rank {rank}, expected {largest} at most",
@@ -129,6 +174,9 @@ impl LoraConfig {
                     ));
                 }
             }
+        }
+        if self.base == LoraBase::None && self.relax == Relax::Dora {
+            problems.push("`base` is `none`, but `dora` scales the rows of a weight".to_owned());
         }
         if self.rank == 0 || (!self.ranks.is_empty() && self.ranks.values().flatten().max() != Some(&self.rank)) {
             problems.push(format!("`rank` is {}, expected the largest of the ranks, above 0", self.rank));
@@ -169,8 +217,8 @@ mod tests {
             ("mlp.gate_proj".to_owned(), vec![1]),
             ("qkv".to_owned(), vec![]),
         ]);
-        let error =
-            LoraConfig { rank: 4, ranks, relax: Relax::Lora }.check(&tiny_llama(4), &map).unwrap_err().to_string();
+        let lora = LoraConfig { rank: 4, ranks, relax: Relax::Lora, base: LoraBase::Shared };
+        let error = lora.check(&tiny_llama(4), &map).unwrap_err().to_string();
         assert_eq!(
             error.lines().collect::<Vec<_>>(),
             [
@@ -183,5 +231,21 @@ mod tests {
             ]
         );
         LoraConfig::uniform(3).check(&tiny_llama(4), &map).unwrap();
+    }
+
+    #[test]
+    fn factors_without_a_base_stand_where_no_layer_is_shared() {
+        let ranks = |at: [usize; 4]| BTreeMap::from([("mlp.up_proj".to_owned(), at.to_vec())]);
+        let alone = |at| LoraConfig::table(ranks(at)).unwrap().without_base();
+        let (plain, looped) = (ShareMap::identity(4), ShareMap::new(4, 2, Sharing::MiddleCycle).unwrap());
+        alone([0, 8, 2, 1]).check(&tiny_llama(4), &plain).unwrap();
+        alone([3, 0, 0, 3]).check(&tiny_llama(4), &looped).unwrap();
+        let error = alone([0, 1, 0, 0]).check(&tiny_llama(4), &looped).unwrap_err().to_string();
+        assert!(error.contains("at depth 1 has rank 1, expected 0 at most"), "{error}");
+        let error = alone([0, 1, 0, 0]).with(Relax::Dora).check(&tiny_llama(4), &plain).unwrap_err().to_string();
+        assert!(error.contains("`base` is `none`, but `dora`"), "{error}");
+        let json = json!({ "rank": 2, "ranks": { "mlp.up_proj": [0, 2, 0, 0] }, "base": "none" });
+        assert_eq!(serde_json::to_value(alone([0, 2, 0, 0])).unwrap(), json);
+        assert_eq!(serde_json::from_value::<LoraConfig>(json).unwrap(), alone([0, 2, 0, 0]));
     }
 }

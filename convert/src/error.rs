@@ -119,6 +119,21 @@ pub enum ConvertError {
         /// Parameters of the smallest selection.
         smallest: usize,
     },
+    /// A budget that no pairs of factors fit, or that all matrices fit.
+    #[error(
+        "the budget `{budget}` is {allowed} parameters, expected at least {smallest} and less than the {all} of the model\nhint: {}",
+        if allowed >= all { "nothing has to be replaced: ask for less" } else { "factors of rank 1 and what is no matrix are the least" }
+    )]
+    LowRankBudget {
+        /// The budget as it was asked for.
+        budget: String,
+        /// The budget in parameters.
+        allowed: usize,
+        /// Parameters of the source.
+        all: usize,
+        /// Parameters with rank 1 everywhere.
+        smallest: usize,
+    },
     /// No candidate of a search fits.
     #[error(
         "nothing can be tried within the budget `{budget}` ({allowed} parameters):\n{}\nhint: raise the budget, or try other recursions, patterns or a `fit`",

@@ -22,6 +22,7 @@ mod factorize;
 pub mod init;
 mod kinds;
 mod lints;
+mod low_rank;
 mod magnitudes;
 mod output_files;
 mod pipeline;

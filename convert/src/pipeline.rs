@@ -4,6 +4,7 @@ use crate::{
     Calibration, ConvertError, ConvertReport, OutputFiles, Phase, PlainError, Progress, SourceModel,
     calibrate::{Fitted, Scratch, SourceStates, calibrate, calibrated_spectra, compensate},
     factorize::LoraFactors,
+    low_rank,
     magnitudes::magnitudes,
     output_files::write_json,
     plan::{ConversionPlan, PlannedTensor},
@@ -104,11 +105,15 @@ pub(crate) fn plan(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ConversionPlan, ConvertError> {
     let plan = ConversionPlan::new(source, conversion)?;
-    let Some((lora, budget)) = conversion.lora.as_ref().and_then(|lora| match lora.ranks {
-        LoraRanks::Budget(budget) => Some((lora, budget)),
-        LoraRanks::Named { .. } => None,
-    }) else {
-        return Ok(plan);
+    let Some(lora) = &conversion.lora else { return Ok(plan) };
+    let budget = match lora.ranks {
+        LoraRanks::Budget(budget) => budget,
+        LoraRanks::Named { .. } => return Ok(plan),
+        LoraRanks::Alone(budget) => {
+            let calibration = calibration.ok_or(ConvertError::NoCalibration)?;
+            let ranks = low_rank::ranks(source, &plan, (budget, &conversion.target), calibration, progress)?;
+            return Ok(plan.with_lora(source.tensors, conversion, ranks));
+        }
     };
     let spectra = match calibration.filter(|_| conversion.init == Init::Calibrated) {
         None => plain_spectra(source.tensors, &plan, lora, progress)?,
@@ -250,7 +255,9 @@ fn write_fitted(
     writer: &mut FolderWriter,
     report: &mut ConvertReport,
 ) -> Result<Vec<PlainError>, ConvertError> {
-    writer.write(&tensor.name, &fitted.weights.bytes(&tensor.name)?)?;
+    if !tensor.is_replaced() {
+        writer.write(&tensor.name, &fitted.weights.bytes(&tensor.name)?)?;
+    }
     let factors = fitted.factors.as_ref().into_iter().flat_map(|file| tensor.factors.iter().map(move |f| (file, f)));
     for (file, planned) in factors {
         writer.write(&planned.a.0, &file.bytes(&planned.a.0)?)?;
@@ -270,11 +277,12 @@ fn write_fitted(
         let factors = group_factors(source, &own, &tensor.factors, seed)?;
         write_factors(tensor, &fitted.weights.bytes(&tensor.name)?, &factors, writer, report)?;
     }
-    let depths = tensor.depths.iter().zip(&tensor.sources);
-    depths
+    tensor
+        .depths_and_sources()
         .map(|(depth, name)| {
             let factors = fitted.factors.as_ref().zip(tensor.factors_at(*depth));
-            let error = plain_error(source, name, (&fitted.weights, &tensor.name), factors)?;
+            let stored = (!tensor.is_replaced()).then_some((&fitted.weights, tensor.name.as_str()));
+            let error = plain_error(source, name, stored, factors)?;
             Ok(PlainError { depth: depth.0, source: name.clone(), error })
         })
         .collect()

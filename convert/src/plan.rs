@@ -4,7 +4,7 @@
 use crate::{ConvertError, SourceModel, init::layer_sources, kinds, ranks::named_ranks};
 use retie_checkpoint::{Dtype, ProbePoint, TensorInfo, TensorSource, check_tensors};
 use retie_config::{
-    Compensation, Conversion, Depth, DepthExtra, Init, LayerIndex, LoraConfig, ModelConfig, Projection,
+    Compensation, Conversion, Depth, DepthExtra, Init, LayerIndex, LoraBase, LoraConfig, ModelConfig, Projection,
     RecursionConfig, ShareMap, Stack, StoredDtype, TensorInit, TensorNames, TensorOwner, TensorPart, TensorRole,
     TensorSpec,
 };
@@ -33,6 +33,17 @@ pub(crate) struct PlannedTensor {
 }
 
 impl PlannedTensor {
+    /// True if factors stand in place of the weight, which is not written.
+    pub fn is_replaced(&self) -> bool {
+        self.factors.iter().any(|factors| factors.replaces)
+    }
+
+    /// The depths that run a linear, each with the weight of the source that it is compared with:
+    /// its own, or the one source of all.
+    pub fn depths_and_sources(&self) -> impl Iterator<Item = (&Depth, &String)> {
+        self.depths.iter().zip(self.sources.iter().cycle())
+    }
+
     /// The factors of a depth.
     pub fn factors_at(&self, depth: Depth) -> Option<&PlannedLora> {
         self.factors.iter().find(|factors| factors.depth == depth)
@@ -48,6 +59,8 @@ pub(crate) struct PlannedLora {
     /// `[out, in]`.
     pub shape: [usize; 2],
     pub rank: usize,
+    /// True if they stand in place of the weight, and correct nothing.
+    pub replaces: bool,
     /// The weight of that depth in the source.
     pub source: String,
     pub a: (String, TensorInfo),
@@ -119,6 +132,18 @@ impl ConversionPlan {
             && self.config.recursion.as_ref().is_none_or(|recursion| recursion.init == Init::Select)
     }
 
+    /// True if the LoRA of depths that run kept layers again is fitted: they are compensated, and
+    /// gates are open.
+    pub fn fits_loops(&self) -> bool {
+        let open = |lora: &PlannedLora| self.gate(lora.depth) != Some(0.0);
+        self.is_compensated() && self.tensors.iter().filter(|t| t.fitted).flat_map(|t| &t.factors).any(open)
+    }
+
+    /// True if factors stand in place of matrices.
+    pub fn has_replaced(&self) -> bool {
+        self.tensors.iter().any(PlannedTensor::is_replaced)
+    }
+
     /// Start of the residual gates of a depth; `None` if it has none, or they are 1.
     pub fn gate(&self, depth: Depth) -> Option<f32> {
         let owner = TensorOwner::Depth(depth);
@@ -140,11 +165,14 @@ impl ConversionPlan {
     }
 
     /// Name and type of everything that is written, in order: each shared weight is followed by its
-    /// factors, so that one pass over the source makes both.
+    /// factors, so that one pass over the source makes both. Factors that replace a weight stand in
+    /// its place.
     pub fn entries(&self) -> Vec<(String, TensorInfo)> {
         let mut entries = Vec::new();
         for tensor in &self.tensors {
-            entries.push((tensor.name.clone(), tensor.info.clone()));
+            if !tensor.is_replaced() {
+                entries.push((tensor.name.clone(), tensor.info.clone()));
+            }
             for factors in &tensor.factors {
                 entries.extend([factors.a.clone(), factors.b.clone()]);
                 entries.extend(factors.magnitudes.clone());
@@ -155,7 +183,7 @@ impl ConversionPlan {
 }
 
 /// The configuration of the model that is written; one recursion gives a plain model, if its family
-/// has the names that are written.
+/// has the names that are written and no factors replace a matrix.
 fn target_config(
     config: &ModelConfig,
     conversion: &Conversion,
@@ -163,7 +191,8 @@ fn target_config(
     lora: Option<LoraConfig>,
 ) -> ModelConfig {
     let mut target = config.with_depths(stack.sources());
-    let is_plain = conversion.num_recursions == 1 && config.architecture.tensor_names == TensorNames::Llama;
+    let has_names = config.architecture.tensor_names == TensorNames::Llama;
+    let is_plain = conversion.num_recursions == 1 && has_names && conversion.lora.is_none();
     target.recursion = (!is_plain).then(|| RecursionConfig {
         share_norms: conversion.target.share_norms,
         lora,
@@ -206,10 +235,22 @@ impl<'a> TensorPlanner<'a> {
     /// correct.
     fn all(&self) -> Vec<PlannedTensor> {
         let specs = self.plan.config.tensors_for(self.plan.map());
+        // A matrix that factors replace is planned, too: they go with it.
+        let mut whole = self.plan.config.clone();
+        if let Some(recursion) = whole.recursion.as_mut().filter(|_| self.replaces()) {
+            recursion.lora = None;
+        }
+        let all = whole.tensors_for(self.plan.map());
         let own = |init| !matches!(init, TensorInit::Residual | TensorInit::RowNorms);
-        let mut kept: Vec<&TensorSpec> = specs.iter().filter(|spec| own(spec.init)).collect();
+        let mut kept: Vec<&TensorSpec> = all.iter().filter(|spec| own(spec.init)).collect();
         kept.sort_by_key(|spec| place_in_file(spec));
         kept.into_iter().map(|spec| self.tensor(spec, &specs)).collect()
+    }
+
+    /// True if the factors of the target replace matrices.
+    fn replaces(&self) -> bool {
+        let recursion = self.plan.config.recursion.as_ref();
+        recursion.and_then(|recursion| recursion.lora.as_ref()).is_some_and(|lora| lora.base == LoraBase::None)
     }
 
     fn tensor(&self, spec: &TensorSpec, specs: &[TensorSpec]) -> PlannedTensor {
@@ -239,12 +280,12 @@ impl<'a> TensorPlanner<'a> {
             let map = self.plan.map();
             tensor.projection = Some(projection);
             tensor.depths = map.depths_of(layer);
-            tensor.fitted = match self.conversion.init {
-                Init::Calibrated => map.is_shared(layer),
-                _ => self.compensates(projection),
-            };
             let factors = tensor.depths.iter().filter_map(|depth| self.lora(layer, *depth, projection, dtype, specs));
             tensor.factors = factors.collect();
+            tensor.fitted = match self.conversion.init {
+                Init::Calibrated => map.is_shared(layer) || tensor.is_replaced(),
+                _ => self.compensates(projection),
+            };
         }
         tensor
     }
@@ -312,6 +353,7 @@ impl<'a> TensorPlanner<'a> {
             projection,
             shape: self.plan.config.projection_shape(projection),
             rank: a.1.shape[0],
+            replaces: self.replaces(),
             source: TensorOwner::Layer(self.plan.source_layer(depth)).weight(weight),
             a,
             b: find(TensorRole::LoraB(projection), dtype)?,

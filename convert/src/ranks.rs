@@ -1,5 +1,5 @@
-//! Ranks of the LoRA by linear and depth: as asked for, or a number of parameters spread by
-//! where the residuals' energy is.
+//! Ranks of factors by linear and depth: as asked for, or a number of parameters spread by where
+//! the residuals' energy is, or by what replaced matrices lose ([`allot`]).
 //!
 //! The best correction of rank `r` keeps the `r` largest singular values of a residual, so one more
 //! rank there is worth `σ²_{r+1}`, and it costs `in + out` parameters. The ranks that keep most in
@@ -105,6 +105,62 @@ pub(crate) fn spread_budget(
     Ok(LoraConfig::table(ranks).ok_or(ConvertError::BudgetTooSmall { budget, cheapest })?.with(relax))
 }
 
+/// Halvings of the range in which the price of a parameter is searched.
+const HALVINGS: usize = 100;
+
+/// The ranks of pairs of factors that replace the linears of `spectra`, with at most `allowed`
+/// parameters, so that as little as possible of the spectra is lost in total. A linear whose best
+/// rank would have as many parameters as its matrix keeps the matrix (rank 0).
+///
+/// At a price of a parameter every linear has its best rank; the price is the lowest at which all
+/// are within `allowed`. `None` where even rank 1 everywhere is not.
+pub(crate) fn allot(allowed: usize, spectra: &[Spectrum], config: &ModelConfig) -> Option<LoraConfig> {
+    let ranks_at = |price: f64| -> (usize, Vec<usize>) {
+        let best = |spectrum: &Spectrum| best_rank(spectrum, config.projection_shape(spectrum.projection), price);
+        let found: Vec<(usize, usize)> = spectra.iter().map(best).collect();
+        (found.iter().map(|(cost, _)| cost).sum(), found.into_iter().map(|(_, rank)| rank).collect())
+    };
+    let total: f64 = spectra.iter().flat_map(|spectrum| &spectrum.values).sum();
+    let (mut low, mut high) = (0.0, total.max(f64::MIN_POSITIVE));
+    let (cost, mut ranks) = ranks_at(high);
+    if cost > allowed {
+        return None;
+    }
+    for _ in 0..HALVINGS {
+        let price = f64::midpoint(low, high);
+        let (cost, found) = ranks_at(price);
+        if cost <= allowed { (high, ranks) = (price, found) } else { low = price }
+    }
+    let shapes = config.projection_shapes().into_iter();
+    let depths = spectra.iter().map(|spectrum| spectrum.depth.0 + 1).max().unwrap_or(0);
+    let mut table: BTreeMap<String, Vec<usize>> =
+        shapes.map(|(projection, _)| (projection.name().to_owned(), vec![0; depths])).collect();
+    for (spectrum, rank) in spectra.iter().zip(ranks) {
+        if let Some(ranks) = table.get_mut(spectrum.projection.name()) {
+            ranks[spectrum.depth.0] = rank;
+        }
+    }
+    LoraConfig::table(table).map(LoraConfig::without_base)
+}
+
+/// Parameters and rank of a linear that lose least, with what its parameters cost at `price`.
+fn best_rank(spectrum: &Spectrum, [out, inp]: [usize; 2], price: f64) -> (usize, usize) {
+    let mut lost: f64 = spectrum.values.iter().sum();
+    let mut best = (price * (out * inp) as f64, out * inp, 0); // the matrix itself
+    for (rank, value) in (1..).zip(&spectrum.values) {
+        lost -= value;
+        let cost = rank * (out + inp);
+        if cost >= out * inp {
+            break;
+        }
+        let worth = lost.max(0.0) + price * cost as f64;
+        if worth < best.0 {
+            best = (worth, cost, rank);
+        }
+    }
+    (best.1, best.2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +181,45 @@ mod tests {
 
     fn spectrum(depth: usize, projection: Projection, values: &[f64]) -> Spectrum {
         Spectrum { depth: Depth(depth), projection, values: values.to_vec() }
+    }
+
+    /// Every choice of ranks and matrices, by hand.
+    #[test]
+    fn factors_lose_as_little_as_any_choice_within_the_budget() {
+        let (config, _) = model();
+        // 8 × 8: ranks 1 to 3 at 16 a rank, or 64. 4 × 8: ranks 1 and 2 at 12, or 32.
+        let spectra = [
+            spectrum(0, Projection::Q, &[9.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.0, 0.0]),
+            spectrum(1, Projection::Q, &[1.0, 0.5, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1]),
+            spectrum(1, Projection::K, &[6.0, 3.0, 2.5, 2.0]),
+        ];
+        let lost = |i: usize, rank: usize| spectra[i].values[rank..].iter().sum::<f64>();
+        let options = |i: usize| -> Vec<(usize, f64, usize)> {
+            let [out, inp] = config.projection_shape(spectra[i].projection);
+            let factors = (1..).take_while(|rank| rank * (out + inp) < out * inp);
+            factors.map(|rank| (rank * (out + inp), lost(i, rank), rank)).chain([(out * inp, 0.0, 0)]).collect()
+        };
+        for allowed in [44, 50, 64, 80, 96, 112, 130, 159] {
+            let found = allot(allowed, &spectra, &config).unwrap();
+            assert_eq!(found.base, retie_config::LoraBase::None);
+            let q = &found.ranks["self_attn.q_proj"];
+            let ranks = [q[0], q[1], found.ranks["self_attn.k_proj"][1]];
+            let chosen = (0..3).map(|i| *options(i).iter().find(|option| option.2 == ranks[i]).unwrap());
+            let (cost, loss) = chosen.fold((0, 0.0), |(cost, loss), option| (cost + option.0, loss + option.1));
+            assert!(cost <= allowed, "{cost} {allowed}");
+            // No choice that costs as little loses less.
+            for a in options(0) {
+                for b in options(1) {
+                    for c in options(2) {
+                        assert!(
+                            a.0 + b.0 + c.0 > cost || a.1 + b.1 + c.1 > loss - 1e-12,
+                            "{ranks:?} {a:?} {b:?} {c:?}"
+                        );
+                    }
+                }
+            }
+        }
+        assert_eq!(allot(43, &spectra, &config), None);
     }
 
     #[test]

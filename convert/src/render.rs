@@ -14,6 +14,7 @@ impl Display for ConvertReport {
         }
         match &self.recursion {
             None => writeln!(f, "{} layers, copied (one recursion)", self.num_layers)?,
+            Some(_) if self.has_low_rank() => writeln!(f, "{} layers with low-rank linears", self.num_layers)?,
             Some(r) => writeln!(
                 f,
                 "{} depths from {} stored layers: {}, {} recursions, init {}",
@@ -27,8 +28,9 @@ impl Display for ConvertReport {
         parameters(f, self)?;
         aliases(f, &self.aliases)?;
         if let Some(lora) = &self.lora {
-            let title = self.relax().title();
-            writeln!(f, "\n{title:<18} {:>7}  residual energy kept (lowest to highest depth)", "rank")?;
+            let title = self.factors_title();
+            let energy = if self.has_low_rank() { "energy" } else { "residual energy" };
+            writeln!(f, "\n{title:<18} {:>7}  {energy} kept (lowest to highest depth)", "rank")?;
             for p in lora.projections.iter().filter(|p| p.rank > 0) {
                 let percent = |kept: Option<f64>| {
                     kept.map_or_else(|| "no residual".to_owned(), |k| format!("{:.1} %", 100.0 * k))
@@ -81,7 +83,7 @@ fn parameters(f: &mut Formatter<'_>, report: &ConvertReport) -> fmt::Result {
         ("embedding", |c| c.embedding),
         ("layers", |c| c.layers),
         ("own norms and biases", |c| c.depth_vectors),
-        (report.relax().title(), |c| c.lora),
+        (report.factors_title(), |c| c.lora),
         ("extras", |c| c.extras),
         ("routers", |c| c.routers),
         ("without embedding", |c| c.non_embedding()),

@@ -8,7 +8,7 @@ use crate::{
     lints::{lints, unused_keys},
     plan::{ConversionPlan, PlannedLora},
 };
-use retie_config::{Compensation, Conversion, Init, RecursionConfig, Relax, TensorPart};
+use retie_config::{Compensation, Conversion, Init, LoraBase, LoraConfig, RecursionConfig, TensorPart};
 use serde::{Deserialize, Serialize};
 
 /// Report of a conversion.
@@ -106,9 +106,10 @@ pub struct CalibrationReport {
     /// NLL of the source, nats per token.
     pub source_nll: f64,
     /// For comparison: the mean over the tied group with plain LoRA of the same rank; of a
-    /// selection the kept layers as they are in the source.
+    /// selection the kept layers as they are in the source; of a low-rank model factors of the same
+    /// ranks by the plain singular value decomposition.
     pub average: Effect,
-    /// This model, as it was written: calibrated or compensated.
+    /// This model, as it was written: calibrated, compensated or fitted.
     pub calibrated: Effect,
     /// How far every fitted weight is from the source's in the plain sense, which calibration does
     /// not minimise: the check `fit` compares them with the folder.
@@ -226,16 +227,26 @@ impl ConvertReport {
         })
     }
 
-    /// Relaxation of the shared linears; LoRA where there is none.
+    /// Name of the factors of linears: see [`LoraConfig::title`].
     #[must_use]
-    pub fn relax(&self) -> Relax {
-        self.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref()).map_or(Relax::Lora, |lora| lora.relax)
+    pub fn factors_title(&self) -> &'static str {
+        self.lora_config().map_or("LoRA", LoraConfig::title)
+    }
+
+    /// True if factors stand in place of matrices.
+    pub(crate) fn has_low_rank(&self) -> bool {
+        self.lora_config().is_some_and(|lora| lora.base == LoraBase::None)
+    }
+
+    fn lora_config(&self) -> Option<&LoraConfig> {
+        self.recursion.as_ref()?.lora.as_ref()
     }
 
     /// Names of the plain start and of the one that was fitted.
     #[must_use]
     pub fn fit_names(&self) -> [&'static str; 2] {
         match &self.recursion {
+            _ if self.has_low_rank() => ["plain SVD", "fitted to the text"],
             Some(recursion) if recursion.init == Init::Calibrated => ["average", "calibrated"],
             _ => ["uncompensated", "compensated"],
         }
@@ -307,7 +318,7 @@ fn notes(plan: &ConversionPlan, conversion: &Conversion) -> Vec<String> {
         );
     }
     let Some(recursion) = &plan.config.recursion else { return notes };
-    if recursion.share_norms {
+    if recursion.share_norms && recursion.num_recursions > 1 {
         let what = match plan.config.layer_vectors().iter().any(|(_, part, _)| *part == TensorPart::Bias) {
             true => "norms and biases",
             false => "norms",

@@ -187,10 +187,11 @@ fn check_fit(
     written: &SafetensorsFolder,
     tally: &mut Tally,
 ) -> Result<(), CheckpointError> {
-    for (depth, name) in tensor.depths.iter().zip(&tensor.sources) {
+    for (depth, name) in tensor.depths_and_sources() {
         tally.compared += 1;
         let factors = tensor.factors_at(*depth).map(|planned| (written, planned));
-        let found = plain_error(source, name, (written, &tensor.name), factors)?;
+        let stored = (!tensor.is_replaced()).then_some((written, tensor.name.as_str()));
+        let found = plain_error(source, name, stored, factors)?;
         let recorded = report.calibration.iter().flat_map(|calibration| &calibration.plain_errors);
         let recorded = recorded
             .filter(|recorded| recorded.depth == depth.0 && recorded.source == *name)
@@ -222,14 +223,18 @@ fn check_magnitudes(
 }
 
 /// `‖W_d − W' − B A‖²` of a weight of the source, a stored one and factors, the last two with where
-/// they are.
+/// they are; without a stored weight factors stand in its place.
 pub(crate) fn plain_error<S: TensorSource, F: TensorSource>(
     source: &dyn TensorSource,
     own: &str,
-    (stored_in, stored): (&S, &str),
+    stored: Option<(&S, &str)>,
     factors: Option<(&F, &PlannedLora)>,
 ) -> Result<f64, CheckpointError> {
-    let (own, stored) = (source.read_f32(own)?, stored_in.read_f32(stored)?);
+    let own = source.read_f32(own)?;
+    let stored = match stored {
+        Some((file, name)) => file.read_f32(name)?,
+        None => vec![0.0; own.len()],
+    };
     let product = match factors {
         Some((file, planned)) => {
             low_rank_product([&file.read_f32(&planned.a.0)?, &file.read_f32(&planned.b.0)?], planned.shape)
@@ -257,7 +262,8 @@ fn excesses(
         let energy = energy.filter(|energy| energy.projection == planned.projection.name());
         let energy = energy.flat_map(|energy| &energy.depths).find(|energy| energy.depth == planned.depth.0);
         let Some(energy) = energy else { return Ok(f64::INFINITY) };
-        let error = plain_error(source, &planned.source, (written, &tensor.name), Some((written, planned)))?;
+        let stored = Some((written, tensor.name.as_str()));
+        let error = plain_error(source, &planned.source, stored, Some((written, planned)))?;
         let discarded = energy.residual_energy - energy.kept_energy;
         let scale = match energy.residual_energy > 0.0 {
             true => energy.residual_energy,

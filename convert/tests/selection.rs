@@ -278,6 +278,41 @@ fn a_fitted_weight_is_a_solution_of_ridge_regression() {
 }
 
 #[test]
+fn the_lora_of_an_open_loop_is_fitted_to_what_the_removed_layers_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), Shape { biases: true, ..SHAPE }, |i| i);
+    let model = SourceModel { tensors: &source, config: &config };
+    let start = |name: &str, gate: f32, rank: Option<usize>| {
+        let ranks = rank.map(|rank| [("o_proj".to_owned(), rank), ("down_proj".to_owned(), rank)].into());
+        let options = ConvertConfig {
+            source_layers: Some(vec![0, 1, 2, 1, 2, 1, 2, 6, 7]),
+            recursions: Some(3),
+            gate: Some(gate),
+            lora_ranks: ranks.unwrap_or_default(),
+            share_norms: false,
+            ..selecting()
+        };
+        run(model, &options, &dir.path().join(name)).unwrap().0
+    };
+    let kl = |report: &ConvertReport| report.calibration.as_ref().unwrap().calibrated.kl;
+    let (bare, low, high) = (start("bare", 0.3, None), start("low", 0.3, Some(2)), start("high", 0.3, Some(8)));
+    let closed = start("closed", 0.0, Some(8));
+    assert!(kl(&high) < kl(&low) && kl(&low) < kl(&bare).min(kl(&closed)), "{} {} {}", kl(&high), kl(&low), kl(&bare));
+    // Depths 3 to 6 run layers 1 and 2 again; the check `fit` saw their factors.
+    let errors = &high.calibration.as_ref().unwrap().plain_errors;
+    let of_loop = errors.iter().filter(|error| (3..7).contains(&error.depth)).count();
+    assert_eq!(of_loop, 8);
+    let largest = |name: &str, part: &str| {
+        let folder = SafetensorsFolder::open(&dir.path().join(name)).unwrap();
+        let values = folder.read_f32(&format!("model.depths.4.{part}.lora_B.weight")).unwrap();
+        values.into_iter().fold(0.0f32, |most, x| most.max(x.abs()))
+    };
+    assert!(largest("high", "mlp.down_proj") > 0.0 && largest("closed", "mlp.down_proj") == 0.0);
+    let energy = high.lora.as_ref().unwrap().projections.iter().find(|p| p.projection == "mlp.down_proj").unwrap();
+    assert!(energy.depths.iter().all(|depth| depth.kept.is_some_and(|kept| kept > 0.0 && kept <= 1.0)), "{energy:?}");
+}
+
+#[test]
 fn a_block_is_looped_where_it_helps_and_the_budget_counts_it() {
     let dir = tempfile::tempdir().unwrap();
     let (config, source) = write(dir.path(), SHAPE, |i| i);

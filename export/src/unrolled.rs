@@ -4,7 +4,7 @@
 //!
 //! | tensor of layer `d` | made of |
 //! |---|---|
-//! | a linear | that of layer `i` with the LoRA or DoRA of the depth ([`crate::merge`]) |
+//! | a linear | that of layer `i`, if any, with the LoRA or DoRA of the depth ([`crate::merge`]) |
 //! | norms, biases | those of the depth, or of layer `i` if they are shared |
 //! | the last linear or norm of each part | times the residual scale of the depth, if it has one |
 //!
@@ -81,7 +81,11 @@ impl<'a> Unrolled<'a> {
         let depths = Depths { source, config: model.config, map: model.config.share_map() };
         let tensor = |spec: TensorSpec| {
             let (stored, change) = depths.origin(&spec);
-            let found = source.info(&stored)?;
+            let factor = match &change {
+                Change::Linear { factors: Some([a, _]), .. } => source.info(a),
+                _ => None,
+            };
+            let found = source.info(&stored).or(factor)?;
             let info = TensorInfo { dtype: dtype.unwrap_or(found.dtype), shape: spec.shape.clone() };
             Some((spec.name(), Tensor { info, stored, change }))
         };
@@ -131,8 +135,12 @@ impl<'a> Unrolled<'a> {
                 Ok(narrow_f64(&scaled.collect::<Vec<_>>(), dtype).into())
             }
             Change::Linear { factors, magnitudes, scale } => {
+                let weight = match self.source.info(&tensor.stored) {
+                    Some(_) => read(&tensor.stored)?,
+                    None => vec![0.0; tensor.info.shape.iter().product()], // the factors are all of it
+                };
                 let parts = Parts {
-                    weight: read(&tensor.stored)?,
+                    weight,
                     inp: tensor.info.shape.last().copied().unwrap_or(0),
                     factors: factors
                         .as_ref()

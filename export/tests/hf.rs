@@ -123,3 +123,14 @@ fn routers_are_kept_and_other_gates_are_refused() {
          hint: only routers with `--gating straight_through` are the plain recursion at full depth"
     );
 }
+
+#[test]
+fn factors_in_place_of_matrices_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let ranks = [("mlp.up_proj".to_owned(), vec![3; 6])].into();
+    let lora = LoraConfig::table(ranks).map(LoraConfig::without_base);
+    let low_rank = RecursionConfig { lora, ..RecursionConfig::new(1, Sharing::Cycle, Init::Calibrated) };
+    let model = Tiny::new(recursive(&family(ARCHITECTURES[0]), low_rank), Dtype::F32);
+    let error = write(&model, StoredType::Keep, &root.path().join("out")).unwrap_err().to_string();
+    assert!(error.contains("pairs of factors") && error.contains("hint: `--to hf-unrolled`"), "{error}");
+}

@@ -41,8 +41,9 @@ fn expected_linear(model: &Tiny, depth: Depth, projection: Projection) -> Vec<f6
     };
     let layer = TensorOwner::Layer(model.config.share_map().depths()[depth.0].layer);
     let own = |role| TensorOwner::Depth(depth).weight(role);
-    let mut weight = read(&layer.weight(TensorRole::Projection(projection))).unwrap();
-    let [_, inp] = model.config.projection_shape(projection);
+    let [out, inp] = model.config.projection_shape(projection);
+    let stored = read(&layer.weight(TensorRole::Projection(projection)));
+    let mut weight = stored.unwrap_or_else(|| vec![0.0; out * inp]); // without a matrix factors are all of it
     if let Some(a) = read(&own(TensorRole::LoraA(projection))) {
         let b = read(&own(TensorRole::LoraB(projection))).unwrap();
         let rank = a.len() / inp;
@@ -154,6 +155,23 @@ fn a_selection_is_unrolled_with_its_gates() {
             ..RecursionConfig::new(2, Sharing::Cycle, Init::Select)
         };
         let model = Tiny::new(recursive(&plain, selection), Dtype::F32);
+        check(&model, &plain, &root.path().join(architecture.model_type));
+    }
+}
+
+#[test]
+fn factors_in_place_of_matrices_are_multiplied() {
+    let root = tempfile::tempdir().unwrap();
+    for architecture in ARCHITECTURES {
+        let plain = family(architecture);
+        let ranks = plain.projection_shapes().into_iter().map(|(projection, _)| {
+            // One matrix is left.
+            let rank = |depth| if (projection, depth) == (Projection::Up, 2) { 0 } else { 3 };
+            (projection.name().to_owned(), (0..DEPTHS).map(rank).collect())
+        });
+        let lora = LoraConfig::table(ranks.collect()).map(LoraConfig::without_base);
+        let low_rank = RecursionConfig { lora, ..RecursionConfig::new(1, Sharing::Cycle, Init::Calibrated) };
+        let model = Tiny::new(recursive(&plain, low_rank), Dtype::F32);
         check(&model, &plain, &root.path().join(architecture.model_type));
     }
 }

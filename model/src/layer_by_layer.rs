@@ -69,7 +69,7 @@ impl LayerRunner for LayerByLayer {
         see: &mut dyn FnMut(Activations<'_>),
     ) -> Result<Vec<f32>, CheckpointError> {
         let loader = Loader { tensors: run.tensors, device: &self.device, dtype: WeightDtype::F32 };
-        let layer = loader.layer(run.layer)?;
+        let layer = loader.layer(run.layer, &self.config)?;
         let own = loader.depth(run.depth, &layer)?;
         let positions: Vec<usize> = (0..tokens).collect();
         let width = self.config.hidden_size;

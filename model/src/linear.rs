@@ -7,6 +7,8 @@
 //! DoRA: `h = m / ‖W' + B A‖ ⊙ (W'x + B A x) + b`, with norms by row and magnitudes `m` of the
 //! depth (<https://arxiv.org/abs/2402.09353>, Eq. 5). The norms are constants in the backward pass,
 //! as in its section 4.3 and in peft: gradients flow through `m` and through the numerator.
+//!
+//! A low-rank linear has no `W'`: `h = B A x + b`.
 
 #![allow(non_snake_case)] // `lora_A` is spelled as peft does, and so in the checkpoint
 
@@ -20,10 +22,11 @@ use burn::{
 };
 use retie_config::{Activation, Precision};
 
-/// Weights of a stored linear: `weight [out, in]`, `bias [out]`.
+/// Weights of a stored linear: `weight [out, in]`, `bias [out]`. Without weight the LoRA of its
+/// depth is all of it.
 #[derive(Module, Debug)]
 pub struct Linear {
-    pub weight: Param<Tensor<2>>,
+    pub weight: Option<Param<Tensor<2>>>,
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(crate) precision: Precision,
@@ -54,8 +57,10 @@ impl Linear {
     pub(crate) fn forward(&self, x: Tensor<2>, depths: &AtDepths<'_, LinearAtDepth>) -> Tensor<2> {
         match depths {
             AtDepths::One(depth) => self.forward_one(x, depth),
-            AtDepths::Several(groups) if self.precision == Precision::F32 => self.forward_several(x, depths, groups),
-            AtDepths::Several(_) => depths.each(x, |depth, x| self.forward_one(x, depth)),
+            AtDepths::Several(groups) => match (&self.weight, self.precision) {
+                (Some(weight), Precision::F32) => self.forward_several(x, weight.val(), depths, groups),
+                _ => depths.each(x, |depth, x| self.forward_one(x, depth)),
+            },
         }
     }
 
@@ -64,6 +69,7 @@ impl Linear {
     fn forward_several(
         &self,
         x: Tensor<2>,
+        weight: Tensor<2>,
         depths: &AtDepths<'_, LinearAtDepth>,
         groups: &[(&LinearAtDepth, usize)],
     ) -> Tensor<2> {
@@ -74,7 +80,7 @@ impl Linear {
             depth.lora().map(|[a, b]| RowsLora { rows, a, b })
         });
         let loras: Vec<RowsLora> = loras.collect();
-        let mut out = kernels::linear_loras(x, self.weight.val(), &loras);
+        let mut out = kernels::linear_loras(x, weight, &loras);
         if depths.any(|depth| depth.lora_magnitude_vector.is_some()) {
             out = depths.each(out, |depth, out| self.rescaled(out, depth));
         }
@@ -88,12 +94,20 @@ impl Linear {
     }
 
     fn forward_one(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
-        let weight = self.weight.val();
-        let out = match (depth.lora(), self.precision) {
-            (Some([a, b]), Precision::F32) => kernels::linear_lora(x, weight, a, b),
-            (None, Precision::F32) => kernels::linear(x, weight),
-            (Some([a, b]), Precision::Bf16) => kernels::linear_lora_in_bf16(x, weight, a, b),
-            (None, Precision::Bf16) => kernels::linear_in_bf16(x, weight),
+        let product = match self.precision {
+            Precision::F32 => kernels::linear,
+            Precision::Bf16 => kernels::linear_in_bf16,
+        };
+        let with_lora = match self.precision {
+            Precision::F32 => kernels::linear_lora,
+            Precision::Bf16 => kernels::linear_lora_in_bf16,
+        };
+        let weight = self.weight.as_ref().map(Param::val);
+        let out = match (weight, depth.lora()) {
+            (Some(weight), Some([a, b])) => with_lora(x, weight, a, b),
+            (Some(weight), None) => product(x, weight),
+            (None, Some([a, b])) => product(product(x, a), b),
+            (None, None) => unreachable!("loading checks that a linear has a weight or factors"),
         };
         self.add_bias(self.rescaled(out, depth), depth)
     }
@@ -106,14 +120,15 @@ impl Linear {
         activation: Activation,
         depths: &AtDepths<'_, LinearAtDepth>,
     ) -> Tensor<2> {
-        let depth = match depths {
-            AtDepths::One(depth) if self.precision == Precision::F32 => depth,
-            _ => return self.forward(kernels::gated(gate, up, activation), depths),
+        let AtDepths::One(depth) = depths else {
+            return self.forward(kernels::gated(gate, up, activation), depths);
         };
-        let weight = self.weight.val();
+        let (Some(weight), Precision::F32) = (&self.weight, self.precision) else {
+            return self.forward_one(kernels::gated(gate, up, activation), depth);
+        };
         let out = match depth.lora() {
-            Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight, a, b),
-            None => kernels::gated_linear(gate, up, activation, weight),
+            Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight.val(), a, b),
+            None => kernels::gated_linear(gate, up, activation, weight.val()),
         };
         self.add_bias(self.rescaled(out, depth), depth)
     }
@@ -130,7 +145,7 @@ impl Linear {
     /// Norms `‖W' + B A‖` by row, `[out]`, without gradient; `None` without LoRA.
     fn row_norms(&self, depth: &LinearAtDepth) -> Option<Tensor<1>> {
         let [a, b] = depth.lora()?.map(Tensor::inner);
-        Some(kernels::row_norms(self.weight.val().inner(), a, b))
+        Some(kernels::row_norms(self.weight.as_ref()?.val().inner(), a, b))
     }
 
     fn add_bias(&self, out: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {

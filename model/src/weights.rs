@@ -96,19 +96,25 @@ impl Loader<'_> {
 
     fn linear(&self, layer: LayerIndex, projection: Projection) -> Result<Linear, CheckpointError> {
         let (owner, role) = (TensorOwner::Layer(layer), TensorRole::Projection(projection));
-        let (weight, bias) = (self.param(&owner.weight(role))?, self.optional(&owner.bias(role))?);
+        let (weight, bias) = (self.optional(&owner.weight(role))?, self.optional(&owner.bias(role))?);
         Ok(Linear { weight, bias, precision: Precision::default() })
     }
 
-    fn optional_linear(&self, layer: LayerIndex, projection: Projection) -> Result<Option<Linear>, CheckpointError> {
-        let name = TensorOwner::Layer(layer).weight(TensorRole::Projection(projection));
-        self.tensors.info(&name).map(|_| self.linear(layer, projection)).transpose()
-    }
-
-    fn linear_at_depth(&self, depth: Depth, projection: Projection) -> Result<LinearAtDepth, CheckpointError> {
+    /// LoRA, magnitudes and bias of a depth. A linear that is `stored` without weight has to have
+    /// both factors.
+    fn linear_at_depth(
+        &self,
+        depth: Depth,
+        projection: Projection,
+        stored: Option<&Linear>,
+    ) -> Result<LinearAtDepth, CheckpointError> {
         let owner = TensorOwner::Depth(depth);
-        let factor =
-            |role| Ok::<_, CheckpointError>(self.optional(&owner.weight(role))?.map(|weight| Factor { weight }));
+        let is_replaced = stored.is_some_and(|stored| stored.weight.is_none());
+        let factor = |role| {
+            let name = owner.weight(role);
+            let found = if is_replaced { Some(self.param(&name)?) } else { self.optional(&name)? };
+            Ok::<_, CheckpointError>(found.map(|weight| Factor { weight }))
+        };
         Ok(LinearAtDepth {
             lora_A: factor(TensorRole::LoraA(projection))?,
             lora_B: factor(TensorRole::LoraB(projection))?,
@@ -118,8 +124,8 @@ impl Loader<'_> {
         })
     }
 
-    /// Weights of a stored layer.
-    pub fn layer(&self, layer: LayerIndex) -> Result<Layer, CheckpointError> {
+    /// Weights of a stored layer of `config`.
+    pub fn layer(&self, layer: LayerIndex, config: &ModelConfig) -> Result<Layer, CheckpointError> {
         let norm = |position| self.norm(TensorOwner::Layer(layer), position);
         let linear = |projection| self.linear(layer, projection);
         Ok(Layer {
@@ -135,7 +141,7 @@ impl Loader<'_> {
             post_attention_layernorm: norm(NormPosition::PostAttention)?,
             pre_feedforward_layernorm: norm(NormPosition::PreFeedforward)?,
             mlp: Mlp {
-                gate_proj: self.optional_linear(layer, Projection::Gate)?,
+                gate_proj: config.has_projection(Projection::Gate).then(|| linear(Projection::Gate)).transpose()?,
                 up_proj: linear(Projection::Up)?,
                 down_proj: linear(Projection::Down)?,
             },
@@ -160,24 +166,25 @@ impl Loader<'_> {
     /// Weights of a depth that runs `layer`; all `None` in a plain model.
     pub fn depth(&self, depth: Depth, layer: &Layer) -> Result<DepthWeights, CheckpointError> {
         let norm = |position| self.norm(TensorOwner::Depth(depth), position);
-        let linear = |projection| self.linear_at_depth(depth, projection);
+        let linear = |projection, stored| self.linear_at_depth(depth, projection, stored);
+        let (attention, mlp) = (&layer.self_attn, &layer.mlp);
         let extra = |vector| self.optional(&TensorOwner::Depth(depth).weight(TensorRole::Extra(vector)));
         let mut own = DepthWeights {
             input_layernorm: norm(NormPosition::Input)?,
             self_attn: AttentionAtDepth {
-                q_proj: linear(Projection::Q)?,
-                k_proj: linear(Projection::K)?,
-                v_proj: linear(Projection::V)?,
-                o_proj: linear(Projection::O)?,
+                q_proj: linear(Projection::Q, Some(&attention.q_proj))?,
+                k_proj: linear(Projection::K, Some(&attention.k_proj))?,
+                v_proj: linear(Projection::V, Some(&attention.v_proj))?,
+                o_proj: linear(Projection::O, Some(&attention.o_proj))?,
                 q_norm: norm(NormPosition::Query)?,
                 k_norm: norm(NormPosition::Key)?,
             },
             post_attention_layernorm: norm(NormPosition::PostAttention)?,
             pre_feedforward_layernorm: norm(NormPosition::PreFeedforward)?,
             mlp: MlpAtDepth {
-                gate_proj: linear(Projection::Gate)?,
-                up_proj: linear(Projection::Up)?,
-                down_proj: linear(Projection::Down)?,
+                gate_proj: linear(Projection::Gate, mlp.gate_proj.as_ref())?,
+                up_proj: linear(Projection::Up, Some(&mlp.up_proj))?,
+                down_proj: linear(Projection::Down, Some(&mlp.down_proj))?,
             },
             post_feedforward_layernorm: norm(NormPosition::PostFeedforward)?,
             extras: Extras {
@@ -226,7 +233,7 @@ impl CausalLm {
         let loader = Loader { tensors, device, dtype };
         let table = |role| Ok::<_, ModelError>(Table { weight: loader.param(&TensorOwner::Model.weight(role))? });
         let indices = (0..share_map.num_layers()).map(LayerIndex);
-        let layers: Vec<_> = indices.map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
+        let layers: Vec<_> = indices.map(|layer| loader.layer(layer, config)).collect::<Result<_, _>>()?;
         let depth = |step: &DepthAssignment| loader.depth(step.depth, &layers[step.layer.0]);
         let depths = share_map.depths().iter().map(depth).collect::<Result<_, _>>()?;
         let model = Decoder {

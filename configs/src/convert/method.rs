@@ -12,6 +12,9 @@ named! {
         /// A plain model with fewer layers: layers are removed, no layer is shared. What a
         /// recursive model of the same size has to beat.
         Drop = "drop",
+        /// The stack of the source with low-rank linears: matrices are replaced by pairs of
+        /// factors. Another model of the same size that a recursive one has to beat.
+        Svd = "svd",
     }
 }
 

@@ -5,6 +5,7 @@ mod init_choice;
 mod method;
 mod problem;
 mod resolve;
+mod resolve_low_rank;
 mod resolve_selection;
 mod resolved;
 #[cfg(test)]
@@ -38,7 +39,8 @@ pub struct ConvertConfig {
     pub schema: u32,
     /// A Hugging Face folder, a `.gguf` file, or a hub id.
     pub model: String,
-    /// What is made of the model: a recursive one, or a plain one with fewer layers.
+    /// What is made of the model: a recursive one, a plain one with fewer layers, or one with
+    /// low-rank linears.
     #[serde(default)]
     pub method: Method,
     /// Passes over the shared block, `R`. Optional with a `map`, which implies it, with `init:
@@ -75,11 +77,12 @@ pub struct ConvertConfig {
     /// with a `budget`, else 0.
     #[serde(default)]
     pub gate: Option<f32>,
-    /// Upper limit of all weights, for `init: auto`, `init: select` and `method: drop`.
+    /// Upper limit of all weights, for `init: auto`, `init: select`, and the methods `drop` and
+    /// `svd`.
     #[serde(default)]
     pub budget: Option<Budget>,
-    /// Calibration text, on which the start is scored and to which `init: calibrated` is fitted: a
-    /// `.jsonl` or `.parquet` file with a field `text`, or a plain text file.
+    /// Calibration text, on which the start is scored and to which `init: calibrated` and `method:
+    /// svd` are fitted: a `.jsonl` or `.parquet` file with a field `text`, or a plain text file.
     #[serde(default)]
     pub calibration: Option<PathBuf>,
     /// Tokens of it to fit to; a quarter as many others are scored. See

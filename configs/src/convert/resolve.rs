@@ -8,7 +8,7 @@ use crate::{ConfigError, Init, Pattern, Relax, ShareError, Sharing};
 
 /// Tokens to fit to, unless another number is asked for.
 const CALIBRATION_TOKENS: usize = 8192;
-/// The same for kept layers, which have more to be fitted.
+/// The same for kept layers and for pairs of factors, which have more to be fitted.
 const SELECTION_TOKENS: usize = 65_536;
 /// Fewer tokens say next to nothing about hundreds of directions.
 const LEAST_CALIBRATION_TOKENS: usize = 64;
@@ -20,6 +20,7 @@ pub(super) fn resolve(config: &ConvertConfig) -> Result<ResolvedConvert, Vec<Key
     let mut resolver = Resolver { config, problems: Vec::new() };
     let start = match (config.method, config.init) {
         (Method::Drop, _) => resolver.drop_layers(),
+        (Method::Svd, _) => resolver.factor(),
         (Method::Recurse, Some(InitChoice::Fixed(Init::Select))) => resolver.select(),
         (Method::Recurse, Some(choice)) => {
             resolver.refuse_selection_keys(choice);
@@ -174,6 +175,7 @@ impl Resolver<'_> {
         let selects = *method == Method::Drop || *init == Some(InitChoice::Fixed(Init::Select));
         let use_of_text = match init {
             _ if selects && source_layers.is_none() => Some("be measured on"),
+            _ if *method == Method::Svd => Some("be fitted to"),
             _ if selects && *compensation == Some(Compensation::LeastSquares) => Some("be fitted to"),
             Some(InitChoice::Auto) => Some("be measured on"),
             Some(InitChoice::Fixed(Init::Calibrated)) => Some("be fitted to"),
@@ -194,7 +196,11 @@ impl Resolver<'_> {
             }
             _ => {}
         }
-        let tokens = calibration_tokens.unwrap_or(if selects { SELECTION_TOKENS } else { CALIBRATION_TOKENS });
+        let tokens = calibration_tokens.unwrap_or(if selects || *method == Method::Svd {
+            SELECTION_TOKENS
+        } else {
+            CALIBRATION_TOKENS
+        });
         if tokens < LEAST_CALIBRATION_TOKENS {
             let message =
                 format!("{tokens} calibration tokens are too few, expected at least {LEAST_CALIBRATION_TOKENS}");

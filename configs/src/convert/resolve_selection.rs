@@ -12,9 +12,15 @@ const DECIDED: &str = "the selection decides about it: leave it out, or list `so
 impl Resolver<'_> {
     /// `method: drop`.
     pub(super) fn drop_layers(&mut self) -> Option<Start> {
-        let config = self.config;
+        self.refuse_keys_of_recursion(&[], "shares no layer");
+        self.selection(1)
+    }
+
+    /// Refuses `others` and the keys of a recursion beside a method that has none; `why` says so.
+    pub(super) fn refuse_keys_of_recursion(&mut self, others: &[(&'static str, bool)], why: &str) {
+        let (config, method) = (self.config, self.config.method);
         let hint = "leave it out, or ask for the method `recurse`";
-        let shared = [
+        let keys = [
             ("init", config.init.is_some()),
             ("recursions", config.recursions.is_some()),
             ("gate", config.gate.is_some()),
@@ -27,12 +33,11 @@ impl Resolver<'_> {
             ("share_norms", !config.share_norms),
             ("kv_sharing", config.kv_sharing.reads_first_recursion()),
         ];
-        for (key, is_given) in shared {
-            if is_given {
-                self.problem(key, format!("method `drop` shares no layer, so that it takes no `{key}`"), hint);
+        for (key, is_given) in keys.iter().chain(others) {
+            if *is_given {
+                self.problem(*key, format!("method `{method}` {why}, so that it takes no `{key}`"), hint);
             }
         }
-        self.selection(1)
     }
 
     /// `init: select`.

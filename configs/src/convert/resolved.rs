@@ -130,7 +130,7 @@ pub struct TargetSettings {
 }
 
 /// LoRA of a conversion.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LoraSpec {
     /// LoRA or DoRA.
     pub relax: Relax,
@@ -141,7 +141,7 @@ pub struct LoraSpec {
 }
 
 /// Ranks of the LoRA of a conversion.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LoraRanks {
     /// Ranks by name.
     Named {
@@ -152,6 +152,9 @@ pub enum LoraRanks {
     },
     /// Parameters of all LoRA together, spread by residual energy.
     Budget(usize),
+    /// Pairs of factors in place of matrices, within this budget of all weights, spread by what the
+    /// loss feels.
+    Alone(Budget),
 }
 
 impl LoraSpec {

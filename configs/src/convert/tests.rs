@@ -319,6 +319,26 @@ fn a_selection_is_measured_under_a_budget_or_listed() {
 }
 
 #[test]
+fn a_low_rank_model_has_a_budget_and_a_text_and_no_recursion() {
+    let text = format!("{SELECTION}method: svd\nbudget: 75%\ncalibration: text\n");
+    let (conversion, calibration) = fixed(&parse(&text).unwrap());
+    let ranks = conversion.lora.unwrap().ranks;
+    assert_eq!((conversion.num_recursions, ranks), (1, LoraRanks::Alone(Budget::Percent(75.0))));
+    assert_eq!((conversion.init, calibration.unwrap().tokens), (Init::Calibrated, 65_536));
+    let text = format!("{SELECTION}method: svd\nsource_layers: [0]\nsharing: cycle\nlora_rank: 4\n");
+    let error = parse(&text).unwrap_err().to_string();
+    let parts = [
+        "has 5 problems",
+        "method `svd` keeps every layer, so that it takes no `source_layers`",
+        "takes no `sharing`",
+        "takes no `lora_rank`",
+        "method `svd` has no text to be fitted to",
+        "method `svd` has no budget",
+    ];
+    parts.iter().for_each(|part| assert!(error.contains(part), "{error}"));
+}
+
+#[test]
 fn a_selection_refuses_what_it_decides_and_others_refuse_its_keys() {
     let refused = |text: &str| parse(&format!("{SELECTION}{text}")).unwrap_err().to_string();
     let has = |error: &str, parts: &[&str]| parts.iter().for_each(|part| assert!(error.contains(part), "{error}"));

@@ -10,14 +10,15 @@
 //!
 //! | tensor | of a layer | of a depth |
 //! |---|---|---|
-//! | linears `[out, in]` | always | never |
+//! | linears `[out, in]` | always, unless factors replace it | never |
 //! | norms `[D]`, biases `[out]` | if shared, or not recursive | if not `share_norms` |
 //! | extras `[D]` | never | at the depths of their kind |
 //! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` | never | where LoRA has a rank |
 //! | `lora_magnitude_vector` `[out]` | never | the same, with DoRA |
 //!
 //! Norms of queries and keys are `[H]`, or as wide as all heads together. Only depths of shared
-//! layers have LoRA.
+//! layers have LoRA; of a model whose LoRA has no base, only those of unshared ones, in place of
+//! the linear.
 //!
 //! Routers have tensors under `model.routers.{r}.…` and `model.auxiliary_routers.{r}.…`: see
 //! [`RouterKind`].
@@ -30,7 +31,7 @@ mod tests;
 pub use role::{NormPosition, Projection, TensorOwner, TensorPart, TensorRole};
 pub use routers::RouterKind;
 
-use crate::{DepthAssignment, LayerIndex, LoraConfig, ModelConfig, ParameterGroup, Relax, ShareMap};
+use crate::{DepthAssignment, LayerIndex, LoraBase, LoraConfig, ModelConfig, ParameterGroup, Relax, ShareMap};
 use role::TensorPart::{Bias, Weight};
 
 /// One tensor of a checkpoint.
@@ -100,7 +101,9 @@ impl ModelConfig {
         for layer in (0..map.num_layers()).map(LayerIndex) {
             let owner = TensorOwner::Layer(layer);
             for (projection, shape) in self.projection_shapes() {
-                list.add(owner, TensorRole::Projection(projection), Weight, &shape, TensorInit::Source);
+                if !self.is_replaced(layer, projection, map) {
+                    list.add(owner, TensorRole::Projection(projection), Weight, &shape, TensorInit::Source);
+                }
             }
             if !self.has_depth_vectors() {
                 self.add_layer_vectors(owner, &mut list);
@@ -136,9 +139,18 @@ impl ModelConfig {
         self.recursion.as_ref().is_some_and(|recursion| !recursion.share_norms)
     }
 
-    /// LoRA of a depth, if its layer is shared.
-    fn lora_at(&self, step: &DepthAssignment, map: &ShareMap) -> Option<&LoraConfig> {
-        self.recursion.as_ref()?.lora.as_ref().filter(|_| map.is_shared(step.layer))
+    /// True if a pair of factors stands in place of the matrix of a linear.
+    #[must_use]
+    pub fn is_replaced(&self, layer: LayerIndex, projection: Projection, map: &ShareMap) -> bool {
+        let steps = map.depths().iter().filter(|step| step.layer == layer);
+        let mut loras = steps.filter_map(|step| Some((step.depth, self.lora_at(step, map)?)));
+        let shape = self.projection_shape(projection);
+        loras.any(|(depth, lora)| lora.base == LoraBase::None && lora.rank_at(depth, projection, shape) > 0)
+    }
+
+    /// LoRA of a depth, if it may have it.
+    pub(crate) fn lora_at(&self, step: &DepthAssignment, map: &ShareMap) -> Option<&LoraConfig> {
+        self.recursion.as_ref()?.lora.as_ref().filter(|lora| lora.is_on(map, step.layer))
     }
 
     /// Adds norms and biases of a layer (shared norms) or of a depth.

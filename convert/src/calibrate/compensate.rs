@@ -19,18 +19,29 @@
 //! Many fits one after another to the same rows would hide from each other what none of them
 //! explains on others. So one sequence in [`VALIDATED`] is fitted to by none; `λ` is the one of
 //! [`RIDGES`] that explains most there, and a weight stays as it is where none explains anything.
-//! Layers before the first removed one stay as they are, bit for bit. Depths that run a layer again
-//! are not fitted: they read what was fitted at the first.
+//! Layers before the first removed one stay as they are, bit for bit.
+//!
+//! A depth that runs a layer again reads what was fitted at the first, and adds `s (W + B A) x̂`
+//! with its gate `s`. Where the gate is open, the LoRA of its `o_proj` and `down_proj` is fitted to
+//! what is still missing behind the removed layers: the change of the weight as above, cut to the
+//! rank in the metric of `x̂` and divided by `s`. So every depth of a loop lowers the error that
+//! those before it leave. With gates of 0 nothing is fitted.
 
 use super::{
     context::{Context, row_major, wide},
+    low_rank::LowRank,
     metric::{Metric, inner, product},
     moments::{GramSums, Pair},
     overlay::Overlay,
+    refit::{Energies, set_factors},
     scratch::Scratch,
 };
-use crate::{ConvertError, Phase, Progress};
-use faer::Mat;
+use crate::{
+    ConvertError, Phase, Progress,
+    factorize::{Draw, LoraFactors},
+    plan::PlannedLora,
+};
+use faer::{Mat, Scale};
 use retie_checkpoint::{ProbePoint, SafetensorsFile, narrow, widen};
 use retie_config::{DepthAssignment, LayerIndex, Projection, TensorOwner, TensorPart, TensorRole};
 use std::collections::BTreeMap;
@@ -41,7 +52,11 @@ const VALIDATED: usize = 8;
 /// Parts of the diagonal of the moments that are tried.
 const RIDGES: [f64; 5] = [1e-3, 1e-2, 0.1, 0.5, 3.0];
 
-/// Fits the kept layers and writes what was fitted to `scratch`.
+/// Weights of kept layers, and the LoRA of open loops with its energies.
+pub(super) type Compensated = (SafetensorsFile, Option<(SafetensorsFile, Energies)>);
+
+/// Fits the kept layers and the LoRA of open loops, and writes what was fitted to `scratch`. The
+/// factors that are given back hold energies only.
 ///
 /// # Errors
 /// When something cannot be read or written, or is not finite.
@@ -49,9 +64,11 @@ pub(super) fn compensate(
     context: &Context<'_>,
     scratch: &Scratch,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<SafetensorsFile, ConvertError> {
+) -> Result<Compensated, ConvertError> {
     let (plan, total) = (context.plan, context.plan.map().num_depths());
     let mut writer = scratch.weights(plan)?;
+    let mut factors = plan.fits_loops().then(|| scratch.factors(plan)).transpose()?;
+    let mut energies = Energies::new();
     let mut source = context.embed(&context.calibration.train)?;
     let mut hidden = source.clone();
     let mut looped: BTreeMap<LayerIndex, Overlay> = BTreeMap::new();
@@ -59,8 +76,16 @@ pub(super) fn compensate(
         let kept = plan.source_layer(step.depth);
         hidden = match looped.get_mut(&step.layer) {
             Some(layer) => {
+                layer.clear_own();
                 if let Some(gate) = plan.gate(step.depth) {
                     layer.set_gates(plan.config.hidden_size, gate);
+                }
+                if let Some(factors) = &mut factors {
+                    for (planned, found) in fit_again(context, layer, (&hidden, &source), *step)? {
+                        factors.write(&planned.a.0, &narrow(&found.a, planned.a.1.dtype))?;
+                        factors.write(&planned.b.0, &narrow(&found.b, planned.b.1.dtype))?;
+                        energies.insert(planned.stream, LoraFactors { a: Vec::new(), b: Vec::new(), ..found });
+                    }
                 }
                 context.run(layer.run(None), &hidden, &mut |_| {})?
             }
@@ -73,7 +98,8 @@ pub(super) fn compensate(
                     let planned = context.planned(step.layer, projection).filter(|planned| planned.fitted);
                     let Some(planned) = planned else { continue };
                     if !is_intact {
-                        let fitted = fit(context, &layer, (&hidden, &goals), *step, projection)?;
+                        let goal = goals.behind(ProbePoint::read_by(projection));
+                        let fitted = fit(context, &layer, (&hidden, goal), *step, projection)?;
                         let role = TensorRole::Projection(projection);
                         let dtype = planned.info.dtype;
                         let rounded = widen(&narrow(&fitted, dtype), dtype);
@@ -92,7 +118,8 @@ pub(super) fn compensate(
         let name = format!("model.depths.{}", step.depth);
         progress(Progress { phase: Phase::Compensate, done: step.depth.0 + 1, total, tensor: &name });
     }
-    Ok(writer.finish()?)
+    let factors = factors.map(|factors| Ok::<_, ConvertError>((factors.finish()?, energies))).transpose()?;
+    Ok((writer.finish()?, factors))
 }
 
 /// The source layer behind the removed ones that follow `kept`; the number of layers behind the
@@ -132,25 +159,77 @@ impl Goals {
 fn fit(
     context: &Context<'_>,
     layer: &Overlay,
-    (hidden, goals): (&[f32], &Goals),
+    inputs: (&[f32], &[f32]),
     step: DepthAssignment,
     projection: Projection,
 ) -> Result<Vec<f32>, ConvertError> {
+    let weight = wide(layer.weight(projection)?, context.shape(projection));
+    let best = best_change(context, layer, inputs, (step, projection), &mut |change: Mat<f64>, _| {
+        Ok((change.clone(), change))
+    })?;
+    Ok(row_major(best.map_or_else(|| weight.clone(), |change| &weight + &change).as_ref()))
+}
+
+/// Fits the LoRA of the linears of a depth that runs `layer` again and write to the residual
+/// stream, one after another, to the goal behind the removed layers, and puts it into `layer`.
+fn fit_again<'c>(
+    context: &Context<'c>,
+    layer: &mut Overlay,
+    inputs: (&[f32], &[f32]),
+    step: DepthAssignment,
+) -> Result<Vec<(&'c PlannedLora, LoraFactors)>, ConvertError> {
+    let mut all = Vec::new();
+    for projection in context.all_projections() {
+        let planned = context.planned(step.layer, projection).filter(|planned| planned.fitted);
+        let Some(planned) = planned.and_then(|planned| planned.factors_at(step.depth)) else { continue };
+        let cut = &mut |change: Mat<f64>, metric: &Metric| {
+            let cut = LowRank::from_residual(change.as_ref(), metric, planned.rank)?;
+            Ok::<_, ConvertError>((cut.product(), cut))
+        };
+        let best = best_change(context, layer, inputs, (step, projection), cut).map_err(|error| match error {
+            ConvertError::NoConvergence { .. } => ConvertError::NoConvergence { tensor: planned.source.clone() },
+            other => other,
+        })?;
+        let nothing = || LowRank::zero(planned.shape, planned.rank);
+        let found = best.unwrap_or_else(nothing).divided_by(f64::from(gate(context, step)));
+        let factors = found.factors(Draw { seed: context.seed, stream: planned.stream });
+        set_factors(layer, planned, factors.clone());
+        all.push((planned, factors));
+    }
+    Ok(all)
+}
+
+/// The change of a linear's output matrix, gate included, that explains most of what is missing on
+/// the sequences that are not fitted to, each ridge's as `shape` makes it of the least squares;
+/// `None` if none explains anything.
+fn best_change<T>(
+    context: &Context<'_>,
+    layer: &Overlay,
+    inputs: (&[f32], &[f32]),
+    (step, projection): (DepthAssignment, Projection),
+    shape: &mut dyn FnMut(Mat<f64>, &Metric) -> Result<(Mat<f64>, T), ConvertError>,
+) -> Result<Option<T>, ConvertError> {
     let bad = |_| ConvertError::BadMoments { depth: step.depth.0, projection: projection.name().to_owned() };
-    let shape = context.shape(projection);
-    let weight = wide(layer.weight(projection)?, shape);
-    let [fitted, validated] = observe(context, layer, (hidden, goals), step, projection)?;
-    let (fitted, validated) = (Moments::new(&fitted, &weight), Moments::new(&validated, &weight));
+    let gate = f64::from(gate(context, step));
+    let given = &wide(layer.weight(projection)?, context.shape(projection)) * Scale(gate);
+    let [fitted, validated] = observe(context, layer, inputs, step, projection)?;
+    let (fitted, validated) = (Moments::new(&fitted, &given), Moments::new(&validated, &given));
     let mut best = (0.0, None);
     for ridge in RIDGES {
-        let change = Metric::with_ridge(&fitted.gram, ridge).map_err(bad)?.divide(fitted.missing.clone());
+        let metric = Metric::with_ridge(&fitted.gram, ridge).map_err(bad)?;
+        let (change, found) = shape(metric.divide(fitted.missing.clone()), &metric)?;
         let explained = validated.explained(&change);
         tracing::debug!(depth = step.depth.0, projection = projection.name(), ridge, explained, "compensated");
         if explained > best.0 {
-            best = (explained, Some(change));
+            best = (explained, Some(found));
         }
     }
-    Ok(row_major(best.1.map_or_else(|| weight.clone(), |change| &weight + &change).as_ref()))
+    Ok(best.1)
+}
+
+/// What the outputs of a depth are multiplied by: 1 where a layer runs for the first time.
+fn gate(context: &Context<'_>, step: DepthAssignment) -> f32 {
+    context.plan.gate(step.depth).unwrap_or(1.0)
 }
 
 /// Moments of some sequences.
@@ -182,16 +261,17 @@ impl Moments {
 fn observe(
     context: &Context<'_>,
     layer: &Overlay,
-    (hidden, goals): (&[f32], &Goals),
+    (hidden, goal): (&[f32], &[f32]),
     step: DepthAssignment,
     projection: Projection,
 ) -> Result<[GramSums; 2], ConvertError> {
     let (point, [width, inp]) = (ProbePoint::read_by(projection), context.shape(projection));
     let owner = TensorOwner::Layer(context.plan.source_layer(step.depth));
-    let bias = match context.plan.config.has_bias(projection) {
+    let mut bias = match context.plan.config.has_bias(projection) {
         true => context.source.read_f32(&owner.bias(TensorRole::Projection(projection)))?,
         false => vec![0.0; width],
     };
+    bias.iter_mut().for_each(|b| *b *= gate(context, step));
     let length = context.calibration.sequence_length;
     let num_sequences = hidden.len() / width / length;
     let num_validated = (num_sequences / VALIDATED).max(usize::from(num_sequences > 1));
@@ -208,7 +288,7 @@ fn observe(
             if part.is_empty() {
                 continue;
             }
-            let goal = &goals.behind(point)[(row + part.start) * width..(row + part.end) * width];
+            let goal = &goal[(row + part.start) * width..(row + part.end) * width];
             let inputs = &seen.inputs[part.start * inp..part.end * inp];
             let residual = &seen.residual[part.start * width..part.end * width];
             let offset: Vec<f32> = residual.chunks(width).flat_map(|row| add(row, &bias)).collect();

@@ -56,6 +56,12 @@ impl<'a> Context<'a> {
         self.planned.get(name.as_str()).copied()
     }
 
+    /// Whether factors replace a matrix of a stored layer.
+    pub fn has_replaced(&self, layer: LayerIndex) -> bool {
+        let mut planned = self.all_projections().into_iter().filter_map(|projection| self.planned(layer, projection));
+        planned.any(PlannedTensor::is_replaced)
+    }
+
     /// Whether norms and biases belong to the layer and not to the depth.
     pub fn shares_vectors(&self) -> bool {
         self.plan.config.recursion.as_ref().is_some_and(|recursion| recursion.share_norms)

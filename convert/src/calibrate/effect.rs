@@ -175,7 +175,7 @@ impl<'c, 'a> Effects<'c, 'a> {
 
     fn plain_layer(&self, step: DepthAssignment) -> Result<Weights<'a>, ConvertError> {
         let context = self.context;
-        if !context.plan.map().is_shared(step.layer) {
+        if !context.plan.map().is_shared(step.layer) && !context.has_replaced(step.layer) {
             return Ok(Weights::Disk(context.source_run(context.plan.source_layer(step.depth), None)));
         }
         let mut layer = context.tied_vectors(step)?;
@@ -187,7 +187,10 @@ impl<'c, 'a> Effects<'c, 'a> {
                 return Ok(Some((projection, shared, None)));
             };
             let own = context.source.read_f32(&f.source)?;
-            let residual: Vec<f32> = own.iter().zip(&shared).map(|(own, shared)| own - shared).collect();
+            let residual = match f.replaces {
+                true => own,
+                false => own.iter().zip(&shared).map(|(own, shared)| own - shared).collect(),
+            };
             let factors = factorize(&residual, f.shape, f.rank, Draw { seed: context.seed, stream: f.stream })?;
             Ok::<_, ConvertError>(Some((projection, shared, Some((f, factors)))))
         };

@@ -12,9 +12,10 @@ use crate::{
     ConvertError,
     factorize::{Draw, LoraFactors, ZERO, eigenvalues, fill_gaussian, gram, top_eigenvectors},
 };
-use faer::{Mat, MatRef, Par, linalg::triangular_solve::solve_upper_triangular_in_place};
+use faer::{Mat, MatRef, Par, Scale, linalg::triangular_solve::solve_upper_triangular_in_place};
 
 /// `B [out, r]` and `A [r, in]` in f64.
+#[derive(Clone, Debug)]
 pub(super) struct LowRank {
     pub b: Mat<f64>,
     pub a: Mat<f64>,
@@ -59,8 +60,19 @@ impl LowRank {
         self
     }
 
+    /// Factors of zero.
+    pub fn zero([out, inp]: [usize; 2], rank: usize) -> Self {
+        Self { b: Mat::zeros(out, rank), a: Mat::zeros(rank, inp), residual_energy: 0.0, kept_energy: 0.0 }
+    }
+
+    /// The factors of `B A / divisor`; energies stay those of `B A`.
+    #[must_use]
+    pub fn divided_by(mut self, divisor: f64) -> Self {
+        self.b = &self.b * Scale(1.0 / divisor);
+        self
+    }
+
     /// `B A`.
-    #[cfg(test)]
     pub fn product(&self) -> Mat<f64> {
         product(self.b.as_ref(), self.a.as_ref())
     }

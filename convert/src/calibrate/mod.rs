@@ -13,7 +13,9 @@
 //!    really reads.
 //! 3. `effect`: NLL and KL to the source on tokens that the fit did not see.
 //!
-//! `compensate` fits kept layers to what removed layers computed, for a selection.
+//! `compensate` fits kept layers to what removed layers computed, for a selection. Pairs of factors
+//! that replace matrices have their ranks from `felt`, and are fitted as corrections of nothing by
+//! `refit`.
 //!
 //! # Memory
 //! Beside what the conversion itself holds, one of these at a time: the embedding table while
@@ -34,6 +36,7 @@ mod calibration;
 mod compensate;
 mod context;
 mod effect;
+mod felt;
 mod least_squares;
 mod low_rank;
 mod metric;
@@ -62,7 +65,7 @@ use context::Context;
 use effect::Effects;
 use refit::{Energies, refit};
 use retie_checkpoint::{SafetensorsFile, TensorSource};
-use retie_config::LoraSpec;
+use retie_config::{LoraSpec, Projection};
 use tie::tie_layers;
 
 /// Fitted weights and corrections, on the disk until they are written.
@@ -89,6 +92,21 @@ pub(crate) fn calibrated_spectra(
     tie::spectra(&context, &|step| lora.is_at(plan.map(), step), progress)
 }
 
+/// The spectra of every linear of the source, weighed by what the loss feels: see
+/// [`felt::spectra`].
+///
+/// # Errors
+/// When something cannot be read, or is not finite.
+pub(crate) fn felt_spectra(
+    source: &dyn TensorSource,
+    plan: &ConversionPlan,
+    even: &(dyn Fn(Projection) -> usize + Sync),
+    calibration: &Calibration<'_>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Spectrum>, ConvertError> {
+    felt::spectra(&Context::new(source, plan, calibration, 0), even, progress)
+}
+
 /// Fits everything that `plan` marks as fitted.
 ///
 /// # Errors
@@ -102,7 +120,10 @@ pub(crate) fn calibrate<'a>(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Fitted<'a>, ConvertError> {
     let context = Context::new(source, plan, calibration, seed);
-    let weights = tie_layers(&context, scratch, progress)?;
+    let weights = match plan.has_replaced() {
+        true => scratch.weights(plan)?.finish()?, // factors alone
+        false => tie_layers(&context, scratch, progress)?,
+    };
     let has_lora = plan.tensors.iter().any(|tensor| !tensor.factors.is_empty());
     let (factors, energies) = match has_lora {
         true => {
@@ -127,8 +148,9 @@ pub(crate) fn compensate<'a>(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Fitted<'a>, ConvertError> {
     let context = Context::new(source, plan, calibration, seed);
-    let weights = compensate::compensate(&context, scratch, progress)?;
-    Ok(Fitted { context, weights, factors: None, energies: Energies::new() })
+    let (weights, loops) = compensate::compensate(&context, scratch, progress)?;
+    let (factors, energies) = loops.unzip();
+    Ok(Fitted { context, weights, factors, energies: energies.unwrap_or_default() })
 }
 
 impl Fitted<'_> {

@@ -58,6 +58,12 @@ impl Overlay {
         self.insert(TensorOwner::Depth(Depth(0)).weight(role), shape, values);
     }
 
+    /// Takes away what the depth owns.
+    pub fn clear_own(&mut self) {
+        let prefix = TensorOwner::Depth(Depth(0)).prefix();
+        self.tensors.retain(|name, _| !name.starts_with(&prefix));
+    }
+
     fn insert(&mut self, name: String, shape: &[usize], values: Vec<f32>) {
         self.tensors.insert(name, (TensorInfo { dtype: Dtype::F32, shape: shape.to_vec() }, values));
     }

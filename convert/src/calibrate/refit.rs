@@ -8,6 +8,8 @@
 //! the metric of `x̂`. What `o_proj` and `down_proj` write is added to the residual stream, so they
 //! are also asked for the difference of the two streams: the layer's error is mended where it can
 //! be.
+//!
+//! Factors that replace a matrix are fitted alike, with 0 in the place of `W'`.
 
 use super::{
     context::{Context, wide},
@@ -22,6 +24,7 @@ use super::{
 use crate::{
     ConvertError, Phase, Progress,
     factorize::{Draw, LoraFactors},
+    magnitudes::low_rank_product,
     plan::PlannedLora,
 };
 use rayon::prelude::*;
@@ -69,9 +72,11 @@ pub(super) fn refit(
         at = from.0;
         // A layer that runs twice starts from the same hidden states again.
         let repeated = context.plan.stack.sources().get(depth + 1) == Some(&from.0);
-        if map.is_shared(step.layer) {
+        let is_replaced = context.has_replaced(step.layer);
+        if map.is_shared(step.layer) || is_replaced {
             let observed = observe(context, from, &hidden)?;
-            let mut layer = tied_layer(context, weights, *step)?;
+            let mut layer =
+                if is_replaced { context.source_layer(step.depth)? } else { tied_layer(context, weights, *step)? };
             for point in ProbePoint::ALL {
                 for (planned, factors) in refit_point(context, &layer, &observed, &tied_hidden, *step, point)? {
                     writer.write(&planned.a.0, &narrow(&factors.a, planned.a.1.dtype))?;
@@ -121,8 +126,16 @@ pub(super) fn tied_layer(
     Ok(layer)
 }
 
-/// Puts factors there as they are after rounding to their type.
+/// Puts factors there as they are after rounding to their type; those that replace a matrix as
+/// their product.
 pub(super) fn set_factors(layer: &mut Overlay, planned: &PlannedLora, factors: LoraFactors) {
+    if planned.replaces {
+        let [a, b] = [(&factors.a, &planned.a), (&factors.b, &planned.b)]
+            .map(|(values, (_, info))| widen(&narrow(values, info.dtype), info.dtype));
+        let weight = low_rank_product([&a, &b], planned.shape);
+        layer.set(TensorRole::Projection(planned.projection), TensorPart::Weight, &planned.shape, weight);
+        return;
+    }
     let (a, b) = (TensorRole::LoraA(planned.projection), TensorRole::LoraB(planned.projection));
     for (role, (_, info), values) in [(a, &planned.a, factors.a), (b, &planned.b, factors.b)] {
         let rounded = widen(&narrow(&values, info.dtype), info.dtype);
@@ -174,7 +187,10 @@ fn refit_point<'c>(
         }
         let (source, own) = context.source_weight(step.depth, planned.projection)?;
         let wanted = target(wide(&own, shape), &metric, shift.as_ref(), extra.as_ref());
-        let residual = &wanted - &wide(layer.weight(planned.projection)?, shape);
+        let residual = match planned.replaces {
+            true => wanted,
+            false => &wanted - &wide(layer.weight(planned.projection)?, shape),
+        };
         let best = LowRank::from_residual(residual.as_ref(), &metric, planned.rank).map_err(|error| match error {
             ConvertError::NoConvergence { .. } => ConvertError::NoConvergence { tensor: source },
             other => other,

@@ -1,7 +1,7 @@
 //! Fitted weights on the disk until the folder is written: shared weights come group by group and
 //! corrections depth by depth, the folder has them layer by layer.
 
-use crate::plan::ConversionPlan;
+use crate::plan::{ConversionPlan, PlannedTensor};
 use retie_checkpoint::{CheckpointError, SafetensorsFile, SafetensorsWriter, TensorInfo};
 use std::{
     collections::BTreeMap,
@@ -32,13 +32,13 @@ impl Scratch {
 
     /// For the shared weights, in the order of the layers.
     pub(super) fn weights(&self, plan: &ConversionPlan) -> Result<ScratchFile, CheckpointError> {
-        let fitted = plan.tensors.iter().filter(|tensor| tensor.fitted);
-        self.file("weights", fitted.map(|tensor| (tensor.name.clone(), tensor.info.clone())).collect())
+        let weights = fitted(plan).filter(|tensor| !tensor.is_replaced());
+        self.file("weights", weights.map(|tensor| (tensor.name.clone(), tensor.info.clone())).collect())
     }
 
     /// For the corrections, in the order of the depths.
     pub(super) fn factors(&self, plan: &ConversionPlan) -> Result<ScratchFile, CheckpointError> {
-        let mut factors: Vec<_> = plan.tensors.iter().flat_map(|tensor| &tensor.factors).collect();
+        let mut factors: Vec<_> = fitted(plan).flat_map(|tensor| &tensor.factors).collect();
         factors.sort_by_key(|factors| factors.stream);
         self.file("factors", factors.into_iter().flat_map(|f| [f.a.clone(), f.b.clone()]).collect())
     }
@@ -48,6 +48,10 @@ impl Scratch {
         let writer = SafetensorsWriter::create(&path, &entries, &BTreeMap::new())?;
         Ok(ScratchFile { path, writer })
     }
+}
+
+fn fitted(plan: &ConversionPlan) -> impl Iterator<Item = &PlannedTensor> {
+    plan.tensors.iter().filter(|tensor| tensor.fitted)
 }
 
 impl Drop for Scratch {

@@ -41,8 +41,16 @@ impl Weights<'_> {
 
     fn linear(&self, x: &[f32], part: &str) -> Vec<f32> {
         let name = layer_tensor(self.0.layer, &format!("{part}.weight"));
-        let shape = self.0.tensors.info(&name).unwrap().shape.clone();
-        let mut out = times(x, &self.0.tensors.read_f32(&name).unwrap(), shape[1]);
+        let factor = |which| self.0.tensors.info(&depth_tensor(self.0.depth, &format!("{part}.lora_{which}.weight")));
+        // Without a matrix the factors are all of it.
+        let shape = match self.0.tensors.info(&name) {
+            Some(info) => info.shape.clone(),
+            None => vec![factor("B").unwrap().shape[0], factor("A").unwrap().shape[1]],
+        };
+        let mut out = match self.0.tensors.read_f32(&name) {
+            Ok(weight) => times(x, &weight, shape[1]),
+            Err(_) => vec![0.0; x.len() / shape[1] * shape[0]],
+        };
         if let Some(a) = self.vector(&format!("{part}.lora_A.weight")) {
             let b = self.vector(&format!("{part}.lora_B.weight")).unwrap();
             let low = times(&times(x, &a, shape[1]), &b, b.len() / shape[0]);

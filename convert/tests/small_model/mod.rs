@@ -120,14 +120,18 @@ pub fn run(
     convert(source, &conversion(options), None, &OutputFiles::default(), out, &mut |_| {})
 }
 
-/// `W' + B A` of one projection at one depth, with its shape; just `W'` where there is no LoRA.
+/// `W' + B A` of one projection at one depth; just `W'` where there is no LoRA, and `B A` where it
+/// replaces the matrix.
 pub fn effective(dir: &Path, projection: &str, depth: usize) -> Vec<f64> {
     let config = ModelConfig::load(&dir.join("config.json")).unwrap();
     let folder = SafetensorsFolder::open(dir).unwrap();
     let map = config.share_map();
     let layer = map.depths()[depth].layer;
     let name = layer_tensor(layer, &format!("{projection}.weight"));
-    let mut weight: Vec<f64> = folder.read_f32(&name).unwrap().into_iter().map(f64::from).collect();
+    let found = config.projection_shapes().into_iter().find(|(found, _)| found.name() == projection);
+    let size: usize = found.unwrap().1.iter().product();
+    let stored = folder.read_f32(&name).unwrap_or(vec![0.0; size]);
+    let mut weight: Vec<f64> = stored.into_iter().map(f64::from).collect();
     let factor = |which: &str| depth_tensor(Depth(depth), &format!("{projection}.{which}.weight"));
     if let Some(info) = folder.info(&factor("lora_A")) {
         let (rank, inp) = (info.shape[0], info.shape[1]);

@@ -15,7 +15,7 @@ use crate::{
     report::Contents,
 };
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
-use retie_config::{Gating, ModelConfig};
+use retie_config::{Gating, LoraBase, ModelConfig};
 use serde_json::{Map, Value, json};
 use stack::stack;
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
@@ -101,8 +101,8 @@ fn write_tokenizer_class(model: ExportModel<'_>, dir: &Path) -> Result<(), Expor
     }
 }
 
-/// Refuses a model that is not recursive, and routers whose gates change what a token becomes at
-/// full depth.
+/// Refuses a model that is not recursive, factors in place of matrices, and routers whose gates
+/// change what a token becomes at full depth.
 fn refuse(config: &ModelConfig) -> Result<(), ExportError> {
     let cannot = |reason: String, hint: &str| {
         Err(ExportError::CannotHold { format: FORMAT.name, reasons: vec![reason], hint: hint.to_owned() })
@@ -110,6 +110,10 @@ fn refuse(config: &ModelConfig) -> Result<(), ExportError> {
     let Some(recursion) = &config.recursion else {
         return cannot("it is not recursive".to_owned(), "`--to hf-unrolled` writes a plain model");
     };
+    if recursion.lora.as_ref().is_some_and(|lora| lora.base == LoraBase::None) {
+        let reason = "its linears are pairs of factors, not matrices (`recursion.lora.base: none`)".to_owned();
+        return cannot(reason, "`--to hf-unrolled` writes a plain model, with the products of the factors");
+    }
     match recursion.router.as_ref().map(|router| router.gating()) {
         None | Some(Gating::StraightThrough) => Ok(()),
         Some(gating) => {

@@ -18,8 +18,8 @@ pub struct ConvertFlags {
     /// A Hugging Face folder, a .gguf file, or a hub id
     #[arg(value_name = "MODEL", required_unless_present = "config")]
     model: Option<String>,
-    /// What is made of the model: a recursive one, or a plain one with fewer layers, which a
-    /// recursive one has to beat
+    /// What is made of the model: a recursive one, or what it has to beat: a plain one with fewer
+    /// layers (`drop`), or one whose linears have low rank (`svd`)
     #[arg(long, default_value_t, value_parser = choice::<Method>(Method::NAMES))]
     method: Method,
     /// Passes over the shared block; has to divide the layers that are shared unless there is
@@ -59,16 +59,16 @@ pub struct ConvertFlags {
     /// a budget, else 0]
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     gate: Option<f32>,
-    /// The most that all weights may be, for `--init auto`, `--init select` and `--method drop`:
-    /// 75% of the source, 90M parameters, 250MiB
+    /// The most that all weights may be, for `--init auto`, `--init select`, `--method drop` and
+    /// `--method svd`: 75% of the source, 90M parameters, 250MiB
     #[arg(long, value_parser = |text: &str| text.parse::<Budget>())]
     budget: Option<Budget>,
-    /// Text on which the start is scored, and that `--init calibrated` is fitted to; of .jsonl,
-    /// .parquet and .arrow files the field `text`
+    /// Text on which the start is scored, and that `--init calibrated` and `--method svd` are
+    /// fitted to; of .jsonl, .parquet and .arrow files the field `text`
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
     /// Tokens of the text that are fitted to; a quarter as many others are scored [default: 8192,
-    /// of a selection of layers 65536]
+    /// of a selection of layers and of `--method svd` 65536]
     #[arg(long, value_name = "N")]
     calibration_tokens: Option<usize>,
     /// What each depth adds to the linears that it shares, with `--lora-rank` or a budget: `dora`

@@ -53,7 +53,7 @@ fn parameters(report: &ConvertReport) -> Table {
             counts("embedding", source.embedding, target.embedding),
             counts("layers", source.layers, target.layers),
             counts("own norms and biases", source.depth_vectors, target.depth_vectors),
-            counts(report.relax().title(), source.lora, target.lora),
+            counts(report.factors_title(), source.lora, target.lora),
             counts("extras", source.extras, target.extras),
             counts("total", source.total(), target.total()),
         ],
@@ -104,7 +104,7 @@ fn energies(report: &ConvertReport) -> Vec<Chart> {
     let mut charts = Vec::new();
     for (block, name) in [("self_attn.", "attention"), ("mlp.", "MLP")] {
         charts.push(chart(format!("Residual energy of the {name}, by depth"), &lost, block));
-        let title = format!("Residual energy of the {name} after {}, by depth", report.relax().title());
+        let title = format!("Residual energy of the {name} after {}, by depth", report.factors_title());
         charts.push(chart(title, &left, block));
     }
     charts

@@ -2,7 +2,7 @@
 
 use super::facts::{DepthFacts, Inspection, Recursion, SequenceCost, Sizes, Token};
 use retie_checkpoint::StoredLayer;
-use retie_config::{Cost, RouterConfig};
+use retie_config::{Cost, LoraConfig, RouterConfig};
 use retie_report::number::{bytes, grouped};
 use std::fmt::{self, Display, Formatter};
 
@@ -24,7 +24,7 @@ impl Display for Inspection {
         }
         if p.lora > 0 {
             let lora = self.recursion.as_ref().and_then(|recursion| recursion.config.lora.as_ref());
-            let title = lora.map_or("LoRA", |lora| lora.relax.title());
+            let title = lora.map_or("LoRA", LoraConfig::title);
             field(f, &format!("    {title}"), grouped(p.lora as u64))?;
         }
         if p.extras > 0 {
@@ -162,7 +162,7 @@ impl Display for Recursion {
                 false => format!("ranks up to {}, by depth and linear", lora.rank),
             },
         );
-        field(f, c.lora.as_ref().map_or("LoRA", |lora| lora.relax.title()), lora)?;
+        field(f, c.lora.as_ref().map_or("LoRA", LoraConfig::title), lora)?;
         if !c.extras.is_empty() {
             let names: Vec<_> = c.extras.iter().map(ToString::to_string).collect();
             field(f, "extras", names.join(", "))?;
