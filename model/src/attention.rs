@@ -6,7 +6,9 @@ use crate::{
     kv::KvSource,
     linear::{Linear, LinearAtDepth},
     norm::{Norm, chosen},
+    rope::RopeFrequencies,
     row_context::RowContext,
+    steps::{Descriptors, Projected, StepAttention, attend_sliced},
 };
 use burn::{module::Module, tensor::Tensor};
 use retie_config::{DepthKind, ModelConfig, QkNorm};
@@ -34,12 +36,14 @@ pub struct AttentionAtDepth {
     pub k_norm: Option<Norm>,
 }
 
-/// Sizes, kind of depth and rows of one attention.
+/// Sizes, kind of depth and rows of one attention, and the keys that it is restricted to.
 #[derive(Clone, Copy)]
 pub(crate) struct AttentionContext<'a> {
     pub config: &'a ModelConfig,
     pub kind: DepthKind,
     pub rows: &'a RowContext,
+    /// Keys to attend to in place of all, if any.
+    pub own: Option<&'a StepAttention>,
 }
 
 impl Attention {
@@ -52,7 +56,7 @@ impl Attention {
         context: AttentionContext<'_>,
         kv: KvSource<'_>,
     ) -> Tensor<2> {
-        let AttentionContext { config, kind, rows } = context;
+        let AttentionContext { config, kind, rows, own } = context;
         let [num_rows, _] = x.dims();
         let [batch, tokens] = [rows.batch, num_rows / rows.batch];
         let anatomy = &config.anatomy;
@@ -72,12 +76,12 @@ impl Attention {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let q = self.q_proj.forward(x.clone(), &depth.q_proj);
         let q = prepare(q, heads, &self.q_norm, &depth.q_norm); // [B, T, N, H]
-        let [k, v] = kv.keys_values(|| {
+        let make = || {
             let k = self.k_proj.forward(x.clone(), &depth.k_proj);
             let k = prepare(k, kv_heads, &self.k_norm, &depth.k_norm); // [B, T, K, H]
             let v = self.v_proj.forward(x, &depth.v_proj); // [M, K·H]
             [k.reshape([num_rows, config.key_value_size()]), v]
-        });
+        };
         let keys = |x: Tensor<2>| {
             let [rows, _] = x.dims();
             x.reshape([rows, kv_heads, config.head_dim]) // [S, K, H]
@@ -88,7 +92,26 @@ impl Attention {
             softcap: anatomy.attn_logit_softcapping.map(|cap| cap as f32),
             window: kind.window,
         };
-        let out = kernels::attention(q, keys(k), keys(v), &rows.layout, scoring); // [M, N, H]
+        let out = match own {
+            Some(StepAttention::Descriptor(descriptor)) => {
+                let rope = kind.rope.map(|rope| RopeFrequencies::new(&anatomy.ropes[rope]));
+                let descriptors = Descriptors { config: descriptor, rope, scoring };
+                let [k, v] = make().map(keys);
+                match kv.into_cache() {
+                    Some(cache) => descriptors.attend_cached(Projected { q, k, v }, &rows.layout, cache),
+                    None => descriptors.attend(Projected { q, k, v }, &rows.layout),
+                }
+            }
+            Some(StepAttention::None) => unreachable!("a block without attention does not run it"),
+            Some(StepAttention::Sliced(slices)) => {
+                let [k, v] = kv.keys_values(make).map(keys);
+                attend_sliced(q, k, v, (&rows.layout, *slices), scoring)
+            }
+            None => {
+                let [k, v] = kv.keys_values(make).map(keys);
+                kernels::attention(q, k, v, &rows.layout, scoring)
+            }
+        }; // [M, N, H]
         out.reshape([num_rows, config.query_size()])
     }
 }

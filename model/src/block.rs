@@ -8,6 +8,7 @@ use crate::{
     mlp::{Mlp, MlpAtDepth},
     norm::{Norm, chosen},
     row_context::RowContext,
+    steps::{Step, StepAttention},
 };
 use burn::{module::Module, tensor::Tensor};
 use retie_checkpoint::ProbePoint;
@@ -26,7 +27,8 @@ pub struct Layer {
     pub post_feedforward_layernorm: Option<Norm>,
 }
 
-/// Weights that belong to one depth: LoRA or DoRA of each linear, own norms, extras.
+/// Weights that belong to one depth: LoRA or DoRA of each linear, own norms, extras, mechanisms of
+/// its recursion's step.
 #[derive(Module, Debug)]
 pub struct DepthWeights {
     pub input_layernorm: Option<Norm>,
@@ -36,6 +38,7 @@ pub struct DepthWeights {
     pub mlp: MlpAtDepth,
     pub post_feedforward_layernorm: Option<Norm>,
     pub extras: Extras,
+    pub step: Step,
 }
 
 impl DepthWeights {
@@ -81,24 +84,34 @@ impl Block<'_> {
         self,
         x: Tensor<2>,
         rows: &RowContext,
-        kv: KvSource<'_>,
+        mut kv: KvSource<'_>,
         mut observer: Option<Observer<'_>>,
     ) -> Tensor<2> {
         let x = self.enter(x);
+        let entered = self.own.step.keep(&x);
         let read = self.attention_input(x.clone());
         if stops(&mut observer, ProbePoint::Attention, &read, &x) {
             return x;
         }
-        let mixed = self.mix(read, rows, kv);
-        if stops(&mut observer, ProbePoint::Output, &mixed, &x) {
-            return x;
-        }
-        let attended = self.attention_output(mixed);
+        let step = &self.own.step;
+        let branch = step.gnconv.as_ref().map(|gnconv| gnconv.forward(read.clone(), &rows.layout, kv.cache_mut()));
+        let attended = if matches!(step.attention, Some(StepAttention::None)) {
+            None
+        } else {
+            let mixed = self.mix(read, rows, kv);
+            if stops(&mut observer, ProbePoint::Output, &mixed, &x) {
+                return x;
+            }
+            Some(self.attention_output(mixed))
+        };
+        let Some(attended) = [attended, branch].into_iter().flatten().reduce(kernels::add) else {
+            unreachable!("a row without attention has a branch")
+        };
         let (x, read) = if self.config.anatomy.residual == Residual::Parallel {
             let read = self.mlp_input(x.clone());
-            (kernels::add(x, attended), read)
+            (self.own.step.add_attention(x, attended), read)
         } else {
-            let x = kernels::add(x, attended);
+            let x = self.own.step.add_attention(x, attended);
             let read = self.mlp_input(x.clone());
             (x, read)
         };
@@ -106,13 +119,20 @@ impl Block<'_> {
             return x;
         }
         if observer.is_none() {
-            return kernels::add(x, self.feed_forward(read));
+            return self.leave(entered, x, self.feed_forward(read));
         }
         let inner = self.inner(read);
         if stops(&mut observer, ProbePoint::Down, &inner, &x) {
             return x;
         }
-        kernels::add(x, self.mlp_output(inner))
+        self.leave(entered, x, self.mlp_output(inner))
+    }
+
+    /// Output of the depth, of its `entered` input, where that is read, the residual stream `x` and
+    /// the MLP's addend.
+    fn leave(self, entered: Option<Tensor<2>>, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
+        let step = &self.own.step;
+        step.leave(entered, step.add_mlp(x, addend), self.config.anatomy.norm_eps as f32)
     }
 
     /// Residual stream of this depth: the output of the previous depth with this depth's extras.
@@ -130,7 +150,8 @@ impl Block<'_> {
 
     /// Input of `o_proj`.
     fn mix(self, x: Tensor<2>, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
-        let context = AttentionContext { config: self.config, kind: self.kind, rows };
+        let own = self.own.step.attention.as_ref();
+        let context = AttentionContext { config: self.config, kind: self.kind, rows, own };
         self.layer.self_attn.mix(x, &self.own.self_attn, context, kv)
     }
 
@@ -161,7 +182,7 @@ impl Block<'_> {
 
     /// Input of `down_proj`.
     fn inner(self, x: Tensor<2>) -> Tensor<2> {
-        self.layer.mlp.inner(x, &self.own.mlp, self.config.anatomy.mlp)
+        self.layer.mlp.inner(x, &self.own.mlp, self.config.anatomy.mlp, self.own.step.activation.as_ref())
     }
 
     /// The MLP's addend to the residual stream, from the input of `down_proj`.
@@ -171,7 +192,8 @@ impl Block<'_> {
 
     /// Fused form of [`Block::inner`] followed by [`Block::mlp_output`].
     fn feed_forward(self, x: Tensor<2>) -> Tensor<2> {
-        self.after_mlp(self.layer.mlp.forward(x, &self.own.mlp, self.config.anatomy.mlp))
+        let activation = self.own.step.activation.as_ref();
+        self.after_mlp(self.layer.mlp.forward(x, &self.own.mlp, self.config.anatomy.mlp, activation))
     }
 
     fn after_mlp(self, out: Tensor<2>) -> Tensor<2> {

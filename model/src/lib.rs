@@ -24,6 +24,7 @@ mod recursion;
 mod rope;
 mod router;
 mod row_context;
+mod steps;
 mod weights;
 
 pub use cache::{KvCache, NewTokens, Slot};
@@ -39,4 +40,5 @@ pub use router::{
     SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, z_loss,
 };
 pub use row_context::RowContext;
+pub use steps::EnteredStates;
 pub use weights::{ParameterView, WeightDtype};

@@ -3,6 +3,7 @@
 use crate::{
     kernels,
     linear::{Linear, LinearAtDepth},
+    steps::StepActivation,
 };
 use burn::{module::Module, tensor::Tensor};
 use retie_config::MlpKind;
@@ -24,27 +25,29 @@ pub struct MlpAtDepth {
 }
 
 impl Mlp {
-    /// Runs the MLP: `x [M, D]` → `[M, D]`.
-    pub fn forward(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind) -> Tensor<2> {
+    /// Runs the MLP: `x [M, D]` → `[M, D]`, with the activation `own` of the depth, if it has one.
+    pub fn forward(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind, own: Option<&StepActivation>) -> Tensor<2> {
         match (&self.gate_proj, kind) {
-            (Some(gate), MlpKind::Gated(activation)) => {
+            (Some(gate), MlpKind::Gated(activation)) if own.is_none() => {
                 let gate = gate.forward(x.clone(), &depth.gate_proj);
                 let up = self.up_proj.forward(x, &depth.up_proj);
                 self.down_proj.forward_gated(gate, up, activation, &depth.down_proj)
             }
-            _ => self.down_proj.forward(self.inner(x, depth, kind), &depth.down_proj),
+            _ => self.down_proj.forward(self.inner(x, depth, kind, own), &depth.down_proj),
         }
     }
 
-    /// Input of `down_proj`: `x [M, D]` → `[M, F]`.
-    pub fn inner(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind) -> Tensor<2> {
+    /// Input of `down_proj`: `x [M, D]` → `[M, F]`; `own` as for [`Mlp::forward`].
+    pub fn inner(&self, x: Tensor<2>, depth: &MlpAtDepth, kind: MlpKind, own: Option<&StepActivation>) -> Tensor<2> {
         let up = self.up_proj.forward(x.clone(), &depth.up_proj);
-        match (&self.gate_proj, kind) {
-            (Some(gate), MlpKind::Gated(activation)) => {
+        match (&self.gate_proj, kind, own) {
+            (Some(gate), MlpKind::Gated(_), Some(own)) => own.gated(gate.forward(x, &depth.gate_proj), up),
+            (Some(gate), MlpKind::Gated(activation), None) => {
                 kernels::gated(gate.forward(x, &depth.gate_proj), up, activation)
             }
-            (None, MlpKind::Gated(_)) => unreachable!("loading checks that a gated MLP has its gate"),
-            (_, MlpKind::Plain(activation)) => kernels::activation(up, activation),
+            (None, MlpKind::Gated(_), _) => unreachable!("loading checks that a gated MLP has its gate"),
+            (_, MlpKind::Plain(_), Some(own)) => own.forward(up),
+            (_, MlpKind::Plain(activation), None) => kernels::activation(up, activation),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod insert;
 pub mod inspect;
 pub mod man;
 pub mod plot;

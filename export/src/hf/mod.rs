@@ -12,6 +12,7 @@ use crate::{
     export::{num_bytes, write_companions, write_json},
     format::{ExportModel, Format, Progress},
     hf_unrolled::{set_dtype, write_tensors},
+    obstacles,
     report::Contents,
 };
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
@@ -110,6 +111,9 @@ fn refuse(config: &ModelConfig) -> Result<(), ExportError> {
     let Some(recursion) = &config.recursion else {
         return cannot("it is not recursive".to_owned(), "`--to hf-unrolled` writes a plain model");
     };
+    if let Some(reason) = obstacles::of_steps(config) {
+        return cannot(reason, "the Python code of the folder does not compute them; `retie serve` does");
+    }
     match recursion.router.as_ref().map(|router| router.gating()) {
         None | Some(Gating::StraightThrough) => Ok(()),
         Some(gating) => {
