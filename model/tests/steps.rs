@@ -128,7 +128,11 @@ fn they_go_with_every_kv_sharing_and_with_routers() {
 
 fn fits(mechanism: &str, kv_sharing: KvSharing, is_routed: bool) -> bool {
     let is_local = ["descriptor", "gnconv"].iter().any(|name| mechanism.starts_with(name));
-    !(is_local && (is_routed || kv_sharing != KvSharing::RecursionWise) || is_routed && mechanism == "dense")
+    match mechanism {
+        "dense" => !is_routed,
+        _ if is_local => !is_routed && kv_sharing == KvSharing::RecursionWise,
+        _ => true,
+    }
 }
 
 #[test]
