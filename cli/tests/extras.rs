@@ -60,8 +60,8 @@ fn a_full_rank_conversion_is_identical_to_its_source() {
 fn impossible_comparisons_and_extras_are_refused() {
     let place = Place::new();
     assert_snapshot!(place.refused("check identity base"), @"
-    error: `base` has no extras or magnitudes to leave out
-    hint: name another model with `--reference`, or convert with `--extras` or `--relax dora`
+    error: `base` has no extras, magnitudes or mechanisms to leave out
+    hint: name another model with `--reference` or a mechanism with `--with`, or convert with `--extras` or `--relax dora`
     ");
     assert_snapshot!(place.refused("check identity base --reference base --tokens 0"), @"error: `--tokens` is 0, expected 1 to 256");
     assert_snapshot!(place.refused("convert base --recursions 1 --sharing cycle --init average --extras loop_norm -o out"), @"

@@ -13,6 +13,7 @@ fn help_is_as_recorded() {
         "inspect",
         "convert",
         "route",
+        "insert",
         "uptrain",
         "cache-logits",
         "tokenize",

@@ -13,8 +13,13 @@
 //! | `hybrid` | `S` | `c_r·S·F` | `c_r·S·(S + 1)/2` |
 //!
 //! with `F` the operations of a depth's linears on one token. An unshared depth has `c = 1`.
+//! Mechanisms of steps ([`StepMechanism`](crate::StepMechanism)) add their matrix products and may
+//! change the pairs.
 
-use crate::{KvSharing, ModelConfig, Projection, RecursionConfig, Relax, RouterConfig, RouterNetworks, ShareMap};
+use crate::{
+    DepthAssignment, KvSharing, ModelConfig, Place, Projection, RecursionConfig, Relax, RouterConfig, RouterNetworks,
+    ShareMap, StepConfig,
+};
 use serde::Serialize;
 
 /// Cost of one sequence's forward pass; not rounded to whole tokens.
@@ -99,10 +104,12 @@ impl ModelConfig {
                 KvSharing::Shared | KvSharing::Hybrid => (1.0, length),
             };
             let makes_keys = !(later && kv == KvSharing::Shared);
-            cost.cache_bytes += stored * length * 2.0 * self.key_value_size() as f64 * ELEMENT;
-            cost.linear += part * length * self.linears(&map, index, makes_keys);
+            let held = self.step_cached(step, tokens).unwrap_or(stored * length);
+            cost.cache_bytes += (held * 2.0 * self.key_value_size() as f64 + self.step_state(step)) * ELEMENT;
+            cost.linear += part * length * (self.linears(&map, index, makes_keys) + self.step_operations(&map, step));
             let window = self.anatomy.depths[index].window.map_or(f64::INFINITY, |window| window as f64);
-            cost.attention += part * length * pairs(keys, window) * 4.0 * self.query_size() as f64;
+            let mean_keys = self.step_keys(step, keys).unwrap_or_else(|| pairs(keys, window));
+            cost.attention += part * length * mean_keys * 4.0 * self.query_size() as f64;
         }
         if let Some(recursion) = self.recursion.as_ref().filter(|_| shares.is_some()) {
             cost.routers = length * self.router_operations(recursion, &share);
@@ -110,13 +117,14 @@ impl ModelConfig {
         cost
     }
 
-    /// Cost of the same model without routers and KV sharing, as a baseline: every token goes
-    /// through every recursion, and each recursion computes its own keys and values.
+    /// Cost of the same model without routers, KV sharing and steps, as a baseline: every token
+    /// goes through every recursion, and each recursion computes its own keys and values.
     #[must_use]
     pub fn full_recursion_cost(&self, tokens: usize) -> Cost {
         let mut full = self.clone();
         if let Some(recursion) = &mut full.recursion {
             recursion.kv_sharing = KvSharing::RecursionWise;
+            recursion.steps.clear();
         }
         full.cost(tokens, None)
     }
@@ -126,13 +134,51 @@ impl ModelConfig {
         let step = map.depths()[index];
         let lora = self.lora_at(&step, map);
         let shapes = self.projection_shapes().into_iter();
-        let run = shapes.filter(|(projection, _)| makes_keys || !matches!(projection, Projection::K | Projection::V));
+        let attends = self.step_attends(&step);
+        let run = shapes.filter(|(projection, _)| match projection {
+            Projection::K | Projection::V => attends && makes_keys,
+            Projection::Q | Projection::O => attends,
+            Projection::Gate | Projection::Up | Projection::Down => true,
+        });
         let operations = |(projection, [out, input]): (Projection, [usize; 2])| {
             let rank = lora.map_or(0, |lora| lora.rank_at(step.depth, projection, [out, input]));
             let weight = if self.is_replaced(step.layer, projection, map) { 0 } else { out * input };
             2 * (weight + rank * (out + input))
         };
         run.map(operations).sum::<usize>() as f64
+    }
+
+    /// Operations of the mechanisms of a depth on one token.
+    fn step_operations(&self, map: &ShareMap, depth: &DepthAssignment) -> f64 {
+        let Some(recursion) = &self.recursion else { return 0.0 };
+        let place = Place { model: self, recursion, map, depth };
+        let mechanisms = recursion.step(depth).into_iter().flat_map(StepConfig::mechanisms);
+        mechanisms.map(|mechanism| mechanism.parameters().operations(&place)).sum()
+    }
+
+    /// Numbers that a cache holds of a depth beside keys and values.
+    fn step_state(&self, depth: &DepthAssignment) -> f64 {
+        let step = self.recursion.as_ref().and_then(|recursion| recursion.step(depth));
+        let states = step.into_iter().flat_map(StepConfig::mechanisms);
+        states.map(|mechanism| mechanism.parameters().state(self.hidden_size)).sum::<usize>() as f64
+    }
+
+    /// True if a depth computes attention.
+    fn step_attends(&self, depth: &DepthAssignment) -> bool {
+        let step = self.recursion.as_ref().and_then(|recursion| recursion.step(depth));
+        step.into_iter().flat_map(StepConfig::mechanisms).all(|mechanism| mechanism.parameters().runs_attention())
+    }
+
+    /// Number of keys that a cache for `tokens` tokens holds of a depth, if a mechanism changes it.
+    fn step_cached(&self, depth: &DepthAssignment, tokens: usize) -> Option<f64> {
+        let attention = self.recursion.as_ref()?.step(depth)?.attention.as_ref()?;
+        Some(attention.parameters().cached_keys(tokens)? as f64)
+    }
+
+    /// Mean number of keys that a query of a depth attends to, if a mechanism changes it.
+    fn step_keys(&self, depth: &DepthAssignment, keys: f64) -> Option<f64> {
+        let attention = self.recursion.as_ref()?.step(depth)?.attention.as_ref()?;
+        attention.parameters().mean_keys(keys)
     }
 
     /// Operations of the routers on one token of the sequence.

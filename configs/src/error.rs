@@ -99,6 +99,12 @@ pub enum ConfigError {
         /// Every problem found.
         problems: Vec<String>,
     },
+    /// Mechanisms of recursions do not fit the model, or one another.
+    #[error("the steps of the recursions cannot be used:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
+    BadSteps {
+        /// Every problem found.
+        problems: Vec<String>,
+    },
     /// The sharing pattern does not fit the stack.
     #[error(transparent)]
     Share(#[from] ShareError),

@@ -12,7 +12,7 @@ pub enum ParameterGroup {
     Unshared,
     /// The LoRA of a depth, with its magnitudes.
     Lora,
-    /// Extras of a depth.
+    /// Extras of a depth, and mechanisms of its step.
     Extras,
     /// A router.
     Routers,
@@ -111,7 +111,7 @@ impl ParameterGroup {
     pub(crate) fn for_role(role: TensorRole, owner: TensorOwner, map: &ShareMap) -> Self {
         match (role, owner) {
             (TensorRole::LoraA(_) | TensorRole::LoraB(_) | TensorRole::Magnitude(_), _) => Self::Lora,
-            (TensorRole::Extra(_), _) => Self::Extras,
+            (TensorRole::Extra(_) | TensorRole::Step(_), _) => Self::Extras,
             (TensorRole::RouterUp | TensorRole::RouterOut, TensorOwner::Router(RouterKind::Auxiliary, _)) => {
                 Self::AuxiliaryRouters
             }

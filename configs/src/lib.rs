@@ -34,6 +34,7 @@ mod run;
 mod schedule;
 mod share;
 mod share_error;
+mod steps;
 mod tensors;
 #[cfg(test)]
 mod tiny;
@@ -73,10 +74,11 @@ pub use router::{
     RouterScore, RouterSpec, TokenChoiceConfig, TokenChoiceScore,
 };
 pub use run::{
-    Average, DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig, SourceConfig,
-    TeacherConfig, TrainConfig, UptrainConfig,
+    Anneal, Average, DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig,
+    SlicedAnneal, SourceConfig, TeacherConfig, TrainConfig, UptrainConfig,
 };
 pub use schedule::{CosineConfig, DecayType, LinearConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthAssignment, LayerIndex, ShareMap, dividing_recursions};
 pub use share_error::ShareError;
+pub use steps::*;
 pub use tensors::{NormPosition, Projection, RouterKind, TensorInit, TensorOwner, TensorPart, TensorRole, TensorSpec};

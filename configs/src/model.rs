@@ -166,6 +166,12 @@ impl ModelConfig {
         map
     }
 
+    /// Sets the longest sequence that the model is used for.
+    pub fn set_context(&mut self, tokens: usize) {
+        self.max_position_embeddings = tokens;
+        self.other.insert("max_position_embeddings".into(), json!(tokens));
+    }
+
     /// Gives the head a matrix of its own.
     pub fn untie(&mut self) {
         self.anatomy.tie_word_embeddings = false;

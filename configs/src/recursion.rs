@@ -2,7 +2,7 @@
 
 use crate::{
     ConfigError, DepthExtra, KvSharing, LoraConfig, ModelConfig, Pattern, RouterConfig, ShareError, ShareMap, Sharing,
-    kv_sharing, named::named,
+    StepConfig, kv_sharing, named::named,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::collections::BTreeSet;
@@ -63,6 +63,9 @@ pub struct RecursionConfig {
     /// all recursions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<RouterConfig>,
+    /// What each recursion does beside the shared block: a row for each, one for all, or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepConfig>,
 }
 
 impl Serialize for RecursionConfig {
@@ -81,7 +84,7 @@ impl<'de> Deserialize<'de> for RecursionConfig {
 
 impl RecursionConfig {
     /// A recursion with shared norms and the unshared layers that `sharing` implies, without LoRA,
-    /// extras and router.
+    /// extras, router and steps.
     #[must_use]
     pub fn new(num_recursions: usize, sharing: Sharing, init: Init) -> Self {
         Self {
@@ -96,6 +99,7 @@ impl RecursionConfig {
             extras: BTreeSet::new(),
             kv_sharing: KvSharing::default(),
             router: None,
+            steps: Vec::new(),
         }
     }
 
@@ -114,7 +118,7 @@ impl RecursionConfig {
         Pattern::new(self.sharing, self.prelude, self.coda, self.map.as_deref())
     }
 
-    /// Checks the sharing pattern, LoRA ranks, KV sharing and router against `model`.
+    /// Checks the sharing pattern, LoRA ranks, KV sharing, steps and router against `model`.
     ///
     /// # Errors
     /// The first problem found.
@@ -124,6 +128,7 @@ impl RecursionConfig {
             lora.check(model, &map)?;
         }
         self.kv_sharing.check(self.num_recursions, self.sharing)?;
+        self.check_steps(model, &map)?;
         let Some(router) = &self.router else { return Ok(()) };
         router.check(self)?;
         match model.anatomy.depths.iter().find_map(|depth| depth.window) {

@@ -17,6 +17,9 @@ pub struct ParameterCounts {
     /// Extra vectors of depths.
     #[serde(default)]
     pub extras: usize,
+    /// Mechanisms of steps.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps: usize,
     /// Routers, and auxiliary ones.
     #[serde(default)]
     pub routers: usize,
@@ -32,6 +35,7 @@ impl ParameterCounts {
                 (TensorRole::Embedding | TensorRole::Head, _) => &mut counts.embedding,
                 (TensorRole::LoraA(_) | TensorRole::LoraB(_) | TensorRole::Magnitude(_), _) => &mut counts.lora,
                 (TensorRole::Extra(_), _) => &mut counts.extras,
+                (TensorRole::Step(_), _) => &mut counts.steps,
                 (TensorRole::RouterUp | TensorRole::RouterOut, _) => &mut counts.routers,
                 (TensorRole::Projection(_) | TensorRole::Norm(_), TensorOwner::Depth(_)) => &mut counts.depth_vectors,
                 (TensorRole::Projection(_) | TensorRole::Norm(_) | TensorRole::FinalNorm, _) => &mut counts.layers,
@@ -44,7 +48,7 @@ impl ParameterCounts {
     /// Everything but the embedding.
     #[must_use]
     pub fn non_embedding(&self) -> usize {
-        self.layers + self.depth_vectors + self.lora + self.extras + self.routers
+        self.layers + self.depth_vectors + self.lora + self.extras + self.steps + self.routers
     }
 
     /// Everything.
@@ -52,6 +56,10 @@ impl ParameterCounts {
     pub fn total(&self) -> usize {
         self.embedding + self.non_embedding()
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]

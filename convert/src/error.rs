@@ -37,6 +37,12 @@ pub enum ConvertError {
          hint: convert it first (`--recursions`, `--sharing cycle` or `middle_cycle`, `--init`), then add the router to what was written"
     )]
     RouterWithoutRecursion,
+    /// Mechanisms are for the recursions of a recursive model.
+    #[error(
+        "the model is not recursive, expected one whose layers run in a loop\n\
+         hint: `retie convert` makes one of it"
+    )]
+    StepsWithoutRecursion,
     /// The source has a router.
     #[error(
         "the model has an `{kind}` router already, expected one without\n\

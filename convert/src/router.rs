@@ -1,21 +1,19 @@
 //! Routers for a recursive model: its tensors as they are, and a new router for each recursion, or
 //! one for all (Mixture-of-Recursions, <https://arxiv.org/abs/2507.10524>, §2.2).
 //!
-//! How their weights start stands with the list of tensors ([`TensorInit`]). Routers are stored in
-//! f32.
+//! How their weights start stands with the list of tensors (`retie_config::TensorInit`). Routers
+//! are stored in f32.
 
 use crate::{
-    Check, ConvertError, OutputFiles, ParameterCounts, Phase, Progress, SourceModel,
-    factorize::{Draw, fill_gaussian},
+    Check, ConvertError, OutputFiles, ParameterCounts, Progress, SourceModel,
+    enlarged::{Enlarged, Written},
     lints::unused_keys,
     output_files::write_json,
 };
-use retie_checkpoint::{
-    Dtype, FolderWriter, SafetensorsFolder, Staging, TensorInfo, TensorSource, check_tensors, narrow,
-};
-use retie_config::{KvSharing, ModelConfig, RecursionConfig, RouterConfig, TensorInit, TensorOwner, TensorSpec};
+use retie_checkpoint::check_tensors;
+use retie_config::{KvSharing, ModelConfig, RecursionConfig, RouterConfig};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{fmt, path::Path};
 
 /// Name of the report in the folder.
 pub const ROUTER_REPORT_FILE: &str = "router.json";
@@ -72,69 +70,20 @@ pub fn add_router(
     let recursion = RecursionConfig { router: Some(router.clone()), kv_sharing, ..recursion.clone() };
     let target = ModelConfig { recursion: Some(recursion.clone()), ..config.clone() };
     target.validate()?;
-    let entries = entries(source, &target);
-    let own = own_tensors(&target, *seed);
-    let staging = Staging::new(out)?;
-    write_json(&staging.path().join("config.json"), &target.to_json())?;
-    let mut writer = FolderWriter::create(staging.path(), &entries, retie_checkpoint::DEFAULT_MAX_SHARD_BYTES)?;
-    for (i, (name, _)) in entries.iter().enumerate() {
-        match own.get(name) {
-            Some(values) => writer.write(name, &narrow(values, Dtype::F32))?,
-            None => writer.write(name, &source.bytes(name)?)?,
-        }
-        progress(Progress { phase: Phase::Write, done: i + 1, total: entries.len(), tensor: name });
-    }
-    writer.finish()?;
+    let enlarged = Enlarged::new(source, target, *seed);
+    let Written { staging, checks } = enlarged.write(out, progress)?;
     let report = RouterReport {
         schema: 1,
         notes: notes(router, &recursion),
         recursion,
         seed: *seed,
-        parameters: ParameterCounts::from_config(&target),
-        checks: checks(source, &own, &entries, staging.path(), progress)?,
+        parameters: ParameterCounts::from_config(enlarged.config()),
+        checks,
     };
-    let failures: Vec<_> = report.checks.iter().filter(|check| !check.passed).cloned().collect();
-    if !failures.is_empty() {
-        return Err(ConvertError::ChecksFailed { failures });
-    }
     write_json(&staging.path().join(ROUTER_REPORT_FILE), &report)?;
     files.write(staging.path())?;
     staging.publish()?;
     Ok(report)
-}
-
-/// Name and type of every tensor that is written.
-fn entries(source: &dyn TensorSource, target: &ModelConfig) -> Vec<(String, TensorInfo)> {
-    let entry = |spec: TensorSpec| {
-        let name = spec.name();
-        let dtype = source.info(&name).map_or(Dtype::F32, |info| info.dtype);
-        (name, TensorInfo { dtype, shape: spec.shape })
-    };
-    target.tensors().into_iter().map(entry).collect()
-}
-
-/// The routers' weights by name.
-fn own_tensors(target: &ModelConfig, seed: u64) -> BTreeMap<String, Vec<f32>> {
-    let specs = target.tensors().into_iter().filter(|spec| matches!(spec.owner, TensorOwner::Router(..)));
-    let values = |(index, spec): (usize, TensorSpec)| {
-        let (rows, width) = (spec.shape[0], spec.shape[1]);
-        let mut values = vec![0.0f32; rows * width];
-        match spec.init {
-            TensorInit::Constant(value) => values.fill(value),
-            TensorInit::Normal { std } => {
-                let all: Vec<usize> = (0..rows).collect();
-                fill_gaussian(&mut values, width, &all, Draw { seed, stream: index as u64 });
-                // `fill_gaussian` draws from N(0, 1/width).
-                let scale = (std * (width as f64).sqrt()) as f32;
-                values.iter_mut().for_each(|x| *x *= scale);
-            }
-            TensorInit::Source | TensorInit::Residual | TensorInit::RowNorms => {
-                unreachable!("nothing of a router comes from the source")
-            }
-        }
-        (spec.name(), values)
-    };
-    specs.enumerate().map(values).collect()
 }
 
 fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
@@ -167,42 +116,6 @@ fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
         notes.push(format!("{state}: uptrain the model before it is used, best with {warmup}"));
     }
     notes
-}
-
-fn checks(
-    source: &dyn TensorSource,
-    own: &BTreeMap<String, Vec<f32>>,
-    entries: &[(String, TensorInfo)],
-    dir: &Path,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Vec<Check>, ConvertError> {
-    let written = SafetensorsFolder::open(dir)?;
-    let check = |name: &str, bad: Option<String>, good: String| {
-        let passed = bad.is_none();
-        Check { name: name.to_owned(), passed, detail: bad.unwrap_or(good) }
-    };
-    let layout = check_tensors(&ModelConfig::load(&dir.join("config.json"))?, &written).err();
-    let fits = format!("{} tensors have the name and shape that the configuration implies", entries.len());
-    let mut checks = vec![check("layout", layout.map(|error| error.to_string()), fits)];
-    if !checks[0].passed {
-        return Ok(checks);
-    }
-    let mut bad = Vec::new();
-    for (i, (name, _)) in entries.iter().enumerate() {
-        let same = match own.get(name) {
-            Some(values) => written.equals(name, &narrow(values, Dtype::F32))?,
-            None => written.equals(name, &source.bytes(name)?)?,
-        };
-        if !same {
-            bad.push(format!("`{name}`"));
-        }
-        progress(Progress { phase: Phase::Check, done: i + 1, total: entries.len(), tensor: name });
-    }
-    let copied = entries.len() - own.len();
-    let good = format!("{copied} tensors equal the source's byte for byte, {} are new", own.len());
-    let bad = (!bad.is_empty()).then(|| format!("not as they should be: {}", bad.join(", ")));
-    checks.push(check("copies", bad, good));
-    Ok(checks)
 }
 
 impl fmt::Display for RouterReport {

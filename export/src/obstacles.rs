@@ -2,7 +2,7 @@
 
 use crate::format::ExportModel;
 use retie_checkpoint::{CheckpointError, TensorSource};
-use retie_config::{ExtraVector, KvSharing, TensorOwner, TensorRole};
+use retie_config::{ExtraVector, KvSharing, ModelConfig, TensorOwner, TensorRole};
 
 /// Every reason why no plain model of the family computes what `model` does; empty if one does.
 pub(crate) fn of_unrolling(model: &ExportModel<'_>) -> Result<Vec<String>, CheckpointError> {
@@ -17,6 +17,9 @@ pub(crate) fn of_unrolling(model: &ExportModel<'_>) -> Result<Vec<String>, Check
         let kv = recursion.kv_sharing;
         reasons.push(format!("`kv_sharing: {kv}`: later recursions attend to the keys and values of the first"));
     }
+    if let Some(reason) = of_steps(model.config) {
+        reasons.push(reason);
+    }
     let class = model.config.architecture.class_name;
     for vector in [ExtraVector::LoopEmbedding, ExtraVector::LoopNorm] {
         let depths = depths_with(vector, model)?;
@@ -26,6 +29,13 @@ pub(crate) fn of_unrolling(model: &ExportModel<'_>) -> Result<Vec<String>, Check
         }
     }
     Ok(reasons)
+}
+
+/// Reason why no other program computes the steps of a model; `None` without steps.
+pub(crate) fn of_steps(config: &ModelConfig) -> Option<String> {
+    let names = config.recursion.as_ref()?.mechanisms();
+    let list: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    (!list.is_empty()).then(|| format!("its recursions have mechanisms of their own: {}", list.join(", ")))
 }
 
 /// Depths at which a vector has an effect: it is not zero.

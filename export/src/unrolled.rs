@@ -24,6 +24,9 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 /// Hint for a model that has no plain one.
 const WITHOUT: &str = "`--to hf` can, with routers at full depth";
 
+/// Hint for a model that no format holds.
+const AS_IT_IS: &str = "`retie serve` runs the model as it is";
+
 /// The plain model of a recursive one, as a [`TensorSource`] under the names of the checkpoint
 /// layout. Its tensors are computed when they are read.
 pub struct Unrolled<'a> {
@@ -75,7 +78,8 @@ impl<'a> Unrolled<'a> {
     pub fn new(model: ExportModel<'a>, dtype: Option<Dtype>, format: &'static str) -> Result<Self, ExportError> {
         let reasons = obstacles::of_unrolling(&model)?;
         if !reasons.is_empty() {
-            return Err(ExportError::CannotHold { format, reasons, hint: WITHOUT.to_owned() });
+            let hint = if obstacles::of_steps(model.config).is_some() { AS_IT_IS } else { WITHOUT };
+            return Err(ExportError::CannotHold { format, reasons, hint: hint.to_owned() });
         }
         let (source, config) = (model.tensors, model.config.unrolled());
         let depths = Depths { source, config: model.config, map: model.config.share_map() };

@@ -21,6 +21,14 @@ impl<'a, T> AtDepths<'a, T> {
         }
     }
 
+    /// The `T` of all rows; `None` for rows of several depths.
+    pub fn one(&self) -> Option<&'a T> {
+        match self {
+            Self::One(own) => Some(own),
+            Self::Several(_) => None,
+        }
+    }
+
     /// True if the `T` of a depth has a property.
     pub fn any(&self, has: impl Fn(&T) -> bool) -> bool {
         match self {

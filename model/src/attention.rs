@@ -7,7 +7,9 @@ use crate::{
     kv::{KeysValues, KvSource},
     linear::{Linear, LinearAtDepth},
     norm::{Norm, normalised},
+    rope::RopeFrequencies,
     row_context::RowContext,
+    steps::{Descriptors, Projected, StepAttention, attend_sliced},
 };
 use burn::{module::Module, tensor::Tensor};
 use retie_config::{DepthKind, ModelConfig, QkNorm};
@@ -35,12 +37,14 @@ pub struct AttentionAtDepth {
     pub k_norm: Option<Norm>,
 }
 
-/// Sizes, kind of depth and rows of one attention.
+/// Sizes, kind of depth and rows of one attention, and the keys that it is restricted to.
 #[derive(Clone, Copy)]
 pub(crate) struct AttentionContext<'a> {
     pub config: &'a ModelConfig,
     pub kind: DepthKind,
     pub rows: &'a RowContext,
+    /// Keys to attend to in place of all, if any.
+    pub own: Option<&'a StepAttention>,
 }
 
 impl Attention {
@@ -53,11 +57,12 @@ impl Attention {
         context: AttentionContext<'_>,
         kv: KvSource<'_>,
     ) -> Tensor<2> {
-        let AttentionContext { config, kind, rows } = context;
+        let AttentionContext { config, kind, rows, own } = context;
         let [num_rows, _] = x.dims();
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let q = self.q_proj.forward(x.clone(), &depth.part(|depth| &depth.q_proj));
         let q = context.prepare(q, heads, &self.q_norm, &depth.part(|depth| &depth.q_norm)); // [B, T, N, H]
+        let make = || self.keys_values(x, depth, context);
         let keys = |x: Tensor<2>| {
             let [rows, _] = x.dims();
             x.reshape([rows, kv_heads, config.head_dim]) // [S, K, H]
@@ -71,10 +76,24 @@ impl Attention {
         let attend = |q: Tensor<3>, [k, v]: KeysValues, layout: &Layout| {
             kernels::attention(q, keys(k), keys(v), layout, scoring) // [M, N, H]
         };
-        let out = match kv {
-            KvSource::OfDepths(caches) => caches.attend(q, self.keys_values(x, depth, context), attend),
-            kv => attend(q, kv.keys_values(|| self.keys_values(x, depth, context)), &rows.layout),
-        };
+        let out = match (own, kv) {
+            (Some(StepAttention::Descriptor(descriptor)), kv) => {
+                let rope = kind.rope.map(|rope| RopeFrequencies::new(&config.anatomy.ropes[rope]));
+                let descriptors = Descriptors { config: descriptor, rope, scoring };
+                let [k, v] = make().map(keys);
+                match kv.into_cache() {
+                    Some(cache) => descriptors.attend_cached(Projected { q, k, v }, &rows.layout, cache),
+                    None => descriptors.attend(Projected { q, k, v }, &rows.layout),
+                }
+            }
+            (Some(StepAttention::None), _) => unreachable!("a block without attention does not run it"),
+            (Some(StepAttention::Sliced(slices)), kv) => {
+                let [k, v] = kv.keys_values(make).map(keys);
+                attend_sliced(q, k, v, (&rows.layout, *slices), scoring)
+            }
+            (None, KvSource::OfDepths(caches)) => caches.attend(q, make(), attend),
+            (None, kv) => attend(q, kv.keys_values(make), &rows.layout),
+        }; // [M, N, H]
         out.reshape([num_rows, config.query_size()])
     }
 

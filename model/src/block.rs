@@ -9,6 +9,7 @@ use crate::{
     mlp::{Mlp, MlpAtDepth},
     norm::{Norm, normalised},
     row_context::RowContext,
+    steps::{Step, StepAttention},
 };
 use burn::{
     module::{Module, Param},
@@ -30,7 +31,8 @@ pub struct Layer {
     pub post_feedforward_layernorm: Option<Norm>,
 }
 
-/// Weights that belong to one depth: LoRA or DoRA of each linear, own norms, extras.
+/// Weights that belong to one depth: LoRA or DoRA of each linear, own norms, extras, mechanisms of
+/// its recursion's step.
 #[derive(Module, Debug)]
 pub struct DepthWeights {
     pub input_layernorm: Option<Norm>,
@@ -40,6 +42,7 @@ pub struct DepthWeights {
     pub mlp: MlpAtDepth,
     pub post_feedforward_layernorm: Option<Norm>,
     pub extras: Extras,
+    pub step: Step,
 }
 
 impl DepthWeights {
@@ -86,24 +89,35 @@ impl Block<'_> {
         &self,
         x: Tensor<2>,
         rows: &RowContext,
-        kv: KvSource<'_>,
+        mut kv: KvSource<'_>,
         mut observer: Option<Observer<'_>>,
     ) -> Tensor<2> {
         let x = self.enter(x);
+        let step = self.step();
+        let entered = step.and_then(|step| step.keep(&x));
         let read = self.attention_input(x.clone());
         if stops(&mut observer, ProbePoint::Attention, &read, &x) {
             return x;
         }
-        let mixed = self.mix(read, rows, kv);
-        if stops(&mut observer, ProbePoint::Output, &mixed, &x) {
-            return x;
-        }
-        let attended = self.attention_output(mixed);
+        let gnconv = step.and_then(|step| step.gnconv.as_ref());
+        let branch = gnconv.map(|gnconv| gnconv.forward(read.clone(), &rows.layout, kv.cache_mut()));
+        let attended = if step.is_some_and(|step| matches!(step.attention, Some(StepAttention::None))) {
+            None
+        } else {
+            let mixed = self.mix(read, rows, kv);
+            if stops(&mut observer, ProbePoint::Output, &mixed, &x) {
+                return x;
+            }
+            Some(self.attention_output(mixed))
+        };
+        let Some(attended) = [attended, branch].into_iter().flatten().reduce(kernels::add) else {
+            unreachable!("a row without attention has a branch")
+        };
         let (x, read) = if self.config.anatomy.residual == Residual::Parallel {
             let read = self.mlp_input(x.clone());
-            (kernels::add(x, attended), read)
+            (self.add_attention(x, attended), read)
         } else {
-            let x = kernels::add(x, attended);
+            let x = self.add_attention(x, attended);
             let read = self.mlp_input(x.clone());
             (x, read)
         };
@@ -111,13 +125,29 @@ impl Block<'_> {
             return x;
         }
         if observer.is_none() {
-            return kernels::add(x, self.feed_forward(read));
+            return self.leave(entered, x, self.feed_forward(read));
         }
         let inner = self.inner(read);
         if stops(&mut observer, ProbePoint::Down, &inner, &x) {
             return x;
         }
-        kernels::add(x, self.mlp_output(inner))
+        self.leave(entered, x, self.mlp_output(inner))
+    }
+
+    /// Output of the depth, of its `entered` input, where that is read, the residual stream `x` and
+    /// the MLP's addend.
+    fn leave(&self, entered: Option<Tensor<2>>, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
+        match self.step() {
+            Some(step) => step.leave(entered, step.add_mlp(x, addend), self.config.anatomy.norm_eps as f32),
+            None => kernels::add(x, addend),
+        }
+    }
+
+    fn add_attention(&self, x: Tensor<2>, attended: Tensor<2>) -> Tensor<2> {
+        match self.step() {
+            Some(step) => step.add_attention(x, attended),
+            None => kernels::add(x, attended),
+        }
     }
 
     /// Residual stream of this depth: the output of the previous depth with this depth's extras.
@@ -138,15 +168,23 @@ impl Block<'_> {
 
     /// Keys and values of `x [M, D]`, `[M, K·H]` each.
     pub fn keys_values(&self, x: Tensor<2>, rows: &RowContext) -> KeysValues {
-        let context = AttentionContext { config: self.config, kind: self.kind, rows };
         let read = self.attention_input(self.enter(x));
-        self.layer.self_attn.keys_values(read, &self.own.part(|own| &own.self_attn), context)
+        self.layer.self_attn.keys_values(read, &self.own.part(|own| &own.self_attn), self.context(rows))
+    }
+
+    fn context<'b>(&'b self, rows: &'b RowContext) -> AttentionContext<'b> {
+        let own = self.step().and_then(|step| step.attention.as_ref());
+        AttentionContext { config: self.config, kind: self.kind, rows, own }
+    }
+
+    /// Mechanisms of the recursion; rows of several depths have none.
+    fn step(&self) -> Option<&Step> {
+        self.own.one().map(|own| &own.step)
     }
 
     /// Input of `o_proj`.
     fn mix(&self, x: Tensor<2>, rows: &RowContext, kv: KvSource<'_>) -> Tensor<2> {
-        let context = AttentionContext { config: self.config, kind: self.kind, rows };
-        self.layer.self_attn.mix(x, &self.own.part(|own| &own.self_attn), context, kv)
+        self.layer.self_attn.mix(x, &self.own.part(|own| &own.self_attn), self.context(rows), kv)
     }
 
     /// Attention's addend to the residual stream, from the input of `o_proj`.
@@ -176,7 +214,8 @@ impl Block<'_> {
 
     /// Input of `down_proj`.
     fn inner(&self, x: Tensor<2>) -> Tensor<2> {
-        self.layer.mlp.inner(x, &self.own.part(|own| &own.mlp), self.config.anatomy.mlp)
+        let activation = self.step().and_then(|step| step.activation.as_ref());
+        self.layer.mlp.inner(x, &self.own.part(|own| &own.mlp), self.config.anatomy.mlp, activation)
     }
 
     /// The MLP's addend to the residual stream, from the input of `down_proj`.
@@ -186,7 +225,9 @@ impl Block<'_> {
 
     /// Fused form of [`Block::inner`] followed by [`Block::mlp_output`].
     fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.after_mlp(self.layer.mlp.forward(x, &self.own.part(|own| &own.mlp), self.config.anatomy.mlp))
+        let activation = self.step().and_then(|step| step.activation.as_ref());
+        let own = self.own.part(|own| &own.mlp);
+        self.after_mlp(self.layer.mlp.forward(x, &own, self.config.anatomy.mlp, activation))
     }
 
     fn after_mlp(&self, out: Tensor<2>) -> Tensor<2> {

@@ -7,7 +7,8 @@
 //!
 //! If every token runs through a depth, slot `s` is rows `s·capacity..` of that depth's buffers.
 //! A recursion whose router leaves tokens out stores only its selected tokens (`selected`). Depths
-//! that reuse the keys and values of the first recursion have no buffers.
+//! that reuse the keys and values of the first recursion have no buffers. Depths with descriptors
+//! of earlier chunks have room for those and for one chunk (`steps::descriptor`).
 
 mod selected;
 
@@ -16,7 +17,7 @@ use crate::{
     kernels::{Grid, Layout, RowCopy, Segment, write_rows},
 };
 use burn::tensor::{Device, Tensor};
-use retie_config::{KvSharing, ModelConfig, SkippedKv};
+use retie_config::{DepthAssignment, KvSharing, Mechanism, ModelConfig, SkippedKv, StepConfig};
 use selected::SelectedTokens;
 use std::{ops::Range, sync::Arc};
 
@@ -33,6 +34,10 @@ pub struct KvCache {
     selected: Vec<Option<SelectedTokens>>,
     /// Tokens that wait in front of each recursion, where skipped ones are made up for.
     pending: Vec<Pending>,
+    /// Tokens of the chunks of depths that hold descriptors of earlier ones.
+    chunks: Vec<usize>,
+    /// State of each depth with a convolution, `[num_slots × tokens, S]`; `None` elsewhere.
+    states: Vec<Option<Tensor<2>>>,
 }
 
 /// Keys and values of a depth, `[rows, K·H]` each; `None` while they are being written, and for
@@ -68,6 +73,8 @@ pub struct Span {
 pub struct DepthCache<'a> {
     buffers: &'a mut Buffers,
     writes: Arc<[RowCopy]>,
+    capacity: usize,
+    state: &'a mut Option<Tensor<2>>,
 }
 
 impl Slot {
@@ -109,8 +116,9 @@ impl KvCache {
         policy: Option<SkippedKv>,
     ) -> Self {
         let width = config.key_value_size();
-        let zeros = || Tensor::zeros([num_slots * capacity, width], device);
-        let whole = || Some([zeros(), zeros()]);
+        let zeros = |tokens: usize| Tensor::zeros([num_slots * tokens, width], device);
+        let holding = |tokens: usize| Some([zeros(tokens), zeros(tokens)]);
+        let whole = || holding(capacity);
         let recursion = config.recursion.as_ref().map(|recursion| (recursion, config.share_map()));
         let num_pending = config.share_map().num_recursions();
         let pending = match policy {
@@ -131,12 +139,22 @@ impl KvCache {
                     Some(r) if selects(r) => None,
                     _ => whole(),
                 };
-                let depths = map.depths().iter().map(|depth| buffers(depth.recursion)).collect();
+                let bounded = |depth: &DepthAssignment| {
+                    recursion.step(depth)?.attention.as_ref()?.parameters().cached_keys(capacity)
+                };
+                let of_depth = |depth: &DepthAssignment| match bounded(depth) {
+                    Some(0) => None,
+                    Some(keys) => holding(keys),
+                    None => buffers(depth.recursion),
+                };
+                let depths = map.depths().iter().map(of_depth).collect();
                 let selected = |r| selects(r).then(|| SelectedTokens::new(num_slots, capacity));
                 (depths, (0..map.num_recursions()).map(selected).collect())
             }
         };
-        Self { depths, width, device: device.clone(), capacity, lengths: vec![None; num_slots], selected, pending }
+        let (chunks, states) = (chunks_of(config), states_of(config, num_slots, device));
+        let lengths = vec![None; num_slots];
+        Self { depths, width, device: device.clone(), capacity, lengths, selected, pending, chunks, states }
     }
 
     /// Tokens that wait in front of a recursion.
@@ -171,13 +189,26 @@ impl KvCache {
         self.lengths[slot.0] = None;
     }
 
+    /// True if a sequence can be truncated to its first `len` tokens: depths with descriptors hold
+    /// only the tokens of the last chunk, convolutions only the last tokens.
+    ///
+    /// # Panics
+    /// When the slot is free.
+    #[must_use]
+    pub fn can_crop(&self, slot: Slot, len: usize) -> bool {
+        let last = self.len(slot).saturating_sub(1);
+        let convolves = self.states.iter().any(Option::is_some);
+        len == 0 || len == self.len(slot) || !convolves && self.chunks.iter().all(|chunk| len >= last / chunk * chunk)
+    }
+
     /// Truncates a sequence to its first `len` tokens.
     ///
     /// # Panics
-    /// When the slot is free or holds fewer than `len` tokens.
+    /// When the slot is free or holds fewer than `len` tokens, or not [`KvCache::can_crop`].
     pub fn crop(&mut self, slot: Slot, len: usize) {
         let held = self.len(slot);
         assert!(len <= held, "{len} tokens of a sequence of {held}");
+        assert!(self.can_crop(slot, len), "{len} tokens of a sequence of {held}, of which chunks are left");
         self.lengths[slot.0] = Some(len);
         self.selected.iter_mut().flatten().for_each(|selected| selected.crop(slot.0, len));
         self.pending.iter_mut().for_each(|pending| pending.crop(slot.0, len));
@@ -221,7 +252,7 @@ impl KvCache {
     /// Size of the buffers in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let buffers = self.depths.iter().flatten().flatten();
+        let buffers = self.depths.iter().flatten().flatten().chain(self.states.iter().flatten());
         buffers.map(|buffer| buffer.dims().iter().product::<usize>() * size_of::<f32>()).sum()
     }
 
@@ -312,7 +343,9 @@ impl KvCache {
     pub(crate) fn depth(&mut self, depth: usize, layout: &Layout) -> DepthCache<'_> {
         let write =
             |Segment { queries, keys, .. }: &Segment| RowCopy { rows: queries.clone(), at: keys.end - queries.len() };
-        DepthCache { writes: layout.segments().iter().map(write).collect(), buffers: &mut self.depths[depth] }
+        let writes = layout.segments().iter().map(write).collect();
+        let (buffers, state) = (&mut self.depths[depth], &mut self.states[depth]);
+        DepthCache { writes, buffers, capacity: self.capacity, state }
     }
 
     /// Keys and values in the buffers of a depth.
@@ -344,6 +377,28 @@ impl KvCache {
     }
 }
 
+/// Tokens of the chunks of the depths of `config` with descriptors.
+fn chunks_of(config: &ModelConfig) -> Vec<usize> {
+    let rows = config.recursion.iter().flat_map(|recursion| &recursion.steps);
+    let chunk = |step: &StepConfig| match step.attention.as_ref()? {
+        Mechanism::Descriptor(config) => Some(config.chunk),
+        _ => None,
+    };
+    rows.filter_map(chunk).collect()
+}
+
+/// States of the depths of `config` with a convolution: the last rows that it reads, by slot.
+fn states_of(config: &ModelConfig, num_slots: usize, device: &Device) -> Vec<Option<Tensor<2>>> {
+    let of_depth = |depth: &DepthAssignment| match config.recursion.as_ref()?.step(depth)?.branch.as_ref()? {
+        Mechanism::Gnconv(branch) if branch.kernel > 1 => {
+            let width = branch.widths(config.hidden_size).iter().sum();
+            Some(Tensor::zeros([num_slots * (branch.kernel - 1), width], device))
+        }
+        _ => None,
+    };
+    config.share_map().depths().iter().map(of_depth).collect()
+}
+
 /// Copies the rows of a depth's buffers, if any, into larger ones.
 fn moved(buffers: Buffers, larger: [Tensor<2>; 2], moves: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
     let Some([old_keys, old_values]) = buffers else { return larger };
@@ -353,12 +408,33 @@ fn moved(buffers: Buffers, larger: [Tensor<2>; 2], moves: &Arc<[RowCopy]>) -> [T
 
 impl DepthCache<'_> {
     /// Writes `k`, `v` `[M, K·H]` into the buffers and returns the whole buffers.
-    pub(crate) fn append(self, [k, v]: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
+    pub(crate) fn append(mut self, new: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
+        let writes = self.writes.clone();
+        self.write(new, &writes)
+    }
+
+    /// Maximum number of tokens in a slot.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// State of the depth's convolution.
+    pub(crate) fn state(&self) -> Option<Tensor<2>> {
+        self.state.clone()
+    }
+
+    /// Copies rows `[M, S]` into the state.
+    pub(crate) fn write_state(&mut self, rows: Tensor<2>, copies: &Arc<[RowCopy]>) {
+        *self.state = self.state.take().map(|state| write_rows(state, rows, copies));
+    }
+
+    /// Copies rows of `k`, `v` `[M, K·H]` into the buffers and returns the whole buffers.
+    pub(crate) fn write(&mut self, [k, v]: [Tensor<2>; 2], copies: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
         // Taken out, so that the buffers have one owner and are written in place.
         let Some([keys, values]) = self.buffers.take() else {
             unreachable!("buffers are put back after every use");
         };
-        let buffers = [write_rows(keys, k, &self.writes), write_rows(values, v, &self.writes)];
+        let buffers = [write_rows(keys, k, copies), write_rows(values, v, copies)];
         *self.buffers = Some(buffers.clone());
         buffers
     }

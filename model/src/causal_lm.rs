@@ -18,12 +18,13 @@ use crate::{
     rope::RopeFrequencies,
     router::{Router, RoutingTrace, SelectionRule},
     row_context::RowContext,
+    steps::{Slices, StepAttention},
 };
 use burn::{
     module::{Module, Param},
     tensor::{Device, Int, Tensor},
 };
-use retie_config::{DepthExtra, ModelConfig, Precision, ShareMap};
+use retie_config::{DepthExtra, Mechanism, ModelConfig, Precision, ShareMap, SlicedConfig};
 use std::{ops::Range, sync::Arc};
 
 /// A decoder with its language-model head.
@@ -86,6 +87,31 @@ impl CausalLm {
             depth.extras = depth.extras.clone().without(kind);
         }
         model
+    }
+
+    /// Model without one mechanism of its steps. The other weights stay the same.
+    #[must_use]
+    pub fn without_mechanism(&self, name: &str) -> Self {
+        let mut model = self.clone();
+        for depth in &mut model.model.depths {
+            depth.step = depth.step.clone().without(name);
+        }
+        model
+    }
+
+    /// Sets the number of slices of each depth with sliced attention, which `change` makes of that
+    /// of its configuration.
+    pub fn set_slices(&mut self, change: impl Fn(usize) -> usize) {
+        let spec = &self.spec;
+        let Some(recursion) = &spec.config.recursion else { return };
+        for (own, depth) in self.model.depths.iter_mut().zip(spec.share_map.depths()) {
+            let attention = recursion.step(depth).and_then(|step| step.attention.as_ref());
+            if let Some(Mechanism::Sliced(config)) = attention {
+                let groups = change(config.groups);
+                let slices = Slices::new(&SlicedConfig { groups, ..config.clone() });
+                own.step.attention = slices.map(StepAttention::Sliced);
+            }
+        }
     }
 
     /// Model with plain LoRA in place of DoRA: the same factors without their magnitudes.

@@ -16,6 +16,7 @@ use crate::{
         self, ActiveRows, LoopEntry, Origin, Passage, RoutingDecision, RoutingTrace, SelectionRule, TokenSelector,
     },
     row_context::RowContext,
+    steps::EnteredStates,
 };
 use burn::tensor::{Int, Tensor};
 use std::{ops::Range, sync::Arc};
@@ -36,6 +37,7 @@ pub struct Forward<'m> {
     /// Rows that went through the last recursion; `None` (all rows) before the first.
     active_rows: Option<Arc<[usize]>>,
     first_kv: FirstRecursionKv,
+    entered: EnteredStates,
     trace: RoutingTrace,
 }
 
@@ -53,6 +55,8 @@ pub struct Replay {
     pub entry: Option<LoopEntry>,
     /// [`Forward::first_recursion_kv`], for a recursion after the first.
     pub first_kv: FirstRecursionKv,
+    /// [`Forward::entered_states`] of the recursions before.
+    pub entered: EnteredStates,
 }
 
 impl CausalLm {
@@ -82,8 +86,8 @@ impl CausalLm {
     /// recursion of `replay`, but no later one.
     #[must_use]
     pub fn replay(&self, rows: Arc<RowContext>, replay: Replay) -> Forward<'_> {
-        let Replay { depth, hidden, decision, entry, first_kv } = replay;
-        let forward = Forward { first_kv, ..self.forward_at(rows, hidden, depth) };
+        let Replay { depth, hidden, decision, entry, first_kv, entered } = replay;
+        let forward = Forward { first_kv, entered, ..self.forward_at(rows, hidden, depth) };
         let Some(decision) = decision else { return forward };
         let active_rows = Some(decision.active_rows.clone());
         let selector =
@@ -103,6 +107,7 @@ impl CausalLm {
             depth,
             active_rows: None,
             first_kv: FirstRecursionKv::default(),
+            entered: EnteredStates::default(),
             trace: RoutingTrace::default(),
         }
     }
@@ -181,6 +186,12 @@ impl<'m> Forward<'m> {
         &self.first_kv
     }
 
+    /// Hidden states that entered the recursions so far, if later ones read them.
+    #[must_use]
+    pub fn entered_states(&self) -> &EnteredStates {
+        &self.entered
+    }
+
     /// Runs the rest of the stack. Returns hidden states after the final norm, `[M, D]`, and the
     /// routing trace.
     #[must_use]
@@ -225,6 +236,9 @@ impl<'m> Forward<'m> {
         let model = self.model;
         let recursion = model.share_map().depths()[part.start].recursion;
         let plain = self.selector.is_none() && !model.kv_sharing().reads_first_recursion();
+        if let Some(recursion) = recursion.filter(|_| part.start == pass.start) {
+            self.feed_back(recursion, pass.start);
+        }
         self.depth = part.end;
         if let Some((recursion, mut exits)) = recursion.and_then(|recursion| Some((recursion, self.exits.take()?))) {
             assert_eq!(part, *pass, "recursion {recursion} of a pass with exits runs as a whole");
@@ -255,6 +269,17 @@ impl<'m> Forward<'m> {
                     Some(cache) => model.run_cached_depths(x, part, &self.rows, cache),
                     None => model.run_depths(x, part, &self.rows),
                 };
+            }
+        }
+    }
+
+    /// Dense feedback into the input of a recursion that begins at `depth`.
+    fn feed_back(&mut self, recursion: usize, depth: usize) {
+        let depths = &self.model.model.depths;
+        if depths.iter().any(|depth| depth.step.dense.is_some()) {
+            self.entered.insert(recursion, depth, self.hidden.clone());
+            if let Some(factors) = &depths[depth].step.dense {
+                self.hidden = self.entered.feed_back(self.hidden.clone(), recursion, factors);
             }
         }
     }

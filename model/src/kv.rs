@@ -112,7 +112,23 @@ impl DepthCaches<'_> {
     }
 }
 
-impl KvSource<'_> {
+impl<'a> KvSource<'a> {
+    /// The cache, if keys and values are stored.
+    pub(crate) fn cache_mut(&mut self) -> Option<&mut DepthCache<'a>> {
+        match self {
+            Self::Computed { cache, .. } | Self::Overlaid { cache, .. } => cache.as_mut(),
+            Self::Reused(_) => None,
+        }
+    }
+
+    /// The cache alone, for a depth that attends to what it makes of it.
+    pub(crate) fn into_cache(self) -> Option<DepthCache<'a>> {
+        match self {
+            Self::Computed { cache, .. } | Self::Overlaid { cache, .. } => cache,
+            Self::Reused(_) => None,
+        }
+    }
+
     /// Keys and values to attend to, `[S, K·H]` each. `make` computes those of the depth's rows; it
     /// is called only if they are needed.
     pub(crate) fn keys_values(self, make: impl FnOnce() -> KeysValues) -> KeysValues {

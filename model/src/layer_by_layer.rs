@@ -70,7 +70,7 @@ impl LayerRunner for LayerByLayer {
     ) -> Result<Vec<f32>, CheckpointError> {
         let loader = Loader { tensors: run.tensors, device: &self.device, dtype: WeightDtype::F32 };
         let layer = loader.layer(run.layer, &self.config)?;
-        let own = loader.depth(run.depth, &layer)?;
+        let own = loader.depth(run.depth, &layer, None)?;
         let positions: Vec<usize> = (0..tokens).collect();
         let width = self.config.hidden_size;
         let angles: Vec<_> = self.ropes.iter().map(|rope| rope.angles(&positions, &self.device)).collect();

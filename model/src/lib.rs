@@ -28,6 +28,7 @@ mod rope;
 mod router;
 mod row_context;
 mod speculation;
+mod steps;
 mod weights;
 
 pub use cache::{KvCache, NewTokens, Slot, Span};
@@ -46,4 +47,5 @@ pub use router::{
 };
 pub use row_context::RowContext;
 pub use speculation::Drafted;
+pub use steps::EnteredStates;
 pub use weights::{ParameterView, WeightDtype};

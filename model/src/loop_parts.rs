@@ -43,7 +43,8 @@ impl CausalLm {
     #[must_use]
     pub fn loop_parts(&self) -> Option<LoopParts> {
         let (map, kinds) = (self.share_map(), &self.config().anatomy.depths);
-        if self.router().is_some() || self.kv_sharing() != KvSharing::RecursionWise {
+        let has_steps = self.config().recursion.as_ref().is_some_and(|recursion| !recursion.steps.is_empty());
+        if has_steps || self.router().is_some() || self.kv_sharing() != KvSharing::RecursionWise {
             return None;
         }
         let mut parts = LoopParts { before: 0..0, recursions: Vec::new(), after: 0..0 };

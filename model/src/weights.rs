@@ -13,6 +13,7 @@ use crate::{
     norm::Norm,
     rope::RopeFrequencies,
     router::Router,
+    steps::{Step, StepLoader},
 };
 use burn::{
     module::Param,
@@ -22,7 +23,7 @@ use half::bf16;
 use retie_checkpoint::{CheckpointError, Dtype, TensorSource, check_tensors};
 use retie_config::{
     Depth, DepthAssignment, ExtraVector, LayerIndex, ModelConfig, NormPosition, Precision, Projection, RouterKind,
-    TensorOwner, TensorRole,
+    StepConfig, TensorOwner, TensorRole,
 };
 use std::sync::Arc;
 
@@ -73,7 +74,8 @@ impl Loader<'_> {
         Ok(Param::initialized(burn::module::ParamId::new(), tensor))
     }
 
-    fn optional<const D: usize>(&self, name: &str) -> Result<Option<Param<Tensor<D>>>, CheckpointError> {
+    /// Parameter by tensor name; `None` if the checkpoint does not have it.
+    pub(crate) fn optional<const D: usize>(&self, name: &str) -> Result<Option<Param<Tensor<D>>>, CheckpointError> {
         self.tensors.info(name).map(|_| self.param(name)).transpose()
     }
 
@@ -163,8 +165,14 @@ impl Loader<'_> {
         (0..config.num_routers(kind)).map(router).collect()
     }
 
-    /// Weights of a depth that runs `layer`; all `None` in a plain model.
-    pub fn depth(&self, depth: Depth, layer: &Layer) -> Result<DepthWeights, CheckpointError> {
+    /// Weights of a depth that runs `layer` in a recursion with the row `step`; all `None` in a
+    /// plain model.
+    pub fn depth(
+        &self,
+        depth: Depth,
+        layer: &Layer,
+        step: Option<&StepConfig>,
+    ) -> Result<DepthWeights, CheckpointError> {
         let norm = |position| self.norm(TensorOwner::Depth(depth), position);
         let linear = |projection, stored| self.linear_at_depth(depth, projection, stored);
         let (attention, mlp) = (&layer.self_attn, &layer.mlp);
@@ -193,6 +201,7 @@ impl Loader<'_> {
                 attention_scale: extra(ExtraVector::AttentionScale)?,
                 mlp_scale: extra(ExtraVector::MlpScale)?,
             },
+            step: Step::load(step, &StepLoader { loader: &Self { dtype: WeightDtype::F32, ..*self }, depth })?,
         };
         if !self.device.is_autodiff() {
             own.keep_row_norms(layer);
@@ -234,7 +243,8 @@ impl CausalLm {
         let table = |role| Ok::<_, ModelError>(Table { weight: loader.param(&TensorOwner::Model.weight(role))? });
         let indices = (0..share_map.num_layers()).map(LayerIndex);
         let layers: Vec<_> = indices.map(|layer| loader.layer(layer, config)).collect::<Result<_, _>>()?;
-        let depth = |step: &DepthAssignment| loader.depth(step.depth, &layers[step.layer.0]);
+        let row = |depth: &DepthAssignment| config.recursion.as_ref().and_then(|recursion| recursion.step(depth));
+        let depth = |at: &DepthAssignment| loader.depth(at.depth, &layers[at.layer.0], row(at));
         let depths = share_map.depths().iter().map(depth).collect::<Result<_, _>>()?;
         let model = Decoder {
             embed_tokens: table(TensorRole::Embedding)?,

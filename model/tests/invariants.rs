@@ -8,7 +8,8 @@ mod routed;
 use burn::tensor::{Device, Tensor};
 use retie_config::{Gating, KvSharing, RouterConfig};
 use retie_model::{
-    CausalLm, FirstRecursionKv, Forward, Replay, RoutingDecision, RowContext, SelectionRule, kernels::Layout,
+    CausalLm, EnteredStates, FirstRecursionKv, Forward, Replay, RoutingDecision, RowContext, SelectionRule,
+    kernels::Layout,
 };
 use retie_testing::{differences, values};
 use routed::{Changed, assert_close, flat, rows, run, top_k};
@@ -51,7 +52,8 @@ fn replay<'m>(
         router_recursions: None,
     };
     let Range { start, end } = depths(model, recursion);
-    let replay = Replay { depth: start, hidden: x, decision: Some(decision), entry: None, first_kv };
+    let entered = EnteredStates::default();
+    let replay = Replay { depth: start, hidden: x, decision: Some(decision), entry: None, first_kv, entered };
     let mut forward = model.replay(Arc::new(rows), replay);
     forward.advance_to(end);
     forward

@@ -104,6 +104,14 @@ fn extras_of_depths_and_their_gradients() {
     check("extras");
 }
 
+/// The golden files are by `golden/make_steps.py`.
+#[test]
+fn mechanisms_of_steps_and_their_gradients() {
+    for name in ["steps_a", "steps_b", "steps_c", "steps_d", "steps_e"] {
+        check(name);
+    }
+}
+
 /// Magnitudes differ from the norms that they replace; gradients do not flow through the norms.
 #[test]
 fn dora_has_the_logits_and_gradients_of_peft() {
@@ -112,7 +120,10 @@ fn dora_has_the_logits_and_gradients_of_peft() {
 
 #[test]
 fn decoding_with_a_cache_equals_the_full_forward() {
-    for name in ["gqa", "llama3", "tied", "extras", "dora"].into_iter().chain(FAMILIES) {
+    for name in ["gqa", "llama3", "tied", "extras", "dora", "steps_a", "steps_b", "steps_c", "steps_d", "steps_e"]
+        .into_iter()
+        .chain(FAMILIES)
+    {
         let case = case(name);
         let device = Device::flex();
         let model = case.load(&device);

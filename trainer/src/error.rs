@@ -130,6 +130,14 @@ pub enum TrainError {
         /// The settings.
         keys: Vec<String>,
     },
+    /// A schedule of sliced attention for a model without.
+    #[error(
+        "`train.anneal.sliced` is a schedule of sliced attention, `{model}` has none\nhint: leave it out, or `retie insert {model} --with sliced:groups=8`"
+    )]
+    NothingSliced {
+        /// The model.
+        model: String,
+    },
     /// A setting of routers of another kind.
     #[error(
         "`{key}` is of `{expected}` routers, `{model}` has `{found}`\nhint: leave it out, or take a model with other routers"

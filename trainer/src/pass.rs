@@ -11,7 +11,8 @@
 //! router's logits enters the graph of its recursion. Where tokens choose their recursion counts
 //! before the loop, later recursions read what they chose from and where they entered: its
 //! gradients are summed over them, and enter the graph of the first. So it is with the keys and
-//! values of the first recursion, where later ones read them.
+//! values of the first recursion, where later ones read them, and with the hidden states that
+//! entered earlier recursions: they are states at the ends of parts, and get gradients as those.
 //!
 //! Hidden states are read, and their gradients given back, at the ends of parts: losses may want
 //! those of any depth.
@@ -25,7 +26,8 @@ use burn::{
 };
 use retie_config::LayerIndex;
 use retie_model::{
-    CausalLm, FirstRecursionKv, Forward, LoopEntry, Replay, RoutingDecision, RowContext, SelectionRule, kernels::Layout,
+    CausalLm, EnteredStates, FirstRecursionKv, Forward, LoopEntry, Replay, RoutingDecision, RowContext, SelectionRule,
+    kernels::Layout,
 };
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -78,6 +80,9 @@ struct Span {
     leaving: Option<Vec<Tensor<2>>>,
     /// The decisions that are made in it.
     decisions: Range<usize>,
+    /// States that entered the recursions before, without a graph, where it is made again and reads
+    /// them.
+    entered: EnteredStates,
 }
 
 /// Gradients of hidden states, `[M, D]`, by the number of depths before them.
@@ -97,10 +102,11 @@ impl Pass {
             for run in runs {
                 let before = forward.trace().decisions().len();
                 let entering = forward.hidden().clone();
+                let entered = forward.entered_states().clone();
                 forward.advance_to(run.end);
                 states.insert(run.end, forward.hidden().clone());
                 let decisions = before..forward.trace().decisions().len();
-                parts.push(Span { runs: vec![run], entering, leaving: None, decisions });
+                parts.push(Span { runs: vec![run], entering, leaving: None, decisions, entered });
             }
             forward
         } else {
@@ -109,7 +115,7 @@ impl Pass {
             let leaving = advance(&mut forward, &runs);
             states.extend(runs.iter().zip(&leaving).map(|(run, x)| (run.end, x.clone().inner())));
             let decisions = 0..forward.trace().decisions().len();
-            parts.push(Span { runs, entering, leaving: Some(leaving), decisions });
+            parts.push(Span { runs, entering, leaving: Some(leaving), decisions, entered: EnteredStates::default() });
             forward
         };
         let last = student.share_map().num_depths();
@@ -156,7 +162,7 @@ impl Pass {
         let last = student.share_map().num_depths();
         let Some(mut incoming) = of_states.remove(&last) else { unreachable!("the last state is always read") };
         let mut of_entry = LoopEntryGradients::default();
-        for Span { runs, entering, leaving, decisions: made } in parts.into_iter().rev() {
+        for Span { runs, entering, leaving, decisions: made, entered } in parts.into_iter().rev() {
             let (before, asked) = (&decisions[made.clone()], &of_logits[made]);
             // The first recursion computes what the others read: what tokens choose from, keys and
             // values.
@@ -164,6 +170,7 @@ impl Pass {
             // Of a later recursion: what it reads of the first, as leaves.
             let mut leaves = None;
             let mut shared = FirstRecursionKv::default();
+            let entered = entered.map(leaf);
             let (entering, leaving, decided) = match leaving {
                 Some(leaving) => (entering, leaving, before.to_vec()),
                 None => {
@@ -180,6 +187,7 @@ impl Pass {
                             decision: first.cloned(),
                             entry: again,
                             first_kv: if is_first { FirstRecursionKv::default() } else { first_kv.map(leaf) },
+                            entered: entered.clone(),
                         },
                     );
                     let leaving = advance(&mut forward, &runs);
@@ -205,6 +213,11 @@ impl Pass {
             }
             let mut graph = backward(outputs);
             incoming = of_leaf(&entering, &mut graph);
+            for (depth, state) in entered.iter() {
+                if let Some(grad) = state.grad_remove(&mut graph) {
+                    add_state(&mut of_states, depth, grad);
+                }
+            }
             for (layer, leaves) in shared.iter().filter(|_| !is_first) {
                 for (sum, leaf) in kv_grads.entry(layer).or_default().iter_mut().zip(leaves) {
                     *sum = added(sum.take(), leaf.grad_remove(&mut graph));
@@ -217,6 +230,9 @@ impl Pass {
                 incoming = incoming + grad;
             }
             grads.add(student, graph);
+        }
+        if let Some(grad) = of_states.remove(&0) {
+            incoming = incoming + grad;
         }
         student.embed_backward(incoming)
     }

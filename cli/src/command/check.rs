@@ -7,8 +7,11 @@ use crate::{
     model, output,
 };
 use anyhow::{bail, ensure};
+use burn::tensor::Device;
 use clap::{Args, Subcommand};
-use retie_config::{DepthExtra, Init, Relax};
+use retie_checkpoint::ModelSource;
+use retie_config::{DepthExtra, Init, MechanismAt, Relax, StepConfig, steps_with};
+use retie_convert::{ConvertError, Enlarged, with_steps};
 use retie_model::CausalLm;
 use serde::Serialize;
 use std::fmt::{self, Display, Formatter};
@@ -19,8 +22,9 @@ pub enum Check {
     Identity(Identity),
 }
 
-/// Check that what a conversion added leaves the logits alone: with and without each extra and the
-/// magnitudes of DoRA, or beside another model
+/// Check that what a conversion added leaves the logits alone: with and without each extra, the
+/// magnitudes of DoRA and each mechanism of the steps, with a mechanism that it does not have, or
+/// beside another model
 #[derive(Debug, Args)]
 pub struct Identity {
     /// A Hugging Face folder, a .gguf file, or a hub id
@@ -29,6 +33,9 @@ pub struct Identity {
     /// A model that is to have the same logits, e.g. the source of a conversion at full rank
     #[arg(long, value_name = "MODEL")]
     reference: Option<String>,
+    /// A mechanism to insert, as in `retie insert`; several are inserted one by one and in pairs
+    #[arg(long, value_name = "MECHANISM")]
+    with: Vec<MechanismAt>,
     /// Tokens of the text that both read: ids spread over the vocabulary
     #[arg(long, value_name = "N", default_value_t = 128)]
     tokens: usize,
@@ -101,6 +108,8 @@ impl Identity {
         if config.recursion.iter().flat_map(|recursion| &recursion.lora).any(|lora| lora.relax == Relax::Dora) {
             rounded.push(("without magnitudes".to_owned(), loaded.without_magnitudes()));
         }
+        others.extend(without_mechanisms(&source, &loaded));
+        others.extend(self.with_mechanisms(&source, &device)?);
         if let Some(reference) = &self.reference {
             let other = model::open(reference)?;
             let (found, expected) = (other.config.vocab_size, config.vocab_size);
@@ -110,7 +119,7 @@ impl Identity {
         }
         if others.is_empty() && rounded.is_empty() {
             bail!(
-                "`{}` has no extras or magnitudes to leave out\nhint: name another model with `--reference`, or convert with `--extras` or `--relax dora`",
+                "`{}` has no extras, magnitudes or mechanisms to leave out\nhint: name another model with `--reference` or a mechanism with `--with`, or convert with `--extras` or `--relax dora`",
                 self.model
             );
         }
@@ -132,13 +141,53 @@ impl Identity {
     }
 }
 
+/// The model without each mechanism that starts without an effect.
+fn without_mechanisms(source: &ModelSource, loaded: &CausalLm) -> Vec<(String, CausalLm)> {
+    let rows = source.config.recursion.iter().flat_map(|recursion| &recursion.steps);
+    let mut names: Vec<&str> = Vec::new();
+    for mechanism in rows.flat_map(StepConfig::mechanisms) {
+        if mechanism.parameters().keeps_logits() && !names.contains(&mechanism.name()) {
+            names.push(mechanism.name());
+        }
+    }
+    names.into_iter().map(|name| (format!("without {name}"), loaded.without_mechanism(name))).collect()
+}
+
+impl Identity {
+    /// The model with each mechanism of `--with`, and with each pair that goes together.
+    fn with_mechanisms(&self, source: &ModelSource, device: &Device) -> anyhow::Result<Vec<(String, CausalLm)>> {
+        let config = &source.config;
+        let alone = self.with.iter().map(|one| (format!("with {}", one.mechanism), vec![one.clone()]));
+        let pair = |at: usize| {
+            let first = &self.with[at];
+            let name = move |other: &MechanismAt| format!("with {} and {}", first.mechanism, other.mechanism);
+            self.with[at + 1..].iter().map(move |other| (name(other), vec![first.clone(), other.clone()]))
+        };
+        let pairs = (0..self.with.len()).flat_map(pair);
+        let mut models = Vec::new();
+        for (name, added) in alone.chain(pairs) {
+            let recursion = config.recursion.as_ref().ok_or(ConvertError::StepsWithoutRecursion)?;
+            let steps = match steps_with(&recursion.steps, &added, recursion.num_recursions) {
+                // Two in one place of the table.
+                Err(_) if added.len() > 1 => continue,
+                steps => steps?,
+            };
+            let enlarged = Enlarged::new(source.tensors.as_ref(), with_steps(config, steps)?, 0);
+            models.push((name, CausalLm::load(enlarged.config(), &enlarged, device)?));
+        }
+        Ok(models)
+    }
+}
+
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { model, tokens, comparisons } = self;
-        writeln!(f, "{:<40} {:>10}  at most", format!("logits of {model} on {tokens} tokens"), "difference")?;
+        let title = format!("logits of {model} on {tokens} tokens");
+        let width = comparisons.iter().map(|comparison| comparison.with.chars().count()).max().unwrap_or(0).max(40);
+        writeln!(f, "{title:<width$} {:>10}  at most", "difference")?;
         for Comparison { with, max_difference, tolerance, passed } in comparisons {
             let verdict = if *passed { "ok" } else { "differs" };
-            writeln!(f, "{with:<40} {max_difference:>10.2e}  {tolerance:<7.0e}  {verdict}")?;
+            writeln!(f, "{with:<width$} {max_difference:>10.2e}  {tolerance:<7.0e}  {verdict}")?;
         }
         Ok(())
     }

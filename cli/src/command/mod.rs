@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod insert;
 pub mod inspect;
 pub mod lab;
 pub mod man;

@@ -1,5 +1,6 @@
 //! `retie uptrain CONFIG.yaml`: everything that a training run is.
 
+mod anneal;
 mod average;
 mod data;
 mod loggers;
@@ -8,6 +9,7 @@ mod teacher;
 mod tests;
 mod train;
 
+pub use anneal::{Anneal, SlicedAnneal};
 pub use average::Average;
 pub use data::{DataConfig, Packing, SourceConfig};
 pub use loggers::LoggerKind;
@@ -146,6 +148,9 @@ impl Document for UptrainConfig {
         self.optimizer.check(num_steps, checks);
         self.check_local(checks);
         self.train.check(&self.data, checks);
+        if let Some(anneal) = self.train.anneal {
+            anneal.check(num_steps, checks);
+        }
         self.schedule.check(num_steps, checks);
     }
 }

@@ -1,6 +1,6 @@
 //! Length of a run, its batches, checkpoints and measurements.
 
-use super::{Average, DataConfig};
+use super::{Anneal, Average, DataConfig};
 use crate::document::Checks;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct TrainConfig {
     /// where tokens choose their depth; 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_recursion_warmup_steps: Option<u64>,
+    /// Schedules of mechanisms of the student's steps; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anneal: Option<Anneal>,
     /// Amount by which the bias of a recursion count moves after each step, towards even counts; 0
     /// if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,6 +15,7 @@
 //! | extras `[D]` | never | at the depths of their kind |
 //! | `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]` | never | where LoRA has a rank |
 //! | `lora_magnitude_vector` `[out]` | never | the same, with DoRA |
+//! | `step.…` | never | where a [mechanism](crate::Mechanism) of its recursion has them |
 //!
 //! Norms of queries and keys are `[H]`, or as wide as all heads together. Only depths of shared
 //! layers have LoRA; of a model whose LoRA has no base, only those of unshared ones, in place of
@@ -31,7 +32,10 @@ mod tests;
 pub use role::{NormPosition, Projection, TensorOwner, TensorPart, TensorRole};
 pub use routers::RouterKind;
 
-use crate::{DepthAssignment, LayerIndex, LoraBase, LoraConfig, ModelConfig, ParameterGroup, Relax, ShareMap};
+use crate::{
+    DepthAssignment, LayerIndex, LoraBase, LoraConfig, ModelConfig, ParameterGroup, Place, Relax, ShareMap, StepConfig,
+    StepTensor,
+};
 use role::TensorPart::{Bias, Weight};
 
 /// One tensor of a checkpoint.
@@ -115,6 +119,7 @@ impl ModelConfig {
             }
             self.add_extras(step, &mut list);
             self.add_lora(step, &mut list);
+            self.add_step(step, &mut list);
         }
         self.add_routers(&mut list);
         list.add(TensorOwner::Model, TensorRole::FinalNorm, Weight, &[self.hidden_size], TensorInit::Source);
@@ -166,6 +171,16 @@ impl ModelConfig {
             for vector in extra.vectors() {
                 let (role, start) = (TensorRole::Extra(*vector), TensorInit::Constant(extra.start()));
                 list.add(TensorOwner::Depth(step.depth), role, Weight, &[self.hidden_size], start);
+            }
+        }
+    }
+
+    fn add_step(&self, depth: &DepthAssignment, list: &mut TensorList<'_>) {
+        let Some(recursion) = &self.recursion else { return };
+        let place = Place { model: self, recursion, map: list.map, depth };
+        for mechanism in recursion.step(depth).into_iter().flat_map(StepConfig::mechanisms) {
+            for StepTensor { path, part, shape, init } in mechanism.parameters().tensors(&place) {
+                list.add(TensorOwner::Depth(depth.depth), TensorRole::Step(path), part, &shape, init);
             }
         }
     }

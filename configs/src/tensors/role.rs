@@ -97,6 +97,8 @@ pub enum TensorRole {
     Magnitude(Projection),
     /// An extra vector of a depth that the source model does not have, `[D]`.
     Extra(ExtraVector),
+    /// A tensor of a mechanism of a step, by its path under `step.`.
+    Step(&'static str),
     /// The hidden layer of a router, `[W, D]`.
     RouterUp,
     /// The output layer of a router, `[O, D]` or `[O, W]`.
@@ -151,6 +153,7 @@ impl TensorOwner {
             // Parameters without a module of their own.
             TensorRole::Magnitude(projection) => return format!("{prefix}{projection}.lora_magnitude_vector"),
             TensorRole::Extra(vector) => return format!("{prefix}{vector}"),
+            TensorRole::Step(path) => return format!("{prefix}step.{path}"),
             TensorRole::LoraA(projection) => format!("{projection}.lora_A"),
             TensorRole::LoraB(projection) => format!("{projection}.lora_B"),
             TensorRole::Projection(projection) => projection.name().to_owned(),

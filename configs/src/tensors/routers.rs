@@ -60,7 +60,8 @@ impl ModelConfig {
         }
     }
 
-    fn drawn(&self) -> TensorInit {
+    /// Start of weights that are drawn.
+    pub(crate) fn drawn(&self) -> TensorInit {
         let std = self.other.get("initializer_range").and_then(serde_json::Value::as_f64).unwrap_or(INITIALIZER_RANGE);
         TensorInit::Normal { std }
     }

@@ -12,6 +12,7 @@ use crate::{
     export::{num_bytes, write_companions, write_json},
     format::{ExportModel, Format, Progress},
     hf_unrolled::{set_dtype, write_tensors},
+    obstacles,
     report::Contents,
 };
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
@@ -113,6 +114,9 @@ fn refuse(config: &ModelConfig) -> Result<(), ExportError> {
     if recursion.lora.as_ref().is_some_and(|lora| lora.base == LoraBase::None) {
         let reason = "its linears are pairs of factors, not matrices (`recursion.lora.base: none`)".to_owned();
         return cannot(reason, "`--to hf-unrolled` writes a plain model, with the products of the factors");
+    }
+    if let Some(reason) = obstacles::of_steps(config) {
+        return cannot(reason, "the Python code of the folder does not compute them; `retie serve` does");
     }
     match recursion.router.as_ref().map(|router| router.gating()) {
         None | Some(Gating::StraightThrough) => Ok(()),

@@ -63,6 +63,9 @@ impl CausalLm {
         if self.router().is_some() {
             return Err("its router decides which tokens leave the loop".to_owned());
         }
+        if self.config().recursion.as_ref().is_some_and(|recursion| !recursion.steps.is_empty()) {
+            return Err("the mechanisms of its recursions (`recursion.steps`) need every recursion".to_owned());
+        }
         match (self.kv_sharing(), kv) {
             (KvSharing::Shared, SkippedKv::Shared) => Ok(()),
             (KvSharing::Shared, _) => Err(format!("with `kv_sharing: shared` the policy is `shared`, not `{kv}`")),

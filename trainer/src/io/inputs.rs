@@ -71,6 +71,7 @@ impl Inputs {
             let own = teacher.tokenizer_json().map(|_| self::tokenizer(teacher)).transpose()?;
             check_shared_vocabulary(vocabulary(teacher, own.as_ref()), vocabulary(&student, Some(&tokenizer)))?;
         }
+        check_anneal(config, &student)?;
         let stacks = stacks(&student, teacher.as_ref())?;
         loss::check(&config.losses, &stacks)?;
         check_states(&student, teacher.as_ref(), &Requirements::from_losses(&config.losses, &stacks))?;
@@ -95,6 +96,16 @@ impl Inputs {
             logits.check_rows(&texts.train)?;
         }
         Ok(texts)
+    }
+}
+
+/// Refuses a schedule of sliced attention for a student without.
+fn check_anneal(config: &UptrainConfig, student: &ModelSource) -> Result<(), TrainError> {
+    let recursion = student.config.recursion.as_ref();
+    let is_sliced = recursion.is_some_and(|recursion| recursion.mechanisms().contains(&"sliced"));
+    match config.train.anneal {
+        Some(_) if !is_sliced => Err(TrainError::NothingSliced { model: student.spec.clone() }),
+        _ => Ok(()),
     }
 }
 

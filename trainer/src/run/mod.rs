@@ -84,6 +84,7 @@ impl Run<'_> {
     fn train(mut self, mut model: CausalLm, events: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, TrainError> {
         let num_steps = self.config.num_steps();
         let (eval_every, checkpoint_every) = (self.config.train.eval_every, self.config.train.checkpoint_every);
+        step::anneal(&mut model, self.state.step + 1, &self.config.train);
         if self.state.step == 0 && eval_every > 0 {
             self.measure_baseline(&model, events)?;
         }

@@ -11,6 +11,13 @@ use retie_data::Batch;
 use retie_model::{CausalLm, mix};
 use std::time::Instant;
 
+/// Gives sliced attention the slices of step `step`.
+pub(super) fn anneal(model: &mut CausalLm, step: u64, train: &TrainConfig) {
+    if let Some(anneal) = train.anneal {
+        model.set_slices(|groups| anneal.sliced.groups_at(step, groups));
+    }
+}
+
 impl Run<'_> {
     /// One step; without a row if it was skipped.
     ///
@@ -24,7 +31,8 @@ impl Run<'_> {
     ) -> Result<(CausalLm, Option<StepRow>), TrainError> {
         let start = Instant::now();
         let step = self.state.step + 1;
-        let model = self.optimizer.thaw(model);
+        let mut model = self.optimizer.thaw(model);
+        anneal(&mut model, step, &self.config.train);
         let batches = self.batches()?;
         let (mut sums, tokens) = self.accumulate(&model, step, &batches)?;
         let ranks = self.job.ranks;

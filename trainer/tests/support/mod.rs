@@ -6,10 +6,10 @@ pub use retie_collective::Threads;
 use retie_checkpoint::{ModelSource, Provenance};
 use retie_collective::Single;
 use retie_config::{
-    AdjustLr, Average, ConvertConfig, ExpertChoiceConfig, Init, KvSharing, ModelConfig, OptimizerKind, Relax,
-    RouterConfig, RouterInput, Sharing, TokenChoiceConfig, UptrainConfig, document,
+    AdjustLr, Average, ConvertConfig, ExpertChoiceConfig, Init, KvSharing, MechanismAt, ModelConfig, OptimizerKind,
+    Relax, RouterConfig, RouterInput, Sharing, TokenChoiceConfig, UptrainConfig, document, steps_with,
 };
-use retie_convert::{OutputFiles, RouterOptions, SourceModel, add_router, convert};
+use retie_convert::{InsertOptions, OutputFiles, RouterOptions, SourceModel, add_router, convert, insert};
 use retie_trainer::{Event, Job, Outcome, Resume, StepRow, TrainError, read_metrics, uptrain};
 use std::{
     path::{Path, PathBuf},
@@ -107,6 +107,18 @@ pub fn with_shared_router(dir: &Path, router: &RouterConfig, kv_sharing: KvShari
     let student = dir.join("routed");
     let options = RouterOptions { router: router.clone(), kv_sharing: Some(kv_sharing), seed: 0 };
     add_router(source_model(&source), &options, &companions(&source), &student, &mut |_| {}).unwrap();
+    config.student.model = student.display().to_string();
+    config
+}
+
+/// The run of [`config`] on its student with mechanisms, as `retie insert --with` has them.
+pub fn with_mechanisms(dir: &Path, mechanisms: &[&str]) -> UptrainConfig {
+    let mut config = config(dir);
+    let source = ModelSource::open(&config.student.model).unwrap();
+    let student = dir.join("stepped");
+    let added: Vec<MechanismAt> = mechanisms.iter().map(|text| text.parse().unwrap()).collect();
+    let options = InsertOptions { steps: steps_with(&[], &added, 2).unwrap(), context: None, seed: 0 };
+    insert(source_model(&source), &options, &companions(&source), &student, &mut |_| {}).unwrap();
     config.student.model = student.display().to_string();
     config
 }

@@ -91,6 +91,13 @@ pub struct Parameters {
     pub depth_vectors: usize,
     /// Extras: vectors that the conversion added, part of `non_embedding`.
     pub extras: usize,
+    /// Mechanisms of steps, part of `non_embedding`; absent without any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub steps: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Tensors of one element type.
@@ -174,6 +181,7 @@ impl Inspection {
                 lora: counts.lora,
                 depth_vectors: counts.depth_vectors,
                 extras: counts.extras,
+                steps: counts.steps,
             },
             stored: stored(source)?,
             kv_cache_bytes_per_token: KvCacheBytes::from_config(config),

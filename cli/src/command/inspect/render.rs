@@ -30,6 +30,9 @@ impl Display for Inspection {
         if p.extras > 0 {
             field(f, "    extras", grouped(p.extras as u64))?;
         }
+        if p.steps > 0 {
+            field(f, "    steps", grouped(p.steps as u64))?;
+        }
         for (dtype, stored) in &self.stored {
             let size = stored.bytes.map_or_else(String::new, |b| format!(", {}", bytes(b as u64)));
             let what = format!("{} tensors, {} parameters{size}", stored.tensors, grouped(stored.parameters as u64));
@@ -166,6 +169,11 @@ impl Display for Recursion {
         if !c.extras.is_empty() {
             let names: Vec<_> = c.extras.iter().map(ToString::to_string).collect();
             field(f, "extras", names.join(", "))?;
+        }
+        for (recursion, step) in c.steps.iter().enumerate() {
+            let name = if c.steps.len() == 1 { "steps".to_owned() } else { format!("step {recursion}") };
+            let mechanisms: Vec<_> = step.mechanisms().map(ToString::to_string).collect();
+            field(f, &name, if mechanisms.is_empty() { "none".to_owned() } else { mechanisms.join(", ") })?;
         }
         if let Some(router) = &c.router {
             let (kind, network, gating) = (router.kind(), router.network(), router.gating());

@@ -1,0 +1,128 @@
+//! Mechanisms for recursions: `retie insert`, and `retie check identity` of each and of each pair.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use serde_json::Value;
+use support::{Place, uptrain_yaml};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Mechanisms that start without an effect.
+const WITHOUT_EFFECT: [&str; 8] = [
+    "coefficients",
+    "hai",
+    "nll:ratio=0.25",
+    "dense",
+    "silu_dra",
+    "sliced:groups=1",
+    "gnconv:order=3,kernel=4",
+    // `check identity` reads 128 tokens.
+    "descriptor:chunk=128,ratio=8,stride=5,sinks=8",
+];
+
+/// Those that go together.
+fn together() -> String {
+    WITHOUT_EFFECT[..7].iter().map(|mechanism| format!("--with {mechanism} ")).collect()
+}
+
+fn converted() -> Place {
+    let place = Place::new();
+    place.retie("convert base --recursions 2 --sharing middle_cycle --init average --lora-rank 4 -o looped").ok();
+    place
+}
+
+#[test]
+fn every_mechanism_and_every_pair_leaves_the_logits_alone() {
+    let place = converted();
+    let with = WITHOUT_EFFECT.map(|mechanism| format!("--with {mechanism}")).join(" ");
+    let report = json(&place.retie(&format!("check identity looped {with} --json --device cpu")).ok());
+    let comparisons = report["comparisons"].as_array().unwrap();
+    // But for two attentions.
+    assert_eq!(comparisons.len(), 8 + 27);
+    for comparison in comparisons {
+        assert!(comparison["max_difference"].as_f64().unwrap() <= 1e-5, "{comparison}");
+    }
+    let snake = place.retie("check identity looped --with snake --with sliced:groups=4 --device cpu");
+    assert_eq!((snake.code, snake.stdout.matches("differs").count()), (Some(1), 3), "{snake:?}");
+}
+
+#[test]
+fn an_inserted_model_is_the_model_until_it_is_trained() {
+    let place = converted();
+    let report = place.retie(&format!("insert looped {}-o stepped", together())).ok();
+    assert!(report.contains("tensors equal the source's byte for byte"), "{report}");
+    let inspected = place.retie("inspect stepped").ok();
+    let steps = "steps                sliced:groups=1,order=stride, gnconv:order=3,kernel=4, silu_dra, coefficients, hai, nll:ratio=0.25, dense";
+    assert!(inspected.contains(steps), "{inspected}");
+    let facts = json(&place.retie("inspect stepped --json").ok());
+    let added = facts["parameters"]["steps"].as_u64().unwrap();
+    let total = |facts: &Value| facts["parameters"]["total"].as_u64().unwrap();
+    assert_eq!(total(&facts) - total(&json(&place.retie("inspect looped --json").ok())), added);
+    let same = place.retie("check identity stepped --reference looped --device cpu").ok();
+    assert_eq!(same.lines().filter(|line| line.ends_with("ok")).count(), 8, "{same}");
+
+    let yaml = uptrain_yaml(3).replace("{model: converted}", "{model: stepped}");
+    place.write("run.yaml", yaml);
+    place.retie("uptrain run.yaml --set optimizer.groups.extras.lr=10").ok();
+    let trained = place.retie("check identity run/model --json --device cpu");
+    assert_eq!(trained.code, Some(1), "{trained:?}");
+    for comparison in json(&trained.stdout)["comparisons"].as_array().unwrap() {
+        let is_whole = comparison["with"] == "without sliced";
+        assert_eq!(comparison["passed"], is_whole, "{comparison}");
+    }
+    place.retie("generate run/model -p The --max-new-tokens 4").ok();
+    let taken = place.refused("insert run/model --with snake@1 -o more");
+    assert!(taken.contains("`activation` of recursion 1 is `silu_dra` already"), "{taken}");
+    for format in ["hf", "hf-unrolled", "gguf-unrolled"] {
+        let reason = "its recursions have mechanisms of their own: `sliced`, `gnconv`, `silu_dra`, `coefficients`, `hai`, `nll`, `dense`";
+        let refused = place.refused(&format!("export stepped --to {format} -o out"));
+        assert!(refused.contains(reason) && refused.contains("`retie serve`"), "{refused}");
+    }
+}
+
+#[test]
+fn tables_and_mechanisms_that_do_not_fit_are_refused() {
+    let place = converted();
+    place.write(
+        "steps.yaml",
+        "steps:\n  - {}\n  - transition: [hai, {nll: {ratio: 0.5}}]\n    attention: {sliced: {groups: 2}}\n",
+    );
+    let report = place.retie("insert looped --steps steps.yaml -o stepped").ok();
+    assert!(report.contains("recursion 1  sliced:groups=2,order=stride, hai, nll:ratio=0.5"), "{report}");
+    assert!(report.contains("note: `sliced:groups=2,order=stride` changes the logits at once"), "{report}");
+    place.write("three.yaml", "steps: [{}, {}, {transition: [hai]}]");
+    place.write("wrong.yaml", "steps:\n  - transition: [hay]\n  - attentoin: full\n");
+    for (line, expected) in [
+        ("insert looped --steps three.yaml", &["there are 3 rows for 2 recursions, expected 2, or one"][..]),
+        (
+            "insert looped --steps wrong.yaml",
+            &["unknown mechanism `hay`", "wrong.yaml:3:5", "did you mean `attention`?"],
+        ),
+        ("insert base --with hai", &["the model is not recursive", "hint: `retie convert` makes one of it"]),
+        ("insert looped --with nll:ratio=0", &["`nll`: `ratio` is 0, expected 0.0078125 to 16"]),
+        ("insert looped --with hay", &["unknown mechanism `hay`, expected one of sliced, descriptor"]),
+        ("insert looped --with gnconv:order=9", &["`order` is 9, expected 1 to 5 for hidden states of 128"]),
+        (
+            "insert looped --with descriptor:chunk=30,ratio=8,sinks=4",
+            &[
+                "`chunk` is 30, expected a multiple of `ratio` 8, e.g. 24",
+                "`sinks` is 4, expected a multiple of `ratio` 8 up to `chunk` 30",
+            ],
+        ),
+        ("insert looped --with none@1", &["`none`: there is no `branch` in the place of attention"]),
+        ("insert looped --with none --with gnconv", &["`none`: no recursion would have attention"]),
+        ("insert looped", &["--with <MECHANISM>"]),
+    ] {
+        let refused = place.refused(&format!("{line} -o out"));
+        assert!(expected.iter().all(|part| refused.contains(part)), "{line}: {refused}");
+    }
+    place.retie("route looped --kind expert_choice -o routed").ok();
+    for mechanism in ["dense", "gnconv", "descriptor:chunk=8,ratio=2"] {
+        let refused = place.refused(&format!("insert routed --with {mechanism} -o out"));
+        assert!(refused.contains("the model has `expert_choice` routers, expected none"), "{refused}");
+    }
+    place.retie("insert routed --with hai --with nll --with sliced:groups=2 -o routed-steps").ok();
+}

@@ -1,0 +1,36 @@
+//! Dense feedback (`retie_config::DenseConfig`), and the hidden states that it reads.
+
+use crate::kernels;
+use burn::{module::Param, tensor::Tensor};
+use std::collections::BTreeMap;
+
+/// Hidden states that entered the recursions so far, `[M, D]` each, by recursion, with the number
+/// of depths before it. Empty in a model that does not read them.
+#[derive(Clone, Debug, Default)]
+pub struct EnteredStates(BTreeMap<usize, (usize, Tensor<2>)>);
+
+impl EnteredStates {
+    /// Adds the state that enters `recursion` after `depth` depths.
+    pub(crate) fn insert(&mut self, recursion: usize, depth: usize, state: Tensor<2>) {
+        self.0.insert(recursion, (depth, state));
+    }
+
+    /// Numbers of depths before the states, and the states.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Tensor<2>)> {
+        self.0.values().map(|(depth, state)| (*depth, state))
+    }
+
+    /// Copy with `change` applied to each state.
+    #[must_use]
+    pub fn map(&self, change: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        Self(self.0.iter().map(|(recursion, (depth, state))| (*recursion, (*depth, change(state.clone())))).collect())
+    }
+
+    /// `x + Σ_{q ≤ r} a_q·h_q` with `h_q` the state that entered recursion `q`, `a [r + 1]`.
+    pub(crate) fn feed_back(&self, x: Tensor<2>, recursion: usize, factors: &Param<Tensor<1>>) -> Tensor<2> {
+        let all = factors.val();
+        let states = self.0.range(..=recursion);
+        let terms = states.map(|(q, (_, state))| state.clone() * all.clone().narrow(0, *q, 1).unsqueeze::<2>());
+        terms.fold(x, kernels::add)
+    }
+}

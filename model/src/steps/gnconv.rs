@@ -1,0 +1,118 @@
+//! Recursive gated convolution (`retie_config::GnconvConfig`).
+//!
+//! The depthwise convolution is a sum over its taps of rows gathered from a tensor of all rows that
+//! may be read: one row of zeros, the state of the cache, and the new rows.
+
+use super::{StepLoader, nll::Affine};
+use crate::{
+    cache::DepthCache,
+    kernels::{self, Layout, RowCopy, Segment},
+};
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
+use retie_checkpoint::CheckpointError;
+use retie_config::GnconvConfig;
+
+/// Weights of the branch at one depth.
+#[derive(Module, Debug)]
+pub struct Gnconv {
+    pub in_proj: Affine,
+    /// One filter for each channel, `weight [S, K]`, with a bias.
+    pub conv: Affine,
+    pub between: Vec<Affine>,
+    pub out_proj: Affine,
+    /// `γ`, `[D]`.
+    pub scale: Param<Tensor<1>>,
+    #[module(skip)]
+    pub(crate) config: GnconvConfig,
+}
+
+/// Factor of the output of the convolution, as in the reference.
+const CONVOLVED: f32 = 1.0 / 3.0;
+
+impl Gnconv {
+    pub(super) fn load(config: &GnconvConfig, from: &StepLoader<'_>) -> Result<Self, CheckpointError> {
+        let affine = |[weight, bias]: [&'static str; 2]| {
+            Ok::<_, CheckpointError>(Affine { weight: from.param(weight)?, bias: from.param(bias)? })
+        };
+        Ok(Self {
+            in_proj: affine(["gnconv.in_proj.weight", "gnconv.in_proj.bias"])?,
+            conv: affine(["gnconv.conv.weight", "gnconv.conv.bias"])?,
+            between: GnconvConfig::BETWEEN.into_iter().take(config.order - 1).map(affine).collect::<Result<_, _>>()?,
+            out_proj: affine(["gnconv.out_proj.weight", "gnconv.out_proj.bias"])?,
+            scale: from.param("gnconv.scale")?,
+            config: config.clone(),
+        })
+    }
+
+    /// The branch: `x [M, D]` → `[M, D]`. The rows of `layout` are added to the state of `cache`.
+    pub(crate) fn forward(&self, x: Tensor<2>, layout: &Layout, cache: Option<&mut DepthCache<'_>>) -> Tensor<2> {
+        let [_, hidden] = x.dims();
+        let widths = self.config.widths(hidden);
+        let split = self.in_proj.forward(x);
+        let mut p = split.clone().narrow(1, 0, widths[0]);
+        let q = self.convolved(split.narrow(1, widths[0], widths.iter().sum()), layout, cache);
+        let mut at = 0;
+        for (index, width) in widths.iter().enumerate() {
+            let gate = q.clone().narrow(1, at, *width);
+            at += width;
+            p = if index == 0 { p * gate } else { self.between[index - 1].forward(p) * gate };
+        }
+        self.out_proj.forward(p) * self.scale.val().unsqueeze()
+    }
+
+    /// Causal depthwise convolution of each sequence: `q [M, S]` → `[M, S]`.
+    fn convolved(&self, q: Tensor<2>, layout: &Layout, cache: Option<&mut DepthCache<'_>>) -> Tensor<2> {
+        let [num_rows, width] = q.dims();
+        let (kernel, device) = (self.config.kernel, q.device());
+        let held = kernel - 1;
+        let zero = Tensor::zeros([1, width], &device);
+        let state = cache.as_ref().and_then(|cache| cache.state());
+        let num_state = state.as_ref().map_or(0, |state| state.dims()[0]);
+        let capacity = cache.as_ref().map(|cache| cache.capacity());
+        let parts = [Some(zero), state, Some(q)].into_iter().flatten().collect();
+        let all = Tensor::cat(parts, 0);
+        let first_new = 1 + num_state;
+        // Row of a token of a segment by its position, in `all`.
+        let source = |segment: &Segment, position: isize| {
+            let Ok(position) = usize::try_from(position) else { return 0 };
+            let start = segment.num_keys() - segment.queries.len();
+            match (capacity, position.checked_sub(start)) {
+                (Some(_), Some(index)) => first_new + segment.queries.start + index,
+                (Some(capacity), None) => 1 + segment.keys.start / capacity * held + held + position - start,
+                (None, _) => match position.checked_sub(segment.prefix.len()) {
+                    None => first_new + segment.prefix.start + position,
+                    Some(index) => first_new + segment.keys.start + index,
+                },
+            }
+        };
+        let weight = self.conv.weight.val();
+        let mut sum = Tensor::zeros([num_rows, width], &device) + self.conv.bias.val().unsqueeze();
+        for tap in 0..kernel {
+            let lag = (held - tap) as isize;
+            let rows: Vec<usize> = layout
+                .segments()
+                .iter()
+                .flat_map(|segment| segment.positions().map(move |position| source(segment, position as isize - lag)))
+                .collect();
+            let filter: Tensor<2> = weight.clone().narrow(1, tap, 1).swap_dims(0, 1);
+            sum = sum + kernels::gather(all.clone(), &rows) * filter;
+        }
+        if let (Some(cache), Some(capacity)) = (cache, capacity)
+            && held > 0
+        {
+            let mut rows = Vec::new();
+            let mut copies = Vec::new();
+            for segment in layout.segments() {
+                let end = segment.num_keys() as isize;
+                let from = rows.len();
+                rows.extend((0..held as isize).map(|index| source(segment, end - held as isize + index)));
+                copies.push(RowCopy { rows: from..rows.len(), at: segment.keys.start / capacity * held });
+            }
+            cache.write_state(kernels::gather(all, &rows), &copies.into());
+        }
+        sum * CONVOLVED
+    }
+}

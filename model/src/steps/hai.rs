@@ -1,0 +1,9 @@
+//! Hybrid adaptive integration (`retie_config::HaiConfig`).
+
+use crate::kernels;
+use burn::{module::Param, tensor::Tensor};
+
+/// `y + γ ⊙ x`: `x`, `y` `[M, D]`, `γ [D]`.
+pub fn integrate(x: Tensor<2>, y: Tensor<2>, factors: &Param<Tensor<1>>) -> Tensor<2> {
+    kernels::add(y, x * factors.val().unsqueeze())
+}

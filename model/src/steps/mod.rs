@@ -1,0 +1,139 @@
+//! Mechanisms of the step of a recursion (`retie_config::StepConfig`) at one depth. Absent ones are
+//! not computed.
+
+mod activation;
+mod coefficients;
+mod dense;
+mod descriptor;
+mod gnconv;
+mod hai;
+mod nll;
+mod sliced;
+
+pub use activation::StepActivation;
+pub use dense::EnteredStates;
+pub(crate) use descriptor::{Descriptors, Projected};
+pub use gnconv::Gnconv;
+pub use nll::Nll;
+pub(crate) use sliced::{Slices, attend_sliced};
+
+use crate::weights::Loader;
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
+use retie_checkpoint::CheckpointError;
+use retie_config::{Depth, DescriptorConfig, Mechanism, StepConfig, TensorOwner, TensorRole};
+
+/// Mechanisms of one depth.
+#[derive(Module, Debug)]
+pub struct Step {
+    /// Factors of the residual stream and of the addend, of attention and of the MLP, `[4]`.
+    pub coefficients: Option<Param<Tensor<1>>>,
+    /// Factors of the depth's input, added to its output, `[D]`.
+    pub hai: Option<Param<Tensor<1>>>,
+    pub nll: Option<Nll>,
+    /// Factors of what entered the recursions so far, `[r + 1]`.
+    pub dense: Option<Param<Tensor<1>>>,
+    pub activation: Option<StepActivation>,
+    pub gnconv: Option<Gnconv>,
+    #[module(skip)]
+    pub(crate) attention: Option<StepAttention>,
+}
+
+/// Keys that the queries of a depth attend to, in place of all.
+#[derive(Clone, Debug)]
+pub(crate) enum StepAttention {
+    /// Those of the slice.
+    Sliced(Slices),
+    /// Those of the chunk, and descriptors of earlier ones.
+    Descriptor(DescriptorConfig),
+    /// None: there is no attention.
+    None,
+}
+
+/// Reader of the tensors of one depth's step.
+pub(crate) struct StepLoader<'a> {
+    pub loader: &'a Loader<'a>,
+    pub depth: Depth,
+}
+
+impl StepLoader<'_> {
+    fn optional<const D: usize>(&self, path: &'static str) -> Result<Option<Param<Tensor<D>>>, CheckpointError> {
+        self.loader.optional(&TensorOwner::Depth(self.depth).weight(TensorRole::Step(path)))
+    }
+
+    fn param<const D: usize>(&self, path: &'static str) -> Result<Param<Tensor<D>>, CheckpointError> {
+        self.loader.param(&TensorOwner::Depth(self.depth).weight(TensorRole::Step(path)))
+    }
+}
+
+impl Step {
+    /// Reads the mechanisms that `step`, the row of the depth's recursion, names.
+    pub(crate) fn load(step: Option<&StepConfig>, from: &StepLoader<'_>) -> Result<Self, CheckpointError> {
+        let activation = step.and_then(|step| step.activation.as_ref());
+        let attention = match step.and_then(|step| step.attention.as_ref()) {
+            Some(Mechanism::Sliced(config)) => Slices::new(config).map(StepAttention::Sliced),
+            Some(Mechanism::Descriptor(config)) => Some(StepAttention::Descriptor(config.clone())),
+            Some(Mechanism::NoAttention(_)) => Some(StepAttention::None),
+            _ => None,
+        };
+        let gnconv = match step.and_then(|step| step.branch.as_ref()) {
+            Some(Mechanism::Gnconv(config)) => Some(Gnconv::load(config, from)?),
+            _ => None,
+        };
+        Ok(Self {
+            coefficients: from.optional("coefficients")?,
+            hai: from.optional("hai")?,
+            nll: Nll::load(from)?,
+            dense: from.optional("dense")?,
+            activation: activation.map(|activation| StepActivation::load(activation, from)).transpose()?,
+            gnconv,
+            attention,
+        })
+    }
+
+    /// Step without the mechanism of this name.
+    #[must_use]
+    pub fn without(self, name: &str) -> Self {
+        match name {
+            "coefficients" => Self { coefficients: None, ..self },
+            "hai" => Self { hai: None, ..self },
+            "nll" => Self { nll: None, ..self },
+            "dense" => Self { dense: None, ..self },
+            "gnconv" => Self { gnconv: None, ..self },
+            "sliced" | "descriptor" | "none" => Self { attention: None, ..self },
+            _ => {
+                let activation = self.activation.filter(|activation| activation.mechanism.name() != name);
+                Self { activation, ..self }
+            }
+        }
+    }
+
+    /// Output of the depth, from its input `x [M, D]` and the output `y [M, D]` of its block.
+    pub(crate) fn leave(&self, x: Option<Tensor<2>>, y: Tensor<2>, eps: f32) -> Tensor<2> {
+        let y = match (&self.hai, x) {
+            (Some(factors), Some(x)) => hai::integrate(x, y, factors),
+            _ => y,
+        };
+        match &self.nll {
+            Some(nll) => nll.forward(y, eps),
+            None => y,
+        }
+    }
+
+    /// Input of the depth if [`Step::leave`] reads it.
+    pub(crate) fn keep(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
+        self.hai.is_some().then(|| x.clone())
+    }
+
+    /// Residual stream with attention's addend, `[M, D]` each.
+    pub(crate) fn add_attention(&self, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
+        coefficients::add(x, addend, self.coefficients.as_ref(), 0)
+    }
+
+    /// Residual stream with the MLP's addend, `[M, D]` each.
+    pub(crate) fn add_mlp(&self, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
+        coefficients::add(x, addend, self.coefficients.as_ref(), 2)
+    }
+}
