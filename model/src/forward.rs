@@ -8,15 +8,16 @@
 use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
-    kernels::Layout,
+    kernels::{Layout, RowSet},
     kv::FirstRecursionKv,
     recursion::{RecursionCall, SharedKv},
     router::{
         self, ActiveRows, LoopEntry, Origin, Passage, RoutingDecision, RoutingTrace, SelectionRule, TokenSelector,
     },
     row_context::RowContext,
+    token_ids::TokenIds,
 };
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use std::{ops::Range, sync::Arc};
 
 /// Forward pass in progress.
@@ -31,7 +32,7 @@ pub struct Forward<'m> {
     hidden: Tensor<2>,
     depth: usize,
     /// Rows that went through the last recursion; `None` (all rows) before the first.
-    active_rows: Option<Arc<[usize]>>,
+    active_rows: Option<RowSet>,
     first_kv: FirstRecursionKv,
     trace: RoutingTrace,
 }
@@ -55,8 +56,9 @@ pub struct Replay {
 impl CausalLm {
     /// Begins a forward pass over token ids `[M]`, the packed sequences of `layout`.
     #[must_use]
-    pub fn begin(&self, ids: Tensor<1, Int>, layout: Layout, rule: SelectionRule) -> Forward<'_> {
-        let hidden = self.embed(ids.clone());
+    pub fn begin(&self, ids: impl Into<TokenIds>, layout: Layout, rule: SelectionRule) -> Forward<'_> {
+        let ids = ids.into();
+        let hidden = self.embed(ids.tensor().clone());
         self.begin_from(hidden, &ids, layout, rule)
     }
 
@@ -66,7 +68,7 @@ impl CausalLm {
     pub fn begin_from(
         &self,
         hidden: Tensor<2>,
-        ids: &Tensor<1, Int>,
+        ids: &TokenIds,
         layout: Layout,
         rule: SelectionRule,
     ) -> Forward<'_> {

@@ -4,11 +4,11 @@
 
 use crate::{
     cache::DepthCache,
-    kernels::{Merge, merge},
+    kernels::{Merge, RowSet, merge},
 };
 use burn::tensor::Tensor;
 use retie_config::{Gating, LayerIndex};
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 /// Keys and values of all rows, `[S, K·H]` each.
 pub type KeysValues = [Tensor<2>; 2];
@@ -52,7 +52,7 @@ pub(crate) enum KvSource<'a> {
     Reused(KeysValues),
     /// `first`, which has all rows of the forward pass, with the depth's `rows` replaced by
     /// computed ones; the result is appended to `cache`, if there is one.
-    Overlaid { first: KeysValues, rows: Arc<[usize]>, cache: Option<DepthCache<'a>> },
+    Overlaid { first: KeysValues, rows: RowSet, cache: Option<DepthCache<'a>> },
 }
 
 impl KvSource<'_> {
@@ -81,7 +81,7 @@ fn joined(cache: Option<DepthCache<'_>>, computed: KeysValues) -> KeysValues {
 }
 
 /// `first` with the rows `rows` replaced by `computed`.
-fn over(first: KeysValues, computed: KeysValues, rows: Arc<[usize]>) -> KeysValues {
+fn over(first: KeysValues, computed: KeysValues, rows: RowSet) -> KeysValues {
     let ([first_k, first_v], [k, v]) = (first, computed);
     let replace = |all: Tensor<2>, some: Tensor<2>| {
         let gate = Tensor::ones([rows.len(), 1], &all.device());

@@ -40,4 +40,4 @@ pub(crate) use registry::selector;
 pub(crate) use selector::{ActiveRows, Origin, Passage, TokenSelector};
 pub use selector::{FullRecursionWarmup, SelectionRule};
 pub use statistics::{RoutingStatistics, RoutingSums, TokenChoiceStatistics};
-pub use trace::{RoutingDecision, RoutingTrace};
+pub use trace::{Logits, RoutingDecision, RoutingTrace};

@@ -13,13 +13,13 @@ use crate::{
     optim::Projections,
     pass::{LogitGradients, Pass, PassOptions, StateGradients, add_state, leaf, take_back},
 };
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use retie_collective::Collective;
 use retie_config::LossTerm;
 use retie_data::{Batch, DataError, logits::LogitsCache};
 use retie_model::{
-    CausalLm, SelectionRule,
-    kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss, token_log_probs},
+    CausalLm, SelectionRule, TokenIds,
+    kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss_beside, token_log_probs},
 };
 use std::collections::BTreeMap;
 
@@ -122,7 +122,7 @@ impl Objective {
         required.student_hidden.extend(recursions.iter().copied());
         let ids = token_ids(batch, &student.device());
         let options = PassOptions { rule, ends: required.ends(), recompute: self.checkpoint_recursions };
-        let pass = Pass::run(student, ids, layout(batch), options);
+        let pass = Pass::run(student, &ids, layout(batch), options);
         let mut state_grads = StateGradients::new();
         let (found, grad_head) =
             head_backward(student, &pass, &required, teacher_head.as_ref(), batch, (&mut state_grads, sums));
@@ -189,7 +189,8 @@ impl Objective {
 }
 
 /// Runs head and losses of logits; gradients go to the hidden states and the final norm. Gives the
-/// values of each readout and the gradient of the head's table.
+/// values of each readout and the gradient of the head's table. The values are read from a device
+/// together with the decisions of the routers.
 fn head_backward(
     student: &CausalLm,
     pass: &Pass,
@@ -206,7 +207,8 @@ fn head_backward(
         .zip(required.readouts.values())
         .map(|((normed, _), terms)| Readout { hidden: normed.clone().inner(), terms: *terms })
         .collect();
-    let HeadLoss { readouts, grad_weight } = head_loss(student.head().inner(), &readouts, teacher, &batch.targets);
+    let HeadLoss { readouts, grad_weight } =
+        head_loss_beside(student.head().inner(), &readouts, teacher, &batch.targets, &pass.late());
     let mut found = LogitValues::new();
     for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(readouts) {
         let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
@@ -268,9 +270,8 @@ pub fn cross_entropy(
 }
 
 /// The inputs of a batch, `[M]`.
-pub fn token_ids(batch: &Batch, device: &Device) -> Tensor<1, Int> {
-    let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
-    Tensor::from_ints(ids.as_slice(), device)
+pub fn token_ids(batch: &Batch, device: &Device) -> TokenIds {
+    TokenIds::upload(batch.inputs.iter().copied(), device)
 }
 
 /// Position of each input of a batch in its piece of text.

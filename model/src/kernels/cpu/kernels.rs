@@ -3,10 +3,10 @@
 
 use super::{FlexOps, ceiling, gated::Gate, optimizer, rescale};
 use crate::kernels::{
-    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Readout, RowCopy, Scoring,
-    Teacher,
-    head_loss::{self, Chunks},
-    plain,
+    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Quota, Readout, RowCopy,
+    RowSet, Scoring, Teacher, f32_slice,
+    head_loss::{self, Chunks, KernelValues},
+    plain, top_k,
 };
 use burn::{
     backend::Dispatch,
@@ -136,7 +136,7 @@ impl KernelSet for CpuKernels {
         teacher: Option<&Teacher>,
         targets: &[u32],
         chunks: Chunks,
-    ) -> HeadLoss {
+    ) -> HeadLoss<KernelValues> {
         head_loss::cpu::head_loss(head, readouts, teacher, targets, chunks)
     }
 
@@ -150,6 +150,15 @@ impl KernelSet for CpuKernels {
 
     fn for_each_logits(&self, input: &HeadInput, chunks: Chunks, see: &mut dyn FnMut(&[f32])) {
         head_loss::cpu::logits_of(input, chunks, see);
+    }
+
+    fn top_k(&self, active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSet {
+        top_k::on_host(active.host(), f32_slice(&logits.clone().into_data()), quotas).into()
+    }
+
+    /// The host's memory is the device's: nothing is transferred.
+    fn read(&self, vectors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
+        vectors.into_iter().map(|vector| f32_slice(&vector.into_data()).to_vec()).collect()
     }
 
     fn accumulate(&self, sum: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
