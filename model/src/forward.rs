@@ -65,13 +65,7 @@ impl CausalLm {
     /// Begins a forward pass as [`CausalLm::begin`] does, from the embeddings `hidden [M, D]` of
     /// the ids, which a caller may have made a leaf of the autodiff graph.
     #[must_use]
-    pub fn begin_from(
-        &self,
-        hidden: Tensor<2>,
-        ids: &TokenIds,
-        layout: Layout,
-        rule: SelectionRule,
-    ) -> Forward<'_> {
+    pub fn begin_from(&self, hidden: Tensor<2>, ids: &TokenIds, layout: Layout, rule: SelectionRule) -> Forward<'_> {
         let rows = Arc::new(self.row_context(layout));
         let selector = router::selector(self, Origin::Tokens { ids, rows: &rows, rule });
         self.forward_at(rows, hidden, 0).with_selector(selector)

@@ -36,8 +36,9 @@ pub use kv::{FirstRecursionKv, KeysValues};
 pub use layer_by_layer::LayerByLayer;
 pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
 pub use router::{
-    FullRecursionWarmup, Logits, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums, RoutingTrace,
-    SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, z_loss,
+    FullRecursionWarmup, Logits, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums,
+    RoutingTrace, SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness,
+    z_loss,
 };
 pub use row_context::RowContext;
 pub use token_ids::TokenIds;

@@ -1,6 +1,6 @@
 //! Linear layers in the layout of a Hugging Face checkpoint, with the LoRA or DoRA of a depth.
 //!
-//! LoRA: `h = W'x + B A x + b` (Relaxed Recursive Transformers, Eq. 3,
+//! LoRA: `h = W'x + B A x + b`, or merged `h = (W' + B A) x + b` (Relaxed Recursive Transformers, Eq. 3,
 //! <https://arxiv.org/abs/2410.20672>). `W'` belongs to the stored layer, `A` and `B` to the depth,
 //! `b` to either.
 //!
@@ -50,7 +50,11 @@ impl Linear {
     /// Applies the linear with the depth's LoRA or DoRA: `x [M, in]` → `[M, out]`.
     pub fn forward(&self, x: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         let weight = self.weight.val();
+        let [rows, _] = x.dims();
         let out = match (depth.lora(), self.precision) {
+            (Some([a, b]), Precision::F32) if self.merges(rows) => {
+                kernels::linear(x, kernels::merged_weight(weight, a, b))
+            }
             (Some([a, b]), Precision::F32) => kernels::linear_lora(x, weight, a, b),
             (None, Precision::F32) => kernels::linear(x, weight),
             (Some([a, b]), Precision::Bf16) => kernels::linear_lora_in_bf16(x, weight, a, b),
@@ -71,11 +75,24 @@ impl Linear {
             return self.forward(kernels::gated(gate, up, activation), depth);
         }
         let weight = self.weight.val();
+        let [rows, _] = gate.dims();
         let out = match depth.lora() {
+            Some([a, b]) if self.merges(rows) => {
+                kernels::gated_linear(gate, up, activation, kernels::merged_weight(weight, a, b))
+            }
             Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight, a, b),
             None => kernels::gated_linear(gate, up, activation, weight),
         };
         self.add_bias(self.rescaled(out, depth), depth)
+    }
+
+    /// Whether LoRA is merged, `(W' + B A) x` in place of `W' x + B A x`: if `W'` is trained, so that
+    /// the gradients of `A` and `B` are products of its own, and with more than `in·out/(in + out)`
+    /// rows, from which there is less to compute. In bf16 the sum would round corrections away.
+    fn merges(&self, rows: usize) -> bool {
+        let weight = self.weight.val();
+        let [out, input] = weight.dims();
+        weight.is_require_grad() && rows * (out + input) > out * input
     }
 
     /// DoRA scaling `m / ‖W' + B A‖ ⊙ out`; `out` itself without magnitudes.

@@ -222,8 +222,12 @@ mod tests {
     #[test]
     fn rows_that_a_device_selects_see_what_those_of_the_host_do() {
         let rows = [1, 2, 4, 7];
-        let numbers = burn::tensor::Tensor::<1, burn::tensor::Int>::from_ints(rows.map(|row| row as i32), &burn::tensor::Device::flex());
-        for (layout, per_sequence) in [(Layout::batch(2, 4), [2, 2]), (Layout::packed([(5, 0..0), (3, 0..0)]), [3, 1])] {
+        let numbers = burn::tensor::Tensor::<1, burn::tensor::Int>::from_ints(
+            rows.map(|row| row as i32),
+            &burn::tensor::Device::flex(),
+        );
+        for (layout, per_sequence) in [(Layout::batch(2, 4), [2, 2]), (Layout::packed([(5, 0..0), (3, 0..0)]), [3, 1])]
+        {
             let on_device = RowSet::on_device(numbers.clone(), numbers.clone(), per_sequence.into());
             let among = among_selected(&layout, &on_device);
             assert_eq!(among.segments(), among_selected(&layout, &rows.into()).segments());

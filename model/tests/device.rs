@@ -259,9 +259,11 @@ fn routed_models_agree_with_the_cpu_in_whole_sequences_and_in_decoding() {
 #[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn top_k_of_whole_and_packed_sequences_agrees_with_the_cpu_and_is_not_read() {
     let device = device();
-    for (name, kv_sharing) in
-        [("routed_mlp", KvSharing::RecursionWise), ("routed_linear", KvSharing::Shared), ("routed_kv", KvSharing::Hybrid)]
-    {
+    for (name, kv_sharing) in [
+        ("routed_mlp", KvSharing::RecursionWise),
+        ("routed_linear", KvSharing::Shared),
+        ("routed_kv", KvSharing::Hybrid),
+    ] {
         let changed = routed::Changed::new(name, |_| {}).with_kv_sharing(kv_sharing);
         let rows = routed::rows(name);
         let (batch, tokens) = (rows.len(), rows[0].len());

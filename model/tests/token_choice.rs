@@ -302,13 +302,19 @@ fn an_auxiliary_router_selects_at_inference_and_gives_the_body_no_gradient() {
     let capacities = model.expert_choice().unwrap().capacities.clone();
     let (_, top) = model.forward_routed(flat(&rows, &device), layout(), SelectionRule::TopK(capacities.clone()));
     let expected = source.golden.ints("golden.chosen.1").0;
-    assert_eq!(**top.decisions()[1].selected_rows.host(), expected.into_iter().map(|row| row as usize).collect::<Vec<_>>());
+    assert_eq!(
+        **top.decisions()[1].selected_rows.host(),
+        expected.into_iter().map(|row| row as usize).collect::<Vec<_>>()
+    );
     assert_eq!(
         top.decisions()[1].selected_rows.len(),
         rows.len() * ExpertChoiceConfig::tokens(capacities[1], rows[0].len())
     );
-    let sums =
-        top.decisions().iter().filter_map(|decision| decision.auxiliary_logits.clone()).map(|u| u.tensor.square().sum());
+    let sums = top
+        .decisions()
+        .iter()
+        .filter_map(|decision| decision.auxiliary_logits.clone())
+        .map(|u| u.tensor.square().sum());
     let mut grads = sums.reduce(|a, b| a + b).unwrap().backward();
     struct Visitor<'a>(&'a mut burn::tensor::Gradients, Vec<String>);
     impl NamedVisitor for Visitor<'_> {

@@ -10,8 +10,7 @@
 use super::{
     head_loss::{self, Chunks, Head, HeadInput, HeadLoss, KernelValues, Readout, Teacher},
     layout::{Layout, Scoring},
-    plain,
-    reads,
+    plain, reads,
     rows::{Merge, RowCopy, RowSet},
     top_k::{self, Quota},
 };
@@ -42,6 +41,11 @@ pub trait KernelSet: Sync {
     /// Linear with LoRA, `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`: `a [rank, in]`, `b [out, rank]`.
     fn linear_lora(&self, x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
         plain::linear_lora(x, weight, a, b)
+    }
+
+    /// Merged LoRA `W + B·A`: `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[out, in]`.
+    fn merged_weight(&self, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        weight + b.matmul(a)
     }
 
     /// [`KernelSet::linear`] with factors, result and their gradients in bf16.

@@ -39,12 +39,12 @@ pub use layout::{Grid, Layout, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{
     activation, add, agreement, attention, embedding, gated, gated_linear, gated_linear_lora, gather, head_loss,
-    head_loss_beside, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, merge, rescale, rms_norm,
-    rope, row_norms, token_log_probs, top_k, top_probs, write_rows,
+    head_loss_beside, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, merge, merged_weight,
+    rescale, rms_norm, rope, row_norms, token_log_probs, top_k, top_probs, write_rows,
 };
 pub use reads::{Late, num_reads, read, read_mean, read_together};
-pub use rows::{Merge, RowCopy, RowSet};
 pub(crate) use rows::range;
+pub use rows::{Merge, RowCopy, RowSet};
 pub use top_k::Quota;
 
 use burn::{

@@ -50,6 +50,12 @@ pub fn linear_lora(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) 
     kernels_of(&x.device()).linear_lora(x, weight, a, b)
 }
 
+/// Merged LoRA `W + B·A`: `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[out, in]`.
+pub fn merged_weight(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    count_products(&b, [&a.clone().transpose()]);
+    kernels_of(&weight.device()).merged_weight(weight, a, b)
+}
+
 /// [`linear`] in bf16: factors, result and their gradients are rounded to bf16. The CPU rounds, but
 /// multiplies in f32; a GPU multiplies in bf16.
 pub fn linear_in_bf16(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {

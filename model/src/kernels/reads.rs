@@ -54,8 +54,7 @@ impl Late {
 /// Reads what the host does not have yet of `all`, in one transfer.
 pub fn read_together<'a>(all: impl IntoIterator<Item = &'a Late>) {
     let unread = all.into_iter().filter(|late| late.host.get().is_none());
-    let (cells, tensors): (Vec<_>, Vec<_>) =
-        unread.filter_map(|late| Some((&late.host, late.tensor.clone()?))).unzip();
+    let (cells, tensors): (Vec<_>, Vec<_>) = unread.filter_map(|late| Some((&late.host, late.tensor.clone()?))).unzip();
     for (cell, values) in cells.into_iter().zip(read(tensors)) {
         // Clones of one value may be among them; the first has set it.
         let _ = cell.set(values);

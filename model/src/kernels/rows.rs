@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Row numbers, ascending, without duplicates. A device may have selected them; the host then reads
+/// Row numbers, ascending and without duplicates unless said otherwise. A device may have selected them; the host then reads
 /// them only when something asks for them.
 #[derive(Clone, Debug)]
 pub struct RowSet(Source);

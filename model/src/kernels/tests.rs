@@ -121,6 +121,21 @@ fn a_linear_with_lora_equals_the_plain_sum() {
 }
 
 #[test]
+fn a_linear_with_merged_lora_equals_that_of_its_parts() {
+    let inputs = || [random([300, 40], 50), random([70, 40], 51), random([8, 40], 52), random([70, 8], 53)];
+    compare(
+        inputs(),
+        |[x, w, a, b]| super::linear(x, super::merged_weight(w, a, b)),
+        |[x, w, a, b]| plain::linear_lora(x, w, a, b),
+    );
+    let merged = |kernels: &dyn KernelSet| {
+        let [x, w, a, b] = inputs();
+        plain::linear(x, kernels.merged_weight(w, a, b))
+    };
+    assert_close("on devices", merged(&PlainKernels).inner(), merged(super::kernels_of(&device())).inner());
+}
+
+#[test]
 fn a_product_with_other_magnitudes_equals_the_plain_one() {
     // 70 rows are three tasks of the CPU kernels, 640 rows two pieces of the plain operations.
     let norms = random::<2>([1, 11], 50).abs().inner() + 0.5;

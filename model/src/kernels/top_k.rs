@@ -46,7 +46,8 @@ pub fn on_device(active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSe
     let (starts, logits) = by_sequence(logits, quotas);
     let shape = logits.dims();
     let [sequences, width] = shape;
-    let is_selected = num_above(&logits).lower(column(quotas.iter().map(|quota| quota.selected), &device).expand(shape));
+    let is_selected =
+        num_above(&logits).lower(column(quotas.iter().map(|quota| quota.selected), &device).expand(shape));
     // The place among the selected rows of the sequence; `most` for other rows, which has no place.
     let place = (is_selected.clone().int().cumsum(1) - 1).mask_fill(is_selected.bool_not(), most as i64);
     let within = in_parts(sequences * width, most, |start, len| {
@@ -79,7 +80,7 @@ fn by_sequence(logits: &Tensor<1>, quotas: &[Quota]) -> (Vec<usize>, Tensor<2>) 
         return (starts, logits.reshape(shape));
     }
     let last = logits.dims()[0] - 1;
-    let padded = starts.iter().flat_map(|start| (*start..start + width).map(|at| at.min(last)));
+    let padded = starts.iter().flat_map(|start| (*start..start + width).map(move |at| at.min(last)));
     let logits = logits.select(0, upload(&padded.collect::<Vec<_>>(), &device)).reshape(shape);
     let lens = column(quotas.iter().map(|quota| quota.active), &device).expand(shape);
     (starts, logits.mask_fill(index(1, shape, &device).greater_equal(lens), f32::NEG_INFINITY))

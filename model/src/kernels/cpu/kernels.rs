@@ -3,8 +3,8 @@
 
 use super::{FlexOps, ceiling, gated::Gate, optimizer, rescale};
 use crate::kernels::{
-    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Quota, Readout, RowCopy,
-    RowSet, Scoring, Teacher, f32_slice,
+    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Quota, Readout, RowCopy, RowSet,
+    Scoring, Teacher, f32_slice,
     head_loss::{self, Chunks, KernelValues},
     plain, top_k,
 };
@@ -39,6 +39,11 @@ impl KernelSet for CpuKernels {
     fn linear_lora(&self, x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
         let (x, weight, a, b) = (x.into_dispatch(), weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
         Tensor::from_dispatch(Dispatch::decoder_linear_lora(x, weight, a, b))
+    }
+
+    fn merged_weight(&self, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_merged_weight(weight, a, b))
     }
 
     /// Rounds to bf16, but multiplies in f32.
