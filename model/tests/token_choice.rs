@@ -76,7 +76,7 @@ fn values_and_gradients_are_those_of_the_reference() {
         let expected = f64::from(golden.floats("golden.loss")[0]);
         assert!((total - expected).abs() < 1e-5, "{name}: loss {total} and {expected}");
         let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([chosen.len(), outputs]);
-        loss.graph = loss.graph + (first.logits.clone().unwrap() * grad).sum();
+        loss.graph = loss.graph + (first.logits.clone().unwrap().tensor * grad).sum();
         let expected = GoldenGradients { golden: &golden, prefix: "golden.grad.", tolerance: GRADIENTS };
         assert_gradients(&model, loss, expected);
     }

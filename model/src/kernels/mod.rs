@@ -55,12 +55,30 @@ use burn::{
 /// Kernels of a device, with or without autodiff. No other code depends on the backend of a device.
 #[must_use]
 pub fn kernels_of(device: &Device) -> &'static dyn KernelSet {
+    #[cfg(test)]
+    if IS_PLAIN.get() {
+        return &kernel_set::PlainKernels;
+    }
     match device.clone().inner().as_dispatch() {
         DispatchDevice::Flex(_) => &cpu::CpuKernels,
         #[cfg(feature = "cuda")]
         DispatchDevice::Cube(burn::backend::CubeDevice::Cuda(_)) => &kernel_set::CudaKernels,
         _ => &kernel_set::PlainKernels,
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static IS_PLAIN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `f` with the kernels of devices without fused ones, on tensors of the CPU.
+#[cfg(test)]
+pub(crate) fn plainly<R>(f: impl FnOnce() -> R) -> R {
+    IS_PLAIN.set(true);
+    let result = f();
+    IS_PLAIN.set(false);
+    result
 }
 
 /// Elements of the data of an f32 tensor.

@@ -16,10 +16,10 @@ pub struct RowSet(Source);
 #[derive(Clone, Debug)]
 enum Source {
     Host(Arc<[usize]>),
-    Device(DeviceRows),
+    Device(Arc<DeviceRows>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct DeviceRows {
     /// `[k]`.
     rows: Tensor<1, Int>,
@@ -28,7 +28,7 @@ struct DeviceRows {
     /// How many rows of each sequence of the forward pass there are.
     per_sequence: Arc<[usize]>,
     late: Late,
-    host: Arc<OnceLock<Arc<[usize]>>>,
+    host: OnceLock<Arc<[usize]>>,
 }
 
 impl RowSet {
@@ -37,7 +37,8 @@ impl RowSet {
     #[must_use]
     pub fn on_device(rows: Tensor<1, Int>, among_active: Tensor<1, Int>, per_sequence: Arc<[usize]>) -> Self {
         let late = Late::new(rows.clone().float());
-        Self(Source::Device(DeviceRows { rows, among_active, per_sequence, late, host: Arc::default() }))
+        let host = OnceLock::new();
+        Self(Source::Device(Arc::new(DeviceRows { rows, among_active, per_sequence, late, host })))
     }
 
     /// Number of rows.
@@ -129,8 +130,9 @@ impl RowSet {
     ) -> Self {
         match &self.0 {
             Source::Host(rows) => rows.iter().copied().map(on_host).collect(),
-            Source::Device(DeviceRows { rows, among_active, per_sequence, .. }) => {
-                Self::on_device(on_device(rows.clone()), among_active.clone(), per_sequence.clone())
+            Source::Device(device) => {
+                let rows = on_device(device.rows.clone());
+                Self::on_device(rows, device.among_active.clone(), device.per_sequence.clone())
             }
         }
     }
@@ -139,8 +141,9 @@ impl RowSet {
     #[must_use]
     pub fn positions(&self, selected: &Self) -> Self {
         match &selected.0 {
-            Source::Device(DeviceRows { among_active: at, per_sequence, .. }) => {
-                Self::on_device(at.clone(), at.clone(), per_sequence.clone())
+            Source::Device(rows) => {
+                let at = &rows.among_active;
+                Self::on_device(at.clone(), at.clone(), rows.per_sequence.clone())
             }
             Source::Host(rows) => positions(self.host(), rows).into(),
         }

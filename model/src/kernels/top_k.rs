@@ -4,10 +4,7 @@
 //! selected if fewer than `k` are above it, and its place is the number of selected rows before it.
 //! burn leaves sorting to the host, which would have to read the logits.
 
-use super::{
-    reads::Late,
-    rows::{RowSet, upload},
-};
+use super::rows::{RowSet, upload};
 use burn::tensor::{Device, Int, Tensor};
 use std::cmp::Ordering;
 

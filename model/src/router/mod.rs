@@ -23,6 +23,8 @@ mod expert_choice;
 mod loop_entry;
 mod losses;
 mod network;
+#[cfg(test)]
+mod on_device;
 mod random;
 mod registry;
 mod selector;

@@ -46,7 +46,7 @@ pub fn head_loss(
         }
     }
     let readouts = sums.into_iter().zip(grads_hidden).map(|(sums, grads)| ReadoutLoss {
-        values: KernelValues::Sums(Late::new(Tensor::cat(sums, 0))),
+        values: KernelValues::Sums(Box::new(Late::new(Tensor::cat(sums, 0)))),
         grad_hidden: Tensor::cat(grads, 0),
     });
     HeadLoss { readouts: readouts.collect(), grad_weight }

@@ -115,7 +115,7 @@ pub enum KernelValues {
     Known(HeadValues),
     /// Five sums over the rows of each chunk: `−log q` of the target, the mean of `−log q` over the
     /// vocabulary, `Z²`, and the divergences from the teacher and the last readout.
-    Sums(Late),
+    Sums(Box<Late>),
 }
 
 impl HeadLoss<KernelValues> {
@@ -123,7 +123,7 @@ impl HeadLoss<KernelValues> {
     pub fn late(&self) -> impl Iterator<Item = &Late> {
         self.readouts.iter().filter_map(|readout| match &readout.values {
             KernelValues::Known(_) => None,
-            KernelValues::Sums(sums) => Some(sums),
+            KernelValues::Sums(sums) => Some(&**sums),
         })
     }
 
