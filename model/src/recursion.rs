@@ -163,7 +163,7 @@ impl CausalLm {
 /// Attention layout of recursion-wise caching without a cache: `selected` rows attend to one
 /// another and to the selected rows of their shared prefix.
 fn among_selected(layout: &Layout, selected: &RowSet) -> Layout {
-    let Some(selected) = selected.if_known() else {
+    let Some(selected) = selected.of_host() else {
         // Selected by a device: the sequences are whole, without prefixes.
         let counts = selected.per_sequence(layout.segments());
         return match counts.first().filter(|first| counts.iter().all(|count| count == *first)) {
@@ -187,7 +187,7 @@ fn selected_before_all(call: &RecursionCall<'_>) -> Option<RowContext> {
 
 /// Attention layout in which `selected` rows attend to every key that they would in a full pass.
 fn before_all(layout: &Layout, selected: &RowSet) -> Layout {
-    let Some(rows) = selected.if_known() else {
+    let Some(rows) = selected.of_host() else {
         let counts = selected.per_sequence(layout.segments());
         let starts: Vec<usize> = layout.segments().iter().map(|segment| segment.queries.start).collect();
         return layout.with_queries(&counts, selected.minus_of_sequence(&starts, &counts));

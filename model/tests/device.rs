@@ -35,8 +35,10 @@ struct Tolerances {
     bf16_model: f32,
 }
 
-/// Devices that multiply f32 in full: sums in another order. No figure is recorded for them yet.
-const F32: Tolerances = Tolerances { pointwise: 1e-4, product: 1e-4, model: 1e-4, decoding: 1e-4, bf16_model: 0.2 };
+/// Devices that multiply f32 in full: sums in another order. Measured on lavapipe: logits of models
+/// 3.6e-5 where the largest is 6.3, a part of 5.7e-6; ten times that is allowed. No other figure is
+/// recorded yet.
+const F32: Tolerances = Tolerances { pointwise: 1e-4, product: 1e-4, model: 6e-5, decoding: 1e-4, bf16_model: 0.2 };
 
 /// CUDA multiplies f32 in TF32, whose factors have 10 bits behind the point. Measured on an H100
 /// (docs/results/gpu.md): pointwise below 3e-7, products up to 8e-4, models up to 2e-2 and with

@@ -68,11 +68,13 @@ impl RowSet {
         }
     }
 
-    /// The rows, if the host has them already.
+    /// The rows, if the host has selected them.
     #[must_use]
-    pub fn if_known(&self) -> Option<&Arc<[usize]>> {
-        let unread = matches!(&self.0, Source::Device(rows) if rows.late.if_known().is_none());
-        (!unread).then(|| self.host())
+    pub fn of_host(&self) -> Option<&Arc<[usize]>> {
+        match &self.0 {
+            Source::Host(rows) => Some(rows),
+            Source::Device(_) => None,
+        }
     }
 
     /// What [`RowSet::host`] reads.
@@ -236,8 +238,8 @@ mod tests {
         let tensor = |rows: &[usize]| upload(rows, &device);
         let active: RowSet = [0, 2, 3, 6, 8].into();
         let selected = RowSet::on_device(tensor(&[2, 8]), tensor(&[1, 4]), [1, 1].into());
-        assert_eq!((selected.len(), selected.if_known().is_none()), (2, true));
-        assert_eq!((&**selected.host(), selected.if_known().is_some()), (&[2, 8][..], true));
+        assert_eq!((selected.len(), selected.of_host().is_none()), (2, true));
+        assert_eq!(**selected.host(), [2, 8]);
         assert_eq!(**active.positions(&selected).host(), **active.positions(&[2, 8].into()).host());
         let segments = [0..4, 4..9].map(|rows| Segment::last(rows.clone(), 0..0, rows));
         assert_eq!(selected.per_sequence(&segments), active.positions(&selected).per_sequence(&[]));
