@@ -360,7 +360,7 @@ impl Engine {
     /// Log-probabilities of tokens of prompts, from the rows of `hidden [M, D]` before them.
     fn score(&self, hidden: &Tensor<2>, scored: &[ScoredRow], progress: &mut [Progress]) {
         for scored in scored.chunks(LOGIT_ROWS) {
-            let rows: Vec<usize> = scored.iter().map(|scored| scored.row).collect();
+            let rows = scored.iter().map(|scored| scored.row).collect();
             let logits = self.model.logits(kernels::gather(hidden.clone(), &rows)).into_data(); // [n, V]
             let logits = f32_slice(&logits).chunks_exact(self.model.config().vocab_size);
             for (ScoredRow { token, num_top, index, .. }, logits) in scored.iter().zip(logits) {
@@ -376,7 +376,7 @@ impl Engine {
             return;
         }
         let [num_rows, _] = hidden.dims();
-        let hidden = if last_rows.len() == num_rows { hidden } else { kernels::gather(hidden, last_rows) };
+        let hidden = if last_rows.len() == num_rows { hidden } else { kernels::gather(hidden, &last_rows.into()) };
         let mut logits = self.model.logits(hidden).into_data(); // [n, V]
         let mut logits = f32_slice_mut(&mut logits).chunks_exact_mut(self.model.config().vocab_size);
         for (new, progress) in batch.iter().zip(progress) {

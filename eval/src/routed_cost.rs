@@ -55,7 +55,7 @@ pub fn measure_cost(model: &CausalLm, windows: &[&[u32]]) -> Option<RoutedCost> 
         let rows = window * tokens..(window + 1) * tokens;
         let count_in_window = |selected: &[usize]| selected.iter().filter(|row| rows.contains(row)).count();
         let shares: Vec<f64> =
-            trace.decisions().iter().map(|d| count_in_window(&d.selected_rows) as f64 / tokens as f64).collect();
+            trace.decisions().iter().map(|d| count_in_window(d.selected_rows.host()) as f64 / tokens as f64).collect();
         let cost = config.cost(tokens, Some(&shares));
         cache_bytes.formula += cost.cache_bytes;
         operations.formula += cost.layers();

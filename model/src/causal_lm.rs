@@ -19,6 +19,7 @@ use crate::{
     router::{Router, RoutingTrace, SelectionRule},
     row_context::RowContext,
     steps::{Slices, StepAttention},
+    token_ids::TokenIds,
 };
 use burn::{
     module::{Module, Param},
@@ -203,7 +204,7 @@ impl CausalLm {
     /// Hidden states after the final norm, `[M, D]`, of the packed sequences `ids [M]` that
     /// `layout` describes.
     #[must_use]
-    pub fn forward_packed(&self, ids: Tensor<1, Int>, layout: Layout) -> Tensor<2> {
+    pub fn forward_packed(&self, ids: impl Into<TokenIds>, layout: Layout) -> Tensor<2> {
         self.forward_routed(ids, layout, SelectionRule::Causal).0
     }
 
@@ -211,7 +212,7 @@ impl CausalLm {
     #[must_use]
     pub fn forward_routed(
         &self,
-        ids: Tensor<1, Int>,
+        ids: impl Into<TokenIds>,
         layout: Layout,
         rule: SelectionRule,
     ) -> (Tensor<2>, RoutingTrace) {

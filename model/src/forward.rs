@@ -9,7 +9,7 @@ use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
     exit::{ExitCall, ExitPass, RowExits},
-    kernels::Layout,
+    kernels::{Layout, RowSet},
     kv::FirstRecursionKv,
     recursion::{RecursionCall, SharedKv},
     router::{
@@ -17,8 +17,9 @@ use crate::{
     },
     row_context::RowContext,
     steps::EnteredStates,
+    token_ids::TokenIds,
 };
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use std::{ops::Range, sync::Arc};
 
 /// Forward pass in progress.
@@ -35,7 +36,7 @@ pub struct Forward<'m> {
     hidden: Tensor<2>,
     depth: usize,
     /// Rows that went through the last recursion; `None` (all rows) before the first.
-    active_rows: Option<Arc<[usize]>>,
+    active_rows: Option<RowSet>,
     first_kv: FirstRecursionKv,
     entered: EnteredStates,
     trace: RoutingTrace,
@@ -62,21 +63,16 @@ pub struct Replay {
 impl CausalLm {
     /// Begins a forward pass over token ids `[M]`, the packed sequences of `layout`.
     #[must_use]
-    pub fn begin(&self, ids: Tensor<1, Int>, layout: Layout, rule: SelectionRule) -> Forward<'_> {
-        let hidden = self.embed(ids.clone());
+    pub fn begin(&self, ids: impl Into<TokenIds>, layout: Layout, rule: SelectionRule) -> Forward<'_> {
+        let ids = ids.into();
+        let hidden = self.embed(ids.tensor().clone());
         self.begin_from(hidden, &ids, layout, rule)
     }
 
     /// Begins a forward pass as [`CausalLm::begin`] does, from the embeddings `hidden [M, D]` of
     /// the ids, which a caller may have made a leaf of the autodiff graph.
     #[must_use]
-    pub fn begin_from(
-        &self,
-        hidden: Tensor<2>,
-        ids: &Tensor<1, Int>,
-        layout: Layout,
-        rule: SelectionRule,
-    ) -> Forward<'_> {
+    pub fn begin_from(&self, hidden: Tensor<2>, ids: &TokenIds, layout: Layout, rule: SelectionRule) -> Forward<'_> {
         let rows = Arc::new(self.row_context(layout));
         let selector = router::selector(self, Origin::Tokens { ids, rows: &rows, rule });
         self.forward_at(rows, hidden, 0).with_selector(selector)

@@ -4,11 +4,11 @@
 
 use crate::{
     cache::{DepthCache, KvCache},
-    kernels::{Layout, Merge, merge},
+    kernels::{Layout, Merge, RowSet, merge},
 };
 use burn::tensor::Tensor;
 use retie_config::{Gating, LayerIndex};
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 /// Keys and values of all rows, `[S, K·H]` each.
 pub type KeysValues = [Tensor<2>; 2];
@@ -55,7 +55,7 @@ pub(crate) enum KvSource<'a> {
     /// later recursions read it.
     Overlaid {
         first: KeysValues,
-        rows: Arc<[usize]>,
+        rows: RowSet,
         cache: Option<DepthCache<'a>>,
         kept: Option<&'a mut Option<KeysValues>>,
     },
@@ -161,7 +161,7 @@ fn joined(cache: Option<DepthCache<'_>>, computed: KeysValues) -> KeysValues {
 }
 
 /// `first` with the rows `rows` replaced by `computed`.
-fn over(first: KeysValues, computed: KeysValues, rows: Arc<[usize]>) -> KeysValues {
+fn over(first: KeysValues, computed: KeysValues, rows: RowSet) -> KeysValues {
     let ([first_k, first_v], [k, v]) = (first, computed);
     [replace_rows(first_k, k, rows.clone()), replace_rows(first_v, v, rows)]
 }

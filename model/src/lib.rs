@@ -29,6 +29,7 @@ mod router;
 mod row_context;
 mod speculation;
 mod steps;
+mod token_ids;
 mod weights;
 
 pub use cache::{KvCache, NewTokens, Slot, Span};
@@ -42,10 +43,12 @@ pub use layer_by_layer::LayerByLayer;
 pub use loop_parts::{InRecursion, LoopParts};
 pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
 pub use router::{
-    FullRecursionWarmup, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums, RoutingTrace,
-    SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, mix, z_loss,
+    FullRecursionWarmup, Logits, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums,
+    RoutingTrace, SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, mix,
+    z_loss,
 };
 pub use row_context::RowContext;
 pub use speculation::Drafted;
 pub use steps::EnteredStates;
+pub use token_ids::TokenIds;
 pub use weights::{ParameterView, WeightDtype};

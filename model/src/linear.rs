@@ -1,6 +1,6 @@
 //! Linear layers in the layout of a Hugging Face checkpoint, with the LoRA or DoRA of a depth.
 //!
-//! LoRA: `h = W'x + B A x + b` (Relaxed Recursive Transformers, Eq. 3,
+//! LoRA: `h = W'x + B A x + b`, or merged `h = (W' + B A) x + b` (Relaxed Recursive Transformers, Eq. 3,
 //! <https://arxiv.org/abs/2410.20672>). `W'` belongs to the stored layer, `A` and `B` to the depth,
 //! `b` to either.
 //!
@@ -103,7 +103,9 @@ impl Linear {
             Precision::Bf16 => kernels::linear_lora_in_bf16,
         };
         let weight = self.weight.as_ref().map(Param::val);
+        let [rows, _] = x.dims();
         let out = match (weight, depth.lora()) {
+            (Some(weight), Some([a, b])) if self.merges(rows) => product(x, kernels::merged_weight(weight, a, b)),
             (Some(weight), Some([a, b])) => with_lora(x, weight, a, b),
             (Some(weight), None) => product(x, weight),
             (None, Some([a, b])) => product(product(x, a), b),
@@ -126,11 +128,25 @@ impl Linear {
         let (Some(weight), Precision::F32) = (&self.weight, self.precision) else {
             return self.forward_one(kernels::gated(gate, up, activation), depth);
         };
+        let [rows, _] = gate.dims();
         let out = match depth.lora() {
+            Some([a, b]) if self.merges(rows) => {
+                kernels::gated_linear(gate, up, activation, kernels::merged_weight(weight.val(), a, b))
+            }
             Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight.val(), a, b),
             None => kernels::gated_linear(gate, up, activation, weight.val()),
         };
         self.add_bias(self.rescaled(out, depth), depth)
+    }
+
+    /// Whether LoRA is merged, `(W' + B A) x` in place of `W' x + B A x`: if `W'` is trained, so that
+    /// the gradients of `A` and `B` are products of its own, and with more than `in·out/(in + out)`
+    /// rows, from which there is less to compute. In bf16 the sum would round corrections away.
+    fn merges(&self, rows: usize) -> bool {
+        let Some(weight) = self.weight.as_ref().filter(|_| self.precision == Precision::F32) else { return false };
+        let weight = weight.val();
+        let [out, input] = weight.dims();
+        weight.is_require_grad() && rows * (out + input) > out * input
     }
 
     /// DoRA scaling `m / ‖W' + B A‖ ⊙ out`; `out` itself without magnitudes.

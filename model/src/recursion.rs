@@ -4,13 +4,13 @@
 use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
-    kernels::{Layout, Segment},
+    kernels::{Layout, RowSet, Segment, range},
     kv::{FirstRecursionKv, KvSource},
     row_context::RowContext,
 };
 use burn::tensor::Tensor;
 use retie_config::{KvSharing, LayerIndex};
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 /// Arguments of one recursion.
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ pub(crate) struct RecursionCall<'a> {
     pub depths: Range<usize>,
     /// All rows of the forward pass.
     pub rows: &'a RowContext,
-    /// Rows that go through the recursion, ascending.
-    pub selected_rows: Arc<[usize]>,
+    /// Rows that go through the recursion.
+    pub selected_rows: RowSet,
 }
 
 /// Keys and values that outlive a recursion.
@@ -77,7 +77,7 @@ impl CausalLm {
             let layout = among_selected(&rows.layout, selected_rows);
             return self.run_depths(x, depths.clone(), &rows.only(selected_rows, layout));
         };
-        match cache.select(*recursion, depths.clone(), &rows.layout, selected_rows) {
+        match cache.select(*recursion, depths.clone(), &rows.layout, selected_rows.host()) {
             Some(layout) => self.run_cached_depths(x, depths.clone(), &rows.only(selected_rows, layout), cache),
             None => self.run_cached_depths(x, depths.clone(), rows, cache),
         }
@@ -160,15 +160,17 @@ impl CausalLm {
     }
 }
 
-/// Index range within the ascending `selected` of the rows in `rows`.
-fn range(selected: &[usize], rows: &Range<usize>) -> Range<usize> {
-    let to = |bound: usize| selected.partition_point(|row| *row < bound);
-    to(rows.start)..to(rows.end)
-}
-
 /// Attention layout of recursion-wise caching without a cache: `selected` rows attend to one
 /// another and to the selected rows of their shared prefix.
-fn among_selected(layout: &Layout, selected: &[usize]) -> Layout {
+fn among_selected(layout: &Layout, selected: &RowSet) -> Layout {
+    let Some(selected) = selected.of_host() else {
+        // Selected by a device: the sequences are whole, without prefixes.
+        let counts = selected.per_sequence(layout.segments());
+        return match counts.first().filter(|first| counts.iter().all(|count| count == *first)) {
+            Some(tokens) => Layout::batch(counts.len(), *tokens),
+            None => Layout::packed(counts.into_iter().map(|count| (count, 0..0))),
+        };
+    };
     let segments = layout.segments().iter().map(|segment| {
         let queries = range(selected, &segment.queries);
         Segment::last(queries.clone(), range(selected, &segment.prefix), queries)
@@ -184,10 +186,15 @@ pub(crate) fn selected_before_all(call: &RecursionCall<'_>) -> Option<RowContext
 }
 
 /// Attention layout in which `selected` rows attend to every key that they would in a full pass.
-fn before_all(layout: &Layout, selected: &[usize]) -> Layout {
+fn before_all(layout: &Layout, selected: &RowSet) -> Layout {
+    let Some(rows) = selected.of_host() else {
+        let counts = selected.per_sequence(layout.segments());
+        let starts: Vec<usize> = layout.segments().iter().map(|segment| segment.queries.start).collect();
+        return layout.with_queries(&counts, selected.minus_of_sequence(&starts, &counts));
+    };
     let segments = layout.segments().iter().filter_map(|segment| {
-        let at = range(selected, &segment.queries);
-        (!at.is_empty()).then(|| segment.only(&selected[at.clone()], at.start))
+        let at = range(rows, &segment.queries);
+        (!at.is_empty()).then(|| segment.only(&rows[at.clone()], at.start))
     });
     Layout::ragged(segments.collect())
 }
@@ -199,7 +206,7 @@ mod tests {
     #[test]
     fn selected_rows_of_packed_sequences_see_the_selected_rows_of_their_prefix() {
         let layout = Layout::packed([(4, 0..0), (2, 0..4), (3, 0..3)]);
-        let selected = [0, 2, 3, 6, 8];
+        let selected = [0, 2, 3, 6, 8].into();
         let found = among_selected(&layout, &selected);
         let segment = |queries: Range<usize>, prefix| Segment::last(queries.clone(), prefix, queries);
         assert_eq!(found.segments(), [segment(0..3, 0..0), segment(3..5, 0..2)]);
@@ -210,5 +217,30 @@ mod tests {
         };
         assert_eq!(summary(0), (0..3, 0..0, 0..4, vec![0, 2, 3]));
         assert_eq!(summary(1), (3..5, 0..3, 6..9, vec![3, 5]));
+    }
+
+    #[test]
+    fn rows_that_a_device_selects_see_what_those_of_the_host_do() {
+        let rows = [1, 2, 4, 7];
+        let numbers = burn::tensor::Tensor::<1, burn::tensor::Int>::from_ints(
+            rows.map(|row| row as i32),
+            &burn::tensor::Device::flex(),
+        );
+        for (layout, per_sequence) in [(Layout::batch(2, 4), [2, 2]), (Layout::packed([(5, 0..0), (3, 0..0)]), [3, 1])]
+        {
+            let on_device = RowSet::on_device(numbers.clone(), numbers.clone(), per_sequence.into());
+            let among = among_selected(&layout, &on_device);
+            assert_eq!(among.segments(), among_selected(&layout, &rows.into()).segments());
+            let [found, expected] = [&on_device, &rows.into()].map(|rows| before_all(&layout, rows));
+            let positions = |layout: &Layout| layout.segments().iter().flat_map(Segment::positions).collect::<Vec<_>>();
+            assert_eq!(**found.own_keys().unwrap().host(), *positions(&expected));
+            for window in [None, Some(2)] {
+                assert_eq!(found.num_pairs(window), expected.num_pairs(window));
+            }
+            let ranges = |layout: &Layout| {
+                layout.segments().iter().map(|s| (s.queries.clone(), s.keys.clone())).collect::<Vec<_>>()
+            };
+            assert_eq!(ranges(&found), ranges(&expected));
+        }
     }
 }

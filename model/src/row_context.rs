@@ -1,7 +1,7 @@
 //! Rows of a forward pass: positions and attention layout, shared by every depth.
 
 use crate::{
-    kernels::{self, Layout},
+    kernels::{self, Layout, RowSet},
     rope::RopeAngles,
 };
 use burn::tensor::Tensor;
@@ -22,10 +22,10 @@ impl RowContext {
     }
 
     /// Context of the `selected` rows: their original positions, with the attention `layout`.
-    pub(crate) fn only(&self, selected: &[usize], layout: Layout) -> Self {
+    pub(crate) fn only(&self, selected: &RowSet, layout: Layout) -> Self {
         let angles = self.angles.iter().map(|RopeAngles { cos, sin }| {
             let [repeat, _] = cos.dims();
-            let at: Vec<usize> = selected.iter().map(|row| row % repeat).collect();
+            let at = selected.modulo(repeat);
             let take = |x: &Tensor<2>| kernels::gather(x.clone(), &at);
             RopeAngles { cos: take(cos), sin: take(sin) }
         });

@@ -182,7 +182,8 @@ fn bytes_and_operations_are_those_of_the_formulas() {
         let (mut bytes, mut linear, mut attention) = (0.0, 0.0, 0.0);
         for at in (0..rows.len()).map(|row| row * tokens..(row + 1) * tokens) {
             let share = |chosen: &[usize]| chosen.iter().filter(|row| at.contains(row)).count() as f64 / tokens as f64;
-            let shares: Vec<f64> = trace.decisions().iter().map(|decision| share(&decision.selected_rows)).collect();
+            let shares: Vec<f64> =
+                trace.decisions().iter().map(|decision| share(decision.selected_rows.host())).collect();
             let cost = model.config().cost(tokens, Some(&shares));
             (bytes, linear, attention) =
                 (bytes + cost.cache_bytes, linear + cost.linear + cost.routers, attention + cost.attention);

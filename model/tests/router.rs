@@ -42,7 +42,7 @@ fn top_k_over_whole_sequences_has_the_values_and_gradients_of_the_reference() {
         let mut total = loss.nll;
         for decision in routing.decisions() {
             let r = decision.recursion;
-            assert_eq!(*decision.selected_rows, chosen(&golden, &format!("golden.chosen.{r}")), "{name} {r}");
+            assert_eq!(**decision.selected_rows.host(), chosen(&golden, &format!("golden.chosen.{r}")), "{name} {r}");
             let logits = decision.values();
             assert_close("router", &logits, &golden.floats(&format!("golden.router_logits.{r}")));
             let (bce, z) = (binary_cross_entropy(&logits, &decision.mask()), z_loss(&logits, 1));
@@ -53,7 +53,7 @@ fn top_k_over_whole_sequences_has_the_values_and_gradients_of_the_reference() {
             total += 0.3 * bce.value + 0.02 * z.value;
             let grad: Vec<f32> = bce.grad.iter().zip(&z.grad).map(|(bce, z)| 0.3 * bce + 0.02 * z).collect();
             let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([logits.len(), 1]);
-            loss.graph = loss.graph + (decision.logits.clone().unwrap() * grad).sum();
+            loss.graph = loss.graph + (decision.logits.clone().unwrap().tensor * grad).sum();
         }
         let expected = f64::from(golden.floats("golden.loss")[0]);
         assert!((total - expected).abs() < 1e-5, "{name}: loss {total} and {expected}");
@@ -83,7 +83,7 @@ fn thresholds_select_the_rows_of_the_reference() {
         let (logits, routing) = run(&load(name), &rows(name), SelectionRule::Causal);
         for decision in routing.decisions() {
             let expected = chosen(&golden, &format!("golden.threshold.chosen.{}", decision.recursion));
-            assert_eq!(*decision.selected_rows, expected, "{name} {}", decision.recursion);
+            assert_eq!(**decision.selected_rows.host(), expected, "{name} {}", decision.recursion);
         }
         assert_close(name, &logits, &golden.floats("golden.threshold.logits"));
     }
@@ -99,12 +99,13 @@ fn selected_rows_are_nested_across_recursions() {
         let tokens = rows[0].len();
         let mut before: Vec<usize> = (0..rows.len() * tokens).collect();
         for (decision, capacity) in routing.decisions().iter().zip(capacities) {
-            assert_eq!(*decision.active_rows, before);
+            assert_eq!(**decision.active_rows.host(), before);
             assert!(
-                decision.selected_rows.iter().all(|row| before.contains(row)) && decision.selected_rows.is_sorted()
+                decision.selected_rows.host().iter().all(|row| before.contains(row))
+                    && decision.selected_rows.host().is_sorted()
             );
             assert_eq!(decision.selected_rows.len(), rows.len() * ExpertChoiceConfig::tokens(capacity, tokens));
-            before = decision.selected_rows.to_vec();
+            before = decision.selected_rows.host().to_vec();
         }
         let passes: usize = routing.decisions().iter().map(|decision| decision.selected_rows.len()).sum();
         assert_eq!(routing.recursion_counts(rows.len() * tokens).into_iter().sum::<usize>(), passes);
@@ -144,7 +145,7 @@ fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
             assert_eq!(counts.concat(), routing.recursion_counts(batch * tokens));
             // A recursion's cache holds the tokens that it selected.
             for decision in routing.decisions() {
-                let reached = |row: usize| decision.selected_rows.iter().filter(|i| **i / tokens == row).count();
+                let reached = |row: usize| decision.selected_rows.host().iter().filter(|i| **i / tokens == row).count();
                 let expected: Vec<usize> = (0..batch).map(reached).collect();
                 match cache.num_selected(decision.recursion) {
                     Some(found) => assert_eq!(found, expected),
@@ -293,7 +294,7 @@ fn random_routers_select_by_capacity_and_have_no_parameters() {
     // A token that went further than another one of its sequence has the higher logit.
     let [first, _, last] = routing.decisions() else { panic!() };
     let values = first.values();
-    let lowest = last.selected_rows.iter().map(|row| (row / 18, values[*row]));
+    let lowest = last.selected_rows.host().iter().map(|row| (row / 18, values[*row]));
     for (row, depth) in routing.recursion_counts(54).into_iter().enumerate().filter(|(_, depth)| *depth < 3) {
         assert!(lowest.clone().filter(|(at, _)| *at == row / 18).all(|(_, u)| u > values[row]), "{row} {depth}");
     }

@@ -76,7 +76,7 @@ fn values_and_gradients_are_those_of_the_reference() {
         let expected = f64::from(golden.floats("golden.loss")[0]);
         assert!((total - expected).abs() < 1e-5, "{name}: loss {total} and {expected}");
         let grad = Tensor::<1>::from_floats(grad.as_slice(), &device).reshape([chosen.len(), outputs]);
-        loss.graph = loss.graph + (first.logits.clone().unwrap() * grad).sum();
+        loss.graph = loss.graph + (first.logits.clone().unwrap().tensor * grad).sum();
         let expected = GoldenGradients { golden: &golden, prefix: "golden.grad.", tolerance: GRADIENTS };
         assert_gradients(&model, loss, expected);
     }
@@ -143,7 +143,7 @@ fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
                 at += count;
             }
             for decision in routing.decisions() {
-                let reached = |row: usize| decision.selected_rows.iter().filter(|i| **i / tokens == row).count();
+                let reached = |row: usize| decision.selected_rows.host().iter().filter(|i| **i / tokens == row).count();
                 let expected: Vec<usize> = (0..batch).map(reached).collect();
                 match cache.num_selected(decision.recursion) {
                     Some(found) => assert_eq!(found, expected),
@@ -302,13 +302,19 @@ fn an_auxiliary_router_selects_at_inference_and_gives_the_body_no_gradient() {
     let capacities = model.expert_choice().unwrap().capacities.clone();
     let (_, top) = model.forward_routed(flat(&rows, &device), layout(), SelectionRule::TopK(capacities.clone()));
     let expected = source.golden.ints("golden.chosen.1").0;
-    assert_eq!(*top.decisions()[1].selected_rows, expected.into_iter().map(|row| row as usize).collect::<Vec<_>>());
+    assert_eq!(
+        **top.decisions()[1].selected_rows.host(),
+        expected.into_iter().map(|row| row as usize).collect::<Vec<_>>()
+    );
     assert_eq!(
         top.decisions()[1].selected_rows.len(),
         rows.len() * ExpertChoiceConfig::tokens(capacities[1], rows[0].len())
     );
-    let sums =
-        top.decisions().iter().filter_map(|decision| decision.auxiliary_logits.clone()).map(|u| u.square().sum());
+    let sums = top
+        .decisions()
+        .iter()
+        .filter_map(|decision| decision.auxiliary_logits.clone())
+        .map(|u| u.tensor.square().sum());
     let mut grads = sums.reduce(|a, b| a + b).unwrap().backward();
     struct Visitor<'a>(&'a mut burn::tensor::Gradients, Vec<String>);
     impl NamedVisitor for Visitor<'_> {

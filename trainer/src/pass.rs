@@ -22,12 +22,13 @@
 use crate::optim::Gradients;
 use burn::{
     module::Module,
-    tensor::{Gradients as Graph, Int, Tensor, TensorData},
+    tensor::{Gradients as Graph, Tensor, TensorData},
 };
 use retie_config::LayerIndex;
 use retie_model::{
-    CausalLm, EnteredStates, FirstRecursionKv, Forward, LoopEntry, Replay, RoutingDecision, RowContext, SelectionRule,
-    kernels::Layout,
+    CausalLm, EnteredStates, FirstRecursionKv, Forward, Logits, LoopEntry, Replay, RoutingDecision, RowContext,
+    SelectionRule, TokenIds,
+    kernels::{Late, Layout},
 };
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -90,15 +91,15 @@ pub type StateGradients = BTreeMap<usize, Tensor<2>>;
 
 impl Pass {
     /// Runs `student` over `ids [M]`. The hidden states after the last depth can be read too.
-    pub fn run(student: &CausalLm, ids: Tensor<1, Int>, layout: Layout, options: PassOptions) -> Self {
+    pub fn run(student: &CausalLm, ids: &TokenIds, layout: Layout, options: PassOptions) -> Self {
         let PassOptions { rule, ends, recompute } = options;
         let plain = student.valid();
         let runs = runs(student, &ends);
-        let x = plain.embed(ids.clone());
+        let x = plain.embed(ids.tensor().clone());
         let mut states = BTreeMap::new();
         let mut parts = Vec::new();
         let forward = if recompute {
-            let mut forward = plain.begin_from(x, &ids, layout, rule);
+            let mut forward = plain.begin_from(x, ids, layout, rule);
             for run in runs {
                 let before = forward.trace().decisions().len();
                 let entering = forward.hidden().clone();
@@ -111,7 +112,7 @@ impl Pass {
             forward
         } else {
             let entering = leaf(x);
-            let mut forward = student.begin_from(entering.clone(), &ids, layout, rule);
+            let mut forward = student.begin_from(entering.clone(), ids, layout, rule);
             let leaving = advance(&mut forward, &runs);
             states.extend(runs.iter().zip(&leaving).map(|(run, x)| (run.end, x.clone().inner())));
             let decisions = 0..forward.trace().decisions().len();
@@ -142,6 +143,11 @@ impl Pass {
     /// What the routers did, recursion by recursion; nothing without routers.
     pub fn decisions(&self) -> &[RoutingDecision] {
         &self.decisions
+    }
+
+    /// What the host may have to read of the decisions.
+    pub fn late(&self) -> Vec<&Late> {
+        self.decisions.iter().flat_map(RoutingDecision::late).collect()
     }
 
     /// Adds the gradients of everything between embeddings and final norm, given those of some of
@@ -202,8 +208,8 @@ impl Pass {
             let mut outputs: Vec<_> = given.chain(logits).collect();
             let enters = decided.iter().any(|decision| decision.router_recursions.is_some());
             if let Some(grad) = of_entry.logits.take_if(|_| enters) {
-                outputs
-                    .extend(decided.iter().find_map(|decision| decision.logits.clone()).map(|logits| (logits, grad)));
+                let logits = decided.iter().find_map(|decision| decision.logits.clone());
+                outputs.extend(logits.map(|logits| (logits.tensor, grad)));
             }
             if is_first {
                 for (layer, kv) in shared.iter() {
@@ -224,7 +230,7 @@ impl Pass {
                 }
             }
             if let Some(LoopEntry { hidden, logits, .. }) = &leaves {
-                of_entry.add(hidden.grad_remove(&mut graph), logits.grad_remove(&mut graph));
+                of_entry.add(hidden.grad_remove(&mut graph), logits.tensor.grad_remove(&mut graph));
             }
             if let Some(grad) = of_entry.hidden.take_if(|_| enters) {
                 incoming = incoming + grad;
@@ -262,7 +268,7 @@ fn added(sum: Option<Tensor<2>>, grad: Option<Tensor<2>>) -> Option<Tensor<2>> {
 }
 
 fn with_leaves(entry: &LoopEntry) -> LoopEntry {
-    entry.with(leaf(entry.hidden.clone()), leaf(entry.logits.clone()))
+    entry.with(leaf(entry.hidden.clone()), Logits::new(leaf(entry.logits.tensor.clone())))
 }
 
 /// The recursion that runs of depths are of.
@@ -296,8 +302,8 @@ fn advance(forward: &mut Forward<'_>, runs: &[Range<usize>]) -> Vec<Tensor<2>> {
 
 /// The logits of a decision in its graph, `[n, O]`, and their gradients.
 fn with_gradients(decision: &RoutingDecision, grads: &LogitGradients) -> Vec<(Tensor<2>, Tensor<2>)> {
-    let with_gradient = |logits: &Option<Tensor<2>>, grad: &[f32]| {
-        let logits = logits.clone()?;
+    let with_gradient = |logits: &Option<Logits>, grad: &[f32]| {
+        let logits = logits.clone()?.tensor;
         let grad = Tensor::from_data(TensorData::new(grad.to_vec(), logits.dims()), &logits.device().inner());
         Some((logits, grad))
     };

@@ -8,10 +8,11 @@
 //! `K` kv heads, `H` head_dim, `F` mlp width, `D` hidden, `V` vocabulary.
 
 use super::{
-    head_loss::{self, Chunks, Head, HeadInput, HeadLoss, Readout, Teacher},
+    head_loss::{self, Chunks, Head, HeadInput, HeadLoss, KernelValues, Readout, Teacher},
     layout::{Layout, Scoring},
-    plain,
-    rows::{Merge, RowCopy, RowsLora},
+    plain, reads,
+    rows::{Merge, RowCopy, RowSet, RowsLora},
+    top_k::{self, Quota},
 };
 use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor};
 use retie_config::Activation;
@@ -53,6 +54,11 @@ pub trait KernelSet: Sync {
             y = y.slice_assign([rows.clone(), 0..width], corrected);
         }
         y
+    }
+
+    /// Merged LoRA `W + B·A`: `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[out, in]`.
+    fn merged_weight(&self, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        weight + b.matmul(a)
     }
 
     /// [`KernelSet::linear`] with factors, result and their gradients in bf16.
@@ -118,6 +124,17 @@ pub trait KernelSet: Sync {
         plain::attention(q, k, v, layout, scoring)
     }
 
+    /// Top-k of each sequence: the `active` rows with the highest `logits [n]`; see
+    /// [`top_k`](super::top_k).
+    fn top_k(&self, active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSet {
+        top_k::on_device(active, logits, quotas)
+    }
+
+    /// Values of vectors, in one transfer: a read waits for the device.
+    fn read(&self, vectors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
+        reads::transfer(vectors)
+    }
+
     /// Merge: `x [M, D]` with the rows of `merge` combined with `y [k, D]` by `gate [k, 1]`.
     fn merge(&self, x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: Merge) -> Tensor<2> {
         plain::merge(x, y, gate, &merge)
@@ -136,7 +153,7 @@ pub trait KernelSet: Sync {
         teacher: Option<&Teacher>,
         targets: &[u32],
         chunks: Chunks,
-    ) -> HeadLoss {
+    ) -> HeadLoss<KernelValues> {
         head_loss::plain::head_loss(head, readouts, teacher, targets, chunks)
     }
 
@@ -173,14 +190,10 @@ pub trait KernelSet: Sync {
         table.select_assign(0, ids, rows, IndexingUpdateOp::Add)
     }
 
-    /// `Σ x²` of each vector, with one read from the device for all: a read waits for the device.
+    /// `Σ x²` of each vector, with one read from the device for all.
     fn squared_norms(&self, vectors: &mut [&mut Tensor<1>]) -> Vec<f64> {
-        let sums: Vec<Tensor<1>> = vectors.iter().map(|x| (**x).clone().square().sum()).collect();
-        if sums.is_empty() {
-            return Vec::new();
-        }
-        let sums = Tensor::cat(sums, 0).into_data();
-        super::f32_slice(&sums).iter().map(|x| f64::from(*x)).collect()
+        let sums = vectors.iter().map(|x| (**x).clone().square().sum()).collect();
+        self.read(sums).into_iter().flatten().map(f64::from).collect()
     }
 
     /// Optimizer step in one pass: updates the vectors `updated` and reads the vector `read`, `[n]`

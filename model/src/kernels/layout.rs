@@ -1,5 +1,6 @@
 //! Attention layout: the rows of a forward pass that form sequences, and the keys each attends to.
 
+use super::rows::RowSet;
 use std::{ops::Range, sync::Arc};
 
 /// Consecutive query rows of one sequence. Each attends to the key rows of `prefix`, then to those
@@ -96,6 +97,9 @@ impl Scoring {
 pub struct Layout {
     segments: Arc<[Segment]>,
     grid: Option<Grid>,
+    /// Own keys of all queries, in place of those of the segments, if a device has selected the
+    /// queries.
+    own: Option<RowSet>,
 }
 
 impl Layout {
@@ -115,7 +119,7 @@ impl Layout {
         assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
         let segments = (0..batch)
             .map(|row| Segment::last(row * tokens..(row + 1) * tokens, 0..0, row * capacity..row * capacity + kv_len));
-        Self { segments: segments.collect(), grid: Some(grid) }
+        Self { segments: segments.collect(), grid: Some(grid), own: None }
     }
 
     /// Packed runs of rows, without padding. A run is its number of rows, and the rows of an
@@ -136,7 +140,7 @@ impl Layout {
                 segments.push(Segment::last(queries.clone(), prefix, queries));
             }
         }
-        Self { segments: segments.into(), grid: None }
+        Self { segments: segments.into(), grid: None, own: None }
     }
 
     /// Ragged segments: each has its own keys anywhere in the key rows, and its own length.
@@ -150,7 +154,43 @@ impl Layout {
             assert!(segment.queries.start == start && segment.queries.len() <= segment.keys.len(), "{segment:?}");
             start = segment.queries.end;
         }
-        Self { segments: segments.into(), grid: None }
+        Self { segments: segments.into(), grid: None, own: None }
+    }
+
+    /// Sequences of this layout with only the queries that a device has selected, `per_sequence` of
+    /// each, in consecutive rows. `own` has the index of each query's own key among the keys of its
+    /// sequence.
+    ///
+    /// # Panics
+    /// When there is not a number for each sequence.
+    #[must_use]
+    pub fn with_queries(&self, per_sequence: &[usize], own: RowSet) -> Self {
+        assert_eq!(per_sequence.len(), self.segments.len(), "one number for each sequence");
+        let mut start = 0;
+        let segments = self.segments.iter().zip(per_sequence).filter_map(|(segment, count)| {
+            let queries = start..start + count;
+            start = queries.end;
+            (*count > 0).then(|| Segment { queries, own: None, ..segment.clone() })
+        });
+        let segments = segments.collect();
+        let tokens = per_sequence.first().copied().filter(|first| per_sequence.iter().all(|count| count == first));
+        let grid = self.grid.zip(tokens).map(|(grid, tokens)| Grid { tokens, ..grid });
+        Self { segments, grid, own: Some(own) }
+    }
+
+    /// Own keys of all queries, if a device has selected the queries.
+    #[must_use]
+    pub fn own_keys(&self) -> Option<&RowSet> {
+        self.own.as_ref()
+    }
+
+    /// Number of pairs of a query and a key that it attends to, as [`Segment::num_pairs`].
+    #[must_use]
+    pub fn num_pairs(&self, window: Option<usize>) -> usize {
+        match &self.own {
+            None => self.segments.iter().map(|segment| segment.num_pairs(window)).sum(),
+            Some(own) => own.host().iter().map(|own| (own + 1).min(window.unwrap_or(usize::MAX))).sum(),
+        }
     }
 
     /// Segments in the order of their rows.

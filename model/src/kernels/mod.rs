@@ -8,6 +8,8 @@
 //! | `cpu` | fused CPU kernels with hand-written backward passes |
 //! | `head_loss` | output head fused with the loss |
 //! | `layout`, `rows` | rows of sequences, selected rows and copied rows |
+//! | `top_k` | selection of rows by their logits |
+//! | `reads` | what the host reads of a device, and how often |
 //!
 //! Tests compare every fused kernel with plain burn, values and gradients.
 
@@ -19,9 +21,11 @@ mod layout;
 mod operations;
 mod ops;
 mod plain;
+mod reads;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod top_k;
 
 pub use allocator::{Allocator, keep_freed_memory};
 pub use cpu::sum_of_squares;
@@ -35,10 +39,13 @@ pub use layout::{Grid, Layout, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{
     activation, add, agreement, attention, embedding, gated, gated_linear, gated_linear_lora, gather, head_loss,
-    layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras, merge, rescale, rms_norm, rope,
-    row_norms, token_log_probs, top_probs, write_rows,
+    head_loss_beside, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras, merge,
+    merged_weight, rescale, rms_norm, rope, row_norms, token_log_probs, top_k, top_probs, write_rows,
 };
-pub use rows::{Merge, RowCopy, RowsLora};
+pub use reads::{Late, num_reads, read, read_mean, read_together};
+pub(crate) use rows::range;
+pub use rows::{Merge, RowCopy, RowSet, RowsLora};
+pub use top_k::Quota;
 
 use burn::{
     backend::DispatchDevice,
@@ -48,12 +55,30 @@ use burn::{
 /// Kernels of a device, with or without autodiff. No other code depends on the backend of a device.
 #[must_use]
 pub fn kernels_of(device: &Device) -> &'static dyn KernelSet {
+    #[cfg(test)]
+    if IS_PLAIN.get() {
+        return &kernel_set::PlainKernels;
+    }
     match device.clone().inner().as_dispatch() {
         DispatchDevice::Flex(_) => &cpu::CpuKernels,
         #[cfg(feature = "cuda")]
         DispatchDevice::Cube(burn::backend::CubeDevice::Cuda(_)) => &kernel_set::CudaKernels,
         _ => &kernel_set::PlainKernels,
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static IS_PLAIN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `f` with the kernels of devices without fused ones, on tensors of the CPU.
+#[cfg(test)]
+pub(crate) fn plainly<R>(f: impl FnOnce() -> R) -> R {
+    IS_PLAIN.set(true);
+    let result = f();
+    IS_PLAIN.set(false);
+    result
 }
 
 /// Elements of the data of an f32 tensor.

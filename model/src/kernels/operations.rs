@@ -32,14 +32,16 @@ impl AddAssign for Operations {
 }
 
 thread_local! {
+    static IS_COUNTING: Cell<bool> = const { Cell::new(false) };
     static DONE: Cell<Operations> = const { Cell::new(Operations { linear: 0, attention: 0 }) };
 }
 
 /// Runs `f`; returns its result and the operations that it requested from the kernels on this
 /// thread.
 pub fn counted<R>(f: impl FnOnce() -> R) -> (R, Operations) {
-    let before = DONE.get();
+    let (before, outer) = (DONE.get(), IS_COUNTING.replace(true));
     let result = f();
+    IS_COUNTING.set(outer);
     let after = DONE.get();
     let done = Operations { linear: after.linear - before.linear, attention: after.attention - before.attention };
     (result, done)
@@ -56,7 +58,10 @@ pub(super) fn product(rows: usize, [out, input]: [usize; 2]) {
     add(2 * rows * out * input, 0);
 }
 
-/// Counts the attention of `pairs` of a query and a key in each of `heads` heads.
-pub(super) fn pairs(pairs: usize, heads: usize, head_dim: usize) {
-    add(0, 4 * pairs * heads * head_dim);
+/// Counts the attention of `pairs` of a query and a key in each of `heads` heads. Where a device has
+/// selected the queries, `pairs` has to read them.
+pub(super) fn pairs(pairs: impl FnOnce() -> usize, heads: usize, head_dim: usize) {
+    if IS_COUNTING.get() {
+        add(0, 4 * pairs() * heads * head_dim);
+    }
 }

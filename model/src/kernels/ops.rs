@@ -6,7 +6,9 @@ use super::{
     kernels_of,
     layout::{Layout, Scoring},
     operations,
-    rows::{Merge, RowCopy, RowsLora, row_indices},
+    reads::{self, Late},
+    rows::{Merge, RowCopy, RowSet, RowsLora},
+    top_k::{self, Quota},
 };
 use burn::tensor::{Int, Tensor};
 use rayon::prelude::*;
@@ -29,8 +31,8 @@ pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
 }
 
 /// Rows of `x [M, D]` by index → `[k, D]`.
-pub fn gather(x: Tensor<2>, rows: &[usize]) -> Tensor<2> {
-    let rows = row_indices(rows, &x.device());
+pub fn gather(x: Tensor<2>, rows: &RowSet) -> Tensor<2> {
+    let rows = rows.indices(&x.device());
     embedding(x, rows)
 }
 
@@ -59,6 +61,12 @@ pub fn linear_loras(x: Tensor<2>, weight: Tensor<2>, loras: &[RowsLora]) -> Tens
         operations::product(rows.len(), b.dims());
     }
     kernels_of(&x.device()).linear_loras(x, weight, loras)
+}
+
+/// Merged LoRA `W + B·A`: `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[out, in]`.
+pub fn merged_weight(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    count_products(&b, [&a.clone().transpose()]);
+    kernels_of(&weight.device()).merged_weight(weight, a, b)
 }
 
 /// [`linear`] in bf16: factors, result and their gradients are rounded to bf16. The CPU rounds, but
@@ -138,8 +146,7 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
 /// When `layout` names other rows than there are.
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
     let [_, heads, head_dim] = q.dims();
-    let pairs = layout.segments().iter().map(|segment| segment.num_pairs(scoring.window)).sum();
-    operations::pairs(pairs, heads, head_dim);
+    operations::pairs(|| layout.num_pairs(scoring.window), heads, head_dim);
     kernels_of(&q.device()).attention(q, k, v, layout, scoring)
 }
 
@@ -156,6 +163,18 @@ pub fn write_rows(buffer: Tensor<2>, values: Tensor<2>, copies: &Arc<[RowCopy]>)
     kernels_of(&buffer.device()).write_rows(buffer, values, copies)
 }
 
+/// Top-k of each sequence: the `active` rows with the highest `logits`, of equal ones the first.
+/// `quotas` has, for each sequence in turn, how many rows are active and how many are selected. What
+/// a device selects stays there.
+#[must_use]
+pub fn top_k(active: &RowSet, logits: &Late, quotas: &[Quota]) -> RowSet {
+    match logits.tensor() {
+        _ if quotas.iter().all(|quota| quota.selected == quota.active) => active.clone(),
+        Some(tensor) if logits.if_known().is_none() => kernels_of(&tensor.device()).top_k(active, tensor, quotas),
+        _ => top_k::on_host(active.host(), logits.values(), quotas).into(),
+    }
+}
+
 /// Values and gradients of the loss terms of `readouts`, which all go through the student's `head`;
 /// `targets` has one id per row. The gradient of the head is that of its weight.
 ///
@@ -164,11 +183,29 @@ pub fn write_rows(buffer: Tensor<2>, values: Tensor<2>, copies: &Arc<[RowCopy]>)
 /// or a term has no reference. The caller has to check these.
 #[must_use]
 pub fn head_loss(head: Head, readouts: &[Readout], teacher: Option<&Teacher>, targets: &[u32]) -> HeadLoss {
+    head_loss_beside(head, readouts, teacher, targets, &[])
+}
+
+/// [`head_loss`]. What the host does not have yet of `beside` is read from the device in the same
+/// transfer as the values.
+///
+/// # Panics
+/// As [`head_loss`].
+#[must_use]
+pub fn head_loss_beside(
+    head: Head,
+    readouts: &[Readout],
+    teacher: Option<&Teacher>,
+    targets: &[u32],
+    beside: &[&Late],
+) -> HeadLoss {
     let Some(last) = readouts.last() else { unreachable!("a loss without a readout") };
     assert!(last.terms.last.is_none(), "the last readout is not its own reference");
     let chunks = chunks(&last.hidden, &head);
     assert_eq!(targets.len(), chunks.tokens, "one target per row");
-    kernels_of(&head.weight.device()).head_loss(&head, readouts, teacher, targets, chunks)
+    let loss = kernels_of(&head.weight.device()).head_loss(&head, readouts, teacher, targets, chunks);
+    reads::read_together(loss.late().chain(beside.iter().copied()));
+    loss.read(readouts, chunks.tokens)
 }
 
 /// Log-probability of each target, and whether it is the most probable token; one per row of

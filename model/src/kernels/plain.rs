@@ -7,9 +7,9 @@
 
 use super::{
     layout::{Grid, Layout, Scoring},
-    rows::{Merge, RowCopy},
+    rows::{Merge, RowCopy, upload},
 };
-use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
+use burn::tensor::{DType, Device, FloatDType, IndexingUpdateOp, Int, Tensor, activation};
 use retie_config::{Activation, Gating};
 use std::{
     f32::consts::FRAC_1_SQRT_2,
@@ -114,7 +114,7 @@ pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
 pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tensor<2> {
     let [num_rows, _] = x.dims();
     let device = x.device();
-    let entered = x.clone().select(0, merge.indices(&device));
+    let entered = x.clone().select(0, merge.rows.indices(&device));
     let values = match merge.gating {
         // 1 in the forward pass, with the gradient of `gate`.
         Gating::StraightThrough => {
@@ -127,7 +127,7 @@ pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tens
     };
     // Selected rows are zeroed before values are added: `0 + v` is exactly `v`, `x + v − x` is not.
     let put = |values: Tensor<2>, target: Tensor<2>| {
-        target.select_assign(0, merge.indices(&device), values, IndexingUpdateOp::Add)
+        target.select_assign(0, merge.rows.indices(&device), values, IndexingUpdateOp::Add)
     };
     let ones = Tensor::<2>::ones([merge.rows.len(), 1], &device);
     let through = put(ones, Tensor::zeros([num_rows, 1], &device)); // [M, 1]
@@ -151,24 +151,38 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scor
         let slots = |x: Tensor<3>| if x.dims()[0] > batch * capacity { x.narrow(0, 0, batch * capacity) } else { x };
         let keys = |x: Tensor<3>| slots(x).reshape([batch, capacity, kv_heads, head_dim]).narrow(1, 0, kv_len);
         let q = q.reshape([batch, tokens, heads, head_dim]);
-        let last = (kv_len - tokens..kv_len).collect::<Vec<_>>();
-        return causal(q, keys(k), keys(v), &last, scoring).reshape([rows, heads, head_dim]);
+        let own = match layout.own_keys() {
+            Some(own) => own.indices(&q.device()).reshape([batch, tokens]),
+            None => own_keys(&(kv_len - tokens..kv_len).collect::<Vec<_>>(), &q.device()),
+        };
+        return causal(q, keys(k), keys(v), own, scoring).reshape([rows, heads, head_dim]);
     }
+    let device = q.device();
+    let selected = layout.own_keys().map(|own| own.indices(&device));
     let segments = layout.segments().iter().map(|segment| {
         let take = |x: &Tensor<3>, rows: &Range<usize>| x.clone().narrow(0, rows.start, rows.len());
         let keys = |x: &Tensor<3>| match segment.prefix.is_empty() {
             true => take(x, &segment.keys).unsqueeze(),
             false => Tensor::cat(vec![take(x, &segment.prefix), take(x, &segment.keys)], 0).unsqueeze(),
         };
-        let own: Vec<usize> = segment.positions().collect();
-        causal(take(&q, &segment.queries).unsqueeze(), keys(&k), keys(&v), &own, scoring).squeeze_dim::<3>(0)
+        let queries = &segment.queries;
+        let own = match &selected {
+            Some(own) => own.clone().narrow(0, queries.start, queries.len()).reshape([1, queries.len()]),
+            None => own_keys(&segment.positions().collect::<Vec<_>>(), &device),
+        };
+        causal(take(&q, queries).unsqueeze(), keys(&k), keys(&v), own, scoring).squeeze_dim::<3>(0)
     });
     Tensor::cat(segments.collect(), 0)
 }
 
+/// Own keys of the queries of every sequence, `[1, T]`.
+fn own_keys(own: &[usize], device: &Device) -> Tensor<2, Int> {
+    upload(own, device).reshape([1, own.len()])
+}
+
 /// Causal attention: `q [B, T, N, H]`; `k`, `v` `[B, S, K, H]` → `[B, T, N, H]`. `own` is the index
-/// of each query's own key, the last that it attends to.
-fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, own: &[usize], scoring: Scoring) -> Tensor<4> {
+/// of each query's own key, the last that it attends to: `[1, T]` for all sequences, or `[B, T]`.
+fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, own: Tensor<2, Int>, scoring: Scoring) -> Tensor<4> {
     let [batch, tokens, heads, head_dim] = q.dims();
     let [_, kv_len, kv_heads, _] = k.dims();
     let repeat = |x: Tensor<4>| {
@@ -183,14 +197,15 @@ fn causal(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, own: &[usize], scoring: Scor
     if let Some(cap) = scoring.softcap {
         scores = (scores / cap).tanh() * cap;
     }
-    let own: Vec<i32> = own.iter().map(|key| *key as i32).collect();
-    let own = Tensor::<1, Int>::from_ints(own.as_slice(), &device).reshape([tokens, 1]).expand([tokens, kv_len]);
-    let keys = Tensor::<1, Int>::arange(0..kv_len as i64, &device).reshape([1, kv_len]).expand([tokens, kv_len]);
+    let [masks, _] = own.dims();
+    let own = own.reshape([masks, tokens, 1]).expand([masks, tokens, kv_len]);
+    let keys = Tensor::<1, Int>::arange(0..kv_len as i64, &device);
+    let keys = keys.reshape([1, 1, kv_len]).expand([masks, tokens, kv_len]);
     let mut hidden = keys.clone().greater(own.clone());
     if let Some(window) = scoring.window.filter(|window| *window < kv_len) {
         hidden = hidden.bool_or(keys.lower_equal(own - window as i64));
     }
-    let scores = scores
-        .mask_fill(hidden.reshape([1, 1, tokens, kv_len]).expand([batch, heads, tokens, kv_len]), f32::NEG_INFINITY);
+    let hidden = hidden.reshape([masks, 1, tokens, kv_len]).expand([batch, heads, tokens, kv_len]);
+    let scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
     activation::softmax(scores, 3).matmul(repeat(v)).swap_dims(1, 2) // [B, T, N, H]
 }

@@ -1,8 +1,8 @@
 //! CPU kernels against plain burn operations, values and gradients, in f32.
 
 use super::{
-    Grid, HeadInput, KernelSet, Layout, Merge, RowsLora, Scoring, Segment, cpu::FlexOps, f32_slice,
-    kernel_set::PlainKernels, plain, token_log_probs,
+    Grid, HeadInput, KernelSet, Layout, Merge, RowSet, RowsLora, Scoring, Segment, cpu::FlexOps, f32_slice,
+    kernel_set::PlainKernels, plain, rows, token_log_probs,
 };
 use burn::{
     backend::Dispatch,
@@ -134,6 +134,21 @@ fn a_linear_with_lora_equals_the_plain_sum() {
         |[x, w, a, b]| super::linear_lora(x, w, a, b),
         |[x, w, a, b]| plain::linear_lora(x, w, a, b),
     );
+}
+
+#[test]
+fn a_linear_with_merged_lora_equals_that_of_its_parts() {
+    let inputs = || [random([300, 40], 50), random([70, 40], 51), random([8, 40], 52), random([70, 8], 53)];
+    compare(
+        inputs(),
+        |[x, w, a, b]| super::linear(x, super::merged_weight(w, a, b)),
+        |[x, w, a, b]| plain::linear_lora(x, w, a, b),
+    );
+    let merged = |kernels: &dyn KernelSet| {
+        let [x, w, a, b] = inputs();
+        plain::linear(x, kernels.merged_weight(w, a, b))
+    };
+    assert_close("on devices", merged(&PlainKernels).inner(), merged(super::kernels_of(&device())).inner());
 }
 
 #[test]
@@ -273,6 +288,31 @@ fn attention_with_a_window_and_a_soft_cap_equals_the_plain_one() {
                 |[q, k, v]| plain::attention(q, k, v, &layout, scoring),
             );
         }
+    }
+}
+
+#[test]
+fn attention_of_queries_that_a_device_selects_equals_that_of_the_host() {
+    let rows = [1, 2, 4, 7, 9, 10];
+    let device = Device::flex();
+    for (layout, per_sequence) in
+        [(Layout::batch(2, 6), vec![3, 3]), (Layout::packed([(5, 0..0), (1, 0..0), (6, 0..0)]), vec![3, 0, 3])]
+    {
+        let at = rows::upload(&rows, &device);
+        let on_device = RowSet::on_device(at.clone(), at, per_sequence.clone().into());
+        let starts: Vec<usize> = layout.segments().iter().map(|segment| segment.queries.start).collect();
+        let selected = layout.with_queries(&per_sequence, on_device.minus_of_sequence(&starts, &per_sequence));
+        let of_host = layout.segments().iter().filter_map(|segment| {
+            let at = rows::range(&rows, &segment.queries);
+            (!at.is_empty()).then(|| segment.only(&rows[at.clone()], at.start))
+        });
+        let of_host = Layout::ragged(of_host.collect());
+        let scoring = Scoring { window: Some(3), ..Scoring::plain(8) };
+        compare(
+            [random([6, 4, 8], 40), random([12, 2, 8], 41), random([12, 2, 8], 42)],
+            |[q, k, v]| super::attention(q, k, v, &of_host, scoring),
+            |[q, k, v]| plain::attention(q, k, v, &selected, scoring),
+        );
     }
 }
 

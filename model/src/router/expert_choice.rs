@@ -4,17 +4,16 @@
 use super::{
     network::{Router, scores},
     random::RandomLogits,
-    selector::{ActiveRows, Origin, Passage, SelectionRule, TokenSelector, positions},
+    selector::{ActiveRows, Origin, Passage, SelectionRule, TokenSelector},
     threshold, top_k,
-    trace::{RoutingDecision, values},
+    trace::{Logits, RoutingDecision},
 };
 use crate::{
     causal_lm::CausalLm,
-    kernels::{self, Merge, Segment},
+    kernels::{self, Merge, RowSet, Segment},
 };
 use burn::tensor::Tensor;
 use retie_config::ExpertChoiceConfig;
-use std::sync::Arc;
 
 /// Token selector of [`ExpertChoiceConfig`].
 #[derive(Debug)]
@@ -35,7 +34,7 @@ enum Rule {
     /// One capacity per recursion.
     TopK(Vec<f64>),
     /// The rows that the replayed pass selected.
-    Replay(Arc<[usize]>),
+    Replay(RowSet),
 }
 
 impl<'m> ExpertChoice<'m> {
@@ -55,17 +54,18 @@ impl TokenSelector for ExpertChoice<'_> {
         let (rows, input) = (active.rows(), self.config.input);
         let logits = match (self.routers.get(recursion), &self.random) {
             (_, Some(random)) => random.logits(rows, &active.hidden().device()),
-            (Some(router), None) => router.logits(active.hidden(), input), // [n, 1]
+            (Some(router), None) => Logits::new(router.logits(active.hidden(), input)), // [n, 1]
             (None, None) => unreachable!("loading checks that each recursion has a router"),
         };
         let auxiliary_logits = self.auxiliary_routers.get(recursion);
-        let auxiliary_logits = auxiliary_logits.map(|router| router.logits(active.hidden().detach(), input)); // [n, 1]
+        let auxiliary_logits =
+            auxiliary_logits.map(|router| Logits::new(router.logits(active.hidden().detach(), input))); // [n, 1]
         let selected_rows = match &self.rule {
             Rule::Replay(selected) => selected.clone(),
-            Rule::TopK(capacities) => top_k::select(rows, &values(&logits), segments, capacities[recursion]).into(),
+            Rule::TopK(capacities) => top_k::select(rows, logits.late(), segments, capacities[recursion]),
             Rule::Threshold => {
-                let logits = values(auxiliary_logits.as_ref().unwrap_or(&logits));
-                threshold::select(rows, &logits, self.config.threshold(recursion)).into()
+                let logits = auxiliary_logits.as_ref().unwrap_or(&logits).late();
+                threshold::select(rows, logits, self.config.threshold(recursion))
             }
         };
         RoutingDecision {
@@ -81,10 +81,10 @@ impl TokenSelector for ExpertChoice<'_> {
     fn merge(&self, passage: Passage, decision: &RoutingDecision) -> Tensor<2> {
         let RoutingDecision { active_rows, selected_rows, .. } = decision;
         let Some(logits) = decision.logits.clone() else { unreachable!("rows are selected by their logits") };
-        let gate = scores(logits, self.config.score, self.config.alpha);
+        let gate = scores(logits.tensor, self.config.score, self.config.alpha);
         let gate = match selected_rows.len() == active_rows.len() {
             true => gate,
-            false => kernels::gather(gate, &positions(active_rows, selected_rows)),
+            false => kernels::gather(gate, &active_rows.positions(selected_rows)),
         };
         let merge = Merge { rows: selected_rows.clone(), gating: self.config.gating };
         kernels::merge(passage.all, passage.leaving, gate, merge)

@@ -1,5 +1,6 @@
 //! Loop entry of token choice: what later recursions read of the selection before the loop.
 
+use super::trace::Logits;
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ pub struct LoopEntry {
     /// Hidden states at the loop's entry, `[M, D]`.
     pub hidden: Tensor<2>,
     /// Router logits, `[M, R]`.
-    pub logits: Tensor<2>,
+    pub logits: Logits,
     /// Last recursion of each row.
     pub(super) last_recursions: Arc<[usize]>,
     /// Last recursion of each row by the router alone, before the warm-up changed some.
@@ -19,7 +20,7 @@ pub struct LoopEntry {
 impl LoopEntry {
     /// Copy with the same recursion counts and other tensors, for another autodiff graph.
     #[must_use]
-    pub fn with(&self, hidden: Tensor<2>, logits: Tensor<2>) -> Self {
+    pub fn with(&self, hidden: Tensor<2>, logits: Logits) -> Self {
         Self { hidden, logits, ..self.clone() }
     }
 }

@@ -23,6 +23,8 @@ mod expert_choice;
 mod loop_entry;
 mod losses;
 mod network;
+#[cfg(test)]
+mod on_device;
 mod random;
 mod registry;
 mod selector;
@@ -41,4 +43,4 @@ pub(crate) use registry::selector;
 pub(crate) use selector::{ActiveRows, Origin, Passage, TokenSelector};
 pub use selector::{FullRecursionWarmup, SelectionRule};
 pub use statistics::{RoutingStatistics, RoutingSums, TokenChoiceStatistics};
-pub use trace::{RoutingDecision, RoutingTrace};
+pub use trace::{Logits, RoutingDecision, RoutingTrace};

@@ -5,8 +5,12 @@
 //! A draw is a function of token id and position. So random routing is causal, decoding draws the
 //! same logits as a full forward pass, and runs are reproducible.
 
-use super::selector::{FullRecursionWarmup, Origin, SelectionRule};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use super::{
+    selector::{FullRecursionWarmup, Origin, SelectionRule},
+    trace::Logits,
+};
+use crate::{kernels::RowSet, token_ids::TokenIds};
+use burn::tensor::{Device, Tensor, TensorData};
 
 /// Logits of a random router.
 #[derive(Debug)]
@@ -30,13 +34,14 @@ impl RandomLogits {
     }
 
     /// Logits of the `active` rows, `[n, outputs]`.
-    pub fn logits(&self, active: &[usize], device: &Device) -> Tensor<2> {
+    pub fn logits(&self, active: &RowSet, device: &Device) -> Logits {
         let row = |row: &usize| self.values[*row * self.outputs..][..self.outputs].iter().copied();
         let values = match self.of_active_rows {
             true => self.values.clone(),
-            false => active.iter().flat_map(row).collect(),
+            false => active.host().iter().flat_map(row).collect::<Vec<_>>(),
         };
-        Tensor::from_data(TensorData::new(values, [active.len(), self.outputs]), device)
+        let tensor = Tensor::from_data(TensorData::new(values.clone(), [active.len(), self.outputs]), device);
+        Logits::known(tensor, values)
     }
 }
 
@@ -53,7 +58,7 @@ pub(super) fn warmup_rows(origin: &Origin<'_>) -> Vec<bool> {
 
 /// Draws `outputs` logits `u = ln(l / (1 − l))` for each token, with `l` uniform in (0, 1): the
 /// sigmoid of a logit is `l`.
-fn draw(ids: &Tensor<1, Int>, positions: &[usize], outputs: usize) -> Vec<f32> {
+fn draw(ids: &TokenIds, positions: &[usize], outputs: usize) -> Vec<f32> {
     let logit = |mixed: u64| {
         let l = even(mixed);
         (l / (1.0 - l)).ln() as f32
@@ -63,16 +68,15 @@ fn draw(ids: &Tensor<1, Int>, positions: &[usize], outputs: usize) -> Vec<f32> {
 }
 
 /// For each token at `positions`, true if `warmup` draws it.
-fn full_recursion_rows(ids: &Tensor<1, Int>, positions: &[usize], warmup: FullRecursionWarmup) -> Vec<bool> {
+fn full_recursion_rows(ids: &TokenIds, positions: &[usize], warmup: FullRecursionWarmup) -> Vec<bool> {
     let step = mix(warmup.step);
     seeds(ids, positions).map(|seed| even(mix(seed ^ step)) < warmup.part).collect()
 }
 
 /// Seed of each token: its id and its position.
-fn seeds(ids: &Tensor<1, Int>, positions: &[usize]) -> impl Iterator<Item = u64> {
-    let ids: Vec<i64> = ids.clone().into_data().iter::<i64>().collect();
-    let seed = |(row, id): (usize, i64)| (id as u64) << 32 | positions[row % positions.len()] as u64;
-    ids.into_iter().enumerate().map(seed)
+fn seeds(ids: &TokenIds, positions: &[usize]) -> impl Iterator<Item = u64> {
+    let seed = |(row, id): (usize, &u32)| u64::from(*id) << 32 | positions[row % positions.len()] as u64;
+    ids.host().iter().enumerate().map(seed)
 }
 
 /// Uniform number in (0, 1): 24 random bits and a half, so never 0 or 1.
@@ -109,8 +113,7 @@ mod tests {
     #[test]
     fn random_logits_are_even_and_depend_on_token_and_position() {
         let device = Device::flex();
-        let ids: Vec<i32> = (0..4000).map(|i| i % 50).collect();
-        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device);
+        let ids = TokenIds::upload((0..4000).map(|i| i % 50), &device);
         let positions: Vec<usize> = (0..2000).collect();
         let logits = draw(&ids, &positions, 1);
         assert_eq!(logits[..2000], logits[2000..], "two rows of the same tokens at the same positions");
@@ -133,8 +136,7 @@ mod tests {
     #[test]
     fn a_part_of_the_tokens_goes_through_every_recursion_another_one_in_each_step() {
         let device = Device::flex();
-        let ids: Vec<i32> = (0..2000).map(|i| i % 50).collect();
-        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device);
+        let ids = TokenIds::upload((0..2000).map(|i| i % 50), &device);
         let positions: Vec<usize> = (0..2000).collect();
         let drawn = |part, step| full_recursion_rows(&ids, &positions, FullRecursionWarmup { part, step });
         let count = |drawn: &[bool]| drawn.iter().filter(|full| **full).count();

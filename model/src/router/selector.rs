@@ -4,10 +4,11 @@
 use super::{loop_entry::LoopEntry, trace::RoutingDecision};
 use crate::{
     causal_lm::CausalLm,
-    kernels::{self, Segment},
+    kernels::{self, RowSet, Segment},
     row_context::RowContext,
+    token_ids::TokenIds,
 };
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use retie_config::{ExpertChoiceConfig, RouterConfig, TokenChoiceConfig};
 use std::{cell::OnceCell, fmt::Debug, sync::Arc};
 
@@ -42,7 +43,7 @@ pub(crate) enum Origin<'a> {
     /// Tokens of a new forward pass.
     Tokens {
         /// Token ids, `[M]`.
-        ids: &'a Tensor<1, Int>,
+        ids: &'a TokenIds,
         /// Context of their rows.
         rows: &'a RowContext,
         /// Selection rule.
@@ -85,18 +86,18 @@ pub(crate) struct Passage {
 /// Active rows: the rows that a recursion can select from.
 pub(crate) struct ActiveRows {
     all: Tensor<2>,
-    rows: Arc<[usize]>,
+    rows: RowSet,
     gathered: OnceCell<Tensor<2>>,
 }
 
 impl ActiveRows {
-    /// Active rows with indices `rows` (ascending) of the hidden states `all [M, D]`.
-    pub fn new(all: Tensor<2>, rows: Arc<[usize]>) -> Self {
+    /// Active rows with indices `rows` of the hidden states `all [M, D]`.
+    pub fn new(all: Tensor<2>, rows: RowSet) -> Self {
         Self { all, rows, gathered: OnceCell::new() }
     }
 
-    /// Row indices, ascending.
-    pub fn rows(&self) -> &Arc<[usize]> {
+    /// Row indices.
+    pub fn rows(&self) -> &RowSet {
         &self.rows
     }
 
@@ -111,22 +112,12 @@ impl ActiveRows {
     }
 
     /// Hidden states of `selected` rows, `[k, D]`.
-    pub fn select(&self, selected: &[usize]) -> Tensor<2> {
+    pub fn select(&self, selected: &RowSet) -> Tensor<2> {
         match selected.len() == self.rows.len() {
             true => self.hidden(),
             false => kernels::gather(self.all.clone(), selected),
         }
     }
-}
-
-/// Indices within `all` of the rows `some`; both are ascending.
-pub(super) fn positions(all: &[usize], some: &[usize]) -> Vec<usize> {
-    let mut at = 0;
-    let position = |row: &usize| {
-        at += all[at..].partition_point(|other| other < row);
-        at
-    };
-    some.iter().map(position).collect()
 }
 
 impl CausalLm {
@@ -172,15 +163,5 @@ impl CausalLm {
                 router.biases = Some(biases);
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_are_indices_within_all_rows() {
-        assert_eq!(positions(&[0, 2, 3, 6, 8], &[2, 8]), [1, 4]);
     }
 }

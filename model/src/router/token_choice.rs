@@ -11,16 +11,15 @@ use super::{
     loop_entry::LoopEntry,
     network::{Router, recursion_scores},
     random::{RandomLogits, warmup_rows},
-    selector::{ActiveRows, Origin, Passage, TokenSelector, positions},
-    trace::RoutingDecision,
+    selector::{ActiveRows, Origin, Passage, TokenSelector},
+    trace::{Logits, RoutingDecision},
 };
 use crate::{
     causal_lm::CausalLm,
-    kernels::{self, Merge, Segment, f32_slice},
+    kernels::{self, Late, Merge, RowSet, Segment},
 };
 use burn::tensor::Tensor;
 use retie_config::{Gating, IntermediateState, TokenChoiceConfig};
-use std::sync::Arc;
 
 /// Token selector of [`TokenChoiceConfig`].
 #[derive(Debug)]
@@ -53,14 +52,15 @@ impl<'m> TokenChoice<'m> {
         let hidden = active.hidden();
         let logits = match (self.router, &self.random) {
             (_, Some(random)) => random.logits(active.rows(), &hidden.device()),
-            (Some(router), None) => router.logits(hidden.clone(), self.config.input), // [M, R]
+            (Some(router), None) => Logits::new(router.logits(hidden.clone(), self.config.input)), // [M, R]
             (None, None) => unreachable!("loading checks that the model has its router"),
         };
         if let Some(entry) = &self.entry {
             return entry.with(hidden, logits);
         }
-        let scores = recursion_scores(logits.clone().detach(), self.config.score, self.config.alpha).into_data();
-        let chosen = last_best(f32_slice(&scores), self.num_recursions, self.config.biases.as_deref());
+        // How many rows go on depends on the scores, and shapes on their number: a device's are read.
+        let scores = Late::new(recursion_scores(logits.tensor.clone().inner(), self.config.score, self.config.alpha));
+        let chosen = last_best(scores.values(), self.num_recursions, self.config.biases.as_deref());
         let full = |row: usize| self.full_recursion.get(row).copied().unwrap_or(false);
         let last = |(row, chosen): (usize, &usize)| if full(row) { self.num_recursions - 1 } else { *chosen };
         let last_recursions = chosen.iter().enumerate().map(last).collect();
@@ -89,7 +89,7 @@ impl TokenSelector for TokenChoice<'_> {
             active_rows: active.rows().clone(),
             logits,
             auxiliary_logits: None,
-            selected_rows: active.rows().iter().copied().filter(goes_on).collect(),
+            selected_rows: active.rows().host().iter().copied().filter(goes_on).collect(),
             router_recursions,
         }
     }
@@ -98,16 +98,17 @@ impl TokenSelector for TokenChoice<'_> {
         let Passage { all, entering, leaving } = passage;
         let RoutingDecision { recursion, selected_rows, .. } = decision;
         let (entry, gating) = (self.chosen(), self.config.gating);
-        let gates = recursion_scores(entry.logits.clone(), self.config.score, self.config.alpha);
+        let gates = recursion_scores(entry.logits.tensor.clone(), self.config.score, self.config.alpha);
         let gates = gates.narrow(1, *recursion, 1); // [M, 1]
         let is_last = |row: &&usize| entry.last_recursions[**row] == *recursion;
-        let (done, going): (Vec<usize>, Vec<usize>) = selected_rows.iter().partition(is_last);
+        let (done, going): (Vec<usize>, Vec<usize>) = selected_rows.host().iter().partition(is_last);
         let mut out = all;
         for (rows, leaves) in [(done, true), (going, false)] {
             if rows.is_empty() {
                 continue;
             }
-            let at = positions(selected_rows, &rows);
+            let rows = RowSet::from(rows);
+            let at = selected_rows.positions(&rows);
             let (gate, y) = (kernels::gather(gates.clone(), &rows), kernels::gather(leaving.clone(), &at));
             let left = match (leaves, self.config.intermediate) {
                 (true, _) => combined(kernels::gather(entry.hidden.clone(), &rows), y, gate, gating),
@@ -115,7 +116,7 @@ impl TokenSelector for TokenChoice<'_> {
                 (false, IntermediateState::Gated) if gating == Gating::Weighted => y * gate,
                 (false, IntermediateState::Gated) => combined(kernels::gather(entering.clone(), &at), y, gate, gating),
             };
-            out = put(out, left, rows.into());
+            out = put(out, left, rows);
         }
         out
     }
@@ -143,7 +144,7 @@ fn combined(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, gating: Gating) -> Tens
 }
 
 /// `x [M, D]` with `rows` replaced by `y [k, D]`.
-fn put(x: Tensor<2>, y: Tensor<2>, rows: Arc<[usize]>) -> Tensor<2> {
+fn put(x: Tensor<2>, y: Tensor<2>, rows: RowSet) -> Tensor<2> {
     let [num_rows, _] = x.dims();
     if rows.len() == num_rows {
         return y;

@@ -14,6 +14,7 @@
 use super::{LocalPass, Loss, Misfit, Stacks, TermRequirements, TermValues};
 use burn::tensor::Tensor;
 use retie_config::BlockwiseConfig;
+use retie_model::kernels::read_mean;
 
 /// Part of a hidden state's squared size that is added to the squared size of its change.
 const FLOOR: f64 = 1e-4;
@@ -55,7 +56,7 @@ fn relative_error(y: Tensor<2>, x: &Tensor<2>, target: &Tensor<2>) -> (f64, Tens
     let scale = squares(target.clone() - x.clone()) + squares(target.clone()) * FLOOR;
     let scale = scale.clamp_min(f32::MIN_POSITIVE);
     let difference = y - target.clone();
-    let value = (squares(difference.clone()) / scale.clone()).mean().into_scalar::<f32>();
+    let value = read_mean(squares(difference.clone()) / scale.clone());
     (f64::from(value), difference / scale * (2.0 / rows as f64))
 }
 

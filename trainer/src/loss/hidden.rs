@@ -88,7 +88,7 @@ fn distance(kind: HiddenDistance, h: Tensor<2>, t: Tensor<2>) -> (f64, Tensor<2>
     match kind {
         HiddenDistance::Mse => {
             let difference = h - t;
-            let value = difference.clone().square().mean().into_scalar::<f32>();
+            let value = kernels::read_mean(difference.clone().square());
             (f64::from(value), difference * (2.0 / (rows * width) as f64))
         }
         HiddenDistance::Cosine => {
@@ -96,7 +96,7 @@ fn distance(kind: HiddenDistance, h: Tensor<2>, t: Tensor<2>) -> (f64, Tensor<2>
             let of_h = norm(&h);
             let (h, t) = (h / of_h.clone(), t.clone() / norm(&t));
             let cosine = (h.clone() * t.clone()).sum_dim(1); // [M, 1]
-            let value = 1.0 - f64::from(cosine.clone().mean().into_scalar::<f32>());
+            let value = 1.0 - f64::from(kernels::read_mean(cosine.clone()));
             (value, (h * cosine - t) / of_h / rows as f64)
         }
     }

@@ -13,13 +13,13 @@ use crate::{
     optim::Projections,
     pass::{LogitGradients, Pass, PassOptions, StateGradients, add_state, leaf, take_back},
 };
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use retie_collective::Collective;
 use retie_config::LossTerm;
 use retie_data::{Batch, DataError, logits::LogitsCache};
 use retie_model::{
-    CausalLm, SelectionRule,
-    kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss, token_log_probs},
+    CausalLm, SelectionRule, TokenIds,
+    kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss_beside, token_log_probs},
 };
 use std::{collections::BTreeMap, ops::Range};
 
@@ -126,7 +126,7 @@ impl Objective {
         required.student_hidden.extend(recursions.iter().copied());
         let ids = token_ids(batch, &student.device());
         let options = PassOptions { rule, ends: required.ends(), recompute: self.checkpoint_recursions };
-        let pass = Pass::run(student, ids, layout(batch), options);
+        let pass = Pass::run(student, &ids, layout(batch), options);
         let mut state_grads = StateGradients::new();
         let readouts = Readouts { pass: &pass, required: &required, coda: self.stacks.coda() };
         let (found, grad_head) =
@@ -216,7 +216,7 @@ impl Readouts<'_> {
 
 /// Runs head and losses of logits; gradients go to the hidden states, the final norm and, at early
 /// exits, the layers after the loop. Gives the values of each readout and the gradient of the
-/// head's table.
+/// head's table. The values are read from a device together with the decisions of the routers.
 fn head_backward(
     student: &CausalLm,
     readouts: &Readouts<'_>,
@@ -231,7 +231,8 @@ fn head_backward(
         .zip(required.readouts.values())
         .map(|((normed, _), terms)| Readout { hidden: normed.clone().inner(), terms: *terms })
         .collect();
-    let HeadLoss { readouts, grad_weight } = head_loss(student.head().inner(), &readouts, teacher, &batch.targets);
+    let HeadLoss { readouts, grad_weight } =
+        head_loss_beside(student.head().inner(), &readouts, teacher, &batch.targets, &pass.late());
     let mut found = LogitValues::new();
     for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(readouts) {
         let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
@@ -296,9 +297,8 @@ pub fn cross_entropy(
 }
 
 /// The inputs of a batch, `[M]`.
-pub fn token_ids(batch: &Batch, device: &Device) -> Tensor<1, Int> {
-    let ids: Vec<i32> = batch.inputs.iter().map(|id| *id as i32).collect();
-    Tensor::from_ints(ids.as_slice(), device)
+pub fn token_ids(batch: &Batch, device: &Device) -> TokenIds {
+    TokenIds::upload(batch.inputs.iter().copied(), device)
 }
 
 /// Position of each input of a batch in its piece of text.

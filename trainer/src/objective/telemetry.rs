@@ -3,6 +3,7 @@
 
 use burn::tensor::Tensor;
 use retie_config::ParameterGroup;
+use retie_model::kernels::read_mean;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ impl Telemetry {
     /// Adds the part `share` of a step in which the recursions leave `states`, each `[M, D]`.
     pub fn add_states(&mut self, share: f64, states: &[Tensor<2>]) {
         let norms: Vec<Tensor<2>> = states.iter().map(|x| x.clone().square().sum_dim(1).sqrt()).collect(); // [M, 1]
-        let mean = |x: Tensor<2>| share * f64::from(x.mean().into_scalar::<f32>());
+        let mean = |x: Tensor<2>| share * f64::from(read_mean(x));
         add(&mut self.hidden_norm, norms.iter().map(|norm| mean(norm.clone())));
         let pairs = states.windows(2).zip(norms.windows(2));
         let cosines = pairs.filter_map(|(states, norms)| match (states, norms) {

@@ -3,10 +3,9 @@
 
 use super::{FlexOps, ceiling, gated::Gate, linear, optimizer, rescale};
 use crate::kernels::{
-    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Readout, RowCopy, RowsLora,
-    Scoring, Teacher,
-    head_loss::{self, Chunks},
-    plain,
+    RowsLora, Scoring, Teacher, f32_slice,
+    head_loss::{self, Chunks, KernelValues},
+    plain, top_k,
 };
 use burn::{
     backend::Dispatch,
@@ -43,6 +42,11 @@ impl KernelSet for CpuKernels {
 
     fn linear_loras(&self, x: Tensor<2>, weight: Tensor<2>, loras: &[RowsLora]) -> Tensor<2> {
         linear::forward_loras(x, weight, loras)
+    }
+
+    fn merged_weight(&self, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_merged_weight(weight, a, b))
     }
 
     /// Rounds to bf16, but multiplies in f32.
@@ -140,7 +144,7 @@ impl KernelSet for CpuKernels {
         teacher: Option<&Teacher>,
         targets: &[u32],
         chunks: Chunks,
-    ) -> HeadLoss {
+    ) -> HeadLoss<KernelValues> {
         head_loss::cpu::head_loss(head, readouts, teacher, targets, chunks)
     }
 
@@ -154,6 +158,15 @@ impl KernelSet for CpuKernels {
 
     fn for_each_logits(&self, input: &HeadInput, chunks: Chunks, see: &mut dyn FnMut(&[f32])) {
         head_loss::cpu::logits_of(input, chunks, see);
+    }
+
+    fn top_k(&self, active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSet {
+        top_k::on_host(active.host(), f32_slice(&logits.clone().into_data()), quotas).into()
+    }
+
+    /// The host's memory is the device's: nothing is transferred.
+    fn read(&self, vectors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
+        vectors.into_iter().map(|vector| f32_slice(&vector.into_data()).to_vec()).collect()
     }
 
     fn accumulate(&self, sum: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {

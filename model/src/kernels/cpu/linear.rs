@@ -1,4 +1,4 @@
-//! Linear layers `y = x·Wᵀ`, alone and with LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`.
+//! Linear layers `y = x·Wᵀ`, alone and with LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`; and merged LoRA, `W + B·A`.
 //!
 //! `x [M, in]`, `W [out, in]`, `A [rank, in]`, `B [out, rank]`, `y [M, out]`. The matrix products
 //! accumulate sums themselves. Weights are f32, or bf16 without a backward pass.
@@ -111,4 +111,21 @@ pub fn backward_lora(state: LoraState, grad: FlexTensor, wanted: [bool; 4]) -> [
         a_wanted.then(|| from_values(product(dh.t(), matrix(&x)), a.shape())),
         b_wanted.then(|| from_values(product(dy.t(), matrix(&h)), b.shape())),
     ]
+}
+
+/// Merged LoRA `W + B·A`, with the factors for the backward pass.
+pub fn merge([weight, a, b]: [FlexTensor; 3]) -> (FlexTensor, [FlexTensor; 2]) {
+    let (weight, a, b) = (dense(weight), dense(a), dense(b));
+    let mut merged = values(&weight).to_vec();
+    add_product(&mut merged, matrix(&b), matrix(&a));
+    (from_values(merged, weight.shape()), [a, b])
+}
+
+/// Gradients of `W`, `A` and `B`, where requested, from that of the sum: `dW`, `Bᵀ·dW`, `dW·Aᵀ`.
+pub fn merge_backward([a, b]: [FlexTensor; 2], grad: FlexTensor, wanted: [bool; 3]) -> [Option<FlexTensor>; 3] {
+    let grad = dense(grad);
+    let [weight_wanted, a_wanted, b_wanted] = wanted;
+    let grad_a = a_wanted.then(|| from_values(product(matrix(&b).t(), matrix(&grad)), a.shape()));
+    let grad_b = b_wanted.then(|| from_values(product(matrix(&grad), matrix(&a).t()), b.shape()));
+    [weight_wanted.then_some(grad), grad_a, grad_b]
 }

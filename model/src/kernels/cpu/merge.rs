@@ -23,7 +23,7 @@ pub fn forward(x: FlexTensor, y: FlexTensor, gate: FlexTensor, merge: Merge) -> 
     let needs_x = matches!(merge.gating, Gating::Delta | Gating::StraightThrough);
     let mut entered = Vec::with_capacity(if needs_x { merge.rows.len() * width } else { 0 });
     let blocks = values(&y).chunks_exact(width).zip(values(&gate));
-    for (row, (y, gate)) in merge.rows.iter().zip(blocks) {
+    for (row, (y, gate)) in merge.rows.host().iter().zip(blocks) {
         let x = &mut out[row * width..][..width];
         if needs_x {
             entered.extend_from_slice(x);
@@ -46,7 +46,7 @@ pub fn backward(state: &State, grad: FlexTensor) -> [Option<FlexTensor>; 3] {
     let mut grad_x = values(&grad).to_vec();
     let (mut grad_y, mut grad_gate) = (zeros_like(y), zeros_like(gate));
     let (ys, gates) = (values(y), values(gate));
-    for (i, row) in merge.rows.iter().enumerate() {
+    for (i, row) in merge.rows.host().iter().enumerate() {
         let at = i * width..(i + 1) * width;
         let (grad, y) = (&mut grad_x[row * width..][..width], &ys[at.clone()]);
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();

@@ -54,6 +54,11 @@ pub trait FlexOps: Backend {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+    fn decoder_merged_weight(
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     fn decoder_rescale(
         y: FloatTensor<Self>,
         magnitudes: FloatTensor<Self>,
@@ -156,6 +161,10 @@ impl FlexOps for Flex {
         linear::forward_lora([x, weight, a, b]).0
     }
 
+    fn decoder_merged_weight(weight: FlexTensor, a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        linear::merge([weight, a, b]).0
+    }
+
     fn decoder_rescale(y: FlexTensor, magnitudes: FlexTensor, norms: FlexTensor) -> FlexTensor {
         rescale::forward(&dense(y), &dense(magnitudes), &dense(norms))
     }
@@ -247,6 +256,16 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         record::<C, _, 4>([x, weight, a, b], linear::forward_lora, |BackwardInput { saved, grad, wanted }| {
             linear::backward_lora(saved, grad, wanted)
+        })
+    }
+
+    fn decoder_merged_weight(
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 3>([weight, a, b], linear::merge, |BackwardInput { saved, grad, wanted }| {
+            linear::merge_backward(saved, grad, wanted)
         })
     }
 

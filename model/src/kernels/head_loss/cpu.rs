@@ -3,7 +3,7 @@
 
 use super::{
     row::{Reference, References, row},
-    terms::{Chunks, Head, HeadInput, HeadLoss, HeadTerms, Readout, ReadoutLoss, Sums, Teacher},
+    terms::{Chunks, Head, HeadInput, HeadLoss, HeadTerms, KernelValues, Readout, ReadoutLoss, Sums, Teacher},
     top::TopProbs,
 };
 use crate::kernels::cpu::{
@@ -81,7 +81,7 @@ pub fn head_loss(
     teacher: Option<&Teacher>,
     targets: &[u32],
     chunks: Chunks,
-) -> HeadLoss {
+) -> HeadLoss<KernelValues> {
     let [vocab_size, width] = head.weight.dims();
     let heads: Vec<TokenRows> = readouts.iter().map(|r| TokenRows::new(&r.hidden, head)).collect();
     let Some((last, exits)) = heads.split_last() else { unreachable!("a loss without a readout") };
@@ -132,7 +132,7 @@ pub fn head_loss(
     }
     let parts = readouts.iter().zip(sums).zip(grads_hidden);
     let readouts = parts.map(|((readout, sums), grad)| ReadoutLoss {
-        values: sums.mean(&readout.terms, chunks.tokens),
+        values: KernelValues::Known(sums.mean(&readout.terms, chunks.tokens)),
         grad_hidden: tensor(grad, [chunks.tokens, width]),
     });
     HeadLoss { readouts: readouts.collect(), grad_weight: tensor(grad_weight, [vocab_size, width]) }

@@ -26,7 +26,7 @@ mod terms;
 mod tests;
 mod top;
 
-pub(super) use terms::Chunks;
+pub(super) use terms::{Chunks, KernelValues};
 pub use terms::{
     CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, Teacher,
 };

@@ -1,10 +1,12 @@
 //! Head loss in plain burn operations, for every device except the CPU.
 
 use super::{
-    terms::{Chunks, CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, Readout, ReadoutLoss, Sums, Teacher},
+    terms::{
+        Chunks, CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, KernelValues, Readout, ReadoutLoss, Teacher,
+    },
     top::TopProbs,
 };
-use crate::kernels::plain::linear;
+use crate::kernels::{plain::linear, reads::Late};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use retie_config::Divergence;
 
@@ -14,7 +16,7 @@ pub fn head_loss(
     teacher: Option<&Teacher>,
     targets: &[u32],
     chunks: Chunks,
-) -> HeadLoss {
+) -> HeadLoss<KernelValues> {
     let mut sums: Vec<Vec<Tensor<1>>> = vec![Vec::new(); readouts.len()];
     let mut grads_hidden: Vec<Vec<Tensor<2>>> = vec![Vec::new(); readouts.len()];
     let mut grad_weight = head.weight.zeros_like();
@@ -43,10 +45,8 @@ pub fn head_loss(
             grad_weight = grad_weight + grad.transpose().matmul(hidden(&readout.hidden));
         }
     }
-    // Read after all chunks are enqueued: a read waits for the device.
-    let parts = readouts.iter().zip(sums).zip(grads_hidden);
-    let readouts = parts.map(|((readout, sums), grads)| ReadoutLoss {
-        values: read(sums, readout.terms.cross_entropy).mean(&readout.terms, chunks.tokens),
+    let readouts = sums.into_iter().zip(grads_hidden).map(|(sums, grads)| ReadoutLoss {
+        values: KernelValues::Sums(Box::new(Late::new(Tensor::cat(sums, 0)))),
         grad_hidden: Tensor::cat(grads, 0),
     });
     HeadLoss { readouts: readouts.collect(), grad_weight }
@@ -119,23 +119,10 @@ fn target_ids(targets: &[u32], logits: &Tensor<2>) -> Tensor<2, Int> {
 }
 
 fn floats(tensor: Tensor<2>) -> Vec<f32> {
-    crate::kernels::f32_slice(&tensor.into_data()).to_vec()
+    Late::new(tensor).values().to_vec()
 }
 
-/// Sums over all chunks of the values of [`grad_of_logits`].
-fn read(chunks: Vec<Tensor<1>>, text: CrossEntropyTerm) -> Sums {
-    let values = Tensor::cat(chunks, 0).into_data();
-    let mut sums = Sums::default();
-    let smoothing = f64::from(text.label_smoothing);
-    for chunk in crate::kernels::f32_slice(&values).as_chunks::<5>().0 {
-        let [nll, uniform, z_loss, teacher, last] = chunk.map(f64::from);
-        sums.add([nll, (1.0 - smoothing) * nll + smoothing * uniform, z_loss, teacher, last]);
-    }
-    sums
-}
-
-/// Gradient of one chunk's logits, and five sums over its rows: `−log q` of the target, the mean of
-/// `−log q` over the vocabulary, `Z²`, and the divergences from the teacher and the last readout.
+/// Gradient of one chunk's logits, and the five numbers of [`KernelValues::Sums`].
 fn grad_of_logits(
     logits: &Tensor<2>,
     references: impl Iterator<Item = Option<(DistillTerm, Reference)>>,
@@ -235,7 +222,7 @@ fn divergence_of_top(kind: Divergence, named: Named, log_p: Tensor<2>, log_q: Te
 pub fn logits_of(input: &HeadInput, chunks: Chunks, see: &mut dyn FnMut(&[f32])) {
     for (start, rows) in chunks.iter() {
         let logits = logits(input.hidden.clone().narrow(0, start, rows), &input.head);
-        see(crate::kernels::f32_slice(&logits.into_data()));
+        see(Late::new(logits).values());
     }
 }
 

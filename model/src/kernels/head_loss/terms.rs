@@ -1,6 +1,7 @@
 //! Terms, values and gradients of the loss at the output head.
 
 use super::top::TopProbs;
+use crate::kernels::reads::Late;
 use burn::tensor::Tensor;
 use retie_config::Divergence;
 
@@ -88,22 +89,56 @@ pub struct DistillTerm {
     pub temperature: f32,
 }
 
-/// Result of [`head_loss`](crate::kernels::head_loss).
+/// Result of [`head_loss`](crate::kernels::head_loss). Of a kernel the values are those that may
+/// have to be read from the device.
 #[derive(Clone, Debug)]
-pub struct HeadLoss {
+pub struct HeadLoss<V = HeadValues> {
     /// One per readout.
-    pub readouts: Vec<ReadoutLoss>,
+    pub readouts: Vec<ReadoutLoss<V>>,
     /// Gradient of the weighted loss for the student's head, `[V, D]`.
     pub grad_weight: Tensor<2>,
 }
 
 /// Loss of one readout.
 #[derive(Clone, Debug)]
-pub struct ReadoutLoss {
+pub struct ReadoutLoss<V = HeadValues> {
     /// Means over tokens.
-    pub values: HeadValues,
+    pub values: V,
     /// Gradient of the weighted loss for the readout's hidden states, `[M, D]`.
     pub grad_hidden: Tensor<2>,
+}
+
+/// Values of a kernel's readout.
+#[derive(Clone, Debug)]
+pub enum KernelValues {
+    /// Those of the host.
+    Known(HeadValues),
+    /// Five sums over the rows of each chunk: `−log q` of the target, the mean of `−log q` over the
+    /// vocabulary, `Z²`, and the divergences from the teacher and the last readout.
+    Sums(Box<Late>),
+}
+
+impl HeadLoss<KernelValues> {
+    /// What has to be read.
+    pub fn late(&self) -> impl Iterator<Item = &Late> {
+        self.readouts.iter().filter_map(|readout| match &readout.values {
+            KernelValues::Known(_) => None,
+            KernelValues::Sums(sums) => Some(&**sums),
+        })
+    }
+
+    /// The loss with its values, means over `tokens` rows.
+    pub fn read(self, readouts: &[Readout], tokens: usize) -> HeadLoss {
+        let of_readout = |(loss, Readout { terms, .. }): (ReadoutLoss<KernelValues>, &Readout)| ReadoutLoss {
+            values: match loss.values {
+                KernelValues::Known(values) => values,
+                KernelValues::Sums(sums) => Sums::of_chunks(sums.values(), terms.cross_entropy).mean(terms, tokens),
+            },
+            grad_hidden: loss.grad_hidden,
+        };
+        let readouts = self.readouts.into_iter().zip(readouts).map(of_readout).collect();
+        HeadLoss { readouts, grad_weight: self.grad_weight }
+    }
 }
 
 /// Values of the terms in nats per token, unweighted and without `T²`.
@@ -147,6 +182,17 @@ impl Chunks {
 pub(super) struct Sums(pub [f64; 5]);
 
 impl Sums {
+    /// Sums over all chunks of [`KernelValues::Sums`].
+    fn of_chunks(values: &[f32], text: CrossEntropyTerm) -> Self {
+        let mut sums = Self::default();
+        let smoothing = f64::from(text.label_smoothing);
+        for chunk in values.as_chunks::<5>().0 {
+            let [nll, uniform, z_loss, teacher, last] = chunk.map(f64::from);
+            sums.add([nll, (1.0 - smoothing) * nll + smoothing * uniform, z_loss, teacher, last]);
+        }
+        sums
+    }
+
     pub fn add(&mut self, values: [f64; 5]) {
         self.0.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
     }

@@ -73,8 +73,10 @@ fn host_and_plain_operations_agree_on(vocab_size: usize) {
                 .map(|(hidden, terms)| Readout { hidden: hidden.clone(), terms });
             let chunks = super::Chunks { tokens: 41, rows: 16 };
             let head = Head { weight: weight.clone(), softcap: (temperature > 1.0).then_some(2.0) };
-            let host = cpu::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
-            let plain = plain::head_loss(&head, &readouts, Some(&teacher), &targets, chunks);
+            let host =
+                cpu::head_loss(&head, &readouts, Some(&teacher), &targets, chunks).read(&readouts, chunks.tokens);
+            let plain =
+                plain::head_loss(&head, &readouts, Some(&teacher), &targets, chunks).read(&readouts, chunks.tokens);
             let close = |what: &str, a: Tensor<2>, b: Tensor<2>| {
                 // Gradients of a mean over 41 tokens are below 1; both sides sum 53 products in
                 // f32.
