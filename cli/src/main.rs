@@ -15,6 +15,7 @@ mod error;
 mod logging;
 mod logits;
 mod machine;
+mod memory;
 mod model;
 mod output;
 mod png;

@@ -28,7 +28,7 @@ mod weights;
 
 pub use cache::{KvCache, NewTokens, Slot};
 pub use causal_lm::CausalLm;
-pub use device::{backends, device};
+pub use device::{backends, device, is_host};
 pub use error::ModelError;
 pub use forward::{Forward, Replay};
 pub use kv::{FirstRecursionKv, KeysValues};

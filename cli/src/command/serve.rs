@@ -3,13 +3,17 @@
 use crate::{
     args::{DeviceArgs, DtypeArgs, parse_duration},
     error::Status,
+    memory::{self, Need},
     model::{self, TextModel},
     output, signal,
 };
 use anyhow::Context;
+use burn::tensor::Device;
 use clap::Args;
+use retie_checkpoint::ModelSource;
 use retie_data::ChatTemplate;
 use retie_engine::EngineOptions;
+use retie_model::CausalLm;
 use retie_report::number::bytes;
 use retie_serve::{Ended, Lifetime, QueueLimits, ServeOptions, ServedModel, Service};
 use std::time::Duration;
@@ -76,8 +80,11 @@ impl Serve {
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let chat_template = ChatTemplate::from_model_files(&source.companions, &source.path)?;
-        let text_model = TextModel::load(&source, &device, self.dtype.get())?;
         let context = self.context.unwrap_or(DEFAULT_CONTEXT.min(source.config.max_position_embeddings));
+        if retie_model::is_host(&device) {
+            self.check_memory(&source, &device, context)?;
+        }
+        let text_model = TextModel::load(&source, &device, self.dtype.get())?;
         let options = ServeOptions {
             engine: EngineOptions { num_slots: self.num_slots, context, max_step_tokens: self.max_step_tokens },
             queue: QueueLimits { sequences: self.max_queue, tokens: self.max_queue_tokens },
@@ -103,6 +110,25 @@ impl Serve {
             Ended::Cancelled => "some requests were ended before they were finished",
         });
         Ok(Status::Done)
+    }
+}
+
+impl Serve {
+    /// Compares the memory of weights, KV cache and one pass with what is free.
+    fn check_memory(&self, source: &ModelSource, device: &Device, context: usize) -> anyhow::Result<()> {
+        let config = &source.config;
+        let weights = CausalLm::weight_bytes(config, source.tensors.as_ref(), device, self.dtype.get()) as u64;
+        let slot = config.cost(context, None).cache_bytes as u64;
+        let cache = slot.saturating_mul(self.num_slots as u64);
+        let of_token =
+            4 * config.hidden_size + 2 * (config.query_size() + config.key_value_size() + config.intermediate_size);
+        let pass = 4 * (self.max_step_tokens * of_token + self.num_slots * config.vocab_size) as u64;
+        let held = weights.saturating_add(cache);
+        let need = Need { least: held, estimate: held.saturating_add(pass) };
+        memory::check("the server", need, |free| match free.saturating_sub(weights + pass) / slot.max(1) {
+            0 => "a smaller `--context`, or `--dtype bf16`, needs less".to_owned(),
+            slots => format!("`--num-slots {slots}` would fit, or a smaller `--context`"),
+        })
     }
 }
 
