@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-/// Mutations of each target, unless `RETIE_FUZZ_RUNS` says how many.
+/// Mutations of each target, unless `RETIE_FUZZ_RUNS` says how many; `RETIE_FUZZ_TARGET` chooses
 /// one.
 const MUTATIONS: usize = 1500;
 
