@@ -92,7 +92,8 @@ impl Drop for Staging {
 /// Removes the folder of a killed process, or the link in its place and not what it leads to.
 fn remove_leftover(path: &Path) -> Result<(), CheckpointError> {
     let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
-    Ok(if is_folder { fs_err::remove_dir_all(path)? } else { fs_err::remove_file(path)? })
+    let removed = if is_folder { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) };
+    Ok(removed?)
 }
 
 fn refuse_occupied(dir: &Path) -> Result<(), CheckpointError> {

@@ -32,6 +32,7 @@ static ALLOCATOR: retie_model::kernels::Allocator = retie_model::kernels::Alloca
 
 fn main() -> ExitCode {
     retie_model::kernels::keep_freed_memory();
+    retie_data::quiet_guarded_panics();
     let invocation = cli::Invocation::parse();
     let result = logging::start().and_then(|()| invocation.run());
     error::exit_code(result)

@@ -1,7 +1,6 @@
 //! `tokenizer.json`, and the template of chats with the configuration that it may stand in.
 
 use super::Target;
-use crate::Workdir;
 use retie_data::{ChatTemplate, DecodeStream, Tokenizer};
 use serde_json::{Map, json};
 use std::path::Path;
