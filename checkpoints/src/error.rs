@@ -198,9 +198,12 @@ pub enum CheckpointError {
     },
     /// A tensor whose elements are not F32, BF16 or F16.
     #[error(
-        "tensor `{tensor}` in `{}` has elements of type {found}, expected F32, BF16 or F16\n\
-         hint: use an unquantised checkpoint, or a GGUF file",
-        path.display()
+        "tensor `{tensor}` in `{}` has elements of type {found}, expected F32, BF16 or F16\nhint: {}",
+        path.display(),
+        match found.as_str() {
+            "F64" => "store the weights in F32: `model.float().save_pretrained(folder)`",
+            _ => "use an unquantised checkpoint, or a GGUF file",
+        }
     )]
     UnsupportedDtype {
         /// The file.
@@ -311,11 +314,33 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
+    /// The place for a new folder is a link.
+    #[error("`{}` is a link to `{}`, expected a folder or nothing\nhint: name the folder that it leads to", path.display(), target.display())]
+    OutputIsLink {
+        /// The link.
+        path: PathBuf,
+        /// What it leads to.
+        target: PathBuf,
+    },
     /// Another process is writing the same folder.
-    #[error("another process is writing `{}`\nhint: wait for it, or choose another folder with `-o`", path.display())]
+    #[error("{holder} is writing `{}`\nhint: wait until it ends, or choose another folder", path.display())]
     OutputBusy {
         /// The folder.
         path: PathBuf,
+        /// The process and its machine.
+        holder: String,
+    },
+    /// A file of a model is a link to a place outside of its folder.
+    #[error(
+        "`{}` is a link to `{}`, which is outside of the model's folder\nhint: copy the file into the folder, if it belongs there",
+        path.display(),
+        target.display()
+    )]
+    LinkLeadsOut {
+        /// The link.
+        path: PathBuf,
+        /// What it leads to.
+        target: PathBuf,
     },
 }
 

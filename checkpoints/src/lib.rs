@@ -10,6 +10,8 @@ mod hub;
 mod layer_runner;
 mod layout;
 mod layout_hint;
+mod links;
+mod lock;
 mod mmap;
 mod provenance;
 mod renamed;
@@ -29,6 +31,7 @@ pub use hub::{DownloadProgress, RequestError};
 pub use hub::{Hub, HubAddress, HubError, HubId, hub_dataset_file};
 pub use layer_runner::{Activations, Comparison, LayerRun, LayerRunner, ProbePoint};
 pub use layout::{TensorProblem, check_tensors};
+pub use lock::FolderLock;
 pub use provenance::{Hashed, PROVENANCE_FILE, Parent, ParentFile, Provenance};
 pub use safetensors::{
     DEFAULT_MAX_SHARD_BYTES, FolderWriter, INDEX_FILE, SINGLE_FILE, SafetensorsFile, SafetensorsFolder,

@@ -94,7 +94,10 @@ impl Provenance {
         let mut text = serde_json::to_string_pretty(self)
             .map_err(|source| CheckpointError::BadJson { path: path.clone(), source })?;
         text.push('\n');
-        Ok(fs_err::File::create(&path)?.write_all(text.as_bytes())?)
+        // Whole or not at all: a run's folder is not staged.
+        let temporary = dir.join(format!("{PROVENANCE_FILE}.partial"));
+        fs_err::File::create(&temporary)?.write_all(text.as_bytes())?;
+        Ok(fs_err::rename(temporary, path)?)
     }
 
     /// Reads [`PROVENANCE_FILE`] of `dir`, or `None` if there is none.

@@ -5,6 +5,7 @@ use crate::{
     finite::Finite,
     gpt_neox::{FusedNeox, GptNeox},
     layout,
+    links::check_inside,
     renamed::Renamed,
     safetensors::{ADAPTER_FILES, adapter_base},
     sources_agree::{GENERATION_CONFIG, add_generation_tokens, compare_dtype, untie_another_head},
@@ -95,6 +96,8 @@ impl ModelSource {
         let tensors: Box<dyn TensorSource> = Box::new(Finite(tensors));
         let mut companions = Vec::new();
         for name in COMPANIONS.iter().filter(|name| path.join(name).is_file()) {
+            // They are copied to what is written of the model.
+            check_inside(path, name)?;
             let (name, path) = ((*name).to_owned(), path.join(name));
             let bytes = fs_err::read(&path)?;
             if let Some(found) = Disguise::of(&bytes) {

@@ -2,17 +2,13 @@
 //! disk, renamed.
 //!
 //! Leftovers of a killed process (`.NAME.partial`) are removed by the next one that writes to the
-//! same place.
+//! same place. A lock on `.NAME.lock` distinguishes them from the work of a live process.
 
-use crate::CheckpointError;
-use std::{
-    fs::TryLockError,
-    path::{Path, PathBuf},
+use crate::{
+    CheckpointError,
+    lock::{FolderLock, refuse_link},
 };
-
-/// Lock file, held open and locked while a staging folder is in use; it distinguishes a leftover
-/// from the work of a live process.
-const LOCK_FILE: &str = ".lock";
+use std::path::{Path, PathBuf};
 
 /// A folder under construction. Dropping it without [`Staging::publish`] removes everything that
 /// was written.
@@ -20,55 +16,33 @@ const LOCK_FILE: &str = ".lock";
 pub struct Staging {
     final_dir: PathBuf,
     temporary: PathBuf,
-    lock: Option<fs_err::File>,
-    /// Parent folders that this process created, outermost first.
-    created_parents: Vec<PathBuf>,
     published: bool,
+    /// Held while the folder is in use. Parents that were made for it go with it if they are empty.
+    _lock: FolderLock,
 }
 
 impl Staging {
     /// Starts a folder for the final place `final_dir`. Missing parents are created.
     ///
     /// # Errors
-    /// When `final_dir` is a file or a folder that is not empty, another process is writing to it,
-    /// or the disk fails.
+    /// When `final_dir` is a file, a link, or a folder that is not empty, another process is
+    /// writing to it, or the disk fails.
     pub fn new(final_dir: &Path) -> Result<Self, CheckpointError> {
-        // An existing folder may be a link: rename must replace the folder, not the link.
-        let final_dir = match final_dir.exists() {
-            true => fs_err::canonicalize(final_dir)?,
-            false => std::path::absolute(final_dir)?,
-        };
+        let final_dir = std::path::absolute(final_dir)?;
+        refuse_link(&final_dir)?;
         refuse_occupied(&final_dir)?;
         let (Some(parent), Some(name)) = (final_dir.parent(), final_dir.file_name()) else {
             return Err(CheckpointError::OutputOccupied { path: final_dir, holds: vec!["the file system".into()] });
         };
-        let created_parents = parent.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect::<Vec<_>>();
-        fs_err::create_dir_all(parent)?;
-        let temporary = parent.join(format!(".{}.partial", name.to_string_lossy()));
-        if temporary.exists() {
-            if let Ok(file) = fs_err::File::open(temporary.join(LOCK_FILE))
-                && matches!(file.file().try_lock(), Err(TryLockError::WouldBlock))
-            {
-                return Err(CheckpointError::OutputBusy { path: final_dir.clone() });
-            }
+        let beside = |end: &str| parent.join(format!(".{}.{end}", name.to_string_lossy()));
+        let lock = FolderLock::on(beside("lock"), &final_dir)?;
+        let temporary = beside("partial");
+        if temporary.symlink_metadata().is_ok() {
             tracing::info!(folder = %temporary.display(), "removing what an interrupted run left");
-            fs_err::remove_dir_all(&temporary)?;
+            remove_leftover(&temporary)?;
         }
         fs_err::create_dir(&temporary)?;
-        let mut staging = Self {
-            final_dir: final_dir.clone(),
-            temporary,
-            lock: None,
-            created_parents: created_parents.into_iter().rev().collect(),
-            published: false,
-        };
-        let lock = fs_err::File::create(staging.temporary.join(LOCK_FILE))?;
-        // Some network file systems have no locks; two writers of one folder are then not detected.
-        if let Err(error) = lock.file().try_lock() {
-            tracing::debug!(%error, "no lock");
-        }
-        staging.lock = Some(lock);
-        Ok(staging)
+        Ok(Self { final_dir, temporary, published: false, _lock: lock })
     }
 
     /// Path to write to.
@@ -88,17 +62,17 @@ impl Staging {
     /// # Errors
     /// When the final place was occupied meanwhile, or the disk fails; nothing is left behind then.
     pub fn publish(mut self) -> Result<(), CheckpointError> {
-        drop(self.lock.take());
-        fs_err::remove_file(self.temporary.join(LOCK_FILE))?;
         sync_tree(&self.temporary)?;
+        refuse_link(&self.final_dir)?;
         refuse_occupied(&self.final_dir)?;
         if self.final_dir.exists() {
             fs_err::remove_dir(&self.final_dir)?;
         }
         fs_err::rename(&self.temporary, &self.final_dir)?;
         self.published = true;
-        if let Some(parent) = self.final_dir.parent() {
-            sync_dir(parent)?;
+        // The folder is there and whole; what may be lost, with the power, is its name.
+        if let Some(Err(error)) = self.final_dir.parent().map(sync_dir) {
+            tracing::warn!(folder = %self.final_dir.display(), %error, "written, but perhaps not yet on the disk");
         }
         Ok(())
     }
@@ -109,17 +83,17 @@ impl Drop for Staging {
         if self.published {
             return;
         }
-        drop(self.lock.take());
         if let Err(error) = fs_err::remove_dir_all(&self.temporary) {
             tracing::warn!(%error, "cannot remove an unfinished folder");
         }
-        for parent in self.created_parents.iter().rev() {
-            // A parent in which something else was put meanwhile is not empty and stays.
-            if fs_err::remove_dir(parent).is_err() {
-                break;
-            }
-        }
     }
+}
+
+/// Removes the folder of a killed process, or the link in its place and not what it leads to.
+fn remove_leftover(path: &Path) -> Result<(), CheckpointError> {
+    let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let removed = if is_folder { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) };
+    Ok(removed?)
 }
 
 fn refuse_occupied(dir: &Path) -> Result<(), CheckpointError> {

@@ -16,6 +16,7 @@ mod exits;
 mod logging;
 mod logits;
 mod machine;
+mod memory;
 mod model;
 mod output;
 mod png;
@@ -32,6 +33,7 @@ static ALLOCATOR: retie_model::kernels::Allocator = retie_model::kernels::Alloca
 
 fn main() -> ExitCode {
     retie_model::kernels::keep_freed_memory();
+    retie_data::quiet_guarded_panics();
     let invocation = cli::Invocation::parse();
     let result = logging::start().and_then(|()| invocation.run());
     error::exit_code(result)

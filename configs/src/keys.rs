@@ -65,6 +65,13 @@ impl<'a> Keys<'a> {
         self.whole(key, 1, "a positive integer")
     }
 
+    /// A size of a tensor or a count of layers: one that no machine could hold is refused here,
+    /// before anything is made of it, and products of sizes stay within `usize`.
+    pub fn size_up_to(&self, key: &'static str, most: usize) -> Result<usize, ConfigError> {
+        let found = self.size(key)?;
+        if found <= most { Ok(found) } else { Err(self.bad(key, &found.into(), &format!("at most {most}"))) }
+    }
+
     pub fn size(&self, key: &'static str) -> Result<usize, ConfigError> {
         self.optional_size(key)?.ok_or_else(|| self.missing(key))
     }

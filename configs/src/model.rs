@@ -19,6 +19,10 @@ const KEY_VALUE_HEADS: &str = "num_key_value_heads";
 /// other models' own code, and those that `retie export --to hf` writes.
 const OF_PYTHON_FILES: [&str; 2] = ["auto_map", "stack"];
 
+/// Largest size of a dimension of a tensor (a vocabulary of four million tokens), and most layers.
+const MOST_WIDTH: usize = 1 << 22;
+const MOST_LAYERS: usize = 1 << 14;
+
 /// Shape of a decoder. Field names are those of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -79,8 +83,8 @@ impl ModelConfig {
             let hint = "use an unquantised checkpoint (f32, bf16 or f16), or a GGUF file";
             return Err(keys.unsupported("quantization_config", found, hint));
         }
-        let hidden_size = keys.size("hidden_size")?;
-        let num_attention_heads = keys.size("num_attention_heads")?;
+        let hidden_size = keys.size_up_to("hidden_size", MOST_WIDTH)?;
+        let num_attention_heads = keys.size_up_to("num_attention_heads", MOST_WIDTH)?;
         let num_key_value_heads = match architecture.has_key(KEY_VALUE_HEADS) {
             true => keys.optional_size(KEY_VALUE_HEADS)?.unwrap_or(num_attention_heads),
             false => num_attention_heads,
@@ -101,15 +105,19 @@ impl ModelConfig {
         if !head_dim.is_multiple_of(2) {
             return Err(keys.bad("head_dim", &json!(head_dim), "an even number"));
         }
-        let num_hidden_layers = keys.size("num_hidden_layers")?;
+        if head_dim > MOST_WIDTH / num_attention_heads {
+            let expected = format!("at most {MOST_WIDTH} in all heads together");
+            return Err(keys.bad("head_dim", &json!(head_dim), &expected));
+        }
+        let num_hidden_layers = keys.size_up_to("num_hidden_layers", MOST_LAYERS)?;
         let anatomy = architecture.anatomy(&keys, Sizes { hidden_size, num_hidden_layers, head_dim })?;
         let recursion = keys.present("recursion").map(|v| RecursionConfig::deserialize_from(v, path)).transpose()?;
-        let vocab_size = keys.size("vocab_size")?;
+        let vocab_size = keys.size_up_to("vocab_size", MOST_WIDTH)?;
         let config = Self {
             architecture,
             vocab_size,
             hidden_size,
-            intermediate_size: keys.size("intermediate_size")?,
+            intermediate_size: keys.size_up_to("intermediate_size", MOST_WIDTH)?,
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,

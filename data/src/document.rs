@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use retie_config::{DISGUISE_BYTES, Disguise};
 
 use crate::error::DataError;
+use crate::guarded::guarded;
 use compression::{Compression, extensions};
 
 pub use pattern::{check_distinct, expand};
@@ -137,7 +138,10 @@ impl Iterator for Documents {
         if self.done {
             return None;
         }
-        match self.inner.next() {
+        let inner = &mut self.inner;
+        let next = guarded(|| inner.next())
+            .unwrap_or_else(|message| Some(Err(DataError::Unparseable { path: self.path.clone(), message })));
+        match next {
             Some(Ok(document)) => {
                 self.any_text |= !document.text.is_empty();
                 Some(Ok(document))
@@ -167,7 +171,9 @@ pub fn documents(path: &Path, text_field: &str) -> Result<Documents, DataError> 
         None => {
             check_file(path)?;
             check_start(path)?;
-            (format_of(path)?.open)(path, text_field)?
+            let open = format_of(path)?.open;
+            let unparseable = |message| DataError::Unparseable { path: path.to_owned(), message };
+            guarded(|| open(path, text_field)).map_err(unparseable)??
         }
     };
     Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })

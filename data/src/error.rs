@@ -278,6 +278,14 @@ pub enum DataError {
         #[source]
         source: tokenizers::Error,
     },
+    /// A file on which the parser of its format panics.
+    #[error("`{}` is damaged: the parser of its format ends with: {message}\nhint: download or copy it again", path.display())]
+    Unparseable {
+        /// The file.
+        path: PathBuf,
+        /// Message of the panic.
+        message: String,
+    },
     /// A file beside a `tokenizer.json` is damaged.
     #[error("`{}` is not JSON", path.display())]
     TokenizerConfig {

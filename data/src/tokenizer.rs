@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::bos::template_bos;
 use crate::companions::Companions;
 use crate::error::DataError;
+use crate::guarded::guarded;
 use crate::token_bytes::Spelling;
 
 /// A model that pads its vocabulary to a round size has few rows that no token uses (the most seen
@@ -50,7 +51,8 @@ impl Tokenizer {
     /// The JSON is not a tokenizer, or one without any token.
     pub fn from_bytes(json: &[u8], origin: &Path) -> Result<Self, DataError> {
         let wrap = |source| DataError::Tokenizer { path: origin.to_owned(), source };
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(wrap)?;
+        let unparseable = |message| DataError::Unparseable { path: origin.to_owned(), message };
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(unparseable)?.map_err(wrap)?;
         inner.with_truncation(None).map_err(wrap)?;
         inner.with_padding(None);
         let vocab = inner.get_vocab(true);
@@ -310,6 +312,14 @@ pub(crate) mod tests {
     fn cases() -> Vec<Case> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny_tokenizer_cases.json");
         serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_anywhere_is_an_error() {
+        let json = include_bytes!("../../fuzz/corpus/tokenizer/bpe");
+        for len in 0..json.len() - 2 {
+            assert!(Tokenizer::from_bytes(&json[..len], Path::new("there")).is_err(), "{len}");
+        }
     }
 
     #[test]

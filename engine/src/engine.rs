@@ -5,6 +5,7 @@ use crate::{
     exits::{ExitOptions, row_exits},
     looped::{Finished, Looped},
     pipeline::Unit,
+    sampling::check_logits,
     schedule::schedule,
     sequence::{Choice, Sequence},
     speculation::Speculation,
@@ -57,6 +58,8 @@ struct ScoredRow {
     num_top: usize,
     /// Index of the sequence in the progress of the step.
     index: usize,
+    /// Tokens of the sequence before `token`.
+    position: usize,
 }
 
 /// Progress of one sequence in a step.
@@ -80,6 +83,8 @@ pub struct Progress {
     pub prompt_logprobs: Vec<TokenLogprobs>,
     /// Reason why the sequence ended; `None` while it continues. Its slot is then free.
     pub finish: Option<FinishReason>,
+    /// Why it cannot go on, where it cannot; its slot is then free, too.
+    pub failed: Option<EngineError>,
 }
 
 impl Engine {
@@ -184,7 +189,8 @@ impl Engine {
     /// until a sequence makes progress, and samples a token for every sequence that has been read
     /// to its end. Returns the progress of each sequence whose tokens have been read, by slot;
     /// nothing if no sequence is active or all are paused. A speculative step can have several new
-    /// tokens of its sequence, in order.
+    /// tokens of its sequence, in order. A sequence whose logits are no numbers fails, and the
+    /// others go on.
     pub fn step(&mut self) -> Vec<Progress> {
         if let Some(looped) = self.looped.take() {
             return self.step_looped(looped);
@@ -273,12 +279,13 @@ impl Engine {
             if let Some(num_top) = sequence.prompt_logprobs {
                 let next = &sequence.tokens[..sequence.num_prompt_tokens];
                 let next = next.iter().skip(sequence.num_read + 1);
-                let index = progress.len();
-                scored.extend(rows.clone().zip(next).map(|(row, token)| ScoredRow {
+                let (index, first) = (progress.len(), sequence.num_read + 1);
+                scored.extend(rows.clone().zip(next).enumerate().map(|(offset, (row, token))| ScoredRow {
                     row,
                     token: *token,
                     num_top,
                     index,
+                    position: first + offset,
                 }));
             }
             sequence.num_read += tokens;
@@ -296,11 +303,13 @@ impl Engine {
                 logprobs: None,
                 prompt_logprobs: Vec::new(),
                 finish,
+                failed: None,
             });
         }
         self.score(&hidden, &scored, &mut progress);
         self.choose(hidden, &last_rows, batch, &mut progress);
-        progress.iter().filter(|progress| progress.finish.is_some()).for_each(|progress| {
+        let ended = |progress: &&Progress| progress.finish.is_some() || progress.failed.is_some();
+        progress.iter().filter(ended).for_each(|progress| {
             self.evict(progress.sequence);
         });
         progress
@@ -363,7 +372,11 @@ impl Engine {
             let rows = scored.iter().map(|scored| scored.row).collect();
             let logits = self.model.logits(kernels::gather(hidden.clone(), &rows)).into_data(); // [n, V]
             let logits = f32_slice(&logits).chunks_exact(self.model.config().vocab_size);
-            for (ScoredRow { token, num_top, index, .. }, logits) in scored.iter().zip(logits) {
+            for (ScoredRow { token, num_top, index, position, .. }, logits) in scored.iter().zip(logits) {
+                if let Err(error) = check_logits(logits, *position) {
+                    progress[*index].failed.get_or_insert(error);
+                    continue;
+                }
                 progress[*index].prompt_logprobs.push(TokenLogprobs::from_logits(logits, *token, *num_top));
             }
         }
@@ -384,7 +397,13 @@ impl Engine {
             let Some((sequence, logits)) = sequence.and_then(|sequence| Some((sequence, logits.next()?))) else {
                 continue;
             };
-            let Choice { token, logprobs, reason } = sequence.choose(logits, self.options.context);
+            let Choice { token, logprobs, reason } = match sequence.choose(logits, self.options.context) {
+                Ok(choice) => choice,
+                Err(error) => {
+                    progress.failed.get_or_insert(error);
+                    continue;
+                }
+            };
             progress.token = Some(token);
             progress.logprobs = logprobs;
             match reason {

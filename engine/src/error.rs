@@ -85,4 +85,16 @@ pub enum EngineError {
         /// Slots of the engine.
         num_slots: usize,
     },
+    /// The model gives logits that no token can be chosen from.
+    #[error(
+        "the model's logits after {position} tokens are not numbers: that of token {token} is `{value}`\nhint: its weights are damaged, or too large for the type that is computed in: try `--dtype f32`"
+    )]
+    LogitsNotFinite {
+        /// Tokens of the sequence before it.
+        position: usize,
+        /// The first such token.
+        token: usize,
+        /// Its logit.
+        value: f32,
+    },
 }

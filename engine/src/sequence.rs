@@ -1,6 +1,6 @@
 //! Active sequences.
 
-use crate::{FinishReason, Request, Sampler, SequenceId, StopConditions, TokenLogprobs, exits};
+use crate::{EngineError, FinishReason, Request, Sampler, SequenceId, StopConditions, TokenLogprobs, exits};
 use retie_model::{ExitLimit, Slot};
 
 /// State of a request between steps.
@@ -120,7 +120,10 @@ impl Sequence {
     }
 
     /// Chooses the next token from its logits `[V]`.
-    pub fn choose(&mut self, logits: &mut [f32], context: usize) -> Choice {
+    ///
+    /// # Errors
+    /// There is none to choose: the logits are no numbers.
+    pub fn choose(&mut self, logits: &mut [f32], context: usize) -> Result<Choice, EngineError> {
         // The sampler changes the logits.
         let raw = self.logprobs.map(|num_top| (logits.to_vec(), num_top));
         let token = match self.forced.pop() {
@@ -128,15 +131,15 @@ impl Sequence {
                 self.sampler.force(token);
                 token
             }
-            None => self.sampler.next(logits),
+            None => self.sampler.next(logits, self.tokens.len())?,
         };
         self.tokens.push(token);
         let room = context.saturating_sub(self.tokens.len());
-        Choice {
+        Ok(Choice {
             token,
             logprobs: raw.map(|(logits, num_top)| TokenLogprobs::from_logits(&logits, token, num_top)),
             reason: self.stop.reached(&self.tokens[self.num_prompt_tokens..], room),
-        }
+        })
     }
 
     /// True if `reason` ends the sequence only after its last token has been read, for its

@@ -4,8 +4,8 @@
 
 mod support;
 
-use retie_engine::{Engine, EngineError, EngineOptions, FinishReason, Request, Sampling, StopConditions};
-use retie_testing::{CONTEXT, EOS, VOCAB_SIZE};
+use retie_engine::{Engine, EngineError, EngineOptions, FinishReason, Progress, Request, Sampling, StopConditions};
+use retie_testing::{CONTEXT, EOS, VOCAB_SIZE, overflowing_model, tiny_llama};
 use support::{Texts, alone, engine, models, plain, request, routed, sampled, tokens};
 
 #[test]
@@ -176,4 +176,32 @@ fn options_out_of_range_are_refused() {
     assert_eq!(refused(0, 8, 8), "`num_slots` is `0`, expected at least 1");
     assert_eq!(refused(1, 65, 8), "`context` is `65`, expected 1 to 64, the context of the model");
     assert_eq!(refused(4, 8, 3), "`max_step_tokens` is `3`, expected at least 4, one for each slot");
+}
+
+#[test]
+fn a_sequence_whose_logits_are_no_numbers_fails_and_the_others_go_on() {
+    let model = overflowing_model(&tiny_llama());
+    let mut engine = engine(&model, 2, CONTEXT);
+    let forced = Request { forced: tokens(2, 4), ..request(tokens(1, 3), 4, Sampling::default()) };
+    let drawn = engine.admit(request(tokens(1, 3), 4, sampled(1))).unwrap();
+    let forced = engine.admit(forced).unwrap();
+    let first = engine.step();
+    let of = |id, progress: &[Progress]| progress.iter().find(|progress| progress.sequence == id).cloned().unwrap();
+    let failed = of(drawn, &first);
+    assert_eq!((failed.token, failed.finish), (None, None));
+    let error = failed.failed.unwrap();
+    assert!(matches!(error, EngineError::LogitsNotFinite { position: 3, .. }), "{error}");
+    assert_eq!(engine.num_free_slots(), 1);
+    let mut finish = of(forced, &first).finish;
+    while !engine.is_idle() {
+        let progress = of(forced, &engine.step());
+        assert_eq!(progress.failed, None);
+        finish = progress.finish;
+    }
+    assert_eq!(finish, Some(FinishReason::MaxNewTokens));
+    let scored = Request { prompt_logprobs: Some(0), ..request(tokens(1, 3), 0, Sampling::default()) };
+    engine.admit(scored).unwrap();
+    let error = engine.step().remove(0).failed.unwrap();
+    assert!(matches!(error, EngineError::LogitsNotFinite { position: 1, .. }), "{error}");
+    assert!(engine.is_idle());
 }

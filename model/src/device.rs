@@ -25,6 +25,12 @@ pub fn device(name: &str) -> Result<Device, ModelError> {
     }
 }
 
+/// Whether tensors on `device` are in the memory of the host.
+#[must_use]
+pub fn is_host(device: &Device) -> bool {
+    device.clone().inner() == Device::flex()
+}
+
 /// Names of the backends in this binary.
 #[must_use]
 pub fn backends() -> Vec<&'static str> {

@@ -34,7 +34,7 @@ mod weights;
 
 pub use cache::{KvCache, NewTokens, Slot, Span};
 pub use causal_lm::CausalLm;
-pub use device::{backends, device};
+pub use device::{backends, device, is_host};
 pub use error::ModelError;
 pub use exit::{ExitLimit, ExitRule, RowExits};
 pub use forward::{Forward, Replay};

@@ -23,7 +23,7 @@ use half::bf16;
 use retie_checkpoint::{CheckpointError, Dtype, TensorSource, check_tensors};
 use retie_config::{
     Depth, DepthAssignment, ExtraVector, LayerIndex, ModelConfig, NormPosition, Precision, Projection, RouterKind,
-    StepConfig, TensorOwner, TensorRole,
+    StepConfig, TensorOwner, TensorRole, TensorSpec,
 };
 use std::sync::Arc;
 
@@ -40,6 +40,17 @@ pub enum WeightDtype {
     Auto,
 }
 
+impl WeightDtype {
+    /// Whether a tensor of `rank` dimensions that is `stored` so is held in bf16 on `device`.
+    fn is_bf16(self, rank: usize, stored: Dtype, device: &Device) -> bool {
+        match self {
+            Self::F32 => false,
+            Self::Bf16 => rank == 2,
+            Self::Auto => rank == 2 && stored == Dtype::BF16 && kernels_of(device).keeps_bf16_weights(),
+        }
+    }
+}
+
 /// Loader of parts of a checkpoint.
 pub(crate) struct Loader<'a> {
     pub tensors: &'a dyn TensorSource,
@@ -54,12 +65,7 @@ impl Loader<'_> {
             Some(info) => (info.dtype, info.shape.clone()),
             None => (Dtype::F32, Vec::new()), // reading it will say so
         };
-        let bf16 = match self.dtype {
-            WeightDtype::F32 => false,
-            WeightDtype::Bf16 => D == 2,
-            WeightDtype::Auto => D == 2 && stored == Dtype::BF16 && kernels_of(self.device).keeps_bf16_weights(),
-        };
-        let tensor = if bf16 {
+        let tensor = if self.dtype.is_bf16(D, stored, self.device) {
             let values: Vec<bf16> = match stored {
                 Dtype::BF16 => {
                     self.tensors.bytes(name)?.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b)).collect()
@@ -257,6 +263,21 @@ impl CausalLm {
         let lm_head = (!config.anatomy.tie_word_embeddings).then(|| table(TensorRole::Head)).transpose()?;
         let ropes = RopeFrequencies::all(config);
         Ok(Self { model, lm_head, spec: Arc::new(DecoderSpec { config: config.clone(), share_map, ropes }) })
+    }
+
+    /// Bytes that the weights of `config` take when [`CausalLm::load_with`] has read them.
+    #[must_use]
+    pub fn weight_bytes(
+        config: &ModelConfig,
+        tensors: &dyn TensorSource,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> usize {
+        let bytes = |spec: &TensorSpec| {
+            let stored = tensors.info(&spec.name()).map_or(Dtype::F32, |info| info.dtype);
+            spec.num_elements() * if dtype.is_bf16(spec.shape.len(), stored, device) { 2 } else { 4 }
+        };
+        config.tensors().iter().map(bytes).sum()
     }
 
     /// Names and shapes of all parameters, in the order of the module tree.

@@ -1,7 +1,7 @@
 //! A sequence that has a slot: its new tokens become text here.
 
 use crate::{
-    job::{Event, Events, Finish, FinishReason, Job, NewToken, Piece},
+    job::{Event, Events, Failure, Finish, FinishReason, Job, NewToken, Piece},
     metrics::{Ended, Metrics, Sample},
 };
 use retie_data::{DataError, DecodeStream, Tokenizer};
@@ -64,7 +64,13 @@ impl<'a> Active<'a> {
 
     /// Sends what a pass has brought. Returns the reason if the sequence has ended with it.
     pub fn advance(&mut self, progress: Progress, now: Instant, metrics: &Metrics) -> Option<Ended> {
-        let Progress { token, recursions, logprobs, prompt_logprobs, finish, .. } = progress;
+        let Progress { token, recursions, logprobs, prompt_logprobs, finish, failed, .. } = progress;
+        if let Some(error) = failed {
+            let message = error.to_string().lines().next().unwrap_or_default().to_owned();
+            tracing::error!(%message, "a request failed");
+            self.events.send(Event::Failed(Failure::Model(message)));
+            return Some(Ended::Abort);
+        }
         if !prompt_logprobs.is_empty() {
             self.events.send(Event::Prompt { choice: self.choice, logprobs: prompt_logprobs });
         }
@@ -78,7 +84,7 @@ impl<'a> Active<'a> {
         let (text, stopped) = match self.text(token.filter(|_| !is_eos), finish.is_some()) {
             Ok(found) => found,
             Err(error) => {
-                self.events.send(Event::Failed(error.to_string()));
+                self.events.send(Event::Failed(Failure::Model(error.to_string())));
                 return Some(Ended::Abort);
             }
         };

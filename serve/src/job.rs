@@ -39,8 +39,17 @@ pub enum Event {
     },
     /// A piece of text.
     Piece(Piece),
-    /// The engine cannot go on: the reason.
-    Failed(String),
+    /// The engine cannot go on with the request.
+    Failed(Failure),
+}
+
+/// Why the engine does not go on with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Not now; another time it may.
+    Unavailable(String),
+    /// Never: the model cannot answer it.
+    Model(String),
 }
 
 /// A piece of the text of a choice.

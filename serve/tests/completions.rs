@@ -6,8 +6,9 @@
 mod support;
 
 use retie_engine::{Request, Sampling, StopConditions};
+use retie_serve::{ServedModel, Service};
 use serde_json::{Value, json};
-use support::{CONTEXT, NAME, alone, ask, metric, options, service, stream, tokenizer, wait_for};
+use support::{CONTEXT, NAME, alone, ask, metric, options, post, served, service, stream, tokenizer, wait_for};
 
 const PATH: &str = "/v1/completions";
 
@@ -222,4 +223,22 @@ async fn an_empty_prompt_is_the_start_of_a_text() {
     let mut bare = of(json!(""));
     bare["add_special_tokens"] = json!(false);
     assert_eq!(empty["choices"], ask(&router, PATH, &bare).await["choices"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logits_that_are_no_numbers_are_an_error_of_the_request() {
+    let healthy = served();
+    let model = retie_testing::overflowing_model(healthy.model.config());
+    let service = Service::start(ServedModel { model, ..healthy }, options()).unwrap();
+    let router = service.router();
+    let body = json!({"prompt": "def", "max_tokens": 4});
+    let (status, _, text) = post(&router, PATH, &body).await;
+    let error: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status.as_u16(), &error["error"]["type"]), (500, &"server_error".into()), "{text}");
+    assert_eq!(error["error"]["code"], "model_failed");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("the model's logits after ") && message.contains("are not numbers"), "{message}");
+    let (_, _, text) = post(&router, PATH, &json!({"prompt": "def", "max_tokens": 4, "stream": true})).await;
+    assert!(text.contains("\"model_failed\"") && !text.contains("[DONE]"), "{text}");
+    wait_for(&router, "num_requests_running", 0.0).await;
 }

@@ -12,4 +12,4 @@ mod tiny;
 pub use golden::Golden;
 pub use gradients::{GoldenGradients, NextTokenLoss, assert_gradients};
 pub use tensors::{differences, ids, values};
-pub use tiny::{CONTEXT, EOS, RandomWeights, VOCAB_SIZE, random_model, tiny_llama};
+pub use tiny::{CONTEXT, EOS, RandomWeights, VOCAB_SIZE, overflowing_model, random_model, tiny_llama};

@@ -37,6 +37,12 @@ pub fn random_model(recursion: Option<RecursionConfig>) -> CausalLm {
     CausalLm::load(&config, &RandomWeights::new(&config), &Device::flex()).unwrap()
 }
 
+/// A model of `config` with [`RandomWeights`] and a head so large that logits are infinite,
+/// although no weight is.
+pub fn overflowing_model(config: &ModelConfig) -> CausalLm {
+    CausalLm::load(config, &LargeHead(RandomWeights::new(config)), &Device::flex()).unwrap()
+}
+
 /// The weights that a configuration asks for, drawn by name: between −½ and ½, norms around 1.
 #[derive(Debug)]
 pub struct RandomWeights(BTreeMap<String, TensorInfo>);
@@ -46,6 +52,28 @@ impl RandomWeights {
     pub fn new(config: &ModelConfig) -> Self {
         let tensors = config.tensors().into_iter();
         Self(tensors.map(|spec| (spec.name(), TensorInfo { dtype: Dtype::F32, shape: spec.shape })).collect())
+    }
+}
+
+/// [`RandomWeights`] with a head of almost the largest numbers of f32.
+struct LargeHead(RandomWeights);
+
+impl TensorSource for LargeHead {
+    fn names(&self) -> Vec<&str> {
+        self.0.names()
+    }
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.0.info(name)
+    }
+    fn path_of(&self, name: &str) -> &Path {
+        self.0.path_of(name)
+    }
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        if !name.starts_with("lm_head") {
+            return self.0.bytes(name);
+        }
+        let values: Vec<f32> = self.0.read_f32(name)?.into_iter().map(|value| value * f32::MAX).collect();
+        Ok(Cow::Owned(narrow(&values, Dtype::F32)))
     }
 }
 

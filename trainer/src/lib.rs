@@ -25,4 +25,7 @@ pub use io::{KeepEvent, KeepLogits, KeptLogits, TokenizedText, keep_logits, toke
 pub use job::Job;
 pub use log::{Baseline, HeldoutRouting, Logger, StepRow, read_metrics};
 pub use objective::Telemetry;
-pub use run::{Event, GroupEstimate, MODEL_DIR, Outcome, Resume, RunEstimate, Spike, Stage, estimate, stages, uptrain};
+pub use run::{
+    Event, GroupEstimate, MODEL_DIR, Outcome, Resume, RunEstimate, RunMemory, RunState, Spike, Stage, estimate,
+    run_memory, stages, uptrain,
+};

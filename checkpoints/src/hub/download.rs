@@ -4,11 +4,13 @@
 //! is recorded only when all of them are there, so that the cache never pairs files of two commits.
 //!
 //! A file grows as `blobs/{etag}.incomplete`, from which an interrupted download goes on, and is
-//! complete when it is renamed to `blobs/{etag}`, to which the snapshot then links.
+//! complete when its size and hash are those that the hub states and it is renamed to
+//! `blobs/{etag}`, to which the snapshot then links.
 
 use super::{
     DownloadProgress, Hub, HubError, HubId, RequestError,
     cache::{self, CachedRepo, Kind},
+    digest::Digest,
     http::{self, HubClient, Retries},
     hub_error, is_inside,
 };
@@ -28,9 +30,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(super) fn model(hub: &Hub, id: &HubId) -> Result<PathBuf, CheckpointError> {
     let session = Session::new(hub, id, Kind::Model, "")?;
     let mut files: Vec<String> = vec!["config.json".to_owned()];
-    if session.sizes.contains_key(SINGLE_FILE) {
+    if session.files.contains_key(SINGLE_FILE) {
         files.push(SINGLE_FILE.to_owned());
-    } else if session.sizes.contains_key(INDEX_FILE) {
+    } else if session.files.contains_key(INDEX_FILE) {
         let index = session.fetch(INDEX_FILE)?;
         let shards = cache::shards(&index).map_err(|e| match e {
             cache::ShardsError::Io(e) => CheckpointError::Io(e),
@@ -38,10 +40,10 @@ pub(super) fn model(hub: &Hub, id: &HubId) -> Result<PathBuf, CheckpointError> {
         })?;
         files.extend(shards);
     } else {
-        let names = session.sizes.keys().cloned().collect();
+        let names = session.files.keys().cloned().collect();
         return Err(unusable_weights(id.to_string().into(), names));
     }
-    files.extend(COMPANIONS.iter().filter(|name| session.sizes.contains_key(**name)).map(|name| (*name).to_owned()));
+    files.extend(COMPANIONS.iter().filter(|name| session.files.contains_key(**name)).map(|name| (*name).to_owned()));
     for file in &files {
         session.fetch(file)?;
     }
@@ -51,7 +53,7 @@ pub(super) fn model(hub: &Hub, id: &HubId) -> Result<PathBuf, CheckpointError> {
 /// Names of the files in a folder of a data set.
 pub(super) fn dataset_folder(hub: &Hub, id: &HubId, folder: &str) -> Result<Vec<String>, CheckpointError> {
     let session = Session::new(hub, id, Kind::Dataset, folder)?;
-    Ok(session.sizes.into_keys().collect())
+    Ok(session.files.into_keys().collect())
 }
 
 /// One file of a data set.
@@ -76,6 +78,35 @@ struct TreeEntry {
     path: String,
     #[serde(default)]
     size: u64,
+    /// SHA-1 of the object in git: of the file, or of the pointer to one in large storage.
+    #[serde(default)]
+    oid: String,
+    /// Of a file in large storage.
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    /// SHA-256 of the file.
+    oid: String,
+}
+
+/// What the hub states about a file.
+#[derive(Clone)]
+struct Stated {
+    size: u64,
+    /// `None` where the hub states no hash.
+    digest: Option<Digest>,
+}
+
+impl From<TreeEntry> for Stated {
+    fn from(entry: TreeEntry) -> Self {
+        let digest = match &entry.lfs {
+            Some(lfs) => Digest::sha256(&lfs.oid),
+            None => Digest::git_blob(&entry.oid),
+        };
+        Self { size: entry.size, digest }
+    }
 }
 
 /// One repository at one commit.
@@ -86,8 +117,8 @@ struct Session<'a> {
     kind: Kind,
     cached: CachedRepo,
     commit: String,
-    /// Files in the folder that was listed, with their sizes.
-    sizes: BTreeMap<String, u64>,
+    /// Files in the folder that was listed.
+    files: BTreeMap<String, Stated>,
 }
 
 impl<'a> Session<'a> {
@@ -104,15 +135,15 @@ impl<'a> Session<'a> {
             refused(hub, id, "the commit", RequestError::Answer { expected: "the revision's commit".to_owned() })
         })?;
         let mut page = Some(format!("{api}/tree/{commit}/{}", http::segments(folder)));
-        let mut sizes = BTreeMap::new();
+        let mut files = BTreeMap::new();
         while let Some(url) = page {
             let (entries, next) =
                 client.json::<Vec<TreeEntry>>(&url).map_err(|e| refused(hub, id, "the list of files", e))?;
-            let files = entries.into_iter().filter(|entry| entry.r#type == "file");
-            sizes.extend(files.map(|entry| (entry.path, entry.size)));
+            let of_page = entries.into_iter().filter(|entry| entry.r#type == "file");
+            files.extend(of_page.map(|entry| (entry.path.clone(), Stated::from(entry))));
             page = next;
         }
-        Ok(Self { hub, id, client, kind, cached: CachedRepo::new(&hub.cache, kind, id), commit, sizes })
+        Ok(Self { hub, id, client, kind, cached: CachedRepo::new(&hub.cache, kind, id), commit, files })
     }
 
     /// Downloads `file` unless the cache has it.
@@ -120,8 +151,8 @@ impl<'a> Session<'a> {
         if !is_inside(file) {
             return Err(hub_error(self.id, HubError::BadFileName { file: file.to_owned() }));
         }
-        let size =
-            *self.sizes.get(file).ok_or_else(|| hub_error(self.id, HubError::NoFile { file: file.to_owned() }))?;
+        let no_file = || hub_error(self.id, HubError::NoFile { file: file.to_owned() });
+        let Stated { size, digest } = self.files.get(file).cloned().ok_or_else(no_file)?;
         let path = self.cached.snapshot(&self.commit).join(file);
         if has_size(&path, size) {
             return Ok(path);
@@ -134,6 +165,7 @@ impl<'a> Session<'a> {
         if !has_size(&blob, size) {
             let incomplete = self.cached.blob(&format!("{etag}.incomplete"));
             self.download(Download { file, url: &url, size, path: &incomplete })?;
+            self.check(file, &incomplete, digest.as_ref())?;
             fs_err::rename(incomplete, &blob)?;
         }
         self.cached.link(&self.commit, file, &etag)?;
@@ -168,6 +200,19 @@ impl<'a> Session<'a> {
             return Err(hub_error(self.id, HubError::Size { file: file.to_owned(), found, expected }));
         }
         Ok(())
+    }
+
+    /// Compares what was downloaded of `file` with the hash that the hub states, and removes what
+    /// is another file.
+    fn check(&self, file: &str, path: &Path, digest: Option<&Digest>) -> Result<(), CheckpointError> {
+        let Some(expected) = digest else { return Ok(()) };
+        let found = expected.of_file(path)?;
+        if found == *expected {
+            return Ok(());
+        }
+        fs_err::remove_file(path)?;
+        let (found, expected) = (found.to_string(), expected.to_string());
+        Err(hub_error(self.id, HubError::Hash { file: file.to_owned(), found, expected }))
     }
 
     /// Records which commit the revision is.

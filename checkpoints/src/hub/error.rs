@@ -65,6 +65,19 @@ pub enum HubError {
         /// The size that the hub states.
         expected: u64,
     },
+    /// A downloaded file has another content than the hub states. It was removed.
+    #[cfg(feature = "hub")]
+    #[error(
+        "`{file}` was downloaded with the {found}, expected the {expected}\nhint: try again; if it stays so, something between you and the hub changes files"
+    )]
+    Hash {
+        /// The file.
+        file: String,
+        /// Its hash.
+        found: String,
+        /// The hash that the hub states.
+        expected: String,
+    },
 }
 
 /// Why a request to the hub failed.

@@ -6,7 +6,6 @@ use serde::de::DeserializeOwned;
 use std::{io::Read, thread, time::Duration};
 use ureq::{
     Agent, Body,
-    config::RedirectAuthHeaders,
     http::{HeaderMap, Response, StatusCode, Uri, header, uri::Authority},
     tls::{RootCerts, TlsConfig},
 };
@@ -56,7 +55,8 @@ impl HubClient {
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // Followed here, where it is decided what goes with them.
+            .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_per_read(Some(READ_TIMEOUT))
             .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build());
@@ -77,7 +77,7 @@ impl HubClient {
     /// The JSON document at `url`, and the URL of the page after it, if there is one.
     pub fn json<T: DeserializeOwned>(&self, url: &str) -> Result<(T, Option<String>), RequestError> {
         with_retries(|| {
-            let mut answer = success(self.authorized(self.agent.get(url), url).call()?)?;
+            let mut answer = success(self.get(url, None)?)?;
             let body = answer.body_mut().with_config().limit(MAX_JSON_BYTES).read_to_vec()?;
             Ok((serde_json::from_slice(&body)?, next_page(answer.headers())))
         })
@@ -90,8 +90,7 @@ impl HubClient {
         let mut url = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let answer = with_retries(|| {
-                let request = self.authorized(self.agent.head(&url), &url);
-                let answer = request.config().max_redirects(0).build().call()?;
+                let answer = self.authorized(self.agent.head(&url), &url).call()?;
                 if answer.status().is_redirection() { Ok(answer) } else { success(answer) }
             })?;
             let moved = text(answer.headers(), header::LOCATION.as_str());
@@ -106,13 +105,10 @@ impl HubClient {
     /// The content of the file at `url` from byte `start` on, and the byte at which it really
     /// starts, which is zero if the server cannot start elsewhere.
     pub fn content(&self, url: &str, start: u64) -> Result<(u64, impl Read + use<>), RequestError> {
-        let mut request = self.authorized(self.agent.get(url), url);
-        if start > 0 {
-            request = request.header(header::RANGE, format!("bytes={start}-"));
-        }
-        let answer = request.call()?;
+        let range = (start > 0).then(|| format!("bytes={start}-"));
+        let answer = self.get(url, range.as_deref())?;
         if start > 0 && answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            let whole = success(self.authorized(self.agent.get(url), url).call()?)?;
+            let whole = success(self.get(url, None)?)?;
             return Ok((0, whole.into_body().into_reader()));
         }
         let answer = success(answer)?;
@@ -127,6 +123,24 @@ impl HubClient {
             0
         };
         Ok((starts_at, answer.into_body().into_reader()))
+    }
+
+    /// Asks for `url`, or a part of it, and follows redirects. Each request is decided about anew:
+    /// one to another scheme, host or port than the hub's carries no token.
+    fn get(&self, url: &str, range: Option<&str>) -> Result<Response<Body>, RequestError> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self.authorized(self.agent.get(&url), &url);
+            if let Some(range) = range {
+                request = request.header(header::RANGE, range);
+            }
+            let answer = request.call()?;
+            match text(answer.headers(), header::LOCATION.as_str()) {
+                Some(to) if answer.status().is_redirection() => url = target(&url, to)?,
+                _ => return Ok(answer),
+            }
+        }
+        Err(ureq::Error::TooManyRedirects.into())
     }
 
     /// `request` with the token, if `url` is on the hub.
@@ -201,6 +215,21 @@ fn etag(headers: &HeaderMap) -> Result<String, RequestError> {
     tag.map(ToOwned::to_owned)
 }
 
+/// Where a redirect from `url` to `location` leads: a URL, or a path on the same server. One that
+/// leaves TLS is refused.
+fn target(url: &str, location: &str) -> Result<String, RequestError> {
+    let bad = || RequestError::from(ureq::Error::BadUri(location.to_owned()));
+    let from: Uri = url.parse().map_err(|_| bad())?;
+    let (scheme, authority) = from.scheme_str().zip(from.authority()).ok_or_else(bad)?;
+    let to = match location {
+        path if path.starts_with("//") => format!("{scheme}:{path}"),
+        path if path.starts_with('/') => format!("{scheme}://{authority}{path}"),
+        url => url.to_owned(),
+    };
+    let is_http = to.starts_with("https://") || to.starts_with("http://") && scheme == "http";
+    if is_http { Ok(to) } else { Err(bad()) }
+}
+
 /// The target of `Link: <…>; rel="next"` (RFC 8288).
 fn next_page(headers: &HeaderMap) -> Option<String> {
     let link = text(headers, header::LINK.as_str())?.split(',').find(|link| link.contains("rel=\"next\""))?;
@@ -233,6 +262,18 @@ mod tests {
         assert_eq!(next_page(&headers(&[("link", link)])).as_deref(), Some("https://hub/a?cursor=2"));
         assert_eq!(next_page(&headers(&[("link", "<https://hub/a>; rel=\"prev\"")])), None);
         assert_eq!(next_page(&headers(&[])), None);
+    }
+
+    #[test]
+    fn a_redirect_leads_to_a_url_or_a_path_and_never_from_tls_to_plain_text() {
+        let from = |url: &str, location: &str| target(url, location).ok();
+        assert_eq!(from("https://hub:1/a/b", "/c?d").as_deref(), Some("https://hub:1/c?d"));
+        assert_eq!(from("https://hub/a", "//cdn/c").as_deref(), Some("https://cdn/c"));
+        assert_eq!(from("http://hub/a", "https://cdn/c").as_deref(), Some("https://cdn/c"));
+        assert_eq!(from("http://hub/a", "http://cdn/c").as_deref(), Some("http://cdn/c"));
+        for location in ["http://hub/a", "file:///etc/passwd", "c", ""] {
+            assert_eq!(from("https://hub/a", location), None, "{location}");
+        }
     }
 
     #[test]

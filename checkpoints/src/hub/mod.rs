@@ -9,6 +9,8 @@
 mod address;
 mod cache;
 #[cfg(feature = "hub")]
+mod digest;
+#[cfg(feature = "hub")]
 mod download;
 mod error;
 #[cfg(feature = "hub")]

@@ -3,7 +3,7 @@
 //!
 //! If both exist, the single file wins, as in `transformers`.
 
-use crate::{CheckpointError, SafetensorsFile, TensorInfo, TensorSource};
+use crate::{CheckpointError, SafetensorsFile, TensorInfo, TensorSource, links::check_inside};
 use retie_config::Disguise;
 use serde::Deserialize;
 use std::{
@@ -74,6 +74,7 @@ impl SafetensorsFolder {
         if !missing.is_empty() {
             return Err(CheckpointError::MissingShards { index: index_path.to_owned(), missing });
         }
+        shards.iter().try_for_each(|shard| check_inside(dir, shard))?;
         let files = shards.iter().map(|s| SafetensorsFile::open(&dir.join(s))).collect::<Result<Vec<_>, _>>()?;
         let positions: BTreeMap<&String, usize> = shards.iter().enumerate().map(|(i, s)| (*s, i)).collect();
         let mut owners = BTreeMap::new();

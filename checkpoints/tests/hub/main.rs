@@ -6,6 +6,7 @@ mod server;
 
 use retie_checkpoint::{CheckpointError, HubAddress, HubError, HubId, ModelSource, RequestError};
 use server::{COMMIT, Server, hub};
+use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -219,6 +220,59 @@ fn another_host_gets_the_request_and_not_the_token() {
     assert_eq!(fs_err::read(snapshot.join("model.safetensors")).unwrap(), weights());
     assert!(server.requests().iter().all(|request| request.ends_with("+token")));
     assert_eq!(storage.requests(), [format!("GET /org/name/resolve/{COMMIT}/model.safetensors")]);
+}
+
+#[test]
+fn another_port_of_the_same_host_gets_no_token_either() {
+    let cache = tempfile::tempdir().unwrap();
+    let files: [(&str, &[u8]); 2] = [("config.json", CONFIG), ("model.safetensors", &weights())];
+    let (server, other) = (Server::start("org/name", &files), Server::start("org/name", &files));
+    server.state().elsewhere.insert("config.json".to_owned(), other.address.clone());
+    server.hub(cache.path()).model(&id()).unwrap();
+    assert_eq!(other.requests(), [format!("GET /org/name/resolve/{COMMIT}/config.json")]);
+}
+
+#[test]
+fn a_file_with_another_hash_than_the_hub_states_is_not_kept() {
+    let sha256 = hex(&Sha256::digest(weights()));
+    // `git hash-object` of the configuration.
+    let oid = "32fc071be466c83461c5017047548836a4090b60";
+    for (wrong, what) in [("model.safetensors", "the SHA-256 "), ("config.json", "the git object ")] {
+        let cache = tempfile::tempdir().unwrap();
+        let server = Server::start("org/name", &[("config.json", CONFIG), ("model.safetensors", &weights())]);
+        server.state().large.insert("model.safetensors".to_owned(), sha256.clone());
+        server.state().oids.insert("config.json".to_owned(), oid.to_owned());
+        server.hub(cache.path()).model(&id()).unwrap();
+
+        let cache = tempfile::tempdir().unwrap();
+        match wrong {
+            "config.json" => server.state().oids.insert(wrong.to_owned(), oid.replace('0', "1")),
+            _ => server.state().large.insert(wrong.to_owned(), "0".repeat(64)),
+        };
+        let blobs = cache.path().join("models--org--name/blobs");
+        let error = cause(server.hub(cache.path()).model(&id()).unwrap_err());
+        let message = error.to_string();
+        assert!(message.starts_with(&format!("`{wrong}` was downloaded with {what}")), "{message}");
+        assert!(!blobs.join(format!("etag-of-{wrong}")).exists());
+        assert!(!blobs.join(format!("etag-of-{wrong}.incomplete")).exists());
+    }
+}
+
+#[test]
+fn a_part_that_an_earlier_process_left_of_another_file_is_noticed() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start("org/name", &[("config.json", CONFIG), ("model.safetensors", &weights())]);
+    server.state().large.insert("model.safetensors".to_owned(), hex(&Sha256::digest(weights())));
+    let blobs = cache.path().join("models--org--name/blobs");
+    fs_err::create_dir_all(&blobs).unwrap();
+    fs_err::write(blobs.join("etag-of-model.safetensors.incomplete"), [b'x'; 30]).unwrap();
+    let error = cause(server.hub(cache.path()).model(&id()).unwrap_err());
+    assert!(matches!(error, HubError::Hash { .. }), "{error}");
+    server.hub(cache.path()).model(&id()).unwrap();
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

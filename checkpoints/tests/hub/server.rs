@@ -30,6 +30,10 @@ pub struct State {
     pub busy: usize,
     /// Whether a list of files has a page for each.
     pub short_pages: bool,
+    /// Files in large storage, and the hash that the list states of them.
+    pub large: BTreeMap<String, String>,
+    /// Ids of the other files' git objects.
+    pub oids: BTreeMap<String, String>,
     /// Every request line, with `+token` if the right one came along, and the range that was asked
     /// for.
     requests: Vec<String>,
@@ -178,7 +182,14 @@ impl State {
 
     fn list(&self, folder: &str, request: &Request, address: &str) -> Answer {
         let inside = self.files.iter().filter(|(name, _)| name.rsplit_once('/').map_or("", |(f, _)| f) == folder);
-        let entry = |(name, content): (&String, &Vec<u8>)| serde_json::json!({ "type": "file", "oid": "x", "size": content.len(), "path": name });
+        let entry = |(name, content): (&String, &Vec<u8>)| {
+            let oid = self.oids.get(name).map_or("x", String::as_str);
+            let mut entry = serde_json::json!({ "type": "file", "oid": oid, "size": content.len(), "path": name });
+            if let Some(hash) = self.large.get(name) {
+                entry["lfs"] = serde_json::json!({ "oid": hash, "size": content.len(), "pointerSize": 134 });
+            }
+            entry
+        };
         let sub = serde_json::json!({ "type": "directory", "oid": "x", "path": "sub" });
         let entries: Vec<serde_json::Value> = inside.map(entry).chain([sub]).collect();
         if !self.short_pages {

@@ -4,13 +4,17 @@
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
     error::Status,
+    memory::{self, Need},
     model, output,
     progress::{Progress, Unit},
     ranks, signal,
 };
+use burn::tensor::Device;
 use clap::Args;
+use retie_checkpoint::ModelSource;
 use retie_collective::{Collective, lead_first};
 use retie_config::{DataConfig, UptrainConfig, document};
+use retie_model::CausalLm;
 use retie_report::number::{bytes, grouped};
 use retie_trainer::{Job, KeepEvent, KeepLogits, keep_logits};
 use serde_json::json;
@@ -71,6 +75,9 @@ impl CacheLogits {
     fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
         let device = retie_model::device(&self.device.device)?;
         let teacher = lead_first(ranks, || model::open(&self.teacher))?;
+        if ranks.leads() && retie_model::is_host(&device) {
+            self.check_memory(&teacher, &device)?;
+        }
         let options = KeepLogits {
             teacher: model::parent(&teacher)?,
             data: self.text()?,
@@ -125,6 +132,24 @@ impl CacheLogits {
         output::wrote(&self.output);
         output::next(&format!("retie uptrain CONFIG.yaml --set 'teacher={{logits: {}}}'", self.output.display()));
         Ok(status)
+    }
+
+    /// Compares the memory of the teacher and of one pass with what is free.
+    fn check_memory(&self, teacher: &ModelSource, device: &Device) -> anyhow::Result<()> {
+        /// Rows that wait to be written, and the logits of the tokens that are reduced at once.
+        const BUFFERS: u64 = 256 << 20;
+        let config = &teacher.config;
+        let weights = CausalLm::weight_bytes(config, teacher.tensors.as_ref(), device, self.dtype.get()) as u64;
+        let length = self.text()?.sequence_length;
+        let of_token =
+            4 * config.hidden_size + 2 * (config.query_size() + config.key_value_size() + config.intermediate_size);
+        let sequence = 4 * (length * of_token) as u64;
+        let pass = sequence.saturating_mul(u64::from(self.batch_size));
+        let need = Need { least: weights, estimate: weights.saturating_add(pass).saturating_add(BUFFERS) };
+        memory::check("the teacher", need, |free| match free.saturating_sub(weights + BUFFERS) / sequence.max(1) {
+            0 => "`--dtype bf16` needs half the memory for the weights".to_owned(),
+            sequences => format!("`--batch-size {sequences}` would fit"),
+        })
     }
 
     /// The training text: that of the run in `--config`, or else the one that the arguments name.

@@ -95,6 +95,7 @@ impl Conversation {
         let mut answer = String::new();
         while !self.engine.is_idle() {
             for progress in self.engine.step() {
+                progress.failed.map_or(Ok(()), Err)?;
                 let is_text = progress.finish != Some(FinishReason::EndOfText);
                 if let Some(token) = progress.token.filter(|_| is_text) {
                     let piece = decoder.step(token)?;

@@ -273,7 +273,8 @@ impl Generate {
             if num_steps == 1 {
                 first_token = start.elapsed().as_secs_f64();
             }
-            for Progress { recursion_counts, token, finish, .. } in progress {
+            for Progress { recursion_counts, token, finish, failed, .. } in progress {
+                failed.map_or(Ok(()), Err)?;
                 if num_steps == 1 {
                     pieces.prompt(&prompt, &recursion_counts)?;
                 } else {

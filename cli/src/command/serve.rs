@@ -4,13 +4,17 @@ use crate::{
     args::{DeviceArgs, DtypeArgs, EngineArgs, parse_duration},
     choice::choice,
     error::Status,
+    memory::{self, Need},
     model::{self, TextModel},
     output, signal,
 };
 use anyhow::Context;
+use burn::tensor::Device;
 use clap::Args;
+use retie_checkpoint::ModelSource;
 use retie_data::ChatTemplate;
-use retie_engine::Scheduler;
+use retie_engine::{EngineOptions, Scheduler};
+use retie_model::CausalLm;
 use retie_report::number::bytes;
 use retie_serve::{Ended, Lifetime, QueueLimits, ServeOptions, ServedModel, Service};
 use std::time::Duration;
@@ -71,8 +75,11 @@ impl Serve {
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let chat_template = ChatTemplate::from_model_files(&source.companions, &source.path)?;
-        let text_model = TextModel::load(&source, &device, self.dtype.get())?;
         let engine = self.engine.options(&source.config);
+        if retie_model::is_host(&device) {
+            self.check_memory(&source, &device, &engine)?;
+        }
+        let text_model = TextModel::load(&source, &device, self.dtype.get())?;
         let options = ServeOptions {
             engine,
             scheduler: self.scheduler,
@@ -101,6 +108,25 @@ impl Serve {
             Ended::Cancelled => "some requests were ended before they were finished",
         });
         Ok(Status::Done)
+    }
+}
+
+impl Serve {
+    /// Compares the memory of weights, KV cache and one pass with what is free.
+    fn check_memory(&self, source: &ModelSource, device: &Device, engine: &EngineOptions) -> anyhow::Result<()> {
+        let config = &source.config;
+        let weights = CausalLm::weight_bytes(config, source.tensors.as_ref(), device, self.dtype.get()) as u64;
+        let slot = config.cost(engine.context, None).cache_bytes as u64;
+        let cache = slot.saturating_mul(engine.num_slots as u64);
+        let of_token =
+            4 * config.hidden_size + 2 * (config.query_size() + config.key_value_size() + config.intermediate_size);
+        let pass = 4 * (engine.max_step_tokens * of_token + engine.num_slots * config.vocab_size) as u64;
+        let held = weights.saturating_add(cache);
+        let need = Need { least: held, estimate: held.saturating_add(pass) };
+        memory::check("the server", need, |free| match free.saturating_sub(weights + pass) / slot.max(1) {
+            0 => "a smaller `--context`, or `--dtype bf16`, needs less".to_owned(),
+            slots => format!("`--num-slots {slots}` would fit, or a smaller `--context`"),
+        })
     }
 }
 

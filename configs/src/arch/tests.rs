@@ -389,3 +389,15 @@ fn unsupported_values_of_a_family_are_refused() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn sizes_that_no_machine_could_hold_are_refused_before_anything_is_made_of_them() {
+    for key in
+        ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "head_dim"]
+    {
+        for found in [1u64 << 32, i64::MAX as u64 - 1, u64::MAX - 1] {
+            let message = read(json!({"model_type": "llama", key: found})).unwrap_err().to_string();
+            assert!(message.contains(&format!("`{key}`")) && message.contains("at most "), "{key}: {message}");
+        }
+    }
+}

@@ -26,9 +26,16 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
+/// Spaces that a level of JSON may be indented by; templates have 2 or 4.
+const MOST_INDENT: usize = 64;
+
 /// `json.dumps(value, ensure_ascii=False, indent=…)`, without escapes for HTML.
 pub fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
+    if indent.is_some_and(|indent| indent > MOST_INDENT) {
+        let message = format!("`tojson` indents by {MOST_INDENT} spaces at most");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
     if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
         return Err(Error::new(ErrorKind::InvalidOperation, "`tojson` cannot escape characters outside of ASCII"));
     }

@@ -84,6 +84,7 @@ fn a_template_that_is_wrong_or_endless_is_an_error() {
     assert_eq!(render(endless), "the chat template of `there` does not take the messages: engine ran out of fuel");
     assert!(render("{{ strftime_now('%Q') }}").ends_with("`strftime_now` does not know `%Q`"));
     assert!(render("{{ {} | tojson(sort_keys=true) }}").contains("sort_keys"));
+    assert!(render("{{ {} | tojson(indent=9223372036854775807) }}").contains("at most"));
 }
 
 #[test]

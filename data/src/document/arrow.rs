@@ -279,4 +279,15 @@ mod tests {
         fs_err::write(&path, "").unwrap();
         assert!(matches!(texts(&path, "text"), Err(DataError::Empty { .. })));
     }
+
+    // Found by `scripts/fuzz`: a buffer that is longer than the file.
+    #[test]
+    fn a_file_on_which_the_parser_panics_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.arrow");
+        fs_err::write(&path, include_bytes!("../../../fuzz/corpus/arrow/found_length")).unwrap();
+        let error = texts(&path, "text").unwrap_err();
+        assert!(matches!(error, DataError::Unparseable { .. }), "{error}");
+        assert!(error.to_string().contains("a.arrow` is damaged"), "{error}");
+    }
 }

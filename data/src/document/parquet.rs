@@ -232,4 +232,15 @@ mod tests {
         let message = texts("binary.parquet", "text").unwrap_err().to_string();
         assert!(message.starts_with("row 2 of `") && message.contains("offset 3 of the value"), "{message}");
     }
+
+    // Found by `scripts/fuzz`: a column that begins before the file.
+    #[test]
+    fn a_file_on_which_the_parser_panics_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        fs_err::write(&path, include_bytes!("../../../fuzz/corpus/parquet/found_negative")).unwrap();
+        let documents = crate::documents(&path, "text");
+        let error = documents.and_then(|documents| documents.collect::<Result<Vec<_>, _>>()).unwrap_err();
+        assert!(matches!(error, DataError::Unparseable { .. }), "{error}");
+    }
 }

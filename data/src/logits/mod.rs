@@ -38,6 +38,8 @@ use std::{
 const META_FILE: &str = "logits.json";
 const MAGIC: &[u8; 8] = b"retielog";
 const HEADER_BYTES: usize = 8 + 8 + 8 + 32;
+/// More bytes than a cache can have: sizes below keep all arithmetic within `usize`.
+const MOST_BYTES: usize = 1 << 60;
 /// The version of what is described above.
 pub const LOGITS_SCHEMA: u32 = 1;
 
@@ -122,7 +124,11 @@ impl LogitsMeta {
         let meta: Self = serde_json::from_slice(&text).map_err(|error| bad(format!("`{META_FILE}`: {error}")))?;
         let sizes = [meta.rows, meta.sequence_length, meta.top_k, meta.rows_per_shard];
         let impossible_part = meta.top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0));
-        let impossible = sizes.contains(&0) || meta.top_k > meta.vocab_size || impossible_part;
+        let bytes = (meta.id_bytes() + 2).checked_mul(meta.top_k).and_then(|token| {
+            token.checked_add(2 + meta.id_bytes())?.checked_mul(meta.sequence_length)?.checked_mul(meta.rows)
+        });
+        let fits = bytes.is_some_and(|bytes| bytes < MOST_BYTES) && meta.rows_per_shard < MOST_BYTES;
+        let impossible = sizes.contains(&0) || meta.top_k > meta.vocab_size || impossible_part || !fits;
         if meta.schema != LOGITS_SCHEMA || impossible {
             return Err(bad(format!("`{META_FILE}` is of another version, or its sizes are impossible")));
         }

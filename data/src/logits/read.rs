@@ -9,6 +9,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// Bad shards that are named; the file says how many there should be, and may say anything.
+const MOST_PROBLEMS: usize = 20;
+
 /// A cache that is whole.
 #[derive(Debug)]
 pub struct LogitsCache {
@@ -42,6 +45,10 @@ pub(super) fn read_shard(dir: &Path, meta: &LogitsMeta, shard: usize) -> Result<
     file.read_exact(&mut header).map_err(|error| error.to_string())?;
     let mut hasher = Sha256::new();
     let rows = meta.rows_of(shard).len();
+    let size = file.metadata().map_err(|error| error.to_string())?.len();
+    if size < (HEADER_BYTES + meta.index_bytes(rows)) as u64 {
+        return Err(format!("`{}` is damaged", path.display()));
+    }
     let mut index = vec![0; meta.index_bytes(rows)];
     file.read_exact(&mut index).map_err(|error| error.to_string())?;
     hasher.update(&index);
@@ -58,9 +65,13 @@ pub(super) fn read_shard(dir: &Path, meta: &LogitsMeta, shard: usize) -> Result<
     }
     let expected =
         [&MAGIC[..], &(shard as u64).to_le_bytes(), &(rows as u64).to_le_bytes(), &hasher.finalize()].concat();
+    let of_row = (meta.bytes_per_token() * meta.sequence_length) as u64;
+    if meta.top_p.is_none() && bytes != of_row * rows as u64 {
+        return Err(format!("`{}` is damaged", path.display()));
+    }
     let ends: Vec<u64> = match meta.top_p {
         Some(_) => index.as_chunks().0.iter().map(|end| u64::from_le_bytes(*end)).collect(),
-        None => (1..=rows as u64).map(|row| row * (meta.bytes_per_token() * meta.sequence_length) as u64).collect(),
+        None => (1..=rows as u64).map(|row| row * of_row).collect(),
     };
     if header[..] == expected[..] && ends.is_sorted() && ends.last() == Some(&bytes) {
         let start = (HEADER_BYTES + index.len()) as u64;
@@ -74,7 +85,7 @@ impl LogitsCache {
     /// Opens the cache in `dir`.
     ///
     /// # Errors
-    /// There is none, it is not complete, or damaged: every bad shard is named.
+    /// There is none, it is not complete, or damaged: bad shards are named.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let meta = LogitsMeta::load(dir)?;
         let (mut shards, mut problems) = (Vec::new(), Vec::new());
@@ -82,6 +93,10 @@ impl LogitsCache {
             match read_shard(dir, &meta, shard) {
                 Ok(shard) => shards.push(shard),
                 Err(problem) => problems.push(problem),
+            }
+            if problems.len() == MOST_PROBLEMS {
+                problems.push("and perhaps others".to_owned());
+                break;
             }
         }
         if problems.is_empty() {

@@ -143,3 +143,28 @@ fn logits_that_are_not_numbers_are_not_kept() {
     assert!(message.starts_with("the teacher's logits for rows 2 to 3 are not numbers"), "{message}");
     assert_eq!(writer.missing(), [0, 1, 2]);
 }
+
+#[test]
+fn a_description_that_promises_more_than_there_is_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |meta: &LogitsMeta| {
+        fs_err::write(dir.path().join(META_FILE), serde_json::to_vec(meta).unwrap()).unwrap();
+        LogitsCache::open(dir.path()).unwrap_err().to_string()
+    };
+    fs_err::write(dir.path().join("shard-00000.logits"), [0; 200]).unwrap();
+    for top_p in [None, Some(0.5)] {
+        let meta = LogitsMeta { top_p, rows_per_shard: 1, ..meta(VOCAB) };
+        let many = open(&LogitsMeta { rows: 1 << 40, ..meta.clone() });
+        assert!(many.contains("shard-00000.logits` is damaged") && many.contains("and perhaps others"), "{many}");
+        assert!(many.len() < 10_000);
+        open(&LogitsMeta { rows: 1 << 40, rows_per_shard: 1 << 40, ..meta.clone() });
+        for impossible in [
+            LogitsMeta { rows: usize::MAX, ..meta.clone() },
+            LogitsMeta { sequence_length: usize::MAX / 2, ..meta.clone() },
+            LogitsMeta { rows_per_shard: usize::MAX, ..meta.clone() },
+        ] {
+            let message = open(&impossible);
+            assert!(message.contains("its sizes are impossible"), "{message}");
+        }
+    }
+}

@@ -133,6 +133,17 @@ impl Sampling {
     }
 }
 
+/// Checks that a token can be chosen from the logits `[V]` after `position` tokens.
+///
+/// # Errors
+/// [`EngineError::LogitsNotFinite`].
+pub(crate) fn check_logits(logits: &[f32], position: usize) -> Result<(), EngineError> {
+    draw::unusable(logits).map_or(Ok(()), |token| {
+        let value = logits.get(token).copied().unwrap_or(f32::NAN);
+        Err(EngineError::LogitsNotFinite { position, token, value })
+    })
+}
+
 /// Sampler of the tokens of one sequence, one after the other.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -149,12 +160,16 @@ impl Sampler {
         Self { sampling, history: History::new(prompt), rng }
     }
 
-    /// The next token, given its logits `[V]`, which are modified. Without logits it is 0.
-    pub fn next(&mut self, logits: &mut [f32]) -> u32 {
+    /// The next token after `position` ones, given its logits `[V]`, which are modified.
+    ///
+    /// # Errors
+    /// [`EngineError::LogitsNotFinite`]: there are no logits to choose from.
+    pub fn next(&mut self, logits: &mut [f32], position: usize) -> Result<u32, EngineError> {
+        check_logits(logits, position)?;
         self.sampling.process(logits, &self.history);
         let token = if self.sampling.draws() { draw::draw(logits, &mut self.rng) } else { draw::best(logits) };
         self.force(token);
-        token
+        Ok(token)
     }
 
     /// Appends a given token to the history in place of a sampled one.
@@ -169,16 +184,36 @@ mod tests {
 
     fn draws(sampling: Sampling, logits: &[f32], count: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(sampling, &[]);
-        (0..count).map(|_| sampler.next(&mut logits.to_vec())).collect()
+        (0..count).map(|_| sampler.next(&mut logits.to_vec(), 0).unwrap()).collect()
     }
 
     #[test]
     fn temperature_zero_takes_the_first_of_the_best() {
         assert_eq!(draws(Sampling::default(), &[0.0, 3.0, 3.0, 1.0], 1), [1]);
-        assert_eq!(draws(Sampling::default(), &[f32::NAN, 3.0], 1), [1]);
-        assert_eq!(draws(Sampling::default(), &[], 1), [0]);
         let tiny = Sampling { temperature: 1e-45, ..Sampling::default() };
         assert_eq!(draws(tiny, &[0.0, 3.0, 1.0, 2.0], 1), [1]);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error_and_no_token() {
+        let infinity = f32::INFINITY;
+        for sampling in [Sampling::default(), Sampling { temperature: 1.0, top_k: 1, ..Sampling::default() }] {
+            let next = |logits: &[f32]| Sampler::new(sampling.clone(), &[]).next(&mut logits.to_vec(), 7);
+            assert_eq!(next(&[-infinity, 3.0]), Ok(1));
+            for (logits, bad) in [
+                (&[0.0, f32::NAN, 3.0][..], 1),
+                (&[f32::NAN; 3], 0),
+                (&[1.0, 2.0, infinity], 2),
+                (&[-infinity; 2], 0),
+                (&[], 0),
+            ] {
+                let error = next(logits).unwrap_err();
+                assert!(
+                    matches!(error, EngineError::LogitsNotFinite { position: 7, token, .. } if token == bad),
+                    "{error}"
+                );
+            }
+        }
     }
 
     #[test]

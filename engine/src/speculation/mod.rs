@@ -12,7 +12,7 @@
 
 mod tuner;
 
-use crate::{Engine, EngineError, Progress, sequence::Choice};
+use crate::{Engine, EngineError, Progress};
 use burn::tensor::{Int, Tensor};
 use retie_model::{
     Drafted, Slot,
@@ -132,7 +132,8 @@ impl Engine {
             let Drafted { state, hidden } = self.model.draft(token, slot, &mut self.cache, true);
             states.push(state);
             let mut logits = hidden.map(|hidden| self.draft_logits(hidden)).unwrap_or_default();
-            token = drafter.next(&mut logits);
+            // Logits that are no numbers draft nothing: the verified ones tell.
+            token = drafter.next(&mut logits, held + drafts.len() + 1).unwrap_or_default();
             drafts.push(token);
         }
         let drafting = start.elapsed().as_secs_f64();
@@ -147,17 +148,23 @@ impl Engine {
         let mut progress = Vec::with_capacity(num_drafts + 1);
         let mut right = 0;
         for logits in f32_slice_mut(&mut logits).chunks_exact_mut(vocab_size) {
-            let Choice { token, logprobs, reason } = sequence.choose(logits, context);
+            let (choice, failed) = match sequence.choose(logits, context) {
+                Ok(choice) => (Some(choice), None),
+                Err(error) => (None, Some(error)),
+            };
+            let token = choice.as_ref().map(|choice| choice.token);
+            let reason = choice.as_ref().and_then(|choice| choice.reason);
             progress.push(Progress {
                 sequence: sequence.id,
                 recursion_counts: Vec::new(),
-                token: Some(token),
+                token,
                 recursions: num_recursions,
-                logprobs,
+                logprobs: choice.and_then(|choice| choice.logprobs),
                 prompt_logprobs: Vec::new(),
                 finish: reason,
+                failed,
             });
-            if drafts.get(progress.len() - 1) != Some(&token) {
+            if token.is_none() || drafts.get(progress.len() - 1).copied() != token {
                 break;
             }
             right += 1;
@@ -169,7 +176,7 @@ impl Engine {
         sequence.num_started = sequence.num_read;
         self.cache.crop(slot, sequence.num_read);
         let id = sequence.id;
-        if progress.last().is_some_and(|progress| progress.finish.is_some()) {
+        if progress.last().is_some_and(|progress| progress.finish.is_some() || progress.failed.is_some()) {
             self.evict(id);
         }
         if let Some(Speculation { tuner, counts, .. }) = &mut self.speculation {

@@ -2,7 +2,7 @@
 //! `{"error": {"message", "type", "param", "code"}}`.
 
 use super::json::Json;
-use crate::{inbox::NotAccepted, queue::Refused};
+use crate::{inbox::NotAccepted, job::Failure, queue::Refused};
 use axum::{
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
@@ -84,6 +84,11 @@ impl Refusal {
         Self { code: Some("server_is_overloaded"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
+    /// The model cannot answer: the reason.
+    pub fn model_failed(message: impl Into<String>) -> Self {
+        Self { code: Some("model_failed"), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, message) }
+    }
+
     /// The engine has stopped.
     pub fn stopped() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine has stopped")
@@ -130,6 +135,15 @@ impl From<EngineError> for Refusal {
                 format!("token {token} of the prompt is not in the vocabulary of {vocab_size} tokens"),
             ),
             error => Self::bad_request(error.to_string().lines().next().unwrap_or_default()),
+        }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unavailable(reason) => Self::unavailable(reason),
+            Failure::Model(reason) => Self::model_failed(reason),
         }
     }
 }

@@ -109,7 +109,7 @@ async fn whole<S: Shape>(
     while left > 0 {
         match submitted.next().await {
             None => return Err(Refusal::stopped()),
-            Some(Event::Failed(reason)) => return Err(Refusal::unavailable(reason)),
+            Some(Event::Failed(failure)) => return Err(failure.into()),
             Some(event) => shape.part(event).into_iter().for_each(|part| add(part, &mut left)),
         }
     }
@@ -185,7 +185,7 @@ impl<S: Shape> Stream for Chunks<S> {
             let Some(submitted) = &mut self.submitted else { return Poll::Ready(None) };
             match ready!(submitted.poll_next(context)) {
                 None => self.fail(&Refusal::stopped()),
-                Some(Event::Failed(reason)) => self.fail(&Refusal::unavailable(reason)),
+                Some(Event::Failed(failure)) => self.fail(&failure.into()),
                 Some(event) => {
                     if let Some(part) = self.shape.part(event) {
                         self.add(part);

@@ -8,7 +8,7 @@
 use crate::{
     active::Active,
     inbox::{Inbox, State},
-    job::{Event, Job},
+    job::{Event, Failure, Job},
     metrics::{Ended, Gauges, Metrics},
 };
 use retie_data::Tokenizer;
@@ -103,9 +103,10 @@ impl<'a> Worker<'a> {
     fn end_unwanted(&mut self, now: Instant) {
         let cancelled = self.inbox.state() >= State::Cancelled;
         let late = |arrived: Instant| now.saturating_duration_since(arrived) > self.timeout;
+        let failed = |reason| Event::Failed(Failure::Unavailable(reason));
         let reason = |arrived: Instant| match (cancelled, late(arrived)) {
-            (true, _) => Some(Event::Failed("the server shuts down".to_owned())),
-            (_, true) => Some(Event::Failed(format!("the request took more than {} s", self.timeout.as_secs()))),
+            (true, _) => Some(failed("the server shuts down".to_owned())),
+            (_, true) => Some(failed(format!("the request took more than {} s", self.timeout.as_secs()))),
             (false, false) => None,
         };
         let removed = self.inbox.remove(|job| !job.events.is_closed() && reason(job.arrived).is_none());
@@ -127,7 +128,7 @@ impl<'a> Worker<'a> {
             let Some(job) = self.inbox.take() else { return };
             let events = job.events.clone();
             if let Err(reason) = self.admit(job, now) {
-                events.send(Event::Failed(reason));
+                events.send(Event::Failed(Failure::Unavailable(reason)));
             }
         }
     }

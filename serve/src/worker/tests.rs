@@ -106,7 +106,7 @@ struct Client {
     /// `None` after it has left.
     receiver: Option<mpsc::Receiver<Event>>,
     answers: Vec<Answer>,
-    failed: Option<String>,
+    failed: Option<Failure>,
 }
 
 impl Client {
@@ -263,7 +263,7 @@ fn requests_that_take_too_long_are_ended() {
     assert!(passes as u128 >= TIMEOUT.as_millis() / TICK.as_millis());
     for client in &mut clients {
         client.read();
-        assert_eq!(client.failed.as_deref(), Some("the request took more than 20 s"));
+        assert_eq!(client.failed, Some(Failure::Unavailable("the request took more than 20 s".to_owned())));
     }
     assert_eq!(worker.engine.num_free_slots(), SLOTS);
 }
@@ -289,7 +289,7 @@ fn a_service_that_drains_finishes_what_it_accepted_and_one_that_is_cancelled_doe
     assert_eq!(place.pass(&mut worker), Pass::Done);
     for client in &mut clients {
         client.read();
-        assert_eq!(client.failed.as_deref(), Some("the server shuts down"));
+        assert_eq!(client.failed, Some(Failure::Unavailable("the server shuts down".to_owned())));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     Job, TrainError,
     objective::{layout, token_ids},
 };
-use retie_checkpoint::{ModelSource, Parent};
+use retie_checkpoint::{FolderLock, ModelSource, Parent};
 use retie_collective::{Collective, lead_first};
 use retie_config::{DataConfig, Packing};
 use retie_data::{
@@ -96,6 +96,8 @@ pub fn keep_logits(
     };
     let dataset = files.on_ranks(ranks, |files| files.train(&mut tokenizing))?;
     let meta = options.meta(teacher.config.vocab_size, tokenizer.fingerprint(), &dataset);
+    let lock = || ranks.leads().then(|| FolderLock::take(&options.output)).transpose();
+    let _lock = lead_first(ranks, lock)?;
     let mut writer = lead_first(ranks, || LogitsWriter::open(&options.output, meta.clone()))?;
     let missing = missing(&writer, ranks);
     let rows_of = |shards: &[usize]| shards.iter().map(|shard| meta.rows_of(*shard).len()).sum::<usize>();

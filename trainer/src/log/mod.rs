@@ -110,7 +110,10 @@ fn columns(row: &StepRow) -> Result<Vec<(String, f64)>, serde_json::Error> {
 }
 
 /// Puts `bytes` in the place of a file, whole.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+///
+/// # Errors
+/// The disk fails or is full; the file is as it was.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".partial");
     fs_err::write(&temporary, bytes)?;

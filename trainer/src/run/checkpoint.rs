@@ -75,12 +75,22 @@ pub struct ModelFiles<'a> {
 }
 
 impl ModelFiles<'_> {
+    /// The configuration, which names the type of the weights that are written: its source's may
+    /// have had another one.
+    fn config_in_f32(&self) -> ModelConfig {
+        let mut config = self.config.clone();
+        // `dtype` since transformers 5, `torch_dtype` before.
+        let key = if config.other.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.other.insert(key.into(), Dtype::F32.torch_name().into());
+        config
+    }
+
     /// Writes them and the weights of `model` into `dir`, which must be empty.
     ///
     /// # Errors
     /// When the disk fails or is full.
     pub fn write(&self, model: &CausalLm, dir: &Path) -> Result<(), TrainError> {
-        let mut text = serde_json::to_string_pretty(&self.config.to_json())
+        let mut text = serde_json::to_string_pretty(&self.config_in_f32().to_json())
             .map_err(|source| TrainError::BadRunFile { path: dir.join("config.json"), source })?;
         text.push('\n');
         fs_err::write(dir.join("config.json"), text)?;

@@ -7,12 +7,12 @@ use crate::{
     optim::{Parameter, UpdateRules},
 };
 use burn::tensor::{Device, Distribution, Tensor};
-use retie_checkpoint::{Dtype, ModelSource};
+use retie_checkpoint::ModelSource;
 use retie_config::{
     DepthAssignment, LoraConfig, ModelConfig, OptimizerConfig, ParameterGroup, Relax, ShareMap, TensorSpec,
     UptrainConfig,
 };
-use retie_model::kernels::kernels_of;
+use retie_model::{CausalLm, WeightDtype};
 use serde::Serialize;
 use std::{fmt, time::Instant};
 
@@ -82,32 +82,66 @@ pub fn estimate(config: &UptrainConfig, device: &Device, ranks: usize) -> Result
     let norm_flops = student.config.dora_norm_operations();
     let flops_per_step = flops_per_token * tokens_per_step as f64 + forward_passes * norm_flops;
     let groups = student.groups(&config.optimizer);
-    let trained: usize = groups.iter().filter(|group| group.lr > 0.0).map(|group| group.parameters).sum();
+    let memory = run_memory(config, (&inputs.student, inputs.teacher.as_ref()), device, ranks);
     let speed = product_speed(&inputs.student.config, tokens, device);
-    let state = student.state_elements(config);
-    let state = if config.train.shard_optimizer { state.div_ceil(ranks) } else { state };
     Ok(RunEstimate {
         ranks,
         steps: config.num_steps(),
         tokens_per_step,
         groups,
-        student_bytes: (student.parameters() + trained + state) * 4,
-        teacher_bytes: inputs.teacher.as_ref().map_or(0, |teacher| held_bytes(teacher, device)),
-        activation_bytes: student.activations_per_token(checkpoint) * tokens * 4,
+        student_bytes: memory.student,
+        teacher_bytes: memory.teacher,
+        activation_bytes: memory.activations(),
         flops_per_step,
         seconds: flops_per_step / (speed * ranks as f64) * config.num_steps() as f64,
     })
 }
 
-/// Bytes of the weights of a model that is only read: what its file holds in bf16 stays so on the
-/// CPU.
-fn held_bytes(source: &ModelSource, device: &Device) -> usize {
-    let bytes = |spec: &TensorSpec| {
-        let stored = source.tensors.info(&spec.name()).map(|info| info.dtype);
-        let narrow = kernels_of(device).keeps_bf16_weights() && spec.shape.len() == 2 && stored == Some(Dtype::BF16);
-        spec.num_elements() * if narrow { 2 } else { 4 }
+/// Memory of a run on one rank, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunMemory {
+    /// Weights, gradients and optimizer state of the student.
+    pub student: usize,
+    /// Weights of the teacher.
+    pub teacher: usize,
+    /// Activations that the backward pass of one sequence keeps: an estimate.
+    pub activations_per_sequence: usize,
+    /// Sequences of a micro-batch.
+    pub sequences: usize,
+}
+
+impl RunMemory {
+    /// Activations of a micro-batch.
+    #[must_use]
+    pub fn activations(&self) -> usize {
+        self.activations_per_sequence * self.sequences
+    }
+}
+
+/// Memory of a run of `config` on each of `ranks` ranks.
+#[must_use]
+pub fn run_memory(
+    config: &UptrainConfig,
+    (student, teacher): (&ModelSource, Option<&ModelSource>),
+    device: &Device,
+    ranks: usize,
+) -> RunMemory {
+    let sizes = Sizes::from_source(student);
+    let trained = |spec: &&TensorSpec| config.optimizer.groups.get(spec.group).is_trained();
+    let trained: usize = sizes.tensors.iter().filter(trained).map(TensorSpec::num_elements).sum();
+    let state = sizes.state_elements(config);
+    let state = if config.train.shard_optimizer { state.div_ceil(ranks) } else { state };
+    let held = |teacher: &ModelSource| {
+        CausalLm::weight_bytes(&teacher.config, teacher.tensors.as_ref(), device, WeightDtype::Auto)
     };
-    source.config.tensors().iter().map(bytes).sum()
+    RunMemory {
+        student: (sizes.parameters() + trained + state) * 4,
+        teacher: teacher.map_or(0, held),
+        activations_per_sequence: sizes.activations_per_token(config.train.checkpoint_recursions)
+            * config.data.sequence_length
+            * 4,
+        sequences: config.train.batch_size,
+    }
 }
 
 struct Sizes {

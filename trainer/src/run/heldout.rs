@@ -4,7 +4,7 @@
 use super::routing;
 use crate::{
     TrainError,
-    log::{Baseline, StepRow},
+    log::{Baseline, StepRow, replace},
     objective::{Objective, cross_entropy},
 };
 use retie_collective::Collective;
@@ -107,6 +107,6 @@ impl<'a> Heldout<'a> {
         }
         let dir = self.config.run.dir.join("eval");
         fs_err::create_dir_all(&dir)?;
-        Ok(fs_err::write(dir.join(format!("step-{step}.json")), format!("{row}\n"))?)
+        replace(&dir.join(format!("step-{step}.json")), format!("{row}\n").as_bytes())
     }
 }

@@ -1,7 +1,10 @@
 //! The rank that writes the files of a run.
 
 use super::{resume::CONFIG_FILE, spikes::Spikes};
-use crate::{TrainError, log::Loggers};
+use crate::{
+    TrainError,
+    log::{Loggers, replace},
+};
 use retie_checkpoint::Provenance;
 use retie_config::{UptrainConfig, document::to_yaml};
 
@@ -29,10 +32,10 @@ fn write_run_files(config: &UptrainConfig, provenance: &Provenance, changed_at: 
     fs_err::create_dir_all(dir)?;
     let path = dir.join(CONFIG_FILE);
     if let (true, Some(step)) = (path.exists(), changed_at) {
-        fs_err::copy(&path, dir.join(format!("config.until-step-{step}.yaml")))?;
+        replace(&dir.join(format!("config.until-step-{step}.yaml")), &fs_err::read(&path)?)?;
     }
     if changed_at.is_some() || !path.exists() {
-        fs_err::write(path, to_yaml(config)?)?;
+        replace(&path, to_yaml(config)?.as_bytes())?;
     }
     Ok(provenance.save(dir)?)
 }

@@ -21,7 +21,8 @@ mod spikes;
 mod stages;
 mod step;
 
-pub use estimate::{GroupEstimate, RunEstimate, estimate};
+pub use checkpoint::State as RunState;
+pub use estimate::{GroupEstimate, RunEstimate, RunMemory, estimate, run_memory};
 pub use event::{Event, Outcome};
 pub use resume::Resume;
 pub use spikes::Spike;
@@ -37,7 +38,8 @@ use checkpoint::{ModelFiles, State};
 use guard::Guard;
 use heldout::Heldout;
 use lead::Lead;
-use retie_checkpoint::{Provenance, Staging};
+use retie_checkpoint::{FolderLock, Provenance, Staging};
+use retie_collective::lead_first;
 use retie_config::UptrainConfig;
 use retie_data::Sampler;
 use retie_model::CausalLm;
@@ -50,8 +52,9 @@ pub const MODEL_DIR: &str = "model";
 /// a rank all of them save and give [`Outcome::Interrupted`].
 ///
 /// # Errors
-/// When an input is missing or does not fit (nothing is written then), the disk fails, or the loss
-/// stops being a number. The other ranks may wait for this one then, so the job has to end.
+/// When an input is missing or does not fit (nothing is written then), another process trains into
+/// the same folder, the disk fails, or the loss stops being a number. The other ranks may wait for
+/// this one then, so the job has to end.
 pub fn uptrain(
     config: &UptrainConfig,
     resume: Resume,
@@ -59,6 +62,9 @@ pub fn uptrain(
     job: Job<'_>,
     events: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
+    // For as long as the run writes: a second one would mix its rows and checkpoints with these.
+    let lock = || job.ranks.leads().then(|| FolderLock::take(&config.run.dir)).transpose();
+    let _lock = lead_first(job.ranks, lock)?;
     let (run, model) = Run::open(config, resume, provenance, job, events)?;
     run.train(model, events)
 }

@@ -10,6 +10,7 @@ use crate::{
     args::{JsonArgs, SetArgs},
     calibration::CalibrationRun,
     error::Status,
+    memory::{self, Need},
     model, output,
 };
 use clap::Args;
@@ -100,6 +101,7 @@ pub fn convert(source: &ModelSource, resolved: &ResolvedConvert) -> anyhow::Resu
     if source.tokenizer_json().is_some() {
         model::tokenizer(source)?;
     }
+    check_memory(source, resolved)?;
     let provenance = Provenance::now(command_line(), Some(model::parent(source)?));
     let mut files =
         OutputFiles { files: source.companions.clone(), provenance: Some(provenance), ..OutputFiles::default() };
@@ -127,6 +129,28 @@ pub fn convert(source: &ModelSource, resolved: &ResolvedConvert) -> anyhow::Resu
     let mut bars = Bars::default();
     let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
     Ok(retie_convert::convert(source_model(source), &conversion, calibration.as_ref(), &files, out, &mut see)?)
+}
+
+/// Compares the memory of a conversion with what is free. Tensors are read one at a time, so the
+/// largest counts: as it is stored, and four times in f32 (a mean, its residual, factors, what is
+/// written); a calibration adds two hidden states for each of its tokens, and the moments of the
+/// linears of one layer.
+fn check_memory(source: &ModelSource, resolved: &ResolvedConvert) -> anyhow::Result<()> {
+    let infos = source.tensors.names().into_iter().filter_map(|name| source.tensors.info(name));
+    let largest = infos.max_by_key(|info| info.num_elements());
+    let (stored, elements) = largest.map_or((0, 0), |info| (info.num_bytes(), info.num_elements()));
+    let calibration = match &resolved.start {
+        Start::Fixed { calibration, .. } => calibration.as_ref(),
+        Start::Search { calibration, .. } | Start::Selection { calibration, .. } => Some(calibration),
+    };
+    let config = &source.config;
+    let states = calibration.map_or(0, |calibration| 2 * 4 * calibration.tokens * config.hidden_size);
+    let moments = calibration.map_or(0, |_| 8 * (3 * config.hidden_size.pow(2) + config.intermediate_size.pow(2)));
+    let need = Need { least: stored as u64, estimate: (4 * 4 * elements + states + moments) as u64 };
+    memory::check("the conversion", need, |_| match calibration {
+        Some(_) => "fewer `--calibration-tokens` need less".to_owned(),
+        None => "its largest tensor has to be in memory".to_owned(),
+    })
 }
 
 /// The best conversion of `space`, and the ranking of its candidates.

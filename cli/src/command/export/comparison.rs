@@ -173,7 +173,10 @@ impl Sample {
         engine.admit(Request { prompt: ids.clone(), stop, ..Request::default() })?;
         let mut tokens = Vec::new();
         while !engine.is_idle() {
-            tokens.extend(engine.step().into_iter().filter_map(|progress| progress.token));
+            for progress in engine.step() {
+                progress.failed.map_or(Ok(()), Err)?;
+                tokens.extend(progress.token);
+            }
         }
         Ok(tokens)
     }

@@ -7,6 +7,7 @@ use crate::{
     choice::choice,
     command::convert::command_line,
     error::Status,
+    memory::{self, Need},
     model, output,
     progress::{Progress, Unit},
 };
@@ -16,7 +17,8 @@ use clap::{
 };
 use comparison::Comparison;
 use retie_checkpoint::{ModelSource, Provenance};
-use retie_export::{ExportModel, ExportOptions, ExportReport, FORMATS, Format, StoredType, export};
+use retie_config::ModelConfig;
+use retie_export::{ExportModel, ExportOptions, ExportReport, FORMATS, Format, StoredType, Unrolled, export};
 use serde::Serialize;
 use std::{
     fmt::{self, Display, Formatter},
@@ -74,6 +76,7 @@ impl Export {
         if source.tokenizer_json().is_some() {
             model::tokenizer(&source)?;
         }
+        check_memory(&source, format)?;
         let provenance = Provenance::now(command_line(), Some(model::parent(&source)?));
         let options = ExportOptions { dtype, provenance: Some(provenance) };
         let mut bar = None;
@@ -100,6 +103,20 @@ impl Export {
         output::wrote(&out);
         Ok(Status::Done)
     }
+}
+
+/// Compares the memory of the comparison with what is free: model and export are loaded in f32, one
+/// after the other.
+fn check_memory(source: &ModelSource, format: &Format) -> anyhow::Result<()> {
+    let bytes =
+        |config: &ModelConfig| 4 * config.tensors().iter().map(|spec| spec.num_elements()).sum::<usize>() as u64;
+    let mut need = bytes(&source.config);
+    if format.is_unrolled {
+        need = need.max(bytes(Unrolled::new(export_model(source), None, format.name)?.config()));
+    }
+    memory::check("the comparison of the export with the model", Need::exact(need), |_| {
+        "run it on a machine with more memory".to_owned()
+    })
 }
 
 /// An open model as an export reads it.

@@ -9,16 +9,17 @@ use crate::{
     args::{DeviceArgs, JsonArgs, SetArgs, parse_duration},
     command::convert::command_line,
     error::Status,
+    memory::{self, Need},
     model, output, ranks, signal,
 };
 use anyhow::bail;
 use burn::tensor::Device;
 use clap::Args;
 use clock::Clock;
-use retie_checkpoint::{HubAddress, Provenance};
+use retie_checkpoint::{HubAddress, ModelSource, Provenance};
 use retie_collective::{Collective, lead_first};
 use retie_config::{UptrainConfig, document};
-use retie_trainer::{Event, Job, Outcome, Resume, Stage};
+use retie_trainer::{Event, Job, Outcome, Resume, Stage, run_memory};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
@@ -139,7 +140,11 @@ impl Uptrain {
         if let (Some(name), true) = (&stage.name, leads) {
             output::line(&format!("stage {name}, {} steps", config.num_steps()));
         }
-        let parent = model::parent(&model::open(&config.student.model)?)?;
+        let student = model::open(&config.student.model)?;
+        if leads {
+            check_memory(config, &student, job)?;
+        }
+        let parent = model::parent(&student)?;
         let provenance = Provenance::now(command_line(), Some(parent));
         let mut watcher = Watcher::new(config, self.tui && leads);
         // Not the signals' own flag: with that set, the next signal would end the process while it
@@ -236,6 +241,24 @@ fn status(outcome: &Outcome) -> Status {
         Outcome::Finished { .. } => Status::Done,
         Outcome::Interrupted { .. } => Status::Interrupted,
     }
+}
+
+/// Compares the memory that a run needs on this rank with what is free.
+fn check_memory(config: &UptrainConfig, student: &ModelSource, job: Job<'_>) -> anyhow::Result<()> {
+    if !retie_model::is_host(job.device) {
+        return Ok(());
+    }
+    let teacher = config.teacher.as_ref().and_then(|teacher| teacher.model.as_ref());
+    let teacher = teacher.map(|teacher| model::open(teacher)).transpose()?;
+    let needed = run_memory(config, (student, teacher.as_ref()), job.device, job.ranks.world());
+    let held = (needed.student + needed.teacher) as u64;
+    let need = Need { least: held, estimate: held + needed.activations() as u64 };
+    memory::check("the run", need, |free| {
+        match free.saturating_sub(held) / needed.activations_per_sequence.max(1) as u64 {
+        0 => "a smaller `data.sequence_length`, `train.checkpoint_recursions: true`, cached logits in place of a teacher, or `train.shard_optimizer` on several ranks need less".to_owned(),
+        sequences => format!("`train.batch_size: {sequences}` would fit; `train.gradient_accumulation` keeps the step as large"),
+    }
+    })
 }
 
 /// Downloads the models and texts of `config` that are on the hub, with progress bars; the trainer
