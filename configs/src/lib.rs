@@ -23,6 +23,7 @@ mod lora;
 mod losses;
 mod model;
 mod named;
+mod nanbeige;
 mod optimizer;
 mod pattern;
 mod recursion;
@@ -66,8 +67,8 @@ pub use router::{
     RouterScore, RouterSpec, TokenChoiceConfig, TokenChoiceScore,
 };
 pub use run::{
-    Average, DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig, SourceConfig,
-    TeacherConfig, TrainConfig, UptrainConfig,
+    Average, DataConfig, DataFormat, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig,
+    SourceConfig, TeacherConfig, TrainConfig, UptrainConfig,
 };
 pub use schedule::{CosineConfig, DecayType, LinearConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthAssignment, LayerIndex, ShareMap, dividing_recursions};

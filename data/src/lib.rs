@@ -24,6 +24,7 @@ mod cache;
 mod calibration;
 mod chat_template;
 mod companions;
+mod conversation;
 mod dataset;
 mod decode_stream;
 pub mod document;
@@ -46,6 +47,7 @@ mod windows;
 
 pub use calibration::CalibrationText;
 pub use chat_template::ChatTemplate;
+pub use conversation::Conversations;
 pub use dataset::TokenDataset;
 pub use decode_stream::DecodeStream;
 pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, joined_text, read_text};

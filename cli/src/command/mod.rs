@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cache_logits;
+pub mod card;
 pub mod chat;
 pub mod check;
 pub mod completions;
@@ -15,6 +16,7 @@ pub mod generate;
 pub mod inspect;
 pub mod man;
 pub mod plot;
+pub mod push;
 pub mod report;
 pub mod route;
 pub mod serve;

@@ -77,12 +77,13 @@ impl Run<'_> {
     fn accumulate(&self, model: &CausalLm, step: u64, batches: &[Batch]) -> Result<(StepSums, u64), TrainError> {
         let (train, ranks) = (&self.config.train, self.job.ranks);
         let rule = routing::selection_rule(model, step, train);
-        // A token counts as any other: micro-batches of rows that are not full are smaller parts.
+        // A token that is learnt counts as any other: micro-batches with fewer are smaller parts.
         let own = &batches[..train.gradient_accumulation / ranks.world()];
         let tokens = ranks.total(own.iter().map(|batch| batch.inputs.len() as f64).sum());
+        let learnt = ranks.total(own.iter().map(|batch| batch.num_learnt() as f64).sum());
         let mut sums = StepSums::default();
-        for batch in own {
-            let share = batch.inputs.len() as f64 / tokens;
+        for batch in own.iter().filter(|batch| batch.num_learnt() > 0) {
+            let share = batch.num_learnt() as f64 / learnt;
             let micro_batch = MicroBatch { batch, step, share, telemetry: self.has_telemetry(step) };
             self.objective.backward(model, micro_batch, rule.clone(), &mut sums)?;
         }
