@@ -168,7 +168,11 @@ fn a_loop_is_exported_each_layer_once_and_is_a_model_like_any_other() {
     let report = json(&place.retie("export looped --to hf --dtype bf16 -o half --json").ok());
     assert_eq!(report["comparison"]["passed"], true, "{report}");
     place.retie(CONVERT).ok();
-    assert_snapshot!(place.refused("export converted --to gguf -o out"), @"");
+    let message = place.refused("export converted --to gguf -o out");
+    assert!(
+        message.contains("`gguf` cannot hold the model:\n  `sharing: middle_cycle`: a loop runs every stored layer"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -264,15 +268,24 @@ fn a_card_tells_the_history_of_a_folder_and_only_a_whole_one_with_a_card_is_push
     ] {
         assert!(card.contains(part), "{part}\n{card}");
     }
-    assert_snapshot!(place.refused("card hf"), @"");
-    assert_snapshot!(place.refused("push hf org/name"), @"");
-    assert_snapshot!(place.refused("push converted org/name"), @"");
-    assert_snapshot!(place.refused("push hf name"), @"");
+    let message = place.refused("card hf");
+    assert!(message.contains("`hf/README.md` exists\nhint: remove it"), "{message}");
+    let message = place.refused("push hf org/name");
+    assert!(message.contains("nothing is uploaded: `HF_HUB_OFFLINE` is set"), "{message}");
+    let message = place.refused("push converted org/name");
+    assert!(
+        message
+            .contains("`converted` has no `README.md`, which the hub shows\nhint: `retie card converted` writes one"),
+        "{message}"
+    );
+    let message = place.refused("push hf name");
+    assert!(message.contains("`name` is no repository, expected `ORG/NAME`"), "{message}");
     fs_err::write(place.path("converted/model.safetensors"), b"cut off").unwrap();
     let message = place.refused("push converted org/name");
     assert!(message.contains("`converted` is not uploaded: it is no whole model"), "{message}");
     fs_err::remove_file(place.path("base/README.md")).unwrap();
-    assert_snapshot!(place.refused("card run/model"), @"");
+    let message = place.refused("card run/model");
+    assert!(message.contains("the licence of the base is not known"), "{message}");
     // Quality against cost, of the same evaluations.
     let shown = place.retie("report --pareto --eval hf=run/model.json --eval base=base.json -o pareto.html").ok();
     assert!(shown.contains("By bytes (bytes of weights), from the cheapest on, nothing is better than"), "{shown}");
