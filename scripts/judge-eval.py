@@ -69,7 +69,7 @@ def main():
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
-    model = HFLM(pretrained=str(args.model), device="cpu", dtype="float32", batch_size=args.batch_size)
+    model = HFLM(pretrained=str(args.model), trust_remote_code=True, device="cpu", dtype="float32", batch_size=args.batch_size)
     args.out.mkdir(parents=True, exist_ok=True)
     summary = {}
     for name in args.tasks.split(","):

@@ -25,9 +25,11 @@ mod tensor;
 mod tiny;
 
 pub use error::CheckpointError;
-pub use gguf::{GgufContents, GgufError, GgufFile, GgufPlan, GgufType, GgufValue, MetaValue, Metadata, NotHeld};
+pub use gguf::{
+    GgufContents, GgufError, GgufFile, GgufFileType, GgufPlan, GgufType, GgufValue, MetaValue, Metadata, NotHeld,
+};
 #[cfg(feature = "hub")]
-pub use hub::{DownloadProgress, RequestError};
+pub use hub::{DownloadProgress, RequestError, Uploaded};
 pub use hub::{Hub, HubAddress, HubError, HubId, hub_dataset_file};
 pub use layer_runner::{Activations, Comparison, LayerRun, LayerRunner, ProbePoint};
 pub use layout::{TensorProblem, check_tensors};

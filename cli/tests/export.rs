@@ -104,7 +104,7 @@ fn a_gguf_file_has_weights_tokenizer_and_template_of_the_model() {
     let place = Place::new();
     place.write("base/chat_template.jinja", "{{ messages }}");
     place.retie(&format!("{CONVERT} --share-norms false --extras residual_scale")).ok();
-    for dtype in ["keep", "f32", "f16", "bf16", "q8_0"] {
+    for dtype in ["keep", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"] {
         let report =
             json(&place.retie(&format!("export converted --to gguf-unrolled --dtype {dtype} -o {dtype} --json")).ok());
         assert_eq!(report["comparison"]["weights"]["outside"], json("[]"), "{report}");
@@ -145,6 +145,34 @@ fn a_selection_is_folded_with_its_gates_and_removed_layers_leave_a_plain_folder_
       it is not recursive
     hint: `--to hf-unrolled` writes a plain model
     ");
+}
+
+#[test]
+fn a_loop_is_exported_each_layer_once_and_is_a_model_like_any_other() {
+    let place = Place::new();
+    place.retie("convert base --recursions 2 --sharing cycle --init average -o looped").ok();
+    for (to, path) in [("gguf", "gguf/model.gguf"), ("hf-nanbeige", "hf-nanbeige")] {
+        let report = json(&place.retie(&format!("export looped --to {to} -o {to} --json")).ok());
+        assert_eq!((&report["bytes"], &report["tensors"]), (&report["model_bytes"], &report["model_tensors"]));
+        let comparison = &report["comparison"];
+        assert_eq!((&comparison["weights"]["outside"], comparison.get("merged")), (&json("[]"), None), "{report}");
+        let reloaded = &comparison["reloaded"];
+        assert_eq!((&reloaded["max_difference"], &reloaded["equal_tokens"]), (&json("0.0"), &json("16")), "{report}");
+        // It is converted and measured like any other recursive model.
+        let inspected = json(&place.retie(&format!("inspect {path} --json")).ok());
+        assert_eq!(inspected["recursion"]["num_recursions"], 2, "{inspected}");
+    }
+    // Rounding is not an error of a loop either.
+    let report = json(&place.retie("export looped --to gguf --dtype q4_k_m -o small --json").ok());
+    assert_eq!(report["comparison"]["passed"], true, "{report}");
+    let report = json(&place.retie("export looped --to hf --dtype bf16 -o half --json").ok());
+    assert_eq!(report["comparison"]["passed"], true, "{report}");
+    place.retie(CONVERT).ok();
+    let message = place.refused("export converted --to gguf -o out");
+    assert!(
+        message.contains("`gguf` cannot hold the model:\n  `sharing: middle_cycle`: a loop runs every stored layer"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -192,7 +220,7 @@ fn what_a_format_cannot_hold_is_refused() {
     ");
     assert_snapshot!(place.refused("export looped --to onnx -o out"), @"
     error: invalid value 'onnx' for '--to <FORMAT>'
-      [possible values: hf, hf-unrolled, gguf-unrolled]
+      [possible values: hf, hf-nanbeige, hf-unrolled, gguf, gguf-unrolled]
 
     For more information, try '--help'.
     ");
@@ -200,4 +228,66 @@ fn what_a_format_cannot_hold_is_refused() {
     error: `[DIR]/base` already holds `config.json`, `model.safetensors`, `tokenizer.json`
     hint: choose another folder with `-o`, or empty this one
     ");
+}
+
+#[test]
+fn a_card_tells_the_history_of_a_folder_and_only_a_whole_one_with_a_card_is_pushed() {
+    let place = Place::new();
+    place.write("base/README.md", "---\nlanguage: en\nlicense: apache-2.0\n---\n# Base\n");
+    place.retie(CONVERT).ok();
+    place.write("run.yaml", uptrain_yaml(2));
+    place.retie("uptrain run.yaml").ok();
+    place.nll("run/model");
+    place.nll("base");
+    place.retie("export run/model --to hf -o hf").ok();
+    place.retie("card hf --base org/base --eval hf=run/model.json --eval base=base.json").ok();
+    let card = place.read("hf/README.md");
+    let metadata = card.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap().0;
+    for line in [
+        "license: apache-2.0",
+        "base_model: org/base",
+        "base_model_relation: finetune",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "- recursive-transformer",
+    ] {
+        assert!(metadata.lines().any(|found| found == line), "{line}\n{metadata}");
+    }
+    let index = metadata.lines().find_map(|line| line.strip_prefix("model-index: ")).unwrap();
+    let metric = &json(index)[0]["results"][0]["metrics"][0];
+    assert_eq!(metric["type"], "token_nll");
+    for part in [
+        "A Recursive Transformer, made of `org/base`: a Llama whose 5 stored layers make a stack of 8 by `middle_cycle`",
+        "LoRA of rank 4",
+        "Uptrained for 2 steps, 128 tokens of `text/train.jsonl`.",
+        "retie convert base --recursions 2 --sharing middle_cycle --init average --lora-rank 4 -o converted\nretie uptrain run.yaml\n\
+         retie export run/model --to hf -o hf",
+        "trust_remote_code=True",
+        "| hf |",
+        "| base |",
+    ] {
+        assert!(card.contains(part), "{part}\n{card}");
+    }
+    let message = place.refused("card hf");
+    assert!(message.contains("`hf/README.md` exists\nhint: remove it"), "{message}");
+    let message = place.refused("push hf org/name");
+    assert!(message.contains("nothing is uploaded: `HF_HUB_OFFLINE` is set"), "{message}");
+    let message = place.refused("push converted org/name");
+    assert!(
+        message
+            .contains("`converted` has no `README.md`, which the hub shows\nhint: `retie card converted` writes one"),
+        "{message}"
+    );
+    let message = place.refused("push hf name");
+    assert!(message.contains("`name` is no repository, expected `ORG/NAME`"), "{message}");
+    fs_err::write(place.path("converted/model.safetensors"), b"cut off").unwrap();
+    let message = place.refused("push converted org/name");
+    assert!(message.contains("`converted` is not uploaded: it is no whole model"), "{message}");
+    fs_err::remove_file(place.path("base/README.md")).unwrap();
+    let message = place.refused("card run/model");
+    assert!(message.contains("the licence of the base is not known"), "{message}");
+    // Quality against cost, of the same evaluations.
+    let shown = place.retie("report --pareto --eval hf=run/model.json --eval base=base.json -o pareto.html").ok();
+    assert!(shown.contains("By bytes (bytes of weights), from the cheapest on, nothing is better than"), "{shown}");
+    assert!(place.read("pareto.html").contains("not beaten"));
 }

@@ -25,6 +25,7 @@ mod lora;
 mod losses;
 mod model;
 mod named;
+mod nanbeige;
 mod optimizer;
 mod pattern;
 mod recursion;
@@ -74,7 +75,7 @@ pub use router::{
     RouterScore, RouterSpec, TokenChoiceConfig, TokenChoiceScore,
 };
 pub use run::{
-    Anneal, Average, DataConfig, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig,
+    Anneal, Average, DataConfig, DataFormat, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig,
     SlicedAnneal, SourceConfig, TeacherConfig, TrainConfig, UptrainConfig,
 };
 pub use schedule::{CosineConfig, DecayType, LinearConfig, ScheduleConfig, WarmupStableDecayConfig};

@@ -6,6 +6,7 @@ use crate::{
     arch::{ARCHITECTURES, Architecture, Sizes},
     json::parse_json,
     keys::Keys,
+    nanbeige,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,10 @@ impl ModelConfig {
     /// # Errors
     /// When a size is missing or impossible, or a known key has a value that is not implemented.
     pub fn from_json(map: Map<String, Value>, path: &Path) -> Result<Self, ConfigError> {
+        let map = match map.get("model_type").and_then(Value::as_str) {
+            Some(nanbeige::MODEL_TYPE) => nanbeige::as_recursive(&map, path)?,
+            _ => map,
+        };
         let keys = Keys { path, map: &map, defaults: &[] };
         let architecture = architecture(&keys)?;
         let keys = Keys { defaults: architecture.defaults(), ..keys };
@@ -178,6 +183,16 @@ impl ModelConfig {
     pub fn set_context(&mut self, tokens: usize) {
         self.max_position_embeddings = tokens;
         self.other.insert("max_position_embeddings".into(), json!(tokens));
+    }
+
+    /// Keys of a `nanbeige`, a Llama whose stored layers run in a loop; they state this model if
+    /// reading them gives its anatomy, and it is a loop.
+    #[must_use]
+    pub fn to_nanbeige(&self) -> Map<String, Value> {
+        let (mut map, depths) = (self.to_json(), self.share_map());
+        map.insert("tie_word_embeddings".into(), json!(self.anatomy.tie_word_embeddings));
+        nanbeige::from_recursive(&mut map, depths.num_layers(), depths.num_recursions());
+        map
     }
 
     /// Gives the head a matrix of its own.

@@ -19,6 +19,7 @@
 mod arrow;
 mod compression;
 mod jsonl;
+mod messages;
 mod parquet;
 mod pattern;
 mod task;
@@ -57,18 +58,20 @@ struct Format {
     /// Whether a file may be compressed.
     compressed: bool,
     open: fn(&Path, &str) -> Result<Inner, DataError>,
+    /// Opens a file of conversations, whose documents are their messages as JSON.
+    conversations: Option<fn(&Path, &str) -> Result<Inner, DataError>>,
 }
 
 type Inner = Box<dyn Iterator<Item = Result<Document, DataError>> + Send>;
 
 /// Every format that can be read.
 const FORMATS: &[Format] = &[
-    Format { extension: "jsonl", compressed: true, open: jsonl::open },
-    Format { extension: "txt", compressed: true, open: text::open },
-    Format { extension: "parquet", compressed: false, open: parquet::open },
-    Format { extension: "arrow", compressed: false, open: arrow::open },
-    Format { extension: "feather", compressed: false, open: arrow::open },
-    Format { extension: TOKENS, compressed: false, open: no_text },
+    Format { extension: "jsonl", compressed: true, open: jsonl::open, conversations: Some(jsonl::open_conversations) },
+    Format { extension: "txt", compressed: true, open: text::open, conversations: None },
+    Format { extension: "parquet", compressed: false, open: parquet::open, conversations: Some(messages::open) },
+    Format { extension: "arrow", compressed: false, open: arrow::open, conversations: None },
+    Format { extension: "feather", compressed: false, open: arrow::open, conversations: None },
+    Format { extension: TOKENS, compressed: false, open: no_text, conversations: None },
 ];
 
 /// Extension of the files that `retie tokenize` makes.
@@ -176,6 +179,19 @@ pub fn documents(path: &Path, text_field: &str) -> Result<Documents, DataError> 
             guarded(|| open(path, text_field)).map_err(unparseable)??
         }
     };
+    Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
+}
+
+/// Opens `path`, a file of conversations in the field `field`: its documents are the messages of a
+/// row as JSON, an array of objects.
+///
+/// # Errors
+/// As [`documents`], and a format that has no conversations.
+pub fn conversations(path: &Path, field: &str) -> Result<Documents, DataError> {
+    check_file(path)?;
+    check_start(path)?;
+    let none = || DataError::NoConversations { path: path.to_owned() };
+    let inner = (format_of(path)?.conversations.ok_or_else(none)?)(path, field)?;
     Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
 }
 

@@ -230,7 +230,7 @@ pub enum DataError {
         found: Vec<String>,
     },
     /// The text field holds something else than text.
-    #[error("{place} has {found} in `{field}`, expected a string")]
+    #[error("{place} has {found} in `{field}`, expected {expected}")]
     NotAString {
         /// File, and row or line where there is one.
         place: Place,
@@ -238,6 +238,8 @@ pub enum DataError {
         field: String,
         /// Type found.
         found: String,
+        /// `a string`, or what conversations are.
+        expected: &'static str,
     },
     /// A `.parquet` file is damaged or uses something that is not built in.
     #[error("`{}` cannot be read as parquet", path.display())]
@@ -311,6 +313,27 @@ pub enum DataError {
         path: PathBuf,
         /// Message of the template.
         reason: String,
+    },
+    /// A conversation that cannot be learnt from.
+    #[error("the conversation cannot be learnt from: {reason}{}", conversation_hint(reason))]
+    Conversation {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A model without a chat template.
+    #[error(
+        "`{model}` has no chat template, which `data.format: chat` needs\n\
+         hint: put the `chat_template.jinja` of its instruct model into its folder"
+    )]
+    NoChatTemplate {
+        /// The model.
+        model: String,
+    },
+    /// A file of conversations in a format that is not read as such.
+    #[error("`{}` cannot hold conversations, expected .jsonl[.gz|.zst] or .parquet", path.display())]
+    NoConversations {
+        /// The file.
+        path: PathBuf,
     },
     /// A text is shorter than the calibration that is asked of it.
     #[error(
@@ -514,13 +537,23 @@ fn listed(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
+fn conversation_hint(reason: &str) -> &'static str {
+    match reason {
+        _ if reason.contains("where messages follow it") => {
+            "\nhint: mark the answers in the template with `{% generation %}`, or give rows whose one answer is at the end"
+        }
+        _ if reason.contains("no message has the role") => "\nhint: leave such rows out",
+        _ => "",
+    }
+}
+
 fn field_hint(found: &[String]) -> &'static str {
     let is_chat = |name: &String| ["messages", "conversations"].iter().any(|chat| name.split('.').next() == Some(chat));
     match found {
         [] => "",
         _ if found.iter().any(is_chat) => {
-            "\nhint: these are conversations: write the text that `tokenizer.apply_chat_template(messages, tokenize=False)` \
-             makes of each into a field, and name it with `text_field`"
+            "\nhint: these are conversations: `data.format: chat` trains on their answers; elsewhere write the text that \
+             `tokenizer.apply_chat_template(messages, tokenize=False)` makes of each into a field"
         }
         _ => "\nhint: name the one that holds the text with `text_field`",
     }

@@ -24,6 +24,7 @@ mod cache;
 mod calibration;
 mod chat_template;
 mod companions;
+mod conversation;
 mod dataset;
 mod decode_stream;
 pub mod document;
@@ -47,6 +48,7 @@ mod windows;
 
 pub use calibration::CalibrationText;
 pub use chat_template::ChatTemplate;
+pub use conversation::Conversations;
 pub use dataset::TokenDataset;
 pub use decode_stream::DecodeStream;
 pub use document::{DEFAULT_TEXT_FIELD, Document, Documents, documents, has_rows, joined_text, read_text};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
+use crate::conversation::Conversations;
 use crate::pack::Packing;
 
 /// The text of a dataset and how it is cut.
@@ -17,7 +18,9 @@ pub struct DatasetOptions {
     pub sequence_length: usize,
     /// Packing of documents into rows.
     pub packing: Packing,
-    /// Token that ends each document.
+    /// The text is conversations, of which the answers are learnt.
+    pub conversations: Option<Conversations>,
+    /// Token that ends each document; none is put behind conversations.
     pub eos_token_id: u32,
     /// Folder for token files, which is made where it is missing; `None` tokenises anew each time.
     pub cache_dir: Option<PathBuf>,
@@ -28,7 +31,7 @@ pub struct DatasetOptions {
 pub struct TextFile {
     /// Where it is.
     pub path: PathBuf,
-    /// JSON field or parquet column that holds its text.
+    /// JSON field or parquet column that holds its text, or the messages of its conversations.
     pub text_field: String,
 }
 

@@ -33,6 +33,8 @@ pub struct Batch {
     pub inputs: Vec<u32>,
     /// The token that follows each input.
     pub targets: Vec<u32>,
+    /// Whether each target is learnt; `None`: all are.
+    pub learnt: Option<Vec<bool>>,
     /// Lengths of the runs of inputs that see one another: whole rows, or the pieces of documents
     /// in them.
     pub pieces: Vec<usize>,
@@ -47,6 +49,18 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Targets that are learnt, and the indices of their inputs; `None`: all are.
+    pub fn learnt_targets(&self) -> Option<(Vec<u32>, Vec<usize>)> {
+        let learnt = self.learnt.as_ref()?;
+        let chosen = self.targets.iter().enumerate().zip(learnt).filter(|(_, learnt)| **learnt);
+        Some(chosen.map(|((index, target), _)| (*target, index)).unzip())
+    }
+
+    /// Number of targets that are learnt.
+    pub fn num_learnt(&self) -> usize {
+        self.learnt.as_ref().map_or(self.targets.len(), |learnt| learnt.iter().filter(|learnt| **learnt).count())
+    }
+
     /// The inputs of each row.
     pub fn row_inputs(&self) -> impl Iterator<Item = &[u32]> {
         let mut rest = self.inputs.as_slice();
@@ -65,10 +79,10 @@ pub fn row_range(row: usize, sequence_length: usize) -> Range<usize> {
     start..start + sequence_length + 1
 }
 
-/// Lengths of the pieces of documents in a row of inputs. The end-of-text token is the last of its
-/// document.
-pub fn pieces(inputs: &[u32], end_of_text: u32) -> Vec<usize> {
-    inputs.split_inclusive(|token| *token == end_of_text).map(<[u32]>::len).collect()
+/// Lengths of the pieces of documents in a row of inputs. A token that `ends` a document is the
+/// last of it.
+pub fn pieces(inputs: &[u32], ends: impl Fn(u32) -> bool) -> Vec<usize> {
+    inputs.split_inclusive(|token| ends(*token)).map(<[u32]>::len).collect()
 }
 
 #[cfg(test)]
@@ -94,7 +108,7 @@ mod tests {
         for (inputs, expected) in
             [(&[1, 2, 0, 3, 4][..], &[3, 2][..]), (&[0, 0, 5], &[1, 1, 1]), (&[1, 2, 0], &[3]), (&[7, 8], &[2])]
         {
-            assert_eq!(pieces(inputs, 0), expected, "{inputs:?}");
+            assert_eq!(pieces(inputs, |token| token == 0), expected, "{inputs:?}");
         }
     }
 }

@@ -50,19 +50,23 @@ impl Stream {
         Self { source, num_tokens, num_documents: with_text, num_empty_documents: without, digest }
     }
 
-    /// Calls `see` with where each document lies, in order: up to and with an end-of-text token, or
-    /// the end of the stream.
+    /// Calls `see` with where each document lies, in order: up to and with a token that `ends` one,
+    /// or the end of the stream.
     ///
     /// # Errors
     /// The disk fails.
-    pub(crate) fn documents(&self, end_of_text: u32, mut see: impl FnMut(Range<usize>)) -> Result<(), DataError> {
+    pub(crate) fn documents(
+        &self,
+        ends: impl Fn(u32) -> bool,
+        mut see: impl FnMut(Range<usize>),
+    ) -> Result<(), DataError> {
         const TOKENS_PER_READ: usize = 1 << 18;
         let mut first = 0;
         let mut tokens = Vec::new();
         for start in (0..self.num_tokens).step_by(TOKENS_PER_READ) {
             tokens.clear();
             self.copy_into(start..self.num_tokens.min(start + TOKENS_PER_READ), &mut tokens)?;
-            for (index, _) in tokens.iter().enumerate().filter(|(_, token)| **token == end_of_text) {
+            for (index, _) in tokens.iter().enumerate().filter(|(_, token)| ends(**token)) {
                 see(first..start + index + 1);
                 first = start + index + 1;
             }

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::document::{document_bytes, documents};
+use rayon::prelude::*;
+
+use crate::document::{conversations, document_bytes, documents};
 use crate::error::DataError;
 use crate::options::{DatasetOptions, Progress};
 use crate::tokenizer::Tokenizer;
@@ -85,12 +87,9 @@ impl Builder<'_> {
     /// Tokenises what waits and shows it to `sink`; gives how many tokens there are more.
     fn flush(&mut self, sink: &mut Sink<'_>, last: bool) -> Result<u64, DataError> {
         let before = self.tokens.len();
-        for ids in self.tokenizer.encode_batch(&self.pending).map_err(|error| self.placed(error))? {
-            if let Some(bos) = self.bos {
-                self.tokens.push(bos);
-            }
-            self.tokens.extend(&ids);
-            self.tokens.push(self.options.eos_token_id);
+        let encoded: Result<Vec<Vec<u32>>, DataError> = self.pending.par_iter().map(|text| self.encode(text)).collect();
+        for tokens in encoded.map_err(|error| self.placed(error))? {
+            self.tokens.extend(&tokens);
         }
         self.pending.clear();
         self.places.clear();
@@ -100,10 +99,21 @@ impl Builder<'_> {
         Ok(more as u64)
     }
 
+    /// Tokens of a document: the text between BOS and end-of-text token, or a conversation.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        if let Some(conversations) = &self.options.conversations {
+            return conversations.tokens(self.tokenizer, text);
+        }
+        let mut tokens: Vec<u32> = self.bos.into_iter().collect();
+        tokens.extend(self.tokenizer.encode(text)?);
+        tokens.push(self.options.eos_token_id);
+        Ok(tokens)
+    }
+
     /// `error` with the first document that cannot be tokenised.
     fn placed(&self, error: DataError) -> DataError {
         let failed = self.pending.iter().zip(&self.places).find_map(|(text, place)| {
-            let source = self.tokenizer.encode(text).err()?;
+            let source = self.encode(text).err()?;
             let file = self.options.files.get(usize::try_from(place.0).ok()?)?;
             Some(DataError::Document { path: file.path.clone(), number: place.1, source: Box::new(source) })
         });
@@ -112,9 +122,14 @@ impl Builder<'_> {
 }
 
 /// The token before each document: the BOS token, unless it is the one that ends documents and so
-/// stands before the next one already.
+/// stands before the next one already. Conversations have those of their template.
 pub(crate) fn document_bos(options: &DatasetOptions, tokenizer: &Tokenizer) -> Option<u32> {
-    tokenizer.bos_token().filter(|bos| *bos != options.eos_token_id)
+    tokenizer.bos_token().filter(|bos| *bos != options.eos_token_id && options.conversations.is_none())
+}
+
+/// An empty list for the tokens of a stream.
+pub(crate) fn empty_tokens(options: &DatasetOptions, tokenizer: &Tokenizer) -> Tokens {
+    Tokens::for_ids_up_to(if options.conversations.is_some() { u32::MAX } else { tokenizer.largest_id() })
 }
 
 /// Tokenises from a position on, before which there were `before` tokens. `sink` is called after
@@ -133,7 +148,7 @@ pub(crate) fn tokenize(
         tokenizer,
         options,
         bos: document_bos(options, tokenizer),
-        tokens: Tokens::for_ids_up_to(tokenizer.largest_id()),
+        tokens: empty_tokens(options, tokenizer),
         position: from,
         pending: Vec::new(),
         places: Vec::new(),
@@ -150,7 +165,8 @@ pub(crate) fn tokenize(
         }
         let done = if index == from.file { from.in_file } else { 0 };
         builder.position = Position { file: index, in_file: done, ..builder.position };
-        for (number, document) in documents(&file.path, &file.text_field)?.enumerate() {
+        let open = if options.conversations.is_some() { conversations } else { documents };
+        for (number, document) in open(&file.path, &file.text_field)?.enumerate() {
             let document = document?;
             if (number as u64) < done {
                 continue;

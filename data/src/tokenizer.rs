@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -167,6 +168,21 @@ impl Tokenizer {
         let ids = encoding.get_ids();
         match ids.iter().find(|id| **id as usize >= self.rows) {
             None => Ok(ids.to_vec()),
+            Some(id) => Err(self.no_row(*id)),
+        }
+    }
+
+    /// Ids of `text` as [`Tokenizer::encode`] gives them, and where each is in it, in bytes.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), DataError> {
+        let encoding = self.inner.encode(text, false).map_err(|source| self.failed("encode text", source))?;
+        match encoding.get_ids().iter().find(|id| **id as usize >= self.rows) {
+            None => {
+                let places = encoding.get_offsets().iter().map(|(start, end)| *start..*end);
+                Ok((encoding.get_ids().to_vec(), places.collect()))
+            }
             Some(id) => Err(self.no_row(*id)),
         }
     }

@@ -1,7 +1,7 @@
 //! Formats: what every target of an export has.
 
-use crate::{ExportError, StoredType, gguf_unrolled, hf, hf_unrolled, report::Contents};
-use retie_checkpoint::TensorSource;
+use crate::{ExportError, StoredType, Unrolled, cast::Cast, gguf_file, hf, hf_nanbeige, hf_unrolled, report::Contents};
+use retie_checkpoint::{Dtype, TensorSource};
 use retie_config::ModelConfig;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,8 @@ pub(crate) type WriteFormat =
     for<'a> fn(ExportModel<'a>, StoredType, &Path, &mut dyn FnMut(Progress<'_>)) -> Result<Contents, ExportError>;
 
 /// Every format, in the order of the documentation.
-pub static FORMATS: &[&Format] = &[&hf::FORMAT, &hf_unrolled::FORMAT, &gguf_unrolled::FORMAT];
+pub static FORMATS: &[&Format] =
+    &[&hf::FORMAT, &hf_nanbeige::FORMAT, &hf_unrolled::FORMAT, &gguf_file::LOOPED, &gguf_file::UNROLLED];
 
 /// The model that is exported.
 #[derive(Clone, Copy)]
@@ -53,6 +54,17 @@ pub struct Progress<'a> {
 }
 
 impl Format {
+    /// The tensors that the format holds of `model`, before they are rounded to a stored type.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read, or the format cannot hold the model.
+    pub fn exact<'a>(&self, model: ExportModel<'a>) -> Result<Box<dyn TensorSource + 'a>, ExportError> {
+        Ok(match self.is_unrolled {
+            true => Box::new(Unrolled::new(model, Some(Dtype::F32), self.name)?),
+            false => Box::new(Cast::new(model, None)),
+        })
+    }
+
     /// The format of this name.
     ///
     /// # Errors

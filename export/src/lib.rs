@@ -1,6 +1,6 @@
 //! Exports: a recursive model in the formats of other programs, on the CPU, without any model code.
 //!
-//! Most formats have no recursion: they get the [`Unrolled`] model, the plain one of the source's
+//! Formats without recursion get the [`Unrolled`] model, the plain one of the source's
 //! family that computes the same. It has one layer for each depth, with the LoRA or DoRA of the
 //! depth merged into its linears, its own norms in their places, and the extras folded that can be.
 //!
@@ -12,11 +12,14 @@
 //! Tensors stream: one is held at a time, with its factors.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod cast;
 mod error;
 mod export;
+mod folder;
 mod format;
-mod gguf_unrolled;
+mod gguf_file;
 mod hf;
+mod hf_nanbeige;
 mod hf_unrolled;
 mod merge;
 mod obstacles;

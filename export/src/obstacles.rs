@@ -1,4 +1,4 @@
-//! Parts of a recursive model that a plain one has no place for.
+//! Parts of a recursive model that a plain one, or a plain loop, has no place for.
 
 use crate::format::ExportModel;
 use retie_checkpoint::{CheckpointError, TensorSource};
@@ -36,6 +36,37 @@ pub(crate) fn of_steps(config: &ModelConfig) -> Option<String> {
     let names = config.recursion.as_ref()?.mechanisms();
     let list: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     (!list.is_empty()).then(|| format!("its recursions have mechanisms of their own: {}", list.join(", ")))
+}
+
+/// Hint for a model that is not a plain loop.
+pub(crate) const WITHOUT_LOOP: &str = "`--to hf` can, and `--to gguf-unrolled` or `hf-unrolled` at the full size";
+
+/// Every reason why a model is not its stored layers in a loop; empty if it is.
+pub(crate) fn of_loop(config: &ModelConfig) -> Vec<String> {
+    let Some(recursion) = &config.recursion else { return vec!["it is not recursive".to_owned()] };
+    let map = config.share_map();
+    let mut reasons = Vec::new();
+    if map.depths().iter().any(|step| step.layer.0 != step.depth.0 % map.num_layers()) {
+        let sharing = recursion.sharing;
+        reasons.push(format!(
+            "`sharing: {sharing}`: a loop runs every stored layer in turn, without layers before or after"
+        ));
+    }
+    if config.has_depth_vectors() {
+        reasons.push("`share_norms: false`: depths have norms of their own".to_owned());
+    }
+    reasons.extend(of_steps(config));
+    if recursion.lora.is_some() {
+        reasons.push("depths have LoRA of their own".to_owned());
+    }
+    reasons.extend(recursion.extras.iter().map(|extra| format!("depths have a `{extra}` of their own")));
+    if recursion.kv_sharing == KvSharing::Shared {
+        reasons.push("`kv_sharing: shared`: later recursions attend to the keys and values of the first".to_owned());
+    }
+    if let Some(router) = &recursion.router {
+        reasons.push(format!("its `{}` routers choose the recursions of each token", router.kind()));
+    }
+    reasons
 }
 
 /// Depths at which a vector has an effect: it is not zero.

@@ -1,11 +1,13 @@
 //! Check of written weights: each is the exact one, rounded to the type that it is stored in.
 
-use crate::{ExportError, StoredType, Unrolled};
+use crate::{ExportError, StoredType};
 use retie_checkpoint::{Dtype, TensorSource};
 use serde::Serialize;
 
 /// Values of a block of Q8_0, which have one scale.
 const BLOCK: usize = 32;
+/// Values of a block of the K types.
+pub(crate) const K_BLOCK: usize = 256;
 
 /// Result of a check of weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -22,7 +24,7 @@ pub struct WeightCheck {
 /// # Errors
 /// When a tensor is missing or cannot be read.
 pub fn check_weights(
-    exact: &Unrolled<'_>,
+    exact: &dyn TensorSource,
     written: &dyn TensorSource,
     stored: StoredType,
 ) -> Result<WeightCheck, ExportError> {
@@ -32,11 +34,16 @@ pub fn check_weights(
         let dtype = written.info(name).map_or(Dtype::F32, |info| info.dtype);
         let row = exact.info(name).and_then(|info| info.shape.last().copied()).unwrap_or(1).max(1);
         let is_vector = values.len() == row;
+        let k_error = stored.k_error().filter(|_| !is_vector);
+        let block = if k_error.is_some() { K_BLOCK } else { BLOCK };
         let rows = values.chunks(row).zip(found.chunks(row));
         let fits = values.len() == found.len()
-            && rows.flat_map(|(a, b)| a.chunks(BLOCK).zip(b.chunks(BLOCK))).all(|(exact, found)| match stored {
-                StoredType::Q8_0 if !is_vector => in_block(exact, found),
-                _ => exact.iter().zip(found).all(|(a, b)| is_rounded(*a, *b, dtype, is_vector)),
+            && rows.flat_map(|(a, b)| a.chunks(block).zip(b.chunks(block))).all(|(exact, found)| {
+                match (k_error, stored) {
+                    (Some(error), _) => in_k_block(exact, found, error),
+                    (None, StoredType::Q8_0) if !is_vector => in_block(exact, found),
+                    _ => exact.iter().zip(found).all(|(a, b)| is_rounded(*a, *b, dtype, is_vector)),
+                }
             });
         check.tensors += 1;
         if !fits {
@@ -66,6 +73,14 @@ fn in_block(exact: &[f32], found: &[f32]) -> bool {
     let d = f64::from(exact.iter().fold(0.0f32, |most, x| most.max(x.abs()))) / 127.0;
     let bound = d * (0.5 + 127.0 * 2f64.powi(-11) + 1e-3) + 127.0 * 2f64.powi(-25);
     exact.iter().zip(found).all(|(a, b)| (f64::from(*a) - f64::from(*b)).abs() <= bound)
+}
+
+/// True if the root mean square of the differences is at most `error` of the largest value. The
+/// scale itself, of F16, may be subnormal.
+fn in_k_block(exact: &[f32], found: &[f32], error: f64) -> bool {
+    let largest = f64::from(exact.iter().fold(0.0f32, |most, x| most.max(x.abs())));
+    let squares = exact.iter().zip(found).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    (squares.sum::<f64>() / exact.len() as f64).sqrt() <= error * largest + 63.0 * 31.0 * 2f64.powi(-25)
 }
 
 #[cfg(test)]

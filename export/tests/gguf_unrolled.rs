@@ -275,7 +275,7 @@ fn matrices_whose_rows_are_not_whole_blocks_become_f16() {
     model.companions.clear();
     let out = root.path().join("out");
     let report = write(model.model(), StoredType::Q8_0, &out).unwrap();
-    let note = "6 matrices are f16, `blk.0.ffn_down.weight` the first: their rows are not whole blocks of q8_0";
+    let note = "rows of 6 matrices are not whole blocks of q8_0: `blk.0.ffn_down.weight`, the first, is F16";
     assert_eq!(report.notes[1], note);
     let file = GgufFile::open(&out.join("model.gguf")).unwrap();
     let stored = |name: &str| file.stored_type(&format!("model.layers.0.{name}"));

@@ -53,7 +53,7 @@ pub fn duration(seconds: f64) -> String {
 }
 
 /// A number on an axis or beside a point: no trailing zeros, `k` for thousands, `M` for millions.
-pub(crate) fn short(number: f64) -> String {
+pub fn short(number: f64) -> String {
     let (scaled, unit) = match number.abs() {
         size if size >= 1e6 => (number / 1e6, "M"),
         size if size >= 1e4 => (number / 1e3, "k"),

@@ -278,7 +278,7 @@ mod tests {
         let error = |file: TestFile| read(file).unwrap_err().to_string();
         assert_eq!(
             error(TestFile::default().pair("general.architecture", 8, &text("mamba"))),
-            "architecture `mamba` is not supported\nhint: supported: `llama`, `qwen2`, `qwen3`, `smollm3`, `olmo2`, `gemma`, `gemma2`, `gemma3`; use the model's Hugging Face folder"
+            "architecture `mamba` is not supported\nhint: supported: `llama`, `qwen2`, `qwen3`, `smollm3`, `olmo2`, `gemma`, `gemma2`, `gemma3`, `nanbeige`; use the model's Hugging Face folder"
         );
         assert!(error(TestFile::default()).starts_with("metadata key `general.architecture` is missing"));
         let cases: [(&str, u32, Vec<u8>); 5] = [

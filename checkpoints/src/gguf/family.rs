@@ -45,7 +45,7 @@ pub(super) enum HeadKind {
 }
 
 /// Every family.
-pub(super) static FAMILIES: [Family; 8] = [LLAMA, QWEN2, QWEN3, SMOLLM3, OLMO2, GEMMA, GEMMA2, GEMMA3];
+pub(super) static FAMILIES: [Family; 9] = [LLAMA, QWEN2, QWEN3, SMOLLM3, OLMO2, GEMMA, GEMMA2, GEMMA3, NANBEIGE];
 
 /// Families whose models are stored as those of another: `model_type` and the other's.
 const STORED_AS: [(&str, &str); 1] = [("mistral", "llama")];
@@ -255,6 +255,34 @@ const GEMMA3: Family = Family {
     ..GEMMA2
 };
 
+/// Keys of a loop in a file, and those of a folder that have the same names.
+const NUM_LOOPS: &str = "num_loops";
+const SKIP_LOOP_NORM: &str = "skip_loop_final_norm";
+
+/// A Llama, or with biases of q, k and v a Qwen2, whose layers run `num_loops` times.
+const NANBEIGE: Family = Family {
+    name: "nanbeige",
+    class_name: "NanbeigeForCausalLM",
+    model_type: "nanbeige",
+    keys: &[NUM_LOOPS, SKIP_LOOP_NORM],
+    biases: QKV,
+    json: |metadata, map| {
+        let loops = metadata.optional_size(&format!("nanbeige.{NUM_LOOPS}"))?;
+        map.insert(NUM_LOOPS.into(), json!(loops.unwrap_or(1)));
+        map.insert(SKIP_LOOP_NORM.into(), json!(metadata.flag(&format!("nanbeige.{SKIP_LOOP_NORM}"))?));
+        Ok(())
+    },
+    metadata: |config| {
+        vec![
+            ("vocab_size", size(config.vocab_size)),
+            rope_dimensions(config),
+            (NUM_LOOPS, size(config.share_map().num_recursions())),
+            (SKIP_LOOP_NORM, GgufValue::Bool(true)),
+        ]
+    },
+    ..LLAMA
+};
+
 fn size(n: usize) -> GgufValue {
     GgufValue::U32(u32::try_from(n).unwrap_or(u32::MAX))
 }
@@ -293,7 +321,11 @@ impl Family {
     }
 
     /// Family that a model is stored as; `None` if there is none.
-    pub fn for_model_type(model_type: &str) -> Option<&'static Self> {
+    pub fn for_model(config: &ModelConfig) -> Option<&'static Self> {
+        if config.recursion.is_some() {
+            return FAMILIES.iter().find(|family| family.name == NANBEIGE.name);
+        }
+        let model_type = config.architecture.model_type;
         let stored_as = STORED_AS.iter().find(|(other, _)| *other == model_type).map_or(model_type, |(_, name)| *name);
         FAMILIES.iter().find(|family| family.model_type == stored_as)
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, mmap, narrow};
 use memmap2::Mmap;
-use retie_config::{DISGUISE_BYTES, Disguise, ModelConfig, ShareMap, TensorSpec};
+use retie_config::{DISGUISE_BYTES, Disguise, ModelConfig, TensorSpec};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -206,8 +206,7 @@ fn tensors(
     if !unsupported.is_empty() {
         return Err(GgufError::TensorTypes { tensors: unsupported });
     }
-    // A GGUF file holds a plain model.
-    let specs = config.tensors_for(&ShareMap::identity(config.num_hidden_layers)).into_iter();
+    let specs = config.tensors().into_iter();
     let named = |spec: TensorSpec| Some((names::to_gguf(spec.owner, spec.role, spec.part, family)?, spec));
     let expected: BTreeMap<String, TensorSpec> = specs.filter_map(named).collect();
     let mut tensors = BTreeMap::new();

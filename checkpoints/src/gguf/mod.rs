@@ -4,6 +4,7 @@ mod config;
 mod error;
 mod family;
 mod file;
+mod file_type;
 mod known;
 mod metadata;
 mod names;
@@ -23,6 +24,7 @@ mod writer;
 
 pub use error::GgufError;
 pub use file::GgufFile;
+pub use file_type::GgufFileType;
 pub use metadata::{MetaValue, Metadata};
 pub use plan::{GgufContents, GgufPlan, NotHeld};
 pub use quant::GgufType;

@@ -1,13 +1,17 @@
-//! The GGUF file of a plain model: its metadata, and its tensors with their changes. The inverse of
+//! The GGUF file of a model: its metadata, and its tensors with their changes. The inverse of
 //! [`super::config`] and [`super::file`], by the same tables.
+//!
+//! A recursive model is a `nanbeige`, whose stored layers run several times one after the other
+//! (<https://github.com/ggml-org/llama.cpp/pull/25994>).
 //!
 //! The keys and tensors are those of llama.cpp's converter
 //! (<https://github.com/ggml-org/llama.cpp/tree/master/conversion>). What they do not state is
 //! found by reading the keys back: a model that is not the one that was written is refused.
 
 use super::{
-    GgufType, GgufValue, config,
+    GgufFileType, GgufType, GgufValue, config,
     family::{FAMILIES, Family, HeadKind},
+    file_type::Matrix,
     metadata::Metadata,
     names,
     parse::{Header, RawTensor},
@@ -16,7 +20,7 @@ use super::{
     writer::{GgufWriter, TableEntry},
 };
 use crate::{CheckpointError, Dtype, TensorSource, narrow};
-use retie_config::{ModelConfig, RopeScaling, TensorRole, TensorSpec};
+use retie_config::{ModelConfig, RopeScaling, TensorOwner, TensorRole, TensorSpec};
 use std::path::Path;
 
 /// Version of the quantised types, `general.quantization_version`.
@@ -30,10 +34,14 @@ pub struct NotHeld {
     pub reasons: Vec<String>,
 }
 
-/// Metadata and tensors of the file of a plain model.
+/// Metadata and tensors of the file of a model.
 pub struct GgufPlan {
     metadata: Vec<(String, GgufValue)>,
     tensors: Vec<Planned>,
+    /// Stored layers.
+    num_layers: usize,
+    /// True if the embeddings are the head.
+    is_tied: bool,
     /// Rotary factors of Llama 3.1.
     rope_freqs: Option<Vec<f32>>,
     /// Sentences about what a reader of the file does otherwise.
@@ -48,15 +56,15 @@ struct Planned {
 }
 
 impl GgufPlan {
-    /// Plans the file of a plain model with the companion files `companions`; `name` becomes
-    /// `general.name`.
+    /// Plans the file of a plain model, or of one whose stored layers run in a loop, with the
+    /// companion files `companions`; `name` becomes `general.name`.
     ///
     /// # Errors
     /// When llama.cpp has no architecture that computes the model, or its tokenizer is of another
     /// kind than those that are written; every reason is listed.
     pub fn new(config: &ModelConfig, companions: &[(String, Vec<u8>)], name: &str) -> Result<Self, NotHeld> {
         let model_type = config.architecture.model_type;
-        let Some(family) = Family::for_model_type(model_type) else {
+        let Some(family) = Family::for_model(config) else {
             let known: Vec<_> = FAMILIES.iter().map(|family| format!("`{}`", family.name)).collect();
             let reason = format!("`{model_type}` has no writer; those of {} are written", known.join(", "));
             return Err(NotHeld { reasons: vec![reason] });
@@ -64,6 +72,8 @@ impl GgufPlan {
         let rope_freqs = rope_freqs(config);
         let mut metadata = model_metadata(config, family, name);
         let (tensors, mut reasons) = planned_tensors(config, family);
+        let num_layers = config.share_map().num_layers();
+        let is_tied = config.anatomy.tie_word_embeddings;
         let table: Vec<RawTensor> = tensors.iter().map(raw).chain(rope_freqs.as_deref().map(raw_rope_freqs)).collect();
         reasons.extend(unstated(config, family, &metadata, table, rope_freqs.as_deref()));
         let mut notes = Vec::new();
@@ -77,7 +87,7 @@ impl GgufPlan {
         if !reasons.is_empty() {
             return Err(NotHeld { reasons });
         }
-        Ok(Self { metadata, tensors, rope_freqs, notes })
+        Ok(Self { metadata, tensors, num_layers, is_tied, rope_freqs, notes })
     }
 
     /// What a reader of the file does otherwise, a sentence each.
@@ -86,33 +96,41 @@ impl GgufPlan {
         &self.notes
     }
 
-    /// Writes the file with the values of `tensors`. Matrices have the type `kind`, or without it
-    /// the type that they have; those whose rows are not whole blocks of it are F16, as llama.cpp's
-    /// converter has it. Norms and biases are F32. Returns the numbers of tensors and of their
-    /// bytes, and the names of the matrices that became F16 instead.
+    /// Writes the file with the values of `tensors`. Matrices have the types that llama.cpp gives
+    /// them in a file of the type `kind`, or without it those that they have; where rows are not
+    /// whole blocks the type is another one. Norms and biases are F32. Returns the numbers of
+    /// tensors and of their bytes, and the matrices that have another type than asked for.
     ///
     /// # Errors
     /// When a tensor cannot be read, or the disk fails.
     pub fn write(
         &self,
         tensors: &dyn TensorSource,
-        kind: Option<GgufType>,
+        kind: Option<GgufFileType>,
         path: &Path,
         progress: &mut dyn FnMut(usize, usize, &str),
     ) -> Result<GgufContents, CheckpointError> {
         let mut contents = GgufContents::default();
         let mut kinds = Vec::with_capacity(self.tensors.len());
         for planned in &self.tensors {
-            let wanted = planned.wanted(tensors, kind)?;
-            let fits = planned.is_whole_blocks_of(wanted);
-            contents.instead.extend((!fits).then(|| planned.name.clone()));
-            kinds.push(if fits { wanted } else { GgufType::F16 });
+            let own = planned.own_type(tensors)?;
+            let Some(file) = kind.filter(|_| planned.is_matrix()) else {
+                kinds.push(own);
+                continue;
+            };
+            let matrix = self.matrix(planned);
+            let found = file.of_matrix(matrix);
+            // The type of a row that is whole blocks of any.
+            let wanted = file.of_matrix(Matrix { row: 0, ..matrix });
+            contents.instead.extend((found != wanted).then(|| (planned.name.clone(), found)));
+            kinds.push(found);
         }
         let table = self.table(&kinds);
         contents.tensors = table.len();
         contents.bytes = table.iter().map(|entry| entry.num_bytes as u64).sum();
         let embedding = self.tensors.iter().zip(&kinds).find(|(planned, _)| planned.spec.role == TensorRole::Embedding);
-        let file_type = kind.or(embedding.map(|(_, kind)| *kind)).unwrap_or(GgufType::F32).file_type();
+        let own = embedding.map_or(GgufFileType::F32, |(_, kind)| GgufFileType::of(*kind));
+        let file_type = kind.unwrap_or(own).id();
         let mut metadata = self.metadata.clone();
         metadata.push(("general.file_type".to_owned(), GgufValue::U32(file_type)));
         let mut writer = GgufWriter::create(path, &metadata, &table)?;
@@ -125,6 +143,15 @@ impl GgufPlan {
         }
         writer.finish()?;
         Ok(contents)
+    }
+
+    fn matrix(&self, planned: &Planned) -> Matrix {
+        let layer = match planned.spec.owner {
+            TensorOwner::Layer(layer) => layer.0,
+            _ => 0,
+        };
+        let row = planned.spec.shape.last().copied().unwrap_or(1);
+        Matrix { role: planned.spec.role, layer, num_layers: self.num_layers, is_head: self.is_tied, row }
     }
 
     /// Tensor table of a file whose tensors have the types `kinds`.
@@ -152,27 +179,24 @@ pub struct GgufContents {
     pub tensors: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Matrices that are F16 because their rows are not whole blocks of the type that was asked
-    /// for.
-    pub instead: Vec<String>,
+    /// Matrices whose rows are not whole blocks of the type that was asked for, with the type that
+    /// they have.
+    pub instead: Vec<(String, GgufType)>,
 }
 
 impl Planned {
-    /// Type that the tensor should have: F32 for a vector, for a matrix `kind` or the type that it
-    /// has.
-    fn wanted(&self, tensors: &dyn TensorSource, kind: Option<GgufType>) -> Result<GgufType, CheckpointError> {
+    fn is_matrix(&self) -> bool {
+        self.spec.shape.len() >= 2
+    }
+
+    /// Type that a matrix has; F32 for a vector.
+    fn own_type(&self, tensors: &dyn TensorSource) -> Result<GgufType, CheckpointError> {
         let source = self.spec.name();
         match tensors.info(&source) {
             None => Err(CheckpointError::NoTensor { path: tensors.path_of(&source).to_owned(), tensor: source }),
-            Some(_) if self.spec.shape.len() < 2 => Ok(GgufType::F32),
-            Some(info) => Ok(kind.unwrap_or(GgufType::of(info.dtype))),
+            Some(_) if !self.is_matrix() => Ok(GgufType::F32),
+            Some(info) => Ok(GgufType::of(info.dtype)),
         }
-    }
-
-    /// True if a row, the fastest dimension, is a whole number of blocks of the type.
-    fn is_whole_blocks_of(&self, kind: GgufType) -> bool {
-        let row = self.spec.shape.last().copied().unwrap_or(1);
-        row.is_multiple_of(kind.format().map_or(1, |format| format.block_values))
     }
 
     /// Bytes of the tensor in the type `kind`.
@@ -247,7 +271,7 @@ fn model_metadata(config: &ModelConfig, family: &Family, name: &str) -> Vec<(Str
         ("general.quantization_version".to_owned(), GgufValue::U32(QUANTIZATION_VERSION)),
     ];
     let mut keys = vec![
-        ("block_count", size(config.num_hidden_layers)),
+        ("block_count", size(config.share_map().num_layers())),
         ("context_length", size(config.max_position_embeddings)),
         ("embedding_length", size(config.hidden_size)),
         ("feed_forward_length", size(config.intermediate_size)),

@@ -54,6 +54,26 @@ pub enum HubError {
         /// Why it failed.
         source: RequestError,
     },
+    /// An upload without a token.
+    #[cfg(feature = "hub")]
+    #[error("uploading needs a token\nhint: set `HF_TOKEN` to one that may write, or run `hf auth login`")]
+    NoToken,
+    /// An upload where nothing may be sent.
+    #[cfg(feature = "hub")]
+    #[error("nothing is uploaded: `HF_HUB_OFFLINE` is set\nhint: unset it")]
+    Offline,
+    /// A request of an upload failed. The commit is made last, so that the repository has all files
+    /// or is as it was.
+    #[cfg(feature = "hub")]
+    #[error("cannot put {what} to `{endpoint}`\nhint: nothing was committed; the token has to allow writing there")]
+    Upload {
+        /// What was sent.
+        what: String,
+        /// The hub.
+        endpoint: String,
+        /// Why it failed.
+        source: RequestError,
+    },
     /// A downloaded file has another size than the hub states. It was removed.
     #[cfg(feature = "hub")]
     #[error("`{file}` was downloaded with {found} bytes, expected {expected}\nhint: try again")]

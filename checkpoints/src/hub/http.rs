@@ -3,9 +3,10 @@
 use super::{Remote, RequestError};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::{io::Read, thread, time::Duration};
 use ureq::{
-    Agent, Body,
+    Agent, Body, SendBody,
     http::{HeaderMap, Response, StatusCode, Uri, header, uri::Authority},
     tls::{RootCerts, TlsConfig},
 };
@@ -80,6 +81,49 @@ impl HubClient {
             let mut answer = success(self.get(url, None)?)?;
             let body = answer.body_mut().with_config().limit(MAX_JSON_BYTES).read_to_vec()?;
             Ok((serde_json::from_slice(&body)?, next_page(answer.headers())))
+        })
+    }
+
+    /// The answer to a JSON document.
+    pub fn post<T: DeserializeOwned>(&self, url: &str, body: &Value) -> Result<T, RequestError> {
+        self.post_as(url, "application/json", &body.to_string())
+    }
+
+    /// The answer to a document of Git LFS.
+    pub fn post_lfs<T: DeserializeOwned>(&self, url: &str, body: &Value) -> Result<T, RequestError> {
+        self.post_as(url, "application/vnd.git-lfs+json", &body.to_string())
+    }
+
+    /// The answer to JSON documents, a line each.
+    pub fn post_lines<T: DeserializeOwned>(&self, url: &str, lines: &str) -> Result<T, RequestError> {
+        self.post_as(url, "application/x-ndjson", lines)
+    }
+
+    fn post_as<T: DeserializeOwned>(&self, url: &str, kind: &str, body: &str) -> Result<T, RequestError> {
+        with_retries(|| {
+            let request = self.authorized(self.agent.post(url), url);
+            let request = request.header(header::CONTENT_TYPE, kind).header(header::ACCEPT, kind);
+            let mut answer = success(request.send(body)?)?;
+            let body = answer.body_mut().with_config().limit(MAX_JSON_BYTES).read_to_vec()?;
+            // Some answers have no content.
+            let body = if body.is_empty() { b"null".as_slice() } else { &body };
+            Ok(serde_json::from_slice(body)?)
+        })
+    }
+
+    /// Puts `bytes` bytes, which `open` gives from their start, at `url`; gives the entity tag of
+    /// the answer, empty if it has none.
+    pub fn put<R: Read>(
+        &self,
+        url: &str,
+        bytes: u64,
+        open: impl Fn() -> std::io::Result<R>,
+    ) -> Result<String, RequestError> {
+        with_retries(|| {
+            let mut content = open().map_err(ureq::Error::from)?;
+            let request = self.authorized(self.agent.put(url), url).header(header::CONTENT_LENGTH, bytes);
+            let answer = success(request.send(SendBody::from_reader(&mut content))?)?;
+            Ok(text(answer.headers(), header::ETAG.as_str()).unwrap_or_default().to_owned())
         })
     }
 

@@ -7,6 +7,8 @@
 //! the cargo feature `hub` only what is cached can be had.
 
 mod address;
+#[cfg(feature = "hub")]
+mod base64;
 mod cache;
 #[cfg(feature = "hub")]
 mod digest;
@@ -16,6 +18,8 @@ mod error;
 #[cfg(feature = "hub")]
 mod http;
 mod id;
+#[cfg(feature = "hub")]
+mod upload;
 
 use crate::CheckpointError;
 pub use address::HubAddress;
@@ -27,6 +31,8 @@ pub use id::HubId;
 use std::path::{Component, Path, PathBuf};
 #[cfg(feature = "hub")]
 use std::sync::Arc;
+#[cfg(feature = "hub")]
+pub use upload::Uploaded;
 
 /// How far a download is.
 #[cfg(feature = "hub")]
@@ -187,6 +193,23 @@ impl Hub {
             return or_cached(id, download::dataset_folder(self, id, folder), cached.ok());
         }
         cached.map_err(|looked| self.not_cached(id, vec![looked]))
+    }
+
+    /// Uploads the files of a folder into the model repository `id`, which is made if it is
+    /// missing, as one commit. `progress` gets the name and bytes of each large file before it
+    /// goes.
+    ///
+    /// # Errors
+    /// There is no token, the hub refuses something or cannot be reached, or a file cannot be read.
+    #[cfg(feature = "hub")]
+    pub fn upload(
+        &self,
+        id: &HubId,
+        folder: &Path,
+        private: bool,
+        progress: &mut dyn FnMut(&str, u64),
+    ) -> Result<Uploaded, CheckpointError> {
+        upload::folder(self, id, folder, private, progress)
     }
 
     fn not_cached(&self, id: &HubId, looked: Vec<PathBuf>) -> CheckpointError {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod server;
+mod upload;
 
 use retie_checkpoint::{CheckpointError, HubAddress, HubError, HubId, ModelSource, RequestError};
 use server::{COMMIT, Server, hub};

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod cache_logits;
 pub mod calibrate;
+pub mod card;
 pub mod chat;
 pub mod check;
 pub mod completions;
@@ -18,6 +19,7 @@ pub mod inspect;
 pub mod lab;
 pub mod man;
 pub mod plot;
+pub mod push;
 pub mod report;
 pub mod route;
 pub mod serve;

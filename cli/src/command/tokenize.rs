@@ -2,13 +2,14 @@
 
 use crate::{
     args::JsonArgs,
+    choice::choice,
     error::Status,
     model, output,
     progress::{Progress, Unit},
 };
 use anyhow::Context;
 use clap::Args;
-use retie_config::{DataConfig, UptrainConfig, document};
+use retie_config::{DataConfig, DataFormat, UptrainConfig, document};
 use retie_report::number::grouped;
 use retie_trainer::{TokenizedText, tokenize};
 use serde_json::json;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Tokenize {
     /// The texts of this run, for its student and into its `data.cache_dir`
-    #[arg(long, value_name = "CONFIG.yaml", conflicts_with_all = ["data", "text_field"])]
+    #[arg(long, value_name = "CONFIG.yaml", conflicts_with_all = ["data", "text_field", "format"])]
     config: Option<PathBuf>,
     /// The text: .jsonl, .txt, .parquet or .arrow files or patterns, as in `data.train`
     #[arg(long, value_name = "FILE", required_unless_present = "config", num_args = 1..)]
@@ -27,6 +28,9 @@ pub struct Tokenize {
     /// Key or column of the text, as in `data.text_field`
     #[arg(long, value_name = "FIELD", default_value = retie_data::DEFAULT_TEXT_FIELD)]
     text_field: String,
+    /// Text, or conversations, as in `data.format`
+    #[arg(long, value_name = "FORMAT", default_value = DataFormat::Text.name(), value_parser = choice::<DataFormat>(DataFormat::NAMES))]
+    format: DataFormat,
     /// Whose tokenizer: a Hugging Face folder, a .gguf file, or a hub id; with `--config` the
     /// student's, unless this is given
     #[arg(long, value_name = "MODEL", required_unless_present = "config")]
@@ -45,8 +49,11 @@ impl Tokenize {
         let model = self.model.clone().or_else(|| run.as_ref().map(|run| run.student.model.clone()));
         let model = model::open(&model.context("no model is named")?)?;
         // The sequence length 2 has no effect: sequences are cut when the tokens are read.
-        let text =
-            || DataConfig { text_field: self.text_field.clone(), ..DataConfig::from_files(self.data.clone(), 2) };
+        let text = || DataConfig {
+            text_field: self.text_field.clone(),
+            format: self.format,
+            ..DataConfig::from_files(self.data.clone(), 2)
+        };
         let mut data = run.map_or_else(text, |run| run.data);
         data.cache_dir = self.cache_dir.clone().or(data.cache_dir);
         let dir = data.cache_dir.clone().context(

@@ -1,9 +1,25 @@
 //! The text that a run trains and is measured on.
 
 use super::check_text;
-use crate::document::Checks;
+use crate::{document::Checks, named::named};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+named! {
+    /// What the rows of data files are.
+    DataFormat, "data format" {
+        /// Text, learnt from its first token to its last.
+        Text = "text",
+        /// Conversations, of which the answers of the assistant are learnt.
+        Chat = "chat",
+    }
+}
+
+impl DataFormat {
+    fn is_text(&self) -> bool {
+        *self == Self::Text
+    }
+}
 
 /// The text that is trained and measured on. A file is `.jsonl` or `.txt`, plain or with `.gz` or
 /// `.zst` behind, or `.parquet`; a name with `*`, `?` or `[…]` stands for all files that it
@@ -24,7 +40,11 @@ pub struct DataConfig {
     /// by their hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heldout_fraction: Option<f64>,
-    /// Key or column that holds the text of a `.jsonl` or `.parquet` row.
+    /// Text, or conversations.
+    #[serde(default = "default_format", skip_serializing_if = "DataFormat::is_text")]
+    pub format: DataFormat,
+    /// Key or column that holds the text of a `.jsonl` or `.parquet` row. Conversations have their
+    /// messages in it, and `messages` in its place by default.
     #[serde(default = "default_text_field")]
     pub text_field: String,
     /// Tokens of one sequence.
@@ -64,8 +84,15 @@ pub enum Packing {
     BestFit,
 }
 
+/// Field of the messages of conversations, where `text_field` is the default of texts.
+const MESSAGES: &str = "messages";
+
 fn default_text_field() -> String {
     "text".into()
+}
+
+fn default_format() -> DataFormat {
+    DataFormat::Text
 }
 
 impl DataConfig {
@@ -77,6 +104,7 @@ impl DataConfig {
             mixture: Vec::new(),
             heldout: Vec::new(),
             heldout_fraction: None,
+            format: DataFormat::Text,
             text_field: default_text_field(),
             sequence_length,
             packing: Packing::Plain,
@@ -91,6 +119,16 @@ impl DataConfig {
             return vec![SourceConfig { files: self.train.clone(), weight: 1.0, text_field: None }];
         }
         self.mixture.clone()
+    }
+
+    /// Key or column of the text or the messages; `own` is that of a source.
+    #[must_use]
+    pub fn field<'a>(&'a self, own: Option<&'a str>) -> &'a str {
+        match (own, self.format) {
+            (Some(own), _) => own,
+            (None, DataFormat::Chat) if self.text_field == default_text_field() => MESSAGES,
+            _ => &self.text_field,
+        }
     }
 
     /// Whether there is held-out text.

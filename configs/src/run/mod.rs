@@ -11,7 +11,7 @@ mod train;
 
 pub use anneal::{Anneal, SlicedAnneal};
 pub use average::Average;
-pub use data::{DataConfig, Packing, SourceConfig};
+pub use data::{DataConfig, DataFormat, Packing, SourceConfig};
 pub use loggers::LoggerKind;
 pub use teacher::TeacherConfig;
 pub use train::{LossSpike, NonFinite, Precision, TrainConfig};
@@ -116,6 +116,16 @@ impl UptrainConfig {
         }
     }
 
+    /// Refuses cached logits, which are of every token, for conversations, of which some are
+    /// learnt.
+    fn check_conversations(&self, checks: &mut Checks) {
+        let cached = self.teacher.as_ref().is_some_and(|teacher| teacher.logits.is_some());
+        if self.data.format == DataFormat::Chat && cached {
+            let message = "`data.format: chat` does not go with `teacher.logits`, which has every token's";
+            checks.problem("data.format", message).also(&["teacher.logits"]).hint("name a `teacher.model`");
+        }
+    }
+
     /// Refuses losses of single depths where nothing of a depth is trained at the start.
     fn check_local(&self, checks: &mut Checks) {
         use crate::ParameterGroup::{Extras, Lora, Norms, Shared, Unshared};
@@ -146,6 +156,7 @@ impl Document for UptrainConfig {
         losses::check(&self.losses, checks);
         let num_steps = Some(self.num_steps()).filter(|n| *n > 0 && self.train.steps.xor(self.train.tokens).is_some());
         self.optimizer.check(num_steps, checks);
+        self.check_conversations(checks);
         self.check_local(checks);
         self.train.check(&self.data, checks);
         if let Some(anneal) = self.train.anneal {

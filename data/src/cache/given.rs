@@ -35,7 +35,7 @@ pub(crate) fn given(options: &DatasetOptions, tokenizer: &Tokenizer) -> Result<S
     let mut stream = Stream::on_disk(shards, DocumentCounts::default(), hasher.finalize().into());
     // The counts of a shard include shards that need not be among these.
     let mut num_documents = 0;
-    stream.documents(options.eos_token_id, |_| num_documents += 1)?;
+    stream.documents(|token| token == options.eos_token_id, |_| num_documents += 1)?;
     stream.num_documents = num_documents;
     Ok(stream)
 }

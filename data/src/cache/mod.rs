@@ -24,7 +24,7 @@ use crate::error::DataError;
 use crate::options::{DatasetOptions, Progress};
 use crate::shard::{self, Made, ShardFacts, Shards};
 use crate::stream::Stream;
-use crate::tokenize::{Position, Sizes, document_bos, tokenize};
+use crate::tokenize::{Position, Sizes, document_bos, empty_tokens, tokenize};
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
 use index::Index;
@@ -44,6 +44,9 @@ pub(crate) fn folder(dir: &Path, options: &DatasetOptions, tokenizer: &Tokenizer
     field(format!("{:?}", document_bos(options, tokenizer)).as_bytes());
     field(&options.eos_token_id.to_le_bytes());
     field(format!("{:?}", options.split).as_bytes());
+    if let Some(conversations) = &options.conversations {
+        field(conversations.key().as_bytes());
+    }
     for file in &options.files {
         field(file.text_field.as_bytes());
         field(encoding(&file.path).as_bytes());
@@ -93,7 +96,9 @@ impl Found {
 
 fn made<'a>(options: &DatasetOptions, tokenizer: &'a Tokenizer) -> Made<'a> {
     let bos = document_bos(options, tokenizer);
-    Made { tokenizer: tokenizer.fingerprint_of_tokens(), bos, end_of_text: options.eos_token_id }
+    // Tokens of conversations are no tokens of text: their bits say more than the id.
+    let end_of_text = if options.conversations.is_some() { u32::MAX } else { options.eos_token_id };
+    Made { tokenizer: tokenizer.fingerprint_of_tokens(), bos, end_of_text }
 }
 
 /// The stream of a folder, which is made or gone on with where it is not whole; and whether it was.
@@ -104,7 +109,7 @@ pub(crate) fn stream(
     sizes: Sizes,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Stream, bool), DataError> {
-    let width = Tokens::for_ids_up_to(tokenizer.largest_id()).width();
+    let width = empty_tokens(options, tokenizer).width();
     let mut found = Found::look(folder, width, made(options, tokenizer))?;
     let index = Index::load(folder)?;
     let whole = index.as_ref().is_some_and(|index| index.shards == found.facts);

@@ -26,6 +26,7 @@ fn options(folder: &Path) -> DatasetOptions {
         sequence_length: 4,
         packing: Packing::Plain,
         eos_token_id: 0,
+        conversations: None,
         cache_dir: None,
     }
 }

@@ -6,6 +6,7 @@
 //! the methods of Python's strings and dictionaries, `tojson`, `raise_exception`, `strftime_now`
 //! (in UTC), `{% generation %}`, and the special tokens by their names.
 
+mod answers;
 mod python;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ const GENERATION: &str = "generation_config.json";
 
 /// Name of the template in its environment.
 const NAME: &str = "chat";
+/// Name of the same template with marks around its answers.
+const MARKED: &str = "marked";
 /// Instructions that a template may take. A long conversation takes some ten thousand.
 const FUEL: u64 = 20_000_000;
 
@@ -34,6 +37,8 @@ pub struct ChatTemplate {
     source: String,
     special_tokens: Map<String, Value>,
     end_tokens: Vec<u32>,
+    /// Whether it has `{% generation %}` blocks.
+    marks_answers: bool,
 }
 
 impl ChatTemplate {
@@ -62,7 +67,7 @@ impl ChatTemplate {
     }
 
     /// A template of `source`; `origin` names it in errors.
-    fn new(source: String, special_tokens: Map<String, Value>, origin: PathBuf) -> Result<Self, DataError> {
+    pub(crate) fn new(source: String, special_tokens: Map<String, Value>, origin: PathBuf) -> Result<Self, DataError> {
         let wrong = |source| DataError::ChatTemplate { path: origin.clone(), source };
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?;
@@ -74,8 +79,13 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, without_generation(&source)).map_err(wrong)?;
-        Ok(Self { environment, origin, source, special_tokens, end_tokens: Vec::new() })
+        environment.add_filter(answers::FILTER, answers::mark);
+        let always = with_blocks(&source, "if true", "endif");
+        let marked = with_blocks(&source, &format!("filter {}", answers::FILTER), "endfilter");
+        let marks_answers = always != source;
+        environment.add_template_owned(NAME, always).map_err(wrong)?;
+        environment.add_template_owned(MARKED, marked).map_err(wrong)?;
+        Ok(Self { environment, origin, source, special_tokens, end_tokens: Vec::new(), marks_answers })
     }
 
     /// Text of the Jinja template.
@@ -102,6 +112,10 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the messages, or fails on them.
     pub fn render(&self, messages: &Value, variables: &Map<String, Value>) -> Result<String, DataError> {
+        self.render_as(NAME, messages, variables)
+    }
+
+    fn render_as(&self, name: &str, messages: &Value, variables: &Map<String, Value>) -> Result<String, DataError> {
         let mut context = self.special_tokens.clone();
         context.insert("tools".to_owned(), Value::Null);
         context.insert("documents".to_owned(), Value::Null);
@@ -109,7 +123,7 @@ impl ChatTemplate {
         context.extend(variables.clone());
         context.insert("messages".to_owned(), messages.clone());
         let context = minijinja::Value::from(Serde(&context));
-        let template = self.environment.get_template(NAME);
+        let template = self.environment.get_template(name);
         template.and_then(|template| template.render(context)).map_err(|error| DataError::ChatMessages {
             path: self.origin.clone(),
             reason: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
@@ -143,8 +157,8 @@ fn special_tokens(config: &Value) -> impl Iterator<Item = (String, Value)> {
 }
 
 /// The template with each `{% generation %}` block, which only marks the tokens of answers for
-/// training, as a block that is always there.
-fn without_generation(source: &str) -> String {
+/// training, as a block of another kind.
+fn with_blocks(source: &str, begin: &str, end: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some((before, after)) = rest.split_once("{%") {
@@ -152,8 +166,8 @@ fn without_generation(source: &str) -> String {
         text += "{%";
         let name = after.trim_start_matches(['-', '+']).trim_start();
         let (word, block) = match name {
-            _ if name.starts_with("generation") => ("generation", "if true"),
-            _ if name.starts_with("endgeneration") => ("endgeneration", "endif"),
+            _ if name.starts_with("generation") => ("generation", begin),
+            _ if name.starts_with("endgeneration") => ("endgeneration", end),
             _ => ("", ""),
         };
         text += &after[..after.len() - name.len()];

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::best_fit::{PackedRows, Packer, WINDOW};
 use crate::cache;
+use crate::conversation;
 use crate::document::{check_files, check_generated, is_tokens};
 use crate::error::DataError;
 use crate::options::{DatasetOptions, Progress, Split};
@@ -25,28 +26,47 @@ pub struct TokenDataset {
     stream: Stream,
     sequence_length: usize,
     cut: Cut,
+    ends: Ends,
     from_cache: bool,
     /// Where its tokens are kept.
     folder: Option<PathBuf>,
 }
 
-/// How rows are cut, and the token that divides documents where they do not see one another.
+/// How rows are cut.
 #[derive(Debug, Clone)]
 enum Cut {
     Plain,
-    Documents { end: u32 },
-    BestFit { end: u32, rows: Arc<PackedRows> },
+    Documents,
+    BestFit(Arc<PackedRows>),
+}
+
+/// What ends a document in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// The end-of-text token.
+    Token(u32),
+    /// A bit of the last token of a conversation, which has one for targets too.
+    Bit,
+}
+
+impl Ends {
+    fn ends(self, token: u32) -> bool {
+        match self {
+            Self::Token(end) => token == end,
+            Self::Bit => conversation::is_last(token),
+        }
+    }
 }
 
 impl Cut {
-    fn new(packing: Packing, end: u32, stream: &Stream, sequence_length: usize) -> Result<Self, DataError> {
+    fn new(packing: Packing, ends: Ends, stream: &Stream, sequence_length: usize) -> Result<Self, DataError> {
         Ok(match packing {
             Packing::Plain => Self::Plain,
-            Packing::Documents => Self::Documents { end },
+            Packing::Documents => Self::Documents,
             Packing::BestFit => {
                 let mut packer = Packer::new(sequence_length, WINDOW);
-                stream.documents(end, |document| packer.add(document))?;
-                Self::BestFit { end, rows: Arc::new(packer.finish()) }
+                stream.documents(|token| ends.ends(token), |document| packer.add(document))?;
+                Self::BestFit(Arc::new(packer.finish()))
             }
         })
     }
@@ -72,7 +92,7 @@ impl TokenDataset {
         paths.iter().try_for_each(|path| check_generated(path, tokenizer))?;
         let mut folder = None;
         let (stream, from_cache) = match &options.cache_dir {
-            _ if are_tokens(options)? => (cache::given(options, tokenizer)?, true),
+            _ if options.conversations.is_none() && are_tokens(options)? => (cache::given(options, tokenizer)?, true),
             None => (in_memory(options, tokenizer, progress)?, false),
             Some(dir) => {
                 let key = cache::folder(dir, options, tokenizer)?;
@@ -86,7 +106,8 @@ impl TokenDataset {
             progress(Progress { bytes_done: bytes, bytes_total: bytes, tokens: stream.num_tokens as u64 });
         }
         let (length, packing) = (options.sequence_length, options.packing);
-        let mut dataset = Self::from_stream(stream, length, packing, options.eos_token_id)?;
+        let ends = if options.conversations.is_some() { Ends::Bit } else { Ends::Token(options.eos_token_id) };
+        let mut dataset = Self::from_stream(stream, length, packing, ends)?;
         dataset.from_cache = from_cache;
         dataset.folder = folder;
         tracing::info!(
@@ -110,15 +131,15 @@ impl TokenDataset {
         let mut stream = Tokens::for_ids_up_to(tokens.iter().copied().max().unwrap_or(0));
         stream.extend(tokens);
         let documents = DocumentCounts { with_text: 1, without: 0 };
-        Self::from_stream(Stream::in_memory(stream, documents), sequence_length, Packing::Plain, 0)
+        Self::from_stream(Stream::in_memory(stream, documents), sequence_length, Packing::Plain, Ends::Token(0))
     }
 
-    fn from_stream(stream: Stream, sequence_length: usize, packing: Packing, end: u32) -> Result<Self, DataError> {
+    fn from_stream(stream: Stream, sequence_length: usize, packing: Packing, ends: Ends) -> Result<Self, DataError> {
         if sequence_length == 0 {
             return Err(DataError::TooSmall { name: "sequence_length", found: 0, least: 1 });
         }
-        let cut = Cut::new(packing, end, &stream, sequence_length)?;
-        let dataset = Self { stream, sequence_length, cut, from_cache: false, folder: None };
+        let cut = Cut::new(packing, ends, &stream, sequence_length)?;
+        let dataset = Self { stream, sequence_length, cut, ends, from_cache: false, folder: None };
         if dataset.num_rows() == 0 {
             let needed = if packing == Packing::BestFit { 2 } else { sequence_length.saturating_add(1) };
             return Err(DataError::TooFewTokens { tokens: dataset.num_tokens(), needed, sequence_length });
@@ -129,16 +150,16 @@ impl TokenDataset {
     /// Rows, at least 1.
     pub fn num_rows(&self) -> usize {
         match &self.cut {
-            Cut::Plain | Cut::Documents { .. } => pack::num_rows(self.num_tokens(), self.sequence_length),
-            Cut::BestFit { rows, .. } => rows.len(),
+            Cut::Plain | Cut::Documents => pack::num_rows(self.num_tokens(), self.sequence_length),
+            Cut::BestFit(rows) => rows.len(),
         }
     }
 
     /// Inputs of all rows.
     pub fn num_inputs(&self) -> usize {
         match &self.cut {
-            Cut::Plain | Cut::Documents { .. } => self.num_rows() * self.sequence_length,
-            Cut::BestFit { rows, .. } => rows.places,
+            Cut::Plain | Cut::Documents => self.num_rows() * self.sequence_length,
+            Cut::BestFit(rows) => rows.places,
         }
     }
 
@@ -161,8 +182,8 @@ impl TokenDataset {
     /// packing, in which the last token of a document is a target only.
     pub fn num_unused_tokens(&self) -> usize {
         match &self.cut {
-            Cut::Plain | Cut::Documents { .. } => self.num_tokens() - 1 - self.num_inputs(),
-            Cut::BestFit { .. } => 0,
+            Cut::Plain | Cut::Documents => self.num_tokens() - 1 - self.num_inputs(),
+            Cut::BestFit(_) => 0,
         }
     }
 
@@ -191,11 +212,15 @@ impl TokenDataset {
     pub fn fingerprint(&self) -> String {
         let mut hasher = Sha256::new_with_prefix(self.stream.digest);
         hasher.update((self.sequence_length as u64).to_le_bytes());
+        let mut end = || match self.ends {
+            Ends::Token(end) => hasher.update(end.to_le_bytes()),
+            Ends::Bit => hasher.update(b"conversations"),
+        };
         match self.cut {
             Cut::Plain => {}
-            Cut::Documents { end } => hasher.update(end.to_le_bytes()),
-            Cut::BestFit { end, .. } => {
-                hasher.update(end.to_le_bytes());
+            Cut::Documents => end(),
+            Cut::BestFit(_) => {
+                end();
                 hasher.update(b"best fit");
                 hasher.update((WINDOW as u64).to_le_bytes());
             }
@@ -225,6 +250,7 @@ impl TokenDataset {
         Batch {
             inputs: Vec::with_capacity(tokens),
             targets: Vec::with_capacity(tokens),
+            learnt: (self.ends == Ends::Bit).then(|| Vec::with_capacity(tokens)),
             pieces: Vec::new(),
             indices: Vec::with_capacity(rows),
             row_lengths: Vec::with_capacity(rows),
@@ -242,11 +268,11 @@ impl TokenDataset {
                 self.add_tokens(range(), batch)?;
                 batch.pieces.push(self.sequence_length);
             }
-            Cut::Documents { end } => {
-                self.add_tokens(range(), batch)?;
-                batch.pieces.extend(pack::pieces(&batch.inputs[start..], *end));
+            Cut::Documents => {
+                let pieces = self.add_tokens(range(), batch)?;
+                batch.pieces.extend(pieces);
             }
-            Cut::BestFit { rows, .. } => {
+            Cut::BestFit(rows) => {
                 for piece in rows.row(row) {
                     let places = piece.places as usize;
                     self.add_tokens(piece.start..piece.start + places + 1, batch)?;
@@ -259,13 +285,19 @@ impl TokenDataset {
         Ok(())
     }
 
-    /// Adds tokens of the stream: all but the last as inputs, all but the first as targets.
-    fn add_tokens(&self, range: std::ops::Range<usize>, batch: &mut Batch) -> Result<(), DataError> {
-        let start = batch.targets.len();
-        self.stream.copy_into(range, &mut batch.targets)?;
-        batch.inputs.push(batch.targets.remove(start));
-        batch.inputs.extend_from_slice(&batch.targets[start..batch.targets.len() - 1]);
-        Ok(())
+    /// Adds tokens of the stream: all but the last as inputs, all but the first as targets. Gives
+    /// the lengths of the pieces of documents in the inputs.
+    fn add_tokens(&self, range: std::ops::Range<usize>, batch: &mut Batch) -> Result<Vec<usize>, DataError> {
+        let mut tokens = Vec::with_capacity(range.len());
+        self.stream.copy_into(range, &mut tokens)?;
+        let pieces = pack::pieces(&tokens[..tokens.len() - 1], |token| self.ends.ends(token));
+        if let Some(learnt) = &mut batch.learnt {
+            learnt.extend(tokens[1..].iter().map(|token| conversation::is_learnt(*token)));
+            tokens.iter_mut().for_each(|token| *token = conversation::id(*token));
+        }
+        batch.inputs.extend_from_slice(&tokens[..tokens.len() - 1]);
+        batch.targets.extend_from_slice(&tokens[1..]);
+        Ok(pieces)
     }
 
     /// Rows for a held-out loss: all of them or `limit`, spread evenly over the data, always the

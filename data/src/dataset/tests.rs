@@ -26,6 +26,7 @@ fn files(sequence_length: usize) -> Files {
         split: Split::All,
         sequence_length,
         packing: Packing::Plain,
+        conversations: None,
         eos_token_id: END,
         cache_dir: Some(folder.path().join("cache")),
     };

@@ -98,6 +98,7 @@ fn column(schema: &SchemaRef, path: &Path, text_field: &str) -> Result<Vec<usize
             place: place(),
             field: text_field.to_owned(),
             found: format!("a column of type {data_type}"),
+            expected: "a string",
         }),
     }
 }
@@ -156,6 +157,7 @@ impl ArrowRows {
                 place: Place { path: self.path.clone(), part: Some(("row", self.row)) },
                 field: self.text_field.clone(),
                 found: "null".to_owned(),
+                expected: "a string",
             }),
         }
     }

@@ -12,7 +12,12 @@ use crate::error::{DataError, Place};
 
 pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
     let (path, text_field) = (path.to_owned(), text_field.to_owned());
-    Ok(Box::new(JsonlRows { bytes: Bytes::open(&path)?, path, text_field, line: 0 }))
+    Ok(Box::new(JsonlRows { bytes: Bytes::open(&path)?, path, text_field, line: 0, conversations: false }))
+}
+
+pub(super) fn open_conversations(path: &Path, field: &str) -> Result<Inner, DataError> {
+    let (path, text_field) = (path.to_owned(), field.to_owned());
+    Ok(Box::new(JsonlRows { bytes: Bytes::open(&path)?, path, text_field, line: 0, conversations: true }))
 }
 
 struct JsonlRows {
@@ -21,6 +26,8 @@ struct JsonlRows {
     text_field: String,
     /// Number of the last line read, from 1.
     line: u64,
+    /// Whether the field holds messages, which are given as JSON.
+    conversations: bool,
 }
 
 impl Iterator for JsonlRows {
@@ -71,11 +78,13 @@ impl JsonlRows {
             });
         };
         match object.get_mut(&self.text_field).map(Value::take) {
-            Some(Value::String(text)) => Ok(text),
+            Some(Value::String(text)) if !self.conversations => Ok(text),
+            Some(messages @ Value::Array(_)) if self.conversations => Ok(messages.to_string()),
             Some(other) => Err(DataError::NotAString {
                 place: self.place(),
                 field: self.text_field.clone(),
                 found: json_type(&other).to_owned(),
+                expected: if self.conversations { "an array of messages" } else { "a string" },
             }),
             None => Err(DataError::MissingField {
                 place: self.place(),

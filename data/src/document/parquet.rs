@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
         });
     };
     if let Some(found) = not_a_string(&columns[column]) {
-        return Err(DataError::NotAString { place, field: text_field.to_owned(), found });
+        return Err(DataError::NotAString { place, field: text_field.to_owned(), found, expected: "a string" });
     }
     let groups = reader.metadata().row_groups();
     if let Some(codec) = groups.iter().map(|group| group.column(column).compression()).find(|codec| !is_read(*codec)) {
@@ -126,6 +126,7 @@ impl ParquetRows {
                 place: place(),
                 field: self.text_field.clone(),
                 found: "null".to_owned(),
+                expected: "a string",
             });
         };
         let text = std::str::from_utf8(value.data()).map_err(|error| DataError::NotUtf8 {

@@ -34,3 +34,12 @@ mixed = {
 }
 pq.write_table(pa.table(mixed), here / "mixed.parquet")
 pq.write_table(pa.table({"text": pa.array([b"fine", b"abc\xff"], pa.binary())}), here / "binary.parquet")
+# Conversations: of a list that may be null, empty or with null parts, and of one that may not, in several row groups.
+message = pa.struct([("content", pa.string()), ("role", pa.string())])
+rows = [
+    [{"role": "user", "content": f"question {row}"}, {"role": "assistant", "content": "é" * row}] * (1 + row % 2) for row in range(5)
+] + [[], None, [{"role": "user", "content": None}, None]]
+pq.write_table(pa.table({"id": list(range(8)), "messages": pa.array(rows, pa.list_(message))}), here / "chats.parquet", row_group_size=3)
+fixed = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
+schema = pa.schema([pa.field("talk", pa.list_(pa.field("element", fixed, nullable=False)), nullable=False)])
+pq.write_table(pa.table({"talk": rows[:6]}, schema=schema), here / "chats_required.parquet", compression="none")

@@ -9,17 +9,17 @@ mod stack;
 
 use crate::{
     ExportError, StoredType,
-    export::{num_bytes, write_companions, write_json},
+    cast::Cast,
+    export::write_json,
+    folder::write_folder,
     format::{ExportModel, Format, Progress},
-    hf_unrolled::{set_dtype, write_tensors},
     obstacles,
     report::Contents,
 };
-use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_config::{Gating, LoraBase, ModelConfig};
 use serde_json::{Map, Value, json};
 use stack::stack;
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::path::Path;
 
 /// Python files of the folder; `MODEL_TYPE` in the first is the `model_type` of the model.
 const CONFIGURATION: (&str, &str) = ("configuration_retie.py", include_str!("configuration_retie.py"));
@@ -32,7 +32,7 @@ pub(crate) static FORMAT: Format = Format {
     name: "hf",
     about: "the recursive model for transformers (trust_remote_code), with its code, each tensor once",
     is_unrolled: false,
-    types: &[StoredType::Keep, StoredType::F32, StoredType::Bf16, StoredType::F16],
+    types: StoredType::OF_FOLDERS,
     write,
     model: Path::to_path_buf,
 };
@@ -59,23 +59,14 @@ fn write(
     keys.insert("tie_word_embeddings".into(), json!(config.anatomy.tie_word_embeddings));
     keys.insert("stack".into(), Value::Object(stack(config)));
     state_defaults(&mut keys, config);
-    set_dtype(&mut keys, dtype.dtype());
     let model_type = keys["model_type"].as_str().unwrap_or_default().to_owned();
-    write_json(&dir.join("config.json"), &keys)?;
+    let contents = write_folder(model, keys, &Cast::new(model, dtype.dtype()), dtype, dir, progress)?;
     fs_err::write(dir.join(CONFIGURATION.0), CONFIGURATION.1.replace("MODEL_TYPE", &model_type))?;
     fs_err::write(dir.join(MODELING.0), MODELING.1)?;
-    let tensors = Cast::new(model, dtype.dtype());
-    write_tensors(&tensors, dir, progress)?;
-    write_companions(model, dir)?;
     write_tokenizer_class(model, dir)?;
     let routed = config.recursion.as_ref().is_some_and(|recursion| recursion.router.is_some());
     let depth = "in transformers every token goes through all recursions: the code does not ask the routers";
-    Ok(Contents {
-        tensors: tensors.names().len(),
-        bytes: num_bytes(&tensors),
-        notes: routed.then(|| depth.to_owned()).into_iter().collect(),
-        ..Contents::default()
-    })
+    Ok(Contents { notes: routed.then(|| depth.to_owned()).into_iter().collect(), ..contents })
 }
 
 /// States what an absent key means in the family's own class and does not in that of the folder.
@@ -123,49 +114,6 @@ fn refuse(config: &ModelConfig) -> Result<(), ExportError> {
         Some(gating) => {
             let reason = format!("its routers gate the output of a recursion (`gating: {gating}`)");
             cannot(reason, "only routers with `--gating straight_through` are the plain recursion at full depth")
-        }
-    }
-}
-
-/// The model's tensors in another type. Those that are F32 whatever the matrices are (magnitudes,
-/// routers) stay so.
-struct Cast<'a> {
-    source: &'a dyn TensorSource,
-    infos: BTreeMap<String, TensorInfo>,
-}
-
-impl<'a> Cast<'a> {
-    fn new(model: ExportModel<'a>, dtype: Option<Dtype>) -> Self {
-        let info = |name: String| {
-            let found = model.tensors.info(&name)?;
-            let fixed = name.ends_with("lora_magnitude_vector") || name.contains("routers.");
-            let dtype = dtype.filter(|_| !fixed).unwrap_or(found.dtype);
-            Some((name, TensorInfo { dtype, shape: found.shape.clone() }))
-        };
-        let names = model.config.tensors().into_iter().map(|spec| spec.name());
-        Self { source: model.tensors, infos: names.filter_map(info).collect() }
-    }
-}
-
-impl TensorSource for Cast<'_> {
-    fn names(&self) -> Vec<&str> {
-        self.infos.keys().map(String::as_str).collect()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.infos.get(name)
-    }
-
-    fn path_of(&self, name: &str) -> &Path {
-        self.source.path_of(name)
-    }
-
-    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
-        match (self.infos.get(name), self.source.info(name)) {
-            (Some(wanted), Some(found)) if wanted.dtype != found.dtype => {
-                Ok(narrow(&self.source.read_f32(name)?, wanted.dtype).into())
-            }
-            _ => self.source.bytes(name),
         }
     }
 }

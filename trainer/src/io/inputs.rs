@@ -11,8 +11,11 @@ use crate::{
 };
 use retie_checkpoint::ModelSource;
 use retie_collective::Collective;
-use retie_config::{LossNeeds, ParameterGroup, UptrainConfig};
-use retie_data::{Progress, Tokenizer, Vocabulary, check_shared_vocabulary, logits::LogitsCache};
+use retie_config::{DataConfig, DataFormat, LossNeeds, ParameterGroup, UptrainConfig};
+use retie_data::{
+    ChatTemplate, Conversations, DataError, Progress, Tokenizer, Vocabulary, check_shared_vocabulary,
+    logits::LogitsCache,
+};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// The token between documents, if the tokenizer has it: the end of a *text*, which in chat models
@@ -37,6 +40,7 @@ pub struct Inputs {
     pub stacks: Stacks,
     pub tokenizer: Tokenizer,
     pub end_of_text: u32,
+    conversations: Option<Conversations>,
     files: TextFiles,
 }
 
@@ -58,6 +62,7 @@ impl Inputs {
         let tokenizer = tokenizer(&student)?;
         check_context(config.data.sequence_length, &student);
         let end_of_text = end_of_text(&student, &tokenizer)?;
+        let conversations = conversations(&config.data, &student)?;
         let named = config.teacher.as_ref();
         let teacher = named.and_then(|t| t.model.as_ref()).map(|model| ModelSource::open(model)).transpose()?;
         let logits = named.and_then(|t| t.logits.as_ref()).map(|dir| LogitsCache::open(dir)).transpose()?;
@@ -75,7 +80,7 @@ impl Inputs {
         let stacks = stacks(&student, teacher.as_ref())?;
         loss::check(&config.losses, &stacks)?;
         check_states(&student, teacher.as_ref(), &Requirements::from_losses(&config.losses, &stacks))?;
-        Ok(Self { student, teacher, logits, stacks, tokenizer, end_of_text, files })
+        Ok(Self { student, teacher, logits, stacks, tokenizer, end_of_text, conversations, files })
     }
 
     /// Tokenises the texts. `events` gets the name of the text, `train` or `heldout`, and the
@@ -88,7 +93,8 @@ impl Inputs {
         ranks: &dyn Collective,
         events: &mut dyn FnMut(&'static str, Progress),
     ) -> Result<Texts, TrainError> {
-        let mut tokenizing = Tokenizing { tokenizer: &self.tokenizer, end_of_text: self.end_of_text, events };
+        let (tokenizer, end_of_text, conversations) = (&self.tokenizer, self.end_of_text, self.conversations.clone());
+        let mut tokenizing = Tokenizing { tokenizer, end_of_text, conversations, events };
         let texts = self.files.on_ranks(ranks, |files| {
             Ok(Texts { train: Arc::new(files.train(&mut tokenizing)?), heldout: files.heldout(&mut tokenizing)? })
         })?;
@@ -126,6 +132,19 @@ fn check_trained(config: &UptrainConfig, student: &ModelSource) -> Result<(), Tr
 pub fn end_of_text(model: &ModelSource, tokenizer: &Tokenizer) -> Result<u32, TrainError> {
     let found = tokenizer.token_id(END_OF_TEXT).or_else(|| model.config.eos_token_ids.first().copied());
     found.ok_or_else(|| TrainError::NoEndOfText { model: model.spec.clone() })
+}
+
+/// What turns conversations into tokens, if the text of a run is conversations.
+///
+/// # Errors
+/// `model` has no chat template, or one that is not Jinja.
+pub fn conversations(data: &DataConfig, model: &ModelSource) -> Result<Option<Conversations>, TrainError> {
+    if data.format == DataFormat::Text {
+        return Ok(None);
+    }
+    let template = ChatTemplate::from_model_files(&model.companions, &model.path)?;
+    let template = template.ok_or_else(|| DataError::NoChatTemplate { model: model.spec.clone() })?;
+    Ok(Some(Conversations::new(template)))
 }
 
 /// Refuses losses at another temperature than that of the cached logits.

@@ -92,6 +92,7 @@ pub fn keep_logits(
     let mut tokenizing = Tokenizing {
         tokenizer: &tokenizer,
         end_of_text,
+        conversations: None,
         events: &mut |_, progress| events(KeepEvent::Tokenizing(progress)),
     };
     let dataset = files.on_ranks(ranks, |files| files.train(&mut tokenizing))?;

@@ -5,7 +5,7 @@ use retie_checkpoint::{Hub, HubAddress};
 use retie_collective::{Collective, lead_first};
 use retie_config::DataConfig;
 use retie_data::{
-    DatasetOptions, Mixture, Progress, Split, TextFile, TokenDataset, Tokenizer,
+    Conversations, DatasetOptions, Mixture, Progress, Split, TextFile, TokenDataset, Tokenizer,
     document::{check_distinct, check_files, expand},
 };
 use std::{path::PathBuf, sync::Arc};
@@ -30,6 +30,8 @@ pub struct TextFiles {
 pub struct Tokenizing<'a> {
     pub tokenizer: &'a Tokenizer,
     pub end_of_text: u32,
+    /// Where the text is conversations.
+    pub conversations: Option<Conversations>,
     pub events: &'a mut dyn FnMut(&'static str, Progress),
 }
 
@@ -53,9 +55,9 @@ impl TextFiles {
     /// A pattern matches nothing; a file is missing, of an unknown format, or named twice.
     pub fn find(data: &DataConfig) -> Result<Self, TrainError> {
         let files = |files: &[PathBuf], field: Option<&String>| -> Result<Vec<TextFile>, TrainError> {
-            let text_field = field.unwrap_or(&data.text_field);
+            let text_field = data.field(field.map(String::as_str));
             let paths = expand(&fetched(files)?)?.into_iter();
-            Ok(paths.map(|path| TextFile { path, text_field: text_field.clone() }).collect())
+            Ok(paths.map(|path| TextFile { path, text_field: text_field.to_owned() }).collect())
         };
         let sources = data.sources();
         let train = sources.iter().map(|s| Ok((files(&s.files, s.text_field.as_ref())?, s.weight)));
@@ -121,6 +123,7 @@ impl TextFiles {
             split,
             sequence_length: self.data.sequence_length,
             packing: self.data.packing,
+            conversations: tokenizing.conversations.clone(),
             eos_token_id: tokenizing.end_of_text,
             cache_dir: self.data.cache_dir.clone(),
         };

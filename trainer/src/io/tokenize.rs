@@ -1,7 +1,7 @@
 //! Tokenising the texts of a configuration ahead of the runs that read them.
 
 use super::{
-    inputs::{end_of_text, tokenizer},
+    inputs::{conversations, end_of_text, tokenizer},
     texts::{TextFiles, Tokenizing},
 };
 use crate::TrainError;
@@ -46,7 +46,8 @@ pub fn tokenize(
     let files = TextFiles::find(data)?;
     let tokenizer = tokenizer(model)?;
     let end_of_text = end_of_text(model, &tokenizer)?;
-    let mut tokenizing = Tokenizing { tokenizer: &tokenizer, end_of_text, events };
+    let conversations = conversations(data, model)?;
+    let mut tokenizing = Tokenizing { tokenizer: &tokenizer, end_of_text, conversations, events };
     let train = files.train(&mut tokenizing)?;
     let name = |index: usize| match data.mixture.is_empty() {
         true => "train".to_owned(),

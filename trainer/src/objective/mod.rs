@@ -1,5 +1,8 @@
 //! The objective of a batch: the weighted sum of its terms, beside a frozen teacher where a term
 //! needs one.
+//!
+//! Where only some targets are learnt (the answers of conversations), logits, and so the losses of
+//! logits, are of these alone; losses of hidden states and of routers are of every token.
 
 mod sums;
 mod telemetry;
@@ -21,7 +24,7 @@ use retie_model::{
     CausalLm, SelectionRule, TokenIds,
     kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss_beside, token_log_probs},
 };
-use std::{collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 /// The minimised sum of losses.
 #[derive(Debug)]
@@ -187,6 +190,7 @@ impl Objective {
         }
         let head = required.teacher_logits().then(|| {
             let (hidden, _) = forward.finish();
+            let hidden = Learnt::of(batch).rows(hidden);
             Teacher::Model(Box::new(HeadInput { hidden, head: teacher.head() }))
         });
         Ok((states, head))
@@ -202,15 +206,15 @@ struct Readouts<'a> {
 }
 
 impl Readouts<'_> {
-    /// Input of the head from the state after `end` depths, `[M, D]`, and that state as the leaf of
-    /// a graph of its own.
-    fn head_input(&self, student: &CausalLm, end: usize) -> (Tensor<2>, Tensor<2>) {
+    /// Input of the head from the state after `end` depths, `[M, D]`, for the targets that are
+    /// learnt, and that state as the leaf of a graph of its own.
+    fn head_input(&self, student: &CausalLm, end: usize, learnt: &Learnt<'_>) -> (Tensor<2>, Tensor<2>) {
         let x = leaf(self.pass.state(end));
         let out = match end == student.share_map().num_depths() {
             true => x.clone(),
             false => student.run_depths(x.clone(), self.coda.clone(), self.pass.rows()),
         };
-        (student.norm(out), x)
+        (student.norm(learnt.rows(out)), x)
     }
 }
 
@@ -224,15 +228,16 @@ fn head_backward(
     batch: &Batch,
     (state_grads, sums): (&mut StateGradients, &mut StepSums),
 ) -> (LogitValues, Tensor<2>) {
-    let required = readouts.required;
-    let norms: Vec<_> = required.readouts.keys().map(|end| readouts.head_input(student, *end)).collect();
+    let (required, learnt) = (readouts.required, Learnt::of(batch));
+    let input = |end: &usize| readouts.head_input(student, *end, &learnt);
+    let norms: Vec<_> = required.readouts.keys().map(input).collect();
     let readouts: Vec<_> = norms
         .iter()
         .zip(required.readouts.values())
         .map(|((normed, _), terms)| Readout { hidden: normed.clone().inner(), terms: *terms })
         .collect();
     let HeadLoss { readouts, grad_weight } =
-        head_loss_beside(student.head().inner(), &readouts, teacher, &batch.targets, &pass.late());
+        head_loss_beside(student.head().inner(), &readouts, teacher, &learnt.targets, &pass.late());
     let mut found = LogitValues::new();
     for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(readouts) {
         let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
@@ -283,17 +288,47 @@ pub fn cross_entropy(
     for batch in batches.skip(ranks.rank()).step_by(ranks.world()) {
         let batch = batch?;
         let forward = model.begin(token_ids(&batch, &device), layout(&batch), SelectionRule::Causal);
+        let learnt = Learnt::of(&batch);
+        if learnt.targets.is_empty() {
+            continue;
+        }
         let (hidden, _) = match recursions {
             Some(recursions) => forward.exit_after(recursions),
             None => forward.finish(),
         };
-        let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &batch.targets);
+        let hidden = learnt.rows(hidden);
+        let (log_probs, _) = token_log_probs(&HeadInput { hidden, head: model.head() }, &learnt.targets);
         total -= log_probs.iter().map(|p| f64::from(*p)).sum::<f64>();
         tokens += log_probs.len();
     }
     let mut sums = [total, tokens as f64];
     ranks.all_reduce_f64(&mut sums);
     Ok(sums[0] / sums[1].max(1.0))
+}
+
+/// Targets of a batch that are learnt.
+struct Learnt<'a> {
+    targets: Cow<'a, [u32]>,
+    /// Indices of their inputs; `None`: all are learnt.
+    rows: Option<Vec<i32>>,
+}
+
+impl<'a> Learnt<'a> {
+    fn of(batch: &'a Batch) -> Self {
+        match batch.learnt_targets() {
+            None => Self { targets: Cow::Borrowed(&batch.targets), rows: None },
+            Some((targets, rows)) => {
+                Self { targets: targets.into(), rows: Some(rows.into_iter().map(|row| row as i32).collect()) }
+            }
+        }
+    }
+
+    /// Their rows of `x [M, D]`.
+    fn rows(&self, x: Tensor<2>) -> Tensor<2> {
+        let Some(rows) = &self.rows else { return x };
+        let rows = Tensor::from_ints(rows.as_slice(), &x.device());
+        x.select(0, rows)
+    }
 }
 
 /// The inputs of a batch, `[M]`.

@@ -87,6 +87,7 @@ impl Case {
             sequence_length: 16,
             inputs: tokens[..32].to_vec(),
             targets: tokens[1..].to_vec(),
+            learnt: None,
         };
         Self { student: load(&converted, &device.autodiff()), objective, batch }
     }
@@ -218,7 +219,16 @@ fn documents_that_share_rows_have_the_loss_and_the_gradient_that_they_have_alone
         start += piece;
         let (pieces, indices) = (vec![*piece], vec![0]);
         (
-            Batch { inputs, targets, pieces, indices, row_lengths: vec![*piece], rows: 1, sequence_length: *piece },
+            Batch {
+                inputs,
+                targets,
+                learnt: None,
+                pieces,
+                indices,
+                row_lengths: vec![*piece],
+                rows: 1,
+                sequence_length: *piece,
+            },
             *piece as f64 / 32.0,
         )
     });
@@ -234,6 +244,31 @@ fn documents_that_share_rows_have_the_loss_and_the_gradient_that_they_have_alone
         let norm = |x: Tensor<1>| f64::from(x.square().sum().into_scalar::<f32>()).sqrt();
         let (packed, alone) = (packed_grads.take(name).unwrap(), alone_grads.take(name).unwrap());
         assert!(norm(packed - alone.clone()) < 1e-4 * norm(alone), "{name}");
+    }
+}
+
+#[test]
+fn targets_that_are_learnt_and_those_that_are_not_make_the_whole_loss_and_gradient_together() {
+    let case = Case::new(false);
+    let is_answer = |index: &usize| (3..9).contains(index) || *index >= 20;
+    let part = |learnt: &dyn Fn(&usize) -> bool| Batch {
+        learnt: Some((0..32).map(|index| learnt(&index)).collect()),
+        ..case.batch.clone()
+    };
+    let (answers, rest) = (part(&is_answer), part(&|index| !is_answer(index)));
+    let share = |batch: &Batch| batch.num_learnt() as f64 / 32.0;
+    assert_eq!((answers.num_learnt(), rest.num_learnt()), (18, 14));
+    let whole = case.backward(&case.student);
+    let (of_answers, _) = case.backward_of(&case.student, [(&answers, 1.0)]);
+    let (of_parts, mut parts) = case.backward_of(&case.student, [(&answers, share(&answers)), (&rest, share(&rest))]);
+    assert!((of_answers.loss - whole.0.loss).abs() > 1e-4, "{}", of_answers.loss);
+    let (of_whole, mut whole) = whole;
+    // Losses of hidden states and of logits, summed in f32 in another order.
+    assert!((of_parts.loss - of_whole.loss).abs() < 1e-5, "{} and {}", of_parts.loss, of_whole.loss);
+    let norm = |x: Tensor<1>| f64::from(x.square().sum().into_scalar::<f32>()).sqrt();
+    for name in ["model.embed_tokens.weight", "model.norm.weight", "model.layers.1.self_attn.k_proj.weight"] {
+        let (parts, whole) = (parts.take(name).unwrap(), whole.take(name).unwrap());
+        assert!(norm(parts - whole.clone()) < 1e-4 * norm(whole), "{name}");
     }
 }
 
@@ -261,6 +296,7 @@ fn blocks_alone_need_no_logits_and_leave_embeddings_and_final_norm_as_they_are()
         sequence_length: 16,
         inputs: case.batch.inputs[rows.clone()].to_vec(),
         targets: case.batch.targets[rows].to_vec(),
+        learnt: None,
     };
     let halves = [half(0..16), half(16..32)];
     let (of_halves, mut parts) = case.backward_of(&case.student, halves.iter().map(|batch| (batch, 0.5)));

@@ -85,13 +85,14 @@ impl Run<'_> {
     fn accumulate(&self, model: &CausalLm, step: u64, batches: &[Batch]) -> Result<(StepSums, u64), TrainError> {
         let (train, ranks) = (&self.config.train, self.job.ranks);
         let rule = routing::selection_rule(model, step, train);
-        // A token counts as any other: micro-batches of rows that are not full are smaller parts.
+        // A token that is learnt counts as any other: micro-batches with fewer are smaller parts.
         let own = &batches[..train.gradient_accumulation / ranks.world()];
         let tokens = ranks.total(own.iter().map(|batch| batch.inputs.len() as f64).sum());
+        let learnt = ranks.total(own.iter().map(|batch| batch.num_learnt() as f64).sum());
         let mut sums = StepSums::default();
         let first = ranks.rank() * own.len();
-        for (index, batch) in own.iter().enumerate() {
-            let share = batch.inputs.len() as f64 / tokens;
+        for (index, batch) in own.iter().enumerate().filter(|(_, batch)| batch.num_learnt() > 0) {
+            let share = batch.num_learnt() as f64 / learnt;
             // A number of its own for every micro-batch of the run, whichever rank it is on.
             let draw = mix(mix(train.seed ^ step) ^ (first + index) as u64);
             let micro_batch = MicroBatch { batch, step, share, draw, telemetry: self.has_telemetry(step) };

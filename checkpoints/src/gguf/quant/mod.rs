@@ -7,6 +7,8 @@
 //! To add a type: one function from a block to its values, one line in [`FORMATS`], one golden.
 
 mod encode;
+mod encode_k;
+mod encode_simple;
 mod k_quants;
 mod plain;
 mod simple;

@@ -270,7 +270,8 @@ impl Eval {
         self.generated.write(&report.generated)?;
         if let Some(path) = &self.json {
             let exits = exits.iter().enumerate().map(|(index, Measured { num_depths, report })| {
-                json!({ "recursion": index + 1, "depths": num_depths, "results": report.to_json()["results"] })
+                let (results, cost) = (&report.to_json()["results"], cost(source, Some(index + 1)));
+                json!({ "recursion": index + 1, "depths": num_depths, "results": results, "cost": cost })
             });
             write_json(path, source, report, exits.collect())?;
             output::wrote(path);
@@ -310,11 +311,34 @@ pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits:
             "embedding": counts.embedding, "non_embedding": counts.non_embedding(), "total": counts.total(),
         });
         map.insert("parameters".to_owned(), counts);
+        map.insert("cost".to_owned(), cost(source, None));
         if !exits.is_empty() {
             map.insert("exits".to_owned(), exits.into());
         }
     }
     Ok(fs_err::write(path, serde_json::to_string_pretty(&value)? + "\n")?)
+}
+
+/// Tokens of the sequence whose operations are counted.
+const COST_TOKENS: usize = 512;
+
+/// What a token costs, by formula: of the whole model, or where every token leaves after so many
+/// recursions.
+fn cost(source: &ModelSource, recursions: Option<usize>) -> Value {
+    let (config, tokens) = (&source.config, COST_TOKENS as f64);
+    let mut shares = config.expected_shares();
+    if let Some(left) = recursions {
+        let all = shares.unwrap_or_else(|| vec![1.0; config.share_map().num_recursions()]);
+        shares = Some(all.into_iter().enumerate().map(|(r, share)| if r < left { share } else { 0.0 }).collect());
+    }
+    let cost = config.cost(COST_TOKENS, shares.as_deref());
+    let bytes = config.tensors().into_iter().filter_map(|spec| Some(source.tensors.info(&spec.name())?.num_bytes()));
+    json!({
+        "operations_per_token": cost.operations() / tokens,
+        "cache_bytes_per_token": cost.cache_bytes / tokens,
+        "weight_bytes": bytes.map(|bytes| bytes as u64).sum::<u64>(),
+        "tokens": COST_TOKENS,
+    })
 }
 
 /// A model under evaluation, and the settings of its measurements.

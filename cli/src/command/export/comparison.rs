@@ -1,9 +1,12 @@
 //! Comparison of a model with its export: weights, logits over some positions, and greedy tokens.
 //!
-//! Of an unrolled export two differences are told apart. Merging LoRA into the weights may not
+//! Two differences are told apart. Merging LoRA into the weights of an unrolled export may not
 //! change a logit beyond the rounding of sums in f32; that is measured before the weights are
-//! rounded. Rounding to the type of the export may: every weight has to be the merged one rounded,
+//! rounded. Rounding to the type of the export may: every weight has to be the exact one rounded,
 //! and how much the logits of the file differ is shown.
+//!
+//! # Memory
+//! One model at a time, in f32, and the pages of the two files that are cached.
 
 use crate::{
     logits::{largest_difference, logits, spread_ids},
@@ -32,9 +35,8 @@ const F32_SUMS: f32 = 5e-4;
 pub struct Comparison {
     /// Program that read the export.
     reader: String,
-    /// Weights of the export beside the merged ones; absent for an export that keeps them apart.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    weights: Option<WeightCheck>,
+    /// Weights of the export beside those that it has to have.
+    weights: WeightCheck,
     /// Model with merged weights in f32, beside the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     merged: Option<Difference>,
@@ -55,21 +57,23 @@ impl Comparison {
         let spec = path.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?;
         let file = model::open(spec).context("the export cannot be read")?;
         let reloaded = sample.read(&load(&file.config, file.tensors.as_ref())?)?;
-        let (mut weights, mut merged) = (None, None);
-        if written.format().is_unrolled {
-            let unrolled = Unrolled::new(exported, Some(Dtype::F32), written.format().name)?;
-            weights = Some(check_weights(&unrolled, file.tensors.as_ref(), written.report().dtype)?);
+        let (format, dtype) = (written.format(), written.report().dtype);
+        let weights = check_weights(format.exact(exported)?.as_ref(), file.tensors.as_ref(), dtype)?;
+        let mut merged = None;
+        if format.is_unrolled {
+            let unrolled = Unrolled::new(exported, Some(Dtype::F32), format.name)?;
             merged = Some(sample.read(&load(unrolled.config(), &unrolled)?)?);
         }
         let model = load(&source.config, source.tensors.as_ref())?;
         let own = sample.read(&model)?;
         let difference = |other: &Reading| sample.difference(&model, &own, other);
         let (merged, reloaded) = (merged.as_ref().map(difference), difference(&reloaded));
-        // What has no weights of its own is not rounded.
-        let exact = merged.as_ref().unwrap_or(&reloaded);
-        let passed = exact.is_rounding()
+        let same_layers = format.is_unrolled || file.config.share_map() == source.config.share_map();
+        let passed = merged.as_ref().is_none_or(Difference::is_rounding)
+            && (!dtype.is_exact() || format.is_unrolled || reloaded.is_rounding())
             && reloaded.max_difference.is_finite()
-            && weights.as_ref().is_none_or(|weights| weights.outside.is_empty());
+            && weights.outside.is_empty()
+            && same_layers;
         Ok(Self { reader: format!("retie {}", env!("CARGO_PKG_VERSION")), weights, merged, reloaded, passed })
     }
 }
@@ -80,15 +84,10 @@ impl Display for Comparison {
         if let Some(merged) = merged {
             writeln!(f, "{:<14} {merged}", "merged in f32")?;
         }
-        if let Some(WeightCheck { tensors, outside }) = weights {
-            write!(
-                f,
-                "{:<14} {} of {tensors} tensors are the merged ones, rounded",
-                "weights",
-                tensors - outside.len()
-            )?;
-            writeln!(f, "{}", outside.first().map(|name| format!("; `{name}` is not")).unwrap_or_default())?;
-        }
+        let WeightCheck { tensors, outside } = weights;
+        let expected = if merged.is_some() { "the merged ones" } else { "those of the model" };
+        write!(f, "{:<14} {} of {tensors} tensors are {expected}, rounded", "weights", tensors - outside.len())?;
+        writeln!(f, "{}", outside.first().map(|name| format!("; `{name}` is not")).unwrap_or_default())?;
         writeln!(f, "{:<14} {reloaded}, by {reader}", "reloaded")?;
         writeln!(f, "{:<14} {}", "result", if *passed { "ok" } else { "differs" })
     }

@@ -21,6 +21,7 @@ const METRICS: &[(&str, usize)] = &[
     ("token_perplexity", 2),
     ("word_perplexity", 2),
     ("byte_perplexity", 4),
+    ("forward_kl", 4),
 ];
 
 impl Evaluations {
@@ -41,6 +42,11 @@ impl Evaluations {
             Ok((name.clone(), value))
         };
         Ok(Self(files.iter().map(read).collect::<anyhow::Result<_>>()?))
+    }
+
+    /// The evaluations by name.
+    pub fn all(&self) -> &[(String, Value)] {
+        &self.0
     }
 
     /// Table with one row per evaluation; `None` without evaluations.
@@ -71,7 +77,7 @@ impl Evaluations {
     fn columns(&self) -> Vec<(String, &'static str, usize)> {
         let mut columns: Vec<(String, &'static str, usize)> = Vec::new();
         for (task, result) in self.0.iter().filter_map(|(_, value)| value["results"].as_object()).flatten() {
-            for (metric, digits) in METRICS.iter().filter(|(metric, _)| result.get(metric).is_some()) {
+            for (metric, digits) in METRICS.iter().filter(|(metric, _)| number(result, metric).is_some()) {
                 if !columns.iter().any(|(t, m, _)| t == task && m == metric) {
                     columns.push((task.clone(), *metric, *digits));
                 }
@@ -111,6 +117,7 @@ impl Evaluations {
 fn heading(task: &str, metric: &str) -> String {
     match (task, metric) {
         ("perplexity", "token_nll") => "nll".to_owned(),
+        ("perplexity", "forward_kl") => "kl".to_owned(),
         ("perplexity", metric) => metric.replace("token_perplexity", "perplexity").replace('_', " "),
         (task, "perplexity") => format!("{task} ppl"),
         (task, "acc_norm") => format!("{task} acc_norm"),
@@ -118,8 +125,13 @@ fn heading(task: &str, metric: &str) -> String {
     }
 }
 
+/// A metric of a task; those beside a teacher are in an object of their own.
+pub fn number(result: &Value, metric: &str) -> Option<f64> {
+    result.get(metric).or_else(|| result.get("teacher")?.get(metric))?.as_f64()
+}
+
 fn cell(result: &Value, metric: &str, digits: usize) -> String {
-    let Some(number) = result[metric].as_f64() else { return "–".to_owned() };
+    let Some(number) = number(result, metric) else { return "–".to_owned() };
     let stderr = result[format!("{metric}_stderr")].as_f64();
     let stderr = stderr.map_or_else(String::new, |stderr| format!(" ± {stderr:.digits$}"));
     format!("{number:.digits$}{stderr}")

@@ -3,6 +3,7 @@
 mod curves;
 mod evaluations;
 mod named_run;
+mod pareto;
 mod run;
 mod runs;
 
@@ -10,8 +11,9 @@ use crate::{args::JsonArgs, error::Status, machine, output};
 use anyhow::{Context, ensure};
 use clap::Args;
 pub use curves::Curves;
-use evaluations::Evaluations;
+pub use evaluations::{Evaluations, number};
 pub use named_run::NamedRun;
+use pareto::Pareto;
 use retie_report::{Facts, Label, Page, Table};
 pub use runs::Runs;
 use serde_json::json;
@@ -26,6 +28,17 @@ pub struct ReportCommand {
     /// A file of `retie eval --json`, and the name of its row
     #[arg(long = "eval", value_name = "NAME=FILE")]
     evals: Vec<String>,
+    /// Compare the evaluations by quality and cost: which of them nothing beats at the same
+    /// operations, bytes or speed
+    #[arg(long, requires = "evals", conflicts_with = "runs")]
+    pareto: bool,
+    /// With `--pareto`: a file of `retie bench --json`, and the name of the evaluation of the same
+    /// model
+    #[arg(long = "bench", value_name = "NAME=FILE", requires = "pareto")]
+    benches: Vec<String>,
+    /// With `--pareto`: quality is the accuracy of this task, and not the loss on the text
+    #[arg(long, value_name = "TASK", requires = "pareto")]
+    task: Option<String>,
     /// Heading
     #[arg(long, default_value = "retie report")]
     title: String,
@@ -42,12 +55,10 @@ impl ReportCommand {
             !self.runs.is_empty() || !self.evals.is_empty(),
             "there is nothing to report\nhint: name a run's folder, or a file of `retie eval --json` with `--eval NAME=FILE`"
         );
-        let evals = self.evals.iter().map(|text| {
-            let (name, path) =
-                text.split_once('=').with_context(|| format!("`--eval {text}`, expected `NAME=FILE`"))?;
-            Ok((name.to_owned(), PathBuf::from(path)))
-        });
-        let evals: Vec<_> = evals.collect::<anyhow::Result<_>>()?;
+        let evals = named_files("--eval", &self.evals)?;
+        if self.pareto {
+            return self.compare(&evals);
+        }
         let content = Content::read(&self.runs, &evals)?;
         content.write(&self.output, self.title, Vec::new())?;
         if self.json.json {
@@ -58,6 +69,42 @@ impl ReportCommand {
         output::wrote(&self.output);
         Ok(Status::Done)
     }
+}
+
+impl ReportCommand {
+    /// `--pareto`.
+    fn compare(&self, evals: &[(String, PathBuf)]) -> anyhow::Result<Status> {
+        let evaluations = Evaluations::read(evals)?;
+        let benches = named_files("--bench", &self.benches)?;
+        let pareto = Pareto::new(&evaluations, &benches, self.task.as_deref())?;
+        let entries = vec![("report made by".into(), version()), ("report made on".into(), machine::summary())];
+        let page = Page {
+            title: self.title.clone(),
+            summary: pareto.sentences(),
+            passages: Vec::new(),
+            tables: std::iter::once(pareto.table()).chain(evaluations.table()).collect(),
+            charts: pareto.charts(),
+            facts: Facts { title: "Provenance".to_owned(), entries },
+            files: Vec::new(),
+        };
+        fs_err::write(&self.output, page.to_html()?)?;
+        if self.json.json {
+            output::json(&pareto.to_json())?;
+        } else {
+            output::data(format!("{}\n\n{}", pareto.table().to_text(), pareto.sentences().join("\n")))?;
+        }
+        output::wrote(&self.output);
+        Ok(Status::Done)
+    }
+}
+
+/// Names and paths of `NAME=FILE` arguments of `option`.
+pub fn named_files(option: &str, given: &[String]) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let file = |text: &String| {
+        let (name, path) = text.split_once('=').with_context(|| format!("`{option} {text}`, expected `NAME=FILE`"))?;
+        Ok((name.to_owned(), PathBuf::from(path)))
+    };
+    given.iter().map(file).collect()
 }
 
 /// The evaluations and runs of a report.
