@@ -57,10 +57,13 @@ struct Format {
     extension: &'static str,
     /// Whether a file may be compressed.
     compressed: bool,
-    open: fn(&Path, &str) -> Result<Inner, DataError>,
+    open: Open,
     /// Opens a file of conversations, whose documents are their messages as JSON.
-    conversations: Option<fn(&Path, &str) -> Result<Inner, DataError>>,
+    conversations: Option<Open>,
 }
+
+/// Opens a file, given the name of its text column.
+type Open = fn(&Path, &str) -> Result<Inner, DataError>;
 
 type Inner = Box<dyn Iterator<Item = Result<Document, DataError>> + Send>;
 

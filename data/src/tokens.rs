@@ -32,11 +32,6 @@ impl Tokens {
         }
     }
 
-    /// Adds one id; a list that began narrow widens when the id needs it.
-    pub(crate) fn push(&mut self, id: u32) {
-        self.extend(&[id]);
-    }
-
     /// Adds ids; a list that began narrow widens when one needs it.
     pub(crate) fn extend(&mut self, more: &[u32]) {
         if let Self::Narrow(ids) = self

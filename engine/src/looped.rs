@@ -88,7 +88,7 @@ fn chosen(x: &Tensor<2>, rows: &[usize]) -> Option<Tensor<2>> {
     match rows.len() {
         0 => None,
         all if all == num_rows => Some(x.clone()),
-        _ => Some(kernels::gather(x.clone(), rows)),
+        _ => Some(kernels::gather(x.clone(), &rows.into())),
     }
 }
 

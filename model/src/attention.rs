@@ -116,21 +116,13 @@ impl Attention {
 impl AttentionContext<'_> {
     /// QK norm (stored, or the depth's own) and rotary embedding: `[M, heads·H]` → `[B, T, heads,
     /// H]`.
-    fn prepare(
-        self,
-        x: Tensor<2>,
-        heads: usize,
-        stored: &Option<Norm>,
-        own: &AtDepths<'_, Option<Norm>>,
-    ) -> Tensor<4> {
-        let Self { config, kind, rows } = self;
+    fn prepare(self, x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &AtDepths<'_, Option<Norm>>) -> Tensor<4> {
+        let Self { config, kind, rows, .. } = self;
         let ([num_rows, _], anatomy) = (x.dims(), &config.anatomy);
         let x = match anatomy.qk_norm {
             None => x,
             Some(QkNorm::Full) => normalised(x, stored, own, |norm, x| norm.forward(x, anatomy)),
-            Some(QkNorm::Head) => {
-                normalised(x, stored, own, |norm, x| norm.forward_heads(x, config.head_dim, anatomy))
-            }
+            Some(QkNorm::Head) => normalised(x, stored, own, |norm, x| norm.forward_heads(x, config.head_dim, anatomy)),
         };
         let x = x.reshape([rows.batch, num_rows / rows.batch, heads, config.head_dim]);
         match kind.rope.map(|rope| &rows.angles[rope]) {

@@ -117,7 +117,7 @@ impl<'a> KvSource<'a> {
     pub(crate) fn cache_mut(&mut self) -> Option<&mut DepthCache<'a>> {
         match self {
             Self::Computed { cache, .. } | Self::Overlaid { cache, .. } => cache.as_mut(),
-            Self::Reused(_) => None,
+            Self::Reused(_) | Self::OfDepths(_) => None,
         }
     }
 
@@ -125,7 +125,7 @@ impl<'a> KvSource<'a> {
     pub(crate) fn into_cache(self) -> Option<DepthCache<'a>> {
         match self {
             Self::Computed { cache, .. } | Self::Overlaid { cache, .. } => cache,
-            Self::Reused(_) => None,
+            Self::Reused(_) | Self::OfDepths(_) => None,
         }
     }
 
@@ -167,7 +167,7 @@ fn over(first: KeysValues, computed: KeysValues, rows: RowSet) -> KeysValues {
 }
 
 /// `all [M, D]` with the rows `rows` replaced by `some [k, D]`.
-pub(crate) fn replace_rows(all: Tensor<2>, some: Tensor<2>, rows: Arc<[usize]>) -> Tensor<2> {
+pub(crate) fn replace_rows(all: Tensor<2>, some: Tensor<2>, rows: RowSet) -> Tensor<2> {
     let gate = Tensor::ones([rows.len(), 1], &all.device());
     // With straight-through gating the forward pass inserts `some` unchanged; the gate is a
     // constant.

@@ -56,9 +56,7 @@ impl Mlp {
         let gated = |gate: &Linear, x| gate.forward(x, &depth.part(|depth| &depth.gate_proj));
         match (&self.gate_proj, kind, own) {
             (Some(gate), MlpKind::Gated(_), Some(own)) => own.gated(gated(gate, x), up),
-            (Some(gate), MlpKind::Gated(activation), None) => {
-                kernels::gated(gated(gate, x), up, activation)
-            }
+            (Some(gate), MlpKind::Gated(activation), None) => kernels::gated(gated(gate, x), up, activation),
             (None, MlpKind::Gated(_), _) => unreachable!("loading checks that a gated MLP has its gate"),
             (_, MlpKind::Plain(_), Some(own)) => own.forward(up),
             (_, MlpKind::Plain(activation), None) => kernels::activation(up, activation),

@@ -35,7 +35,7 @@ impl Resolver<'_> {
         ];
         for (key, is_given) in keys.iter().chain(others) {
             if *is_given {
-                self.problem(*key, format!("method `{method}` {why}, so that it takes no `{key}`"), hint);
+                self.problem(key, format!("method `{method}` {why}, so that it takes no `{key}`"), hint);
             }
         }
     }

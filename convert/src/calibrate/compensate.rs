@@ -199,6 +199,9 @@ fn fit_again<'c>(
     Ok(all)
 }
 
+/// Makes a change of a form from least squares, with what stands for it.
+type Shape<'a, T> = dyn FnMut(Mat<f64>, &Metric) -> Result<(Mat<f64>, T), ConvertError> + 'a;
+
 /// The change of a linear's output matrix, gate included, that explains most of what is missing on
 /// the sequences that are not fitted to, each ridge's as `shape` makes it of the least squares;
 /// `None` if none explains anything.
@@ -207,7 +210,7 @@ fn best_change<T>(
     layer: &Overlay,
     inputs: (&[f32], &[f32]),
     (step, projection): (DepthAssignment, Projection),
-    shape: &mut dyn FnMut(Mat<f64>, &Metric) -> Result<(Mat<f64>, T), ConvertError>,
+    shape: &mut Shape<'_, T>,
 ) -> Result<Option<T>, ConvertError> {
     let bad = |_| ConvertError::BadMoments { depth: step.depth.0, projection: projection.name().to_owned() };
     let gate = f64::from(gate(context, step));

@@ -24,8 +24,8 @@ pub fn at_threshold(passages: &Passages, numbers: &[Vec<f32>], threshold: f64) -
     let num_exits = numbers.len();
     let tokens = numbers.first().map_or(0, Vec::len);
     let (mut loss, mut recursions) = (0.0, 0.0);
-    for token in 0..tokens {
-        let exit = (0..num_exits).find(|exit| f64::from(numbers[*exit][token]) >= threshold);
+    let first_exit = |token: usize| numbers.iter().position(|numbers| f64::from(numbers[token]) >= threshold);
+    for (token, exit) in (0..tokens).map(first_exit).enumerate() {
         loss += exit.map_or(0.0, |exit| f64::from(passages.losses[exit][token]));
         recursions += (exit.unwrap_or(num_exits) + 1) as f64;
     }

@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_config::ModelConfig;
 use retie_data::ChatTemplate;
-use retie_engine::EngineOptions;
+use retie_engine::{EngineOptions, Scheduler};
 use retie_model::CausalLm;
 use retie_serve::{QueueLimits, ServeOptions, ServedModel, Service};
 use serde_json::{Value, json};
@@ -76,6 +76,8 @@ fn start() -> Option<Server> {
     };
     let options = ServeOptions {
         engine: EngineOptions { num_slots: 2, context: CONTEXT, max_step_tokens: 16 },
+        scheduler: Scheduler::Full,
+        exit_trace: None,
         queue: QueueLimits { sequences: 8, tokens: 256 },
         body_bytes: 1 << 14,
         timeout: Duration::from_secs(60),

@@ -55,6 +55,7 @@ fn tokens(input: &[u8], dir: &Workdir) {
         sequence_length: 4,
         packing: Packing::Plain,
         eos_token_id: 0,
+        conversations: None,
         cache_dir: None,
     };
     TOKENIZER.with(|tokenizer| {

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
-    kernels,
+    kernels::{self, RowSet},
     kv::{FirstRecursionKv, replace_rows},
     recursion::RecursionCall,
     router::RoutingDecision,
@@ -48,7 +48,7 @@ impl<'m> ExitPass<'m> {
     /// that it ran.
     pub fn run(&mut self, hidden: Tensor<2>, call: ExitCall<'_>) -> (Tensor<2>, RoutingDecision) {
         let ExitCall { model, recursion, depths, rows, first_kv, cache } = call;
-        let selected = self.staying.clone();
+        let selected = RowSet::from(self.staying.clone());
         let inner = RecursionCall { recursion, depths, rows, selected_rows: selected.clone() };
         let decision = RoutingDecision {
             active_rows: selected.clone(),

@@ -8,7 +8,7 @@ use super::policy::selected;
 use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
-    kernels::{self, Layout, Segment},
+    kernels::{self, Layout, RowSet, Segment},
     recursion::RecursionCall,
 };
 use burn::tensor::Tensor;
@@ -42,7 +42,11 @@ impl Pending {
     fn retain(&mut self, keeps: impl Fn(&Token) -> bool) {
         let kept: Vec<usize> = (0..self.len()).filter(|i| keeps(&self.tokens[*i])).collect();
         if kept.len() < self.len() {
-            self.states = self.states.take().filter(|_| !kept.is_empty()).map(|states| kernels::gather(states, &kept));
+            self.states = self
+                .states
+                .take()
+                .filter(|_| !kept.is_empty())
+                .map(|states| kernels::gather(states, &RowSet::from(kept.clone())));
             self.tokens = kept.iter().map(|i| self.tokens[*i]).collect();
         }
     }
@@ -52,7 +56,7 @@ impl Pending {
         let taken: Vec<usize> = (0..self.len()).filter(|i| slots.contains(&self.tokens[*i].slot)).collect();
         let tokens = taken.iter().map(|i| self.tokens[*i]).collect();
         let states = self.states.as_ref().filter(|_| !taken.is_empty());
-        let states = states.map(|states| kernels::gather(states.clone(), &taken));
+        let states = states.map(|states| kernels::gather(states.clone(), &RowSet::from(taken.clone())));
         self.retain(|token| !slots.contains(&token.slot));
         Self { tokens, states }
     }
@@ -90,10 +94,10 @@ pub(super) fn run(
     let tokens = tokens(&rows.layout, cache.capacity());
     let at = |some: &[usize]| some.iter().map(|row| tokens[*row]).collect::<Vec<_>>();
     if !just_left.is_empty() {
-        cache.pending(*recursion).add(at(just_left), kernels::gather(all.clone(), just_left));
+        cache.pending(*recursion).add(at(just_left), kernels::gather(all.clone(), &RowSet::from(just_left)));
     }
     let x = selected(all, call)?;
-    let selected_tokens = at(selected_rows);
+    let selected_tokens = at(selected_rows.host());
     let mut slots: Vec<usize> = selected_tokens.iter().map(|token| token.slot).collect();
     slots.dedup();
     let Pending { tokens: waited, states } = cache.pending(*recursion).take(&slots);
@@ -110,15 +114,15 @@ pub(super) fn run(
     entries.sort_unstable();
     let order: Vec<usize> = entries.iter().map(|entry| entry.at).collect();
     let sorted: Vec<Token> = entries.iter().map(|entry| entry.token).collect();
-    let x = kernels::gather(Tensor::cat(vec![x, states], 0), &order);
+    let x = kernels::gather(Tensor::cat(vec![x, states], 0), &RowSet::from(order.clone()));
     let context = model.row_context(layout(&sorted, cache.capacity()));
     let x = model.run_cached_depths(x, depths.clone(), &context, cache);
     let mut places = vec![0; order.len()];
     order.iter().enumerate().for_each(|(place, at)| places[*at] = place);
     if recursion + 1 < model.share_map().num_recursions() {
-        cache.pending(recursion + 1).add(waited, kernels::gather(x.clone(), &places[num_selected..]));
+        cache.pending(recursion + 1).add(waited, kernels::gather(x.clone(), &RowSet::from(&places[num_selected..])));
     }
-    Some(kernels::gather(x, &places[..num_selected]))
+    Some(kernels::gather(x, &RowSet::from(&places[..num_selected])))
 }
 
 /// Slot and position of each row of a cached pass.

@@ -14,14 +14,13 @@
 use crate::{
     cache::KvCache,
     causal_lm::CausalLm,
-    kernels::{self, Layout},
+    kernels::{self, Layout, RowSet},
     kv::{FirstRecursionKv, KeysValues, KvSource, replace_rows},
     recursion::{RecursionCall, SharedKv, selected_before_all},
     row_context::RowContext,
 };
 use burn::tensor::Tensor;
 use retie_config::SkippedKv;
-use std::sync::Arc;
 
 /// Keys and values of one pass that later recursions need.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(super) struct SkippedRecursion {
     /// Of `recompute` without a cache: the states of all rows if none had left, `[M, D]`.
     unbroken: Option<Tensor<2>>,
     /// Of `recompute` with a cache: the rows that ran the recursion before.
-    ran: Arc<[usize]>,
+    ran: RowSet,
 }
 
 /// Rows that pass a recursion.
@@ -46,7 +45,7 @@ pub(super) struct Passing<'a> {
 
 impl SkippedRecursion {
     pub fn new(policy: SkippedKv) -> Self {
-        Self { policy, latest: FirstRecursionKv::default(), unbroken: None, ran: Arc::default() }
+        Self { policy, latest: FirstRecursionKv::default(), unbroken: None, ran: RowSet::from([]) }
     }
 
     /// Runs the selected rows; `None` if there are none. Gives their states, `[k, D]`.
@@ -70,8 +69,8 @@ impl SkippedRecursion {
         let context = selected_before_all(call);
         let rows = context.as_ref().unwrap_or(call.rows);
         let keeps = self.policy == SkippedKv::Latest;
-        let has_left = |row: &usize| call.selected_rows.binary_search(row).is_err();
-        let gone: Arc<[usize]> = (0..call.rows.num_rows()).filter(has_left).collect();
+        let has_left = |row: &usize| call.selected_rows.host().binary_search(row).is_err();
+        let gone: RowSet = (0..call.rows.num_rows()).filter(has_left).collect();
         for depth in call.depths.clone() {
             let cache = cache.as_deref_mut().map(|cache| cache.depth(depth, &call.rows.layout));
             let mut kept = None;
@@ -104,8 +103,12 @@ impl SkippedRecursion {
         let Passing { all, call, cache, .. } = passing;
         if let Some(cache) = cache {
             let ran = std::mem::replace(&mut self.ran, call.selected_rows.clone());
-            let just_left: Vec<usize> =
-                ran.iter().copied().filter(|row| call.selected_rows.binary_search(row).is_err()).collect();
+            let just_left: Vec<usize> = ran
+                .host()
+                .iter()
+                .copied()
+                .filter(|row| call.selected_rows.host().binary_search(row).is_err())
+                .collect();
             return super::pending::run(model, all, call, &just_left, cache);
         }
         let entering = self.unbroken.take().unwrap_or_else(|| all.clone());
@@ -130,7 +133,7 @@ fn propagated(
     model: &CausalLm,
     all: &Tensor<2>,
     call: &RecursionCall<'_>,
-    (depth, gone): (usize, &Arc<[usize]>),
+    (depth, gone): (usize, &RowSet),
 ) -> KeysValues {
     let x = kernels::gather(all.clone(), gone);
     let rows: RowContext = call.rows.only(gone, Layout::packed([(gone.len(), 0..0)]));

@@ -222,6 +222,6 @@ impl Descriptors<'_> {
 /// Rows of `x [S, K, H]` by index.
 pub(super) fn take(x: Tensor<3>, rows: &[usize]) -> Tensor<3> {
     let [count, heads, head_dim] = x.dims();
-    let gathered = kernels::gather(x.reshape([count, heads * head_dim]), rows);
+    let gathered = kernels::gather(x.reshape([count, heads * head_dim]), &rows.into());
     gathered.reshape([rows.len(), heads, head_dim])
 }

@@ -6,7 +6,7 @@
 use super::{StepLoader, nll::Affine};
 use crate::{
     cache::DepthCache,
-    kernels::{self, Layout, RowCopy, Segment},
+    kernels::{self, Layout, RowCopy, RowSet, Segment},
 };
 use burn::{
     module::{Module, Param},
@@ -92,7 +92,7 @@ impl Gnconv {
         let mut sum = Tensor::zeros([num_rows, width], &device) + self.conv.bias.val().unsqueeze();
         for tap in 0..kernel {
             let lag = (held - tap) as isize;
-            let rows: Vec<usize> = layout
+            let rows: RowSet = layout
                 .segments()
                 .iter()
                 .flat_map(|segment| segment.positions().map(move |position| source(segment, position as isize - lag)))
@@ -111,7 +111,7 @@ impl Gnconv {
                 rows.extend((0..held as isize).map(|index| source(segment, end - held as isize + index)));
                 copies.push(RowCopy { rows: from..rows.len(), at: segment.keys.start / capacity * held });
             }
-            cache.write_state(kernels::gather(all, &rows), &copies.into());
+            cache.write_state(kernels::gather(all, &rows.into()), &copies.into());
         }
         sum * CONVOLVED
     }

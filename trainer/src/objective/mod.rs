@@ -228,7 +228,7 @@ fn head_backward(
     batch: &Batch,
     (state_grads, sums): (&mut StateGradients, &mut StepSums),
 ) -> (LogitValues, Tensor<2>) {
-    let (required, learnt) = (readouts.required, Learnt::of(batch));
+    let (pass, required, learnt) = (readouts.pass, readouts.required, Learnt::of(batch));
     let input = |end: &usize| readouts.head_input(student, *end, &learnt);
     let norms: Vec<_> = required.readouts.keys().map(input).collect();
     let readouts: Vec<_> = norms

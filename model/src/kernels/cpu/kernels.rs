@@ -3,6 +3,7 @@
 
 use super::{FlexOps, ceiling, gated::Gate, linear, optimizer, rescale};
 use crate::kernels::{
+    Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Quota, Readout, RowCopy, RowSet,
     RowsLora, Scoring, Teacher, f32_slice,
     head_loss::{self, Chunks, KernelValues},
     plain, top_k,
