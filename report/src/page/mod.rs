@@ -28,15 +28,15 @@ pub struct Page {
     pub title: String,
     /// Paragraphs under it.
     pub summary: Vec<String>,
-    /// Tables of numbers.
+    /// Texts under headings of their own.
     pub passages: Vec<Passage>,
     /// Matrices of numbers from 0 to 1.
     pub heat_maps: Vec<HeatMap>,
-    /// Charts.
+    /// Tables of numbers.
     pub tables: Vec<Table>,
-    /// Names and values, e.g. the provenance of the numbers.
+    /// Charts.
     pub charts: Vec<Chart>,
-    /// Names and values, e.g. where the numbers come from.
+    /// Names and values, e.g. the provenance of the numbers.
     pub facts: Facts,
     /// Files to show in full, e.g. the configuration: name and text.
     pub files: Vec<(Label, String)>,

@@ -82,6 +82,7 @@ impl ReportCommand {
             title: self.title.clone(),
             summary: pareto.sentences(),
             passages: Vec::new(),
+            heat_maps: Vec::new(),
             tables: std::iter::once(pareto.table()).chain(evaluations.table()).collect(),
             charts: pareto.charts(),
             facts: Facts { title: "Provenance".to_owned(), entries },
