@@ -125,8 +125,8 @@ mod tests {
     #[test]
     fn a_narrow_list_widens_for_a_large_id() {
         let mut tokens = Tokens::for_ids_up_to(10);
-        tokens.push(7);
-        tokens.push(70_000);
+        tokens.extend(&[7]);
+        tokens.extend(&[70_000]);
         assert_eq!(tokens, Tokens::Wide(vec![7, 70_000]));
     }
 }

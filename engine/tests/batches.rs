@@ -44,7 +44,7 @@ fn padded(model: &CausalLm, requests: &[Request], new: usize) -> Vec<Vec<u32>> {
         let logits = model.logits(model.forward(ids, None)).into_data();
         let rows = f32_slice(&logits).chunks(model.config().vocab_size).collect::<Vec<_>>();
         for (i, (text, sampler)) in texts.iter_mut().zip(&mut samplers).enumerate() {
-            text.push(sampler.next(&mut rows[i * longest + text.len() - 1].to_vec()));
+            text.push(sampler.next(&mut rows[i * longest + text.len() - 1].to_vec(), 0).unwrap());
         }
     }
     texts.iter().zip(requests).map(|(text, request)| text[request.prompt.len()..].to_vec()).collect()
@@ -68,7 +68,8 @@ fn padded_and_cropped(model: &CausalLm, requests: &[Request], new: usize) -> Vec
         requests.iter().map(|request| Sampler::new(request.sampling.clone(), &request.prompt)).collect();
     let mut texts = vec![Vec::new(); requests.len()];
     for _ in 0..new {
-        let next: Vec<u32> = samplers.iter_mut().zip(&mut rows).map(|(sampler, row)| sampler.next(row)).collect();
+        let next: Vec<u32> =
+            samplers.iter_mut().zip(&mut rows).map(|(sampler, row)| sampler.next(row, 0).unwrap()).collect();
         texts.iter_mut().zip(&next).for_each(|(text, token)| text.push(*token));
         let ids: Vec<i32> = next.iter().map(|id| *id as i32).collect();
         let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device);

@@ -158,7 +158,7 @@ fn with_recompute_a_token_that_stays_has_the_state_of_the_whole_stack() {
     let early = |row: usize| if row % 3 == 1 { usize::MAX } else { 1 + row % 2 };
     let limits: Vec<_> =
         (0..ids.len()).map(|row| ExitLimit { max_recursions: early(row), ..ExitLimit::NEVER }).collect();
-    let whole = values(model.forward(retie_testing::ids(&[ids.clone()], &Device::flex()), None));
+    let whole = values(model.forward(retie_testing::ids(std::slice::from_ref(&ids), &Device::flex()), None));
     let distances = |kv| {
         let options = ExitOptions { rule: None, kv };
         let found = values(pass(&model, &ids, &options, limits.clone()).0);

@@ -141,8 +141,8 @@ impl Calibrate {
             false => output::data(render(&report, &settings, map.num_recursions()))?,
         }
         output::wrote(&path);
-        let levels = report.levels.iter().filter(|level| level.threshold.is_some());
-        if let Some(level) = levels.last() {
+        let mut levels = report.levels.iter().filter(|level| level.threshold.is_some());
+        if let Some(level) = levels.next_back() {
             let model = output::word(Path::new(&self.model));
             output::next(&format!("retie generate {model} --prompt TEXT --exit-risk {}", level.level));
         }

@@ -82,7 +82,7 @@ mod tests {
         let scale = |row: usize| 1.0 + (row % 7) as f32;
         let rows: Vec<f32> = (0..600 * width).map(|i| number(i) * scale(i / width)).collect();
         // Decided by the second component, and a fifth of the labels turned round.
-        let label = |(i, row): (usize, &[f32])| (row[1] > 0.0) != (mix(i as u64 + 99) % 5 == 0);
+        let label = |(i, row): (usize, &[f32])| (row[1] > 0.0) != mix(i as u64 + 99).is_multiple_of(5);
         let labels: Vec<bool> = rows.chunks_exact(width).enumerate().map(label).collect();
         let ExitProbe { weight, bias } = fit(&rows, &labels, width);
         let others = weight.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, w)| w.abs()).fold(0.0, f32::max);

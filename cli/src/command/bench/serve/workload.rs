@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(plan(&sizes, 2, Load::Rate(8.0), &(10..12), 1).unwrap(), found[..2]);
         let closed = plan(&sizes, 3, Load::Clients(2), &(10..12), 1).unwrap();
         assert!(closed.iter().all(|planned| planned.arrives.is_zero()));
-        assert!(plan(&sizes, 1, Load::Clients(2), &(10..9), 1).is_err());
+        assert!(plan(&sizes, 1, Load::Clients(2), &Range { start: 10, end: 9 }, 1).is_err());
     }
 
     #[test]
