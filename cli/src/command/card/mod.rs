@@ -121,6 +121,12 @@ impl Content<'_> {
         is_plain || self.folder.join("modeling_retie.py").is_file()
     }
 
+    /// Whether the folder is that of a looped Llama, as other programs have it.
+    fn is_nanbeige(&self) -> bool {
+        let keys = fs_err::read_to_string(self.folder.join("config.json")).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(&keys).is_ok_and(|keys| keys["model_type"] == "nanbeige")
+    }
+
     /// What the model is, from its configuration.
     fn description(&self, base: Option<&str>) -> String {
         let config = &self.source.config;
@@ -158,6 +164,9 @@ impl Content<'_> {
             let (llama, retie) = ("llama-cli -m model.gguf", format!("retie generate {name}/model.gguf"));
             let prompt = "-p \"The water cycle\"";
             return format!("```sh\n{llama} {prompt}   # llama.cpp\n{retie} {prompt}\n```");
+        }
+        if self.is_nanbeige() {
+            return "It is a `nanbeige`, which mlx-lm, SGLang and llama.cpp's converter know (`num_loops`).".to_owned();
         }
         if !self.is_for_transformers() {
             return format!(

@@ -154,7 +154,7 @@ impl Pareto {
             let direction = if *rises { "the fastest" } else { "the cheapest" };
             let beaten = self.points.iter().filter(|point| point.costs[axis].is_some()).count() - front.len();
             format!(
-                "By {name} ({unit}), from {direction} on, nothing is better than {}; {beaten} others are beaten.",
+                "By {name} ({unit}), from {direction} on, nothing is better than {} (beaten: {beaten}).",
                 places.join(", ")
             )
         };
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(
             pareto.sentences()[0],
             "By operations (operations a token), from the cheapest on, nothing is better than \
-             `looped at recursion 1` (60; 4), `base` (100; 3); 2 others are beaten."
+             `looped at recursion 1` (60; 4), `base` (100; 3) (beaten: 2)."
         );
         let table = pareto.table();
         assert_eq!(table.header, ["model", "token_nll", "operations", "bytes", "KV bytes"]);
