@@ -4,15 +4,4 @@
 //! by the level.
 
 /// Bound of the expected loss of a new document.
-pub fn bound(losses: &[f64]) -> f64 {
-    (losses.iter().sum::<f64>() + 1.0) / (losses.len() as f64 + 1.0)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_new_document_counts_as_the_worst() {
-        assert_eq!(super::bound(&[0.0; 9]), 0.1);
-        assert_eq!(super::bound(&[0.5, 0.0, 0.5]), 0.5);
-    }
-}
+pub use retie_tasks::conformal::risk_bound as bound;
