@@ -179,10 +179,10 @@ mod tests {
         match query {
             Query::Anchor(anchor) => *anchor == entity,
             Query::Hop(relation, inner) => (0..graph.entities.len()).any(|subject| {
-                let is_fact = |fact: &&crate::graph::Fact| {
+                let is_fact = |fact: &crate::graph::Fact| {
                     (fact.relation, fact.subject, fact.object) == (*relation, subject, entity)
                 };
-                graph.facts().iter().find(is_fact).is_some() && holds(inner, graph, subject)
+                graph.facts().iter().any(is_fact) && holds(inner, graph, subject)
             }),
             Query::And(parts) => parts.iter().all(|part| holds(part, graph, entity)),
             Query::Or(parts) => parts.iter().any(|part| holds(part, graph, entity)),
