@@ -48,6 +48,7 @@ fn top_k_selects_what_the_host_does_and_is_read_only_for_a_report() {
         let ragged = [(tokens - 2, 0..0), (2, 0..0), ((batch - 1) * tokens, 0..0)];
         for layout in [Layout::batch(batch, tokens), Layout::packed(ragged)] {
             let (expected, host) = run(&golden, kv_sharing, layout.clone(), None);
+            read_together(host.decisions().iter().flat_map(|decision| decision.late()));
             plainly(|| {
                 let reads = num_reads();
                 let (logits, trace) = run(&golden, kv_sharing, layout.clone(), None);
