@@ -1,8 +1,8 @@
 //! Linear layers in the layout of a Hugging Face checkpoint, with the LoRA or DoRA of a depth.
 //!
-//! LoRA: `h = W'x + B A x + b`, or merged `h = (W' + B A) x + b` (Relaxed Recursive Transformers, Eq. 3,
-//! <https://arxiv.org/abs/2410.20672>). `W'` belongs to the stored layer, `A` and `B` to the depth,
-//! `b` to either.
+//! LoRA: `h = W'x + B A x + b`, or merged `h = (W' + B A) x + b` (Relaxed Recursive Transformers,
+//! Eq. 3, <https://arxiv.org/abs/2410.20672>). `W'` belongs to the stored layer, `A` and `B` to the
+//! depth, `b` to either.
 //!
 //! DoRA: `h = m / ‖W' + B A‖ ⊙ (W'x + B A x) + b`, with norms by row and magnitudes `m` of the
 //! depth (<https://arxiv.org/abs/2402.09353>, Eq. 5). The norms are constants in the backward pass,
@@ -139,9 +139,10 @@ impl Linear {
         self.add_bias(self.rescaled(out, depth), depth)
     }
 
-    /// Whether LoRA is merged, `(W' + B A) x` in place of `W' x + B A x`: if `W'` is trained, so that
-    /// the gradients of `A` and `B` are products of its own, and with more than `in·out/(in + out)`
-    /// rows, from which there is less to compute. In bf16 the sum would round corrections away.
+    /// Whether LoRA is merged, `(W' + B A) x` in place of `W' x + B A x`: if `W'` is trained, so
+    /// that the gradients of `A` and `B` are products of its own, and with more than `in·out/(in +
+    /// out)` rows, from which there is less to compute. In bf16 the sum would round corrections
+    /// away.
     fn merges(&self, rows: usize) -> bool {
         let Some(weight) = self.weight.as_ref().filter(|_| self.precision == Precision::F32) else { return false };
         let weight = weight.val();

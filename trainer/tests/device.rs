@@ -110,8 +110,8 @@ fn reads(config: &UptrainConfig, name: &str) -> Vec<usize> {
 }
 
 /// The loss and the norms of the gradients are read. What a top-k router selected, which the row of
-/// the step reports, comes with the loss. How many tokens go on by token choice depends on the text,
-/// and shapes on their number: one read more.
+/// the step reports, comes with the loss. How many tokens go on by token choice depends on the
+/// text, and shapes on their number: one read more.
 #[test]
 #[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn a_step_reads_the_loss_and_the_gradient_norms() {

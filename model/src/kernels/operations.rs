@@ -58,8 +58,8 @@ pub(super) fn product(rows: usize, [out, input]: [usize; 2]) {
     add(2 * rows * out * input, 0);
 }
 
-/// Counts the attention of `pairs` of a query and a key in each of `heads` heads. Where a device has
-/// selected the queries, `pairs` has to read them.
+/// Counts the attention of `pairs` of a query and a key in each of `heads` heads. Where a device
+/// has selected the queries, `pairs` has to read them.
 pub(super) fn pairs(pairs: impl FnOnce() -> usize, heads: usize, head_dim: usize) {
     if IS_COUNTING.get() {
         add(0, 4 * pairs() * heads * head_dim);

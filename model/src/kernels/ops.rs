@@ -164,8 +164,8 @@ pub fn write_rows(buffer: Tensor<2>, values: Tensor<2>, copies: &Arc<[RowCopy]>)
 }
 
 /// Top-k of each sequence: the `active` rows with the highest `logits`, of equal ones the first.
-/// `quotas` has, for each sequence in turn, how many rows are active and how many are selected. What
-/// a device selects stays there.
+/// `quotas` has, for each sequence in turn, how many rows are active and how many are selected.
+/// What a device selects stays there.
 #[must_use]
 pub fn top_k(active: &RowSet, logits: &Late, quotas: &[Quota]) -> RowSet {
     match logits.tensor() {

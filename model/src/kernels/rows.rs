@@ -8,8 +8,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Row numbers, ascending and without duplicates unless said otherwise. A device may have selected them; the host then reads
-/// them only when something asks for them.
+/// Row numbers, ascending and without duplicates unless said otherwise. A device may have selected
+/// them; the host then reads them only when something asks for them.
 #[derive(Clone, Debug)]
 pub struct RowSet(Source);
 

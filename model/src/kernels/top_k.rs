@@ -63,8 +63,8 @@ pub fn on_device(active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSe
     RowSet::on_device(rows, among_active, quotas.iter().map(|quota| quota.selected).collect())
 }
 
-/// First index of each sequence, and the logits `[n]` of sequence after sequence as `[B, L]`: behind
-/// those of a shorter one stands `−∞`.
+/// First index of each sequence, and the logits `[n]` of sequence after sequence as `[B, L]`:
+/// behind those of a shorter one stands `−∞`.
 fn by_sequence(logits: &Tensor<1>, quotas: &[Quota]) -> (Vec<usize>, Tensor<2>) {
     let device = logits.device();
     let width = quotas.iter().map(|quota| quota.active).max().unwrap_or(0);

@@ -58,7 +58,8 @@ impl<'m> TokenChoice<'m> {
         if let Some(entry) = &self.entry {
             return entry.with(hidden, logits);
         }
-        // How many rows go on depends on the scores, and shapes on their number: a device's are read.
+        // How many rows go on depends on the scores, and shapes on their number: a device's are
+        // read.
         let scores = Late::new(recursion_scores(logits.tensor.clone().inner(), self.config.score, self.config.alpha));
         let chosen = last_best(scores.values(), self.num_recursions, self.config.biases.as_deref());
         let full = |row: usize| self.full_recursion.get(row).copied().unwrap_or(false);

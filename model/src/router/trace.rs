@@ -10,8 +10,8 @@ pub struct RoutingTrace {
     decisions: Vec<RoutingDecision>,
 }
 
-/// Router logits: in the graph of the forward pass, and as numbers, which a device is asked for when
-/// something needs them.
+/// Router logits: in the graph of the forward pass, and as numbers, which a device is asked for
+/// when something needs them.
 #[derive(Clone, Debug)]
 pub struct Logits {
     /// In the graph, if the pass has one.

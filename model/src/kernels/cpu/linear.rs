@@ -1,4 +1,5 @@
-//! Linear layers `y = x·Wᵀ`, alone and with LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`; and merged LoRA, `W + B·A`.
+//! Linear layers `y = x·Wᵀ`, alone and with LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`; and merged LoRA, `W +
+//! B·A`.
 //!
 //! `x [M, in]`, `W [out, in]`, `A [rank, in]`, `B [out, rank]`, `y [M, out]`. The matrix products
 //! accumulate sums themselves. Weights are f32, or bf16 without a backward pass.

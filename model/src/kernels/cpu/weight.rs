@@ -20,8 +20,8 @@ use std::{borrow::Cow, ops::Range};
 
 /// Maximum number of weight elements per task.
 const TASK_ELEMENTS: usize = 1 << 15;
-/// Rows up to which a large weight is read straight from memory, eight rows at a time: a panel of it
-/// costs more than reading it again from the cache.
+/// Rows up to which a large weight is read straight from memory, eight rows at a time: a panel of
+/// it costs more than reading it again from the cache.
 const MOST_ROWS_OF_LARGE: usize = 2 * MOST_ROWS;
 /// Elements of a large weight, such as the head.
 const LARGE: usize = 1 << 22;
@@ -107,8 +107,8 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Few rows: one pass over each row of the weight computes its output for all rows of `x`, up to
-    /// eight; further rows read it again, from the cache.
+    /// Few rows: one pass over each row of the weight computes its output for all rows of `x`, up
+    /// to eight; further rows read it again, from the cache.
     fn few_rows<T: Scalar>(self, y: &mut [f32], x: &[f32], weight: &[T]) {
         let (out, input) = (self.out, self.input);
         let rows = y.len() / out.max(1);
