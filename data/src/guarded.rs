@@ -9,8 +9,8 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `parse`; the message of a panic is the error. What `parse` changes may be half changed then,
-/// and must not be used.
+/// Runs `parse`; the message of a panic is the error. What `parse` changes may be half changed
+/// then, and must not be used.
 pub(crate) fn guarded<T>(parse: impl FnOnce() -> T) -> Result<T, String> {
     let before = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(parse));
