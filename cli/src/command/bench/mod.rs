@@ -27,7 +27,7 @@ pub struct Bench {
     #[command(subcommand)]
     command: Option<BenchCommand>,
     #[command(flatten)]
-    model: Option<BenchModel>,
+    model: BenchModel,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,8 +39,9 @@ enum BenchCommand {
 #[derive(Debug, Args)]
 struct BenchModel {
     /// A Hugging Face folder, a .gguf file, or a hub id
-    #[arg(value_name = "MODEL")]
-    model: String,
+    // An option for the parser, which asks for it where there is no subcommand.
+    #[arg(value_name = "MODEL", required = true)]
+    model: Option<String>,
     /// Tokens of a sequence, with commas between: of each sequence of a batch, and of a prompt
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_value = "512")]
     seq: Vec<usize>,
@@ -141,10 +142,9 @@ struct Pass {
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<Status> {
-        match (self.command, self.model) {
-            (Some(BenchCommand::Serve(command)), _) => command.run(),
-            (None, Some(model)) => model.run(),
-            (None, None) => unreachable!("the parser asks for MODEL where there is no command"),
+        match self.command {
+            Some(BenchCommand::Serve(command)) => command.run(),
+            None => self.model.run(),
         }
     }
 }
@@ -158,7 +158,7 @@ impl BenchModel {
             ensure!(value > 0, "`{option}` is 0, expected at least 1");
         }
         let device = retie_model::device(&self.device.device)?;
-        let source = model::open(&self.model)?;
+        let source = model::open(self.spec())?;
         let context = source.config.max_position_embeddings;
         if let Some(seq) = self.prompts().iter().find(|seq| **seq + self.new_tokens >= context) {
             anyhow::bail!(
@@ -171,7 +171,7 @@ impl BenchModel {
         ensure!(
             model.model.router().is_some() || text.is_none(),
             "`{}` has no router whose decoding could be measured on a text\nhint: leave `--text` out",
-            self.model
+            self.spec()
         );
         let tokens = text.map(|text| model.tokenizer.encode_start(&text)).transpose()?;
         let tokens = tokens.as_deref();
@@ -183,6 +183,11 @@ impl BenchModel {
             output::data(&figures)?
         }
         Ok(Status::Done)
+    }
+
+    /// MODEL.
+    fn spec(&self) -> &str {
+        self.model.as_deref().unwrap_or_default()
     }
 
     /// Lengths of the sequences that are run through the model; none with `--products-only`.
@@ -252,7 +257,7 @@ impl BenchModel {
             step("decode");
             routed.push(routed::measure(model, text, sizes, self.rounds)?);
         }
-        let (model, rounds) = (self.model.clone(), self.rounds);
+        let (model, rounds) = (self.spec().to_owned(), self.rounds);
         Ok(Figures { model, rounds, machine, products, forward, generate, passes, routed })
     }
 }

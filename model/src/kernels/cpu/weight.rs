@@ -20,11 +20,6 @@ use std::{borrow::Cow, ops::Range};
 
 /// Maximum number of weight elements per task.
 const TASK_ELEMENTS: usize = 1 << 15;
-/// Rows up to which a large weight is read straight from memory, eight rows at a time: a panel of
-/// it costs more than reading it again from the cache.
-const MOST_ROWS_OF_LARGE: usize = 2 * MOST_ROWS;
-/// Elements of a large weight, such as the head.
-const LARGE: usize = 1 << 22;
 /// Elements of a bf16 weight that are widened at once: 1 MiB of f32.
 const PANEL_ELEMENTS: usize = 1 << 18;
 
@@ -68,7 +63,7 @@ impl<'a> Weight<'a> {
 
     /// Linear `x·Wᵀ`: `x [M, in]` → `[M, out]`.
     pub fn apply(self, x: Matrix<'_>) -> Vec<f32> {
-        if let (Values::F32(values), true) = (self.values, x.rows() > self.most_rows()) {
+        if let (Values::F32(values), true) = (self.values, x.rows() > MOST_ROWS) {
             return product(x, Matrix::new(values, [self.out, self.input]).t());
         }
         let mut y = vec![0.0; x.rows() * self.out];
@@ -76,18 +71,12 @@ impl<'a> Weight<'a> {
         y
     }
 
-    /// Rows up to which the weight is read straight from memory.
-    fn most_rows(self) -> usize {
-        if self.out * self.input >= LARGE { MOST_ROWS_OF_LARGE } else { MOST_ROWS }
-    }
-
     /// Writes a linear: `y ← x·Wᵀ`.
     pub fn write_apply(self, y: &mut [f32], x: Matrix<'_>) {
         assert_eq!((x.cols(), y.len()), (self.input, x.rows() * self.out), "sizes of a linear");
-        let few = x.rows() <= self.most_rows();
         match (self.values, x.dense()) {
-            (Values::F32(weight), Some(x)) if few => self.few_rows(y, x, weight),
-            (Values::Bf16(weight), Some(x)) if few => self.few_rows(y, x, weight),
+            (Values::F32(weight), Some(x)) if x.len() <= MOST_ROWS * self.input => self.few_rows(y, x, weight),
+            (Values::Bf16(weight), Some(x)) if x.len() <= MOST_ROWS * self.input => self.few_rows(y, x, weight),
             (Values::F32(weight), _) => write_product(y, x, Matrix::new(weight, [self.out, self.input]).t()),
             (Values::Bf16(weight), _) => self.in_panels(y, x, weight),
         }
@@ -96,7 +85,7 @@ impl<'a> Weight<'a> {
     /// Adds a linear: `y ← y + x·Wᵀ`.
     pub fn add_apply(self, y: &mut [f32], x: Matrix<'_>) {
         match self.values {
-            Values::F32(weight) if x.rows() > self.most_rows() => {
+            Values::F32(weight) if x.rows() > MOST_ROWS => {
                 add_product(y, x, Matrix::new(weight, [self.out, self.input]).t());
             }
             _ => {
@@ -107,8 +96,7 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Few rows: one pass over each row of the weight computes its output for all rows of `x`, up
-    /// to eight; further rows read it again, from the cache.
+    /// Few rows: one pass over each row of the weight computes its output for all rows of `x`.
     fn few_rows<T: Scalar>(self, y: &mut [f32], x: &[f32], weight: &[T]) {
         let (out, input) = (self.out, self.input);
         let rows = y.len() / out.max(1);
@@ -120,20 +108,7 @@ impl<'a> Weight<'a> {
         let threads = rayon::current_num_threads();
         let tasks = weight.len().div_ceil(TASK_ELEMENTS).next_multiple_of(threads);
         let outputs_per_task = out.div_ceil(tasks);
-        let task = |y: &mut [f32], weight: &[T]| {
-            if rows <= MOST_ROWS {
-                return few_dots(y, x, input, weight.chunks_exact(input));
-            }
-            let mut some = vec![0.0; y.len() / rows * MOST_ROWS]; // [outputs, up to eight rows]
-            for (first, x) in (0..rows).step_by(MOST_ROWS).zip(x.chunks(MOST_ROWS * input)) {
-                let count = x.len() / input;
-                let some = &mut some[..y.len() / rows * count];
-                few_dots(some, x, input, weight.chunks_exact(input));
-                for (y, some) in y.chunks_exact_mut(rows).zip(some.chunks_exact(count)) {
-                    y[first..first + count].copy_from_slice(some);
-                }
-            }
-        };
+        let task = |y: &mut [f32], weight: &[T]| few_dots(y, x, input, weight.chunks_exact(input));
         let compute = |columns: &mut [f32]| {
             let weights = weight.par_chunks(outputs_per_task * input);
             columns.par_chunks_mut(outputs_per_task * rows).zip(weights).for_each(|(y, weight)| task(y, weight));
@@ -197,9 +172,6 @@ mod tests {
             [4, 600, 700],
             [8, 600, 700],
             [40, 600, 700],
-            // A large weight.
-            [16, 2050, 2050],
-            [11, 2050, 2050],
         ];
         for [rows, input, out] in sizes {
             let (x, w) = (counted(rows * input), counted(out * input));
