@@ -132,7 +132,7 @@ fn options_that_do_not_fit_the_model_are_refused() {
     ");
     assert_snapshot!(place.refused("generate looped -p The --show-recursions-html page.html"), @"
     error: every token of `looped` goes through all recursions: it has no router
-    hint: leave `--show-recursions-html` out
+    hint: leave `--show-recursions-html` out, or let tokens leave early with `--exit-risk`
     ");
     assert_snapshot!(place.refused("generate looped -p The --show-recursions-html nowhere/page.html"), @"
     error: the folder of `nowhere/page.html` does not exist

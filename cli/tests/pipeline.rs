@@ -93,11 +93,11 @@ fn every_exit_is_measured_and_the_last_is_the_model() {
     let eval = "eval converted --tasks perplexity --text text/heldout.jsonl --limit 2 --window 64";
     place.retie(&format!("{eval} --json last.json")).ok();
     let text = place.retie(&format!("{eval} --depths all --json all.json")).ok();
-    assert!(text.contains("recursion 1 of 2, 4 depths\n") && text.contains("recursion 2 of 2, 8 depths\n"), "{text}");
+    assert!(text.contains("recursion 1 of 2, 5 depths\n") && text.contains("recursion 2 of 2, 8 depths\n"), "{text}");
     let (last, mut all) = (json(&place.read("last.json")), json(&place.read("all.json")));
     let exits = all.as_object_mut().unwrap().remove("exits").unwrap();
     assert_eq!(all, last);
-    assert_eq!((&exits[0]["recursion"], &exits[0]["depths"]), (&1.into(), &4.into()));
+    assert_eq!((&exits[0]["recursion"], &exits[0]["depths"]), (&1.into(), &5.into()));
     let nll = |results: &Value| results["perplexity"]["token_nll"].as_f64().unwrap();
     // An untrained early exit is worse than the whole stack, but bounded.
     assert!(nll(&exits[0]["results"]) > nll(&last["results"]) && nll(&exits[0]["results"]) < 20.0, "{exits}");
@@ -223,7 +223,7 @@ fn scores_of_examples_do_not_depend_on_the_batch_size() {
 #[test]
 fn lists_and_checks_of_the_machine_are_json_and_text() {
     let place = Place::new();
-    assert_eq!(json(&place.retie("tasks --json").ok()).as_array().unwrap().len(), 8);
+    assert_eq!(json(&place.retie("tasks --json").ok()).as_array().unwrap().len(), 18);
     assert!(place.retie("tasks").ok().contains("lambada_openai"));
     let findings = json(&place.retie("doctor --json").ok());
     assert!(findings.as_array().unwrap().iter().any(|f| f["name"] == "cpu" && f["state"] == "ok"));
