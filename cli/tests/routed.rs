@@ -193,7 +193,7 @@ fn a_router_that_does_not_fit_is_refused() {
     ");
     assert_snapshot!(place.refused("generate looped -p The --show-recursions"), @"
     error: every token of `looped` goes through all recursions: it has no router
-    hint: leave `--show-recursions` out
+    hint: leave `--show-recursions` out, or let tokens leave early with `--exit-risk`
     ");
     assert_snapshot!(place.refused("eval looped --tasks perplexity --text text/heldout.jsonl --router-report"), @"
     error: `looped` has no router to report on
