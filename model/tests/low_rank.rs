@@ -78,7 +78,8 @@ impl TensorSource for Products {
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.1.get(name).map(|(info, _)| info).or_else(|| self.0.info(name))
+        let whole = || self.0.info(name).filter(|_| !name.contains("lora_"));
+        self.1.get(name).map(|(info, _)| info).or_else(whole)
     }
 
     fn path_of(&self, _: &str) -> &Path {
