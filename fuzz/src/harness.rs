@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the time of this process is asked for through C")]
 
 use crate::{Target, Workdir, allocator::measured};
-use std::{io, time::Duration};
+use std::{io, sync::Once, time::Duration};
 
 /// Processor time of one input, in all threads: other programs on the machine do not count.
 const MOST_TIME: Duration = Duration::from_secs(1);
@@ -23,6 +23,9 @@ impl Harness {
     /// # Errors
     /// There is no folder for temporary files.
     pub fn new(target: &'static Target) -> io::Result<Self> {
+        // Backtraces of panics that become errors would count as memory of the parser.
+        static QUIET: Once = Once::new();
+        QUIET.call_once(retie_data::quiet_guarded_panics);
         // What stays in memory, such as lazily built tables, is built before it is counted.
         let harness = Self { target, workdir: Workdir::new()?, done: 0 };
         (target.run)(b"", &harness.workdir);
