@@ -55,7 +55,7 @@ pub(crate) fn as_recursive(map: &Map<String, Value>, path: &Path) -> Result<Map<
     }
     let family = if keys.present("attention_bias") == Some(&Value::Bool(true)) { "qwen2" } else { "llama" };
     let mut other = map.clone();
-    [NUM_LOOPS, SKIP_LOOP_NORM].iter().for_each(|key| _ = other.remove(*key));
+    [NUM_LOOPS, SKIP_LOOP_NORM].iter().chain(&OTHER_PARTS).for_each(|key| _ = other.remove(*key));
     other.insert("model_type".into(), json!(family));
     if num_loops > 1 {
         // How the layers were made is not in the file; nothing that is computed depends on it.
