@@ -5,7 +5,7 @@ mod support;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use support::Place;
+use support::{Place, copy};
 
 const TEXT: &str = "--calibration text/train.jsonl --calibration-tokens 4096 --dtype f32";
 
@@ -46,10 +46,22 @@ fn removed_layers_are_compensated_and_a_closed_loop_over_them_changes_no_logit()
         .ok();
     assert_eq!(place.retie("check identity open --reference drop").code, Some(1));
 
-    // The exit after the first recursion is the model without the removed layers, to the last bit.
+    // The exit after the first recursion is the model without the removed layers, to the last bit,
+    // wherever the gates of the second one stand.
+    copy(&place.path("closed"), &place.path("opened"));
+    let mut bytes = fs_err::read(place.path("closed/model.safetensors")).unwrap();
+    let (header, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let is_gate = |name: &str| name.contains(".extras.");
+    let offsets: Vec<_> =
+        metadata.tensors().into_iter().filter(|(name, _)| is_gate(name)).map(|(_, info)| info.data_offsets).collect();
+    for (start, end) in offsets {
+        let gates = bytes[8 + header + start..8 + header + end].chunks_exact_mut(4);
+        gates.filter(|gate| **gate == [0; 4]).for_each(|gate| gate.copy_from_slice(&0.3f32.to_le_bytes()));
+    }
+    place.write("opened/model.safetensors", bytes);
     let text = "--tasks perplexity --text text/heldout.jsonl --limit 8 --window 128";
-    place.retie(&format!("eval open {text} --depths all --json open.json")).ok();
-    let exits: Value = serde_json::from_str(&place.read("open.json")).unwrap();
+    place.retie(&format!("eval opened {text} --depths all --json opened.json")).ok();
+    let exits: Value = serde_json::from_str(&place.read("opened.json")).unwrap();
     let (exit, whole) = (&exits["exits"][0], &exits["results"]["perplexity"]["token_nll"]);
     assert_eq!((exit["recursion"].as_u64(), exit["depths"].as_u64()), (Some(1), Some(kept as u64)));
     assert_eq!(exit["results"]["perplexity"]["token_nll"].as_f64(), Some(drop));

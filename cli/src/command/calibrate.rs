@@ -214,10 +214,10 @@ fn render(report: &ExitReport, settings: &ExitSettings, num_recursions: usize) -
     lines.push("\nmean recursion count of each rule, with the keys and values of the whole stack".to_owned());
     let columns = |cells: Vec<String>| cells.iter().map(|cell| format!("{cell:>10}")).collect::<String>();
     let levels = settings.levels.iter().map(|level| format!("{level}")).collect();
-    lines.push(format!("{:<12}{}", report.risk, columns(levels)));
+    lines.push(format!("{:<12}{}", report.risk.name(), columns(levels)));
     for rule in &report.rules {
         let counts = rule.mean_recursions.iter().map(|count| format!("{count:.3}")).collect();
-        lines.push(format!("{:<12}{}", rule.rule, columns(counts)));
+        lines.push(format!("{:<12}{}", rule.rule.name(), columns(counts)));
     }
     lines.push(format!("\nas it is served, by `{}`", report.rule));
     for level in &report.levels {

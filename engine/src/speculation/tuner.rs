@@ -127,7 +127,7 @@ mod tests {
                         seen * right_of_ten % 10 < right_of_ten
                     });
                     let right = right.count();
-                    tuner.saw_cycle(k, right, [k as f64 * cost, 1.0 - cost + 0.02 * k as f64]);
+                    tuner.saw_cycle(k, right, [k as f64 * cost, 1.0 + 0.02 * k as f64]);
                 }
             }
         }
