@@ -126,7 +126,8 @@ fn models_whose_first_exit_cannot_draft_are_refused_with_the_reason() {
         "the model cannot speculate: `sequence` has no early exits: its recursions do not run one after the other\n\
          hint: decode it plainly"
     );
-    assert!(refusal(model(3, |r| r.router = Some(expert_choice())), drafts(2)).contains("its router decides"));
+    let routed = model(3, |recursion| (recursion.prelude, recursion.router) = (Some(2), Some(expert_choice())));
+    assert!(refusal(routed, drafts(2)).contains("its router decides"));
     assert!(refusal(model(2, |r| r.kv_sharing = KvSharing::Hybrid), drafts(2)).contains("`kv_sharing: hybrid`"));
     assert!(refusal(support::plain(), drafts(2)).contains("one recursion"));
     assert!(refusal(model(2, |_| {}), drafts(8)).starts_with("`num_drafts` is `8`, expected 1 to 7"));
