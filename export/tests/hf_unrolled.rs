@@ -306,5 +306,5 @@ fn an_export_that_is_not_published_leaves_nothing() {
     drop(written);
     assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0);
     let message = Format::named("onnx").unwrap_err().to_string();
-    assert!(message.starts_with("unknown format `onnx`, expected one of hf, hf-unrolled"), "{message}");
+    assert!(message.starts_with("unknown format `onnx`, expected one of hf, hf-nanbeige, hf-unrolled"), "{message}");
 }
