@@ -65,8 +65,8 @@ fn factors_stay_within_the_budget_and_are_fitted_better_than_plain_ones() {
                 assert_eq!(written.info(&matrix).is_none(), rank > 0, "{matrix}");
                 match rank {
                     0 => assert_eq!(written.bytes(&matrix).unwrap(), source.bytes(&matrix).unwrap()),
-                    // The pair is smaller than the matrix. It is near it only where the text leads, so
-                    // that the scores above are what tells how good it is.
+                    // The pair is smaller than the matrix. It is near it only where the text
+                    // leads, so that the scores above are what tells how good it is.
                     rank => {
                         assert!(rank * (wide + inp) < wide * inp);
                         let own = source_weight(&source, projection.name(), layer);
