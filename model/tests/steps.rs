@@ -34,8 +34,8 @@ const TOKENS: usize = 13;
 /// depths of random weights. Coefficients near 0 make hidden states small, and the next norm makes
 /// their rounding large. Measured: 2.1e-5.
 const DECODED: f32 = 1e-4;
-/// The same with `silu_dra`: `x/b` with a random `b` near 0 makes rounding as much larger. Measured:
-/// 2.7e-4 together with coefficients.
+/// The same with `silu_dra`: `x/b` with a random `b` near 0 makes rounding as much larger.
+/// Measured: 2.7e-4 together with coefficients.
 const DECODED_SILU_DRA: f32 = 3e-3;
 
 fn recursion() -> RecursionConfig {
