@@ -44,20 +44,20 @@ fn drafts(num_drafts: usize) -> SpeculationOptions {
 
 #[test]
 fn a_thousand_greedy_tokens_are_those_of_plain_decoding_for_every_number_of_drafts() {
-    for (name, model) in [
-        ("two recursions", model(2, |_| {})),
-        ("four, shared", model(4, |recursion| recursion.kv_sharing = KvSharing::Shared)),
+    for (name, model, count, drafted) in [
+        ("two recursions", model(2, |_| {}), 1000, 1..=7),
+        ("four, shared", model(4, |recursion| recursion.kv_sharing = KvSharing::Shared), 200, 3..=4),
     ] {
-        let request = request(tokens(3, 7), 1000, Sampling::default());
+        let request = request(tokens(3, 7), count, Sampling::default());
         let expected = run(engine(&model, 1), std::slice::from_ref(&request)).0;
-        assert_eq!(expected[0].tokens.len(), 1000);
-        for num_drafts in 1..=7 {
+        assert_eq!(expected[0].tokens.len(), count);
+        for num_drafts in drafted {
             let speculative = engine(&model, 1).with_speculation(drafts(num_drafts)).unwrap();
             let (found, engine) = run(speculative, std::slice::from_ref(&request));
             assert_eq!(found, expected, "{name}, {num_drafts} drafts");
             let counts = engine.speculation_counts().unwrap();
             assert!(0 < counts.accepted && counts.accepted < counts.drafted, "{name}: {counts:?}");
-            assert_eq!(counts.accepted + counts.cycles + counts.plain, 999, "{name}: {counts:?}");
+            assert_eq!(counts.accepted + counts.cycles + counts.plain, count - 1, "{name}: {counts:?}");
         }
     }
 }
@@ -100,15 +100,15 @@ fn the_second_of_two_drawn_tokens_has_the_distribution_of_the_model() {
         let second = after([&prompt[..], &[token as u32]].concat());
         expected.iter_mut().zip(second).for_each(|(sum, p)| *sum += probability * p);
     }
-    let count = 3000;
+    let count = 1500;
     let mut found = vec![0.0; VOCAB_SIZE];
     let mut engine = engine(&model, 1).with_speculation(drafts(2)).unwrap();
     for seed in 0..count {
-        let (texts, same) = run(engine, &[request(prompt.clone(), 4, sampling(seed))]);
+        let (texts, same) = run(engine, &[request(prompt.clone(), 3, sampling(seed))]);
         engine = same;
         found[texts[0].tokens[1] as usize] += 1.0;
     }
-    assert!(engine.speculation_counts().unwrap().accepted > 300);
+    assert!(engine.speculation_counts().unwrap().accepted > 150);
     let statistic: f64 =
         expected.iter().zip(&found).map(|(p, found)| (found - p * count as f64).powi(2) / (p * count as f64)).sum();
     // The 0.9999 quantile of χ² with 60 degrees of freedom.
