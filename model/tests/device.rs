@@ -9,7 +9,7 @@
 mod routed;
 
 use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor, TensorData};
-use retie_config::{Activation, Divergence, Gating, KvSharing};
+use retie_config::{Activation, Divergence, Gating};
 use retie_model::{
     CausalLm, KvCache, SelectionRule, WeightDtype,
     kernels::{
@@ -254,35 +254,6 @@ fn routed_models_agree_with_the_cpu_in_whole_sequences_and_in_decoding() {
         assert_within(name, &logits, &expected, tolerances().model);
         // Each length of a ragged cache is another shape, which some devices compile a kernel for.
         assert_decodes(name, &model, &rows, &logits, [(0, 5), (5, 6), (6, 7)]);
-    }
-}
-
-#[test]
-#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
-fn top_k_of_whole_and_packed_sequences_agrees_with_the_cpu_and_is_not_read() {
-    let device = device();
-    for (name, kv_sharing) in [
-        ("routed_mlp", KvSharing::RecursionWise),
-        ("routed_linear", KvSharing::Shared),
-        ("routed_kv", KvSharing::Hybrid),
-    ] {
-        let changed = routed::Changed::new(name, |_| {}).with_kv_sharing(kv_sharing);
-        let rows = routed::rows(name);
-        let (batch, tokens) = (rows.len(), rows[0].len());
-        let ragged = [(tokens - 2, 0..0), (2, 0..0), ((batch - 1) * tokens, 0..0)];
-        for layout in [Layout::batch(batch, tokens), Layout::packed(ragged)] {
-            let run = |device: &Device| {
-                let model = CausalLm::load(&changed.config, &changed, device).unwrap();
-                let reads = kernels::num_reads();
-                let (hidden, trace) =
-                    model.forward_routed(routed::flat(&rows, device), layout.clone(), routed::top_k(&model));
-                assert_eq!(kernels::num_reads(), reads, "a forward pass by top-k");
-                (values(model.logits(hidden)), trace.recursion_counts(batch * tokens))
-            };
-            let [(logits, counts), (expected, expected_counts)] = [&device, &Device::flex()].map(run);
-            assert_eq!(counts, expected_counts, "{name}");
-            assert_within(&format!("{name}, top-k, {kv_sharing}"), &logits, &expected, tolerances().model);
-        }
     }
 }
 
