@@ -143,7 +143,7 @@ fn options_of_another_kind_of_router_are_refused() {
     error: `--capacities`, `--auxiliary` are no options of `--kind token_choice`
     hint: leave it out, or name the other kind
     ");
-    assert_snapshot!(refused("token_choice --score tanh"), @"error: `--kind token_choice`: unknown depth score `tanh`, expected one of softmax, sigmoid");
+    assert_snapshot!(refused("token_choice --score tanh"), @"error: `--kind token_choice`: unknown score of recursion counts `tanh`, expected one of softmax, sigmoid");
     assert_snapshot!(refused("expert_choice --score softmax"), @"error: `--kind expert_choice`: unknown router score `softmax`, expected one of sigmoid, tanh, none");
     assert_snapshot!(refused("expert_choice --intermediate gated"), @"
     error: `--intermediate` is no option of `--kind expert_choice`

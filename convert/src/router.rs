@@ -6,6 +6,7 @@
 
 use crate::{
     Check, ConvertError, OutputFiles, ParameterCounts, Progress, SourceModel,
+    check::write_notes_and_checks,
     enlarged::{Enlarged, Written},
     lints::unused_keys,
     output_files::write_json,
@@ -104,13 +105,13 @@ fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
         RouterConfig::TokenChoice(_) => true,
     };
     let state = match router {
-        _ if !learns => "the routers draw lots",
+        _ if !learns => "the routers choose at random",
         RouterConfig::TokenChoice(_) if exact => "every token goes through all recursions until the router has learned",
         _ => "the routers have learned nothing yet",
     };
     let warmup = match router {
         RouterConfig::ExpertChoice(_) => "a capacity warm-up from 1",
-        RouterConfig::TokenChoice(_) => "a depth warm-up and a balance of the depths",
+        RouterConfig::TokenChoice(_) => "a warm-up at full depth and balanced recursion counts",
     };
     if chooses {
         notes.push(format!("{state}: uptrain the model before it is used, best with {warmup}"));
@@ -126,7 +127,7 @@ impl fmt::Display for RouterReport {
             RouterConfig::ExpertChoice(_) => {
                 writeln!(f, "a router for each of {num_recursions} recursions ({sharing})")?
             }
-            RouterConfig::TokenChoice(_) => writeln!(f, "a router of {num_recursions} depths ({sharing})")?,
+            RouterConfig::TokenChoice(_) => writeln!(f, "a router of {num_recursions} recursion counts ({sharing})")?,
         }
         writeln!(f, "\n{:<12} {}", "kind", router.kind())?;
         let (input, (score, alpha)) = (router.spec().input(), router.spec().score());
@@ -145,13 +146,6 @@ impl fmt::Display for RouterReport {
         }
         writeln!(f, "{:<12} {}", "kv_sharing", self.recursion.kv_sharing)?;
         writeln!(f, "{:<12} {} of {}", "parameters", self.parameters.routers, self.parameters.total())?;
-        for note in &self.notes {
-            writeln!(f, "\nnote: {note}")?;
-        }
-        writeln!(f, "\nchecks of the written folder")?;
-        for check in &self.checks {
-            writeln!(f, "  {} {:<8} {}", if check.passed { "ok    " } else { "FAILED" }, check.name, check.detail)?;
-        }
-        Ok(())
+        write_notes_and_checks(f, &self.notes, &self.checks)
     }
 }

@@ -75,7 +75,7 @@ impl LossNeeds {
                 Some("`expert_choice`, whose recursions choose tokens")
             }
             (RouterNeeds::TokenChoice, RouterConfig::ExpertChoice(_)) => {
-                Some("`token_choice`, whose tokens choose depths")
+                Some("`token_choice`, whose tokens choose recursion counts")
             }
             (RouterNeeds::Auxiliary, _) => Some("an auxiliary router"),
         }
