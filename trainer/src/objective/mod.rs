@@ -14,7 +14,7 @@ use crate::{
     TrainError,
     loss::{HiddenStates, LocalPass, LogitValues, Requirements, RouterLogits, ScaledTerm, Stacks},
     optim::Projections,
-    pass::{LogitGradients, Pass, PassOptions, StateGradients, add_state, leaf, take_back},
+    pass::{LogitGradients, Pass, PassOptions, StateGradients, add_state, backpropagate, leaf},
 };
 use burn::tensor::{Device, Tensor};
 use retie_collective::Collective;
@@ -240,7 +240,7 @@ fn head_backward(
         head_loss_beside(student.head().inner(), &readouts, teacher, &learnt.targets, &pass.late());
     let mut found = LogitValues::new();
     for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(readouts) {
-        let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
+        let grad = backpropagate(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
         add_state(state_grads, *end, grad);
         found.insert(*end, readout.values);
     }
