@@ -1,4 +1,4 @@
-//! `retie plan`: its figures are those of other commands, and what fits nothing is refused with what
+//! `retie plan`: its figures are those of other commands, and where nothing fits it says what
 //! would.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

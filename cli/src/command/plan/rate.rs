@@ -12,8 +12,8 @@ use serde::Serialize;
 /// Operations per second in whole training steps of SmolLM2-135M (two recursions, LoRA 64, teacher,
 /// f32) on an H100: docs/results/gpu.md.
 const H100: f64 = 11e12;
-/// The same on two cores with AVX-512: docs/results/planning.md.
-const TWO_CORES: f64 = 0.15e12;
+/// The same on two cores of an EPYC (Zen 5): docs/results/peers.md.
+const TWO_CORES: f64 = 0.32e12;
 
 /// Most rows of a micro-batch that is measured on the CPU.
 const MOST_ROWS: usize = 4096;
@@ -34,7 +34,7 @@ impl Rate {
         let (value, from) = match (given, kernels) {
             (Some(rate), _) => (rate, "`--rate`"),
             (None, Kernels::Plain) => (H100, "one H100 in f32, a model of 135M parameters"),
-            (None, Kernels::Fused) => (TWO_CORES, "two cores with AVX-512, a model of 135M parameters"),
+            (None, Kernels::Fused) => (TWO_CORES, "two cores of an EPYC (Zen 5), a model of 135M parameters"),
         };
         let operations_per_second = Figure { value, basis: Basis::Prior };
         Self { operations_per_second, from: from.to_owned(), measured: None }

@@ -143,7 +143,6 @@ impl Uptrain {
         let student = model::open(&config.student.model)?;
         if leads {
             check_memory(config, &student, job)?;
-            output::line(&document_ends(&config.data, &student)?);
         }
         let parent = model::parent(&student)?;
         let provenance = Provenance::now(command_line(), Some(parent));
@@ -152,7 +151,12 @@ impl Uptrain {
         // saves.
         let halt = AtomicBool::new(false);
         let watched = Job { stop: &halt, ..job };
+        let mut has_begun = false;
         let outcome = retie_trainer::uptrain(config, self.resume(), &provenance, watched, &mut |event| {
+            if leads && !std::mem::replace(&mut has_begun, true) {
+                // Everything is checked by now.
+                document_ends(&config.data, &student).iter().for_each(|ends| output::line(ends));
+            }
             if matches!(event, Event::Step { .. } | Event::Skipped { .. }) {
                 halt.store(clock.is_over() || job.stop.load(Ordering::Relaxed), Ordering::Relaxed);
             }
