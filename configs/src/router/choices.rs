@@ -46,7 +46,7 @@ named! {
 
 named! {
     /// Function from the router's logits under token choice, one per recursion count, to scores.
-    TokenChoiceScore, "depth score" {
+    TokenChoiceScore, "score of recursion counts" {
         /// `e^{u_i} / Σ_j e^{u_j}`.
         Softmax = "softmax",
         /// `1 / (1 + e^−u_i)`.
