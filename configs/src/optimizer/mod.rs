@@ -38,9 +38,10 @@ pub struct OptimizerConfig {
     pub groups: GroupsConfig,
 }
 
-/// Calls the macro `$with` with the list of the update rules of some parameters: the rule's module
-/// and name in configurations, its variant of [`OptimizerKind`](crate::OptimizerKind), which is also
-/// the trainer's type, and the struct of its settings. AdamW moves all other parameters.
+/// Calls the macro `$with` with the list of the update rules beside AdamW, which moves the
+/// parameters that they leave. An entry is the rule's module and name in configurations, its
+/// variant of [`OptimizerKind`](crate::OptimizerKind), which is also the trainer's type, and the
+/// struct of its settings.
 ///
 /// The list stands once: configurations and the trainer's dispatch are both made from it.
 #[macro_export]

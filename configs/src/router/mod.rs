@@ -69,7 +69,7 @@ macro_rules! define_kinds {
                 match self { $(Self::$variant(config) => config,)+ }
             }
 
-            /// A new router of the kind `kind` for `num_recursions` recursions, with defaults for the
+            /// A new router of this kind for `num_recursions` recursions, with defaults for the
             /// settings that are not given.
             ///
             /// # Errors

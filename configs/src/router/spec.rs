@@ -113,8 +113,8 @@ pub trait RouterSpec {
     /// True if a loss that needs such routers can be computed.
     fn meets(&self, needs: RouterNeeds) -> bool;
 
-    /// Score and `alpha` of a router with one logit for each recursion count; `None` for one logit a
-    /// token.
+    /// Score and `alpha` of a router with one logit for each recursion count; `None` for a router
+    /// with one logit a token.
     fn count_score(&self) -> Option<(TokenChoiceScore, f64)> {
         None
     }
