@@ -46,7 +46,8 @@ fn num_pairs() -> usize {
         row.insert(mechanism(first));
         row.insert(mechanism(second)).is_none()
     };
-    let later = |(at, first): (usize, &&str)| WITHOUT_EFFECT[at + 1..].iter().filter(|second| goes(first, second)).count();
+    let later =
+        |(at, first): (usize, &&str)| WITHOUT_EFFECT[at + 1..].iter().filter(|second| goes(first, second)).count();
     WITHOUT_EFFECT.iter().enumerate().map(later).sum()
 }
 

@@ -102,7 +102,9 @@ fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
     let spec = router.spec();
     let state = match learns {
         false => "the routers choose at random",
-        true if exact && spec.zero_takes_all() => "every token goes through all recursions until the router has learned",
+        true if exact && spec.zero_takes_all() => {
+            "every token goes through all recursions until the router has learned"
+        }
         true => "the routers have learned nothing yet",
     };
     if spec.skips() {
