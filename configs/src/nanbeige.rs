@@ -57,6 +57,8 @@ pub(crate) fn as_recursive(map: &Map<String, Value>, path: &Path) -> Result<Map<
     let mut other = map.clone();
     [NUM_LOOPS, SKIP_LOOP_NORM].iter().chain(&OTHER_PARTS).for_each(|key| _ = other.remove(*key));
     other.insert("model_type".into(), json!(family));
+    // Left out, it is the number of heads, as of a Llama; a Qwen2 has 32.
+    other.entry("num_key_value_heads").or_insert(Value::Null);
     if num_loops > 1 {
         // How the layers were made is not in the file; nothing that is computed depends on it.
         let recursion = RecursionConfig::new(num_loops, Sharing::Cycle, Init::Average);

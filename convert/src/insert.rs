@@ -3,6 +3,7 @@
 
 use crate::{
     Check, ConvertError, OutputFiles, ParameterCounts, Progress, SourceModel,
+    check::write_notes_and_checks,
     enlarged::{Enlarged, Written},
     output_files::write_json,
 };
@@ -122,13 +123,6 @@ impl fmt::Display for InsertReport {
             writeln!(f, "{name:<12} {mechanisms}")?;
         }
         writeln!(f, "{:<12} {} of {}", "parameters", self.parameters.steps, self.parameters.total())?;
-        for note in &self.notes {
-            writeln!(f, "\nnote: {note}")?;
-        }
-        writeln!(f, "\nchecks of the written folder")?;
-        for check in &self.checks {
-            writeln!(f, "  {} {:<8} {}", if check.passed { "ok    " } else { "FAILED" }, check.name, check.detail)?;
-        }
-        Ok(())
+        write_notes_and_checks(f, &self.notes, &self.checks)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Alias, CalibrationReport, ConvertReport, ParameterCounts, ProjectionEnergy, Scores, SearchReport,
-    calibrate::Effect, search::pattern_name,
+    calibrate::Effect, check::write_notes_and_checks, search::pattern_name,
 };
 use retie_report::number::grouped;
 use std::fmt::{self, Display, Formatter};
@@ -57,14 +57,7 @@ impl Display for ConvertReport {
         if !self.left_out.is_empty() {
             writeln!(f, "\nleft out, as the model does not need them: {}", self.left_out.join(", "))?;
         }
-        for note in &self.notes {
-            writeln!(f, "\nnote: {note}")?;
-        }
-        writeln!(f, "\nchecks of the written folder")?;
-        for check in &self.checks {
-            writeln!(f, "  {} {:<8} {}", if check.passed { "ok    " } else { "FAILED" }, check.name, check.detail)?;
-        }
-        Ok(())
+        write_notes_and_checks(f, &self.notes, &self.checks)
     }
 }
 

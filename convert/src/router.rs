@@ -6,6 +6,7 @@
 
 use crate::{
     Check, ConvertError, OutputFiles, ParameterCounts, Progress, SourceModel,
+    check::write_notes_and_checks,
     enlarged::{Enlarged, Written},
     lints::unused_keys,
     output_files::write_json,
@@ -128,13 +129,6 @@ impl fmt::Display for RouterReport {
         }
         writeln!(f, "{:<12} {}", "kv_sharing", self.recursion.kv_sharing)?;
         writeln!(f, "{:<12} {} of {}", "parameters", self.parameters.routers, self.parameters.total())?;
-        for note in &self.notes {
-            writeln!(f, "\nnote: {note}")?;
-        }
-        writeln!(f, "\nchecks of the written folder")?;
-        for check in &self.checks {
-            writeln!(f, "  {} {:<8} {}", if check.passed { "ok    " } else { "FAILED" }, check.name, check.detail)?;
-        }
-        Ok(())
+        write_notes_and_checks(f, &self.notes, &self.checks)
     }
 }

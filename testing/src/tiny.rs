@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
-use retie_config::{ModelConfig, RecursionConfig};
+use retie_config::{ModelConfig, RecursionConfig, TensorInit, TensorSpec};
 use retie_model::CausalLm;
 use serde_json::{Value, json};
 use std::{
@@ -43,15 +43,28 @@ pub fn overflowing_model(config: &ModelConfig) -> CausalLm {
     CausalLm::load(config, &LargeHead(RandomWeights::new(config)), &Device::flex()).unwrap()
 }
 
-/// The weights that a configuration asks for, drawn by name: between −½ and ½, norms around 1.
+/// The weights that a configuration asks for, drawn by name: between −½ and ½. Factors (norms, and
+/// whatever starts at 1) lie around 1, because a divisor near 0 would amplify rounding.
 #[derive(Debug)]
-pub struct RandomWeights(BTreeMap<String, TensorInfo>);
+pub struct RandomWeights(BTreeMap<String, Drawn>);
+
+#[derive(Debug)]
+struct Drawn {
+    info: TensorInfo,
+    center: f32,
+    width: f32,
+}
 
 impl RandomWeights {
     /// Weights for `config`.
     pub fn new(config: &ModelConfig) -> Self {
-        let tensors = config.tensors().into_iter();
-        Self(tensors.map(|spec| (spec.name(), TensorInfo { dtype: Dtype::F32, shape: spec.shape })).collect())
+        let drawn = |spec: TensorSpec| {
+            let name = spec.name();
+            let is_factor = name.contains("norm") || spec.init == TensorInit::Constant(1.0);
+            let (center, width) = if is_factor { (1.0, 0.5) } else { (0.0, 1.0) };
+            (name, Drawn { info: TensorInfo { dtype: Dtype::F32, shape: spec.shape }, center, width })
+        };
+        Self(config.tensors().into_iter().map(drawn).collect())
     }
 }
 
@@ -82,19 +95,20 @@ impl TensorSource for RandomWeights {
         self.0.keys().map(String::as_str).collect()
     }
     fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.0.get(name)
+        self.0.get(name).map(|drawn| &drawn.info)
     }
     fn path_of(&self, _: &str) -> &Path {
         Path::new("random")
     }
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        let Drawn { info, center, width } = &self.0[name];
         let value = |i: usize| {
             let mut hasher = DefaultHasher::new();
             (name, i).hash(&mut hasher);
             let uniform = (hasher.finish() >> 11) as f32 / (1u64 << 53) as f32 - 0.5;
-            if name.contains("norm") { 1.0 + 0.5 * uniform } else { uniform }
+            center + width * uniform
         };
-        let values: Vec<f32> = (0..self.0[name].num_elements()).map(value).collect();
+        let values: Vec<f32> = (0..info.num_elements()).map(value).collect();
         Ok(narrow(&values, Dtype::F32).into())
     }
 }

@@ -1,16 +1,9 @@
 //! `retie insert`: mechanisms for the recursions of a model.
 
-use crate::{
-    args::JsonArgs,
-    command::convert::{Bars, command_line, source_model},
-    error::Status,
-    model, output,
-};
-use anyhow::Context;
+use crate::{args::JsonArgs, command::enlarge::Enlargement, error::Status, model};
 use clap::Args;
-use retie_checkpoint::Provenance;
 use retie_config::{MechanismAt, StepTable, document, steps_with};
-use retie_convert::{ConvertError, InsertOptions, OutputFiles};
+use retie_convert::{ConvertError, InsertOptions, insert};
 use std::path::PathBuf;
 
 /// Give the recursions of a model mechanisms of other recursive architectures; most of them leave
@@ -52,20 +45,7 @@ impl Insert {
             None => steps_with(&recursion.steps, &with, recursion.num_recursions)?,
         };
         let options = InsertOptions { steps, context: context.map(|tokens| tokens as usize), seed };
-        let provenance = Provenance::now(command_line(), Some(model::parent(&source)?));
-        let files =
-            OutputFiles { files: source.companions.clone(), provenance: Some(provenance), ..OutputFiles::default() };
-        let mut bars = Bars::default();
-        let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
-        let report = retie_convert::insert(source_model(&source), &options, &files, &out, &mut see)
-            .with_context(|| format!("`{spec}` does not get these mechanisms"))?;
-        if json.json {
-            output::json(&report)?;
-        } else {
-            output::data(&report)?;
-        }
-        output::wrote(&out);
-        output::next(&format!("retie uptrain CONFIG.yaml --set student.model={}", output::word(&out)));
-        Ok(Status::Done)
+        let enlargement = Enlargement { spec: &spec, gets: "these mechanisms", out: &out, json: json.json };
+        enlargement.run(&source, |source, files, progress| insert(source, &options, files, &out, progress))
     }
 }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod convert;
 pub mod demo;
 pub mod doctor;
+mod enlarge;
 pub mod eval;
 pub mod export;
 pub mod generate;

@@ -242,7 +242,10 @@ impl RouterSpec for ExpertChoiceConfig {
                 problems.push(format!("`auxiliary` is `{network}`, expected a network that learns"));
             }
             if !self.network.has_weights() {
-                problems.push(format!("`auxiliary` predicts what a router chooses, and `{}` draws lots", self.network));
+                problems.push(format!(
+                    "`auxiliary` predicts what a router chooses, and `{}` chooses at random",
+                    self.network
+                ));
             }
         }
         let Some(thresholds) = &self.thresholds else { return };

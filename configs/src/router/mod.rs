@@ -255,7 +255,7 @@ mod tests {
             config(RouterNetwork::Random, RouterNetwork::Random),
             [
                 "`auxiliary` is `random`, expected a network that learns",
-                "`auxiliary` predicts what a router chooses, and `random` draws lots"
+                "`auxiliary` predicts what a router chooses, and `random` chooses at random"
             ]
         );
     }

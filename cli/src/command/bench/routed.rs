@@ -94,7 +94,7 @@ impl fmt::Display for Routed {
         )?;
         write!(
             f,
-            "          depth {mean_recursions:.2} in the mean: {speedup:.2} times as fast, operations allow {allowed_speedup:.2}; {:.0} % of the saving; cache {:.1} MB of {:.1}",
+            "          recursions {mean_recursions:.2} in the mean: {speedup:.2} times as fast, operations allow {allowed_speedup:.2}; {:.0} % of the saving; cache {:.1} MB of {:.1}",
             100.0 * realised,
             self.cache_bytes as f64 / 1e6,
             self.full_recursion_cache_bytes as f64 / 1e6

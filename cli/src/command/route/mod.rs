@@ -5,17 +5,10 @@ mod renamed;
 
 pub use renamed::renamed;
 
-use crate::{
-    args::JsonArgs,
-    command::convert::{Bars, command_line, source_model},
-    error::Status,
-    model, output,
-};
-use anyhow::Context;
+use crate::{args::JsonArgs, command::enlarge::Enlargement, error::Status, model};
 use clap::Args;
 use flags::RouteFlags;
-use retie_checkpoint::Provenance;
-use retie_convert::OutputFiles;
+use retie_convert::add_router;
 use std::path::PathBuf;
 
 /// Give a recursive model routers that choose how many recursions each token goes through; nothing
@@ -40,20 +33,7 @@ impl Route {
         let source = model::open(&spec)?;
         let num_recursions = source.config.recursion.as_ref().map_or(1, |recursion| recursion.num_recursions);
         let options = flags.options(num_recursions)?;
-        let provenance = Provenance::now(command_line(), Some(model::parent(&source)?));
-        let files =
-            OutputFiles { files: source.companions.clone(), provenance: Some(provenance), ..OutputFiles::default() };
-        let mut bars = Bars::default();
-        let mut see = |progress: retie_convert::Progress<'_>| bars.see(progress);
-        let report = retie_convert::add_router(source_model(&source), &options, &files, &out, &mut see)
-            .with_context(|| format!("`{spec}` does not get a router"))?;
-        if json.json {
-            output::json(&report)?;
-        } else {
-            output::data(&report)?;
-        }
-        output::wrote(&out);
-        output::next(&format!("retie uptrain CONFIG.yaml --set student.model={}", output::word(&out)));
-        Ok(Status::Done)
+        let enlargement = Enlargement { spec: &spec, gets: "a router", out: &out, json: json.json };
+        enlargement.run(&source, |source, files, progress| add_router(source, &options, files, &out, progress))
     }
 }
