@@ -99,6 +99,22 @@ pub enum ConfigError {
         /// Every problem found.
         problems: Vec<String>,
     },
+    /// Settings of a router that its kind does not have.
+    #[error("{} of `{kind}`\nhint: leave {} out, or name another kind", no_settings(keys), if keys.len() == 1 { "it" } else { "them" })]
+    RouterSettings {
+        /// Kind of the router.
+        kind: String,
+        /// All of them.
+        keys: Vec<&'static str>,
+    },
+    /// A setting of a router has a value that is none of its names, or there is no such kind.
+    #[error("`{kind}`: {problem}")]
+    RouterSetting {
+        /// Kind of the router.
+        kind: String,
+        /// Found and expected.
+        problem: String,
+    },
     /// Mechanisms of recursions do not fit the model, or one another.
     #[error("the steps of the recursions cannot be used:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
     BadSteps {
@@ -108,4 +124,10 @@ pub enum ConfigError {
     /// The sharing pattern does not fit the stack.
     #[error(transparent)]
     Share(#[from] ShareError),
+}
+
+/// `` `a`, `b` are no settings ``.
+fn no_settings(keys: &[&str]) -> String {
+    let list: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
+    format!("{} {}", list.join(", "), if keys.len() == 1 { "is no setting" } else { "are no settings" })
 }

@@ -5,25 +5,42 @@
 use crate::named::named;
 use serde::{Deserialize, Serialize};
 
-named! {
-    /// Exit rule: a number for each token after a recursion; a token whose number reaches the
-    /// threshold leaves the loop.
-    ExitRuleKind, "exit rule" {
-        /// Probability, by a linear probe of the hidden state, that the exit's most probable token
-        /// is that of the whole stack.
-        Probe = "probe",
-        /// Largest probability of the readout.
-        Probability = "probability",
-        /// Difference of the two largest probabilities of the readout.
-        Margin = "margin",
-        /// 1 minus the entropy of the readout, as a part of that of the uniform distribution.
-        Entropy = "entropy",
-        /// Overlap of the readouts before and after the recursion.
-        Agreement = "agreement",
-        /// 1 minus the relative change of the hidden state by the recursion.
-        Change = "change",
-    }
+/// Calls the macro `$with` with the list of all exit rules. An entry is the rule's name in
+/// configurations and on the command line, its variant of [`ExitRuleKind`](crate::ExitRuleKind) and
+/// its module in the model.
+///
+/// The list stands once: configurations and the model's dispatch are both made from it.
+#[macro_export]
+macro_rules! for_each_exit_rule {
+    ($with:ident) => {
+        $with! {
+            /// Probability, by a linear probe of the hidden state, that the exit's most probable
+            /// token is that of the whole stack.
+            "probe" => Probe(probe),
+            /// Largest probability of the readout.
+            "probability" => Probability(probability),
+            /// Difference of the two largest probabilities of the readout.
+            "margin" => Margin(margin),
+            /// 1 minus the entropy of the readout, as a part of that of the uniform distribution.
+            "entropy" => Entropy(entropy),
+            /// Overlap of the readouts before and after the recursion.
+            "agreement" => Agreement(agreement),
+            /// 1 minus the relative change of the hidden state by the recursion.
+            "change" => Change(change),
+        }
+    };
 }
+
+macro_rules! define_rules {
+    ($($(#[$doc:meta])* $name:literal => $variant:ident($module:ident),)+) => {
+        named! {
+            /// Exit rule: a number for each token after a recursion; a token whose number reaches
+            /// the threshold leaves the loop.
+            ExitRuleKind, "exit rule" { $($(#[$doc])* $variant = $name),+ }
+        }
+    };
+}
+for_each_exit_rule!(define_rules);
 
 named! {
     /// Policy for the keys and values of recursions that a token skips.

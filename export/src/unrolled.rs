@@ -237,3 +237,11 @@ impl Depths<'_> {
         self.source.info(&name).is_some().then_some(name)
     }
 }
+
+/// True if an extra vector is merged into linears or norms ([`Unrolled::scale`]).
+pub(crate) fn is_merged(vector: ExtraVector) -> bool {
+    match vector {
+        ExtraVector::AttentionScale | ExtraVector::MlpScale => true,
+        ExtraVector::LoopEmbedding | ExtraVector::LoopNorm => false,
+    }
+}

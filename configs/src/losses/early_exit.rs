@@ -111,7 +111,7 @@ impl LossParameters for EarlyExitConfig {
     fn needs(&self) -> LossNeeds {
         match self.distill_from(ExitReference::Teacher) {
             Some(distill) => LossNeeds::TeacherLogits { temperature: distill.temperature },
-            None => LossNeeds::StudentLogits,
+            None => LossNeeds::Student,
         }
     }
 

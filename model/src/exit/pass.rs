@@ -3,7 +3,6 @@
 use super::{
     RowExits,
     policy::{Passing, SkippedRecursion},
-    rule::Passed,
 };
 use crate::{
     cache::KvCache,
@@ -74,7 +73,7 @@ impl<'m> ExitPass<'m> {
         let RowExits { rule, limits, .. } = &self.exits;
         let asks = |row: &usize| limits[*row].threshold.is_finite() && recursions < limits[*row].max_recursions;
         let numbers = match rule.filter(|_| self.staying.iter().any(asks)) {
-            Some(rule) => rule.signal(&Passed { model, recursions, before, after }),
+            Some(rule) => rule.numbers(model, recursions, [before, after]),
             None => vec![f32::NEG_INFINITY; self.staying.len()],
         };
         let stays = |(row, number): (&usize, f32)| {
