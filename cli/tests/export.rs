@@ -6,10 +6,13 @@
 
 mod support;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 use insta::assert_snapshot;
 use retie_checkpoint::{Dtype, ModelSource, widen};
-use retie_model::{CausalLm, kernels::f32_slice};
+use retie_model::{
+    CausalLm, SelectionRule, TokenIds,
+    kernels::{Layout, f32_slice},
+};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -35,19 +38,25 @@ fn families() -> Vec<String> {
 }
 
 /// Largest difference of the logits of the model at `path` from those of `transformers` for the
-/// golden model `name`, relative to the largest.
-fn difference(path: &Path, name: &str) -> f32 {
+/// golden model `name`, relative to the largest; with `recursions` of the exit after so many.
+fn difference(path: &Path, name: &str, recursions: Option<usize>) -> f32 {
     let bytes = fs_err::read(goldens().join("logits.safetensors")).unwrap();
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     let ids = golden.tensor(&format!("{name}.ids")).unwrap();
-    let ids: Vec<i32> = ids.data().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as i32).collect();
-    let expected = widen(golden.tensor(&format!("{name}.logits")).unwrap().data(), Dtype::F32);
+    let ids: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as u32).collect();
+    let expected = if recursions.is_some() { "exit" } else { "logits" };
+    let expected = widen(golden.tensor(&format!("{name}.{expected}")).unwrap().data(), Dtype::F32);
     let source = ModelSource::open(path.to_str().unwrap()).unwrap();
     source.validate().unwrap();
     let device = Device::flex();
     let model = CausalLm::load(&source.config, source.tensors.as_ref(), &device).unwrap();
-    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device).reshape([1, ids.len()]);
-    let logits = model.logits(model.forward(ids, None)).into_data();
+    let layout = Layout::batch(1, ids.len());
+    let forward = model.begin(TokenIds::upload(ids.iter().copied(), &device), layout, SelectionRule::Causal);
+    let (hidden, _) = match recursions {
+        Some(recursions) => forward.exit_after(recursions),
+        None => forward.finish(),
+    };
+    let logits = model.logits(hidden).into_data();
     let found = f32_slice(&logits);
     assert_eq!(found.len(), expected.len(), "{name}");
     let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
@@ -72,11 +81,58 @@ fn plain_folders_of_every_family_have_the_logits_of_transformers() {
         let comparison = &report["comparison"];
         let merged = &comparison["merged"];
         assert_eq!((&merged["equal_tokens"], &merged["positions"]), (&Value::from(16), &Value::from(48)));
-        for path in [model, place.path(&format!("{name}-unrolled"))] {
-            let difference = difference(&path, &name);
+        for path in [&model, &place.path(&format!("{name}-unrolled"))] {
+            let difference = difference(path, &name, None);
             assert!(difference <= F32, "{}: {difference}", path.display());
         }
+        // What drafts of `transformers` compute (`scripts/test-exports`).
+        let difference = difference(&model, &name, Some(1));
+        assert!(difference <= F32, "{name} at its exit: {difference}");
     }
+}
+
+#[test]
+fn an_adapter_of_peft_has_the_lora_of_every_depth_over_a_plain_base() {
+    let place = Place::new();
+    for name in families().iter().filter(|name| !name.starts_with("gpt_neox")) {
+        copy(&goldens().join(name), &place.path(name));
+        for dtype in ["f32", "keep"] {
+            let export = format!("export {name} --to peft --dtype {dtype} -o {name}-{dtype} --json");
+            let report = json(&place.retie(&export).ok());
+            let comparison = &report["comparison"];
+            assert_eq!(comparison["weights"]["outside"], json("[]"), "{report}");
+            let [difference, largest] =
+                ["max_difference", "largest_logit"].map(|key| comparison["reloaded"][key].as_f64().unwrap());
+            // With `keep` the scales are rounded into bf16 weights.
+            let is_close = difference <= f64::from(F32) * largest && comparison["reloaded"]["equal_tokens"] == 16;
+            assert!(dtype == "keep" || is_close, "{report}");
+        }
+        let config = json(&place.read(&format!("{name}-f32/adapter_config.json")));
+        assert_eq!((&config["r"], &config["lora_alpha"]), (&Value::from(2), &Value::from(2)), "{config}");
+        let modules = config["target_modules"].as_array().unwrap();
+        assert!(modules.contains(&Value::from("model.layers.2.self_attn.v_proj")), "{config}");
+        assert!(!modules.contains(&Value::from("model.layers.3.self_attn.v_proj")), "{config}");
+        let base = json(&place.read(&format!("{name}-f32/base/config.json")));
+        assert_eq!((&base["num_hidden_layers"], base.get("recursion")), (&Value::from(4), None));
+    }
+    // Ranks that differ are stated by linear.
+    place.retie(&format!("{CONVERT} --lora-ranks k_proj=2")).ok();
+    place.retie("export converted --to peft -o adapter").ok();
+    let config = json(&place.read("adapter/adapter_config.json"));
+    let own = &config["rank_pattern"]["model.layers.4.self_attn.k_proj"];
+    assert_eq!((own, &config["rank_pattern"], &config["r"]), (&json("2"), &config["alpha_pattern"], &json("4")));
+    copy(&goldens().join("gpt_neox"), &place.path("gpt_neox"));
+    assert_snapshot!(place.refused("export gpt_neox --to peft -o out"), @"
+    error: `peft` cannot hold the model:
+      a `GPTNeoXForCausalLM` has one linear for q, k and v, which have a LoRA each
+    hint: `--to hf-unrolled` writes a plain model, with every LoRA merged
+    ");
+    place.retie("convert base --recursions 2 --sharing cycle --init average -o looped").ok();
+    assert_snapshot!(place.refused("export looped --to peft -o out"), @"
+    error: `peft` cannot hold the model:
+      it has no LoRA that an adapter could hold
+    hint: `--to hf-unrolled` writes a plain model, with every LoRA merged
+    ");
 }
 
 #[test]
@@ -223,7 +279,7 @@ fn what_a_format_cannot_hold_is_refused() {
     ");
     assert_snapshot!(place.refused("export looped --to onnx -o out"), @"
     error: invalid value 'onnx' for '--to <FORMAT>'
-      [possible values: hf, hf-nanbeige, hf-unrolled, gguf, gguf-unrolled]
+      [possible values: hf, hf-nanbeige, hf-unrolled, gguf, gguf-unrolled, peft]
 
     For more information, try '--help'.
     ");

@@ -16,6 +16,7 @@ use support::{Place, Run, assets, copy};
 const PAGES: &[&str] = &[
     "README.md",
     "docs/guides/convert.md",
+    "docs/guides/plan.md",
     "docs/guides/distil.md",
     "docs/guides/route.md",
     "docs/guides/exits.md",

@@ -1,7 +1,7 @@
 //! Cost of a sequence by formula: bytes of keys and values, and operations (Mixture-of-Recursions,
 //! Table 2, <https://arxiv.org/abs/2507.10524>; with grouped queries, LoRA, routers and the head,
-//! which its count leaves out). It is the one cost model: `inspect`, `uptrain --dry-run` and
-//! `--router-report` ask it.
+//! which its count leaves out). It is the one cost model, with the memory of a training step
+//! beside it (`memory.rs`): `inspect`, `uptrain --dry-run`, `plan` and `--router-report` ask it.
 //!
 //! `c_r` is the fraction of the tokens that recursion `r` selects, `S` the tokens of the sequence.
 //! Every depth of recursion `r` has

@@ -220,6 +220,15 @@ impl Tokenizer {
         self.bos_token
     }
 
+    /// What stands before a text that starts at the beginning, in words.
+    #[must_use]
+    pub fn start_in_words(&self) -> String {
+        match self.bos_token.and_then(|bos| self.token(bos)) {
+            Some(bos) => format!("a text begins with the BOS token `{bos}`"),
+            None => "a text begins without a BOS token, as its tokenizer wants it".to_owned(),
+        }
+    }
+
     /// Ids of a text that starts at the beginning: after the BOS token, if there is one.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The export: a folder is written beside its place, compared by the caller, and published.
 
 use crate::{
-    ExportError, ExportReport, StoredType,
+    Adapted, ExportError, ExportReport, StoredType,
     format::{ExportModel, Format, Progress},
     report::Contents,
 };
@@ -34,6 +34,15 @@ impl Written {
     #[must_use]
     pub fn model_path(&self) -> PathBuf {
         (self.format.model)(self.staging.path())
+    }
+
+    /// The model that the written adapter makes of `base`, the tensors of the written model; `None`
+    /// where the format has none.
+    ///
+    /// # Errors
+    /// When the adapter cannot be read.
+    pub fn adapted<'a>(&self, base: &'a dyn TensorSource) -> Result<Option<Adapted<'a>>, ExportError> {
+        self.format.has_adapter.then(|| Adapted::open(base, self.staging.path())).transpose()
     }
 
     /// The format.

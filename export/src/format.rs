@@ -1,6 +1,8 @@
 //! Formats: what every target of an export has.
 
-use crate::{ExportError, StoredType, Unrolled, cast::Cast, gguf_file, hf, hf_nanbeige, hf_unrolled, report::Contents};
+use crate::{
+    ExportError, StoredType, Unrolled, cast::Cast, gguf_file, hf, hf_nanbeige, hf_unrolled, peft, report::Contents,
+};
 use retie_checkpoint::{Dtype, TensorSource};
 use retie_config::ModelConfig;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ pub struct Format {
     pub(crate) write: WriteFormat,
     /// The model in that folder, as retie opens it.
     pub(crate) model: fn(&Path) -> PathBuf,
+    /// True if the model needs the adapter beside it.
+    pub has_adapter: bool,
 }
 
 /// Writer of a format: model, type, folder, progress.
@@ -27,7 +31,7 @@ pub(crate) type WriteFormat =
 
 /// Every format, in the order of the documentation.
 pub static FORMATS: &[&Format] =
-    &[&hf::FORMAT, &hf_nanbeige::FORMAT, &hf_unrolled::FORMAT, &gguf_file::LOOPED, &gguf_file::UNROLLED];
+    &[&hf::FORMAT, &hf_nanbeige::FORMAT, &hf_unrolled::FORMAT, &gguf_file::LOOPED, &gguf_file::UNROLLED, &peft::FORMAT];
 
 /// The model that is exported.
 #[derive(Clone, Copy)]
@@ -59,9 +63,10 @@ impl Format {
     /// # Errors
     /// When a tensor cannot be read, or the format cannot hold the model.
     pub fn exact<'a>(&self, model: ExportModel<'a>) -> Result<Box<dyn TensorSource + 'a>, ExportError> {
-        Ok(match self.is_unrolled {
-            true => Box::new(Unrolled::new(model, Some(Dtype::F32), self.name)?),
-            false => Box::new(Cast::new(model, None)),
+        Ok(match (self.has_adapter, self.is_unrolled) {
+            (true, _) => Box::new(peft::Split::new(model, Some(Dtype::F32))?),
+            (false, true) => Box::new(Unrolled::new(model, Some(Dtype::F32), self.name)?),
+            (false, false) => Box::new(Cast::new(model, None)),
         })
     }
 

@@ -33,6 +33,7 @@ pub(crate) static LOOPED: Format = Format {
         file.write(dtype, dir, progress)
     },
     model: |dir| dir.join(FILE),
+    has_adapter: false,
 };
 
 pub(crate) static UNROLLED: Format = Format {
@@ -48,6 +49,7 @@ pub(crate) static UNROLLED: Format = Format {
         Ok(Contents { merged: changes.merged, scaled: changes.scaled, ..contents })
     },
     model: |dir| dir.join(FILE),
+    has_adapter: false,
 };
 
 struct File<'a> {

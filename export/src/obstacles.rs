@@ -32,6 +32,14 @@ pub(crate) fn of_unrolling(model: &ExportModel<'_>) -> Result<Vec<String>, Check
     Ok(reasons)
 }
 
+/// Hint for a model that has no plain one.
+pub(crate) fn hint_of_unrolling(config: &ModelConfig) -> &'static str {
+    match of_steps(config) {
+        Some(_) => "`retie serve` runs the model as it is",
+        None => "`--to hf` can, with routers at full depth",
+    }
+}
+
 /// Reason why no other program computes the steps of a model; `None` without steps.
 pub(crate) fn of_steps(config: &ModelConfig) -> Option<String> {
     let names = config.recursion.as_ref()?.mechanisms();

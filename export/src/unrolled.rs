@@ -21,12 +21,6 @@ use retie_config::{
 };
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
-/// Hint for a model that has no plain one.
-const WITHOUT: &str = "`--to hf` can, with routers at full depth";
-
-/// Hint for a model that no format holds.
-const AS_IT_IS: &str = "`retie serve` runs the model as it is";
-
 /// The plain model of a recursive one, as a [`TensorSource`] under the names of the checkpoint
 /// layout. Its tensors are computed when they are read.
 pub struct Unrolled<'a> {
@@ -76,13 +70,35 @@ impl<'a> Unrolled<'a> {
     /// When no plain model of the family computes the same (every reason is listed), or a tensor
     /// cannot be read.
     pub fn new(model: ExportModel<'a>, dtype: Option<Dtype>, format: &'static str) -> Result<Self, ExportError> {
+        Self::with(model, dtype, format, Lora::Merged)
+    }
+
+    /// [`Unrolled::new`] without the LoRA of the depths, and without the residual scales that their
+    /// magnitudes take.
+    ///
+    /// # Errors
+    /// As [`Unrolled::new`].
+    pub(crate) fn without_lora(
+        model: ExportModel<'a>,
+        dtype: Option<Dtype>,
+        format: &'static str,
+    ) -> Result<Self, ExportError> {
+        Self::with(model, dtype, format, Lora::Beside)
+    }
+
+    fn with(
+        model: ExportModel<'a>,
+        dtype: Option<Dtype>,
+        format: &'static str,
+        lora: Lora,
+    ) -> Result<Self, ExportError> {
         let reasons = obstacles::of_unrolling(&model)?;
         if !reasons.is_empty() {
-            let hint = if obstacles::of_steps(model.config).is_some() { AS_IT_IS } else { WITHOUT };
-            return Err(ExportError::CannotHold { format, reasons, hint: hint.to_owned() });
+            let hint = obstacles::hint_of_unrolling(model.config).to_owned();
+            return Err(ExportError::CannotHold { format, reasons, hint });
         }
         let (source, config) = (model.tensors, model.config.unrolled());
-        let depths = Depths { source, config: model.config, map: model.config.share_map() };
+        let depths = Depths { model: &model, map: model.config.share_map(), lora };
         let tensor = |spec: TensorSpec| {
             let (stored, change) = depths.origin(&spec);
             let factor = match &change {
@@ -183,18 +199,28 @@ impl TensorSource for Unrolled<'_> {
     }
 }
 
+/// Place of the LoRA of the depths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lora {
+    /// In the linears.
+    Merged,
+    /// Not in the plain model.
+    Beside,
+}
+
 /// The recursive model, by depth.
-struct Depths<'a> {
-    source: &'a dyn TensorSource,
-    config: &'a ModelConfig,
+struct Depths<'m> {
+    model: &'m ExportModel<'m>,
     map: ShareMap,
+    lora: Lora,
 }
 
 impl Depths<'_> {
     /// Stored tensor and change of a tensor of the plain model.
     fn origin(&self, spec: &TensorSpec) -> (String, Change) {
         let TensorOwner::Layer(layer) = spec.owner else { return (spec.name(), Change::None) };
-        if self.config.recursion.is_none() {
+        let config = self.model.config;
+        if config.recursion.is_none() {
             return (spec.name(), Change::None);
         }
         let step = self.map.depths()[layer.0];
@@ -204,44 +230,57 @@ impl Depths<'_> {
             TensorRole::Projection(projection) if is_weight => (of_layer, self.linear(step.depth, projection)),
             _ => {
                 let of_depth = TensorOwner::Depth(step.depth).tensor_name(spec.role, spec.part);
-                let stored = if self.config.has_depth_vectors() { of_depth } else { of_layer };
-                let plus_one = is_weight && self.config.anatomy.norm == NormKind::RmsPlusOne;
-                let scale = self.scale(step.depth, spec.role);
+                let stored = if config.has_depth_vectors() { of_depth } else { of_layer };
+                let plus_one = is_weight && config.anatomy.norm == NormKind::RmsPlusOne;
+                let scale = residual_scale(self.model, step.depth, spec.role);
                 (stored, scale.map_or(Change::None, |scale| Change::Scaled { scale, plus_one }))
             }
         }
     }
 
     fn linear(&self, depth: Depth, projection: Projection) -> Change {
-        let own = |role| Some(TensorOwner::Depth(depth).weight(role)).filter(|name| self.source.info(name).is_some());
-        let factors = own(TensorRole::LoraA(projection)).zip(own(TensorRole::LoraB(projection)));
-        let scale = self.scale(depth, TensorRole::Projection(projection));
+        let stored = |role| {
+            let name = TensorOwner::Depth(depth).weight(role);
+            Some(name).filter(|name| self.model.tensors.info(name).is_some())
+        };
+        let factors = stored(TensorRole::LoraA(projection)).zip(stored(TensorRole::LoraB(projection)));
+        let magnitudes = stored(TensorRole::Magnitude(projection));
+        let scale = residual_scale(self.model, depth, TensorRole::Projection(projection));
+        let (factors, magnitudes, scale) = match self.lora {
+            Lora::Merged => (factors, magnitudes, scale),
+            Lora::Beside => (None, None, scale.filter(|_| magnitudes.is_none())),
+        };
         if factors.is_none() && scale.is_none() {
             return Change::None;
         }
-        let factors = factors.map(|(a, b)| [a, b]);
-        Change::Linear { factors, magnitudes: own(TensorRole::Magnitude(projection)), scale }
-    }
-
-    /// Residual scale that a linear or norm of a depth takes: the last one of its part.
-    fn scale(&self, depth: Depth, role: TensorRole) -> Option<String> {
-        let last = match self.config.anatomy.residual {
-            Residual::PreNorm | Residual::Parallel => [Projection::O, Projection::Down].map(TensorRole::Projection),
-            Residual::Sandwich | Residual::PostNorm => {
-                [NormPosition::PostAttention, NormPosition::PostFeedforward].map(TensorRole::Norm)
-            }
-        };
-        let vectors = [ExtraVector::AttentionScale, ExtraVector::MlpScale];
-        let (_, vector) = last.into_iter().zip(vectors).find(|(last, _)| *last == role)?;
-        let name = TensorOwner::Depth(depth).weight(TensorRole::Extra(vector));
-        self.source.info(&name).is_some().then_some(name)
+        Change::Linear { factors: factors.map(|(a, b)| [a, b]), magnitudes, scale }
     }
 }
 
-/// True if an extra vector is merged into linears or norms ([`Unrolled::scale`]).
+/// True if an extra vector is merged into linears or norms ([`residual_scale`]).
 pub(crate) fn is_merged(vector: ExtraVector) -> bool {
     match vector {
         ExtraVector::AttentionScale | ExtraVector::MlpScale => true,
         ExtraVector::LoopEmbedding | ExtraVector::LoopNorm => false,
     }
+}
+
+/// Residual scale that a linear or norm of a depth takes: the last one of its part.
+pub(crate) fn residual_scale(model: &ExportModel<'_>, depth: Depth, role: TensorRole) -> Option<String> {
+    let last = match model.config.anatomy.residual {
+        Residual::PreNorm | Residual::Parallel => [Projection::O, Projection::Down].map(TensorRole::Projection),
+        Residual::Sandwich | Residual::PostNorm => {
+            [NormPosition::PostAttention, NormPosition::PostFeedforward].map(TensorRole::Norm)
+        }
+    };
+    let vectors = [ExtraVector::AttentionScale, ExtraVector::MlpScale];
+    let (_, vector) = last.into_iter().zip(vectors).find(|(last, _)| *last == role)?;
+    let name = TensorOwner::Depth(depth).weight(TensorRole::Extra(vector));
+    model.tensors.info(&name).is_some().then_some(name)
+}
+
+/// The rows of `matrix [out, n]` times `scale [out]`.
+pub(crate) fn scaled_rows(matrix: &[f32], scale: &[f32]) -> Vec<f64> {
+    let rows = matrix.chunks((matrix.len() / scale.len().max(1)).max(1)).zip(scale);
+    rows.flat_map(|(row, scale)| row.iter().map(|x| f64::from(*x) * f64::from(*scale))).collect()
 }

@@ -20,7 +20,7 @@ use burn::{
     module::{Module, Param},
     tensor::Tensor,
 };
-use retie_config::{Activation, Precision};
+use retie_config::{Activation, Precision, merges};
 
 /// Weights of a stored linear: `weight [out, in]`, `bias [out]`. Without weight the LoRA of its
 /// depth is all of it.
@@ -140,14 +140,12 @@ impl Linear {
     }
 
     /// Whether LoRA is merged, `(W' + B A) x` in place of `W' x + B A x`: if `W'` is trained, so
-    /// that the gradients of `A` and `B` are products of its own, and with more than `in·out/(in +
-    /// out)` rows, from which there is less to compute. In bf16 the sum would round corrections
-    /// away.
+    /// that the gradients of `A` and `B` are products of its own, and with [enough rows](merges).
+    /// In bf16 the sum would round corrections away.
     fn merges(&self, rows: usize) -> bool {
         let Some(weight) = self.weight.as_ref().filter(|_| self.precision == Precision::F32) else { return false };
         let weight = weight.val();
-        let [out, input] = weight.dims();
-        weight.is_require_grad() && rows * (out + input) > out * input
+        weight.is_require_grad() && merges(weight.dims(), rows)
     }
 
     /// DoRA scaling `m / ‖W' + B A‖ ⊙ out`; `out` itself without magnitudes.

@@ -21,11 +21,11 @@ mod pass;
 mod run;
 
 pub use error::TrainError;
-pub use io::{KeepEvent, KeepLogits, KeptLogits, TokenizedText, keep_logits, tokenize};
+pub use io::{KeepEvent, KeepLogits, KeptLogits, TokenizedText, document_ends, keep_logits, tokenize};
 pub use job::Job;
 pub use log::{Baseline, HeldoutRouting, Logger, StepRow, read_metrics};
 pub use objective::Telemetry;
 pub use run::{
-    Event, GroupEstimate, MODEL_DIR, Outcome, Resume, RunEstimate, RunMemory, RunState, Spike, Stage, estimate,
-    run_memory, stages, uptrain,
+    Event, GroupEstimate, MODEL_DIR, Outcome, Resume, RunEstimate, RunMemory, RunModels, RunState, Spike, Stage,
+    StepSeconds, estimate, kernels, measure_step, run_memory, stages, step_operations, uptrain,
 };

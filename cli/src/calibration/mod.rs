@@ -1,7 +1,7 @@
 //! The calibration of a conversion: tokens of a text, and the model that runs on them layer by
 //! layer.
 
-use crate::model;
+use crate::{model, output};
 use retie_checkpoint::ModelSource;
 use retie_config::CalibrationSource;
 use retie_convert::Calibration;
@@ -18,6 +18,7 @@ impl CalibrationRun {
     /// Reads the text with the tokenizer of `source`.
     pub fn read(source: &ModelSource, calibration: &CalibrationSource) -> anyhow::Result<Self> {
         let tokenizer = model::tokenizer(source)?;
+        output::line(&format!("calibration: {}", tokenizer.start_in_words()));
         let max_length = source.config.max_position_embeddings;
         let text = CalibrationText::read(&calibration.path, &tokenizer, max_length, calibration.tokens)?;
         let model = LayerByLayer::new(&source.config, &retie_model::device("cpu")?);

@@ -19,6 +19,7 @@ pub mod insert;
 pub mod inspect;
 pub mod lab;
 pub mod man;
+pub mod plan;
 pub mod plot;
 pub mod push;
 pub mod report;

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use retie_config::{DataConfig, DataFormat, UptrainConfig, document};
 use retie_report::number::grouped;
-use retie_trainer::{TokenizedText, tokenize};
+use retie_trainer::{TokenizedText, document_ends, tokenize};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -59,6 +59,7 @@ impl Tokenize {
         let dir = data.cache_dir.clone().context(
             "the run has no `data.cache_dir`\nhint: name the folder in the file, or here with `--cache-dir`",
         )?;
+        let ends = document_ends(&data, &model)?;
         let mut bar: Option<(&'static str, Progress)> = None;
         let texts = tokenize(&data, &model, &mut |what, progress| {
             if bar.as_ref().is_none_or(|(current, _)| *current != what) {
@@ -71,9 +72,10 @@ impl Tokenize {
         })?;
         drop(bar);
         match self.json.json {
-            true => output::json(&json!({ "cache_dir": dir, "texts": texts }))?,
+            true => output::json(&json!({ "cache_dir": dir, "texts": texts, "ends": ends }))?,
             false => output::data(texts.iter().map(line).collect::<Vec<_>>().join("\n"))?,
         }
+        output::line(&ends);
         output::wrote(&dir);
         let config = self.config.as_ref().map_or_else(|| "CONFIG.yaml".to_owned(), |path| output::word(path));
         output::next(&format!("retie uptrain {config} --set data.cache_dir={}", output::word(&dir)));

@@ -2,11 +2,13 @@
 """Makes tiny recursive models of every family with the logits of `transformers`, and checks exports of them.
 
     python make.py                  # writes NAME/ and logits.safetensors beside itself; transformers 5.24, torch 2.15
-    python make.py --check DIR      # loads DIR/NAME, an `hf` or `hf-unrolled` export of each model, and compares logits and tokens
+    python make.py --check DIR…     # loads DIR/NAME, an `hf`, `hf-unrolled` or `peft` export of each model that is there, and
+                                    # compares logits and tokens
 
 Each model has four depths over three stored layers (`middle_cycle`, two recursions), LoRA or DoRA, own norms and biases at every
 depth, and `residual_scale`. Its tensors are drawn at random, as bfloat16. The logits are those of the family's own class with four
 layers, in f64: the linears are merged here with torch, the scales are hooks on what attention and the feed-forward network add.
+`NAME.exit` are the logits after the first recursion: of the same class without the depth of the second.
 """
 
 import argparse
@@ -17,9 +19,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
 
 HERE = Path(__file__).parent
 LAYERS = [0, 1, 1, 2]
+# Of a token that leaves the loop after the first recursion; the layers after the loop still run.
+EXIT_DEPTHS = [0, 1, 3]
 SHARED = [depth for depth, layer in enumerate(LAYERS) if LAYERS.count(layer) > 1]
 RANK, TOKENS, NEW = 2, 32, 16
 BASE = {
@@ -157,6 +162,7 @@ def make(name, config, seed):
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits.float()
     keys = json.loads(settings.to_json_string(use_diff=False))
+    at_exit = exit_logits(model, ids)
     lora = {"rank": RANK} | ({"relax": "dora"} if dora else {})
     recursion = {"num_recursions": 2, "sharing": "middle_cycle", "init": "average", "share_norms": False, "lora": lora,
                  "extras": ["residual_scale"]}
@@ -164,43 +170,75 @@ def make(name, config, seed):
     (HERE / name).mkdir(exist_ok=True)
     (HERE / name / "config.json").write_text(json.dumps(keys, indent=2) + "\n")
     save_file({k: v.contiguous() for k, v in stored.items()}, HERE / name / "model.safetensors", metadata={"format": "pt"})
-    return {f"{name}.ids": ids, f"{name}.logits": logits}
+    return {f"{name}.ids": ids, f"{name}.logits": logits, f"{name}.exit": at_exit}
+
+
+def exit_logits(model, ids):
+    """Logits of `model` without the depths of the second recursion; `model` stays so."""
+    stack = model.gpt_neox if hasattr(model, "gpt_neox") else model.model
+    stack.layers = torch.nn.ModuleList(stack.layers[depth] for depth in EXIT_DEPTHS)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[depth] for depth in EXIT_DEPTHS]
+    model.config.num_hidden_layers = len(EXIT_DEPTHS)
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits.float()
+
+
+def load(path, base=None):
+    """The model in `path`, of an adapter over its base, which is in `path` or `base`."""
+    adapter = path if (path / "adapter_config.json").exists() else None
+    path = path if adapter is None else base or path / "base"
+    model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, dtype=torch.float32, trust_remote_code=True)
+    problems = {k: v for k, v in info.items() if v}
+    assert not problems, f"{path}: {problems}"
+    if adapter is None:
+        return model.eval()
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter).eval()
 
 
 def check(folder):
     golden = load_file(HERE / "logits.safetensors")
-    for name in FAMILIES:
-        settings = {"dtype": torch.float32, "trust_remote_code": True}
-        model, info = AutoModelForCausalLM.from_pretrained(folder / name, output_loading_info=True, **settings)
-        problems = {k: v for k, v in info.items() if v}
-        assert not problems, f"{name}: {problems}"
+    names = [name for name in FAMILIES if (folder / name).exists()]
+    assert names, f"{folder} has no export"
+    for name in names:
+        model = load(folder / name)
         ids, logits = golden[f"{name}.ids"], golden[f"{name}.logits"]
         greedy = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         padded = torch.cat([torch.zeros_like(ids[:, :3]), ids[:, :-3]], 1)
         mask = (torch.arange(ids.shape[1]) >= 3).long()[None]
         with torch.no_grad():
-            found = model.eval()(input_ids=ids).logits
-            cached = model.generate(ids, **greedy)
-            plain = model.generate(ids, use_cache=False, **greedy)
+            found = model(input_ids=ids).logits
+            cached = model.generate(input_ids=ids, **greedy)
+            plain = model.generate(input_ids=ids, use_cache=False, **greedy)
             beside = model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0)).logits[:, 3:]
             with tempfile.TemporaryDirectory() as saved:
                 model.save_pretrained(saved)
-                again = AutoModelForCausalLM.from_pretrained(saved, **settings).eval()(input_ids=ids).logits
+                again = load(Path(saved), folder / name / "base")(input_ids=ids).logits
+            differences = {"logits": found - logits, "left-padded": beside - logits[:, :-3], "saved": again - found}
+            drafted = cached
+            if hasattr(model.config, "stack"):
+                drafted = model.generate(input_ids=ids, assistant_early_exit=len(EXIT_DEPTHS), **greedy)
+                model.config.num_hidden_layers = len(EXIT_DEPTHS)
+                differences["exit"] = model(input_ids=ids).logits - golden[f"{name}.exit"]
         largest = logits.abs().max()
-        differences = {"logits": found - logits, "left-padded": beside - logits[:, :-3], "saved": again - found}
         differences = {what: difference.abs().max().item() for what, difference in differences.items()}
         print(f"{name:<20} {type(model).__name__:<24} of {largest:.1f}: " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()))
         assert max(differences.values()) <= 1e-5 * largest, f"{name} differs"
         assert torch.equal(cached, plain), f"{name}: the cache changes greedy tokens"
+        assert torch.equal(drafted, plain), f"{name}: drafts of an early exit change greedy tokens"
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--check", type=Path, metavar="DIR")
-    folder = parser.parse_args().check
+    parser.add_argument("--check", type=Path, nargs="+", metavar="DIR")
+    folders = parser.parse_args().check
     torch.set_num_threads(1)
-    if folder:
-        check(folder)
+    logging.disable_progress_bar()
+    if folders:
+        for folder in folders:
+            check(folder)
     else:
         golden = {}
         for seed, (name, config) in enumerate(FAMILIES.items()):

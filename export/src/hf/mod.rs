@@ -35,6 +35,7 @@ pub(crate) static FORMAT: Format = Format {
     types: StoredType::OF_FOLDERS,
     write,
     model: Path::to_path_buf,
+    has_adapter: false,
 };
 
 fn write(

@@ -141,6 +141,8 @@ class Step:
         self.total = past + positions.shape[1]
         self.rotations = [rotation(rope, positions) for rope in stack["ropes"]]
         self.keys_values = {}
+        # Place of the running depth in the cache: the depth itself, but for drafts, which run fewer.
+        self.slot = 0
 
     def mask(self, queries, keys, window, like):
         """Additive mask `[B or 1, 1, T, S]`. A cache with a window returns the last keys only, a static one also empty places."""
@@ -255,7 +257,7 @@ class Depth(Weights):
         else:
             key, value = heads("k_norm", linear("self_attn.k_proj", x)), heads(None, linear("self_attn.v_proj", x))
             if step.cache is not None:
-                key, value = step.cache.update(key, value, self.depth)
+                key, value = step.cache.update(key, value, step.slot)
             step.keys_values[self.depth] = key, value
         return self.attention(query, key, value, step)
 
@@ -307,8 +309,7 @@ class RetieModel(RetiePreTrainedModel):
             position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
         step = Step(self.config.stack, position_ids, attention_mask, cache, past, kwargs)
         states = [x]
-        # `generate(assistant_early_exit=n)` lowers `num_hidden_layers`.
-        for depth in self.depths[: self.config.num_hidden_layers]:
+        for step.slot, depth in enumerate(self.running_depths()):
             states.append(depth(states[-1], self.layers[depth.own["layer"]], step))
             if not output_hidden_states:
                 states = states[-1:]
@@ -317,6 +318,15 @@ class RetieModel(RetiePreTrainedModel):
             return (x,)
         hidden = tuple(states) if output_hidden_states else None
         return BaseModelOutputWithPast(last_hidden_state=x, hidden_states=hidden, **{CACHE: cache})
+
+    def running_depths(self):
+        """The depths to run: all, or for drafts of `generate(assistant_early_exit=n)`, which lowers `num_hidden_layers`, n of them.
+        A draft leaves the loop early and goes on with the layers after it."""
+        count, coda = self.config.num_hidden_layers, self.config.stack["coda"]
+        after_loop = len(self.depths) - coda
+        if count >= len(self.depths) or count <= after_loop:
+            return self.depths[:count]
+        return [*self.depths[: count - after_loop], *self.depths[coda:]]
 
 
 class RetieForCausalLM(RetiePreTrainedModel, GenerationMixin):

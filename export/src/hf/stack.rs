@@ -25,8 +25,10 @@ pub(super) fn stack(config: &ModelConfig) -> Map<String, Value> {
         _ => None,
     });
     let lora = config.recursion.as_ref().and_then(|recursion| recursion.lora.as_ref());
+    let map = config.share_map();
     let object = json!({
-        "num_layers": config.share_map().num_layers(),
+        "num_layers": map.num_layers(),
+        "coda": map.exits().map_or(map.num_depths(), |exits| exits.coda().start),
         "share_norms": !config.has_depth_vectors(),
         "norm": match anatomy.norm {
             NormKind::Rms => "rms",

@@ -19,7 +19,7 @@ use retie_config::Activation;
 use std::sync::Arc;
 
 /// Logits in memory at once, in elements: 64 MB of f32 each for student, teacher and early exit.
-const LOGITS_IN_FLIGHT: usize = 1 << 24;
+pub const LOGITS_IN_FLIGHT: usize = 1 << 24;
 
 /// Operations of a decoder on one kind of device.
 pub trait KernelSet: Sync {

@@ -34,7 +34,7 @@ pub use head_loss::{
     CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, Teacher,
     TopProbs,
 };
-pub use kernel_set::{Ceilings, ElementwiseUpdate, KernelSet};
+pub use kernel_set::{Ceilings, ElementwiseUpdate, KernelSet, LOGITS_IN_FLIGHT};
 pub use layout::{Grid, Layout, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{

@@ -8,4 +8,4 @@ mod tokenize;
 
 pub use keep_logits::{KeepEvent, KeepLogits, KeptLogits, keep_logits};
 pub use texts::Texts;
-pub use tokenize::{TokenizedText, tokenize};
+pub use tokenize::{TokenizedText, document_ends, tokenize};

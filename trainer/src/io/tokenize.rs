@@ -6,7 +6,7 @@ use super::{
 };
 use crate::TrainError;
 use retie_checkpoint::ModelSource;
-use retie_config::DataConfig;
+use retie_config::{DataConfig, DataFormat};
 use retie_data::{Progress, TokenDataset};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,24 @@ pub fn tokenize(
     let mut texts: Vec<_> = train.sources().enumerate().map(|(index, source)| summary(name(index), source)).collect();
     texts.extend(files.heldout(&mut tokenizing)?.map(|heldout| summary("heldout".to_owned(), &heldout)));
     Ok(texts)
+}
+
+/// The tokens around each document of `data` for models with the tokenizer of `model`, in words.
+///
+/// # Errors
+/// The model has no tokenizer, or none of its tokens ends a text.
+pub fn document_ends(data: &DataConfig, model: &ModelSource) -> Result<String, TrainError> {
+    if data.format == DataFormat::Chat {
+        return Ok("a conversation has the tokens that its chat template writes, and no others around it".to_owned());
+    }
+    let tokenizer = tokenizer(model)?;
+    let end = end_of_text(model, &tokenizer)?;
+    let text = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());
+    Ok(match tokenizer.bos_token() {
+        Some(bos) if bos == end => format!("a document ends with `{}`, which is the BOS token of the next", text(end)),
+        Some(bos) => format!("a document begins with the BOS token `{}` and ends with `{}`", text(bos), text(end)),
+        None => format!("a document begins without a BOS token, and ends with `{}`", text(end)),
+    })
 }
 
 fn summary(name: String, text: &TokenDataset) -> TokenizedText {

@@ -56,9 +56,18 @@ impl Comparison {
         let path = written.model_path();
         let spec = path.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?;
         let file = model::open(spec).context("the export cannot be read")?;
-        let reloaded = sample.read(&load(&file.config, file.tensors.as_ref())?)?;
+        let adapted = written.adapted(file.tensors.as_ref())?;
+        let tensors: &dyn TensorSource = match &adapted {
+            Some(adapted) => adapted,
+            None => file.tensors.as_ref(),
+        };
+        let reloaded = sample.read(&load(&file.config, tensors)?)?;
         let (format, dtype) = (written.format(), written.report().dtype);
-        let weights = check_weights(format.exact(exported)?.as_ref(), file.tensors.as_ref(), dtype)?;
+        let exact = format.exact(exported)?;
+        let weights = match &adapted {
+            Some(adapted) => check_weights(exact.as_ref(), &adapted.files(), dtype)?,
+            None => check_weights(exact.as_ref(), tensors, dtype)?,
+        };
         let mut merged = None;
         if format.is_unrolled {
             let unrolled = Unrolled::new(exported, Some(Dtype::F32), format.name)?;

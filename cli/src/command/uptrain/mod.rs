@@ -19,7 +19,7 @@ use clock::Clock;
 use retie_checkpoint::{HubAddress, ModelSource, Provenance};
 use retie_collective::{Collective, lead_first};
 use retie_config::{UptrainConfig, document};
-use retie_trainer::{Event, Job, Outcome, Resume, Stage, run_memory};
+use retie_trainer::{Event, Job, Outcome, Resume, RunModels, Stage, document_ends, kernels, run_memory};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
@@ -143,6 +143,7 @@ impl Uptrain {
         let student = model::open(&config.student.model)?;
         if leads {
             check_memory(config, &student, job)?;
+            output::line(&document_ends(&config.data, &student)?);
         }
         let parent = model::parent(&student)?;
         let provenance = Provenance::now(command_line(), Some(parent));
@@ -250,11 +251,12 @@ fn check_memory(config: &UptrainConfig, student: &ModelSource, job: Job<'_>) -> 
     }
     let teacher = config.teacher.as_ref().and_then(|teacher| teacher.model.as_ref());
     let teacher = teacher.map(|teacher| model::open(teacher)).transpose()?;
-    let needed = run_memory(config, (student, teacher.as_ref()), job.device, job.ranks.world());
-    let held = (needed.student + needed.teacher) as u64;
-    let need = Need { least: held, estimate: held + needed.activations() as u64 };
+    let models = RunModels::from_sources(student, teacher.as_ref(), job.device);
+    let needed = run_memory(config, models, kernels(job.device), job.ranks.world());
+    let least = (needed.student() + needed.teacher) as u64;
+    let need = Need { least, estimate: needed.total() as u64 };
     memory::check("the run", need, |free| {
-        match free.saturating_sub(held) / needed.activations_per_sequence.max(1) as u64 {
+        match free.saturating_sub(needed.fixed() as u64) / needed.activations_per_sequence.max(1) as u64 {
         0 => "a smaller `data.sequence_length`, `train.checkpoint_recursions: true`, cached logits in place of a teacher, or `train.shard_optimizer` on several ranks need less".to_owned(),
         sequences => format!("`train.batch_size: {sequences}` would fit; `train.gradient_accumulation` keeps the step as large"),
     }
