@@ -1,7 +1,7 @@
 //! Exit rules: a number for each token after a recursion. Every rule is a file of `signals` and a
 //! line of [`ExitRule::signal`].
 
-use super::signals::{agreement, change, entropy, margin, probability, probe};
+use super::signals::{agreement, change, entropy, margin, probability, probe, router};
 use crate::causal_lm::CausalLm;
 use burn::tensor::{Device, Tensor};
 use retie_config::{ExitProbe, ExitRuleKind};
@@ -46,6 +46,7 @@ impl ExitRule {
             ExitRuleKind::Entropy => entropy::signal(passed),
             ExitRuleKind::Agreement => agreement::signal(passed),
             ExitRuleKind::Change => change::signal(passed),
+            ExitRuleKind::Router => router::signal(passed),
         }
     }
 
