@@ -28,7 +28,8 @@ fn model(num_recursions: usize, change: impl FnOnce(&mut RecursionConfig)) -> Ca
 }
 
 fn engine(model: &CausalLm, num_slots: usize) -> Engine {
-    Engine::new(model.clone(), EngineOptions { num_slots, context: LONG, max_step_tokens: 64 }).unwrap()
+    let context = model.config().max_position_embeddings;
+    Engine::new(model.clone(), EngineOptions { num_slots, context, max_step_tokens: 64 }).unwrap()
 }
 
 fn run(mut engine: Engine, requests: &[Request]) -> (Vec<Text>, Engine) {

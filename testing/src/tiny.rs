@@ -43,8 +43,9 @@ pub fn overflowing_model(config: &ModelConfig) -> CausalLm {
     CausalLm::load(config, &LargeHead(RandomWeights::new(config)), &Device::flex()).unwrap()
 }
 
-/// The weights that a configuration asks for, drawn by name: between −½ and ½. Factors (norms, and
-/// whatever starts at 1) lie around 1, because a divisor near 0 would amplify rounding.
+/// The weights that a configuration asks for, drawn by name: between −½ and ½. Norms, scalars of
+/// activations and whatever starts at 1 lie around 1, because a divisor near 0 would amplify
+/// rounding.
 #[derive(Debug)]
 pub struct RandomWeights(BTreeMap<String, Drawn>);
 
@@ -60,7 +61,8 @@ impl RandomWeights {
     pub fn new(config: &ModelConfig) -> Self {
         let drawn = |spec: TensorSpec| {
             let name = spec.name();
-            let is_factor = name.contains("norm") || spec.init == TensorInit::Constant(1.0);
+            let is_factor = ["norm", "activation."].iter().any(|part| name.contains(part));
+            let is_factor = is_factor || spec.init == TensorInit::Constant(1.0);
             let (center, width) = if is_factor { (1.0, 0.5) } else { (0.0, 1.0) };
             (name, Drawn { info: TensorInfo { dtype: Dtype::F32, shape: spec.shape }, center, width })
         };

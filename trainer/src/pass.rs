@@ -1,4 +1,5 @@
-//! The stack's forward pass as parts that can be taken back one by one, from the last to the first.
+//! The forward pass of the stack in parts, and its backward pass, part by part from the last to the
+//! first.
 //!
 //! With one part it is plain backpropagation. With one part a recursion it is gradient
 //! checkpointing (Chen et al., <https://arxiv.org/abs/1604.06174>): the forward pass runs without a
@@ -32,7 +33,7 @@ use retie_model::{
 };
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-/// A forward pass that can be taken back.
+/// A forward pass that keeps what its backward pass needs.
 #[derive(Debug)]
 pub struct Pass {
     rows: Arc<RowContext>,
@@ -244,8 +245,7 @@ impl Pass {
     }
 }
 
-/// Gradients of what the tokens of a loop chose their depth from, of the recursions that were taken
-/// back.
+/// Gradients of the loop entry, summed over the recursions whose backward pass has run.
 #[derive(Default)]
 struct LoopEntryGradients {
     hidden: Option<Tensor<2>>,
@@ -327,7 +327,7 @@ pub fn add_state(of_states: &mut StateGradients, end: usize, grad: Tensor<2>) {
 
 /// Adds the gradients of the parameters between `input` and outputs with the given gradients; gives
 /// the gradient of `input`.
-pub fn take_back(
+pub fn backpropagate(
     student: &CausalLm,
     outputs: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>,
     input: &Tensor<2>,
@@ -339,7 +339,7 @@ pub fn take_back(
     grad
 }
 
-/// The graph behind outputs with the given gradients, taken back.
+/// Backward pass of the graph behind outputs with the given gradients.
 pub fn backward(outputs: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>) -> Graph {
     // d(Σ x·g)/dx = g: the gradients go on into the graph.
     let sums = outputs.into_iter().map(|(x, grad)| (x * Tensor::from_inner(grad)).sum());

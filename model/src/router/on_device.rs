@@ -7,7 +7,7 @@ use crate::{
     kernels::{self, Late, Layout, Quota, f32_slice, num_reads, plainly, read_together},
 };
 use burn::tensor::Device;
-use retie_config::KvSharing;
+use retie_config::{KvSharing, RouterConfig};
 use retie_testing::Golden;
 
 /// Logits and routing trace of the tokens of a golden file.
@@ -18,7 +18,13 @@ fn run(
     rule: Option<SelectionRule>,
 ) -> (Vec<f32>, RoutingTrace) {
     let mut config = golden.config();
-    config.recursion.as_mut().unwrap().kv_sharing = kv_sharing;
+    let recursion = config.recursion.as_mut().unwrap();
+    recursion.kv_sharing = kv_sharing;
+    if let (KvSharing::Shared, Some(RouterConfig::ExpertChoice(router))) = (kv_sharing, &mut recursion.router) {
+        // The first recursion computes what the others read.
+        router.capacities[0] = 1.0;
+        router.thresholds.iter_mut().for_each(|thresholds| thresholds[0] = None);
+    }
     let device = Device::flex();
     let model = CausalLm::load(&config, golden, &device).unwrap();
     let ids = TokenIds::upload(golden.rows().into_iter().flatten(), &device);

@@ -15,7 +15,7 @@ use crate::{
     TrainError,
     loss::{HiddenStates, LocalPass, LogitValues, Requirements, RouterLogits, ScaledTerm, Stacks},
     optim::Projections,
-    pass::{LogitGradients, Pass, PassOptions, StateGradients, add_state, leaf, take_back},
+    pass::{LogitGradients, Pass, PassOptions, StateGradients, add_state, backpropagate, leaf},
 };
 use burn::tensor::{Device, Tensor};
 use retie_collective::Collective;
@@ -241,14 +241,14 @@ fn head_backward(
         head_loss_beside(student.head().inner(), &of_all, teacher, &learnt.targets, &pass.late());
     let mut found = LogitValues::default();
     for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(losses) {
-        let grad = take_back(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
+        let grad = backpropagate(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
         add_state(state_grads, *end, grad);
         found.of_all.insert(*end, readout.values);
     }
     let whole = of_all.into_iter().next_back().map(|readout| readout.hidden);
     for exit in drawn::exits(required, batch, (draw, student.share_map().num_recursions())) {
         let Some(drawn) = exit.backward(student, readouts, (teacher, whole.as_ref())) else { continue };
-        let grad = take_back(student, [drawn.output], &drawn.entering, &mut sums.grads);
+        let grad = backpropagate(student, [drawn.output], &drawn.entering, &mut sums.grads);
         add_state(state_grads, drawn.end, grad);
         grad_weight = grad_weight + drawn.grad_weight;
         found.drawn.insert(drawn.end, (drawn.part, drawn.values));
