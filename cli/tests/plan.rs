@@ -1,5 +1,5 @@
-//! `retie plan`: its figures are those of other commands, and what fits nothing is refused with what
-//! would.
+//! `retie plan`: its figures are those of other commands, and what fits nothing is refused with
+//! what would.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;

@@ -27,6 +27,8 @@ macro_rules! for_each_exit_rule {
             "agreement" => Agreement(agreement),
             /// 1 minus the relative change of the hidden state by the recursion.
             "change" => Change(change),
+            /// 1 minus the sigmoid of the next recursion's router logit, for expert choice.
+            "router" => Router(router),
         }
     };
 }
@@ -163,6 +165,28 @@ pub struct ExitThreshold {
 }
 
 impl ExitCalibration {
+    /// Number of the rule from which on tokens leave for a risk of at most `level`; infinite if no
+    /// token may.
+    ///
+    /// # Errors
+    /// What is expected of `level`: it is no risk, or below every calibrated one.
+    pub fn number(&self, level: f64) -> Result<f32, String> {
+        if !(level > 0.0 && level < 1.0) {
+            return Err("a number between 0 and 1".to_owned());
+        }
+        match self.threshold(level) {
+            Some(found) => Ok(found.threshold.map_or(f32::INFINITY, |threshold| threshold as f32)),
+            None => Err(format!("one of the calibrated levels or more: {}", self.levels())),
+        }
+    }
+
+    /// The calibrated levels, as text.
+    #[must_use]
+    pub fn levels(&self) -> String {
+        let levels: Vec<String> = self.thresholds.iter().map(|entry| entry.level.to_string()).collect();
+        levels.join(", ")
+    }
+
     /// The entry of the greatest level that is at most `level`; `None` if no level is that low.
     #[must_use]
     pub fn threshold(&self, level: f64) -> Option<&ExitThreshold> {
@@ -199,6 +223,11 @@ mod tests {
             [0.005, 0.02, 0.05, 0.3].map(of),
             [None, Some((0.01, None)), Some((0.05, Some(0.75))), Some((0.05, Some(0.75)))]
         );
+        assert_eq!([0.02, 0.3].map(|level| calibration.number(level)), [Ok(f32::INFINITY), Ok(0.75)]);
+        assert_eq!(calibration.number(0.005), Err("one of the calibrated levels or more: 0.01, 0.05".to_owned()));
+        for level in [0.0, 1.0, f64::NAN] {
+            assert_eq!(calibration.number(level), Err("a number between 0 and 1".to_owned()));
+        }
         let text = serde_json::to_string(&calibration).unwrap();
         assert_eq!(serde_json::from_str::<ExitCalibration>(&text).unwrap(), calibration);
     }

@@ -64,6 +64,24 @@ impl<'m> ExitPass<'m> {
         (hidden, decision)
     }
 
+    /// The `selected` rows that stay after `recursions` recursions of a routed model, given the
+    /// states `[M, D]` of all rows before and after the last one. Its router decides on them next.
+    pub fn retain(
+        &mut self,
+        model: &CausalLm,
+        recursions: usize,
+        selected: RowSet,
+        [before, after]: [&Tensor<2>; 2],
+    ) -> RowSet {
+        if selected.is_empty() {
+            return selected;
+        }
+        self.staying = selected.host().clone();
+        let of_rows = |x: &Tensor<2>| kernels::gather(x.clone(), &selected);
+        self.leave(model, recursions, [of_rows(before), of_rows(after)]);
+        RowSet::from(self.staying.clone())
+    }
+
     /// Lets rows leave after `recursions` recursions, given the states of those that stayed before
     /// and after the last one.
     fn leave(&mut self, model: &CausalLm, recursions: usize, [before, after]: [Tensor<2>; 2]) {

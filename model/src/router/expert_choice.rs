@@ -55,6 +55,16 @@ impl MakesSelector for ExpertChoiceConfig {
     }
 }
 
+impl CausalLm {
+    /// Logits `[n, 1]` by which a recursion selects at inference, of states `[n, D]` that enter it;
+    /// `None` without a router of its own with weights.
+    pub(crate) fn causal_router_logits(&self, recursion: usize, x: Tensor<2>) -> Option<Tensor<2>> {
+        let input = self.expert_choice()?.input;
+        let router = self.model.auxiliary_routers.get(recursion).or(self.model.routers.get(recursion))?;
+        Some(router.logits(x, input))
+    }
+}
+
 impl TokenSelector for ExpertChoice<'_> {
     fn select(&mut self, active: &ActiveRows, recursion: usize, segments: &[Segment]) -> RoutingDecision {
         let (rows, input) = (active.rows(), self.config.input);

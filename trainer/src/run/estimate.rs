@@ -48,8 +48,8 @@ pub struct RunEstimate {
     pub teacher_bytes: usize,
     /// Activations that the backward pass of one micro-batch keeps, in bytes: an estimate.
     pub activation_bytes: usize,
-    /// Program, logits that are computed at once, weights with LoRA merged into them, and the sum of
-    /// gradients of several micro-batches, in bytes: an estimate.
+    /// Program, logits that are computed at once, weights with LoRA merged into them, and the sum
+    /// of gradients of several micro-batches, in bytes: an estimate.
     pub other_bytes: usize,
     /// Multiply-adds of one step counted as two operations each.
     pub flops_per_step: f64,
