@@ -108,6 +108,7 @@ mod tests {
     use super::*;
     use crate::optim::rule::{apply, apply_in_place, zero_state};
     use burn::tensor::{Device, TensorData};
+    use retie_config::OptimizerKind;
     use retie_model::kernels::f32_slice;
     use safetensors::SafeTensors;
     use std::path::Path;
@@ -125,6 +126,11 @@ mod tests {
         serde_json::from_str(&kind).unwrap()
     }
 
+    fn muon(config: &OptimizerConfig) -> Muon {
+        let OptimizerKind::Muon(settings) = &config.kind else { panic!("{config:?}") };
+        Muon::new(settings, config)
+    }
+
     fn parameter(group: Option<ParameterGroup>, shape: &[usize]) -> Parameter {
         Parameter { name: "w".to_owned(), group, shape: shape.to_vec() }
     }
@@ -133,7 +139,7 @@ mod tests {
     fn distance(name: &str, shape: [usize; 2], adjust_lr: &str, kind: &str) -> f32 {
         let device = Device::flex();
         let vector = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [shape[0] * shape[1]]), &device);
-        let rule = Muon::new(&config(&format!(r#"{{"muon": {{"adjust_lr": "{adjust_lr}"}}}}"#))).unwrap();
+        let rule = muon(&config(&format!(r#"{{"muon": {{"adjust_lr": "{adjust_lr}"}}}}"#)));
         let matrix = parameter(Some(ParameterGroup::Shared), &shape);
         let mut value = vector(golden(&format!("{name}.param")));
         let mut state = zero_state(&rule, shape[0] * shape[1], &device);
@@ -187,7 +193,7 @@ mod tests {
     #[test]
     fn it_takes_the_matrices_of_layers_and_those_of_lora_on_request() {
         use ParameterGroup::{AuxiliaryRouters, Embeddings, Extras, Lora, Norms, Routers, Shared, Unshared};
-        let rule = |muon: &str| Muon::new(&config(muon)).unwrap();
+        let rule = |kind: &str| muon(&config(kind));
         let taken = |rule: &Muon, group, shape: &[usize]| rule.takes(&parameter(group, shape));
         let plain = rule(r#"{"muon": {}}"#);
         for group in [Shared, Unshared] {
@@ -198,7 +204,6 @@ mod tests {
         }
         let with_lora = rule(r#"{"muon": {"lora": true}}"#);
         assert!(taken(&with_lora, Some(Lora), &[2, 3]) && !taken(&with_lora, Some(Lora), &[2]));
-        assert!(Muon::new(&config(r#""adamw""#)).is_none());
     }
 
     #[test]
@@ -208,7 +213,7 @@ mod tests {
         config.groups.shared.lr = 0.5;
         config.groups.shared.weight_decay = Some(2.0);
         let step = |config: &OptimizerConfig, clip: f32| {
-            let rule = Muon::new(config).unwrap();
+            let rule = muon(config);
             let matrix = parameter(Some(ParameterGroup::Shared), &[6, 20]);
             let mut value = golden("wide.param");
             let factors = UpdateFactors { parameter: &matrix, step: 1, lr: 0.02, clip };
