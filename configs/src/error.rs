@@ -100,7 +100,7 @@ pub enum ConfigError {
         problems: Vec<String>,
     },
     /// Settings of a router that its kind does not have.
-    #[error("{} of `{kind}`\nhint: leave {} out, or name another kind", no_settings(keys), if keys.len() == 1 { "it" } else { "them" })]
+    #[error("`{kind}` has no setting {}\nhint: leave it out, or name another kind", keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))]
     RouterSettings {
         /// Kind of the router.
         kind: String,
@@ -124,10 +124,4 @@ pub enum ConfigError {
     /// The sharing pattern does not fit the stack.
     #[error(transparent)]
     Share(#[from] ShareError),
-}
-
-/// `` `a`, `b` are no settings ``.
-fn no_settings(keys: &[&str]) -> String {
-    let list: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
-    format!("{} {}", list.join(", "), if keys.len() == 1 { "is no setting" } else { "are no settings" })
 }

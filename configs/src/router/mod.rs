@@ -299,8 +299,8 @@ mod tests {
         let refused = |kind, settings| RouterConfig::from_settings(kind, 2, settings).unwrap_err().to_string();
         let others = settings.with("auxiliary", Some("mlp".to_owned()));
         insta::assert_snapshot!(refused("token_choice", others), @"
-        `capacities`, `auxiliary` are no settings of `token_choice`
-        hint: leave them out, or name another kind
+        `token_choice` has no setting `capacities`, `auxiliary`
+        hint: leave it out, or name another kind
         ");
         let score = RouterSettings::default().with("score", Some("tanh".to_owned()));
         insta::assert_snapshot!(refused("token_choice", score), @"`token_choice`: unknown score of recursion counts `tanh`, expected one of softmax, sigmoid");
