@@ -8,6 +8,7 @@ use retie_checkpoint::ModelSource;
 use retie_config::{EXITS_FILE, EXITS_SCHEMA, ExitCalibration, HashedFile, SkippedKv};
 use retie_engine::ExitOptions;
 use retie_model::{CausalLm, ExitRule};
+use retie_serve::ServedExits;
 use std::path::{Path, PathBuf};
 
 /// How tokens leave the loop early.
@@ -22,7 +23,7 @@ pub struct ExitArgs {
     #[arg(long, value_name = "N")]
     max_recursions: Option<usize>,
     /// Keys and values of skipped recursions; by default those of the calibration, else `latest`,
-    /// or `shared` for a model with shared keys and values
+    /// `skip` for a routed model, `shared` for one with shared keys and values
     #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
     kv_policy: Option<SkippedKv>,
 }
@@ -133,14 +134,31 @@ pub fn calibration(source: &ModelSource) -> anyhow::Result<ExitCalibration> {
 }
 
 /// Threshold of a calibration for `level`; infinite if no token may leave.
-fn threshold(calibration: &ExitCalibration, level: f64) -> anyhow::Result<f32> {
-    ensure!(level > 0.0 && level < 1.0, "`--exit-risk` is `{level}`, expected a number between 0 and 1");
-    let Some(found) = calibration.threshold(level) else {
-        let levels: Vec<String> = calibration.thresholds.iter().map(|entry| entry.level.to_string()).collect();
-        bail!(
-            "no threshold was calibrated for a risk of {level} or less, only for {}\nhint: calibrate again with `--level {level}`",
-            levels.join(", ")
-        );
+pub fn threshold(calibration: &ExitCalibration, level: f64) -> anyhow::Result<f32> {
+    let wrong = |expected| {
+        let hint = format!("calibrate again with `--level {level}`, or accept a higher risk");
+        anyhow::anyhow!("`--exit-risk` is `{level}`, expected {expected}\nhint: {hint}")
     };
-    Ok(found.threshold.map_or(f32::INFINITY, |threshold| threshold as f32))
+    calibration.number(level).map_err(wrong)
+}
+
+/// Early exits of a model that is served: those of its calibration if it has one, else by recursion
+/// counts alone; `None` for a model whose tokens cannot leave.
+///
+/// # Errors
+/// The calibration is not one of this checkpoint, or its policy is not for the model.
+pub fn served(source: &ModelSource, model: &CausalLm) -> anyhow::Result<Option<ServedExits>> {
+    let calibration = if path(source).is_file() { Some(calibration(source)?) } else { None };
+    let kv = calibration.as_ref().map_or_else(|| model.default_skipped_kv(), |found| found.kv_policy);
+    match (model.check_exits(kv), &calibration) {
+        (Err(_), None) => return Ok(None),
+        (Err(reason), Some(_)) => bail!(
+            "tokens of `{}` cannot leave early: {reason}\nhint: remove `{}`, or calibrate again",
+            source.spec,
+            path(source).display()
+        ),
+        (Ok(()), _) => {}
+    }
+    let rule = calibration.as_ref().map(|found| rule(found, &model.device()));
+    Ok(Some(ServedExits { options: ExitOptions { rule, kv }, calibration }))
 }

@@ -72,7 +72,7 @@ fn thresholds_are_found_kept_and_served() {
     let refused = |options: &str| place.refused(&format!("generate looped --prompt Rome {options}"));
     assert!(
         refused("--exit-risk 0.005")
-            .contains("no threshold was calibrated for a risk of 0.005 or less, only for 0.01, 0.6, 0.97")
+            .contains("`--exit-risk` is `0.005`, expected one of the calibrated levels or more: 0.01, 0.6, 0.97")
     );
     assert!(refused("--exit-risk 0.6 --kv-policy latest").contains("under the policy `propagate`, not `latest`"));
     assert!(refused("--max-recursions 4").contains("`looped` has 3 recursions"));

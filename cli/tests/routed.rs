@@ -136,18 +136,18 @@ fn options_of_another_kind_of_router_are_refused() {
     let place = place();
     let refused = |options: &str| place.refused(&format!("route looped --kind {options} -o out"));
     assert_snapshot!(refused("token_choice --capacities 1,0.5,0.2"), @"
-    error: `--capacities` is no option of `--kind token_choice`
-    hint: leave it out, or name the other kind
+    error: `token_choice` has no setting `capacities`
+    hint: leave it out, or name another kind
     ");
     assert_snapshot!(refused("token_choice --auxiliary mlp --capacities 1,1,1"), @"
-    error: `--capacities`, `--auxiliary` are no options of `--kind token_choice`
-    hint: leave it out, or name the other kind
+    error: `token_choice` has no setting `capacities`, `auxiliary`
+    hint: leave it out, or name another kind
     ");
-    assert_snapshot!(refused("token_choice --score tanh"), @"error: `--kind token_choice`: unknown score of recursion counts `tanh`, expected one of softmax, sigmoid");
-    assert_snapshot!(refused("expert_choice --score softmax"), @"error: `--kind expert_choice`: unknown router score `softmax`, expected one of sigmoid, tanh, none");
+    assert_snapshot!(refused("token_choice --score tanh"), @"error: `token_choice`: unknown score of recursion counts `tanh`, expected one of softmax, sigmoid");
+    assert_snapshot!(refused("expert_choice --score softmax"), @"error: `expert_choice`: unknown router score `softmax`, expected one of sigmoid, tanh, none");
     assert_snapshot!(refused("expert_choice --intermediate gated"), @"
-    error: `--intermediate` is no option of `--kind expert_choice`
-    hint: leave it out, or name the other kind
+    error: `expert_choice` has no setting `intermediate`
+    hint: leave it out, or name another kind
     ");
     assert_snapshot!(refused("token_choice --gating additive --intermediate gated"), @"
     error: `looped` does not get a router

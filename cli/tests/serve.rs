@@ -24,7 +24,11 @@ struct Server {
 
 impl Server {
     fn start(place: &Place, arguments: &str) -> Self {
-        let words = format!("serve base --port 0 --device cpu {arguments}");
+        Self::of("base", place, arguments)
+    }
+
+    fn of(model: &str, place: &Place, arguments: &str) -> Self {
+        let words = format!("serve {model} --port 0 --device cpu {arguments}");
         let mut child = place.command().args(words.split_whitespace()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -102,6 +106,41 @@ fn a_served_model_says_what_generate_says() {
     assert_eq!(lines.iter().filter(|line| line.contains("field=colour")).count(), 1, "logged once: {log}");
     assert!(lines.iter().any(|line| line.contains("field=messages")), "{log}");
     assert_eq!(lines.last(), Some(&"all requests are finished"));
+}
+
+#[test]
+fn a_served_model_with_calibrated_exits_says_what_generate_says_in_every_scheduler() {
+    let place = Place::new();
+    place.retie("convert base --recursions 3 --sharing middle_cycle --init average --lora-rank 4 -o looped").ok();
+    let text = "--text text/train.jsonl --window 32 --level 0.6,0.97 --confidence 0.5";
+    place.retie(&format!("calibrate looped {text} --kv-policy propagate")).ok();
+    let generated = |options: &str| -> Value {
+        let line = format!("generate looped --prompt Colonists --max-new-tokens 20 --device cpu --json {options}");
+        serde_json::from_str(&place.retie(&line).ok()).unwrap()
+    };
+    let [never, risky] = ["", "--exit-risk 0.98"].map(generated);
+    assert!(risky["recursion_counts"]["new"].as_array().unwrap().iter().any(|count| count.as_u64() < Some(3)));
+    for scheduler in ["full", "lockstep", "depthwise"] {
+        let server = Server::of("looped", &place, &format!("--num-slots 2 --scheduler {scheduler}"));
+        for (own, expected) in [(json!({}), &never), (json!({"exit_risk": 0.98}), &risky)] {
+            let body = json!({"prompt": "Colonists", "max_tokens": 20, "temperature": 0, "retie": own});
+            let (status, answer) = server.post("/v1/completions", &body);
+            assert_eq!((status, &answer["choices"][0]["text"]), (200, &expected["text"]), "{scheduler}: {answer}");
+        }
+        let low = json!({"prompt": "Colonists", "retie": {"exit_risk": 0.5}});
+        let (status, error) = server.post("/v1/completions", &low);
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("retie.exit_risk")), "{error}");
+        assert_eq!(server.stop("-TERM").0, Some(0));
+    }
+    // Thresholds of another checkpoint, and none.
+    let low = place.refused("serve looped --port 0 --exit-risk 0.5");
+    assert!(low.contains("`--exit-risk` is `0.5`, expected one of the calibrated levels or more: 0.6, 0.97"), "{low}");
+    place.retie("convert base --recursions 3 --sharing middle_cycle --init lower --lora-rank 4 -o other").ok();
+    fs_err::copy(place.path("other/model.safetensors"), place.path("looped/model.safetensors")).unwrap();
+    let other = place.refused("serve looped --port 0");
+    assert!(other.contains("made for another checkpoint") && other.contains("hint: retie calibrate looped"), "{other}");
+    let none = place.refused("serve other --port 0 --exit-risk 0.5");
+    assert!(none.contains("`other` has no calibrated exits") && none.contains("retie calibrate other"), "{none}");
 }
 
 #[test]

@@ -99,6 +99,22 @@ pub enum ConfigError {
         /// Every problem found.
         problems: Vec<String>,
     },
+    /// Settings of a router that its kind does not have.
+    #[error("`{kind}` has no setting {}\nhint: leave it out, or name another kind", keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))]
+    RouterSettings {
+        /// Kind of the router.
+        kind: String,
+        /// All of them.
+        keys: Vec<&'static str>,
+    },
+    /// A setting of a router has a value that is none of its names, or there is no such kind.
+    #[error("`{kind}`: {problem}")]
+    RouterSetting {
+        /// Kind of the router.
+        kind: String,
+        /// Found and expected.
+        problem: String,
+    },
     /// Mechanisms of recursions do not fit the model, or one another.
     #[error("the steps of the recursions cannot be used:\n{}", problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
     BadSteps {

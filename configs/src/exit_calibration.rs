@@ -5,25 +5,44 @@
 use crate::named::named;
 use serde::{Deserialize, Serialize};
 
-named! {
-    /// Exit rule: a number for each token after a recursion; a token whose number reaches the
-    /// threshold leaves the loop.
-    ExitRuleKind, "exit rule" {
-        /// Probability, by a linear probe of the hidden state, that the exit's most probable token
-        /// is that of the whole stack.
-        Probe = "probe",
-        /// Largest probability of the readout.
-        Probability = "probability",
-        /// Difference of the two largest probabilities of the readout.
-        Margin = "margin",
-        /// 1 minus the entropy of the readout, as a part of that of the uniform distribution.
-        Entropy = "entropy",
-        /// Overlap of the readouts before and after the recursion.
-        Agreement = "agreement",
-        /// 1 minus the relative change of the hidden state by the recursion.
-        Change = "change",
-    }
+/// Calls the macro `$with` with the list of all exit rules. An entry is the rule's name in
+/// configurations and on the command line, its variant of [`ExitRuleKind`](crate::ExitRuleKind) and
+/// its module in the model.
+///
+/// The list stands once: configurations and the model's dispatch are both made from it.
+#[macro_export]
+macro_rules! for_each_exit_rule {
+    ($with:ident) => {
+        $with! {
+            /// Probability, by a linear probe of the hidden state, that the exit's most probable
+            /// token is that of the whole stack.
+            "probe" => Probe(probe),
+            /// Largest probability of the readout.
+            "probability" => Probability(probability),
+            /// Difference of the two largest probabilities of the readout.
+            "margin" => Margin(margin),
+            /// 1 minus the entropy of the readout, as a part of that of the uniform distribution.
+            "entropy" => Entropy(entropy),
+            /// Overlap of the readouts before and after the recursion.
+            "agreement" => Agreement(agreement),
+            /// 1 minus the relative change of the hidden state by the recursion.
+            "change" => Change(change),
+            /// 1 minus the sigmoid of the next recursion's router logit, for expert choice.
+            "router" => Router(router),
+        }
+    };
 }
+
+macro_rules! define_rules {
+    ($($(#[$doc:meta])* $name:literal => $variant:ident($module:ident),)+) => {
+        named! {
+            /// Exit rule: a number for each token after a recursion; a token whose number reaches
+            /// the threshold leaves the loop.
+            ExitRuleKind, "exit rule" { $($(#[$doc])* $variant = $name),+ }
+        }
+    };
+}
+for_each_exit_rule!(define_rules);
 
 named! {
     /// Policy for the keys and values of recursions that a token skips.
@@ -146,6 +165,28 @@ pub struct ExitThreshold {
 }
 
 impl ExitCalibration {
+    /// Number of the rule from which on tokens leave for a risk of at most `level`; infinite if no
+    /// token may.
+    ///
+    /// # Errors
+    /// What is expected of `level`: it is no risk, or below every calibrated one.
+    pub fn number(&self, level: f64) -> Result<f32, String> {
+        if !(level > 0.0 && level < 1.0) {
+            return Err("a number between 0 and 1".to_owned());
+        }
+        match self.threshold(level) {
+            Some(found) => Ok(found.threshold.map_or(f32::INFINITY, |threshold| threshold as f32)),
+            None => Err(format!("one of the calibrated levels or more: {}", self.levels())),
+        }
+    }
+
+    /// The calibrated levels, as text.
+    #[must_use]
+    pub fn levels(&self) -> String {
+        let levels: Vec<String> = self.thresholds.iter().map(|entry| entry.level.to_string()).collect();
+        levels.join(", ")
+    }
+
     /// The entry of the greatest level that is at most `level`; `None` if no level is that low.
     #[must_use]
     pub fn threshold(&self, level: f64) -> Option<&ExitThreshold> {
@@ -182,6 +223,11 @@ mod tests {
             [0.005, 0.02, 0.05, 0.3].map(of),
             [None, Some((0.01, None)), Some((0.05, Some(0.75))), Some((0.05, Some(0.75)))]
         );
+        assert_eq!([0.02, 0.3].map(|level| calibration.number(level)), [Ok(f32::INFINITY), Ok(0.75)]);
+        assert_eq!(calibration.number(0.005), Err("one of the calibrated levels or more: 0.01, 0.05".to_owned()));
+        for level in [0.0, 1.0, f64::NAN] {
+            assert_eq!(calibration.number(level), Err("a number between 0 and 1".to_owned()));
+        }
         let text = serde_json::to_string(&calibration).unwrap();
         assert_eq!(serde_json::from_str::<ExitCalibration>(&text).unwrap(), calibration);
     }

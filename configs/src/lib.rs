@@ -68,13 +68,14 @@ pub use lora::{LoraBase, LoraConfig, Relax};
 pub use losses::*;
 pub use memory::{Kernels, MicroBatchShape, merges};
 pub use model::ModelConfig;
-pub use optimizer::{AdjustLr, OptimizerConfig, OptimizerKind};
+pub use optimizer::*;
 pub use pattern::{Pattern, Sharing};
 pub use recursion::{Init, RecursionConfig};
 pub use remainder::{RemainderPolicy, Stack, spread};
 pub use router::{
-    ExpertChoiceConfig, Gating, IntermediateState, RouterConfig, RouterInput, RouterNetwork, RouterNetworks,
-    RouterScore, RouterSpec, TokenChoiceConfig, TokenChoiceScore,
+    ExpertChoiceConfig, Gating, IntermediateState, RouterConfig, RouterInput, RouterNeeds, RouterNetwork,
+    RouterNetworks, RouterScore, RouterSettings, RouterSpec, RouterWarmup, SettingValue, TokenChoiceConfig,
+    TokenChoiceScore, TrainingSelection,
 };
 pub use run::{
     Anneal, Average, DataConfig, DataFormat, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig,

@@ -100,21 +100,16 @@ fn notes(router: &RouterConfig, recursion: &RecursionConfig) -> Vec<String> {
     }
     notes.extend(unused_keys(recursion));
     let learns = router.network().has_weights();
-    let chooses = match router {
-        RouterConfig::ExpertChoice(router) => router.capacities.iter().any(|capacity| *capacity < 1.0),
-        RouterConfig::TokenChoice(_) => true,
+    let spec = router.spec();
+    let state = match learns {
+        false => "the routers choose at random",
+        true if exact && spec.zero_takes_all() => {
+            "every token goes through all recursions until the router has learned"
+        }
+        true => "the routers have learned nothing yet",
     };
-    let state = match router {
-        _ if !learns => "the routers choose at random",
-        RouterConfig::TokenChoice(_) if exact => "every token goes through all recursions until the router has learned",
-        _ => "the routers have learned nothing yet",
-    };
-    let warmup = match router {
-        RouterConfig::ExpertChoice(_) => "a capacity warm-up from 1",
-        RouterConfig::TokenChoice(_) => "a warm-up at full depth and balanced recursion counts",
-    };
-    if chooses {
-        notes.push(format!("{state}: uptrain the model before it is used, best with {warmup}"));
+    if spec.skips() {
+        notes.push(format!("{state}: uptrain the model before it is used, best with {}", spec.advice()));
     }
     notes
 }
@@ -123,26 +118,14 @@ impl fmt::Display for RouterReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RecursionConfig { num_recursions, sharing, .. } = &self.recursion;
         let Some(router) = &self.recursion.router else { return Ok(()) };
-        match router {
-            RouterConfig::ExpertChoice(_) => {
-                writeln!(f, "a router for each of {num_recursions} recursions ({sharing})")?
-            }
-            RouterConfig::TokenChoice(_) => writeln!(f, "a router of {num_recursions} recursion counts ({sharing})")?,
-        }
+        writeln!(f, "{} ({sharing})", router.spec().title(*num_recursions))?;
         writeln!(f, "\n{:<12} {}", "kind", router.kind())?;
         let (input, (score, alpha)) = (router.spec().input(), router.spec().score());
         writeln!(f, "{:<12} {}, reads {input} hidden states", "network", router.network())?;
         writeln!(f, "{:<12} {alpha} of {score}", "score")?;
         writeln!(f, "{:<12} {}", "gating", router.gating())?;
-        match router {
-            RouterConfig::ExpertChoice(router) => {
-                let list: Vec<_> = router.capacities.iter().map(|capacity| format!("{capacity:.4}")).collect();
-                writeln!(f, "{:<12} {}", "capacities", list.join(", "))?;
-                if let Some(network) = router.auxiliary {
-                    writeln!(f, "{:<12} {network}", "auxiliary")?;
-                }
-            }
-            RouterConfig::TokenChoice(router) => writeln!(f, "{:<12} {}", "intermediate", router.intermediate)?,
+        for (name, value) in router.spec().rows() {
+            writeln!(f, "{name:<12} {value}")?;
         }
         writeln!(f, "{:<12} {}", "kv_sharing", self.recursion.kv_sharing)?;
         writeln!(f, "{:<12} {} of {}", "parameters", self.parameters.routers, self.parameters.total())?;

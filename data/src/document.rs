@@ -17,6 +17,7 @@
 //! off, nothing else is changed.
 
 mod arrow;
+mod arrow_lengths;
 mod compression;
 mod jsonl;
 mod messages;

@@ -61,6 +61,44 @@ impl Batch {
         self.learnt.as_ref().map_or(self.targets.len(), |learnt| learnt.iter().filter(|learnt| **learnt).count())
     }
 
+    /// The batch of some of its rows, and the indices of their inputs, ascending.
+    pub fn only(&self, is_wanted: impl Fn(usize) -> bool) -> (Self, Vec<usize>) {
+        let (mut inputs, mut pieces) = (Vec::new(), self.pieces.iter().copied());
+        let mut batch = Self {
+            inputs: Vec::new(),
+            targets: Vec::new(),
+            learnt: None,
+            pieces: Vec::new(),
+            indices: Vec::new(),
+            row_lengths: Vec::new(),
+            rows: 0,
+            sequence_length: self.sequence_length,
+        };
+        let mut start = 0;
+        for (row, length) in self.row_lengths.iter().copied().enumerate() {
+            let of_row = start..start + length;
+            start = of_row.end;
+            let mut left = length;
+            while left > 0 {
+                let Some(piece) = pieces.next() else { break };
+                left = left.saturating_sub(piece);
+                if is_wanted(row) {
+                    batch.pieces.push(piece);
+                }
+            }
+            if is_wanted(row) {
+                batch.indices.push(self.indices[row]);
+                batch.row_lengths.push(length);
+                batch.rows += 1;
+                inputs.extend(of_row);
+            }
+        }
+        batch.inputs = inputs.iter().map(|index| self.inputs[*index]).collect();
+        batch.targets = inputs.iter().map(|index| self.targets[*index]).collect();
+        batch.learnt = self.learnt.as_ref().map(|learnt| inputs.iter().map(|index| learnt[*index]).collect());
+        (batch, inputs)
+    }
+
     /// The inputs of each row.
     pub fn row_inputs(&self) -> impl Iterator<Item = &[u32]> {
         let mut rest = self.inputs.as_slice();
@@ -110,5 +148,29 @@ mod tests {
         {
             assert_eq!(pieces(inputs, |token| token == 0), expected, "{inputs:?}");
         }
+    }
+
+    #[test]
+    fn some_rows_of_a_batch_are_a_batch_with_their_pieces() {
+        let batch = Batch {
+            inputs: (10..19).collect(),
+            targets: (11..20).collect(),
+            learnt: Some((0..9).map(|index| index % 2 == 0).collect()),
+            pieces: vec![1, 3, 2, 3],
+            indices: vec![7, 4, 9],
+            row_lengths: vec![4, 2, 3],
+            rows: 3,
+            sequence_length: 4,
+        };
+        let (some, inputs) = batch.only(|row| row != 1);
+        assert_eq!(inputs, [0, 1, 2, 3, 6, 7, 8]);
+        assert_eq!(
+            (some.rows, some.pieces, some.indices, some.row_lengths),
+            (2, vec![1, 3, 3], vec![7, 9], vec![4, 3])
+        );
+        assert_eq!((some.inputs[4], some.targets[4]), (16, 17));
+        assert_eq!(some.learnt.unwrap(), [true, false, true, false, true, false, true]);
+        assert_eq!(batch.only(|_| true).0, batch);
+        assert_eq!(batch.only(|_| false).0.rows, 0);
     }
 }

@@ -3,8 +3,9 @@
 use crate::{
     EngineError, ExitTrace, FinishReason, Request, Scheduler, SequenceId, TokenLogprobs,
     exits::{ExitOptions, row_exits},
-    looped::{Finished, Looped},
+    looped::{Finished, Looped, Passes},
     pipeline::Unit,
+    prefixes::Prefixes,
     sampling::check_logits,
     schedule::schedule,
     sequence::{Choice, Sequence},
@@ -13,7 +14,7 @@ use crate::{
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::ModelConfig;
 use retie_model::{
-    CausalLm, KvCache, NewTokens, RoutingTrace, Slot,
+    CausalLm, ExitLimit, KvCache, NewTokens, RoutingTrace, Slot,
     kernels::{self, f32_slice, f32_slice_mut},
 };
 
@@ -47,6 +48,8 @@ pub struct Engine {
     pub(crate) looped: Option<Looped>,
     pub(crate) speculation: Option<Speculation>,
     pub(crate) exits: Option<ExitOptions>,
+    /// What free slots hold, if sequences reuse it.
+    pub(crate) prefixes: Option<Prefixes>,
 }
 
 /// A row whose logits score the next token of a prompt.
@@ -117,21 +120,25 @@ impl Engine {
             looped: None,
             speculation: None,
             exits: None,
+            prefixes: None,
         })
     }
 
-    /// The engine with another scheduler, and with forced exits, if a trace is given. Prompts are
-    /// read at full depth; a token that exits gives the keys and values of its last recursion to
-    /// the later ones.
+    /// The engine with another scheduler, and with forced exits of new tokens, if a trace is given.
     ///
     /// # Errors
     /// The model has no parts that tokens could go through at their own pace, or fewer recursions
-    /// than the trace.
+    /// than the trace; or the engine speculates.
     pub fn with_scheduler(mut self, scheduler: Scheduler, trace: Option<ExitTrace>) -> Result<Self, EngineError> {
         self.looped = match scheduler {
             Scheduler::Full => None,
             _ => {
-                let parts = self.model.loop_parts().ok_or(EngineError::NoLoop { scheduler: scheduler.name() })?;
+                let name = scheduler.name();
+                if self.speculation.is_some() {
+                    return Err(EngineError::no_drafts_with(scheduler));
+                }
+                let no_loop = |reason| EngineError::NoLoop { scheduler: name, reason };
+                let parts = self.model.loop_parts().map_err(no_loop)?;
                 let (found, expected) = (trace.iter().flat_map(ExitTrace::counts).max(), parts.recursions.len());
                 if let Some(found) = found.copied().filter(|found| *found > expected) {
                     return Err(EngineError::TraceTooDeep { found, expected });
@@ -150,10 +157,12 @@ impl Engine {
     pub fn admit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         request.check(self.model.config().vocab_size, self.options.context)?;
         self.check_exits(&request)?;
-        let slot = self.cache.admit().ok_or(EngineError::NoFreeSlot { num_slots: self.options.num_slots })?;
+        let (slot, reused) = self.place(&request)?;
         let id = SequenceId(self.num_admitted);
         self.num_admitted += 1;
-        self.sequences[slot.index()] = Some(Sequence::new(id, slot, request));
+        let mut sequence = Sequence::new(id, slot, request);
+        (sequence.num_reused, sequence.num_read, sequence.num_started) = (reused, reused, reused);
+        self.sequences[slot.index()] = Some(sequence);
         Ok(id)
     }
 
@@ -161,7 +170,7 @@ impl Engine {
     pub fn evict(&mut self, id: SequenceId) -> bool {
         let found = self.sequences.iter_mut().find_map(|place| place.take_if(|sequence| sequence.id == id));
         if let Some(sequence) = &found {
-            self.cache.evict(sequence.slot);
+            self.free(sequence);
             if let Some(looped) = &mut self.looped {
                 looped.drop_slot(sequence.slot);
             }
@@ -236,12 +245,9 @@ impl Engine {
             let sequences = &self.sequences;
             let wanted = |slot: Slot| sequences[slot.index()].as_ref().is_some_and(|sequence| !sequence.paused);
             let is_idle = looped.pipeline.is_empty();
-            match looped.advance(&self.model, &mut self.cache, wanted) {
-                Some(Finished { units, hidden }) => {
-                    let read: Vec<NewTokens> =
-                        units.iter().map(|unit| NewTokens { slot: unit.span.slot, tokens: unit.span.tokens }).collect();
-                    let counts: Vec<usize> =
-                        units.iter().flat_map(|unit| std::iter::repeat_n(unit.done, unit.span.tokens)).collect();
+            let mut passes = Passes { model: &self.model, cache: &mut self.cache, exits: self.exits.as_ref() };
+            match looped.advance(&mut passes, wanted) {
+                Some(Finished { read, counts, hidden }) => {
                     self.looped = Some(looped);
                     return self.report(hidden, &read, &counts);
                 }
@@ -254,16 +260,18 @@ impl Engine {
         }
     }
 
-    /// The unit of tokens that start now.
+    /// The unit of tokens that start now: they leave the loop as their request says, and new ones
+    /// as the trace does, whichever is earlier.
     fn unit(&mut self, new: NewTokens, looped: &Looped) -> Unit {
         let span = self.cache.extend(new);
         let all = looped.pipeline.num_recursions();
-        let forced = self.sequences[new.slot.index()].as_ref().and_then(|sequence| {
-            let token = sequence.num_started.checked_sub(sequence.num_prompt_tokens)?;
-            let count = looped.trace.as_ref().map_or(all, |trace| trace.count(sequence.id.0, token));
-            Some(count.min(sequence.exits.max_recursions))
-        });
-        Unit { span, done: 0, until: forced.unwrap_or(all), is_prompt: forced.is_none() }
+        let sequence = self.sequences[new.slot.index()].as_ref();
+        let exits = sequence.map_or(ExitLimit::NEVER, |sequence| sequence.exits);
+        let token = sequence.and_then(|sequence| sequence.num_started.checked_sub(sequence.num_prompt_tokens));
+        let forced = |token| Some(looped.trace.as_ref()?.count(sequence?.id.0, token));
+        let forced = token.and_then(forced).unwrap_or(all);
+        let until = forced.min(exits.max_recursions).min(all);
+        Unit { span, done: 0, until, threshold: exits.threshold, is_prompt: token.is_none() }
     }
 
     /// Progress of the sequences of `batch`, whose tokens have been read: `hidden [M, D]` after the
@@ -338,6 +346,12 @@ impl Engine {
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
         self.cache.bytes()
+    }
+
+    /// Sizes of the engine.
+    #[must_use]
+    pub fn options(&self) -> EngineOptions {
+        self.options
     }
 
     /// Configuration of the model.

@@ -1,5 +1,7 @@
 //! Errors of this crate.
 
+use crate::Scheduler;
+
 /// Errors of an engine or a request.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EngineError {
@@ -42,12 +44,12 @@ pub enum EngineError {
         context: usize,
     },
     /// A model whose tokens cannot go through the parts at their own pace.
-    #[error(
-        "scheduler `{scheduler}` needs a model with recursions that run one after the other, with keys and values of their own and without a router\nhint: scheduler `full` serves every model"
-    )]
+    #[error("scheduler `{scheduler}` cannot serve the model: {reason}\nhint: scheduler `full` serves every model")]
     NoLoop {
         /// Name of the scheduler.
         scheduler: &'static str,
+        /// What the model lacks.
+        reason: String,
     },
     /// An exit trace with more recursions than the model has.
     #[error(
@@ -97,4 +99,11 @@ pub enum EngineError {
         /// Its logit.
         value: f32,
     },
+}
+
+impl EngineError {
+    /// A scheduler that has no speculation.
+    pub(crate) fn no_drafts_with(scheduler: Scheduler) -> Self {
+        Self::NoDrafts { reason: format!("scheduler `{scheduler}` reads every token for itself") }
+    }
 }

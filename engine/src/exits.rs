@@ -22,16 +22,22 @@ impl Engine {
     /// Lets tokens leave the loop early.
     ///
     /// # Errors
-    /// When the model has no exits, or not with this policy.
+    /// When the model has no exits, or not with this rule or policy; or when the engine speculates.
     ///
     /// # Panics
     /// When sequences have been admitted.
     pub fn with_exits(mut self, options: ExitOptions) -> Result<Self, EngineError> {
         assert!(self.is_idle(), "an engine gets its exits before its sequences");
-        self.model.check_exits(options.kv).map_err(|reason| EngineError::NoExits { reason })?;
+        if self.speculation.is_some() {
+            let reason = "drafts are verified by the whole stack (speculation)".to_owned();
+            return Err(EngineError::NoExits { reason });
+        }
+        let rule = options.rule.as_ref().map_or(Ok(()), |rule| self.model.check_exit_rule(rule.kind()));
+        rule.and(self.model.check_exits(options.kv)).map_err(|reason| EngineError::NoExits { reason })?;
         let (num_slots, context) = (self.options.num_slots, self.options.context);
         self.cache = KvCache::for_exits(self.model.config(), num_slots, context, &self.device, options.kv);
         self.exits = Some(options);
+        self.forget_prefixes();
         Ok(self)
     }
 
@@ -44,8 +50,8 @@ impl Engine {
                 let expected = format!("1 to {num_recursions}, the recursions of the model");
                 return Err(EngineError::OutOfRange { name: "max_recursions", found: found.to_string(), expected });
             }
-            // The whole stack needs no exits, and the parts of the stack have their own.
-            if self.exits.is_none() && self.looped.is_none() && *found < num_recursions {
+            // The whole stack needs no exits.
+            if self.exits.is_none() && *found < num_recursions {
                 return Err(EngineError::ExitsOff { name: "max_recursions" });
             }
         }

@@ -3,7 +3,8 @@
 //!
 //! 1. A [`Request`] is a prompt with its sampling parameters ([`Sampling`]) and stop conditions
 //!    ([`StopConditions`]).
-//! 2. [`Engine::admit`] gives it a slot of the KV cache.
+//! 2. [`Engine::admit`] gives it a slot of the KV cache, with the tokens that others have read, if
+//!    it begins as they do ([`Engine::with_prefix_reuse`]).
 //! 3. [`Engine::step`] runs one forward pass over all sequences: prompts in chunks, one token of
 //!    each other sequence. It samples and returns the progress of each sequence.
 //!    With [`Scheduler::Lockstep`] or [`Scheduler::Depthwise`] tokens go through the parts of a
@@ -21,6 +22,7 @@ mod exits;
 mod logprobs;
 mod looped;
 mod pipeline;
+mod prefixes;
 mod request;
 pub mod sampling;
 mod schedule;
@@ -34,6 +36,7 @@ pub use engine::{Engine, EngineOptions, Progress};
 pub use error::EngineError;
 pub use exits::ExitOptions;
 pub use logprobs::TokenLogprobs;
+pub use prefixes::PrefixCounts;
 pub use request::{Request, SequenceId};
 pub use sampling::{Sampler, Sampling};
 pub use scheduler::{ExitTrace, Scheduler};

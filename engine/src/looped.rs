@@ -2,17 +2,20 @@
 //! on their way, and the passes over them.
 
 use crate::{
-    pipeline::{Pipeline, Rows, Unit},
+    exits::ExitOptions,
+    pipeline::{Asked, Pipeline, Rows, Unit},
     scheduler::{ExitTrace, Scheduler},
 };
 use burn::tensor::{Int, Tensor};
-use retie_model::{CausalLm, KvCache, LoopParts, Slot, Span, kernels};
+use retie_config::SkippedKv;
+use retie_model::{BlockPass, CausalLm, ExitRule, InRecursion, KvCache, LoopParts, NewTokens, Slot, Span, kernels};
 
 /// State of the loop between steps.
 #[derive(Debug)]
 pub(crate) struct Looped {
     parts: LoopParts,
-    /// Forced exits; without them no token exits.
+    pub scheduler: Scheduler,
+    /// Forced exits of new tokens, if there are any.
     pub trace: Option<ExitTrace>,
     pub pipeline: Pipeline,
     /// Hidden states of the rows in the loop, and of those that have left it; `None` for no rows.
@@ -20,9 +23,19 @@ pub(crate) struct Looped {
     left: Option<Tensor<2>>,
 }
 
-/// Tokens that have been read to the end of the stack.
+/// What the passes of a step run on.
+pub(crate) struct Passes<'a> {
+    pub model: &'a CausalLm,
+    pub cache: &'a mut KvCache,
+    /// Exits of requests, if tokens have any.
+    pub exits: Option<&'a ExitOptions>,
+}
+
+/// Tokens that have been read to the end of the stack, by sequence and position.
 pub(crate) struct Finished {
-    pub units: Vec<Unit>,
+    pub read: Vec<NewTokens>,
+    /// Recursion count of each.
+    pub counts: Vec<usize>,
     /// Hidden states after the final norm, `[M, D]`.
     pub hidden: Tensor<2>,
 }
@@ -30,7 +43,7 @@ pub(crate) struct Finished {
 impl Looped {
     pub fn new(parts: LoopParts, scheduler: Scheduler, trace: Option<ExitTrace>) -> Self {
         let pipeline = Pipeline::new(scheduler, parts.recursions.len());
-        Self { parts, trace, pipeline, in_loop: None, left: None }
+        Self { parts, scheduler, trace, pipeline, in_loop: None, left: None }
     }
 
     /// Runs the depths before the loop over tokens that start, `ids [M]`.
@@ -44,14 +57,9 @@ impl Looped {
     /// Runs one pass over the shared block, in phase as many as it takes until nobody is in the
     /// loop; then the depths after it for those who have left it and are `wanted`. `None` if there
     /// are none.
-    pub fn advance(
-        &mut self,
-        model: &CausalLm,
-        cache: &mut KvCache,
-        wanted: impl Fn(Slot) -> bool,
-    ) -> Option<Finished> {
+    pub fn advance(&mut self, passes: &mut Passes<'_>, wanted: impl Fn(Slot) -> bool) -> Option<Finished> {
         loop {
-            self.pass(model, cache);
+            self.pass(passes);
             if !self.pipeline.waits() {
                 break;
             }
@@ -60,18 +68,38 @@ impl Looped {
         let left = self.left.take()?;
         self.left = chosen(&left, &stay);
         let x = chosen(&left, &leave)?;
-        let spans: Vec<Span> = units.iter().map(|unit| unit.span).collect();
-        let x = model.run_part(x, self.parts.after.clone(), &spans, cache);
-        Some(Finished { units, hidden: model.norm(x) })
+        let spans = whole_spans(&units);
+        let x = passes.model.run_part(x, self.parts.after.clone(), &spans, passes.cache);
+        let read = spans.into_iter().map(|Span { slot, tokens, .. }| NewTokens { slot, tokens }).collect();
+        let counts = units.iter().flat_map(|unit| std::iter::repeat_n(unit.done, unit.span.tokens)).collect();
+        Some(Finished { read, counts, hidden: passes.model.norm(x) })
     }
 
-    fn pass(&mut self, model: &CausalLm, cache: &mut KvCache) {
-        let Some(x) = self.in_loop.take() else { return };
-        let tokens = self.pipeline.pass();
-        let x = model.run_block(x, &self.parts, &tokens, self.pipeline.exits(), cache);
-        let Rows { stay, leave } = self.pipeline.passed();
-        self.in_loop = chosen(&x, &stay);
-        self.left = joined(self.left.take(), chosen(&x, &leave));
+    fn pass(&mut self, passes: &mut Passes<'_>) {
+        let Some(before) = self.in_loop.take() else { return };
+        let Passes { model, cache, exits } = passes;
+        // Without exits of requests, those of a trace go by the default policy.
+        let kv = exits.map_or(SkippedKv::Latest, |exits| exits.kv);
+        let (tokens, may_leave) = (self.pipeline.pass(), self.pipeline.may_leave());
+        let of = |tokens| BlockPass { parts: &self.parts, tokens, kv, may_leave };
+        let asked = self.pipeline.asked();
+        let after = model.run_block(before.clone(), of(&tokens), cache);
+        let rule = exits.and_then(|exits| exits.rule.as_ref());
+        let numbers = numbers(model, rule, &asked, [&before, &after]);
+        let (Rows { stay, leave }, units) = self.pipeline.passed(&numbers);
+        let left = chosen(&after, &leave);
+        let early: Vec<InRecursion> = units
+            .iter()
+            .filter(|unit| unit.done < self.parts.recursions.len())
+            .map(|unit| InRecursion { recursion: unit.done, span: unit.span })
+            .collect();
+        if let Some(left) = left.as_ref().filter(|_| !early.is_empty()) {
+            // Those that have gone through all recursions come last.
+            let rows = early.iter().map(|tokens| tokens.span.tokens).sum();
+            model.leave_block(&left.clone().narrow(0, 0, rows), of(&early), cache);
+        }
+        self.in_loop = chosen(&after, &stay);
+        self.left = joined(self.left.take(), left);
     }
 
     /// Drops the tokens of a sequence.
@@ -82,12 +110,41 @@ impl Looped {
     }
 }
 
-/// The given rows of `x`, ascending; `None` for no rows.
+/// The rule's number of each row of a pass, given the states `[M, D]` before and after it; −∞ for
+/// rows that it is not asked about.
+fn numbers(model: &CausalLm, rule: Option<&ExitRule>, asked: &[Asked], states: [&Tensor<2>; 2]) -> Vec<f32> {
+    let [num_rows, _] = states[0].dims();
+    let mut numbers = vec![f32::NEG_INFINITY; num_rows];
+    for Asked { recursions, rows } in asked {
+        let of_rows = states.map(|x| chosen(x, rows));
+        if let (Some(rule), [Some(before), Some(after)]) = (rule, of_rows) {
+            let found = rule.numbers(model, *recursions, [before, after]);
+            rows.iter().zip(found).for_each(|(row, number)| numbers[*row] = number);
+        }
+    }
+    numbers
+}
+
+/// Spans of `units`, which are sorted by sequence and position, with pieces that follow one another
+/// put together.
+fn whole_spans(units: &[Unit]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for Unit { span, .. } in units {
+        let follows = |last: &&mut Span| last.slot == span.slot && last.start + last.tokens == span.start;
+        match spans.last_mut().filter(follows) {
+            Some(last) => last.tokens += span.tokens,
+            None => spans.push(*span),
+        }
+    }
+    spans
+}
+
+/// The given rows of `x`; `None` for no rows.
 fn chosen(x: &Tensor<2>, rows: &[usize]) -> Option<Tensor<2>> {
     let [num_rows, _] = x.dims();
     match rows.len() {
         0 => None,
-        all if all == num_rows => Some(x.clone()),
+        all if all == num_rows && rows.is_sorted() => Some(x.clone()),
         _ => Some(kernels::gather(x.clone(), &rows.into())),
     }
 }

@@ -7,14 +7,16 @@ use crate::scheduler::{Guard, Scheduler};
 use retie_model::{InRecursion, Slot, Span};
 
 /// Tokens of one sequence that go through the parts together: a token that decodes, or a part of a
-/// prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// prompt. Where only some of its tokens leave the loop, it falls into pieces, each a unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Unit {
     pub span: Span,
     /// Recursions that it has gone through.
     pub done: usize,
-    /// Recursion count after which it leaves the loop.
+    /// Recursion count after which its tokens leave the loop at the latest.
     pub until: usize,
+    /// Number of the exit rule from which on a token leaves the loop; infinite for never.
+    pub threshold: f32,
     /// True for a part of a prompt.
     pub is_prompt: bool,
 }
@@ -27,8 +29,15 @@ pub(crate) struct Pipeline {
     guard: Guard,
     /// Sorted by recursion, as the later ones started earlier.
     in_loop: Vec<Unit>,
-    /// Who left first comes first, so that the parts of a prompt keep their order.
     left: Vec<Unit>,
+}
+
+/// Rows of the next pass that the exit rule is asked about after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Recursions that they will have gone through.
+    pub recursions: usize,
+    pub rows: Vec<usize>,
 }
 
 /// Rows by what becomes of them.
@@ -75,35 +84,85 @@ impl Pipeline {
         self.in_loop.iter().map(|unit| InRecursion { recursion: unit.done, span: unit.span }).collect()
     }
 
-    /// True if a unit in the loop leaves it early.
-    pub fn exits(&self) -> bool {
-        self.in_loop.iter().any(|unit| unit.until < self.num_recursions)
+    /// True if a token in the loop may leave it early.
+    pub fn may_leave(&self) -> bool {
+        self.in_loop.iter().any(|unit| unit.until < self.num_recursions || unit.threshold < f32::INFINITY)
     }
 
-    /// Notes that the pass has run. Returns its rows: those that stay in the loop, and those that
-    /// have left it and come after the rows that left earlier.
-    pub fn passed(&mut self) -> Rows {
-        self.in_loop.iter_mut().for_each(|unit| unit.done += 1);
-        let decoded = self.in_loop.iter().filter(|unit| !unit.is_prompt && unit.done >= unit.until);
-        decoded.for_each(|unit| self.guard.note(unit.done < self.num_recursions));
-        let rows = split(&self.in_loop, |unit| unit.done < unit.until);
-        let leaving: Vec<Unit> = self.in_loop.extract_if(.., |unit| unit.done >= unit.until).collect();
-        self.left.extend(leaving);
-        rows
+    /// Rows of the next pass that the exit rule is asked about after it, by recursion.
+    pub fn asked(&self) -> Vec<Asked> {
+        let (mut asked, mut start) = (Vec::<Asked>::new(), 0);
+        for unit in &self.in_loop {
+            let rows = start..start + unit.span.tokens;
+            start = rows.end;
+            let recursions = unit.done + 1;
+            if !unit.threshold.is_finite() || recursions >= unit.until {
+                continue;
+            }
+            match asked.last_mut().filter(|asked| asked.recursions == recursions) {
+                Some(asked) => asked.rows.extend(rows),
+                None => asked.push(Asked { recursions, rows: rows.collect() }),
+            }
+        }
+        asked
     }
 
-    /// Takes the units that have left the loop and are `wanted`, with their rows among those that
-    /// have left; the others wait.
+    /// Notes that the pass has run, with the exit rule's `numbers` of its rows. Returns the rows
+    /// that stay in the loop, the rows that have left it, and the units of these, in their order;
+    /// they come after those that left earlier.
+    pub fn passed(&mut self, numbers: &[f32]) -> (Rows, Vec<Unit>) {
+        let (mut rows, mut leaving, mut start) = (Rows::default(), Vec::new(), 0);
+        for mut unit in std::mem::take(&mut self.in_loop) {
+            let of_unit = start..start + unit.span.tokens;
+            start = of_unit.end;
+            unit.done += 1;
+            let stays = |row: usize| unit.done < unit.until && numbers[row] < unit.threshold;
+            let all: Vec<usize> = of_unit.collect();
+            let mut place = unit.span.start;
+            for run in all.chunk_by(|a, b| stays(*a) == stays(*b)) {
+                let piece = Unit { span: Span { start: place, tokens: run.len(), ..unit.span }, ..unit };
+                place += run.len();
+                if stays(run[0]) {
+                    rows.stay.extend(run);
+                    self.in_loop.push(piece);
+                    continue;
+                }
+                rows.leave.extend(run);
+                leaving.push(piece);
+                if !unit.is_prompt {
+                    self.guard.note(unit.done < self.num_recursions);
+                }
+            }
+        }
+        self.left.extend(&leaving);
+        (rows, leaving)
+    }
+
+    /// Takes the units that have left the loop, are `wanted`, and have no earlier token of their
+    /// sequence in it. They are sorted by sequence and position, and so are their rows among those
+    /// that have left; the others wait.
     pub fn take(&mut self, wanted: impl Fn(&Unit) -> bool) -> (Vec<Unit>, Rows) {
-        let rows = split(&self.left, |unit| !wanted(unit));
-        (self.left.extract_if(.., |unit| wanted(unit)).collect(), rows)
+        let follows =
+            |unit: &Unit, earlier: &Unit| earlier.span.slot == unit.span.slot && earlier.span.start < unit.span.start;
+        let in_loop = &self.in_loop;
+        let takes = |unit: &Unit| wanted(unit) && !in_loop.iter().any(|earlier| follows(unit, earlier));
+        let (mut rows, mut taken, mut start) = (Rows::default(), Vec::new(), 0);
+        for unit in &self.left {
+            let of_unit = start..start + unit.span.tokens;
+            start = of_unit.end;
+            if takes(unit) { taken.push((*unit, of_unit)) } else { rows.stay.extend(of_unit) }
+        }
+        self.left.retain(|unit| !takes(unit));
+        taken.sort_by_key(|(unit, _)| (unit.span.slot, unit.span.start));
+        rows.leave = taken.iter().flat_map(|(_, rows)| rows.clone()).collect();
+        (taken.into_iter().map(|(unit, _)| unit).collect(), rows)
     }
 
     /// Drops the units of a sequence. Returns the rows that stay: in the loop, and among those that
     /// have left it.
     pub fn drop_slot(&mut self, slot: Slot) -> [Vec<usize>; 2] {
         let stays = |unit: &Unit| unit.span.slot != slot;
-        let rows = [&self.in_loop, &self.left].map(|units| split(units, stays).stay);
+        let rows = [&self.in_loop, &self.left].map(|units| rows_of(units, stays));
         self.in_loop.retain(stays);
         self.left.retain(stays);
         rows
@@ -121,13 +180,15 @@ impl Pipeline {
     }
 }
 
-/// Rows of `units` by whether they stay.
-fn split(units: &[Unit], stays: impl Fn(&Unit) -> bool) -> Rows {
-    let (mut rows, mut start) = (Rows::default(), 0);
+/// Rows of the `units` that stay.
+fn rows_of(units: &[Unit], stays: impl Fn(&Unit) -> bool) -> Vec<usize> {
+    let (mut rows, mut start) = (Vec::new(), 0);
     for unit in units {
         let of_unit = start..start + unit.span.tokens;
         start = of_unit.end;
-        if stays(unit) { &mut rows.stay } else { &mut rows.leave }.extend(of_unit);
+        if stays(unit) {
+            rows.extend(of_unit);
+        }
     }
     rows
 }

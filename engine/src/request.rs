@@ -21,12 +21,13 @@ pub struct Request {
     /// Requests [`Progress::recursion_counts`](crate::Progress::recursion_counts). The last token
     /// is then read too: the sequence ends a step later, unless it ends with an EOS token.
     pub recursion_counts: bool,
-    /// Number of recursions after which tokens leave the loop at the latest; `None` for all. With
-    /// exits of the engine the tokens of the prompt too; with a scheduler whose tokens exit new
-    /// tokens only.
+    /// Number of recursions after which tokens, those of the prompt too, leave the loop at the
+    /// latest; `None` for all.
     pub max_recursions: Option<usize>,
     /// Number of the engine's exit rule at which tokens leave the loop; `None` for no early exit.
     pub exit_threshold: Option<f32>,
+    /// Sequences reuse what others have read only if they have the same salt.
+    pub salt: String,
     /// Requests [`Progress::logprobs`](crate::Progress::logprobs), with this many of the most
     /// probable tokens.
     pub logprobs: Option<usize>,

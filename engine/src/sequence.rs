@@ -15,9 +15,13 @@ pub(crate) struct Sequence {
     pub num_read: usize,
     /// Number of tokens that have started: those that have been read, and those on their way.
     pub num_started: usize,
+    /// Number of its first tokens that others have read.
+    pub num_reused: usize,
     pub recursion_counts: bool,
     /// When its tokens leave the loop.
     pub exits: ExitLimit,
+    /// Sequences with another salt reuse nothing of it.
+    pub salt: String,
     /// Number of most probable tokens to report with each new token.
     logprobs: Option<usize>,
     /// Number of most probable tokens to report with each token of the prompt.
@@ -45,7 +49,8 @@ pub(crate) struct Choice {
 impl Sequence {
     pub fn new(id: SequenceId, slot: Slot, request: Request) -> Self {
         let exits = exits::limit(&request);
-        let Request { prompt, sampling, stop, mut forced, recursion_counts, logprobs, prompt_logprobs, .. } = request;
+        let Request { prompt, sampling, stop, mut forced, recursion_counts, salt, .. } = request;
+        let (logprobs, prompt_logprobs) = (request.logprobs, request.prompt_logprobs);
         forced.reverse();
         Self {
             id,
@@ -53,8 +58,10 @@ impl Sequence {
             num_prompt_tokens: prompt.len(),
             num_read: 0,
             num_started: 0,
+            num_reused: 0,
             recursion_counts,
             exits,
+            salt,
             logprobs,
             prompt_logprobs,
             paused: false,

@@ -11,7 +11,7 @@ use retie_config::{
 use retie_engine::{Engine, EngineError, EngineOptions, ExitOptions, Request};
 use retie_model::{CausalLm, ExitLimit, ExitRule, KvCache, NewTokens, RowExits, SelectionRule, kernels::Layout};
 use retie_testing::{CONTEXT, RandomWeights, VOCAB_SIZE, differences, tiny_llama, values};
-use support::{Text, Texts, expert_choice, request, sampled, tokens};
+use support::{Text, Texts, expert_choice, request, sampled, token_choice, tokens};
 
 /// Three recursions of a layer with LoRA, between prelude and `coda`.
 fn model(coda: usize, change: impl FnOnce(&mut RecursionConfig)) -> CausalLm {
@@ -56,6 +56,11 @@ fn pass(model: &CausalLm, ids: &[u32], exits: &ExitOptions, limits: Vec<ExitLimi
 
 /// A threshold of `rule` that about half of the tokens of `ids` reach after a recursion.
 fn median(model: &CausalLm, rule: &ExitRule, ids: &[u32]) -> f32 {
+    quantile(model, rule, ids, 0.5)
+}
+
+/// A threshold of `rule` that about a `part` of the tokens of `ids` do not reach after a recursion.
+fn quantile(model: &CausalLm, rule: &ExitRule, ids: &[u32], part: f64) -> f32 {
     let rows: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &Device::flex());
     let mut forward = model.begin(rows, Layout::batch(1, ids.len()), SelectionRule::Causal);
@@ -65,7 +70,7 @@ fn median(model: &CausalLm, rule: &ExitRule, ids: &[u32]) -> f32 {
     forward.advance_to(exits.end(1));
     let mut numbers = rule.numbers(model, 1, [before, forward.hidden().clone()]);
     numbers.sort_by(f32::total_cmp);
-    numbers[numbers.len() / 2]
+    numbers[(part * numbers.len() as f64) as usize]
 }
 
 const POLICIES: [SkippedKv; 4] = [SkippedKv::Skip, SkippedKv::Latest, SkippedKv::Propagate, SkippedKv::Recompute];
@@ -210,7 +215,7 @@ fn tokens_that_wait_are_dropped_with_their_sequence() {
 fn every_rule_gives_numbers_that_rank_tokens() {
     let model = model(1, |_| {});
     let ids = tokens(6, 30);
-    for kind in ExitRuleKind::ALL {
+    for kind in ExitRuleKind::ALL.iter().filter(|kind| model.check_exit_rule(**kind).is_ok()) {
         let rule = rule(*kind);
         let threshold = median(&model, &rule, &ids);
         let options = ExitOptions { rule: Some(rule), kv: SkippedKv::Latest };
@@ -220,6 +225,53 @@ fn every_rule_gives_numbers_that_rank_tokens() {
         assert_eq!(first(&counts(threshold)), 15, "{kind}");
         assert!(counts(f32::MAX).iter().all(|count| *count == 3), "{kind}");
         assert!(counts(f32::MIN).iter().all(|count| *count == 1), "{kind}");
+    }
+}
+
+#[test]
+fn tokens_of_a_routed_model_leave_before_its_router_drops_them() {
+    for (kv_sharing, kv) in [(KvSharing::RecursionWise, SkippedKv::Skip), (KvSharing::Shared, SkippedKv::Shared)] {
+        let model = model(1, |recursion| {
+            recursion.router = Some(expert_choice());
+            recursion.kv_sharing = kv_sharing;
+        });
+        assert_eq!(model.default_skipped_kv(), kv);
+        for kind in [ExitRuleKind::Router, ExitRuleKind::Change] {
+            let options = ExitOptions { rule: Some(rule(kind)), kv };
+            let text = tokens(1, 40);
+            // Most tokens leave: the router drops more than half of them.
+            let threshold = quantile(&model, options.rule.as_ref().unwrap(), &text, 0.1);
+            let never = pass(&model, &text, &options, vec![ExitLimit::NEVER; 40]).1;
+            let limit = ExitLimit { threshold, ..ExitLimit::NEVER };
+            let early = pass(&model, &text, &options, vec![limit; 40]).1;
+            let first = |counts: &[usize]| counts.iter().filter(|count| **count <= 1).count();
+            assert!(first(&early) > first(&never), "{kv}, {kind}: {early:?} {never:?}");
+            let requests: Vec<Request> = (0..3)
+                .map(|i| Request {
+                    recursion_counts: true,
+                    exit_threshold: [Some(threshold), None, Some(threshold)][i],
+                    max_recursions: [None, None, Some(2)][i],
+                    ..request(tokens(i, 9 + 4 * i), 12, retie_engine::Sampling::default())
+                })
+                .collect();
+            let found = run(engine(&model, &options, 3, 7), &requests);
+            for (request, text) in requests.iter().zip(&found) {
+                let one = std::slice::from_ref(request);
+                assert_eq!(run(engine(&model, &options, 1, CONTEXT), one)[0], *text, "{kv}, {kind}");
+                let ids = [&request.prompt[..], &text.tokens].concat();
+                let limit = ExitLimit {
+                    threshold: request.exit_threshold.unwrap_or(f32::INFINITY),
+                    max_recursions: request.max_recursions.unwrap_or(usize::MAX),
+                };
+                assert_eq!(
+                    text.recursion_counts,
+                    pass(&model, &ids, &options, vec![limit; ids.len()]).1,
+                    "{kv}, {kind}"
+                );
+            }
+            let plain = support::alone(&model, requests[1].clone());
+            assert_eq!(found[1], plain, "{kv}, {kind}: without a threshold the router decides alone");
+        }
     }
 }
 
@@ -236,7 +288,13 @@ fn exits_that_are_not_there_are_refused() {
     let shared = model(1, |recursion| recursion.kv_sharing = KvSharing::Shared);
     assert!(refusal(shared, SkippedKv::Latest).contains("the policy is `shared`, not `latest`"));
     let routed = model(1, |recursion| recursion.router = Some(expert_choice()));
-    assert!(refusal(routed, SkippedKv::Skip).contains("its router decides"));
+    assert!(refusal(routed, SkippedKv::Latest).contains("the policy is `skip`, not `latest`"));
+    let chosen = model(1, |recursion| recursion.router = Some(token_choice()));
+    assert!(refusal(chosen, SkippedKv::Skip).contains("its router chooses recursion counts before the loop"));
+    let by_router = ExitOptions { rule: Some(rule(ExitRuleKind::Router)), kv: SkippedKv::Latest };
+    let sizes = EngineOptions { num_slots: 1, context: CONTEXT, max_step_tokens: 8 };
+    let error = Engine::new(plain.clone(), sizes).unwrap().with_exits(by_router).unwrap_err().to_string();
+    assert!(error.contains("the rule `router` needs an expert-choice router"), "{error}");
 
     let mut with = engine_of(plain.clone(), SkippedKv::Latest).unwrap();
     let ask = |change: fn(&mut Request)| {

@@ -190,14 +190,14 @@ fn models_without_a_loop_and_deep_traces_are_refused() {
         let trace = trace.map(|counts| ExitTrace::new(counts.to_vec()).unwrap());
         Engine::new(model.clone(), options).unwrap().with_scheduler(scheduler, trace).err()
     };
-    let scheduler = "depthwise";
-    assert_eq!(with(&routed(), Scheduler::Depthwise, None), Some(EngineError::NoLoop { scheduler }));
+    let refused = with(&routed(), Scheduler::Depthwise, None).map(|error| error.to_string()).unwrap();
+    assert!(refused.starts_with("scheduler `depthwise` cannot serve the model: its router decides"), "{refused}");
     assert_eq!(with(&routed(), Scheduler::Full, None), None);
     assert_eq!(with(&plain(), Scheduler::Depthwise, None), None, "one recursion");
     let deep = Some(EngineError::TraceTooDeep { found: 4, expected: 3 });
     assert_eq!(with(&model, Scheduler::Lockstep, Some(&[1, 4])), deep);
     let sequence = RecursionConfig::new(2, Sharing::Sequence, Init::Stepwise);
     let parts = random_model(Some(sequence)).loop_parts();
-    assert_eq!(parts, None, "recursions of one layer after the other");
-    assert_eq!(models().iter().filter(|(_, model)| model.loop_parts().is_some()).count(), 2);
+    assert_eq!(parts, Err("its recursions do not run the same layers one after the other".to_owned()));
+    assert_eq!(models().iter().filter(|(_, model)| model.loop_parts().is_ok()).count(), 2);
 }

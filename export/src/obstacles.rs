@@ -1,8 +1,8 @@
 //! Parts of a recursive model that a plain one, or a plain loop, has no place for.
 
-use crate::format::ExportModel;
+use crate::{format::ExportModel, unrolled::is_merged};
 use retie_checkpoint::{CheckpointError, TensorSource};
-use retie_config::{ExtraVector, KvSharing, ModelConfig, TensorOwner, TensorRole};
+use retie_config::{Depth, DepthExtra, ExtraVector, KvSharing, ModelConfig, TensorOwner, TensorRole};
 
 /// Every reason why no plain model of the family computes what `model` does; empty if one does.
 pub(crate) fn of_unrolling(model: &ExportModel<'_>) -> Result<Vec<String>, CheckpointError> {
@@ -21,11 +21,12 @@ pub(crate) fn of_unrolling(model: &ExportModel<'_>) -> Result<Vec<String>, Check
         reasons.push(reason);
     }
     let class = model.config.architecture.class_name;
-    for vector in [ExtraVector::LoopEmbedding, ExtraVector::LoopNorm] {
-        let depths = depths_with(vector, model)?;
-        if let Some(depth) = depths.first() {
-            let name = TensorOwner::Depth(*depth).weight(TensorRole::Extra(vector));
-            reasons.push(format!("`{name}` is not zero, and `{class}` adds nothing between its layers"));
+    for extra in DepthExtra::ALL {
+        for vector in extra.vectors().iter().filter(|vector| !is_merged(**vector)) {
+            if let Some(depth) = depth_with(*vector, extra.start(), model)? {
+                let (name, start) = (TensorOwner::Depth(depth).weight(TensorRole::Extra(*vector)), extra.start());
+                reasons.push(format!("`{name}` is not {start}, and `{class}` computes nothing between its layers"));
+            }
         }
     }
     Ok(reasons)
@@ -77,15 +78,14 @@ pub(crate) fn of_loop(config: &ModelConfig) -> Vec<String> {
     reasons
 }
 
-/// Depths at which a vector has an effect: it is not zero.
-fn depths_with(vector: ExtraVector, model: &ExportModel<'_>) -> Result<Vec<retie_config::Depth>, CheckpointError> {
+/// First depth at which a vector has an effect: some element is not `start`.
+fn depth_with(vector: ExtraVector, start: f32, model: &ExportModel<'_>) -> Result<Option<Depth>, CheckpointError> {
     let tensors: &dyn TensorSource = model.tensors;
-    let mut depths = Vec::new();
     for step in model.config.share_map().depths() {
         let name = TensorOwner::Depth(step.depth).weight(TensorRole::Extra(vector));
-        if tensors.info(&name).is_some() && tensors.read_f32(&name)?.iter().any(|x| *x != 0.0) {
-            depths.push(step.depth);
+        if tensors.info(&name).is_some() && tensors.read_f32(&name)?.iter().any(|x| *x != start) {
+            return Ok(Some(step.depth));
         }
     }
-    Ok(depths)
+    Ok(None)
 }

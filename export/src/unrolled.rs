@@ -257,6 +257,14 @@ impl Depths<'_> {
     }
 }
 
+/// True if an extra vector is merged into linears or norms ([`residual_scale`]).
+pub(crate) fn is_merged(vector: ExtraVector) -> bool {
+    match vector {
+        ExtraVector::AttentionScale | ExtraVector::MlpScale => true,
+        ExtraVector::LoopEmbedding | ExtraVector::LoopNorm => false,
+    }
+}
+
 /// Residual scale that a linear or norm of a depth takes: the last one of its part.
 pub(crate) fn residual_scale(model: &ExportModel<'_>, depth: Depth, role: TensorRole) -> Option<String> {
     let last = match model.config.anatomy.residual {

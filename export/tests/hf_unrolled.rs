@@ -273,8 +273,8 @@ fn a_model_that_no_plain_one_computes_is_refused_with_every_reason() {
         message,
         "`hf-unrolled` cannot hold the model:\n  \
          `kv_sharing: shared`: later recursions attend to the keys and values of the first\n  \
-         `model.depths.1.extras.loop_embedding` is not zero, and `LlamaForCausalLM` adds nothing between its layers\n  \
-         `model.depths.3.extras.loop_norm` is not zero, and `LlamaForCausalLM` adds nothing between its layers\n\
+         `model.depths.1.extras.loop_embedding` is not 0, and `LlamaForCausalLM` computes nothing between its layers\n  \
+         `model.depths.3.extras.loop_norm` is not 0, and `LlamaForCausalLM` computes nothing between its layers\n\
          hint: `--to hf` can, with routers at full depth"
     );
     // Untrained vectors do nothing, and hybrid KV sharing differs with routers only.

@@ -14,10 +14,6 @@ use std::{
 /// one.
 const MUTATIONS: usize = 1500;
 
-/// Targets of which only the corpus is run here: the reader of arrow reserves up to 2 GiB where a
-/// damaged file says so (docs/reference/trust.md).
-const CORPUS_ONLY: [&str; 1] = ["arrow"];
-
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -48,7 +44,6 @@ fn hold(target: &'static Target, mutations: usize) -> Result<(), String> {
     for (file, input) in &corpus {
         check(&mut harness, target.name, input).map_err(|error| format!("corpus/{}/{file}: {error}", target.name))?;
     }
-    let mutations = if CORPUS_ONLY.contains(&target.name) { 0 } else { mutations };
     let words = fs_err::read_to_string(folder("dictionaries").join(format!("{}.dict", target.name))).unwrap();
     let inputs = corpus.into_iter().map(|(_, input)| input).filter(|input| input.len() <= 4096).collect();
     let mut mutator = Mutator::new(inputs, dictionary(&words), 20);

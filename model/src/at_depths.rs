@@ -39,13 +39,22 @@ impl<'a, T> AtDepths<'a, T> {
 
     /// `x [M, n]` with `f` applied to the rows of each depth → `[M, m]`.
     pub fn each(&self, x: Tensor<2>, f: impl Fn(&'a T, Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+        self.each_of([x], |own, [x]| f(own, x))
+    }
+
+    /// `f` applied to the rows of each depth of several tensors `[M, n]` → `[M, m]`.
+    pub fn each_of<const N: usize>(
+        &self,
+        all: [Tensor<2>; N],
+        f: impl Fn(&'a T, [Tensor<2>; N]) -> Tensor<2>,
+    ) -> Tensor<2> {
         let groups = match self {
-            Self::One(own) => return f(own, x),
+            Self::One(own) => return f(own, all),
             Self::Several(groups) => groups,
         };
         let mut start = 0;
         let parts = groups.iter().map(|(own, rows)| {
-            let part = x.clone().narrow(0, start, *rows);
+            let part = all.each_ref().map(|x| x.clone().narrow(0, start, *rows));
             start += rows;
             f(own, part)
         });

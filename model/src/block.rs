@@ -94,7 +94,7 @@ impl Block<'_> {
     ) -> Tensor<2> {
         let x = self.enter(x);
         let step = self.step();
-        let entered = step.and_then(|step| step.keep(&x));
+        let entered = self.own.any(|own| own.step.reads_input()).then(|| x.clone());
         let read = self.attention_input(x.clone());
         if stops(&mut observer, ProbePoint::Attention, &read, &x) {
             return x;
@@ -137,17 +137,26 @@ impl Block<'_> {
     /// Output of the depth, of its `entered` input, where that is read, the residual stream `x` and
     /// the MLP's addend.
     fn leave(&self, entered: Option<Tensor<2>>, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
-        match self.step() {
-            Some(step) => step.leave(entered, step.add_mlp(x, addend), self.config.anatomy.norm_eps as f32),
-            None => kernels::add(x, addend),
+        if !self.own.any(|own| own.step.changes_output()) {
+            return kernels::add(x, addend);
+        }
+        let eps = self.config.anatomy.norm_eps as f32;
+        let leave = |own: &DepthWeights, entered, [x, addend]: [Tensor<2>; 2]| {
+            own.step.leave(entered, own.step.add_mlp(x, addend), eps)
+        };
+        match entered {
+            Some(entered) => self
+                .own
+                .each_of([entered, x, addend], |own, [entered, x, addend]| leave(own, Some(entered), [x, addend])),
+            None => self.own.each_of([x, addend], |own, x| leave(own, None, x)),
         }
     }
 
-    fn add_attention(&self, x: Tensor<2>, attended: Tensor<2>) -> Tensor<2> {
-        match self.step() {
-            Some(step) => step.add_attention(x, attended),
-            None => kernels::add(x, attended),
+    fn add_attention(&self, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
+        if !self.own.any(|own| own.step.coefficients.is_some()) {
+            return kernels::add(x, addend);
         }
+        self.own.each_of([x, addend], |own, [x, addend]| own.step.add_attention(x, addend))
     }
 
     /// Residual stream of this depth: the output of the previous depth with this depth's extras.
@@ -177,7 +186,7 @@ impl Block<'_> {
         AttentionContext { config: self.config, kind: self.kind, rows, own }
     }
 
-    /// Mechanisms of the recursion; rows of several depths have none.
+    /// Mechanisms of the recursion that read other tokens; rows of several depths have none.
     fn step(&self) -> Option<&Step> {
         self.own.one().map(|own| &own.step)
     }
@@ -214,8 +223,8 @@ impl Block<'_> {
 
     /// Input of `down_proj`.
     fn inner(&self, x: Tensor<2>) -> Tensor<2> {
-        let activation = self.step().and_then(|step| step.activation.as_ref());
-        self.layer.mlp.inner(x, &self.own.part(|own| &own.mlp), self.config.anatomy.mlp, activation)
+        let activation = self.own.part(|own| &own.step.activation);
+        self.layer.mlp.inner(x, &self.own.part(|own| &own.mlp), self.config.anatomy.mlp, &activation)
     }
 
     /// The MLP's addend to the residual stream, from the input of `down_proj`.
@@ -225,9 +234,9 @@ impl Block<'_> {
 
     /// Fused form of [`Block::inner`] followed by [`Block::mlp_output`].
     fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let activation = self.step().and_then(|step| step.activation.as_ref());
+        let activation = self.own.part(|own| &own.step.activation);
         let own = self.own.part(|own| &own.mlp);
-        self.after_mlp(self.layer.mlp.forward(x, &own, self.config.anatomy.mlp, activation))
+        self.after_mlp(self.layer.mlp.forward(x, &own, self.config.anatomy.mlp, &activation))
     }
 
     fn after_mlp(&self, out: Tensor<2>) -> Tensor<2> {

@@ -3,13 +3,15 @@
 //! A slot has room for `capacity` tokens and its own length. Sequences are admitted
 //! ([`KvCache::admit`]) and evicted ([`KvCache::evict`]) one by one. A forward pass continues any
 //! subset of them, each by its own number of tokens ([`NewTokens`]): prompts, parts of prompts and
-//! single tokens side by side.
+//! single tokens side by side. A free slot can hold on to its tokens for a later sequence
+//! (`prefix`).
 //!
 //! If every token runs through a depth, slot `s` is rows `s·capacity..` of that depth's buffers.
 //! A recursion whose router leaves tokens out stores only its selected tokens (`selected`). Depths
 //! that reuse the keys and values of the first recursion have no buffers. Depths with descriptors
 //! of earlier chunks have room for those and for one chunk (`steps::descriptor`).
 
+mod prefix;
 mod selected;
 
 use crate::{
@@ -30,6 +32,8 @@ pub struct KvCache {
     capacity: usize,
     /// Number of tokens of the sequence in each slot; `None` for a free slot.
     lengths: Vec<Option<usize>>,
+    /// Number of tokens that each free slot still holds.
+    held: Vec<usize>,
     /// Selected tokens of each recursion; `None` where the buffers hold every token.
     selected: Vec<Option<SelectedTokens>>,
     /// Tokens that wait in front of each recursion, where skipped ones are made up for.
@@ -83,6 +87,11 @@ impl Slot {
     pub fn index(self) -> usize {
         self.0
     }
+
+    /// The slot with this index.
+    pub(crate) fn at(index: usize) -> Self {
+        Self(index)
+    }
 }
 
 impl KvCache {
@@ -129,9 +138,9 @@ impl KvCache {
             None => ((0..config.num_hidden_layers).map(|_| whole()).collect(), Vec::new()),
             Some((recursion, map)) => {
                 let kv_sharing = recursion.kv_sharing;
-                let leaves_out = |r| match policy {
-                    Some(policy) => r > 0 && policy == SkippedKv::Skip,
-                    None => recursion.router.as_ref().is_some_and(|router| !router.takes_all(r)),
+                let leaves_out = |r| {
+                    let by_router = recursion.router.as_ref().is_some_and(|router| !router.takes_all(r));
+                    by_router || r > 0 && policy == Some(SkippedKv::Skip)
                 };
                 let selects = |r| kv_sharing == KvSharing::RecursionWise && leaves_out(r);
                 let buffers = |recursion: Option<usize>| match recursion {
@@ -154,18 +163,13 @@ impl KvCache {
         };
         let (chunks, states) = (chunks_of(config), states_of(config, num_slots, device));
         let lengths = vec![None; num_slots];
-        Self { depths, width, device: device.clone(), capacity, lengths, selected, pending, chunks, states }
+        let held = vec![0; num_slots];
+        Self { depths, width, device: device.clone(), capacity, lengths, held, selected, pending, chunks, states }
     }
 
     /// Tokens that wait in front of a recursion.
     pub(crate) fn pending(&mut self, recursion: usize) -> &mut Pending {
         &mut self.pending[recursion]
-    }
-
-    /// Number of tokens that wait in front of each recursion.
-    #[must_use]
-    pub fn num_pending(&self) -> Vec<usize> {
-        self.pending.iter().map(Pending::len).collect()
     }
 
     /// Cache for a fixed batch: [`KvCache::new`] with an empty sequence in each of `batch` slots.
@@ -178,9 +182,9 @@ impl KvCache {
 
     /// Assigns the first free slot to a new sequence; `None` if no slot is free.
     pub fn admit(&mut self) -> Option<Slot> {
-        let slot = self.lengths.iter().position(Option::is_none)?;
-        self.lengths[slot] = Some(0);
-        Some(Slot(slot))
+        let slot = self.free_slots().next()?;
+        self.admit_at(slot, 0);
+        Some(slot)
     }
 
     /// Frees a slot and drops its sequence.

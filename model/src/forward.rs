@@ -238,6 +238,15 @@ impl<'m> Forward<'m> {
         self.depth = part.end;
         if let Some((recursion, mut exits)) = recursion.and_then(|recursion| Some((recursion, self.exits.take()?))) {
             assert_eq!(part, *pass, "recursion {recursion} of a pass with exits runs as a whole");
+            if let Some(mut selector) = self.selector.take() {
+                let before = self.hidden.clone();
+                self.run_routed(recursion, part, selector.as_mut());
+                let states = [&before, &self.hidden];
+                let rows = self.active_rows.take();
+                self.active_rows = rows.map(|rows| exits.retain(model, recursion + 1, rows, states));
+                (self.selector, self.exits) = (Some(selector), Some(exits));
+                return;
+            }
             let (first_kv, cache) = (&mut self.first_kv, self.cache.as_deref_mut());
             let call = ExitCall { model, recursion, depths: part, rows: &self.rows, first_kv, cache };
             let (hidden, decision) = exits.run(self.hidden.clone(), call);

@@ -8,6 +8,7 @@
 mod at_depths;
 mod attention;
 mod block;
+mod block_pass;
 mod cache;
 mod causal_lm;
 mod device;
@@ -32,6 +33,7 @@ mod steps;
 mod token_ids;
 mod weights;
 
+pub use block_pass::{BlockPass, InRecursion};
 pub use cache::{KvCache, NewTokens, Slot, Span};
 pub use causal_lm::CausalLm;
 pub use device::{backends, device, is_host};
@@ -40,7 +42,7 @@ pub use exit::{ExitLimit, ExitRule, RowExits};
 pub use forward::{Forward, Replay};
 pub use kv::{FirstRecursionKv, KeysValues};
 pub use layer_by_layer::LayerByLayer;
-pub use loop_parts::{InRecursion, LoopParts};
+pub use loop_parts::LoopParts;
 pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
 pub use router::{
     FullRecursionWarmup, Logits, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums,

@@ -26,16 +26,16 @@ pub struct MlpAtDepth {
 }
 
 impl Mlp {
-    /// Runs the MLP: `x [M, D]` → `[M, D]`, with the activation `own` of the depth, if it has one.
+    /// Runs the MLP: `x [M, D]` → `[M, D]`, with the activation `own` of a depth that has one.
     pub(crate) fn forward(
         &self,
         x: Tensor<2>,
         depth: &AtDepths<'_, MlpAtDepth>,
         kind: MlpKind,
-        own: Option<&StepActivation>,
+        own: &AtDepths<'_, Option<StepActivation>>,
     ) -> Tensor<2> {
         match (&self.gate_proj, kind) {
-            (Some(gate), MlpKind::Gated(activation)) if own.is_none() => {
+            (Some(gate), MlpKind::Gated(activation)) if !own.any(Option::is_some) => {
                 let gate = gate.forward(x.clone(), &depth.part(|depth| &depth.gate_proj));
                 let up = self.up_proj.forward(x, &depth.part(|depth| &depth.up_proj));
                 self.down_proj.forward_gated(gate, up, activation, &depth.part(|depth| &depth.down_proj))
@@ -50,16 +50,23 @@ impl Mlp {
         x: Tensor<2>,
         depth: &AtDepths<'_, MlpAtDepth>,
         kind: MlpKind,
-        own: Option<&StepActivation>,
+        own: &AtDepths<'_, Option<StepActivation>>,
     ) -> Tensor<2> {
         let up = self.up_proj.forward(x.clone(), &depth.part(|depth| &depth.up_proj));
-        let gated = |gate: &Linear, x| gate.forward(x, &depth.part(|depth| &depth.gate_proj));
-        match (&self.gate_proj, kind, own) {
-            (Some(gate), MlpKind::Gated(_), Some(own)) => own.gated(gated(gate, x), up),
-            (Some(gate), MlpKind::Gated(activation), None) => kernels::gated(gated(gate, x), up, activation),
-            (None, MlpKind::Gated(_), _) => unreachable!("loading checks that a gated MLP has its gate"),
-            (_, MlpKind::Plain(_), Some(own)) => own.forward(up),
-            (_, MlpKind::Plain(activation), None) => kernels::activation(up, activation),
+        let gated = |own: &Option<StepActivation>, gate, up, activation| match own {
+            Some(own) => own.gated(gate, up),
+            None => kernels::gated(gate, up, activation),
+        };
+        match (&self.gate_proj, kind) {
+            (Some(gate), MlpKind::Gated(activation)) => {
+                let gate = gate.forward(x, &depth.part(|depth| &depth.gate_proj));
+                own.each_of([gate, up], |own, [gate, up]| gated(own, gate, up, activation))
+            }
+            (None, MlpKind::Gated(_)) => unreachable!("loading checks that a gated MLP has its gate"),
+            (_, MlpKind::Plain(activation)) => own.each(up, |own, up| match own {
+                Some(own) => own.forward(up),
+                None => kernels::activation(up, activation),
+            }),
         }
     }
 }

@@ -38,9 +38,7 @@ impl CausalLm {
         if self.router().is_some() {
             return Err("its router decides which tokens leave the loop".to_owned());
         }
-        if self.config().recursion.as_ref().is_some_and(|recursion| !recursion.steps.is_empty()) {
-            return Err("the mechanisms of its recursions (`recursion.steps`) need every recursion".to_owned());
-        }
+        self.check_local_steps()?;
         match self.kv_sharing() {
             KvSharing::RecursionWise | KvSharing::Shared => Ok(()),
             KvSharing::Hybrid => Err("`kv_sharing: hybrid` reads the first recursion again in every pass".to_owned()),

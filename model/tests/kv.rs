@@ -12,7 +12,7 @@ use retie_model::{
     kernels::{Layout, counted},
 };
 use retie_testing::{Golden, GoldenGradients, NextTokenLoss, assert_gradients, differences, ids, values};
-use routed::{GRADIENTS, assert_close, flat, run, top_k};
+use routed::{GRADIENTS, assert_close, assert_decodes, flat, run, top_k};
 
 const BOTH: [KvSharing; 2] = [KvSharing::Shared, KvSharing::Hybrid];
 
@@ -71,24 +71,7 @@ fn gradients_are_those_of_the_reference() {
 #[test]
 fn decoding_equals_the_whole_forward_pass_with_every_strategy() {
     for kv in KvSharing::ALL.iter().copied() {
-        let (model, rows, device) = (load(kv), rows(), Device::flex());
-        let (batch, tokens) = (rows.len(), rows[0].len());
-        let (expected, _) = run(&model, &rows, SelectionRule::Causal);
-        let width = model.config().vocab_size;
-        for prompt in [1, 5, tokens] {
-            let mut cache = KvCache::for_batch(model.config(), batch, tokens, &device);
-            let mut at = 0;
-            while at < tokens {
-                let count = if at == 0 { prompt } else { 1 };
-                let step: Vec<Vec<u32>> = rows.iter().map(|row| row[at..at + count].to_vec()).collect();
-                let logits = values(model.logits(model.forward(ids(&step, &device), Some(&mut cache))));
-                for (row, logits) in logits.chunks(count * width).enumerate() {
-                    let from = (row * tokens + at) * width;
-                    assert_close(kv.name(), logits, &expected[from..from + count * width]);
-                }
-                at += count;
-            }
-        }
+        assert_decodes(kv.name(), &load(kv), &rows());
     }
 }
 

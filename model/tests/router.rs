@@ -7,9 +7,11 @@ mod routed;
 
 use burn::tensor::{Device, Tensor};
 use retie_config::{ExpertChoiceConfig, Gating, RouterConfig, RouterNetwork, RouterScore};
-use retie_model::{CausalLm, KvCache, SelectionRule, binary_cross_entropy, calibrate, kernels::Layout, z_loss};
+use retie_model::{CausalLm, SelectionRule, binary_cross_entropy, calibrate, kernels::Layout, z_loss};
 use retie_testing::{Golden, GoldenGradients, NextTokenLoss, assert_gradients, differences, ids, values};
-use routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run, top_k};
+use routed::{
+    Changed, GRADIENTS, assert_caches_hold_selected_rows, assert_close, assert_decodes, flat, load, rows, run, top_k,
+};
 
 const NAMES: [&str; 2] = ["routed_mlp", "routed_linear"];
 
@@ -120,39 +122,9 @@ fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
     });
     let drawn = ("routed_mlp", drawn.load());
     for (name, model) in NAMES.map(|name| (name, load(name))).into_iter().chain([drawn]) {
-        let (rows, device) = (rows(name), model.device());
-        let (batch, tokens) = (rows.len(), rows[0].len());
-        let (expected, routing) = run(&model, &rows, SelectionRule::Causal);
-        let vocab_size = model.config().vocab_size;
-        for prompt in [1, 5, tokens] {
-            let mut cache = KvCache::for_batch(model.config(), batch, tokens, &device);
-            let mut at = 0;
-            let mut counts = vec![vec![0; tokens]; batch];
-            while at < tokens {
-                let count = if at == 0 { prompt } else { 1 };
-                let step: Vec<Vec<u32>> = rows.iter().map(|row| row[at..at + count].to_vec()).collect();
-                let (hidden, routing) = model.forward_traced(ids(&step, &device), Some(&mut cache));
-                let logits = values(model.logits(hidden));
-                for (row, logits) in logits.chunks(count * vocab_size).enumerate() {
-                    let from = (row * tokens + at) * vocab_size;
-                    assert_close(name, logits, &expected[from..from + count * vocab_size]);
-                }
-                for (i, recursions) in routing.recursion_counts(batch * count).into_iter().enumerate() {
-                    counts[i / count][at + i % count] = recursions;
-                }
-                at += count;
-            }
-            assert_eq!(counts.concat(), routing.recursion_counts(batch * tokens));
-            // A recursion's cache holds the tokens that it selected.
-            for decision in routing.decisions() {
-                let reached = |row: usize| decision.selected_rows.host().iter().filter(|i| **i / tokens == row).count();
-                let expected: Vec<usize> = (0..batch).map(reached).collect();
-                match cache.num_selected(decision.recursion) {
-                    Some(found) => assert_eq!(found, expected),
-                    None => assert_eq!(expected, vec![tokens; batch]),
-                }
-            }
-        }
+        let rows = rows(name);
+        let (caches, trace) = assert_decodes(name, &model, &rows);
+        assert_caches_hold_selected_rows(&caches, &trace, &rows);
     }
 }
 

@@ -10,7 +10,7 @@ use retie_config::{
 use retie_model::{CausalLm, KvCache, kernels::counted};
 use retie_testing::{VOCAB_SIZE, differences, ids, random_model, values};
 
-const MECHANISMS: [&str; 15] = [
+const MECHANISMS: &[&str] = &[
     "coefficients",
     "gnconv:order=3,kernel=4",
     "gnconv:order=1,kernel=1@1",
@@ -111,7 +111,7 @@ fn they_go_with_every_kv_sharing_and_with_routers() {
             ..ExpertChoiceConfig::new(2)
         });
         for router in [None, Some(router)] {
-            for mechanism in MECHANISMS.into_iter().filter(|name| fits(name, *kv_sharing, router.is_some())) {
+            for mechanism in MECHANISMS.iter().filter(|name| fits(name, *kv_sharing, router.is_some())) {
                 let what = format!("{mechanism}, {kv_sharing}, {}", if router.is_some() { "routed" } else { "plain" });
                 let recursion = RecursionConfig { kv_sharing: *kv_sharing, router: router.clone(), ..recursion() };
                 let model = model(&[mechanism], recursion).unwrap();

@@ -15,11 +15,13 @@ use retie_config::{
     TokenChoiceScore,
 };
 use retie_model::{
-    CausalLm, FullRecursionWarmup, KvCache, NamedVisitor, SelectionRule, balancing, decisiveness, kernels::Layout,
-    visit_named, z_loss,
+    CausalLm, FullRecursionWarmup, NamedVisitor, SelectionRule, balancing, decisiveness, kernels::Layout, visit_named,
+    z_loss,
 };
 use retie_testing::{Golden, GoldenGradients, NextTokenLoss, assert_gradients, differences, ids, values};
-use routed::{Changed, GRADIENTS, assert_close, flat, load, rows, run};
+use routed::{
+    Changed, GRADIENTS, assert_caches_hold_selected_rows, assert_close, assert_decodes, flat, load, rows, run,
+};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 const NAMES: [&str; 2] = ["routed_softmax", "routed_sigmoid"];
@@ -125,32 +127,9 @@ fn decoding_with_ragged_caches_equals_the_whole_forward_pass() {
     let drawn = changed("routed_softmax", |router| router.network = RouterNetwork::Random);
     let drawn = ("routed_softmax", drawn.load());
     for (name, model) in NAMES.map(|name| (name, load(name))).into_iter().chain([drawn]) {
-        let (rows, device) = (rows(name), model.device());
-        let (batch, tokens) = (rows.len(), rows[0].len());
-        let (expected, routing) = run(&model, &rows, SelectionRule::Causal);
-        let vocab_size = model.config().vocab_size;
-        for prompt in [1, 5, tokens] {
-            let mut cache = KvCache::for_batch(model.config(), batch, tokens, &device);
-            let mut at = 0;
-            while at < tokens {
-                let count = if at == 0 { prompt } else { 1 };
-                let step: Vec<Vec<u32>> = rows.iter().map(|row| row[at..at + count].to_vec()).collect();
-                let logits = values(model.logits(model.forward(ids(&step, &device), Some(&mut cache))));
-                for (row, logits) in logits.chunks(count * vocab_size).enumerate() {
-                    let from = (row * tokens + at) * vocab_size;
-                    assert_close(name, logits, &expected[from..from + count * vocab_size]);
-                }
-                at += count;
-            }
-            for decision in routing.decisions() {
-                let reached = |row: usize| decision.selected_rows.host().iter().filter(|i| **i / tokens == row).count();
-                let expected: Vec<usize> = (0..batch).map(reached).collect();
-                match cache.num_selected(decision.recursion) {
-                    Some(found) => assert_eq!(found, expected),
-                    None => assert_eq!(expected, vec![tokens; batch]),
-                }
-            }
-        }
+        let rows = rows(name);
+        let (caches, trace) = assert_decodes(name, &model, &rows);
+        assert_caches_hold_selected_rows(&caches, &trace, &rows);
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Active<'a> {
     /// Time of the request.
     pub arrived: Instant,
     pub prompt_tokens: usize,
+    /// Number of tokens of the prompt that it did not have to read.
+    pub cached_tokens: usize,
     /// Number of new tokens.
     pub num_tokens: usize,
     /// True while the engine leaves it out.
@@ -48,6 +50,7 @@ impl<'a> Active<'a> {
             events,
             arrived,
             prompt_tokens: request.prompt.len(),
+            cached_tokens: 0,
             num_tokens: 0,
             paused: false,
             choice,
@@ -96,9 +99,12 @@ impl<'a> Active<'a> {
         };
         let token = logprobs.map(|logprobs| NewToken { logprobs, offset, is_eos });
         if !text.is_empty() || token.is_some() || reason.is_some() {
-            let by_recursions = || self.by_recursions.clone();
-            let finish =
-                reason.map(|reason| Finish { reason, num_tokens: self.num_tokens, by_recursions: by_recursions() });
+            let finish = reason.map(|reason| Finish {
+                reason,
+                num_tokens: self.num_tokens,
+                cached_tokens: self.cached_tokens,
+                by_recursions: self.by_recursions.clone(),
+            });
             let recursions = std::mem::take(&mut self.recursions);
             self.events.send(Event::Piece(Piece { choice: self.choice, text, token, recursions, finish }));
         }

@@ -32,6 +32,14 @@ pub enum ServeError {
     /// A value of the engine is out of its range.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A risk of early exits that the model was not calibrated for.
+    #[error("`exit_risk` is `{found}`, expected {expected}\nhint: `retie calibrate` makes thresholds for a level")]
+    ExitRisk {
+        /// The risk.
+        found: f64,
+        /// What it could be.
+        expected: String,
+    },
     /// An API key that every request would have.
     #[error("the API key is empty, expected a text\nhint: leave it out to serve without a key")]
     EmptyApiKey,

@@ -86,6 +86,8 @@ pub struct Finish {
     pub reason: FinishReason,
     /// Number of generated tokens, an EOS token and those of a stop string included.
     pub num_tokens: usize,
+    /// Number of tokens of the prompt that it did not have to read.
+    pub cached_tokens: usize,
     /// Number of generated tokens by the recursion count of the computation that they were chosen
     /// from, from one recursion on.
     pub by_recursions: Vec<usize>,

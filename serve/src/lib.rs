@@ -26,7 +26,7 @@ mod service;
 mod worker;
 
 pub use error::ServeError;
-pub use options::{ServeOptions, ServedModel};
+pub use options::{ServeOptions, ServedExits, ServedModel};
 pub use queue::QueueLimits;
 pub use server::{Ended, Lifetime, bind, serve};
 pub use service::Service;

@@ -1,8 +1,9 @@
 //! Options of a server.
 
 use crate::queue::QueueLimits;
+use retie_config::ExitCalibration;
 use retie_data::{ChatTemplate, Tokenizer};
-use retie_engine::{EngineOptions, ExitTrace, Scheduler};
+use retie_engine::{EngineOptions, ExitOptions, ExitTrace, Scheduler};
 use retie_model::CausalLm;
 use std::time::Duration;
 
@@ -19,10 +20,22 @@ pub struct ServedModel {
     pub chat_template: Option<ChatTemplate>,
     /// Token that stands for an empty prompt, if there is one.
     pub prefix_token: Option<u32>,
+    /// Early exits that requests can ask for; `None` if they run every token through the whole
+    /// stack.
+    pub exits: Option<ServedExits>,
+}
+
+/// Early exits of the served model.
+#[derive(Clone, Debug)]
+pub struct ServedExits {
+    /// Rule and policy.
+    pub options: ExitOptions,
+    /// Thresholds of the rule by level; without them requests only limit their recursion counts.
+    pub calibration: Option<ExitCalibration>,
 }
 
 /// Sizes and limits of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServeOptions {
     /// Slots, context and token budget of the engine.
     pub engine: EngineOptions,
@@ -30,6 +43,10 @@ pub struct ServeOptions {
     pub scheduler: Scheduler,
     /// Forced exits, to measure schedulers.
     pub exit_trace: Option<ExitTrace>,
+    /// Risk of early exits of requests that name none; `None` for no early exit.
+    pub exit_risk: Option<f64>,
+    /// True if requests reuse the first tokens that others have read.
+    pub prefix_reuse: bool,
     /// Limits of the sequences that wait for a slot.
     pub queue: QueueLimits,
     /// Most bytes of a request.

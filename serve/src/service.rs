@@ -2,7 +2,7 @@
 
 use crate::{
     ServeError,
-    api::{self, Context},
+    api::{self, Context, Exits},
     inbox::{Inbox, State},
     metrics::Metrics,
     options::{ServeOptions, ServedModel},
@@ -32,9 +32,16 @@ impl Service {
         if options.api_key.as_ref().is_some_and(String::is_empty) {
             return Err(ServeError::EmptyApiKey);
         }
-        let ServedModel { name, model, tokenizer, chat_template, prefix_token } = served;
-        let engine = Engine::new(model, options.engine)?;
-        let engine = engine.with_scheduler(options.scheduler, options.exit_trace.clone())?;
+        let ServedModel { name, model, tokenizer, chat_template, prefix_token, exits } = served;
+        let exits = Exits::new(&model, exits.as_ref(), options.exit_risk)?;
+        let mut engine = Engine::new(model, options.engine)?;
+        if let Some(options) = exits.options() {
+            engine = engine.with_exits(options.clone())?;
+        }
+        let mut engine = engine.with_scheduler(options.scheduler, options.exit_trace.clone())?;
+        if options.prefix_reuse {
+            engine = engine.with_prefix_reuse();
+        }
         let cache_bytes = engine.cache_bytes();
         let (inbox, metrics) = (Arc::new(Inbox::new(options.queue)), Arc::new(Metrics::new(&name)));
         let tokenizer = Arc::new(tokenizer);
@@ -48,6 +55,7 @@ impl Service {
                 eos_token_ids: config.eos_token_ids.clone(),
                 vocab_size: config.vocab_size,
                 num_recursions: config.share_map().num_recursions(),
+                exits,
             },
             options.clone(),
             Arc::clone(&inbox),

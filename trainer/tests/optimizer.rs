@@ -7,7 +7,7 @@ mod support;
 
 use retie_checkpoint::{ModelSource, SafetensorsFile, TensorSource};
 use retie_config::{
-    AdjustLr, Average, DecayType, LinearConfig, LossTerm, OptimizerKind, ParameterGroup, RouterBceConfig,
+    AdjustLr, Average, DecayType, LinearConfig, LossTerm, MuonConfig, OptimizerKind, ParameterGroup, RouterBceConfig,
     ScheduleConfig, UptrainConfig, WarmupStableDecayConfig,
 };
 use retie_trainer::{MODEL_DIR, Resume, TrainError, estimate, read_metrics};
@@ -312,7 +312,7 @@ fn an_estimate_has_the_rules_frozen_starts_and_the_bytes_of_their_state() {
     let of = |config: &UptrainConfig| estimate(config, &device, 1).unwrap();
     let mut with_muon = plain.clone();
     with_muon.optimizer.kind =
-        OptimizerKind::Muon { momentum: 0.95, ns_steps: 5, adjust_lr: AdjustLr::Original, lora: false };
+        OptimizerKind::Muon(MuonConfig { adjust_lr: AdjustLr::Original, ..MuonConfig::default() });
     with_muon.optimizer.groups.shared.freeze_until = 3;
     let (before, after) = (of(&plain), of(&with_muon));
     let shared = after.groups.iter().find(|group| group.name == ParameterGroup::Shared.name()).unwrap();

@@ -117,7 +117,7 @@ fn a_trained_exit_gets_better() {
 }
 
 #[test]
-fn drawn_exits_are_the_same_after_a_resume_and_on_two_ranks() {
+fn drawn_exits_are_the_same_after_a_resume_on_two_ranks_and_in_any_micro_batch() {
     let dir = tempfile::tempdir().unwrap();
     let drawn = |name: &str| {
         let exits = EarlyExitConfig { weights: ExitWeights::Weighted, distill: None, sample: true };
@@ -127,7 +127,7 @@ fn drawn_exits_are_the_same_after_a_resume_and_on_two_ranks() {
         config
     };
     let rows = run(&drawn("whole"), "cpu");
-    // Of 12 micro-batches with two recursions some draw the exit and some the whole stack.
+    // Of the two sequences of a step with two recursions both, one or none draw the exit.
     let column = |row: &StepRow| row.terms.get("exit_1_cross_entropy").copied();
     let with_exit = rows.iter().filter(|row| column(row).is_some()).count();
     assert!((1..6).contains(&with_exit), "{:?}", rows.iter().map(column).collect::<Vec<_>>());
@@ -144,6 +144,11 @@ fn drawn_exits_are_the_same_after_a_resume_and_on_two_ranks() {
     let ranks = drawn("ranks");
     Threads::run(2, |of_job| start_on(&ranks, Resume::Never, of_job, &AtomicBool::new(false)).unwrap());
     assert_same(&read_metrics(&ranks.run.dir).unwrap(), &rows);
+
+    // A sequence draws for itself: one micro-batch of two is two of one.
+    let mut together = drawn("together");
+    (together.train.batch_size, together.train.gradient_accumulation) = (2, 1);
+    assert_same(&run(&together, "cpu"), &rows);
 }
 
 #[test]

@@ -41,11 +41,12 @@ pub struct Calibrate {
     /// Procedure: `betting`, `learn_then_test`, or `conformal`, which bounds the expected loss
     #[arg(long, value_name = "PROCEDURE", default_value = "betting", value_parser = parse::<RiskProcedure>)]
     procedure: RiskProcedure,
-    /// Rule by which tokens leave: probe, probability, margin, entropy, agreement, change
+    /// Rule by which tokens leave: probe, probability, margin, entropy, agreement, change; router,
+    /// for expert choice
     #[arg(long, value_name = "RULE", default_value = "probe", value_parser = parse::<ExitRuleKind>)]
     rule: ExitRuleKind,
     /// Keys and values of skipped recursions: skip, latest, propagate, recompute, shared; by
-    /// default `latest`, or `shared` for a model with shared keys and values
+    /// default `latest`, `skip` for a routed model, `shared` for one with shared keys and values
     #[arg(long, value_name = "POLICY", value_parser = exits::parse_policy)]
     kv_policy: Option<SkippedKv>,
     /// Use at most N documents of a text
@@ -101,6 +102,7 @@ impl Calibrate {
         let kv = self.kv_policy.unwrap_or_else(|| text_model.model.default_skipped_kv());
         text_model.model.check_exits(kv).map_err(no_exits)?;
         output::line(&format!("calibration: {}", text_model.tokenizer.start_in_words()));
+        text_model.model.check_exit_rule(self.rule).map_err(no_exits)?;
         let documents = self.documents_of(&self.text, &text_model)?;
         let other = self.other_text.as_deref().map(|path| self.documents_of(path, &text_model)).transpose()?;
         let name = self.other_text.as_ref().map(|path| path.display().to_string()).unwrap_or_default();

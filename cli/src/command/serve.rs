@@ -4,6 +4,7 @@ use crate::{
     args::{DeviceArgs, DtypeArgs, EngineArgs, parse_duration},
     choice::choice,
     error::Status,
+    exits,
     memory::{self, Need},
     model::{self, TextModel},
     output, signal,
@@ -42,10 +43,17 @@ pub struct Serve {
     api_key: Option<String>,
     #[command(flatten)]
     engine: EngineArgs,
-    /// Which tokens share a pass: full, all of a step at full depth; lockstep and depthwise, for
+    /// Which tokens share a pass: full, all of a step; lockstep and depthwise, part by part, for
     /// models whose tokens exit
     #[arg(long, value_name = "MODE", default_value_t, value_parser = choice::<Scheduler>(Scheduler::ALL.map(Scheduler::name)))]
     scheduler: Scheduler,
+    /// Let tokens of requests that name no `retie.exit_risk` leave the loop early, with the
+    /// threshold that `retie calibrate` found for this risk or the next lower one
+    #[arg(long, value_name = "LEVEL")]
+    exit_risk: Option<f64>,
+    /// Read every prompt from its start, without the first tokens that other requests have read
+    #[arg(long)]
+    no_prefix_reuse: bool,
     /// Most sequences that wait for a slot; further requests are refused
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
     max_queue: usize,
@@ -84,16 +92,23 @@ impl Serve {
             engine,
             scheduler: self.scheduler,
             exit_trace: None,
+            exit_risk: self.exit_risk,
+            prefix_reuse: !self.no_prefix_reuse,
             queue: QueueLimits { sequences: self.max_queue, tokens: self.max_queue_tokens },
             body_bytes: self.max_body,
             timeout: self.timeout,
             api_key: self.api_key.clone().or_else(|| std::env::var(API_KEY).ok()),
         };
         let name = self.name.clone().unwrap_or_else(|| self.model.clone());
+        if let Some(level) = self.exit_risk {
+            exits::threshold(&exits::calibration(&source)?, level)?;
+        }
+        let served_exits = exits::served(&source, &text_model.model)?;
         let has_template = chat_template.is_some();
         let prefix_token = text_model.prefix_token().ok();
         let TextModel { model, tokenizer, .. } = text_model;
-        let served = ServedModel { name: name.clone(), model, tokenizer, chat_template, prefix_token };
+        let served =
+            ServedModel { name: name.clone(), model, tokenizer, chat_template, prefix_token, exits: served_exits };
         let service = Service::start(served, options)?;
         let lifetime = Lifetime { stop: signal::stop_flag()?, drain: self.drain };
         output::line(&format!(

@@ -8,7 +8,10 @@ use super::{
     scalar::Scalar,
     tree::{KeyValue, Node, Value},
 };
-use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
+    value::MapAccessDeserializer,
+};
 use std::fmt;
 
 /// Error that stopped a reading.
@@ -331,6 +334,12 @@ struct Entries<'n> {
     value: Option<Reader<'n>>,
 }
 
+impl Entries<'_> {
+    fn none() -> Self {
+        Self { entries: Vec::new().into_iter(), value: None }
+    }
+}
+
 impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = ReadError;
 
@@ -388,7 +397,15 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_> {
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, ReadError> {
-        seed.deserialize(self.content()?)
+        let Self { name, content, whole } = self;
+        match content {
+            Some(content) => seed.deserialize(content),
+            // A bare name has every default, if every setting has one.
+            None => {
+                let found = seed.deserialize(MapAccessDeserializer::new(Entries::none()));
+                found.map_err(|_| whole.with_settings(&name))
+            }
+        }
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, ReadError> {
@@ -403,10 +420,8 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_> {
         let Self { name, content, whole } = self;
         match content {
             Some(content) => de::Deserializer::deserialize_struct(content, "", fields, visitor),
-            // A bare name has every default, if every setting has one.
-            None => visitor
-                .visit_map(Entries { entries: Vec::new().into_iter(), value: None })
-                .map_err(|_| whole.with_settings(&name)),
+            // As of a newtype variant.
+            None => visitor.visit_map(Entries::none()).map_err(|_| whole.with_settings(&name)),
         }
     }
 }

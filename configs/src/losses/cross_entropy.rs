@@ -16,7 +16,7 @@ pub struct CrossEntropyConfig {
 
 impl LossParameters for CrossEntropyConfig {
     fn needs(&self) -> LossNeeds {
-        LossNeeds::StudentLogits
+        LossNeeds::Student
     }
 
     fn check(&self, key: &str, checks: &mut Checks) {

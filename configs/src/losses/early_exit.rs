@@ -15,8 +15,8 @@ pub struct EarlyExitConfig {
     pub weights: ExitWeights,
     /// Distillation of the exits; without it they learn from the text.
     pub distill: Option<ExitDistillConfig>,
-    /// Draws one recursion count `1 … R` for each micro-batch, which has the losses of that exit
-    /// alone, times `R`; none if it draws `R`. The mean over draws is the loss without it.
+    /// Draws a recursion count `1 … R` for each sequence, which has the losses of that exit alone,
+    /// times `R`; none if it draws `R`. The mean over draws is the loss without it.
     pub sample: bool,
 }
 
@@ -111,7 +111,7 @@ impl LossParameters for EarlyExitConfig {
     fn needs(&self) -> LossNeeds {
         match self.distill_from(ExitReference::Teacher) {
             Some(distill) => LossNeeds::TeacherLogits { temperature: distill.temperature },
-            None => LossNeeds::StudentLogits,
+            None => LossNeeds::Student,
         }
     }
 

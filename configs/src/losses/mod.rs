@@ -18,7 +18,7 @@ pub use cross_entropy::CrossEntropyConfig;
 pub use distill::{DistillConfig, Divergence};
 pub use early_exit::{EarlyExitConfig, ExitCrossEntropy, ExitDistillConfig, ExitReference, ExitWeights};
 pub use hidden::{HiddenConfig, HiddenDistance, HiddenPair};
-pub use needs::{LossNeeds, RouterNeeds};
+pub use needs::LossNeeds;
 pub use router::{
     AuxiliaryRouterBceConfig, RouterBalancingConfig, RouterBceConfig, RouterDecisivenessConfig, RouterZLossConfig,
 };

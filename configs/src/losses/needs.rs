@@ -1,12 +1,12 @@
 //! Requirements of a loss on a run, beside the student and the text.
 
-use crate::{ExpertChoiceConfig, RouterConfig};
+use crate::{RouterConfig, RouterNeeds};
 
 /// The tensors that a loss is computed from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LossNeeds {
-    /// Logits of the student.
-    StudentLogits,
+    /// Logits or hidden states of the student alone.
+    Student,
     /// Logits of a teacher, a model or a cache, beside those of the student.
     TeacherLogits {
         /// The teacher's distribution is softmax(logits / temperature).
@@ -19,19 +19,6 @@ pub enum LossNeeds {
     SingleDepths,
     /// Logits of the student's routers.
     Router(RouterNeeds),
-}
-
-/// The routers that a loss of routers can be computed from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouterNeeds {
-    /// Every router.
-    Any,
-    /// Routers of recursions that select tokens.
-    ExpertChoice,
-    /// Routers of tokens that select their recursion count.
-    TokenChoice,
-    /// Auxiliary routers.
-    Auxiliary,
 }
 
 impl LossNeeds {
@@ -64,20 +51,12 @@ impl LossNeeds {
     #[must_use]
     pub fn missing_in(self, router: &RouterConfig) -> Option<&'static str> {
         let Self::Router(needs) = self else { return None };
-        match (needs, router) {
-            (RouterNeeds::Any, _)
-            | (RouterNeeds::ExpertChoice, RouterConfig::ExpertChoice(_))
-            | (RouterNeeds::TokenChoice, RouterConfig::TokenChoice(_))
-            | (RouterNeeds::Auxiliary, RouterConfig::ExpertChoice(ExpertChoiceConfig { auxiliary: Some(_), .. })) => {
-                None
-            }
-            (RouterNeeds::ExpertChoice, RouterConfig::TokenChoice(_)) => {
-                Some("`expert_choice`, whose recursions choose tokens")
-            }
-            (RouterNeeds::TokenChoice, RouterConfig::ExpertChoice(_)) => {
-                Some("`token_choice`, whose tokens choose recursion counts")
-            }
-            (RouterNeeds::Auxiliary, _) => Some("an auxiliary router"),
-        }
+        let expected = match needs {
+            RouterNeeds::Any => "a router",
+            RouterNeeds::ExpertChoice => "`expert_choice`, whose recursions choose tokens",
+            RouterNeeds::TokenChoice => "`token_choice`, whose tokens choose recursion counts",
+            RouterNeeds::Auxiliary => "an auxiliary router",
+        };
+        (!router.spec().meets(needs)).then_some(expected)
     }
 }

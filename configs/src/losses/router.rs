@@ -1,6 +1,7 @@
 //! Losses of routers, which have no parameters beside their weight.
 
-use super::{LossNeeds, LossParameters, RouterNeeds};
+use super::{LossNeeds, LossParameters};
+use crate::RouterNeeds;
 use serde::{Deserialize, Serialize};
 
 /// Parameters of [`super::LossKind::RouterBce`]: none.

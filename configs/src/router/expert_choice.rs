@@ -1,6 +1,9 @@
 //! Expert choice: each recursion selects its tokens (Mixture-of-Recursions, §2.2.1).
 
-use super::{Gating, RouterInput, RouterNetwork, RouterNetworks, RouterScore, RouterSpec};
+use super::{
+    Gating, RouterInput, RouterNeeds, RouterNetwork, RouterNetworks, RouterScore, RouterSettings, RouterSpec,
+    RouterWarmup, TrainingSelection,
+};
 use crate::{KvSharing, RecursionConfig};
 use serde::{Deserialize, Serialize};
 
@@ -103,8 +106,19 @@ impl ExpertChoiceConfig {
 }
 
 impl RouterSpec for ExpertChoiceConfig {
-    fn name(&self) -> &'static str {
-        "expert_choice"
+    fn from_settings(num_recursions: usize, settings: &mut RouterSettings) -> Result<Self, String> {
+        let gating = settings.name("gating")?.unwrap_or(Gating::StraightThrough);
+        let default = Self::new(num_recursions);
+        Ok(Self {
+            network: settings.name("network")?.unwrap_or(default.network),
+            input: settings.name("input")?.unwrap_or(RouterInput::Normalized),
+            score: settings.name("score")?.unwrap_or(default.score),
+            alpha: settings.number("alpha").unwrap_or_else(|| gating.default_alpha()),
+            gating,
+            capacities: settings.numbers("capacities").unwrap_or(default.capacities),
+            auxiliary: settings.name("auxiliary")?,
+            thresholds: None,
+        })
     }
 
     fn network(&self) -> RouterNetwork {
@@ -158,6 +172,41 @@ impl RouterSpec for ExpertChoiceConfig {
 
     fn select_all(&mut self, num_recursions: usize) {
         self.thresholds = Some(vec![None; num_recursions]);
+    }
+
+    fn skips(&self) -> bool {
+        self.capacities.iter().any(|capacity| *capacity < 1.0)
+    }
+
+    fn meets(&self, needs: RouterNeeds) -> bool {
+        match needs {
+            RouterNeeds::Any | RouterNeeds::ExpertChoice => true,
+            RouterNeeds::Auxiliary => self.auxiliary.is_some(),
+            RouterNeeds::TokenChoice => false,
+        }
+    }
+
+    fn training_selection(&self, step: u64, warmup: RouterWarmup) -> TrainingSelection {
+        TrainingSelection::TopK(self.capacities_at(step, warmup.capacity_steps))
+    }
+
+    fn title(&self, num_recursions: usize) -> String {
+        format!("a router for each of {num_recursions} recursions")
+    }
+
+    fn advice(&self) -> &'static str {
+        "a capacity warm-up from 1"
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let capacities: Vec<_> = self.capacities.iter().map(|capacity| format!("{capacity:.4}")).collect();
+        let auxiliary = self.auxiliary.map(|network| ("auxiliary", network.to_string()));
+        [("capacities", capacities.join(", "))].into_iter().chain(auxiliary).collect()
+    }
+
+    fn fitted_rows(&self) -> Vec<(&'static str, String)> {
+        let state = if self.thresholds.is_some() { "calibrated" } else { "0, not calibrated" };
+        vec![("thresholds", state.to_owned())]
     }
 
     fn add_problems(&self, recursion: &RecursionConfig, problems: &mut Vec<String>) {

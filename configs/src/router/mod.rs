@@ -9,67 +9,106 @@
 
 mod choices;
 mod expert_choice;
+mod settings;
 mod spec;
 mod token_choice;
 
 pub use choices::{Gating, IntermediateState, RouterInput, RouterNetwork, RouterScore, TokenChoiceScore};
 pub use expert_choice::ExpertChoiceConfig;
-pub use spec::{RouterNetworks, RouterSpec};
+pub use settings::{RouterSettings, SettingValue};
+pub use spec::{RouterNeeds, RouterNetworks, RouterSpec, RouterWarmup, TrainingSelection};
 pub use token_choice::TokenChoiceConfig;
 
 use crate::{ConfigError, RecursionConfig, Sharing};
 use serde::{Deserialize, Serialize};
 
-/// Kind of router with its parameters.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RouterConfig {
-    /// Expert choice: each recursion selects its tokens.
-    ExpertChoice(ExpertChoiceConfig),
-    /// Token choice: each token selects its recursion count.
-    TokenChoice(TokenChoiceConfig),
+/// Calls the macro `$with` with the list of all kinds of routers. An entry is the kind's name in
+/// configurations and on the command line, its variant of [`RouterConfig`](crate::RouterConfig) and
+/// the struct of its parameters.
+///
+/// The list stands once: configurations and the model's selectors are both made from it.
+#[macro_export]
+macro_rules! for_each_router {
+    ($with:ident) => {
+        $with! {
+            /// Expert choice: each recursion selects its tokens.
+            expert_choice => ExpertChoice(ExpertChoiceConfig),
+            /// Token choice: each token selects its recursion count.
+            token_choice => TokenChoice(TokenChoiceConfig),
+        }
+    };
 }
+
+macro_rules! define_kinds {
+    ($($(#[$doc:meta])* $name:ident => $variant:ident($parameters:ident),)+) => {
+        /// Kind of router with its parameters.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum RouterConfig {
+            $($(#[$doc])* $variant($parameters),)+
+        }
+
+        impl RouterConfig {
+            /// Name of every kind.
+            pub const KINDS: &'static [&'static str] = &[$(stringify!($name)),+];
+
+            /// Name of its kind.
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => stringify!($name),)+ }
+            }
+
+            /// Interface of its kind.
+            #[must_use]
+            pub fn spec(&self) -> &dyn RouterSpec {
+                match self { $(Self::$variant(config) => config,)+ }
+            }
+
+            /// Mutable form of [`RouterConfig::spec`].
+            pub fn spec_mut(&mut self) -> &mut dyn RouterSpec {
+                match self { $(Self::$variant(config) => config,)+ }
+            }
+
+            /// A new router of this kind for `num_recursions` recursions, with defaults for the
+            /// settings that are not given.
+            ///
+            /// # Errors
+            /// When there is no such kind, a value is none of its setting, or settings are of other
+            /// kinds (all of them in one error).
+            pub fn from_settings(
+                kind: &str,
+                num_recursions: usize,
+                mut settings: RouterSettings,
+            ) -> Result<Self, ConfigError> {
+                let found = match kind {
+                    $(stringify!($name) => {
+                        $parameters::from_settings(num_recursions, &mut settings).map(Self::$variant)
+                    })+
+                    _ => Err(format!("no kind of router, expected one of {}", Self::KINDS.join(", "))),
+                };
+                let kind = || kind.to_owned();
+                let router = found.map_err(|problem| ConfigError::RouterSetting { kind: kind(), problem })?;
+                match settings.left() {
+                    keys if keys.is_empty() => Ok(router),
+                    keys => Err(ConfigError::RouterSettings { kind: kind(), keys }),
+                }
+            }
+        }
+    };
+}
+for_each_router!(define_kinds);
 
 impl RouterConfig {
     /// Parameters of expert choice; `None` for another kind.
     #[must_use]
     pub fn as_expert_choice(&self) -> Option<&ExpertChoiceConfig> {
-        match self {
-            Self::ExpertChoice(config) => Some(config),
-            Self::TokenChoice(_) => None,
-        }
+        if let Self::ExpertChoice(config) = self { Some(config) } else { None }
     }
 
     /// Parameters of token choice; `None` for another kind.
     #[must_use]
     pub fn as_token_choice(&self) -> Option<&TokenChoiceConfig> {
-        match self {
-            Self::TokenChoice(config) => Some(config),
-            Self::ExpertChoice(_) => None,
-        }
-    }
-
-    /// Interface of its kind: the registry of the kinds.
-    #[must_use]
-    pub fn spec(&self) -> &dyn RouterSpec {
-        match self {
-            Self::ExpertChoice(config) => config,
-            Self::TokenChoice(config) => config,
-        }
-    }
-
-    /// Mutable form of [`RouterConfig::spec`].
-    pub fn spec_mut(&mut self) -> &mut dyn RouterSpec {
-        match self {
-            Self::ExpertChoice(config) => config,
-            Self::TokenChoice(config) => config,
-        }
-    }
-
-    /// Name of its kind.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        self.spec().name()
+        if let Self::TokenChoice(config) = self { Some(config) } else { None }
     }
 
     /// Network of the routers.
@@ -238,6 +277,35 @@ mod tests {
             let error = serde_json::from_value::<RouterConfig>(json).unwrap_err().to_string();
             assert!(error.starts_with(&format!("unknown field `{key}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn every_kind_has_defaults_and_refuses_settings_of_others() {
+        for kind in RouterConfig::KINDS {
+            let router = RouterConfig::from_settings(kind, 3, RouterSettings::default()).unwrap();
+            assert_eq!((router.kind(), router.problems(&recursion(3, Sharing::Cycle))), (*kind, vec![]));
+            let json = serde_json::to_value(&router).unwrap();
+            assert!(json.get(kind).is_some(), "{json}");
+        }
+        let settings = RouterSettings::default().with("capacities", Some(vec![1.0, 0.5])).with("alpha", Some(0.5));
+        let router = RouterConfig::from_settings("expert_choice", 2, settings.clone()).unwrap();
+        let expected = ExpertChoiceConfig {
+            input: RouterInput::Normalized,
+            gating: Gating::StraightThrough,
+            alpha: 0.5,
+            ..config(&[1.0, 0.5])
+        };
+        assert_eq!(router, RouterConfig::ExpertChoice(expected));
+        let refused = |kind, settings| RouterConfig::from_settings(kind, 2, settings).unwrap_err().to_string();
+        let others = settings.with("auxiliary", Some("mlp".to_owned()));
+        insta::assert_snapshot!(refused("token_choice", others), @"
+        `token_choice` has no setting `capacities`, `auxiliary`
+        hint: leave it out, or name another kind
+        ");
+        let score = RouterSettings::default().with("score", Some("tanh".to_owned()));
+        insta::assert_snapshot!(refused("token_choice", score), @"`token_choice`: unknown score of recursion counts `tanh`, expected one of softmax, sigmoid");
+        let unknown = refused("lots", RouterSettings::default());
+        assert_eq!(unknown, format!("`lots`: no kind of router, expected one of {}", RouterConfig::KINDS.join(", ")));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Interface of a kind of router. A kind is one file here, with its parameters and an
-//! implementation of this trait, one file in `model`, and one line in each of their registries.
+//! implementation of this trait, one file in `model`, and one line in
+//! [`for_each_router`](crate::for_each_router).
 
-use super::{Gating, RouterInput, RouterNetwork};
+use super::{Gating, RouterInput, RouterNetwork, RouterSettings, TokenChoiceScore};
 use crate::RecursionConfig;
 
 /// Routers of one model with the same network.
@@ -15,10 +16,49 @@ pub struct RouterNetworks {
     pub network: RouterNetwork,
 }
 
+/// The routers that a loss of routers can be computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterNeeds {
+    /// Every router.
+    Any,
+    /// Routers of recursions that select tokens.
+    ExpertChoice,
+    /// Routers of tokens that select their recursion count.
+    TokenChoice,
+    /// Auxiliary routers.
+    Auxiliary,
+}
+
+/// Warm-ups of a run, in steps; 0 without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouterWarmup {
+    /// Steps in which capacities fall from 1.
+    pub capacity_steps: u64,
+    /// Steps in which a falling part of the tokens goes through every recursion.
+    pub full_recursion_steps: u64,
+}
+
+/// Selection of tokens in one training step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrainingSelection {
+    /// As in inference.
+    Causal,
+    /// As in inference, but for this fraction of the tokens, which goes through every recursion.
+    FullRecursion(f64),
+    /// The tokens of each sequence with the highest logits: a capacity for each recursion.
+    TopK(Vec<f64>),
+}
+
 /// Properties of a kind of router that other modules need.
 pub trait RouterSpec {
-    /// Name in configurations and on the command line.
-    fn name(&self) -> &'static str;
+    /// A new router for `num_recursions` recursions: takes its settings, and has defaults for those
+    /// that are not given.
+    ///
+    /// # Errors
+    /// When a value is none of its setting.
+    fn from_settings(num_recursions: usize, settings: &mut RouterSettings) -> Result<Self, String>
+    where
+        Self: Sized;
 
     /// Network of the routers.
     fn network(&self) -> RouterNetwork;
@@ -61,6 +101,40 @@ pub trait RouterSpec {
 
     /// Makes every token go through every recursion in inference.
     fn select_all(&mut self, num_recursions: usize);
+
+    /// True if some token may miss a recursion.
+    fn skips(&self) -> bool;
+
+    /// True if every token goes through every recursion while the logits are 0.
+    fn zero_takes_all(&self) -> bool {
+        false
+    }
+
+    /// True if a loss that needs such routers can be computed.
+    fn meets(&self, needs: RouterNeeds) -> bool;
+
+    /// Score and `alpha` of a router with one logit for each recursion count; `None` for a router
+    /// with one logit a token.
+    fn count_score(&self) -> Option<(TokenChoiceScore, f64)> {
+        None
+    }
+
+    /// Selection of tokens in training step `step`, counted from 1.
+    fn training_selection(&self, _step: u64, _warmup: RouterWarmup) -> TrainingSelection {
+        TrainingSelection::Causal
+    }
+
+    /// Title of a report: the number of routers.
+    fn title(&self, num_recursions: usize) -> String;
+
+    /// What a run should have that trains it from new weights.
+    fn advice(&self) -> &'static str;
+
+    /// Lines of a report: parameters of this kind alone, by name.
+    fn rows(&self) -> Vec<(&'static str, String)>;
+
+    /// Lines of a report: what training or calibration has fitted beside the weights, by name.
+    fn fitted_rows(&self) -> Vec<(&'static str, String)>;
 
     /// Adds every problem of the router in a model with `recursion`.
     fn add_problems(&self, recursion: &RecursionConfig, problems: &mut Vec<String>);

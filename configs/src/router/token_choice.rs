@@ -1,6 +1,9 @@
 //! Token choice: each token selects its recursion count (Mixture-of-Recursions, §2.2.1).
 
-use super::{Gating, IntermediateState, RouterInput, RouterNetwork, RouterNetworks, RouterSpec, TokenChoiceScore};
+use super::{
+    Gating, IntermediateState, RouterInput, RouterNeeds, RouterNetwork, RouterNetworks, RouterSettings, RouterSpec,
+    RouterWarmup, TokenChoiceScore, TrainingSelection,
+};
 use crate::RecursionConfig;
 use serde::{Deserialize, Serialize};
 
@@ -58,8 +61,19 @@ impl TokenChoiceConfig {
 }
 
 impl RouterSpec for TokenChoiceConfig {
-    fn name(&self) -> &'static str {
-        "token_choice"
+    fn from_settings(num_recursions: usize, settings: &mut RouterSettings) -> Result<Self, String> {
+        let gating = settings.name("gating")?.unwrap_or(Gating::StraightThrough);
+        let default = Self::default();
+        let score: TokenChoiceScore = settings.name("score")?.unwrap_or(default.score);
+        Ok(Self {
+            network: settings.name("network")?.unwrap_or(default.network),
+            input: settings.name("input")?.unwrap_or(RouterInput::Normalized),
+            score,
+            alpha: settings.number("alpha").unwrap_or_else(|| score.default_alpha(gating, num_recursions)),
+            gating,
+            intermediate: settings.name("intermediate")?.unwrap_or(default.intermediate),
+            biases: None,
+        })
     }
 
     fn network(&self) -> RouterNetwork {
@@ -117,6 +131,47 @@ impl RouterSpec for TokenChoiceConfig {
         // A bias above every score.
         let bias = |recursion| if recursion + 1 == num_recursions { f32::MAX } else { 0.0 };
         self.biases = Some((0..num_recursions).map(bias).collect());
+    }
+
+    fn skips(&self) -> bool {
+        true
+    }
+
+    /// The largest count wins a tie.
+    fn zero_takes_all(&self) -> bool {
+        true
+    }
+
+    fn meets(&self, needs: RouterNeeds) -> bool {
+        matches!(needs, RouterNeeds::Any | RouterNeeds::TokenChoice)
+    }
+
+    fn count_score(&self) -> Option<(TokenChoiceScore, f64)> {
+        Some((self.score, self.alpha))
+    }
+
+    fn training_selection(&self, step: u64, warmup: RouterWarmup) -> TrainingSelection {
+        match Self::full_recursion_fraction_at(step, warmup.full_recursion_steps) {
+            0.0 => TrainingSelection::Causal,
+            fraction => TrainingSelection::FullRecursion(fraction),
+        }
+    }
+
+    fn title(&self, num_recursions: usize) -> String {
+        format!("a router of {num_recursions} recursion counts")
+    }
+
+    fn advice(&self) -> &'static str {
+        "a warm-up at full depth and balanced recursion counts"
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        vec![("intermediate", self.intermediate.to_string())]
+    }
+
+    fn fitted_rows(&self) -> Vec<(&'static str, String)> {
+        let list = |biases: &Vec<f32>| biases.iter().map(|bias| format!("{bias:.3}")).collect::<Vec<_>>().join(", ");
+        self.biases.iter().map(|biases| ("biases", list(biases))).collect()
     }
 
     fn add_problems(&self, recursion: &RecursionConfig, problems: &mut Vec<String>) {

@@ -18,6 +18,10 @@ impl StepMechanism for DenseConfig {
         Slot::Transition
     }
 
+    fn is_local(&self) -> bool {
+        false
+    }
+
     fn problems(&self, place: &Place<'_>) -> Vec<String> {
         let routed = place.recursion.router.as_ref().map(|router| {
             format!(

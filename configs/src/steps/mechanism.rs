@@ -133,6 +133,12 @@ pub trait StepMechanism {
         Vec::new()
     }
 
+    /// True if what it does to a token in a recursion follows from that token in that recursion
+    /// alone, so that tokens can leave the loop early and go through it at their own pace.
+    fn is_local(&self) -> bool {
+        matches!(self.slot(), Slot::Activation | Slot::Transition)
+    }
+
     /// True if a model that gets it has the logits that it had.
     fn keeps_logits(&self) -> bool {
         true

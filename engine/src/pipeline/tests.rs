@@ -24,6 +24,8 @@ struct Setting {
     num_recursions: usize,
     /// Recursion counts of decoded tokens, in turn.
     counts: Vec<usize>,
+    /// What the exit rule says of one row after the other; empty without a rule.
+    leaves: Vec<bool>,
     arrivals: Vec<Arrival>,
 }
 
@@ -31,13 +33,16 @@ fn setting() -> impl Strategy<Value = Setting> {
     let arrival = (0..4usize, 1..40usize, 1..12usize).prop_map(|(after, prompt, new)| Arrival { after, prompt, new });
     let scheduler = prop_oneof![Just(Scheduler::Lockstep), Just(Scheduler::Depthwise)];
     let counts = prop::collection::vec(1..4usize, 1..7);
-    (scheduler, 1..5usize, 0..20usize, 1..4usize, counts, prop::collection::vec(arrival, 1..12)).prop_map(
-        |(scheduler, num_slots, spare, num_recursions, counts, arrivals)| Setting {
+    let leaves = prop::collection::vec(any::<bool>(), 0..9);
+    let sizes = (1..5usize, 0..20usize, 1..4usize);
+    (scheduler, sizes, counts, leaves, prop::collection::vec(arrival, 1..12)).prop_map(
+        |(scheduler, (num_slots, spare, num_recursions), counts, leaves, arrivals)| Setting {
             scheduler,
             num_slots,
             spare,
             num_recursions,
             counts,
+            leaves,
             arrivals,
         },
     )
@@ -62,7 +67,9 @@ struct Seen {
 
 /// Runs the arrivals to their end, in at most `most_passes` passes.
 fn simulate(setting: &Setting, most_passes: usize) -> Seen {
-    let Setting { scheduler, num_slots, spare, num_recursions, counts, arrivals } = setting;
+    let Setting { scheduler, num_slots, spare, num_recursions, counts, leaves, arrivals } = setting;
+    let threshold = if leaves.is_empty() { f32::INFINITY } else { 0.5 };
+    let mut asked = 0;
     let mut cache = KvCache::new(&config(), *num_slots, 64, &burn::tensor::Device::flex());
     let mut pipeline = Pipeline::new(*scheduler, *num_recursions);
     let mut slots: Vec<Option<Sequence>> = (0..*num_slots).map(|_| None).collect();
@@ -94,7 +101,8 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
             let token = sequence.num_started.checked_sub(sequence.num_prompt_tokens);
             sequence.num_started += tokens;
             let until = token.map_or(*num_recursions, |token| counts[token % counts.len()].min(*num_recursions));
-            Unit { span: cache.extend(NewTokens { slot, tokens }), done: 0, until, is_prompt: token.is_none() }
+            let span = cache.extend(NewTokens { slot, tokens });
+            Unit { span, done: 0, until, threshold, is_prompt: token.is_none() }
         };
         let units: Vec<Unit> = batch.into_iter().map(|new| unit(new, &mut slots, &mut cache)).collect();
         units.iter().filter(|unit| !unit.is_prompt).for_each(|unit| _ = started.insert(unit.span.slot, seen.passes));
@@ -105,8 +113,15 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
         seen.most_rows = seen.most_rows.max(rows);
         let held: usize = pipeline.in_loop.iter().chain(&pipeline.left).map(|unit| unit.span.tokens).sum();
         seen.most_held = seen.most_held.max(held);
-        let Rows { stay, leave } = pipeline.passed();
+        let mut numbers = vec![f32::NEG_INFINITY; rows];
+        for row in pipeline.asked().into_iter().flat_map(|asked| asked.rows) {
+            numbers[row] = f32::from(u8::from(leaves[asked % leaves.len()]));
+            asked += 1;
+        }
+        let (Rows { stay, leave }, leaving) = pipeline.passed(&numbers);
         assert_eq!(stay.len() + leave.len(), rows);
+        assert_eq!(leaving.iter().map(|unit| unit.span.tokens).sum::<usize>(), leave.len());
+        assert!(leaving.is_sorted_by_key(|unit| unit.done), "those that leave early come first");
         seen.passes += 1;
         if pipeline.waits() {
             continue;
@@ -165,6 +180,8 @@ proptest! {
         prop_assert!(seen.most_held <= budget, "{} rows on their way", seen.most_held);
         prop_assert!(seen.longest_token <= *num_recursions, "{} passes for a token", seen.longest_token);
         prop_assert!(seen.longest_wait <= *num_recursions, "{} passes without a start", seen.longest_wait);
-        prop_assert!(seen.prompts.values().is_sorted(), "first come, first served: {:?}", seen.prompts);
+        // A prompt whose tokens leave early overtakes one that started with it.
+        let in_order = !setting.leaves.is_empty() || seen.prompts.values().is_sorted();
+        prop_assert!(in_order, "first come, first served: {:?}", seen.prompts);
     }
 }

@@ -62,9 +62,15 @@ impl Engine {
     /// Decodes single sequences speculatively.
     ///
     /// # Errors
-    /// When the exit after the model's first recursion cannot draft, or an option is out of its
-    /// range.
+    /// When the exit after the model's first recursion cannot draft, an option is out of its range,
+    /// or the engine has early exits or a scheduler other than `full`.
     pub fn with_speculation(mut self, options: SpeculationOptions) -> Result<Self, EngineError> {
+        if let Some(looped) = &self.looped {
+            return Err(EngineError::no_drafts_with(looped.scheduler));
+        }
+        if self.exits.is_some() {
+            return Err(EngineError::NoDrafts { reason: "its tokens leave the loop early".to_owned() });
+        }
         self.model.check_drafts().map_err(|reason| EngineError::NoDrafts { reason })?;
         let SpeculationOptions { num_drafts, draft_tokens } = options;
         if let Some(found) = num_drafts.filter(|found| !(1..=MOST_DRAFTS).contains(found)) {
@@ -95,7 +101,7 @@ impl Engine {
 
     /// Slot of the only sequence, if the next step can be speculative.
     pub(crate) fn speculative_slot(&self) -> Option<Slot> {
-        self.speculation.as_ref().filter(|_| self.exits.is_none())?;
+        self.speculation.as_ref()?;
         let mut active = self.sequences.iter().flatten().filter(|sequence| !sequence.paused);
         let sequence = active.next().filter(|_| active.next().is_none())?;
         sequence.takes_drafts().then_some(sequence.slot)

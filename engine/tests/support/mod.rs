@@ -24,7 +24,7 @@ pub fn expert_choice() -> RouterConfig {
     RouterConfig::ExpertChoice(ExpertChoiceConfig { alpha: 1.0, gating: Gating::Delta, ..ExpertChoiceConfig::new(3) })
 }
 
-fn token_choice() -> RouterConfig {
+pub fn token_choice() -> RouterConfig {
     RouterConfig::TokenChoice(TokenChoiceConfig { gating: Gating::Delta, ..TokenChoiceConfig::default() })
 }
 
@@ -103,6 +103,11 @@ impl Texts {
 
     pub fn get(&self, id: SequenceId) -> Text {
         self.0.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Sequences with progress that have not ended.
+    pub fn active(&self) -> impl Iterator<Item = SequenceId> {
+        self.0.iter().filter(|(_, text)| text.finish.is_none()).map(|(id, _)| *id)
     }
 
     pub fn finish(&mut self, engine: &mut Engine) {

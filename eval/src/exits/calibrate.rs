@@ -71,7 +71,7 @@ pub struct ExitFigures {
 pub struct RuleReport {
     /// The rule.
     pub rule: ExitRuleKind,
-    /// Mean recursion count at each level; `R` where no token leaves.
+    /// Mean recursion count at each level; that of the whole stack where no token leaves.
     pub mean_recursions: Vec<f64>,
     /// Mean loss at each level, on the documents of the test.
     pub risk: Vec<f64>,
@@ -112,8 +112,9 @@ pub struct Realised {
     pub whole_nll: f64,
 }
 
-/// Calibrates the exits of `model`, which passes [`CausalLm::check_exits`], on documents of two
-/// tokens or more. `other` is a text of another kind with its name.
+/// Calibrates the exits of `model`, which passes [`CausalLm::check_exits`] and
+/// [`CausalLm::check_exit_rule`], on documents of two tokens or more. `other` is a text of another
+/// kind with its name.
 pub fn calibrate_exits(
     model: &CausalLm,
     exits: Exits,
@@ -136,7 +137,8 @@ pub fn calibrate_exits(
     let fit = passages;
 
     let probes = probes(&scorer, &fit);
-    let rules = ExitRuleKind::ALL.iter().map(|kind| {
+    let for_model = ExitRuleKind::ALL.iter().filter(|kind| model.check_exit_rule(**kind).is_ok());
+    let rules = for_model.map(|kind| {
         let rule = ExitRule::new(*kind, &probes, &model.device());
         let grid = curve::grid(&numbers(&scorer, &rule, &fit));
         rule_report(&scorer, settings, &rule, (&grid, &tested))
@@ -222,7 +224,7 @@ fn test_levels(
     (grid, tested): (&[f64], &[Passages]),
     steps: &mut Steps<'_>,
 ) -> Vec<LevelReport> {
-    let whole = scorer.exits.num_recursions() as f64;
+    let whole = mean_of(tested, Passages::mean_recursions);
     let mut tests: Vec<_> =
         settings.levels.iter().map(|level| Some(RiskTest::new(promise(settings, *level)))).collect();
     let never = |level: &f64| LevelReport {
@@ -281,7 +283,7 @@ fn rule_report(
     let of_level = |level: &f64| {
         let mut test = RiskTest::new(promise(settings, *level));
         let accepted = points.iter().take_while(|(losses, _)| test.accepts(losses)).last();
-        let never = (scorer.exits.num_recursions() as f64, 0.0);
+        let never = (mean_of(tested, Passages::mean_recursions), 0.0);
         accepted.map_or(never, |(losses, recursions)| (mean(recursions), mean(losses)))
     };
     let (mean_recursions, risk) = settings.levels.iter().map(of_level).unzip();

@@ -21,13 +21,13 @@ pub fn grid(numbers: &Numbers) -> Vec<f64> {
 
 /// Mean loss and mean recursion count of a document at `threshold`.
 pub fn at_threshold(passages: &Passages, numbers: &[Vec<f32>], threshold: f64) -> (f64, f64) {
-    let num_exits = numbers.len();
     let tokens = numbers.first().map_or(0, Vec::len);
     let (mut loss, mut recursions) = (0.0, 0.0);
     let first_exit = |token: usize| numbers.iter().position(|numbers| f64::from(numbers[token]) >= threshold);
     for (token, exit) in (0..tokens).map(first_exit).enumerate() {
         loss += exit.map_or(0.0, |exit| f64::from(passages.losses[exit][token]));
-        recursions += (exit.unwrap_or(num_exits) + 1) as f64;
+        let count = passages.counts[token];
+        recursions += exit.map_or(count, |exit| count.min(exit + 1)) as f64;
     }
     (loss / tokens.max(1) as f64, recursions / tokens.max(1) as f64)
 }

@@ -42,6 +42,8 @@ pub struct Passages {
     pub states: Vec<Tensor<2>>,
     /// Loss of each token at exits `1 … R − 1`.
     pub losses: Vec<Vec<f32>>,
+    /// Recursion count of each token in the whole stack: `R`, or what its router selects.
+    pub counts: Vec<usize>,
     /// For each token at exits `1 … R − 1`, true if its most probable token is that of the whole
     /// stack.
     pub agrees: Vec<Vec<bool>>,
@@ -71,7 +73,11 @@ impl ExitScorer<'_> {
             states.push(forward.hidden().clone());
         }
         let rows = forward.rows().clone();
-        let (hidden, _) = forward.finish();
+        let (hidden, trace) = forward.finish();
+        let counts = match model.router() {
+            Some(_) => trace.recursion_counts(tokens.len())[..count].to_vec(),
+            None => vec![self.exits.num_recursions(); count],
+        };
         let reference = self.reference(tokens, first(hidden, count));
         let early = states[1..self.exits.num_recursions()].iter();
         let (losses, agrees) = early
@@ -82,7 +88,7 @@ impl ExitScorer<'_> {
             })
             .unzip();
         let states = states.into_iter().map(|state| first(state, count)).collect();
-        Passages { reference, states, losses, agrees }
+        Passages { reference, states, losses, counts, agrees }
     }
 
     /// Runs a document with exits of `rule` at `threshold`, under the policy `kv`.
@@ -145,6 +151,13 @@ impl ExitScorer<'_> {
 
     fn input(&self, hidden: &Tensor<2>) -> HeadInput {
         HeadInput { hidden: hidden.clone(), head: self.model.head() }
+    }
+}
+
+impl Passages {
+    /// Mean recursion count of the whole stack.
+    pub fn mean_recursions(&self) -> f64 {
+        self.counts.iter().sum::<usize>() as f64 / self.counts.len().max(1) as f64
     }
 }
 

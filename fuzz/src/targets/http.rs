@@ -73,11 +73,14 @@ fn start() -> Option<Server> {
         chat_template: ChatTemplate::from_model_files(&files, Path::new("model")).ok()?,
         prefix_token: tokenizer.bos_token(),
         tokenizer,
+        exits: None,
     };
     let options = ServeOptions {
         engine: EngineOptions { num_slots: 2, context: CONTEXT, max_step_tokens: 16 },
         scheduler: Scheduler::Full,
         exit_trace: None,
+        exit_risk: None,
+        prefix_reuse: true,
         queue: QueueLimits { sequences: 8, tokens: 256 },
         body_bytes: 1 << 14,
         timeout: Duration::from_secs(60),

@@ -11,19 +11,22 @@
 //! | `pass` | one forward pass whose tokens leave |
 //! | `policy` | keys and values of skipped recursions |
 //! | `pending` | tokens that a later one makes up for (`recompute`) |
+//! | `beside` | the same in a pass over rows of several recursions |
 
+mod beside;
 mod pass;
 mod pending;
 mod policy;
 mod rule;
 mod signals;
 
+pub(crate) use beside::BesideWaiting;
 pub(crate) use pass::{ExitCall, ExitPass};
 pub(crate) use pending::Pending;
 pub use rule::ExitRule;
 
 use crate::causal_lm::CausalLm;
-use retie_config::{KvSharing, SkippedKv};
+use retie_config::{ExitRuleKind, KvSharing, SkippedKv, StepConfig};
 
 /// When a token leaves the loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,13 +63,14 @@ impl CausalLm {
         if exits.num_recursions() < 2 {
             return Err("it has one recursion".to_owned());
         }
-        if self.router().is_some() {
-            return Err("its router decides which tokens leave the loop".to_owned());
-        }
-        if self.config().recursion.as_ref().is_some_and(|recursion| !recursion.steps.is_empty()) {
-            return Err("the mechanisms of its recursions (`recursion.steps`) need every recursion".to_owned());
+        self.check_local_steps()?;
+        if self.token_choice().is_some() {
+            return Err("its router chooses recursion counts before the loop".to_owned());
         }
         match (self.kv_sharing(), kv) {
+            (KvSharing::RecursionWise, kv) if self.router().is_some() && kv != SkippedKv::Skip => {
+                Err(format!("its recursions hold the tokens that the router selects: the policy is `skip`, not `{kv}`"))
+            }
             (KvSharing::Shared, SkippedKv::Shared) => Ok(()),
             (KvSharing::Shared, _) => Err(format!("with `kv_sharing: shared` the policy is `shared`, not `{kv}`")),
             (KvSharing::RecursionWise, SkippedKv::Shared) => {
@@ -77,11 +81,41 @@ impl CausalLm {
         }
     }
 
+    /// Checks that an exit rule has what it reads.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check_exit_rule(&self, kind: ExitRuleKind) -> Result<(), String> {
+        let has_router = || self.expert_choice().is_some() && !self.model.routers.is_empty();
+        match kind {
+            ExitRuleKind::Router if !has_router() => {
+                Err("the rule `router` needs an expert-choice router with weights".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the steps of the recursions are local to a token in a recursion.
+    ///
+    /// # Errors
+    /// The mechanism that is not.
+    pub(crate) fn check_local_steps(&self) -> Result<(), String> {
+        let rows = self.config().recursion.iter().flat_map(|recursion| &recursion.steps);
+        match rows.flat_map(StepConfig::mechanisms).find(|mechanism| !mechanism.parameters().is_local()) {
+            None => Ok(()),
+            Some(found) => {
+                let name = found.name();
+                Err(format!("the mechanism `{name}` (`recursion.steps`) reads other tokens or recursions of them"))
+            }
+        }
+    }
+
     /// Default policy for the keys and values of skipped recursions.
     #[must_use]
     pub fn default_skipped_kv(&self) -> SkippedKv {
         match self.kv_sharing() {
             KvSharing::Shared => SkippedKv::Shared,
+            KvSharing::RecursionWise if self.router().is_some() => SkippedKv::Skip,
             KvSharing::RecursionWise | KvSharing::Hybrid => SkippedKv::Latest,
         }
     }

@@ -3,7 +3,6 @@
 use super::{
     RowExits,
     policy::{Passing, SkippedRecursion},
-    rule::Passed,
 };
 use crate::{
     cache::KvCache,
@@ -65,6 +64,24 @@ impl<'m> ExitPass<'m> {
         (hidden, decision)
     }
 
+    /// The `selected` rows that stay after `recursions` recursions of a routed model, given the
+    /// states `[M, D]` of all rows before and after the last one. Its router decides on them next.
+    pub fn retain(
+        &mut self,
+        model: &CausalLm,
+        recursions: usize,
+        selected: RowSet,
+        [before, after]: [&Tensor<2>; 2],
+    ) -> RowSet {
+        if selected.is_empty() {
+            return selected;
+        }
+        self.staying = selected.host().clone();
+        let of_rows = |x: &Tensor<2>| kernels::gather(x.clone(), &selected);
+        self.leave(model, recursions, [of_rows(before), of_rows(after)]);
+        RowSet::from(self.staying.clone())
+    }
+
     /// Lets rows leave after `recursions` recursions, given the states of those that stayed before
     /// and after the last one.
     fn leave(&mut self, model: &CausalLm, recursions: usize, [before, after]: [Tensor<2>; 2]) {
@@ -74,7 +91,7 @@ impl<'m> ExitPass<'m> {
         let RowExits { rule, limits, .. } = &self.exits;
         let asks = |row: &usize| limits[*row].threshold.is_finite() && recursions < limits[*row].max_recursions;
         let numbers = match rule.filter(|_| self.staying.iter().any(asks)) {
-            Some(rule) => rule.signal(&Passed { model, recursions, before, after }),
+            Some(rule) => rule.numbers(model, recursions, [before, after]),
             None => vec![f32::NEG_INFINITY; self.staying.len()],
         };
         let stays = |(row, number): (&usize, f32)| {

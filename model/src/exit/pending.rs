@@ -23,9 +23,16 @@ pub(crate) struct Pending {
 
 /// Place of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Token {
-    slot: usize,
-    position: usize,
+pub(super) struct Token {
+    pub slot: usize,
+    pub position: usize,
+}
+
+impl Token {
+    /// True if `next` is the next token of the same sequence.
+    pub fn is_before(&self, next: &Self) -> bool {
+        self.slot == next.slot && self.position + 1 == next.position
+    }
 }
 
 impl Pending {
@@ -51,8 +58,13 @@ impl Pending {
         }
     }
 
+    /// The tokens, and their states `[n, D]` if there are any.
+    pub(super) fn into_parts(self) -> (Vec<Token>, Option<Tensor<2>>) {
+        (self.tokens, self.states)
+    }
+
     /// Takes out the tokens of `slots`.
-    fn take(&mut self, slots: &[usize]) -> Self {
+    pub(super) fn take(&mut self, slots: &[usize]) -> Self {
         let taken: Vec<usize> = (0..self.len()).filter(|i| slots.contains(&self.tokens[*i].slot)).collect();
         let tokens = taken.iter().map(|i| self.tokens[*i]).collect();
         let states = self.states.as_ref().filter(|_| !taken.is_empty());
@@ -61,7 +73,7 @@ impl Pending {
         Self { tokens, states }
     }
 
-    fn add(&mut self, tokens: Vec<Token>, states: Tensor<2>) {
+    pub(super) fn add(&mut self, tokens: Vec<Token>, states: Tensor<2>) {
         if tokens.is_empty() {
             return;
         }
@@ -137,9 +149,8 @@ fn tokens(layout: &Layout, capacity: usize) -> Vec<Token> {
 /// Layout in which `tokens`, ascending, attend to all tokens of their slots up to themselves.
 /// Consecutive ones are a segment.
 fn layout(tokens: &[Token], capacity: usize) -> Layout {
-    let follows = |a: &Token, b: &Token| a.slot == b.slot && a.position + 1 == b.position;
     let mut start = 0;
-    let segments = tokens.chunk_by(follows).map(|run| {
+    let segments = tokens.chunk_by(Token::is_before).map(|run| {
         let queries = start..start + run.len();
         start = queries.end;
         let first = run[0].slot * capacity;

@@ -1,7 +1,7 @@
 //! Exit rules: a number for each token after a recursion. Every rule is a file of `signals` and a
-//! line of [`ExitRule::signal`].
+//! line of [`for_each_exit_rule`](retie_config::for_each_exit_rule).
 
-use super::signals::{agreement, change, entropy, margin, probability, probe};
+use super::signals::{self, probe};
 use crate::causal_lm::CausalLm;
 use burn::tensor::{Device, Tensor};
 use retie_config::{ExitProbe, ExitRuleKind};
@@ -11,12 +11,13 @@ use retie_config::{ExitProbe, ExitRuleKind};
 pub struct ExitRule {
     kind: ExitRuleKind,
     /// After recursions `1 … R − 1`, on the device of the model.
-    probes: Vec<probe::Probe>,
+    pub(super) probes: Vec<probe::Probe>,
 }
 
 /// Hidden states of some rows before and after a recursion, `[n, D]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Passed<'m> {
+    pub rule: &'m ExitRule,
     pub model: &'m CausalLm,
     /// Number of recursions that have run.
     pub recursions: usize,
@@ -37,18 +38,6 @@ impl ExitRule {
         self.kind
     }
 
-    /// Number of each row.
-    pub(crate) fn signal(&self, passed: &Passed<'_>) -> Vec<f32> {
-        match self.kind {
-            ExitRuleKind::Probe => probe::signal(&self.probes[passed.recursions - 1], passed),
-            ExitRuleKind::Probability => probability::signal(passed),
-            ExitRuleKind::Margin => margin::signal(passed),
-            ExitRuleKind::Entropy => entropy::signal(passed),
-            ExitRuleKind::Agreement => agreement::signal(passed),
-            ExitRuleKind::Change => change::signal(passed),
-        }
-    }
-
     /// Number of each row `[n, D]`, from its hidden states before and after recursion number
     /// `recursions`, counted from 1.
     ///
@@ -56,6 +45,15 @@ impl ExitRule {
     /// When the rule has no probe for this recursion.
     #[must_use]
     pub fn numbers(&self, model: &CausalLm, recursions: usize, [before, after]: [Tensor<2>; 2]) -> Vec<f32> {
-        self.signal(&Passed { model, recursions, before, after })
+        signal(self.kind, &Passed { rule: self, model, recursions, before, after })
     }
 }
+
+macro_rules! dispatch {
+    ($($(#[$doc:meta])* $name:literal => $variant:ident($module:ident),)+) => {
+        fn signal(kind: ExitRuleKind, passed: &Passed<'_>) -> Vec<f32> {
+            match kind { $(ExitRuleKind::$variant => signals::$module::signal(passed),)+ }
+        }
+    };
+}
+retie_config::for_each_exit_rule!(dispatch);

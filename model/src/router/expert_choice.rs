@@ -4,7 +4,7 @@
 use super::{
     network::{Router, scores},
     random::RandomLogits,
-    selector::{ActiveRows, Origin, Passage, SelectionRule, TokenSelector},
+    selector::{ActiveRows, MakesSelector, Origin, Passage, SelectionRule, TokenSelector},
     threshold, top_k,
     trace::{Logits, RoutingDecision},
 };
@@ -38,7 +38,7 @@ enum Rule {
 }
 
 impl<'m> ExpertChoice<'m> {
-    pub fn new(model: &'m CausalLm, config: &'m ExpertChoiceConfig, origin: Origin<'_>) -> Self {
+    fn new(model: &'m CausalLm, config: &'m ExpertChoiceConfig, origin: Origin<'_>) -> Self {
         let random = (!config.network.has_weights()).then(|| RandomLogits::new(&origin, 1));
         let rule = match origin {
             Origin::Tokens { rule: SelectionRule::TopK(capacities), .. } => Rule::TopK(capacities),
@@ -46,6 +46,22 @@ impl<'m> ExpertChoice<'m> {
             Origin::Replay { decision, .. } => Rule::Replay(decision.selected_rows),
         };
         Self { config, routers: &model.model.routers, auxiliary_routers: &model.model.auxiliary_routers, random, rule }
+    }
+}
+
+impl MakesSelector for ExpertChoiceConfig {
+    fn selector<'m>(&'m self, model: &'m CausalLm, origin: Origin<'_>) -> Box<dyn TokenSelector + 'm> {
+        Box::new(ExpertChoice::new(model, self, origin))
+    }
+}
+
+impl CausalLm {
+    /// Logits `[n, 1]` by which a recursion selects at inference, of states `[n, D]` that enter it;
+    /// `None` without a router of its own with weights.
+    pub(crate) fn causal_router_logits(&self, recursion: usize, x: Tensor<2>) -> Option<Tensor<2>> {
+        let input = self.expert_choice()?.input;
+        let router = self.model.auxiliary_routers.get(recursion).or(self.model.routers.get(recursion))?;
+        Some(router.logits(x, input))
     }
 }
 

@@ -1,17 +1,15 @@
-//! The token selector of each kind of router: one line each.
+//! The token selector of each kind of router, from the list of kinds.
 
-use super::{
-    expert_choice::ExpertChoice,
-    selector::{Origin, TokenSelector},
-    token_choice::TokenChoice,
-};
+use super::selector::{MakesSelector, Origin, TokenSelector};
 use crate::causal_lm::CausalLm;
 use retie_config::RouterConfig;
 
-/// Selector of the model's router; `None` without a router.
-pub(crate) fn selector<'m>(model: &'m CausalLm, origin: Origin<'_>) -> Option<Box<dyn TokenSelector + 'm>> {
-    Some(match model.router()? {
-        RouterConfig::ExpertChoice(config) => Box::new(ExpertChoice::new(model, config, origin)),
-        RouterConfig::TokenChoice(config) => Box::new(TokenChoice::new(model, config, origin)),
-    })
+macro_rules! dispatch {
+    ($($(#[$doc:meta])* $name:ident => $variant:ident($parameters:ident),)+) => {
+        /// Selector of the model's router; `None` without a router.
+        pub(crate) fn selector<'m>(model: &'m CausalLm, origin: Origin<'_>) -> Option<Box<dyn TokenSelector + 'm>> {
+            Some(match model.router()? { $(RouterConfig::$variant(config) => config.selector(model, origin),)+ })
+        }
+    };
 }
+retie_config::for_each_router!(dispatch);

@@ -73,6 +73,12 @@ pub(crate) trait TokenSelector: Debug {
     }
 }
 
+/// A kind of router: makes the selector of one forward pass.
+pub(crate) trait MakesSelector {
+    /// The selector of a pass of `model`, whose router this is.
+    fn selector<'m>(&'m self, model: &'m CausalLm, origin: Origin<'_>) -> Box<dyn TokenSelector + 'm>;
+}
+
 /// Hidden states before and after a recursion.
 pub(crate) struct Passage {
     /// All rows before it, `[M, D]`.

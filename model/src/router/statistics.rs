@@ -82,14 +82,14 @@ impl RoutingSums {
                 *right += signs.filter(|(sign, selected)| sign == selected).count();
             }
         }
-        if let Some(router) = router.as_token_choice() {
+        if let Some((score, _)) = router.spec().count_score() {
             self.loads.resize(num_recursions, 0);
             self.probabilities.resize(num_recursions, 0.0);
             let Some(decision) = decisions.iter().find(|decision| decision.router_recursions.is_some()) else { return };
             let chosen = decision.router_recursions.iter().flat_map(|chosen| chosen.iter());
             chosen.for_each(|recursion| self.loads[*recursion] += 1);
             for row in decision.values().chunks_exact(num_recursions) {
-                let scores = probabilities(row, router.score);
+                let scores = probabilities(row, score);
                 self.probabilities.iter_mut().zip(scores).for_each(|(sum, p)| *sum += p);
             }
         }

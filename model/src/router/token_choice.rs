@@ -11,7 +11,7 @@ use super::{
     loop_entry::LoopEntry,
     network::{Router, recursion_scores},
     random::{RandomLogits, warmup_rows},
-    selector::{ActiveRows, Origin, Passage, TokenSelector},
+    selector::{ActiveRows, MakesSelector, Origin, Passage, TokenSelector},
     trace::{Logits, RoutingDecision},
 };
 use crate::{
@@ -36,7 +36,7 @@ pub(crate) struct TokenChoice<'m> {
 }
 
 impl<'m> TokenChoice<'m> {
-    pub fn new(model: &'m CausalLm, config: &'m TokenChoiceConfig, origin: Origin<'_>) -> Self {
+    fn new(model: &'m CausalLm, config: &'m TokenChoiceConfig, origin: Origin<'_>) -> Self {
         let num_recursions = model.share_map().num_recursions();
         let random = (!config.network.has_weights()).then(|| RandomLogits::new(&origin, num_recursions));
         let full_recursion = warmup_rows(&origin);
@@ -73,6 +73,12 @@ impl<'m> TokenChoice<'m> {
             Some(entry) => entry,
             None => unreachable!("tokens choose before the first recursion"),
         }
+    }
+}
+
+impl MakesSelector for TokenChoiceConfig {
+    fn selector<'m>(&'m self, model: &'m CausalLm, origin: Origin<'_>) -> Box<dyn TokenSelector + 'm> {
+        Box::new(TokenChoice::new(model, self, origin))
     }
 }
 

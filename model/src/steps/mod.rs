@@ -122,9 +122,14 @@ impl Step {
         }
     }
 
-    /// Input of the depth if [`Step::leave`] reads it.
-    pub(crate) fn keep(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
-        self.hai.is_some().then(|| x.clone())
+    /// True if [`Step::leave`] reads the input of the depth.
+    pub(crate) fn reads_input(&self) -> bool {
+        self.hai.is_some()
+    }
+
+    /// True if the output of the depth is not the residual stream with the MLP's addend.
+    pub(crate) fn changes_output(&self) -> bool {
+        self.coefficients.is_some() || self.hai.is_some() || self.nll.is_some()
     }
 
     /// Residual stream with attention's addend, `[M, D]` each.

@@ -5,7 +5,7 @@
 use burn::tensor::{Device, Int, Tensor};
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_config::{KvSharing, ModelConfig, RouterConfig};
-use retie_model::{CausalLm, RoutingTrace, SelectionRule, kernels::Layout};
+use retie_model::{CausalLm, KvCache, RoutingTrace, SelectionRule, kernels::Layout};
 use retie_testing::{Golden, differences, ids, values};
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
@@ -104,4 +104,47 @@ pub fn assert_close(what: &str, actual: &[f32], expected: &[f32]) {
     let scale = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
     let (max, _) = differences(actual, expected);
     assert!(max <= LOGITS * scale, "{what}: differs by {max}, the largest is {scale}");
+}
+
+/// Reads `rows` of equal length, prompts of several lengths and then token by token, and compares
+/// logits and recursion counts with those of whole rows. Returns the filled caches, and the routing
+/// trace of whole rows.
+pub fn assert_decodes(what: &str, model: &CausalLm, rows: &[Vec<u32>]) -> (Vec<KvCache>, RoutingTrace) {
+    let (batch, tokens) = (rows.len(), rows[0].len());
+    let (expected, trace) = run(model, rows, SelectionRule::Causal);
+    let vocab_size = model.config().vocab_size;
+    let caches = [1, 5, tokens].map(|prompt| {
+        let mut cache = KvCache::for_batch(model.config(), batch, tokens, &model.device());
+        let mut counts = vec![vec![0; tokens]; batch];
+        let mut at = 0;
+        while at < tokens {
+            let count = if at == 0 { prompt } else { 1 };
+            let step: Vec<Vec<u32>> = rows.iter().map(|row| row[at..at + count].to_vec()).collect();
+            let (hidden, step) = model.forward_traced(ids(&step, &model.device()), Some(&mut cache));
+            for (row, logits) in values(model.logits(hidden)).chunks(count * vocab_size).enumerate() {
+                let from = (row * tokens + at) * vocab_size;
+                assert_close(what, logits, &expected[from..from + count * vocab_size]);
+            }
+            for (i, recursions) in step.recursion_counts(batch * count).into_iter().enumerate() {
+                counts[i / count][at + i % count] = recursions;
+            }
+            at += count;
+        }
+        assert_eq!(counts.concat(), trace.recursion_counts(batch * tokens), "{what}");
+        cache
+    });
+    (caches.into(), trace)
+}
+
+/// Asserts that the cache of each recursion holds the tokens that it selected.
+pub fn assert_caches_hold_selected_rows(caches: &[KvCache], trace: &RoutingTrace, rows: &[Vec<u32>]) {
+    let (batch, tokens) = (rows.len(), rows[0].len());
+    for (cache, decision) in caches.iter().flat_map(|cache| trace.decisions().iter().map(move |found| (cache, found))) {
+        let reached = |row: usize| decision.selected_rows.host().iter().filter(|i| **i / tokens == row).count();
+        let expected: Vec<usize> = (0..batch).map(reached).collect();
+        match cache.num_selected(decision.recursion) {
+            Some(found) => assert_eq!(found, expected),
+            None => assert_eq!(expected, vec![tokens; batch]),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What the handlers of requests share.
 
-use super::{body::BODIES, fields::Fields, refusal::Refusal};
+use super::{body::BODIES, exits::Exits, fields::Fields, refusal::Refusal};
 use crate::{ServeOptions, inbox::Inbox, metrics::Metrics};
 use retie_data::{ChatTemplate, DataError, Tokenizer};
 use std::{
@@ -26,6 +26,8 @@ pub struct Model {
     pub vocab_size: usize,
     /// Recursions of the model; 1 for a plain one.
     pub num_recursions: usize,
+    /// Early exits that requests can ask for.
+    pub exits: Exits,
 }
 
 /// Everything that a handler needs.

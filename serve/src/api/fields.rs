@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 const SHOWN: usize = 60;
 
 /// The fields of an object that have not been taken yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fields {
     fields: Map<String, Value>,
     /// What stands before the names of its fields in messages.

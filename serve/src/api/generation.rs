@@ -1,9 +1,9 @@
 //! What the requests of `completions` and `chat` have in common: sampling, stop conditions, the
 //! choices of a request, and their submission to the engine.
 
-use super::{context::Context, fields::Fields, refusal::Refusal};
+use super::{context::Context, exits::AskedExits, fields::Fields, refusal::Refusal};
 use crate::job::{Event, Events, Finish, Job};
-use retie_engine::{Request, Sampling, Scheduler, StopConditions};
+use retie_engine::{Request, Sampling, StopConditions};
 use serde_json::{Value, json};
 use std::{
     hash::{BuildHasher, RandomState},
@@ -65,10 +65,12 @@ pub struct Generation {
     pub stream: bool,
     /// True if a stream ends with its usage.
     pub include_usage: bool,
-    /// Most recursions of a new token.
-    pub max_recursions: Option<usize>,
+    /// When tokens leave the loop.
+    pub exits: AskedExits,
     /// True if the answer has the recursion counts of its tokens.
     pub recursion_counts: bool,
+    /// Only requests with the same salt reuse what others have read.
+    pub salt: String,
 }
 
 impl Generation {
@@ -104,13 +106,11 @@ impl Generation {
             include_usage = options.flag("include_usage")?.unwrap_or(false);
             fields.absorb(&options);
         }
-        let (mut max_recursions, mut recursion_counts) = (None, false);
-        if let Some(mut own) = fields.object("retie")? {
-            own.refuse(&[("exit_risk", &[])])?;
-            max_recursions = max_recursions_of(&mut own, context)?;
-            recursion_counts = own.flag("recursion_counts")?.unwrap_or(false);
-            fields.absorb(&own);
-        }
+        let salt = fields.text("cache_salt")?.unwrap_or_default();
+        let mut own = fields.object("retie")?.unwrap_or_default();
+        let exits = context.model.exits.take(&mut own)?;
+        let recursion_counts = own.flag("recursion_counts")?.unwrap_or(false);
+        fields.absorb(&own);
         Ok(Self {
             sampling,
             num_choices,
@@ -118,8 +118,9 @@ impl Generation {
             ignore_eos,
             stream,
             include_usage,
-            max_recursions,
+            exits,
             recursion_counts,
+            salt,
         })
     }
 
@@ -138,25 +139,12 @@ impl Generation {
             prompt,
             sampling: Sampling { seed, ..self.sampling.clone() },
             stop: StopConditions { max_new_tokens, eos_token_ids, sequences: Vec::new() },
-            max_recursions: self.max_recursions,
+            max_recursions: self.exits.max_recursions,
+            exit_threshold: self.exits.threshold,
+            salt: self.salt.clone(),
             ..Request::default()
         }
     }
-}
-
-/// Takes `max_recursions`: fewer than all recursions of the model need a scheduler whose tokens
-/// exit.
-fn max_recursions_of(own: &mut Fields, context: &Context) -> Result<Option<usize>, Refusal> {
-    let all = context.model.num_recursions;
-    let most = own.integer_in("max_recursions", 1, all)?;
-    if most.is_some_and(|most| most < all) && context.options.scheduler == Scheduler::Full {
-        let param = "retie.max_recursions";
-        return Err(Refusal::of_field(
-            param,
-            format!("`{param}` needs a server whose tokens exit: `--scheduler depthwise` or `lockstep`"),
-        ));
-    }
-    Ok(most)
 }
 
 /// `-1` is vLLM's value for all tokens.
@@ -235,6 +223,10 @@ impl Submitted {
 pub struct Usage {
     /// Tokens of the prompts, each counted once.
     pub prompt_tokens: usize,
+    /// Choices of each prompt.
+    pub num_choices: usize,
+    /// Tokens of the prompts that the first choice of each did not have to read.
+    pub cached_tokens: usize,
     /// Generated tokens of all choices.
     pub completion_tokens: usize,
     /// Generated tokens by the recursion count of the computation that they were chosen from, from
@@ -245,12 +237,13 @@ pub struct Usage {
 impl Usage {
     /// The object under `usage`.
     pub fn to_json(&self) -> Value {
-        let Self { prompt_tokens, completion_tokens, by_recursions } = self;
+        let Self { prompt_tokens, cached_tokens, completion_tokens, by_recursions, .. } = self;
         let recursions: usize = by_recursions.iter().enumerate().map(|(index, tokens)| (index + 1) * tokens).sum();
         json!({
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
             "retie": {
                 "tokens_by_recursions": by_recursions,
                 "mean_recursions": (*completion_tokens > 0).then(|| recursions as f64 / *completion_tokens as f64),
@@ -259,8 +252,11 @@ impl Usage {
     }
 
     /// Adds the tokens of a choice that has ended.
-    pub fn add(&mut self, finish: &Finish) {
+    pub fn add(&mut self, choice: usize, finish: &Finish) {
         self.completion_tokens += finish.num_tokens;
+        if choice.is_multiple_of(self.num_choices.max(1)) {
+            self.cached_tokens += finish.cached_tokens;
+        }
         let len = self.by_recursions.len().max(finish.by_recursions.len());
         self.by_recursions.resize(len, 0);
         self.by_recursions.iter_mut().zip(&finish.by_recursions).for_each(|(sum, tokens)| *sum += tokens);

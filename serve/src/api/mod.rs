@@ -13,6 +13,7 @@ mod body;
 mod chat;
 mod completions;
 mod context;
+mod exits;
 mod fields;
 mod generation;
 mod json;
@@ -24,6 +25,7 @@ mod stream;
 mod tokens;
 
 pub use context::{Context, Model};
+pub use exits::Exits;
 
 use crate::inbox::State as ServiceState;
 use axum::{

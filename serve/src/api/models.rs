@@ -28,6 +28,7 @@ fn model(context: &Context) -> Value {
         "retie": {
             "num_recursions": context.model.num_recursions,
             "scheduler": context.options.scheduler.name(),
+            "exits": context.model.exits.to_json(),
         },
     })
 }

@@ -77,7 +77,7 @@ pub async fn respond<S: Shape>(
     num_choices: usize,
     prompt_tokens: usize,
 ) -> Result<Response, Refusal> {
-    let usage = Usage { prompt_tokens, ..Usage::default() };
+    let usage = Usage { prompt_tokens, num_choices: generation.num_choices, ..Usage::default() };
     if generation.stream {
         let stream = Chunks::new(shape, submitted, generation.include_usage, num_choices, usage);
         return Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response());
@@ -100,7 +100,7 @@ async fn whole<S: Shape>(
         S::append(&mut answer.logprobs, part.logprobs);
         answer.recursions.extend(part.recursions);
         if let Some(finish) = part.finish {
-            usage.add(&finish);
+            usage.add(part.choice, &finish);
             answer.finish = Some(finish);
             *left -= 1;
         }
@@ -152,7 +152,7 @@ impl<S: Shape> Chunks<S> {
 
     fn add(&mut self, part: Part<S::Logprobs>) {
         if let Some(finish) = &part.finish {
-            self.usage.add(finish);
+            self.usage.add(part.choice, finish);
             self.left -= 1;
         }
         for chunk in self.shape.chunks(part) {

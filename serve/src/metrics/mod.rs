@@ -5,6 +5,7 @@
 mod histogram;
 
 use histogram::Histogram;
+use retie_engine::PrefixCounts;
 use std::{
     fmt::Write,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -58,8 +59,10 @@ pub struct Gauges {
     pub running: usize,
     /// Sequences that wait for one.
     pub waiting: usize,
-    /// Fraction of the KV cache that holds tokens.
+    /// Fraction of the KV cache that holds tokens of sequences that have a slot.
     pub cache_usage: f64,
+    /// Tokens of prompts that were reused.
+    pub prefixes: PrefixCounts,
 }
 
 /// All metrics of a service.
@@ -156,7 +159,7 @@ impl Metrics {
         let head = |name: &str, kind: &str, help: &str, text: &mut String| {
             _ = write!(text, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\n");
         };
-        let Gauges { running, waiting, cache_usage } = numbers.gauges;
+        let Gauges { running, waiting, cache_usage, prefixes } = numbers.gauges;
         for (name, value, help) in [
             ("num_requests_running", running as f64, "Sequences that have a slot."),
             ("num_requests_waiting", waiting as f64, "Sequences that wait for a slot."),
@@ -168,6 +171,8 @@ impl Metrics {
         for (name, value, help) in [
             ("prompt_tokens_total", numbers.prompt_tokens, "Tokens of prompts that were read."),
             ("generation_tokens_total", numbers.generation_tokens, "Tokens that were generated."),
+            ("prefix_cache_queries_total", prefixes.asked, "Tokens of prompts that could be reused."),
+            ("prefix_cache_hits_total", prefixes.reused, "Tokens of prompts that were not read again."),
         ] {
             head(name, "counter", help, &mut text);
             _ = writeln!(text, "vllm:{name}{{{labels}}} {value}");
@@ -217,7 +222,8 @@ mod tests {
             decode: None,
             total: Duration::from_secs(3),
         });
-        metrics.set(Gauges { running: 2, waiting: 1, cache_usage: 0.25 });
+        let prefixes = PrefixCounts { asked: 40, reused: 16 };
+        metrics.set(Gauges { running: 2, waiting: 1, cache_usage: 0.25, prefixes });
         let text = metrics.render();
         let labels = "engine=\"0\",model_name=\"a\\\"b\"";
         for line in [
@@ -226,6 +232,7 @@ mod tests {
             format!("vllm:kv_cache_usage_perc{{{labels}}} 0.25"),
             format!("vllm:prompt_tokens_total{{{labels}}} 7"),
             format!("vllm:generation_tokens_total{{{labels}}} 5"),
+            format!("vllm:prefix_cache_hits_total{{{labels}}} 16"),
             format!("vllm:request_success_total{{{labels},finished_reason=\"length\"}} 1"),
             format!("vllm:request_success_total{{{labels},finished_reason=\"abort\"}} 0"),
             "# TYPE vllm:time_to_first_token_seconds histogram".to_owned(),

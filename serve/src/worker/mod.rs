@@ -136,7 +136,10 @@ impl<'a> Worker<'a> {
     fn admit(&mut self, job: Job, now: Instant) -> Result<(), String> {
         let id = self.engine.admit(job.request.clone()).map_err(|error| error.to_string())?;
         match Active::new(id, job, self.tokenizer, now) {
-            Ok(active) => self.active.push(active),
+            Ok(mut active) => {
+                active.cached_tokens = self.engine.num_reused(id);
+                self.active.push(active);
+            }
             Err(error) => {
                 self.engine.evict(id);
                 return Err(error.to_string());
@@ -168,7 +171,9 @@ impl<'a> Worker<'a> {
     fn measure(&self) {
         let held: usize = self.active.iter().map(|active| active.prompt_tokens + active.num_tokens).sum();
         let cache_usage = held as f64 / self.cache_tokens as f64;
-        self.metrics.set(Gauges { running: self.active.len(), waiting: self.inbox.num_waiting(), cache_usage });
+        let prefixes = self.engine.prefix_counts().unwrap_or_default();
+        let (running, waiting) = (self.active.len(), self.inbox.num_waiting());
+        self.metrics.set(Gauges { running, waiting, cache_usage, prefixes });
     }
 }
 

@@ -48,6 +48,8 @@ pub fn options() -> ServeOptions {
         engine: EngineOptions { num_slots: 4, context: CONTEXT, max_step_tokens: 16 },
         scheduler: Scheduler::Full,
         exit_trace: None,
+        exit_risk: None,
+        prefix_reuse: false,
         queue: QueueLimits { sequences: 64, tokens: 4096 },
         body_bytes: 1 << 16,
         timeout: Duration::from_secs(60),
@@ -64,6 +66,7 @@ pub fn served() -> ServedModel {
         chat_template: ChatTemplate::from_model_files(&files, Path::new("there")).unwrap(),
         prefix_token: tokenizer.bos_token(),
         tokenizer,
+        exits: None,
     }
 }
 

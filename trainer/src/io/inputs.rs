@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     TrainError,
-    loss::{self, Requirements, Stacks},
+    loss::{self, Stacks},
 };
 use retie_checkpoint::ModelSource;
 use retie_collective::Collective;
@@ -79,7 +79,7 @@ impl Inputs {
         check_anneal(config, &student)?;
         let stacks = stacks(&student, teacher.as_ref())?;
         loss::check(&config.losses, &stacks)?;
-        check_states(&student, teacher.as_ref(), &Requirements::from_losses(&config.losses, &stacks))?;
+        check_states(&student, teacher.as_ref(), &config.losses, &stacks)?;
         Ok(Self { student, teacher, logits, stacks, tokenizer, end_of_text, conversations, files })
     }
 

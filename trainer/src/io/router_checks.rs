@@ -1,8 +1,11 @@
 //! Router settings of a run against the routers of its student.
 
-use crate::{TrainError, loss::Requirements};
+use crate::{
+    TrainError,
+    loss::{Requirements, Stacks},
+};
 use retie_checkpoint::ModelSource;
-use retie_config::{KvSharing, ModelConfig, UptrainConfig};
+use retie_config::{KvSharing, LossTerm, ModelConfig, UptrainConfig};
 
 /// Refuses settings of routers for a model without, or with routers of another kind.
 ///
@@ -63,25 +66,37 @@ pub fn check_routers(config: &UptrainConfig, student: &ModelSource) -> Result<()
 pub fn check_states(
     student: &ModelSource,
     teacher: Option<&ModelSource>,
-    required: &Requirements,
+    losses: &[LossTerm],
+    stacks: &Stacks,
 ) -> Result<(), TrainError> {
-    let student = (student, required.ends());
-    let teacher = teacher.map(|teacher| (teacher, required.teacher_hidden.iter().copied().collect::<Vec<_>>()));
-    for (source, states) in std::iter::once(student).chain(teacher).filter(|(source, _)| is_routed(&source.config)) {
-        let ends: Vec<usize> = source.config.share_map().passes().iter().map(|pass| pass.end).collect();
-        if let Some(state) = states.iter().find(|state| !ends.contains(state)) {
-            return Err(TrainError::Loss {
-                loss: "hidden",
-                reason: format!(
-                    "after depth {} of `{}` only the tokens of a recursion have a hidden state",
-                    state - 1,
-                    source.spec
-                ),
-                hint: "compare the last depths of recursions, or unshared ones",
-            });
+    for loss in losses {
+        let required = Requirements::from_losses(std::slice::from_ref(loss), stacks);
+        let student = (student, required.ends());
+        let teacher = teacher.map(|teacher| (teacher, required.teacher_hidden.iter().copied().collect()));
+        for (source, states) in [Some(student), teacher].into_iter().flatten() {
+            check_states_of(source, &states, loss)?;
         }
     }
     Ok(())
+}
+
+fn check_states_of(source: &ModelSource, states: &[usize], loss: &LossTerm) -> Result<(), TrainError> {
+    if !is_routed(&source.config) {
+        return Ok(());
+    }
+    let ends: Vec<usize> = source.config.share_map().passes().iter().map(|pass| pass.end).collect();
+    match states.iter().find(|state| !ends.contains(state)) {
+        None => Ok(()),
+        Some(state) => Err(TrainError::Loss {
+            loss: loss.name(),
+            reason: format!(
+                "after depth {} of `{}` only the tokens of a recursion have a hidden state",
+                state - 1,
+                source.spec
+            ),
+            hint: "compare the last depths of recursions, or unshared ones",
+        }),
+    }
 }
 
 fn is_routed(config: &ModelConfig) -> bool {

@@ -11,7 +11,7 @@ impl Loss for CrossEntropyConfig {
     }
 
     fn on_logits(&self, stacks: &Stacks, found: &LogitValues, values: &mut TermValues<'_>) {
-        let found = found[&stacks.num_depths()];
+        let found = found.of_all[&stacks.num_depths()];
         values.add("cross_entropy", 1.0, found.cross_entropy);
         if self.z_loss > 0.0 {
             values.add("z_loss", self.z_loss, found.z_loss);

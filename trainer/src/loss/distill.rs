@@ -12,7 +12,7 @@ impl Loss for DistillConfig {
     }
 
     fn on_logits(&self, stacks: &Stacks, found: &LogitValues, values: &mut TermValues<'_>) {
-        if let Some(divergence) = found[&stacks.num_depths()].teacher {
+        if let Some(divergence) = found.of_all[&stacks.num_depths()].teacher {
             values.add("distill", self.temperature * self.temperature, divergence);
         }
     }

@@ -8,13 +8,14 @@
 //! `a_i = α_i / α_R`: `i/R` for its `i / Σ j`, `c` for its `(c, …, c, 1)`. The objective is RRT's
 //! divided by `α_R`.
 //!
-//! With `sample` each micro-batch draws a recursion count `1 … R` and has the losses of that exit
+//! With `sample` each sequence draws a recursion count `1 … R` and has the losses of that exit
 //! alone, with the factor `R a_i`; none if it draws `R`.
 //!
 //! Columns, for exit `i`: `exit_i_cross_entropy`, `exit_i_final`, `exit_i_teacher`.
 
 use super::{LogitValues, Loss, Misfit, Stacks, TermRequirements, TermValues};
 use retie_config::{EarlyExitConfig, ExitDistillConfig, ExitReference, ExitWeights};
+use retie_model::kernels::HeadValues;
 
 impl Loss for EarlyExitConfig {
     fn check(&self, stacks: &Stacks) -> Result<(), Misfit> {
@@ -34,11 +35,10 @@ impl Loss for EarlyExitConfig {
     }
 
     fn requirements(&self, stacks: &Stacks, required: &mut TermRequirements<'_>) {
-        let drawn = required.drawn_count(stacks.student.num_recursions()).filter(|_| self.sample);
-        for (index, (end, factor)) in exits(self, stacks).enumerate() {
-            if drawn.is_some_and(|count| count != index + 1) {
-                continue;
-            }
+        if self.sample {
+            required.of_drawn();
+        }
+        for (end, factor) in exits(self, stacks) {
             if self.has_cross_entropy() {
                 required.cross_entropy(end, factor, 0.0, 0.0);
             }
@@ -54,19 +54,25 @@ impl Loss for EarlyExitConfig {
         let squared = self.distill.as_ref().map_or(1.0, |distill| distill.temperature * distill.temperature);
         for (index, (end, factor)) in exits(self, stacks).enumerate() {
             let name = |what: &str| format!("exit_{}_{what}", index + 1);
-            let found = found.get(&end);
-            let mut add = |what: &str, factor, value| match self.sample {
-                true => values.add_drawn(&name(what), factor, value),
-                false => values.add(&name(what), factor, value.unwrap_or_default()),
+            let found = match self.sample {
+                true => found.drawn.get(&end).copied(),
+                false => found.of_all.get(&end).map(|found| (1.0, *found)),
+            };
+            let mut add = |what: &str, factor, value: fn(&HeadValues) -> Option<f64>| {
+                let found = found.and_then(|(part, found)| Some((part, value(&found)?)));
+                match self.sample {
+                    true => values.add_drawn(&name(what), factor, found),
+                    false => values.add(&name(what), factor, found.map_or(0.0, |(_, value)| value)),
+                }
             };
             if self.has_cross_entropy() {
-                add("cross_entropy", factor, found.map(|found| found.cross_entropy));
+                add("cross_entropy", factor, |found| Some(found.cross_entropy));
             }
             if self.distill_from(ExitReference::Final).is_some() {
-                add("final", factor * squared, found.and_then(|found| found.last));
+                add("final", factor * squared, |found| found.last);
             }
             if self.distill_from(ExitReference::Teacher).is_some() {
-                add("teacher", factor * squared, found.and_then(|found| found.teacher));
+                add("teacher", factor * squared, |found| found.teacher);
             }
         }
     }

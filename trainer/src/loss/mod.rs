@@ -29,7 +29,14 @@ use retie_model::{RouterLoss, kernels::HeadValues};
 use std::{collections::BTreeMap, ops::Range};
 
 /// Values of the readouts that were required, by the number of depths before them.
-pub type LogitValues = BTreeMap<usize, HeadValues>;
+#[derive(Debug, Default)]
+pub struct LogitValues {
+    /// Of all sequences of the micro-batch.
+    pub of_all: BTreeMap<usize, HeadValues>,
+    /// Of the sequences that drew the exit, with the part of the micro-batch's targets that they
+    /// have.
+    pub drawn: BTreeMap<usize, (f64, HeadValues)>,
+}
 
 /// A loss with its parameters. Values and gradients are means over the tokens of a micro-batch,
 /// without the weight of the term.

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Requirements {
     /// Terms of logits, for each hidden state that goes through the final norm and the head.
     pub readouts: BTreeMap<usize, HeadTerms>,
+    /// The same for exits that only the sequences have that draw them.
+    pub drawn: BTreeMap<usize, HeadTerms>,
     /// Hidden states of the student.
     pub student_hidden: BTreeSet<usize>,
     /// Hidden states of the teacher.
@@ -22,15 +24,13 @@ pub struct Requirements {
 impl Requirements {
     /// Requirements of `terms`. The last hidden states are read for the cross-entropy that steps
     /// report, unless all losses are of single depths.
-    /// Losses that are drawn take `draw`, the random number of a micro-batch; without one all of
-    /// them are required.
-    pub fn from_terms(terms: &[ScaledTerm<'_>], stacks: &Stacks, draw: Option<u64>) -> Self {
+    pub fn from_terms(terms: &[ScaledTerm<'_>], stacks: &Stacks) -> Self {
         let mut all = Self::default();
         if !terms.iter().all(|term| term.is_local) {
-            all.readout(stacks.num_depths());
+            all.readouts.entry(stacks.num_depths()).or_default();
         }
         for ScaledTerm { loss, scale, .. } in terms {
-            loss.requirements(stacks, &mut TermRequirements { all: &mut all, scale: *scale, draw });
+            loss.requirements(stacks, &mut TermRequirements { all: &mut all, scale: *scale, is_drawn: false });
         }
         all
     }
@@ -38,26 +38,23 @@ impl Requirements {
     /// Requirements of `losses` but for the factors of a step.
     pub fn from_losses(losses: &[LossTerm], stacks: &Stacks) -> Self {
         let terms: Vec<_> = losses.iter().map(|term| ScaledTerm::new(term, 1, 1.0)).collect();
-        Self::from_terms(&terms, stacks, None)
+        Self::from_terms(&terms, stacks)
     }
 
     /// The student's hidden states that are read in any way.
     pub fn ends(&self) -> Vec<usize> {
-        self.student_hidden.iter().chain(self.readouts.keys()).copied().collect()
+        self.student_hidden.iter().chain(self.readouts.keys()).chain(self.drawn.keys()).copied().collect()
     }
 
     /// Number of depths before each early exit that has a loss.
     pub fn exits(&self, stacks: &Stacks) -> Vec<usize> {
-        self.readouts.keys().copied().filter(|end| *end != stacks.num_depths()).collect()
+        let ends = self.readouts.keys().chain(self.drawn.keys());
+        ends.copied().filter(|end| *end != stacks.num_depths()).collect()
     }
 
     /// Whether the teacher's logits are compared with.
     pub fn teacher_logits(&self) -> bool {
-        self.readouts.values().any(|terms| terms.teacher.is_some())
-    }
-
-    fn readout(&mut self, end: usize) -> &mut HeadTerms {
-        self.readouts.entry(end).or_default()
+        self.readouts.values().chain(self.drawn.values()).any(|terms| terms.teacher.is_some())
     }
 }
 
@@ -66,19 +63,23 @@ impl Requirements {
 pub struct TermRequirements<'a> {
     all: &'a mut Requirements,
     scale: TermScale,
-    draw: Option<u64>,
+    is_drawn: bool,
 }
 
 impl TermRequirements<'_> {
-    /// Recursion count that the micro-batch draws from `1 … num_recursions`; `None` where nothing
-    /// is drawn.
-    pub fn drawn_count(&self, num_recursions: usize) -> Option<usize> {
-        self.draw.map(|draw| 1 + (draw % num_recursions as u64) as usize)
+    /// What is required from now on is so of the sequences alone that draw it.
+    pub fn of_drawn(&mut self) {
+        self.is_drawn = true;
+    }
+
+    fn readout(&mut self, end: usize) -> &mut HeadTerms {
+        let readouts = if self.is_drawn { &mut self.all.drawn } else { &mut self.all.readouts };
+        readouts.entry(end).or_default()
     }
 
     /// `factor (CE + z_loss Z²)` of the logits after `end` depths. A readout has one cross-entropy.
     pub fn cross_entropy(&mut self, end: usize, factor: f64, label_smoothing: f64, z_loss: f64) {
-        self.all.readout(end).cross_entropy = CrossEntropyTerm {
+        self.readout(end).cross_entropy = CrossEntropyTerm {
             weight: self.scale.gradient(factor) as f32,
             label_smoothing: label_smoothing as f32,
             z_loss: z_loss as f32,
@@ -96,7 +97,7 @@ impl TermRequirements<'_> {
     ) {
         let weight = self.scale.gradient(factor) as f32;
         let term = Some(DistillTerm { weight, divergence, temperature: temperature as f32 });
-        let readout = self.all.readout(end);
+        let readout = self.readout(end);
         match reference {
             ExitReference::Teacher => readout.teacher = term,
             ExitReference::Final => readout.last = term,

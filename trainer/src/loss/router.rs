@@ -51,14 +51,10 @@ impl<'a> RouterLogits<'a> {
     /// The logits of the router that made `decision`.
     pub fn from_decision(decision: &'a RoutingDecision, router: &RouterConfig) -> Self {
         let logits = decision.values();
-        match (router, &decision.router_recursions) {
-            (RouterConfig::TokenChoice(router), Some(selected)) => Self::TokenChoice {
-                num_counts: logits.len() / selected.len().max(1),
-                logits,
-                selected,
-                score: router.score,
-                alpha: router.alpha,
-            },
+        match (router.spec().count_score(), &decision.router_recursions) {
+            (Some((score, alpha)), Some(selected)) => {
+                Self::TokenChoice { num_counts: logits.len() / selected.len().max(1), logits, selected, score, alpha }
+            }
             _ => Self::ExpertChoice { logits, selected: decision.mask() },
         }
     }

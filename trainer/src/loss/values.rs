@@ -13,7 +13,7 @@ pub struct LossValues {
     pub cross_entropy: Option<f64>,
     /// Each column of the terms by name, unweighted.
     pub terms: BTreeMap<String, f64>,
-    /// Part of the step's tokens that each column of a drawn loss was computed on, by name.
+    /// Part of the step's targets that each column of a drawn loss was computed on, by name.
     pub drawn: BTreeMap<String, f64>,
 }
 
@@ -63,11 +63,12 @@ impl TermValues<'_> {
         *self.values.terms.entry(name.to_owned()).or_default() += self.scale.share() * value;
     }
 
-    /// As [`TermValues::add`], for a loss that only some micro-batches draw; `None` for one that
-    /// did not. Every micro-batch adds every column, so that all ranks have the same ones.
-    pub fn add_drawn(&mut self, name: &str, factor: f64, value: Option<f64>) {
-        let share = if value.is_some() { self.scale.share() } else { 0.0 };
-        *self.values.drawn.entry(name.to_owned()).or_default() += share;
-        self.add(name, factor, value.unwrap_or(0.0));
+    /// As [`TermValues::add`], for a loss that only some sequences draw: the part of the
+    /// micro-batch's targets that they have, and the mean over these; `None` if no sequence drew
+    /// it. Every micro-batch adds every column, so that all ranks have the same ones.
+    pub fn add_drawn(&mut self, name: &str, factor: f64, found: Option<(f64, f64)>) {
+        let (part, value) = found.unwrap_or_default();
+        *self.values.drawn.entry(name.to_owned()).or_default() += part * self.scale.share();
+        self.add(name, factor, part * value);
     }
 }

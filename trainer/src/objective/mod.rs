@@ -4,6 +4,7 @@
 //! Where only some targets are learnt (the answers of conversations), logits, and so the losses of
 //! logits, are of these alone; losses of hidden states and of routers are of every token.
 
+mod drawn;
 mod sums;
 mod telemetry;
 
@@ -54,7 +55,7 @@ pub struct MicroBatch<'a> {
     pub step: u64,
     /// Fraction of the step's tokens that it has.
     pub share: f64,
-    /// Random number of its own, from which losses draw.
+    /// Random number of the step, from which its sequences draw.
     pub draw: u64,
     /// Whether the hidden states after each recursion are measured.
     pub telemetry: bool,
@@ -119,7 +120,7 @@ impl Objective {
     ) -> Result<(), TrainError> {
         let MicroBatch { batch, step, share, draw, telemetry } = micro_batch;
         let terms: Vec<_> = self.losses.iter().map(|term| ScaledTerm::new(term, step, share)).collect();
-        let mut required = Requirements::from_terms(&terms, &self.stacks, Some(draw));
+        let mut required = Requirements::from_terms(&terms, &self.stacks);
         let (teacher_states, teacher_head) = self.run_teacher(batch, &required)?;
         self.local_backward(student, batch, &terms, &teacher_states, sums);
         if required.readouts.is_empty() {
@@ -132,10 +133,10 @@ impl Objective {
         let pass = Pass::run(student, &ids, layout(batch), options);
         let mut state_grads = StateGradients::new();
         let readouts = Readouts { pass: &pass, required: &required, coda: self.stacks.coda() };
-        let (found, grad_head) =
-            head_backward(student, &readouts, teacher_head.as_ref(), batch, (&mut state_grads, sums));
+        let grads = (&mut state_grads, &mut *sums);
+        let (found, grad_head) = head_backward(student, &readouts, teacher_head.as_ref(), (batch, draw), grads);
         sums.telemetry.add_states(share, &recursions.iter().map(|end| pass.state(*end)).collect::<Vec<_>>());
-        sums.losses.add_cross_entropy(share, found[&self.stacks.num_depths()].nll);
+        sums.losses.add_cross_entropy(share, found.of_all[&self.stacks.num_depths()].nll);
         for ScaledTerm { loss, scale, .. } in &terms {
             let values = &mut sums.losses.term(*scale);
             loss.on_logits(&self.stacks, &found, values);
@@ -225,24 +226,32 @@ fn head_backward(
     student: &CausalLm,
     readouts: &Readouts<'_>,
     teacher: Option<&Teacher>,
-    batch: &Batch,
+    (batch, draw): (&Batch, u64),
     (state_grads, sums): (&mut StateGradients, &mut StepSums),
 ) -> (LogitValues, Tensor<2>) {
     let (pass, required, learnt) = (readouts.pass, readouts.required, Learnt::of(batch));
     let input = |end: &usize| readouts.head_input(student, *end, &learnt);
     let norms: Vec<_> = required.readouts.keys().map(input).collect();
-    let readouts: Vec<_> = norms
+    let of_all: Vec<_> = norms
         .iter()
         .zip(required.readouts.values())
         .map(|((normed, _), terms)| Readout { hidden: normed.clone().inner(), terms: *terms })
         .collect();
-    let HeadLoss { readouts, grad_weight } =
-        head_loss_beside(student.head().inner(), &readouts, teacher, &learnt.targets, &pass.late());
-    let mut found = LogitValues::new();
-    for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(readouts) {
+    let HeadLoss { readouts: losses, mut grad_weight } =
+        head_loss_beside(student.head().inner(), &of_all, teacher, &learnt.targets, &pass.late());
+    let mut found = LogitValues::default();
+    for ((end, (normed, entering)), readout) in required.readouts.keys().zip(norms).zip(losses) {
         let grad = backpropagate(student, [(normed, readout.grad_hidden)], &entering, &mut sums.grads);
         add_state(state_grads, *end, grad);
-        found.insert(*end, readout.values);
+        found.of_all.insert(*end, readout.values);
+    }
+    let whole = of_all.into_iter().next_back().map(|readout| readout.hidden);
+    for exit in drawn::exits(required, batch, (draw, student.share_map().num_recursions())) {
+        let Some(drawn) = exit.backward(student, readouts, (teacher, whole.as_ref())) else { continue };
+        let grad = backpropagate(student, [drawn.output], &drawn.entering, &mut sums.grads);
+        add_state(state_grads, drawn.end, grad);
+        grad_weight = grad_weight + drawn.grad_weight;
+        found.drawn.insert(drawn.end, (drawn.part, drawn.values));
     }
     (found, grad_weight)
 }

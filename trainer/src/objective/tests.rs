@@ -13,8 +13,8 @@ use retie_config::{
     ExitDistillConfig, ExitReference, ExitWeights, HiddenConfig, HiddenDistance, Init, Sharing,
 };
 use retie_convert::{OutputFiles, SourceModel, convert};
-use retie_model::{NamedMapper, kernels::f32_slice, map_named, update_value};
-use std::path::Path;
+use retie_model::{NamedMapper, kernels::f32_slice, map_named, mix, update_value};
+use std::{collections::BTreeSet, path::Path};
 
 /// Every kind of term; the references of the exits do not move with the student, so that
 /// differences see no other path.
@@ -102,9 +102,19 @@ impl Case {
         student: &CausalLm,
         batches: impl IntoIterator<Item = (&'a Batch, f64)>,
     ) -> (LossValues, Gradients) {
+        self.backward_drawn(student, batches, 0)
+    }
+
+    /// The same where sequences draw from `draw`.
+    fn backward_drawn<'a>(
+        &self,
+        student: &CausalLm,
+        batches: impl IntoIterator<Item = (&'a Batch, f64)>,
+        draw: u64,
+    ) -> (LossValues, Gradients) {
         let mut sums = StepSums::default();
         for (batch, share) in batches {
-            let micro_batch = MicroBatch { batch, step: 1, share, draw: 0, telemetry: false };
+            let micro_batch = MicroBatch { batch, step: 1, share, draw, telemetry: false };
             self.objective.backward(student, micro_batch, SelectionRule::Causal, &mut sums).unwrap();
         }
         (sums.losses, sums.grads)
@@ -306,4 +316,49 @@ fn blocks_alone_need_no_logits_and_leave_embeddings_and_final_norm_as_they_are()
     });
     let (whole, parts) = (grads.take(name).unwrap(), parts.take(name).unwrap());
     assert!(norm(whole.clone() - parts) < 1e-5 * norm(whole), "{name}");
+}
+
+#[test]
+fn sequences_that_draw_an_exit_have_its_loss_and_gradient_and_the_others_have_none() {
+    let exits = |sample| {
+        let distill = ExitDistillConfig {
+            from: vec![ExitReference::Final, ExitReference::Teacher],
+            cross_entropy: ExitCrossEntropy::Keep,
+            divergence: Divergence::ForwardKl,
+            temperature: 1.5,
+        };
+        let weights = ExitWeights::Weighted;
+        [LossTerm::new(0.8, EarlyExitConfig { weights, distill: Some(distill), sample })]
+    };
+    let [drawn, always] = [true, false].map(|sample| Case::with(&exits(sample), false));
+    // Of the second sequence some targets are not learnt.
+    let batch = Batch { learnt: Some((0..32).map(|index| index < 20).collect()), ..drawn.batch.clone() };
+    let norm = |x: &Tensor<1>| f64::from(x.clone().square().sum().into_scalar::<f32>()).sqrt();
+    let names = ["model.layers.1.self_attn.k_proj.weight", "model.norm.weight", "model.embed_tokens.weight"];
+    let mut seen = BTreeSet::new();
+    for draw in 0..12 {
+        let (found, mut grads) = drawn.backward_drawn(&drawn.student, [(&batch, 1.0)], draw);
+        // With two recursions an exit has twice its loss, on the part of the targets that drew it.
+        let draws = |row: &usize| mix(draw ^ *row as u64).is_multiple_of(2);
+        let rows: Vec<usize> = [0, 1].into_iter().filter(draws).collect();
+        let parts: Vec<Batch> = rows.iter().map(|row| batch.only(|other| other == *row).0).collect();
+        let shares: Vec<f64> = parts.iter().map(|part| 2.0 * part.num_learnt() as f64 / 20.0).collect();
+        let (expected, mut expected_grads) = always.backward_of(&always.student, parts.iter().zip(shares));
+        seen.insert(rows.len());
+        // The same sums in f32, in another order.
+        assert!((found.loss - expected.loss).abs() < 1e-5 * expected.loss.max(1.0), "{rows:?}: {found:?} {expected:?}");
+        let part = parts.iter().map(|part| part.num_learnt() as f64 / 20.0).sum::<f64>();
+        assert!((found.drawn["exit_1_final"] - part).abs() < 1e-12, "{rows:?}: {found:?}");
+        assert_eq!(found.columns().contains_key("exit_1_teacher"), !rows.is_empty());
+        for name in names {
+            match (grads.take(name), expected_grads.take(name)) {
+                (Some(found), Some(expected)) => {
+                    assert!(norm(&(found - expected.clone())) <= 1e-4 * norm(&expected), "{rows:?}: {name}");
+                }
+                (Some(found), None) => assert_eq!(norm(&found), 0.0, "{name}: nobody drew the exit"),
+                (None, expected) => assert!(expected.is_none(), "{rows:?}: {name}"),
+            }
+        }
+    }
+    assert_eq!(seen, BTreeSet::from([0, 1, 2]));
 }

@@ -2,7 +2,7 @@
 //! made orthogonal, is its update; the arithmetic of `torch.optim.Muon`.
 //!
 //! For a matrix `W [m, n]` with gradient `G`, momentum `M`, rate `η`, decay `λ` and the factor `a`
-//! of [`AdjustLr`]:
+//! of [`AdjustLr`](retie_config::AdjustLr):
 //!
 //! - `M ← μ M + (1 − μ) G`, `U = μ M + (1 − μ) G` (Nesterov);
 //! - `W ← (1 − η λ) W − η a · orthogonal(U)`.
@@ -15,7 +15,7 @@ use super::{
     rule::{Arithmetic, MatrixRule, ParameterState, UpdateFactors, UpdateRule},
 };
 use burn::tensor::Tensor;
-use retie_config::{AdjustLr, OptimizerConfig, OptimizerKind, ParameterGroup};
+use retie_config::{MuonConfig, OptimizerConfig, ParameterGroup};
 use retie_model::kernels::kernels_of;
 
 /// Coefficients `a`, `b`, `c` of the iteration `X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X`. They make
@@ -29,18 +29,13 @@ const EPS: f32 = 1e-7;
 #[derive(Debug)]
 pub struct Muon {
     config: OptimizerConfig,
-    momentum: f32,
-    ns_steps: u32,
-    adjust_lr: AdjustLr,
-    /// Whether it moves the factors of LoRA.
-    lora: bool,
+    settings: MuonConfig,
 }
 
 impl Muon {
-    /// With the settings of `config`, if it asks for Muon.
-    pub fn new(config: &OptimizerConfig) -> Option<Self> {
-        let OptimizerKind::Muon { momentum, ns_steps, adjust_lr, lora } = config.kind else { return None };
-        Some(Self { config: config.clone(), momentum: momentum as f32, ns_steps, adjust_lr, lora })
+    /// With `settings`, and the rates and decays of `config`.
+    pub fn new(settings: &MuonConfig, config: &OptimizerConfig) -> Self {
+        Self { config: config.clone(), settings: *settings }
     }
 }
 
@@ -56,7 +51,7 @@ impl UpdateRule for Muon {
     fn takes(&self, parameter: &Parameter) -> bool {
         let is_taken = match parameter.group {
             Some(ParameterGroup::Shared | ParameterGroup::Unshared) => true,
-            Some(ParameterGroup::Lora) => self.lora,
+            Some(ParameterGroup::Lora) => self.settings.lora,
             _ => false,
         };
         is_taken && parameter.shape.len() == 2
@@ -76,12 +71,13 @@ impl MatrixRule for Muon {
         factors: UpdateFactors<'_>,
     ) -> (Tensor<2>, ParameterState) {
         let Ok([momentum]) = <[Tensor<1>; 1]>::try_from(state) else { unreachable!("a momentum") };
-        let shape = parameter.dims();
+        let MuonConfig { momentum: decay, ns_steps, adjust_lr, .. } = self.settings;
+        let (shape, decay) = (parameter.dims(), decay as f32);
         let (lr, weight_decay) = factors.rate_and_decay(&self.config);
-        let new = gradient * (factors.clip * (1.0 - self.momentum));
-        let momentum = momentum.reshape(shape) * self.momentum + new.clone();
-        let direction = orthogonal(momentum.clone() * self.momentum + new, self.ns_steps);
-        let step = direction * (lr * self.adjust_lr.factor(shape)) as f32;
+        let new = gradient * (factors.clip * (1.0 - decay));
+        let momentum = momentum.reshape(shape) * decay + new.clone();
+        let direction = orthogonal(momentum.clone() * decay + new, ns_steps);
+        let step = direction * (lr * adjust_lr.factor(shape)) as f32;
         let parameter = parameter * (1.0 - lr * weight_decay) as f32 - step;
         (parameter, vec![momentum.reshape([shape[0] * shape[1]])])
     }
@@ -112,6 +108,7 @@ mod tests {
     use super::*;
     use crate::optim::rule::{apply, apply_in_place, zero_state};
     use burn::tensor::{Device, TensorData};
+    use retie_config::OptimizerKind;
     use retie_model::kernels::f32_slice;
     use safetensors::SafeTensors;
     use std::path::Path;
@@ -129,6 +126,11 @@ mod tests {
         serde_json::from_str(&kind).unwrap()
     }
 
+    fn muon(config: &OptimizerConfig) -> Muon {
+        let OptimizerKind::Muon(settings) = &config.kind else { panic!("{config:?}") };
+        Muon::new(settings, config)
+    }
+
     fn parameter(group: Option<ParameterGroup>, shape: &[usize]) -> Parameter {
         Parameter { name: "w".to_owned(), group, shape: shape.to_vec() }
     }
@@ -137,7 +139,7 @@ mod tests {
     fn distance(name: &str, shape: [usize; 2], adjust_lr: &str, kind: &str) -> f32 {
         let device = Device::flex();
         let vector = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [shape[0] * shape[1]]), &device);
-        let rule = Muon::new(&config(&format!(r#"{{"muon": {{"adjust_lr": "{adjust_lr}"}}}}"#))).unwrap();
+        let rule = muon(&config(&format!(r#"{{"muon": {{"adjust_lr": "{adjust_lr}"}}}}"#)));
         let matrix = parameter(Some(ParameterGroup::Shared), &shape);
         let mut value = vector(golden(&format!("{name}.param")));
         let mut state = zero_state(&rule, shape[0] * shape[1], &device);
@@ -191,7 +193,7 @@ mod tests {
     #[test]
     fn it_takes_the_matrices_of_layers_and_those_of_lora_on_request() {
         use ParameterGroup::{AuxiliaryRouters, Embeddings, Extras, Lora, Norms, Routers, Shared, Unshared};
-        let rule = |muon: &str| Muon::new(&config(muon)).unwrap();
+        let rule = |kind: &str| muon(&config(kind));
         let taken = |rule: &Muon, group, shape: &[usize]| rule.takes(&parameter(group, shape));
         let plain = rule(r#"{"muon": {}}"#);
         for group in [Shared, Unshared] {
@@ -202,7 +204,6 @@ mod tests {
         }
         let with_lora = rule(r#"{"muon": {"lora": true}}"#);
         assert!(taken(&with_lora, Some(Lora), &[2, 3]) && !taken(&with_lora, Some(Lora), &[2]));
-        assert!(Muon::new(&config(r#""adamw""#)).is_none());
     }
 
     #[test]
@@ -212,7 +213,7 @@ mod tests {
         config.groups.shared.lr = 0.5;
         config.groups.shared.weight_decay = Some(2.0);
         let step = |config: &OptimizerConfig, clip: f32| {
-            let rule = Muon::new(config).unwrap();
+            let rule = muon(config);
             let matrix = parameter(Some(ParameterGroup::Shared), &[6, 20]);
             let mut value = golden("wide.param");
             let factors = UpdateFactors { parameter: &matrix, step: 1, lr: 0.02, clip };

@@ -1,5 +1,5 @@
 //! Update rules: how one parameter moves along its gradient. A rule is a file beside this one and a
-//! line in [`UpdateRules`](super::UpdateRules).
+//! line in [`for_each_update_rule`](retie_config::for_each_update_rule).
 //!
 //! The optimizer around it sums and clips gradients, counts steps, keeps the state and divides it
 //! among ranks, whatever the rule.

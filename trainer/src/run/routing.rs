@@ -8,7 +8,7 @@ use crate::{
 };
 use burn::module::Module;
 use retie_collective::Collective;
-use retie_config::{RouterConfig, TokenChoiceConfig, TrainConfig};
+use retie_config::{RouterWarmup, TrainConfig, TrainingSelection};
 use retie_data::TokenDataset;
 use retie_model::{CausalLm, FullRecursionWarmup, RoutingSums, SelectionRule, calibrate};
 
@@ -16,17 +16,15 @@ use retie_model::{CausalLm, FullRecursionWarmup, RoutingSums, SelectionRule, cal
 /// the capacity of the step says; or those that choose to, and those that the warm-up sends through
 /// all.
 pub fn selection_rule(student: &CausalLm, step: u64, train: &TrainConfig) -> SelectionRule {
-    match student.router() {
-        None => SelectionRule::Causal,
-        Some(RouterConfig::ExpertChoice(router)) => {
-            SelectionRule::TopK(router.capacities_at(step, train.capacity_warmup_steps.unwrap_or(0)))
-        }
-        Some(RouterConfig::TokenChoice(_)) => {
-            match TokenChoiceConfig::full_recursion_fraction_at(step, train.full_recursion_warmup_steps.unwrap_or(0)) {
-                0.0 => SelectionRule::Causal,
-                part => SelectionRule::Warmup(FullRecursionWarmup { part, step }),
-            }
-        }
+    let Some(router) = student.router() else { return SelectionRule::Causal };
+    let warmup = RouterWarmup {
+        capacity_steps: train.capacity_warmup_steps.unwrap_or(0),
+        full_recursion_steps: train.full_recursion_warmup_steps.unwrap_or(0),
+    };
+    match router.spec().training_selection(step, warmup) {
+        TrainingSelection::Causal => SelectionRule::Causal,
+        TrainingSelection::FullRecursion(part) => SelectionRule::Warmup(FullRecursionWarmup { part, step }),
+        TrainingSelection::TopK(capacities) => SelectionRule::TopK(capacities),
     }
 }
 

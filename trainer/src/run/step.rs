@@ -90,11 +90,9 @@ impl Run<'_> {
         let tokens = ranks.total(own.iter().map(|batch| batch.inputs.len() as f64).sum());
         let learnt = ranks.total(own.iter().map(|batch| batch.num_learnt() as f64).sum());
         let mut sums = StepSums::default();
-        let first = ranks.rank() * own.len();
-        for (index, batch) in own.iter().enumerate().filter(|(_, batch)| batch.num_learnt() > 0) {
+        let draw = mix(train.seed ^ step);
+        for batch in own.iter().filter(|batch| batch.num_learnt() > 0) {
             let share = batch.num_learnt() as f64 / learnt;
-            // A number of its own for every micro-batch of the run, whichever rank it is on.
-            let draw = mix(mix(train.seed ^ step) ^ (first + index) as u64);
             let micro_batch = MicroBatch { batch, step, share, draw, telemetry: self.has_telemetry(step) };
             self.objective.backward(model, micro_batch, rule.clone(), &mut sums)?;
         }

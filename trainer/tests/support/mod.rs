@@ -6,7 +6,7 @@ pub use retie_collective::Threads;
 use retie_checkpoint::{ModelSource, Provenance};
 use retie_collective::Single;
 use retie_config::{
-    AdjustLr, Average, ConvertConfig, ExpertChoiceConfig, Init, KvSharing, MechanismAt, ModelConfig, OptimizerKind,
+    Average, ConvertConfig, ExpertChoiceConfig, Init, KvSharing, MechanismAt, ModelConfig, MuonConfig, OptimizerKind,
     Relax, RouterConfig, RouterInput, Sharing, TokenChoiceConfig, UptrainConfig, document, steps_with,
 };
 use retie_convert::{InsertOptions, OutputFiles, RouterOptions, SourceModel, add_router, convert, insert};
@@ -69,7 +69,7 @@ pub fn config_of(dir: &Path, relax: Relax) -> UptrainConfig {
 
 /// Muon as by default, for the factors of LoRA too if asked for.
 pub fn muon(lora: bool) -> OptimizerKind {
-    OptimizerKind::Muon { momentum: 0.95, ns_steps: 5, adjust_lr: AdjustLr::MatchRmsAdamW, lora }
+    OptimizerKind::Muon(MuonConfig { lora, ..MuonConfig::default() })
 }
 
 /// Muon, an average of the weights and a frozen start of one group, all in one run.

@@ -2,7 +2,7 @@
 
 use super::facts::{DepthFacts, Inspection, Recursion, SequenceCost, Sizes, Token};
 use retie_checkpoint::StoredLayer;
-use retie_config::{Cost, LoraConfig, RouterConfig};
+use retie_config::{Cost, LoraConfig};
 use retie_report::number::{bytes, grouped};
 use std::fmt::{self, Display, Formatter};
 
@@ -178,24 +178,9 @@ impl Display for Recursion {
         if let Some(router) = &c.router {
             let (kind, network, gating) = (router.kind(), router.network(), router.gating());
             field(f, "router", format!("{kind}, {network}, gating {gating}"))?;
-        }
-        match &c.router {
-            Some(RouterConfig::ExpertChoice(router)) => {
-                let parts: Vec<_> = router.capacities.iter().map(|part| format!("{part:.3}")).collect();
-                field(f, "  capacities", parts.join(", "))?;
-                let how = if router.thresholds.is_some() { "calibrated" } else { "0, not calibrated" };
-                field(f, "  thresholds", how)?;
-                if let Some(network) = router.auxiliary {
-                    field(f, "  auxiliary", network)?;
-                }
+            for (name, value) in router.spec().rows().into_iter().chain(router.spec().fitted_rows()) {
+                field(f, &format!("  {name}"), value)?;
             }
-            Some(RouterConfig::TokenChoice(router)) => {
-                if let Some(biases) = &router.biases {
-                    let biases: Vec<_> = biases.iter().map(|bias| format!("{bias:.3}")).collect();
-                    field(f, "  biases", biases.join(", "))?;
-                }
-            }
-            None => {}
         }
         field(f, "stored layers", format!("{} for {} depths", self.stored_layers, self.aliases.len()))?;
         let known = self.aliases.iter().any(|alias| !alias.sources.is_empty());

@@ -8,6 +8,7 @@ pub mod entropy;
 pub mod margin;
 pub mod probability;
 pub mod probe;
+pub mod router;
 
 use super::rule::Passed;
 use crate::kernels::f32_slice;

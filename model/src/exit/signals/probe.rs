@@ -19,7 +19,8 @@ impl Probe {
     }
 }
 
-pub fn signal(probe: &Probe, passed: &Passed<'_>) -> Vec<f32> {
+pub fn signal(passed: &Passed<'_>) -> Vec<f32> {
+    let probe = &passed.rule.probes[passed.recursions - 1];
     let x = passed.after.clone();
     let [_, width] = x.dims();
     let scale = (width as f32).sqrt();

@@ -3,6 +3,7 @@
 use super::{exits::Exits, workload::Size};
 use crate::{
     args::{DeviceArgs, DtypeArgs, EngineArgs},
+    exits as calibrated,
     model::{self, TextModel},
 };
 use anyhow::{Context, anyhow, ensure};
@@ -39,15 +40,16 @@ pub fn api_key() -> Option<String> {
 
 impl Local {
     /// Serves the MODEL `spec` with each of `schedulers`, a server for each; `trace` are the forced
-    /// exits of those whose tokens exit.
+    /// exits of those whose tokens exit, and `risk` is that of calibrated ones.
     ///
     /// # Errors
-    /// There is no such model, or the largest of `sizes` does not fit its context.
+    /// There is no such model, the largest of `sizes` does not fit its context, or it has no
+    /// threshold for the risk.
     pub fn start(
         spec: &str,
         (device, dtype, engine): (&DeviceArgs, DtypeArgs, EngineArgs),
         schedulers: &[Scheduler],
-        trace: Option<&ExitTrace>,
+        (trace, risk): (Option<&ExitTrace>, Option<f64>),
         sizes: &[Size],
     ) -> anyhow::Result<Vec<Self>> {
         let device = retie_model::device(&device.device)?;
@@ -59,11 +61,19 @@ impl Local {
             "a request has {longest} tokens, prompt and new ones, and `{spec}` is served with a context of {}\nhint: `--context`, or shorter requests",
             engine.context
         );
-        let TextModel { model, tokenizer, .. } = TextModel::load(&source, &device, dtype.get())?;
+        let text_model = TextModel::load(&source, &device, dtype.get())?;
+        if let Some(level) = risk {
+            calibrated::threshold(&calibrated::calibration(&source)?, level)?;
+        }
+        let served_exits = calibrated::served(&source, &text_model.model)?;
+        let TextModel { model, tokenizer, .. } = text_model;
         let options = |scheduler: Scheduler| ServeOptions {
             engine,
             scheduler,
             exit_trace: trace.filter(|_| scheduler != Scheduler::Full).cloned(),
+            exit_risk: risk,
+            // Every round sends the same prompts, and is to read them.
+            prefix_reuse: false,
             queue: QueueLimits { sequences: usize::MAX, tokens: usize::MAX },
             body_bytes: usize::MAX,
             timeout: TIMEOUT,
@@ -71,7 +81,9 @@ impl Local {
         };
         let start = |scheduler: &Scheduler| -> anyhow::Result<Self> {
             let (model, tokenizer, name) = (model.clone(), tokenizer.clone(), format!("{spec} {scheduler}"));
-            let served = ServedModel { name: name.clone(), model, tokenizer, chat_template: None, prefix_token: None };
+            let (name_of_model, exits) = (name.clone(), served_exits.clone());
+            let (chat_template, prefix_token) = (None, None);
+            let served = ServedModel { name: name_of_model, model, tokenizer, chat_template, prefix_token, exits };
             let listener = retie_serve::bind("127.0.0.1", 0)?;
             let url = format!("http://{}", listener.local_addr().context("the address of the server")?);
             let service = Service::start(served, options(*scheduler))?;

@@ -69,6 +69,9 @@ pub struct BenchServe {
     /// full
     #[arg(long, value_name = "COUNTS", value_delimiter = ',')]
     exit_trace: Vec<usize>,
+    /// Let tokens leave the loop early by the model's calibrated exits, at this risk
+    #[arg(long, value_name = "LEVEL", conflicts_with = "exit_trace")]
+    exit_risk: Option<f64>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -135,7 +138,7 @@ impl BenchServe {
                 continue;
             }
             let with = (&self.device, self.dtype, self.engine);
-            for local in Local::start(target, with, &self.scheduler, trace.as_ref(), &sizes)? {
+            for local in Local::start(target, with, &self.scheduler, (trace.as_ref(), self.exit_risk), &sizes)? {
                 ids.end = ids.end.min(u32::try_from(local.vocab_size).unwrap_or(u32::MAX));
                 let endpoint = Endpoint::connect(&local.url, local::api_key())?;
                 endpoints.push(Target { name: local.name.clone(), exits: local.exits, endpoint });

@@ -1,7 +1,11 @@
-//! AdamW (<https://arxiv.org/abs/1711.05101>), Muon (<https://kellerjordan.github.io/posts/muon/>),
-//! and gradient clipping.
+//! The optimizer of a run: AdamW (<https://arxiv.org/abs/1711.05101>), rules that move some
+//! parameters in its place, a file each, and gradient clipping.
 
-use crate::{GroupsConfig, ParameterGroup, document::Checks, named::named};
+mod muon;
+
+pub use muon::{AdjustLr, MuonConfig};
+
+use crate::{GroupsConfig, ParameterGroup, document::Checks};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the optimizer. Norms and biases have no weight decay unless their group sets one.
@@ -34,63 +38,54 @@ pub struct OptimizerConfig {
     pub groups: GroupsConfig,
 }
 
-/// Update rule of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum OptimizerKind {
-    /// AdamW for every parameter.
-    #[default]
-    #[serde(rename = "adamw")]
-    AdamW,
-    /// Muon for the matrices of the layers, AdamW for every other parameter.
-    Muon {
-        /// Decay rate of the momentum, the running mean of the gradient.
-        #[serde(default = "default_momentum")]
-        momentum: f64,
-        /// Iterations of the orthogonalisation.
-        #[serde(default = "default_ns_steps")]
-        ns_steps: u32,
-        /// Size of an update.
-        #[serde(default)]
-        adjust_lr: AdjustLr,
-        /// Whether the factors of LoRA are matrices of Muon too.
-        #[serde(default)]
-        lora: bool,
-    },
-}
-
-named! {
-    /// Factor on the learning rate of a matrix `[rows, columns]`, by its shape; the names are those
-    /// of `torch.optim.Muon`.
-    #[derive(Default)]
-    AdjustLr, "adjustment of the rate" {
-        /// `√max(1, rows / columns)`: Muon's own, with rates of some 0.02.
-        Original = "original",
-        /// `0.2 · √max(rows, columns)`: updates as large as AdamW's, with AdamW's rates
-        /// (<https://arxiv.org/abs/2502.16982>, Eq. 4).
-        #[default]
-        MatchRmsAdamW = "match_rms_adamw",
-    }
-}
-
-impl AdjustLr {
-    /// The factor for a matrix of `rows × columns`.
-    #[must_use]
-    pub fn factor(self, [rows, columns]: [usize; 2]) -> f64 {
-        match self {
-            Self::Original => (rows as f64 / columns as f64).max(1.0).sqrt(),
-            Self::MatchRmsAdamW => 0.2 * (rows.max(columns) as f64).sqrt(),
+/// Calls the macro `$with` with the list of the update rules beside AdamW, which moves the
+/// parameters that they leave. An entry is the rule's module and name in configurations, its
+/// variant of [`OptimizerKind`](crate::OptimizerKind), which is also the trainer's type, and the
+/// struct of its settings.
+///
+/// The list stands once: configurations and the trainer's dispatch are both made from it.
+#[macro_export]
+macro_rules! for_each_update_rule {
+    ($with:ident) => {
+        $with! {
+            /// Muon for the matrices of the layers, AdamW for every other parameter.
+            muon => Muon(MuonConfig),
         }
-    }
+    };
 }
 
-fn default_momentum() -> f64 {
-    0.95
+/// Settings of one update rule.
+trait RuleSettings {
+    /// Records the values that cannot be; `key` is where they stand.
+    fn check(&self, _key: &str, _checks: &mut Checks) {}
 }
 
-fn default_ns_steps() -> u32 {
-    5
+macro_rules! define_kinds {
+    ($($(#[$doc:meta])* $module:ident => $variant:ident($settings:ident),)+) => {
+        /// Update rule of a run.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum OptimizerKind {
+            /// AdamW for every parameter.
+            #[default]
+            #[serde(rename = "adamw")]
+            AdamW,
+            $($(#[$doc])* $variant($settings),)+
+        }
+
+        impl OptimizerKind {
+            fn check(&self, checks: &mut Checks) {
+                match self {
+                    Self::AdamW => {}
+                    $(Self::$variant(settings) => {
+                        settings.check(concat!("optimizer.kind.", stringify!($module)), checks);
+                    })+
+                }
+            }
+        }
+    };
 }
+for_each_update_rule!(define_kinds);
 
 fn default_beta1() -> f64 {
     0.9
@@ -132,16 +127,7 @@ impl OptimizerConfig {
         checks.require(fits, "optimizer.weight_decay", self.weight_decay, "a finite number, 0 or more");
         let fits = above_zero(self.max_grad_norm);
         checks.require(fits, "optimizer.max_grad_norm", self.max_grad_norm, "a finite number above 0");
-        if let OptimizerKind::Muon { momentum, ns_steps, .. } = self.kind {
-            let key = "optimizer.kind.muon";
-            checks.require(mean(momentum), format!("{key}.momentum"), momentum, "a number from 0 to below 1");
-            checks.require(
-                (1..=100).contains(&ns_steps),
-                format!("{key}.ns_steps"),
-                ns_steps,
-                "a number from 1 to 100",
-            );
-        }
+        self.kind.check(checks);
         self.groups.check("optimizer.groups", num_steps, checks);
     }
 }
