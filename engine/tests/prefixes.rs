@@ -158,11 +158,11 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10, ..ProptestConfig::default() })]
 
     #[test]
     fn any_mix_of_requests_has_its_tokens_within_the_same_memory(
-        actions in prop::collection::vec(action(), 1..40),
+        actions in prop::collection::vec(action(), 1..24),
         (kv, scheduler) in (0..4usize, 0..3usize),
         (num_slots, budget) in (1..4usize, 4..40usize),
     ) {
