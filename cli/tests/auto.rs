@@ -88,6 +88,7 @@ fn an_impossible_search_is_refused_with_the_reason() {
     hint: leave the keys of the LoRA out, or name another init
     ");
     assert_snapshot!(place.refused(&format!("{AUTO} -o out --recursions 2 --sharing cycle").replace("75%", "10%")), @"
+    calibration: a text begins without a BOS token, as its tokenizer wants it
     error: nothing can be tried within the budget `10%` (173888 parameters):
       `cycle` with 2 recursions has 1001600 parameters without LoRA, above the 173888 of the budget
     hint: raise the budget, or try other recursions, patterns or a `fit`

@@ -18,9 +18,9 @@ impl CalibrationRun {
     /// Reads the text with the tokenizer of `source`.
     pub fn read(source: &ModelSource, calibration: &CalibrationSource) -> anyhow::Result<Self> {
         let tokenizer = model::tokenizer(source)?;
-        output::line(&format!("calibration: {}", tokenizer.start_in_words()));
         let max_length = source.config.max_position_embeddings;
         let text = CalibrationText::read(&calibration.path, &tokenizer, max_length, calibration.tokens)?;
+        output::line(&format!("calibration: {}", tokenizer.start_in_words()));
         let model = LayerByLayer::new(&source.config, &retie_model::device("cpu")?);
         Ok(Self { text, model })
     }

@@ -101,10 +101,10 @@ impl Calibrate {
         let stack = map.exits().map_err(|error| no_exits(error.to_string()))?;
         let kv = self.kv_policy.unwrap_or_else(|| text_model.model.default_skipped_kv());
         text_model.model.check_exits(kv).map_err(no_exits)?;
-        output::line(&format!("calibration: {}", text_model.tokenizer.start_in_words()));
         text_model.model.check_exit_rule(self.rule).map_err(no_exits)?;
         let documents = self.documents_of(&self.text, &text_model)?;
         let other = self.other_text.as_deref().map(|path| self.documents_of(path, &text_model)).transpose()?;
+        output::line(&format!("calibration: {}", text_model.tokenizer.start_in_words()));
         let name = self.other_text.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let settings = ExitSettings {
             risk: self.risk,

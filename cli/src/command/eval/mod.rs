@@ -138,9 +138,6 @@ impl Eval {
             ends.splice(0..0, early);
         }
         let model = TextModel::load(&source, &device, self.dtype.get())?;
-        if ranks.leads() && (text.is_some() || !tasks.is_empty()) {
-            output::line(&format!("evaluation: {}", model.tokenizer.start_in_words()));
-        }
         let answerer = Answerer::Model { source: &source, own: &model, dtype: self.dtype.get(), batch_size };
         let mut scores = Vec::new();
         if ranks.leads() {
@@ -170,6 +167,9 @@ impl Eval {
         }
         if !ranks.leads() {
             return Ok(Status::Done);
+        }
+        if text.is_some() || !tasks.is_empty() {
+            output::line(&format!("evaluation: {}", model.tokenizer.start_in_words()));
         }
         for (index, Measured { num_depths, report }) in measured.iter().enumerate() {
             let heading = match measured.len() {
