@@ -114,24 +114,27 @@ fn alone(prompt: &str, new: usize, kv: SkippedKv, threshold: Option<f32>) -> (Ve
 async fn requests_of_any_risk_get_the_tokens_that_they_have_alone_in_every_scheduler() {
     let prompts = ["the cell", "x", "Rome was not built in a day, and the cell is a thing", "a b c"];
     for kv in [SkippedKv::Latest, SkippedKv::Recompute] {
+        // Of every prompt, with and without exits.
+        let expected = prompts.map(|prompt| [None, Some(THRESHOLD)].map(|threshold| alone(prompt, 9, kv, threshold)));
         for scheduler in Scheduler::ALL {
             let service = calibrated(scheduler, None, kv);
             let router = service.router();
             let risks = [json!(0.5), json!(0.01), json!(0), Value::Null];
             let mut asked = Vec::new();
-            for (prompt, risk) in prompts.iter().flat_map(|prompt| risks.iter().map(move |risk| (*prompt, risk))) {
+            for (at, risk) in (0..prompts.len()).flat_map(|at| risks.iter().map(move |risk| (at, risk))) {
+                let prompt = prompts[at];
                 let body = json!({"prompt": prompt, "max_tokens": 9, "temperature": 0, "ignore_eos": true,
                                   "retie": {"exit_risk": risk, "recursion_counts": true}});
                 let router = router.clone();
                 let answer = tokio::spawn(async move { ask(&router, PATH, &body).await });
-                asked.push((prompt, risk.as_f64() == Some(0.5), answer));
+                asked.push((at, risk.as_f64() == Some(0.5), answer));
             }
             let mut early = 0;
-            for (prompt, leaves, answer) in asked {
+            for (at, leaves, answer) in asked {
                 let answer = answer.await.unwrap();
-                let (tokens, counts) = alone(prompt, 9, kv, leaves.then_some(THRESHOLD));
-                let text = tokenizer().decode(&tokens, true).unwrap();
-                let place = format!("{prompt}, {scheduler}, {kv}");
+                let (tokens, counts) = &expected[at][usize::from(leaves)];
+                let text = tokenizer().decode(tokens, true).unwrap();
+                let place = format!("{}, {scheduler}, {kv}", prompts[at]);
                 assert_eq!(answer["choices"][0]["text"], json!(text), "{place}");
                 assert_eq!(answer["choices"][0]["retie"]["recursion_counts"], json!(counts), "{place}");
                 let mut by_recursions = vec![0; counts.iter().copied().max().unwrap()];
