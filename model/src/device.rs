@@ -63,6 +63,9 @@ fn cuda(_: &str, _: Option<usize>) -> Result<Device, ModelError> {
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn named<E: std::fmt::Display>(name: &str, found: Result<burn::backend::CubeDevice, E>) -> Result<Device, ModelError> {
+    // One stream for all threads. With one for each, a weight that one thread has loaded and
+    // another reads is shared between streams in every operation, which waits for both.
+    cubecl_environment::stream::set_policy(cubecl_environment::stream::StreamPolicy::Single);
     let missing = |reason: E| ModelError::NoSuchDevice { name: name.to_owned(), reason: reason.to_string() };
     Ok(Device::new(found.map_err(missing)?))
 }
