@@ -19,6 +19,7 @@ mod machine;
 mod memory;
 mod model;
 mod output;
+mod own_text;
 mod png;
 mod progress;
 mod ranks;

@@ -30,7 +30,10 @@ fn thresholds_are_found_kept_and_served() {
     let [mean, risk] = ["mean_recursions", "risk"].map(|name| level(2)[name].as_f64().unwrap());
     assert!(mean < 3.0 && risk <= 0.97, "{report}");
     let realised = level(2)["realised"].as_array().unwrap().clone();
-    assert!(realised.len() == 2 && realised[1]["text"] == "other.txt", "{report}");
+    let texts: Vec<&Value> = realised.iter().map(|realised| &realised["text"]).collect();
+    assert_eq!(texts, ["held out", "other.txt", "its own"], "{report}");
+    assert_eq!(level(0)["realised"].as_array().unwrap().len(), 2, "never exit: {report}");
+    assert!(realised[2]["mean_recursions"].as_f64().unwrap() < 3.0, "{report}");
     assert!(realised[0]["mean_recursions"].as_f64().unwrap() < 3.0, "{report}");
 
     let kept = json(&place.read("looped/exits.json"));

@@ -14,7 +14,8 @@
 //! | once: gradients within a depth | `2 D + 6 F` | `2 D + 6 F` |
 //!
 //! Shared weights that are trained are merged with their LoRA at each depth, from a number of rows
-//! on that makes it cheaper ([`merges`]): a weight for each, whatever the number of rows.
+//! on that makes it cheaper ([`merges`]). Plain operations keep the sums, a weight for each,
+//! whatever the number of rows; fused kernels compute them again.
 //!
 //! The counts of the left column are those of the kernels but for `2 D` a depth and what is held
 //! once, which were fitted to measured peaks (docs/results/planning.md). Those of the right column
@@ -93,10 +94,14 @@ impl ModelConfig {
         (stack + self.projection_shapes().into_iter().map(own).sum::<usize>()) as f64
     }
 
-    /// Elements of the weights that are merged with their LoRA for a micro-batch, if they are
-    /// trained: of all depths, or with gradient checkpointing of a recursion.
+    /// Elements of the weights that are merged with their LoRA and kept for the backward pass of a
+    /// micro-batch, if they are trained: of all depths, or with gradient checkpointing of a
+    /// recursion.
     #[must_use]
     pub fn merged_elements(&self, shape: MicroBatchShape) -> usize {
+        if shape.kernels == Kernels::Fused {
+            return 0;
+        }
         let map = self.share_map();
         let of_depth = |step: &DepthAssignment| -> usize {
             let Some(lora) = self.lora_at(step, &map) else { return 0 };
@@ -114,9 +119,10 @@ impl ModelConfig {
     }
 }
 
-/// Whether a trained weight `[out, in]` is merged with its LoRA for so many rows: from
-/// `in·out/(in + out)` rows on there is less to compute.
+/// Whether a trained weight `[out, in]` is merged with its LoRA for so many rows: where there is
+/// less to compute. Of `2 r` operations each, the sum and its gradients take `4 in·out` (it is made
+/// in both passes), the factors apart `3 rows (in + out)`.
 #[must_use]
 pub fn merges([out, input]: [usize; 2], rows: usize) -> bool {
-    rows * (out + input) > out * input
+    3 * rows * (out + input) > 4 * out * input
 }

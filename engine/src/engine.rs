@@ -128,9 +128,11 @@ impl Engine {
     ///
     /// # Errors
     /// The model has no parts that tokens could go through at their own pace, or fewer recursions
-    /// than the trace; or the engine speculates.
+    /// than the trace; or the engine speculates; or a trace is given to `full`, which runs every
+    /// recursion.
     pub fn with_scheduler(mut self, scheduler: Scheduler, trace: Option<ExitTrace>) -> Result<Self, EngineError> {
         self.looped = match scheduler {
+            Scheduler::Full if trace.is_some() => return Err(EngineError::TraceInFull),
             Scheduler::Full => None,
             _ => {
                 let name = scheduler.name();

@@ -61,6 +61,11 @@ pub enum EngineError {
         /// Recursions of the model.
         expected: usize,
     },
+    /// An exit trace for the scheduler that runs every recursion.
+    #[error(
+        "an exit trace is given to scheduler `full`, which runs every recursion of every token\nhint: use `lockstep` or `depthwise`, or no trace"
+    )]
+    TraceInFull,
     /// Tokens cannot leave the loop of the model early.
     #[error("tokens cannot leave the loop early: {reason}\nhint: run every token through the whole stack")]
     NoExits {

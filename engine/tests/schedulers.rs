@@ -196,6 +196,7 @@ fn models_without_a_loop_and_deep_traces_are_refused() {
     assert_eq!(with(&plain(), Scheduler::Depthwise, None), None, "one recursion");
     let deep = Some(EngineError::TraceTooDeep { found: 4, expected: 3 });
     assert_eq!(with(&model, Scheduler::Lockstep, Some(&[1, 4])), deep);
+    assert_eq!(with(&model, Scheduler::Full, Some(&[1, 3])), Some(EngineError::TraceInFull));
     let sequence = RecursionConfig::new(2, Sharing::Sequence, Init::Stepwise);
     let parts = random_model(Some(sequence)).loop_parts();
     assert_eq!(parts, Err("its recursions do not run the same layers one after the other".to_owned()));

@@ -41,7 +41,9 @@ pub use codec::TextCodec;
 pub use error::{EvalError, RunError};
 pub use evaluate::{Sample, TaskResult, evaluate_task};
 pub use example::Example;
-pub use exits::{ExitReport, ExitSettings, LevelReport, Realised, RuleReport, calibrate_exits};
+pub use exits::{
+    Beginning, ExitReport, ExitSettings, ExitTexts, LevelReport, Realised, RuleReport, WriteOwn, calibrate_exits,
+};
 pub use metrics::{Estimate, Metric};
 pub use model_scorer::ModelScorer;
 pub use perplexity::{Agreement, Perplexity, PerplexityOptions, measure_perplexity};

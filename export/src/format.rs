@@ -64,7 +64,7 @@ impl Format {
     /// When a tensor cannot be read, or the format cannot hold the model.
     pub fn exact<'a>(&self, model: ExportModel<'a>) -> Result<Box<dyn TensorSource + 'a>, ExportError> {
         Ok(match (self.has_adapter, self.is_unrolled) {
-            (true, _) => Box::new(peft::Split::new(model, Some(Dtype::F32))?),
+            (true, _) => Box::new(peft::split(model, Some(Dtype::F32))?),
             (false, true) => Box::new(Unrolled::new(model, Some(Dtype::F32), self.name)?),
             (false, false) => Box::new(Cast::new(model, None)),
         })

@@ -21,6 +21,7 @@ mod gguf_file;
 mod hf;
 mod hf_nanbeige;
 mod hf_unrolled;
+mod joined;
 mod merge;
 mod obstacles;
 mod peft;

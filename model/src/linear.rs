@@ -105,7 +105,7 @@ impl Linear {
         let weight = self.weight.as_ref().map(Param::val);
         let [rows, _] = x.dims();
         let out = match (weight, depth.lora()) {
-            (Some(weight), Some([a, b])) if self.merges(rows) => product(x, kernels::merged_weight(weight, a, b)),
+            (Some(weight), Some([a, b])) if self.merges(rows) => kernels::linear_merged(x, weight, a, b),
             (Some(weight), Some([a, b])) => with_lora(x, weight, a, b),
             (Some(weight), None) => product(x, weight),
             (None, Some([a, b])) => product(product(x, a), b),
@@ -130,9 +130,7 @@ impl Linear {
         };
         let [rows, _] = gate.dims();
         let out = match depth.lora() {
-            Some([a, b]) if self.merges(rows) => {
-                kernels::gated_linear(gate, up, activation, kernels::merged_weight(weight.val(), a, b))
-            }
+            Some([a, b]) if self.merges(rows) => kernels::gated_linear_merged(gate, up, activation, weight.val(), a, b),
             Some([a, b]) => kernels::gated_linear_lora(gate, up, activation, weight.val(), a, b),
             None => kernels::gated_linear(gate, up, activation, weight.val()),
         };

@@ -5,7 +5,7 @@ use crate::{
     error::Status,
     exits,
     model::{self, TextModel},
-    output,
+    output, own_text,
     progress::{Progress, Unit},
 };
 use anyhow::{anyhow, ensure};
@@ -14,8 +14,9 @@ use retie_checkpoint::Parent;
 use retie_config::{
     CalibratedText, EXITS_SCHEMA, ExitCalibration, ExitRuleKind, ExitThreshold, RiskKind, RiskProcedure, SkippedKv,
 };
-use retie_eval::{ExitReport, ExitSettings, Realised, calibrate_exits};
-use retie_model::kernels::on_worker;
+use retie_engine::ExitOptions;
+use retie_eval::{Beginning, ExitReport, ExitSettings, ExitTexts, Realised, calibrate_exits};
+use retie_model::{ExitRule, kernels::on_worker};
 use std::path::{Path, PathBuf};
 
 /// Find when tokens may leave the loop early, so that the risk stays within a level; written into
@@ -117,10 +118,15 @@ impl Calibrate {
         };
         let mut bar = Progress::new("calibrate", Unit::Count("documents"), 0);
         let mut show = |p: retie_eval::Progress| bar.set(p.done as u64, p.total as u64, "");
+        let model = &text_model.model;
+        let mut write_own = |rule: &ExitRule, threshold: f64, beginnings: &[Beginning<'_>]| {
+            own_text::write(model, ExitOptions { rule: Some(rule.clone()), kv }, threshold, beginnings, self.seed)
+        };
         let report = on_worker(|| {
             let other = other.as_deref().map(|documents| (name.as_str(), documents));
-            calibrate_exits(&text_model.model, stack, &documents, other, &settings, &mut show)
-        });
+            let texts = ExitTexts { documents: &documents, other };
+            calibrate_exits(model, stack, texts, &settings, &mut write_own, &mut show)
+        })?;
         drop(bar);
         let text = Parent::from_files(&self.model, [self.text.as_path()])?;
         let calibration = ExitCalibration {

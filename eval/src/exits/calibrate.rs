@@ -91,7 +91,8 @@ pub struct LevelReport {
     /// Without a threshold: the lowest level that the safest one would keep.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nearest_level: Option<f64>,
-    /// On the third part, and on another text.
+    /// On the third part, on another text, and, if there is a threshold, on text that the model
+    /// writes itself.
     pub realised: Vec<Realised>,
 }
 
@@ -112,17 +113,47 @@ pub struct Realised {
     pub whole_nll: f64,
 }
 
+/// A text to go on with.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning<'a> {
+    /// Token ids, at least one.
+    pub prompt: &'a [u32],
+    /// Most tokens that are written, at least one.
+    pub new_tokens: usize,
+}
+
+/// What the model itself writes after each beginning, in token ids, with exits by a rule at a
+/// threshold.
+pub type WriteOwn<'a, E> = dyn FnMut(&ExitRule, f64, &[Beginning<'_>]) -> Result<Vec<Vec<u32>>, E> + 'a;
+
+/// Texts of a calibration, in token ids; documents have two or more.
+#[derive(Clone, Copy, Debug)]
+pub struct ExitTexts<'a> {
+    /// Documents of the kind that the promise is about.
+    pub documents: &'a [Vec<u32>],
+    /// Another kind, with its name.
+    pub other: Option<(&'a str, &'a [Vec<u32>])>,
+}
+
+/// Documents that the model goes on with, at most.
+const OWN_TEXTS: usize = 16;
+/// Part of such a document that is given.
+const GIVEN: usize = 4;
+
 /// Calibrates the exits of `model`, which passes [`CausalLm::check_exits`] and
-/// [`CausalLm::check_exit_rule`], on documents of two tokens or more. `other` is a text of another
-/// kind with its name.
-pub fn calibrate_exits(
+/// [`CausalLm::check_exit_rule`]. The realised risk of its own text is taken from what `write_own`
+/// makes of held-out documents.
+///
+/// # Errors
+/// Those of `write_own`.
+pub fn calibrate_exits<E>(
     model: &CausalLm,
     exits: Exits,
-    documents: &[Vec<u32>],
-    other: Option<(&str, &[Vec<u32>])>,
+    ExitTexts { documents, other }: ExitTexts<'_>,
     settings: &ExitSettings,
+    write_own: &mut WriteOwn<'_, E>,
     progress: &mut dyn FnMut(Progress),
-) -> ExitReport {
+) -> Result<ExitReport, E> {
     let scorer = ExitScorer { model, exits, risk: settings.risk };
     let mut steps =
         Steps { done: 0, total: 2 * documents.len() + other.map_or(0, |(_, documents)| documents.len()), progress };
@@ -157,25 +188,22 @@ pub fn calibrate_exits(
             scorer.passages(document).reference
         })
         .collect();
+    let other_references: Vec<&Reference> = other_references.iter().collect();
     for level in &mut levels {
         let threshold = level.threshold.unwrap_or(f64::INFINITY);
-        let mut realise = |text: &str, references: &[&Reference]| {
-            let served: Vec<Served> =
+        let realised = |text: &str, references: &[&Reference]| {
+            let served =
                 references.iter().map(|reference| scorer.served(reference, (&rule, settings.kv), threshold)).collect();
-            let mean = |of: fn(&Served) -> f64| served.iter().map(of).sum::<f64>() / served.len().max(1) as f64;
-            let whole = references.iter().map(|reference| reference.nll()).sum::<f64>();
-            level.realised.push(Realised {
-                text: text.to_owned(),
-                documents: references.len(),
-                risk: mean(|served| served.loss),
-                mean_recursions: mean(|served| served.recursions),
-                nll: mean(|served| served.nll),
-                whole_nll: whole / references.len().max(1) as f64,
-            });
+            Realised::new(text, references, served)
         };
-        realise("held out", &heldout);
+        level.realised.push(realised("held out", &heldout));
         if let Some((name, _)) = other {
-            realise(name, &other_references.iter().collect::<Vec<_>>());
+            level.realised.push(realised(name, &other_references));
+        }
+        // Without exits every token is that of the whole stack.
+        if level.threshold.is_some() {
+            let own = own_text(&scorer, &rule, threshold, &heldout, write_own)?;
+            level.realised.push(realised("its own", &own.iter().collect::<Vec<_>>()));
         }
     }
     let exits = (1..scorer.exits.num_recursions()).map(|recursions| ExitFigures {
@@ -189,7 +217,7 @@ pub fn calibrate_exits(
             agrees.iter().filter(|agrees| **agrees).count() as f64 / agrees.len() as f64
         }),
     });
-    ExitReport {
+    Ok(ExitReport {
         risk: settings.risk,
         kv_policy: settings.kv,
         rule: settings.rule,
@@ -199,6 +227,48 @@ pub fn calibrate_exits(
         probes: if settings.rule == ExitRuleKind::Probe { probes } else { Vec::new() },
         rules,
         levels,
+    })
+}
+
+/// What the model itself makes of the beginnings of documents, measured from there on.
+fn own_text<E>(
+    scorer: &ExitScorer<'_>,
+    rule: &ExitRule,
+    threshold: f64,
+    documents: &[&Reference],
+    write_own: &mut WriteOwn<'_, E>,
+) -> Result<Vec<Reference>, E> {
+    let beginning = |reference: &&'_ Reference| {
+        let given = reference.tokens().len().div_ceil(GIVEN);
+        (reference.tokens()[..given].to_vec(), reference.tokens().len() - given)
+    };
+    let given: Vec<_> = documents.iter().take(OWN_TEXTS).map(beginning).filter(|(_, rest)| *rest > 0).collect();
+    let beginnings: Vec<_> =
+        given.iter().map(|(prompt, new_tokens)| Beginning { prompt, new_tokens: *new_tokens }).collect();
+    let written = write_own(rule, threshold, &beginnings)?;
+    let whole = given.into_iter().zip(written).filter(|(_, new)| !new.is_empty());
+    Ok(whole
+        .map(|((mut tokens, _), new)| {
+            // The row of the last given token is what the first new one was chosen from.
+            let start = tokens.len() - 1;
+            tokens.extend(new);
+            scorer.passages(&tokens).reference.from_row(start)
+        })
+        .collect())
+}
+
+impl Realised {
+    fn new(text: &str, references: &[&Reference], served: Vec<Served>) -> Self {
+        let mean = |of: fn(&Served) -> f64| served.iter().map(of).sum::<f64>() / served.len().max(1) as f64;
+        let whole = references.iter().map(|reference| reference.nll()).sum::<f64>();
+        Self {
+            text: text.to_owned(),
+            documents: references.len(),
+            risk: mean(|served| served.loss),
+            mean_recursions: mean(|served| served.recursions),
+            nll: mean(|served| served.nll),
+            whole_nll: whole / references.len().max(1) as f64,
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Reference {
     best: Vec<u32>,
     /// Negative log-likelihood of the next tokens, nats.
     nll: Vec<f32>,
+    /// Rows before this one only are the beginning of what is measured.
+    start: usize,
 }
 
 /// A document through every exit.
@@ -98,11 +100,11 @@ impl ExitScorer<'_> {
         let exits = RowExits { rule: Some(exits.0), kv: exits.1, limits: vec![limit; tokens.len()] };
         let (hidden, trace) = self.begin(tokens).with_exits(exits).finish();
         let hidden = first(hidden, count);
-        let counts = trace.recursion_counts(tokens.len());
+        let counts = &trace.recursion_counts(tokens.len())[reference.start..count];
         Served {
-            loss: mean(&self.losses(reference, &hidden)),
-            recursions: counts[..count].iter().sum::<usize>() as f64 / count as f64,
-            nll: mean(&self.nll(&hidden, &tokens[1..])),
+            loss: mean(&self.losses(reference, &hidden)[reference.start..]),
+            recursions: counts.iter().sum::<usize>() as f64 / counts.len() as f64,
+            nll: mean(&self.nll(&hidden, &tokens[1..])[reference.start..]),
         }
     }
 
@@ -120,7 +122,7 @@ impl ExitScorer<'_> {
             best.extend(f32_slice(&logits).chunks_exact(vocab_size).map(first_best));
         }
         let nll = self.nll(&hidden, &tokens[1..]);
-        Reference { tokens: tokens.to_vec(), hidden, best, nll }
+        Reference { tokens: tokens.to_vec(), hidden, best, nll, start: 0 }
     }
 
     fn nll(&self, hidden: &Tensor<2>, targets: &[u32]) -> Vec<f32> {
@@ -164,7 +166,18 @@ impl Passages {
 impl Reference {
     /// Mean negative log-likelihood of the whole stack, nats per token.
     pub fn nll(&self) -> f64 {
-        mean(&self.nll)
+        mean(&self.nll[self.start..])
+    }
+
+    /// The reference without its first `start` rows, of which one has to be left.
+    pub fn from_row(self, start: usize) -> Self {
+        assert!(start < self.nll.len(), "a document has {} rows, and none is left from {start} on", self.nll.len());
+        Self { start, ..self }
+    }
+
+    /// Token ids of the document.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 }
 

@@ -13,4 +13,6 @@ mod curve;
 mod document;
 mod probe;
 
-pub use calibrate::{ExitReport, ExitSettings, LevelReport, Realised, RuleReport, calibrate_exits};
+pub use calibrate::{
+    Beginning, ExitReport, ExitSettings, ExitTexts, LevelReport, Realised, RuleReport, WriteOwn, calibrate_exits,
+};

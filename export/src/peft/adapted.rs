@@ -1,7 +1,7 @@
 //! A written adapter over its base, read as the model that `merge_and_unload` of peft makes.
 
 use super::{CONFIG, WEIGHTS, adapter::PREFIX};
-use crate::{ExportError, merge::Parts};
+use crate::{ExportError, joined::Joined, merge::Parts};
 use retie_checkpoint::{CheckpointError, Dtype, SafetensorsFile, TensorInfo, TensorSource, widen};
 use serde_json::Value;
 use std::{borrow::Cow, path::Path};
@@ -27,8 +27,8 @@ impl<'a> Adapted<'a> {
 
     /// Every tensor of base and adapter under the names of the files.
     #[must_use]
-    pub fn files(&self) -> Files<'_> {
-        Files(self)
+    pub fn files(&self) -> impl TensorSource {
+        Joined { first: &self.adapter, second: self.base }
     }
 
     /// `lora_alpha / r` of a module, as its configuration says.
@@ -85,32 +85,5 @@ impl TensorSource for Adapted<'_> {
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let merged = self.merged(name, Dtype::F32)?;
         merged.map_or_else(|| self.base.read_f32(name), |merged| Ok(widen(&merged, Dtype::F32)))
-    }
-}
-
-/// Every tensor of base and adapter as it is stored.
-pub struct Files<'a>(&'a Adapted<'a>);
-
-impl Files<'_> {
-    fn of(&self, name: &str) -> &dyn TensorSource {
-        if name.starts_with(PREFIX) { &self.0.adapter } else { self.0.base }
-    }
-}
-
-impl TensorSource for Files<'_> {
-    fn names(&self) -> Vec<&str> {
-        self.0.adapter.names().into_iter().chain(self.0.base.names()).collect()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.of(name).info(name)
-    }
-
-    fn path_of(&self, name: &str) -> &Path {
-        self.of(name).path_of(name)
-    }
-
-    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
-        self.of(name).bytes(name)
     }
 }

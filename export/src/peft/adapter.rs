@@ -14,7 +14,7 @@ pub(super) const PREFIX: &str = "base_model.model.";
 
 /// A linear of a depth with LoRA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Linear {
+pub(crate) struct Linear {
     pub depth: Depth,
     pub projection: Projection,
     pub rank: usize,
@@ -44,7 +44,7 @@ pub(super) fn linears(config: &ModelConfig) -> Vec<Linear> {
 }
 
 /// The adapter, as a [`TensorSource`] under its own names.
-pub(super) struct Adapter<'a> {
+pub(crate) struct Adapter<'a> {
     source: &'a dyn TensorSource,
     tensors: BTreeMap<String, Tensor>,
 }

@@ -22,14 +22,15 @@ use crate::{
     export::{num_bytes, write_json},
     folder::write_folder,
     format::{ExportModel, Format, Progress},
+    joined::Joined,
     obstacles,
     report::Contents,
 };
 use adapter::{Adapter, Linear, linears};
-use retie_checkpoint::{CheckpointError, Dtype, SafetensorsWriter, TensorInfo, TensorSource};
+use retie_checkpoint::{Dtype, SafetensorsWriter, TensorSource};
 use retie_config::{LoraBase, ModelConfig, Relax, TensorNames};
 use serde_json::{Map, Value, json};
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 /// Folder of the base.
 const BASE: &str = "base";
@@ -50,51 +51,19 @@ pub(crate) static FORMAT: Format = Format {
     has_adapter: true,
 };
 
-/// Base and adapter of a model, as one source of all their tensors under the names of the files.
-pub(crate) struct Split<'a> {
-    base: Unrolled<'a>,
-    adapter: Adapter<'a>,
-}
-
-impl<'a> Split<'a> {
-    /// Those of `model`, in `dtype` or the types that its tensors have.
-    ///
-    /// # Errors
-    /// When an adapter cannot hold the model (every reason is listed), or a tensor cannot be read.
-    pub fn new(model: ExportModel<'a>, dtype: Option<Dtype>) -> Result<Self, ExportError> {
-        refuse(&model)?;
-        Ok(Self {
-            base: Unrolled::without_lora(model, dtype, FORMAT.name)?,
-            adapter: Adapter::new(model, dtype, &linears(model.config)),
-        })
-    }
-
-    fn of(&self, name: &str) -> &dyn TensorSource {
-        if self.adapter.info(name).is_some() { &self.adapter } else { &self.base }
-    }
-}
-
-impl TensorSource for Split<'_> {
-    fn names(&self) -> Vec<&str> {
-        // Names of an adapter come before those of a model.
-        self.adapter.names().into_iter().chain(self.base.names()).collect()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.of(name).info(name)
-    }
-
-    fn path_of(&self, name: &str) -> &Path {
-        self.of(name).path_of(name)
-    }
-
-    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, CheckpointError> {
-        self.of(name).bytes(name)
-    }
-
-    fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        self.of(name).read_f32(name)
-    }
+/// Adapter and base of a model, as one source of all their tensors under the names of the files.
+///
+/// # Errors
+/// When an adapter cannot hold the model (every reason is listed), or a tensor cannot be read.
+pub(crate) fn split<'a>(
+    model: ExportModel<'a>,
+    dtype: Option<Dtype>,
+) -> Result<Joined<Adapter<'a>, Unrolled<'a>>, ExportError> {
+    refuse(&model)?;
+    Ok(Joined {
+        first: Adapter::new(model, dtype, &linears(model.config)),
+        second: Unrolled::without_lora(model, dtype, FORMAT.name)?,
+    })
 }
 
 fn write(
@@ -103,7 +72,7 @@ fn write(
     dir: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Contents, ExportError> {
-    let Split { base, adapter } = Split::new(model, dtype.dtype())?;
+    let Joined { first: adapter, second: base } = split(model, dtype.dtype())?;
     let linears = linears(model.config);
     let folder = dir.join(BASE);
     fs_err::create_dir(&folder)?;

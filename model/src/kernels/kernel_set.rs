@@ -56,9 +56,9 @@ pub trait KernelSet: Sync {
         y
     }
 
-    /// Merged LoRA `W + B·A`: `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[out, in]`.
-    fn merged_weight(&self, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-        weight + b.matmul(a)
+    /// [`KernelSet::linear_lora`] with merged LoRA, `y = x·(W + B·A)ᵀ`.
+    fn linear_merged(&self, x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        self.linear(x, weight + b.matmul(a))
     }
 
     /// [`KernelSet::linear`] with factors, result and their gradients in bf16.
@@ -101,6 +101,18 @@ pub trait KernelSet: Sync {
         [a, b]: [Tensor<2>; 2],
     ) -> Tensor<2> {
         self.linear_lora(self.gated(gate, up, activation), weight, a, b)
+    }
+
+    /// [`KernelSet::linear_merged`] of a gated activation, with the factors `[A, B]`.
+    fn gated_linear_merged(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        activation: Activation,
+        weight: Tensor<2>,
+        [a, b]: [Tensor<2>; 2],
+    ) -> Tensor<2> {
+        self.linear_merged(self.gated(gate, up, activation), weight, a, b)
     }
 
     /// RMSNorm over the last dimension: `x [M, D]`, `weight [D]`.

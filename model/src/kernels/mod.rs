@@ -38,9 +38,10 @@ pub use kernel_set::{Ceilings, ElementwiseUpdate, KernelSet, LOGITS_IN_FLIGHT};
 pub use layout::{Grid, Layout, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{
-    activation, add, agreement, attention, embedding, gated, gated_linear, gated_linear_lora, gather, head_loss,
-    head_loss_beside, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras, merge,
-    merged_weight, rescale, rms_norm, rope, row_norms, token_log_probs, top_k, top_probs, write_rows,
+    activation, add, agreement, attention, embedding, gated, gated_linear, gated_linear_lora, gated_linear_merged,
+    gather, head_loss, head_loss_beside, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16,
+    linear_loras, linear_merged, merge, rescale, rms_norm, rope, row_norms, token_log_probs, top_k, top_probs,
+    write_rows,
 };
 pub use reads::{Late, num_reads, read, read_mean, read_together};
 pub(crate) use rows::range;

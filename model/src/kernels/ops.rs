@@ -63,10 +63,11 @@ pub fn linear_loras(x: Tensor<2>, weight: Tensor<2>, loras: &[RowsLora]) -> Tens
     kernels_of(&x.device()).linear_loras(x, weight, loras)
 }
 
-/// Merged LoRA `W + B·A`: `weight [out, in]`, `a [rank, in]`, `b [out, rank]` → `[out, in]`.
-pub fn merged_weight(weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+/// [`linear_lora`] with merged LoRA, `y = x·(W + B·A)ᵀ`.
+pub fn linear_merged(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     count_products(&b, [&a.clone().transpose()]);
-    kernels_of(&weight.device()).merged_weight(weight, a, b)
+    count_products(&x, [&weight]);
+    kernels_of(&x.device()).linear_merged(x, weight, a, b)
 }
 
 /// [`linear`] in bf16: factors, result and their gradients are rounded to bf16. The CPU rounds, but
@@ -121,6 +122,20 @@ pub fn gated_linear_lora(
 ) -> Tensor<2> {
     count_products(&gate, [&weight, &a, &b]);
     kernels_of(&gate.device()).gated_linear_lora(gate, up, activation, weight, [a, b])
+}
+
+/// [`linear_merged`] of a gated activation.
+pub fn gated_linear_merged(
+    gate: Tensor<2>,
+    up: Tensor<2>,
+    activation: Activation,
+    weight: Tensor<2>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+) -> Tensor<2> {
+    count_products(&b, [&a.clone().transpose()]);
+    count_products(&gate, [&weight]);
+    kernels_of(&gate.device()).gated_linear_merged(gate, up, activation, weight, [a, b])
 }
 
 /// RMSNorm over the last dimension: `x [M, D]`, `weight [D]`.

@@ -139,16 +139,12 @@ fn a_linear_with_lora_equals_the_plain_sum() {
 #[test]
 fn a_linear_with_merged_lora_equals_that_of_its_parts() {
     let inputs = || [random([300, 40], 50), random([70, 40], 51), random([8, 40], 52), random([70, 8], 53)];
+    compare(inputs(), |[x, w, a, b]| super::linear_merged(x, w, a, b), |[x, w, a, b]| plain::linear_lora(x, w, a, b));
     compare(
         inputs(),
-        |[x, w, a, b]| super::linear(x, super::merged_weight(w, a, b)),
-        |[x, w, a, b]| plain::linear_lora(x, w, a, b),
+        |[x, w, a, b]| super::linear_merged(x, w, a, b),
+        |[x, w, a, b]| PlainKernels.linear_merged(x, w, a, b),
     );
-    let merged = |kernels: &dyn KernelSet| {
-        let [x, w, a, b] = inputs();
-        plain::linear(x, kernels.merged_weight(w, a, b))
-    };
-    assert_close("on devices", merged(&PlainKernels).inner(), merged(super::kernels_of(&device())).inner());
 }
 
 #[test]
@@ -239,6 +235,14 @@ fn a_linear_of_a_gated_activation_equals_the_plain_one_with_and_without_lora() {
         |[g, u, w, a, b]| super::gated_linear_lora(g, u, Activation::Silu, w, a, b),
         |[g, u, w, a, b]| plain::linear_lora(PlainKernels.gated(g, u, Activation::Silu), w, a, b),
     );
+    for activation in [Activation::Silu, Activation::Gelu] {
+        let [gate, up] = [random([40, 61], 30), random([40, 61], 31)];
+        compare(
+            [gate, up, random([23, 61], 32), random([3, 61], 35), random([23, 3], 36)],
+            |[g, u, w, a, b]| super::gated_linear_merged(g, u, activation, w, a, b),
+            |[g, u, w, a, b]| plain::linear_lora(PlainKernels.gated(g, u, activation), w, a, b),
+        );
+    }
 }
 
 #[test]

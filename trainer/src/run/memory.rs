@@ -32,7 +32,7 @@ pub struct RunMemory {
     pub optimizer: usize,
     /// Weights of the teacher.
     pub teacher: usize,
-    /// Shared weights with the LoRA of each depth merged into them.
+    /// Shared weights with the LoRA of each depth merged into them, where they are kept.
     pub merged: usize,
     /// Logits that are computed at once, of student and teacher.
     pub logits: usize,

@@ -145,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_comes_back_from_the_log_to_the_bit() {
+        for index in 0..4096u64 {
+            let loss = 12.0 * (index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64 / (1u64 << 53) as f64;
+            let line = serde_json::to_string(&StepRow { loss, ..row(1) }).unwrap();
+            assert_eq!(serde_json::from_str::<StepRow>(&line).unwrap().loss.to_bits(), loss.to_bits(), "{line}");
+        }
+    }
+
+    #[test]
     fn nothing_is_reported_before_the_window_is_full_or_where_it_is_off_and_a_resumed_run_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let mut early = Spikes::new(rule(5), &[row(1), row(2)]);

@@ -45,9 +45,10 @@ impl KernelSet for CpuKernels {
         linear::forward_loras(x, weight, loras)
     }
 
-    fn merged_weight(&self, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-        let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
-        Tensor::from_dispatch(Dispatch::decoder_merged_weight(weight, a, b))
+    /// The sum `W + B·A` is computed again in the backward pass instead of kept.
+    fn linear_merged(&self, x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        let (x, weight, a, b) = (x.into_dispatch(), weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_linear_merged(x, weight, a, b))
     }
 
     /// Rounds to bf16, but multiplies in f32.
@@ -106,6 +107,24 @@ impl KernelSet for CpuKernels {
                 Tensor::from_dispatch(Dispatch::decoder_gated_linear_lora(gate, up, kind, weight, a, b))
             }
             None => self.linear_lora(self.gated(gate, up, activation), weight, a, b),
+        }
+    }
+
+    fn gated_linear_merged(
+        &self,
+        gate: Tensor<2>,
+        up: Tensor<2>,
+        activation: Activation,
+        weight: Tensor<2>,
+        [a, b]: [Tensor<2>; 2],
+    ) -> Tensor<2> {
+        match Gate::for_activation(activation) {
+            Some(kind) => {
+                let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
+                let (weight, a, b) = (weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+                Tensor::from_dispatch(Dispatch::decoder_gated_linear_merged(gate, up, kind, weight, a, b))
+            }
+            None => self.linear_merged(self.gated(gate, up, activation), weight, a, b),
         }
     }
 

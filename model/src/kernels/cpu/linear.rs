@@ -1,5 +1,5 @@
-//! Linear layers `y = x·Wᵀ`, alone and with LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`; and merged LoRA, `W +
-//! B·A`.
+//! Linear layers `y = x·Wᵀ`, alone and with LoRA: `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`, or merged, `y = x·(W +
+//! B·A)ᵀ`.
 //!
 //! `x [M, in]`, `W [out, in]`, `A [rank, in]`, `B [out, rank]`, `y [M, out]`. The matrix products
 //! accumulate sums themselves. Weights are f32, or bf16 without a backward pass.
@@ -114,19 +114,48 @@ pub fn backward_lora(state: LoraState, grad: FlexTensor, wanted: [bool; 4]) -> [
     ]
 }
 
-/// Merged LoRA `W + B·A`, with the factors for the backward pass.
-pub fn merge([weight, a, b]: [FlexTensor; 3]) -> (FlexTensor, [FlexTensor; 2]) {
-    let (weight, a, b) = (dense(weight), dense(a), dense(b));
-    let mut merged = values(&weight).to_vec();
-    add_product(&mut merged, matrix(&b), matrix(&a));
-    (from_values(merged, weight.shape()), [a, b])
+/// Weight `W` and the factors `A`, `B` of its LoRA, for a backward pass that merges them again: the
+/// sum has the size of `W`, and each depth would keep one.
+#[derive(Clone, Debug)]
+pub struct Mergeable {
+    weight: FlexTensor,
+    a: FlexTensor,
+    b: FlexTensor,
 }
 
-/// Gradients of `W`, `A` and `B`, where requested, from that of the sum: `dW`, `Bᵀ·dW`, `dW·Aᵀ`.
-pub fn merge_backward([a, b]: [FlexTensor; 2], grad: FlexTensor, wanted: [bool; 3]) -> [Option<FlexTensor>; 3] {
-    let grad = dense(grad);
-    let [weight_wanted, a_wanted, b_wanted] = wanted;
-    let grad_a = a_wanted.then(|| from_values(product(matrix(&b).t(), matrix(&grad)), a.shape()));
-    let grad_b = b_wanted.then(|| from_values(product(matrix(&grad), matrix(&a).t()), b.shape()));
-    [weight_wanted.then_some(grad), grad_a, grad_b]
+impl Mergeable {
+    pub fn new([weight, a, b]: [FlexTensor; 3]) -> Self {
+        Self { weight: dense(weight), a: dense(a), b: dense(b) }
+    }
+
+    /// `W + B·A`.
+    fn merged(&self) -> FlexTensor {
+        let mut merged = values(&self.weight).to_vec();
+        add_product(&mut merged, matrix(&self.b), matrix(&self.a));
+        from_values(merged, self.weight.shape())
+    }
+}
+
+/// Linear with merged LoRA, `x·(W + B·A)ᵀ`.
+pub fn forward_merged(x: FlexTensor, parts: &Mergeable) -> FlexTensor {
+    forward(x, parts.merged())
+}
+
+/// Gradients of `x`, `W`, `A` and `B`, where requested: with `dM = dyᵀ·x` they are `dy·(W + B·A)`,
+/// `dM`, `Bᵀ·dM` and `dM·Aᵀ`.
+pub fn backward_merged(
+    (x, parts): (FlexTensor, Mergeable),
+    grad: FlexTensor,
+    [x_wanted, weight_wanted, a_wanted, b_wanted]: [bool; 4],
+) -> [Option<FlexTensor>; 4] {
+    let weight = if x_wanted { parts.merged() } else { parts.weight };
+    let wanted = [x_wanted, weight_wanted || a_wanted || b_wanted];
+    let [grad_x, grad_weight] = backward((x, weight), grad, wanted);
+    let of_factor = |wanted: bool, gradient: &dyn Fn(&FlexTensor) -> FlexTensor| {
+        grad_weight.as_ref().filter(|_| wanted).map(gradient)
+    };
+    let (a, b) = (&parts.a, &parts.b);
+    let grad_a = of_factor(a_wanted, &|grad| from_values(product(matrix(b).t(), matrix(grad)), a.shape()));
+    let grad_b = of_factor(b_wanted, &|grad| from_values(product(matrix(grad), matrix(a).t()), b.shape()));
+    [grad_x, grad_weight.filter(|_| weight_wanted), grad_a, grad_b]
 }

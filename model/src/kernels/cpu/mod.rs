@@ -39,6 +39,7 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use gated::Gate;
+use linear::Mergeable;
 use rope::Turn;
 use std::sync::Arc;
 use tensor::{dense, from_values, values, zeros_like};
@@ -54,7 +55,8 @@ pub trait FlexOps: Backend {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    fn decoder_merged_weight(
+    fn decoder_linear_merged(
+        x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -79,6 +81,14 @@ pub trait FlexOps: Backend {
         weight: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
     fn decoder_gated_linear_lora(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Gate,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_gated_linear_merged(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         kind: Gate,
@@ -161,8 +171,8 @@ impl FlexOps for Flex {
         linear::forward_lora([x, weight, a, b]).0
     }
 
-    fn decoder_merged_weight(weight: FlexTensor, a: FlexTensor, b: FlexTensor) -> FlexTensor {
-        linear::merge([weight, a, b]).0
+    fn decoder_linear_merged(x: FlexTensor, weight: FlexTensor, a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        linear::forward_merged(x, &Mergeable::new([weight, a, b]))
     }
 
     fn decoder_rescale(y: FlexTensor, magnitudes: FlexTensor, norms: FlexTensor) -> FlexTensor {
@@ -200,6 +210,18 @@ impl FlexOps for Flex {
         b: FlexTensor,
     ) -> FlexTensor {
         linear::forward_lora([gated::forward(&dense(gate), &dense(up), kind), weight, a, b]).0
+    }
+
+    fn decoder_gated_linear_merged(
+        gate: FlexTensor,
+        up: FlexTensor,
+        kind: Gate,
+        weight: FlexTensor,
+        a: FlexTensor,
+        b: FlexTensor,
+    ) -> FlexTensor {
+        let x = gated::forward(&dense(gate), &dense(up), kind);
+        linear::forward_merged(x, &Mergeable::new([weight, a, b]))
     }
 
     fn decoder_rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
@@ -259,14 +281,20 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         })
     }
 
-    fn decoder_merged_weight(
+    fn decoder_linear_merged(
+        x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        record::<C, _, 3>([weight, a, b], linear::merge, |BackwardInput { saved, grad, wanted }| {
-            linear::merge_backward(saved, grad, wanted)
-        })
+        record::<C, _, 4>(
+            [x, weight, a, b],
+            |[x, weight, a, b]| {
+                let parts = Mergeable::new([weight, a, b]);
+                (linear::forward_merged(x.clone(), &parts), (x, parts))
+            },
+            |BackwardInput { saved, grad, wanted }| linear::backward_merged(saved, grad, wanted),
+        )
     }
 
     fn decoder_rescale(
@@ -369,6 +397,31 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                 let state = state.with_x(gated::forward(&gate, &up, kind));
                 let wanted = [true, wanted[2], wanted[3], wanted[4]];
                 let [grad_x, grad_weight, grad_a, grad_b] = linear::backward_lora(state, grad, wanted);
+                let [grad_gate, grad_up] = gated::backward(&gate, &up, kind, grad_x);
+                [grad_gate, grad_up, grad_weight, grad_a, grad_b]
+            },
+        )
+    }
+
+    fn decoder_gated_linear_merged(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Gate,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<C, _, 5>(
+            [gate, up, weight, a, b],
+            |[gate, up, weight, a, b]| {
+                let (gate, up, parts) = (dense(gate), dense(up), Mergeable::new([weight, a, b]));
+                let y = linear::forward_merged(gated::forward(&gate, &up, kind), &parts);
+                (y, (gate, up, kind, parts))
+            },
+            |BackwardInput { saved: (gate, up, kind, parts), grad, wanted }| {
+                let x = gated::forward(&gate, &up, kind);
+                let wanted = [true, wanted[2], wanted[3], wanted[4]];
+                let [grad_x, grad_weight, grad_a, grad_b] = linear::backward_merged((x, parts), grad, wanted);
                 let [grad_gate, grad_up] = gated::backward(&gate, &up, kind, grad_x);
                 [grad_gate, grad_up, grad_weight, grad_a, grad_b]
             },

@@ -226,6 +226,12 @@ pub fn logits_of(input: &HeadInput, chunks: Chunks, see: &mut dyn FnMut(&[f32]))
     }
 }
 
+/// `share p + (1 − share) q`, above 0 where both underflow: an outcome of no probability adds 0 to
+/// a divergence, and 0 · log 0 would be NaN.
+fn mixture(p: &Tensor<2>, share: f32, q: &Tensor<2>) -> Tensor<2> {
+    (p.clone() * share + q.clone() * (1.0 - share)).clamp_min(f32::MIN_POSITIVE)
+}
+
 /// Divergence summed over the rows, and its gradient for the logits of `q`; see
 /// [`super::divergence`].
 fn divergence_of(kind: Divergence, log_p: Tensor<2>, log_q: Tensor<2>) -> (Tensor<1>, Tensor<2>) {
@@ -241,7 +247,7 @@ fn divergence_of(kind: Divergence, log_p: Tensor<2>, log_q: Tensor<2>) -> (Tenso
         }
         Divergence::Jsd { beta } => {
             let beta = beta as f32;
-            let log_m = (p.clone() * beta + q.clone() * (1.0 - beta)).log();
+            let log_m = mixture(&p, beta, &q).log();
             let of_p = sum(p * (log_p - log_m.clone()));
             let ratio = log_q - log_m;
             let of_q = sum(q.clone() * ratio.clone());
@@ -253,7 +259,7 @@ fn divergence_of(kind: Divergence, log_p: Tensor<2>, log_q: Tensor<2>) -> (Tenso
         }
         Divergence::SkewKl { alpha } => {
             let alpha = alpha as f32;
-            let m = p.clone() * alpha + q.clone() * (1.0 - alpha);
+            let m = mixture(&p, alpha, &q);
             let value = sum(p.clone() * (log_p - m.clone().log()));
             (value, gradient(p / m * (alpha - 1.0)))
         }

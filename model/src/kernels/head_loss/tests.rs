@@ -102,6 +102,23 @@ fn host_and_plain_operations_agree_on(vocab_size: usize) {
 }
 
 #[test]
+fn tokens_whose_probability_underflows_on_both_sides_add_nothing() {
+    let (student, teacher) = (logits([[300.0, 0.0, 299.0]]), logits([[299.0, 1.0, 300.0]]));
+    let chunks = super::Chunks { tokens: 1, rows: 1 };
+    for kind in DIVERGENCES {
+        let readouts = [Readout { hidden: student.hidden.clone(), terms: distill(kind, 1.0) }];
+        let model = Teacher::Model(Box::new(teacher.clone()));
+        let host = cpu::head_loss(&student.head, &readouts, Some(&model), &[0], chunks).read(&readouts, 1);
+        let plain = plain::head_loss(&student.head, &readouts, Some(&model), &[0], chunks).read(&readouts, 1);
+        let [host, plain] = [host, plain].map(|mut found| found.readouts.pop().unwrap());
+        let (a, b) = (host.values.teacher.unwrap(), plain.values.teacher.unwrap());
+        assert!(a > 0.0 && (a - b).abs() < 2e-6 * a.max(1.0), "{kind:?}: {a} and {b}");
+        let apart = floats((host.grad_hidden - plain.grad_hidden).abs());
+        assert!(apart.iter().all(|by| *by < 1e-6), "{kind:?}: gradients differ by {apart:?}");
+    }
+}
+
+#[test]
 fn the_agreement_with_a_teacher_is_forward_kl_row_by_row() {
     let (weight, hidden) = (random([53, 9], 17), random([41, 9], 16));
     let capped = Head { weight: random([53, 5], 19), softcap: Some(3.0) };
