@@ -72,6 +72,23 @@ fn thresholds_are_found_kept_and_served() {
         assert_eq!(number("accepted") + number("verifications") + number("plain"), 11, "{options}: {found}");
     }
 
+    // Served under load, with parts of a text.
+    let line = "bench serve looped --scheduler full,depthwise --requests 3 --clients 2 --prompt-tokens 6 \
+        --new-tokens 5 --rounds 1 --text text/heldout.jsonl --device cpu --json";
+    let load = json(&place.retie(&format!("{line} --exit-risk 0.99")).ok());
+    let served = load["targets"].as_array().unwrap().clone();
+    assert_eq!(served.len(), 2);
+    for figures in &served {
+        let chosen = figures["chosen_recursions"].as_f64().unwrap();
+        assert!(figures["failed"] == 0 && (1.0..3.0).contains(&chosen), "{load}");
+    }
+    assert!(place.refused(&format!("{line} --exit-risk 0.005")).contains("expected one of the calibrated levels"));
+    assert!(
+        place
+            .refused("bench serve looped --requests 1 --prompt-tokens 60000 --new-tokens 1 --text text/heldout.jsonl")
+            .contains("is served with a context of")
+    );
+
     let refused = |options: &str| place.refused(&format!("generate looped --prompt Rome {options}"));
     assert!(
         refused("--exit-risk 0.005")

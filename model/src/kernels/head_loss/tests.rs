@@ -114,7 +114,8 @@ fn tokens_whose_probability_underflows_on_both_sides_add_nothing() {
         let (a, b) = (host.values.teacher.unwrap(), plain.values.teacher.unwrap());
         assert!(a > 0.0 && (a - b).abs() < 2e-6 * a.max(1.0), "{kind:?}: {a} and {b}");
         let apart = floats((host.grad_hidden - plain.grad_hidden).abs());
-        assert!(apart.iter().all(|by| *by < 1e-6), "{kind:?}: gradients differ by {apart:?}");
+        // Numbers around 300 are 3e-5 apart in f32, gradients 0.2 at most.
+        assert!(apart.iter().all(|by| *by < 5e-6), "{kind:?}: gradients differ by {apart:?}");
     }
 }
 

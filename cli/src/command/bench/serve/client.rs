@@ -22,6 +22,8 @@ pub struct Endpoint {
     base: String,
     model: String,
     api_key: Option<String>,
+    /// Whether it is asked for recursion counts, which only ours have.
+    asks_counts: bool,
 }
 
 /// The times of one answer.
@@ -32,6 +34,8 @@ pub struct Answer {
     pub pieces: Vec<Instant>,
     /// New tokens.
     pub tokens: usize,
+    /// Their recursion counts, if they were asked for.
+    pub recursion_counts: Vec<u64>,
 }
 
 impl Endpoint {
@@ -46,7 +50,7 @@ impl Endpoint {
         let base = base.trim_end_matches('/').trim_end_matches("v1").trim_end_matches('/');
         let base = if base.is_empty() { String::new() } else { format!("/{base}") };
         let address = if address.contains(':') { address.to_owned() } else { format!("{address}:80") };
-        let mut endpoint = Self { address, base, model: String::new(), api_key };
+        let mut endpoint = Self { address, base, model: String::new(), api_key, asks_counts: false };
         let mut text = String::new();
         endpoint.send("GET", "/v1/models", "")?.read_to_string(&mut text)?;
         let models: Value = serde_json::from_str(&text).with_context(|| format!("the models of `{url}`"))?;
@@ -55,12 +59,17 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// Asks for the recursion count of every new token, too.
+    pub fn with_counts(self) -> Self {
+        Self { asks_counts: true, ..self }
+    }
+
     /// Sends a request, and reads its answer to the end.
     ///
     /// # Errors
     /// The server refuses it, or the connection ends early.
     pub fn complete(&self, planned: &Planned) -> anyhow::Result<Answer> {
-        let body = json!({
+        let mut body = json!({
             "model": self.model,
             "prompt": planned.prompt,
             "max_tokens": planned.new_tokens,
@@ -69,8 +78,11 @@ impl Endpoint {
             "stream": true,
             "stream_options": {"include_usage": true},
         });
+        if self.asks_counts {
+            body["retie"] = json!({"recursion_counts": true});
+        }
         let sent = Instant::now();
-        let (mut pieces, mut tokens, mut done) = (Vec::new(), None, false);
+        let (mut pieces, mut recursion_counts, mut tokens, mut done) = (Vec::new(), Vec::new(), None, false);
         for line in self.send("POST", "/v1/completions", &body.to_string())?.lines() {
             let line = line?;
             let Some(datum) = line.strip_prefix("data: ") else { continue };
@@ -83,12 +95,14 @@ impl Endpoint {
             if chunk["choices"][0]["text"].as_str().is_some_and(|text| !text.is_empty()) {
                 pieces.push(Instant::now());
             }
+            let counts = chunk["choices"][0]["retie"]["recursion_counts"].as_array();
+            recursion_counts.extend(counts.into_iter().flatten().filter_map(Value::as_u64));
             tokens = chunk["usage"]["completion_tokens"].as_u64().or(tokens);
         }
         ensure!(done, "the answer ended after {} pieces, without `[DONE]`", pieces.len());
         let tokens = tokens.and_then(|tokens| usize::try_from(tokens).ok()).unwrap_or(pieces.len());
         pieces.push(Instant::now());
-        Ok(Answer { sent, pieces, tokens })
+        Ok(Answer { sent, pieces, tokens, recursion_counts })
     }
 
     /// The body of the response to a request.

@@ -20,6 +20,9 @@ pub struct Served {
     /// Forced exits, if there are any.
     #[serde(flatten)]
     pub exits: Option<Exits>,
+    /// Mean recursion count of the new tokens, where calibrated exits choose it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen_recursions: Option<f64>,
     /// Requests of all rounds that were not answered.
     pub failed: usize,
     /// New tokens per second, of all requests together.
@@ -63,9 +66,12 @@ impl Served {
         }
         let seconds = duration.as_secs_f64();
         let tokens: usize = answers.iter().map(|answer| answer.tokens).sum();
+        let counts: Vec<u64> = answers.iter().flat_map(|answer| answer.recursion_counts.iter().copied()).collect();
+        let chosen = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
         Self {
             target: target.to_owned(),
             exits: None,
+            chosen_recursions: Some(chosen).filter(|chosen| chosen.is_finite()),
             failed: failures.len(),
             tokens_per_second: tokens as f64 / seconds,
             requests_per_second: answers.len() as f64 / seconds,
@@ -87,6 +93,10 @@ impl Served {
         Self {
             target: rounds.first().map(|round| round.target.clone()).unwrap_or_default(),
             exits: rounds.first().and_then(|round| round.exits),
+            chosen_recursions: rounds
+                .first()
+                .and_then(|round| round.chosen_recursions)
+                .map(|_| median(|round| round.chosen_recursions.unwrap_or(f64::NAN))),
             failed: rounds.iter().map(|round| round.failed).sum(),
             tokens_per_second: median(|round| round.tokens_per_second),
             requests_per_second: median(|round| round.requests_per_second),
@@ -116,6 +126,9 @@ impl fmt::Display for Served {
                 "    exits forced: {mean_recursions:.2} recursions in the mean, operations allow {allowed_gain:.2} times the tok/s of full depth"
             )?;
         }
+        if let Some(chosen) = self.chosen_recursions {
+            writeln!(f, "    exits by calibration: {chosen:.2} recursions in the mean")?;
+        }
         let parts = [
             milliseconds("first token", self.time_to_first_token),
             milliseconds("between tokens", self.between_tokens),
@@ -137,7 +150,12 @@ mod tests {
         let start = Instant::now();
         let answer = |offset: u64| {
             let at = |ms: u64| start + Duration::from_millis(offset + ms);
-            Answer { sent: at(0), pieces: vec![at(100), at(110), at(140), at(140)], tokens: 5 }
+            Answer {
+                sent: at(0),
+                pieces: vec![at(100), at(110), at(140), at(140)],
+                tokens: 5,
+                recursion_counts: vec![1, 2],
+            }
         };
         let outcome = Outcome {
             answers: (0..100).map(answer).collect(),

@@ -7,6 +7,7 @@ use crate::{
     model::{self, TextModel},
 };
 use anyhow::{Context, anyhow, ensure};
+use retie_data::Tokenizer;
 use retie_engine::{ExitTrace, Scheduler};
 use retie_serve::{Lifetime, QueueLimits, ServeError, ServeOptions, ServedModel, Service};
 use std::{
@@ -29,6 +30,7 @@ pub struct Local {
     /// Forced exits, if there are any.
     pub exits: Option<Exits>,
     pub vocab_size: usize,
+    pub tokenizer: Tokenizer,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<retie_serve::Ended, ServeError>>,
 }
@@ -82,7 +84,7 @@ impl Local {
         let start = |scheduler: &Scheduler| -> anyhow::Result<Self> {
             let (model, tokenizer, name) = (model.clone(), tokenizer.clone(), format!("{spec} {scheduler}"));
             let (name_of_model, exits) = (name.clone(), served_exits.clone());
-            let (chat_template, prefix_token) = (None, None);
+            let (reader, chat_template, prefix_token) = (tokenizer.clone(), None, None);
             let served = ServedModel { name: name_of_model, model, tokenizer, chat_template, prefix_token, exits };
             let listener = retie_serve::bind("127.0.0.1", 0)?;
             let url = format!("http://{}", listener.local_addr().context("the address of the server")?);
@@ -91,7 +93,8 @@ impl Local {
             let lifetime = Lifetime { stop: Arc::clone(&stop), drain: Duration::ZERO };
             let thread = std::thread::spawn(move || retie_serve::serve(service, listener, lifetime));
             let exits = options(*scheduler).exit_trace.map(|trace| Exits::of(&source.config, &trace, sizes));
-            Ok(Self { name, url, vocab_size: source.config.vocab_size, exits, stop, thread })
+            let vocab_size = source.config.vocab_size;
+            Ok(Self { name, url, vocab_size, tokenizer: reader, exits, stop, thread })
         };
         schedulers.iter().map(start).collect()
     }

@@ -15,16 +15,20 @@ use crate::{
     machine, output,
     progress::{Progress, Unit},
 };
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use client::Endpoint;
 use exits::Exits;
 use figures::Served;
 use local::Local;
+use retie_data::Tokenizer;
 use retie_engine::{ExitTrace, Scheduler};
 use serde::Serialize;
-use std::{fmt, path::PathBuf};
-use workload::{Load, Size};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+use workload::{Load, Prompts, Size};
 
 /// Token ids of the prompts: most tokenizers have their special tokens before or after these.
 const IDS: std::ops::Range<u32> = 256..4096;
@@ -54,6 +58,10 @@ pub struct BenchServe {
     /// File with a line for each request: tokens of the prompt and new tokens; taken in turn
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_tokens", "new_tokens"])]
     lengths: Option<PathBuf>,
+    /// Text whose parts are the prompts; without it their tokens are drawn. Calibrated exits depend
+    /// on the text
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
     /// Rounds, of which the median of each figure counts; a short one before them warms up
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
@@ -130,7 +138,7 @@ impl BenchServe {
         };
         let trace = (!self.exit_trace.is_empty()).then(|| ExitTrace::new(self.exit_trace.clone()));
         let trace = trace.transpose().map_err(|error| anyhow!("{error}"))?;
-        let (mut servers, mut endpoints, mut ids) = (Vec::new(), Vec::new(), IDS);
+        let (mut servers, mut endpoints, mut ids) = (Vec::<Local>::new(), Vec::new(), IDS);
         for target in &self.targets {
             if target.starts_with("http://") || target.starts_with("https://") {
                 let endpoint = Endpoint::connect(target, local::api_key())?;
@@ -141,11 +149,20 @@ impl BenchServe {
             for local in Local::start(target, with, &self.scheduler, (trace.as_ref(), self.exit_risk), &sizes)? {
                 ids.end = ids.end.min(u32::try_from(local.vocab_size).unwrap_or(u32::MAX));
                 let endpoint = Endpoint::connect(&local.url, local::api_key())?;
+                let endpoint = if self.exit_risk.is_some() { endpoint.with_counts() } else { endpoint };
                 endpoints.push(Target { name: local.name.clone(), exits: local.exits, endpoint });
                 servers.push(local);
             }
         }
-        let served = self.measure(&endpoints, &sizes, load, &ids)?;
+        let prompts = match &self.text {
+            None => Prompts::Drawn(ids),
+            Some(path) => {
+                let reader = servers.first().map(|local| &local.tokenizer);
+                let reader = reader.context("`--text` is read by the tokenizer of a model, and no target is a model here\nhint: leave it out, or name a model as a target, too")?;
+                Prompts::Text(text_tokens(path, reader)?)
+            }
+        };
+        let served = self.measure(&endpoints, &sizes, load, &prompts)?;
         servers.into_iter().try_for_each(Local::stop)?;
         let mean = |value: fn(&Size) -> usize| {
             let sum: usize = sizes.iter().cycle().take(self.requests).map(value).sum();
@@ -176,7 +193,7 @@ impl BenchServe {
         endpoints: &[Target],
         sizes: &[Size],
         load: Load,
-        ids: &std::ops::Range<u32>,
+        prompts: &Prompts,
     ) -> anyhow::Result<Vec<Served>> {
         let mut bar = Progress::new("bench", Unit::Count("rounds"), 0);
         let total = ((1 + self.rounds) * endpoints.len()) as u64;
@@ -185,7 +202,7 @@ impl BenchServe {
             // Other prompts in every round: a server may remember those that it has read.
             let seed = self.seed.wrapping_mul(1 << 20).wrapping_add(round as u64);
             let count = if round == 0 { self.requests.min(self.clients) } else { self.requests };
-            let planned = workload::plan(sizes, count, load, ids, seed)?;
+            let planned = workload::plan(sizes, count, load, prompts, seed)?;
             for (index, Target { name, exits, endpoint }) in endpoints.iter().enumerate() {
                 bar.set((round * endpoints.len() + index) as u64, total, name);
                 let outcome = load::send(endpoint, &planned, load);
@@ -201,6 +218,22 @@ impl BenchServe {
         }
         Ok(found.iter().map(|rounds| Served::median(rounds)).collect())
     }
+}
+
+/// Tokens of a text, its documents one after the other, as many as the prompts of a benchmark need.
+fn text_tokens(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
+    const ENOUGH: usize = 1 << 20;
+    if !retie_data::has_rows(path) {
+        return Ok(tokenizer.encode(&retie_data::read_text(path)?)?);
+    }
+    let mut tokens = Vec::new();
+    for document in retie_data::documents(path, retie_data::DEFAULT_TEXT_FIELD)? {
+        tokens.extend(tokenizer.encode(&document?.text)?);
+        if tokens.len() >= ENOUGH {
+            break;
+        }
+    }
+    Ok(tokens)
 }
 
 impl fmt::Display for Figures {

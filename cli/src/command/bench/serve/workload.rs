@@ -24,6 +24,37 @@ pub struct Planned {
     pub new_tokens: usize,
 }
 
+/// Tokens of the prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompts {
+    /// Drawn from a range of ids.
+    Drawn(Range<u32>),
+    /// Parts of a text, which begin anywhere in it.
+    Text(Vec<u32>),
+}
+
+impl Prompts {
+    /// # Errors
+    /// There are not enough ids to draw from, or tokens of a text.
+    fn draw(&self, len: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<Vec<u32>> {
+        match self {
+            Self::Drawn(ids) => {
+                let num_ids = u64::from(ids.end).checked_sub(ids.start.into()).filter(|num| *num > 0);
+                let num_ids = num_ids.with_context(|| format!("a vocabulary of {} tokens is too small", ids.end))?;
+                Ok((0..len).map(|_| ids.start + (rng.next_u64() % num_ids) as u32).collect())
+            }
+            Self::Text(tokens) => {
+                let places = tokens.len().checked_sub(len).map(|last| last as u64 + 1);
+                let places = places.with_context(|| {
+                    format!("`--text` has {} tokens, expected at least the {len} of a prompt", tokens.len())
+                })?;
+                let start = (rng.next_u64() % places) as usize;
+                Ok(tokens[start..start + len].to_vec())
+            }
+        }
+    }
+}
+
 /// How requests arrive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Load {
@@ -54,13 +85,11 @@ pub fn read_sizes(path: &Path) -> anyhow::Result<Vec<Size>> {
     Ok(sizes)
 }
 
-/// `count` requests with `sizes` in turn and prompts of random `ids`.
+/// `count` requests with `sizes` in turn.
 ///
 /// # Errors
-/// There are no ids.
-pub fn plan(sizes: &[Size], count: usize, load: Load, ids: &Range<u32>, seed: u64) -> anyhow::Result<Vec<Planned>> {
-    let num_ids = u64::from(ids.end).checked_sub(ids.start.into()).filter(|num| *num > 0);
-    let num_ids = num_ids.with_context(|| format!("a vocabulary of {} tokens is too small", ids.end))?;
+/// Nothing can be drawn for a prompt.
+pub fn plan(sizes: &[Size], count: usize, load: Load, prompts: &Prompts, seed: u64) -> anyhow::Result<Vec<Planned>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut at = 0.0;
     let planned = sizes.iter().cycle().take(count).map(|size| {
@@ -70,10 +99,10 @@ pub fn plan(sizes: &[Size], count: usize, load: Load, ids: &Range<u32>, seed: u6
             let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
             at -= (1.0 - uniform).ln() / rate;
         }
-        let prompt = (0..size.prompt).map(|_| ids.start + (rng.next_u64() % num_ids) as u32).collect();
-        Planned { arrives: Duration::from_secs_f64(at), prompt, new_tokens: size.new }
+        let prompt = prompts.draw(size.prompt, &mut rng)?;
+        Ok(Planned { arrives: Duration::from_secs_f64(at), prompt, new_tokens: size.new })
     });
-    Ok(planned.collect())
+    planned.collect()
 }
 
 #[cfg(test)]
@@ -83,7 +112,8 @@ mod tests {
     #[test]
     fn arrivals_of_an_open_loop_have_the_rate_and_the_spread_of_a_poisson_process() {
         let sizes = [Size { prompt: 3, new: 2 }, Size { prompt: 1, new: 5 }];
-        let found = plan(&sizes, 4000, Load::Rate(8.0), &(10..12), 1).unwrap();
+        let drawn = Prompts::Drawn(10..12);
+        let found = plan(&sizes, 4000, Load::Rate(8.0), &drawn, 1).unwrap();
         let gaps: Vec<f64> = found.windows(2).map(|pair| (pair[1].arrives - pair[0].arrives).as_secs_f64()).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let deviation = (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
@@ -91,10 +121,23 @@ mod tests {
         assert!((mean * 8.0 - 1.0).abs() < 0.06 && (deviation * 8.0 - 1.0).abs() < 0.08, "{mean} {deviation}");
         assert_eq!((found[0].prompt.len(), found[1].prompt.len(), found[2].new_tokens), (3, 1, 2));
         assert!(found.iter().flat_map(|planned| &planned.prompt).all(|id| (10..12).contains(id)));
-        assert_eq!(plan(&sizes, 2, Load::Rate(8.0), &(10..12), 1).unwrap(), found[..2]);
-        let closed = plan(&sizes, 3, Load::Clients(2), &(10..12), 1).unwrap();
+        assert_eq!(plan(&sizes, 2, Load::Rate(8.0), &drawn, 1).unwrap(), found[..2]);
+        let closed = plan(&sizes, 3, Load::Clients(2), &drawn, 1).unwrap();
         assert!(closed.iter().all(|planned| planned.arrives.is_zero()));
-        assert!(plan(&sizes, 1, Load::Clients(2), &Range { start: 10, end: 9 }, 1).is_err());
+        let none = Prompts::Drawn(Range { start: 10, end: 9 });
+        assert!(plan(&sizes, 1, Load::Clients(2), &none, 1).is_err());
+    }
+
+    #[test]
+    fn prompts_of_a_text_are_parts_of_it() {
+        let text: Vec<u32> = (0..7).collect();
+        let sizes = [Size { prompt: 3, new: 1 }];
+        let found = plan(&sizes, 64, Load::Clients(2), &Prompts::Text(text.clone()), 1).unwrap();
+        let starts: std::collections::BTreeSet<u32> = found.iter().map(|planned| planned.prompt[0]).collect();
+        assert_eq!(starts.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert!(found.iter().all(|planned| text.windows(3).any(|part| part == planned.prompt)));
+        let short = plan(&sizes, 1, Load::Clients(2), &Prompts::Text(vec![1, 2]), 1).unwrap_err().to_string();
+        assert_eq!(short, "`--text` has 2 tokens, expected at least the 3 of a prompt");
     }
 
     #[test]
