@@ -1,6 +1,6 @@
 //! Calibrated exits of a model folder: reading, checking, and what they make of an engine.
 
-use crate::{model, output};
+use crate::{choice::choice, model, output};
 use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
@@ -24,13 +24,8 @@ pub struct ExitArgs {
     max_recursions: Option<usize>,
     /// Keys and values of skipped recursions; by default those of the calibration, else `latest`,
     /// `skip` for a routed model, `shared` for one with shared keys and values
-    #[arg(long, value_name = "POLICY", value_parser = parse_policy)]
+    #[arg(long, value_name = "POLICY", value_parser = choice::<SkippedKv>(SkippedKv::NAMES))]
     kv_policy: Option<SkippedKv>,
-}
-
-/// A policy by its name.
-pub fn parse_policy(name: &str) -> Result<SkippedKv, String> {
-    name.parse()
 }
 
 /// Exits of a generation.

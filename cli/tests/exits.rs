@@ -119,7 +119,9 @@ fn what_cannot_be_calibrated_is_refused() {
     assert!(refused(&format!("calibrate looped {text} --confidence 0")).contains("`--confidence` is `0`"));
     assert!(refused(&format!("calibrate looped {text} --kv-policy shared")).contains("needs `kv_sharing: shared`"));
     assert!(refused("calibrate looped --text text/heldout.jsonl").contains("has 3 documents"));
-    assert!(refused(&format!("calibrate looped {text} --rule luck")).contains("unknown exit rule `luck`"));
+    assert!(
+        refused(&format!("calibrate looped {text} --rule luck")).contains("invalid value 'luck' for '--rule <RULE>'")
+    );
     place.retie("convert base --recursions 2 --sharing sequence --init average -o sequence").ok();
     assert!(refused(&format!("calibrate sequence {text}")).contains("`sequence` has no early exits"));
     assert!(

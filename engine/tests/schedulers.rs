@@ -28,7 +28,7 @@ fn recursive() -> Vec<(&'static str, CausalLm)> {
     let own = RecursionConfig {
         lora: Some(LoraConfig { relax: Relax::Dora, ..LoraConfig::uniform(2) }),
         share_norms: false,
-        extras: [DepthExtra::LoopEmbedding, DepthExtra::LoopNorm, DepthExtra::ResidualScale].into(),
+        extras: DepthExtra::ALL.into(),
         ..cycle.clone()
     };
     let whole = RecursionConfig { prelude: None, coda: None, lora: None, ..cycle.clone() };

@@ -2,6 +2,7 @@
 
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
+    choice::choice,
     error::Status,
     exits,
     model::{self, TextModel},
@@ -42,13 +43,12 @@ pub struct Calibrate {
     /// Procedure: `betting`, `learn_then_test`, or `conformal`, which bounds the expected loss
     #[arg(long, value_name = "PROCEDURE", default_value = "betting", value_parser = parse::<RiskProcedure>)]
     procedure: RiskProcedure,
-    /// Rule by which tokens leave: probe, probability, margin, entropy, agreement, change; router,
-    /// for expert choice
-    #[arg(long, value_name = "RULE", default_value = "probe", value_parser = parse::<ExitRuleKind>)]
+    /// Rule by which tokens leave; `router` is for expert choice
+    #[arg(long, value_name = "RULE", default_value = "probe", value_parser = choice::<ExitRuleKind>(ExitRuleKind::NAMES))]
     rule: ExitRuleKind,
-    /// Keys and values of skipped recursions: skip, latest, propagate, recompute, shared; by
-    /// default `latest`, `skip` for a routed model, `shared` for one with shared keys and values
-    #[arg(long, value_name = "POLICY", value_parser = exits::parse_policy)]
+    /// Keys and values of skipped recursions; by default `latest`, `skip` for a routed model,
+    /// `shared` for one with shared keys and values
+    #[arg(long, value_name = "POLICY", value_parser = choice::<SkippedKv>(SkippedKv::NAMES))]
     kv_policy: Option<SkippedKv>,
     /// Use at most N documents of a text
     #[arg(long, value_name = "N", default_value_t = 240, value_parser = clap::value_parser!(u64).range(12..))]

@@ -2,7 +2,7 @@
 
 use crate::{args::JsonArgs, command::enlarge::Enlargement, error::Status, model};
 use clap::Args;
-use retie_config::{MechanismAt, StepTable, document, steps_with};
+use retie_config::{Mechanism, MechanismAt, StepTable, document, steps_with};
 use retie_convert::{ConvertError, InsertOptions, insert};
 use std::path::PathBuf;
 
@@ -13,10 +13,7 @@ pub struct Insert {
     /// A recursive model: the folder that `retie convert` or `retie uptrain` wrote
     #[arg(value_name = "MODEL")]
     model: String,
-    /// A mechanism with its parameters, and the recursions that get it (from 0, without any all),
-    /// e.g. `hai`, `nll:ratio=0.25`, `sliced:groups=8@1`. One of: sliced, descriptor, none,
-    /// gnconv, silu_dra, dra, snake, coefficients, hai, nll, dense
-    #[arg(long, value_name = "MECHANISM", required_unless_present = "steps")]
+    #[arg(long, value_name = "MECHANISM", required_unless_present = "steps", help = help_of_with())]
     with: Vec<MechanismAt>,
     /// A YAML file with the whole table, `steps:`, a row for each recursion or one for all
     #[arg(long, value_name = "FILE", conflicts_with = "with")]
@@ -33,6 +30,15 @@ pub struct Insert {
     output: PathBuf,
     #[command(flatten)]
     json: JsonArgs,
+}
+
+/// Help of `--with`, with the name of every mechanism.
+fn help_of_with() -> String {
+    format!(
+        "A mechanism with its parameters, and the recursions that get it (from 0, without any all), e.g. `hai`, \
+         `nll:ratio=0.25`, `sliced:groups=8@1`. One of: {}",
+        Mechanism::NAMES.join(", ")
+    )
 }
 
 impl Insert {
