@@ -33,6 +33,9 @@ const TOKENS: usize = 13;
 /// Decoding against the whole pass, relative to the largest logit: f32 sums in two orders over six
 /// depths of random weights.
 const DECODED: f32 = 2e-5;
+/// The same with gated convolutions, which multiply up to four projections of a token: relative
+/// errors add up, and 3.6e-5 was measured.
+const DECODED_GATED: f32 = 6e-5;
 
 fn recursion() -> RecursionConfig {
     RecursionConfig::new(2, Sharing::Cycle, Init::Average)
@@ -81,7 +84,8 @@ fn decoded(model: &CausalLm, row: &[u32], prompt: usize) -> Vec<f32> {
 fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
     let scale = expected.iter().fold(1.0f32, |max, x| max.max(x.abs()));
     let (max, _) = differences(found, expected);
-    assert!(max <= DECODED * scale, "{what}: differs by {max}, the largest is {scale}");
+    let bound = if what.contains("gnconv") { DECODED_GATED } else { DECODED };
+    assert!(max <= bound * scale, "{what}: differs by {max}, the largest is {scale}");
 }
 
 #[test]

@@ -91,10 +91,13 @@ pub fn generate(model: &TextModel, prompt: usize, new: usize, rounds: usize) -> 
 /// Median seconds of a pass over one token of each of `rows` sequences, of `count` passes behind
 /// prompts of `prompt` tokens.
 pub fn pass(model: &TextModel, rows: usize, prompt: usize, count: usize) -> anyhow::Result<f64> {
-    let context = prompt + count + 1;
-    let options = EngineOptions { num_slots: rows, context, max_step_tokens: rows.max(512) };
+    const PROMPT_TOKENS: usize = 512;
+    let max_step_tokens = rows + PROMPT_TOKENS;
+    // Sequences whose prompts are read first go on while the others are read.
+    let new_tokens = count + 1 + (rows * prompt).div_ceil(PROMPT_TOKENS);
+    let options = EngineOptions { num_slots: rows, context: prompt + new_tokens, max_step_tokens };
     let mut engine = Engine::new(model.model.clone(), options)?;
-    let stop = StopConditions { max_new_tokens: Some(count + 1), ..StopConditions::default() };
+    let stop = StopConditions { max_new_tokens: Some(new_tokens), ..StopConditions::default() };
     let tokens = ids(model, prompt + rows);
     for row in 0..rows {
         let prompt = tokens[row..row + prompt].to_vec();
@@ -103,13 +106,13 @@ pub fn pass(model: &TextModel, rows: usize, prompt: usize, count: usize) -> anyh
     while engine.num_unread_prompt_tokens() > 0 {
         engine.step();
     }
-    let mut seconds = Vec::new();
-    while !engine.is_idle() {
+    let seconds = (0..count).map(|_| {
         let start = Instant::now();
-        engine.step();
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    Ok(middle(seconds))
+        let read = engine.step().len();
+        assert_eq!(read, rows, "sequences in a pass");
+        start.elapsed().as_secs_f64()
+    });
+    Ok(middle(seconds.collect()))
 }
 
 /// Measured decoding of a batch of given tokens.

@@ -1,4 +1,4 @@
-//! Products of up to eight rows with many others; each of the many is read once for all.
+//! Products of few rows with many others; each of the many is read once for all.
 //!
 //! The kernels use pulp's vector types explicitly. The compiler does not reliably vectorise a loop
 //! over that many accumulators: it depends on their number.
@@ -6,15 +6,18 @@
 use super::simd::{Scalar, dot, vectorised};
 use pulp::{Arch, Simd, WithSimd};
 
-/// Maximum number of rows. One vector accumulator per row stays in registers.
+/// Maximum number of rows that are met at once. One vector accumulator per row stays in registers.
 pub const MOST_ROWS: usize = 8;
 
-/// Dot products of every `y` with each row of `x [M, len]`: `out [ys, M] ← Σ x·y`.
+/// Dot products of every `y` with each row of `x [M, len]`: `out [ys, M] ← Σ x·y`. More than
+/// [`MOST_ROWS`] rows are met in equal parts, one after the other.
 ///
 /// # Panics
-/// When `x` has no rows or more than [`MOST_ROWS`], or a `y` is shorter than `len`.
+/// When `x` has no rows, or a `y` is shorter than `len`.
 pub fn few_dots<'y, T: Scalar + 'y>(out: &mut [f32], x: &[f32], len: usize, ys: impl Iterator<Item = &'y [T]>) {
-    match x.len() / len {
+    let rows = x.len() / len;
+    assert!(rows > 0, "no rows, expected at least 1");
+    match rows.div_ceil(rows.div_ceil(MOST_ROWS)) {
         1 => vectorised(
             #[inline(always)]
             || {
@@ -31,8 +34,7 @@ pub fn few_dots<'y, T: Scalar + 'y>(out: &mut [f32], x: &[f32], len: usize, ys: 
         5 => run::<5, T>(out, x, len, ys),
         6 => run::<6, T>(out, x, len, ys),
         7 => run::<7, T>(out, x, len, ys),
-        8 => run::<8, T>(out, x, len, ys),
-        rows => panic!("{rows} rows, expected 1 to {MOST_ROWS}"),
+        _ => run::<8, T>(out, x, len, ys),
     }
 }
 
@@ -42,14 +44,66 @@ fn run<'y, const ROWS: usize, T: Scalar + 'y>(
     len: usize,
     ys: impl Iterator<Item = &'y [T]>,
 ) {
-    let x = std::array::from_fn(|row| &x[row * len..(row + 1) * len]);
-    Arch::new().dispatch(Dots::<ROWS, _> { out, x, ys });
+    Arch::new().dispatch(Dots::<ROWS, _> { out, x, len, ys });
 }
 
+/// [`few_dots`] in parts of `ROWS` rows.
 struct Dots<'a, const ROWS: usize, Y> {
     out: &'a mut [f32],
-    x: [&'a [f32]; ROWS],
+    x: &'a [f32],
+    len: usize,
     ys: Y,
+}
+
+/// `ROWS` rows: their vectors that meet the same vector of a `y`, side by side, and the elements
+/// after the last whole vector. Rows that are missing in the last part are 0.
+struct Part<S: Simd, const ROWS: usize> {
+    columns: Vec<[S::f32s; ROWS]>,
+    rest: Vec<[f32; ROWS]>,
+}
+
+impl<S: Simd, const ROWS: usize> Part<S, ROWS> {
+    #[inline(always)]
+    fn new(simd: S, x: &[f32], len: usize) -> Self {
+        let width = size_of::<S::f32s>() / size_of::<f32>();
+        let mut columns = vec![[simd.splat_f32s(0.0); ROWS]; len / width];
+        let mut rest = vec![[0.0; ROWS]; len % width];
+        for (row, x) in x.chunks_exact(len).enumerate() {
+            let (vectors, elements) = S::as_simd_f32s(x);
+            for (column, vector) in columns.iter_mut().zip(vectors) {
+                column[row] = *vector;
+            }
+            for (column, element) in rest.iter_mut().zip(elements) {
+                column[row] = *element;
+            }
+        }
+        Self { columns, rest }
+    }
+
+    /// Dot products of all rows with each of `ys`.
+    #[inline(always)]
+    fn dots<const YS: usize>(&self, simd: S, ys: [(&[S::f32s], &[f32]); YS]) -> [[f32; ROWS]; YS] {
+        let mut sums = [[simd.splat_f32s(0.0); ROWS]; YS];
+        let num_vectors = self.columns.len();
+        let vectors = ys.map(|(vectors, _)| &vectors[..num_vectors]);
+        for (at, column) in self.columns.iter().enumerate() {
+            for y in 0..YS {
+                let vector = vectors[y][at];
+                for row in 0..ROWS {
+                    sums[y][row] = simd.mul_add_f32s(column[row], vector, sums[y][row]);
+                }
+            }
+        }
+        let mut dots = [[0.0; ROWS]; YS];
+        for y in 0..YS {
+            for row in 0..ROWS {
+                let rest = self.rest.iter().zip(ys[y].1);
+                dots[y][row] =
+                    rest.fold(simd.reduce_sum_f32s(sums[y][row]), |sum, (column, element)| sum + column[row] * element);
+            }
+        }
+        dots
+    }
 }
 
 impl<'y, const ROWS: usize, T: Scalar + 'y, Y: Iterator<Item = &'y [T]>> WithSimd for Dots<'_, ROWS, Y> {
@@ -57,28 +111,36 @@ impl<'y, const ROWS: usize, T: Scalar + 'y, Y: Iterator<Item = &'y [T]>> WithSim
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { out, x, ys } = self;
-        let len = x[0].len();
-        let x = x.map(|x| S::as_simd_f32s(x));
-        // Vectors of all rows that meet the same vector of a `y`, side by side.
-        let mut columns = vec![[simd.splat_f32s(0.0); ROWS]; x[0].0.len()];
-        for row in 0..ROWS {
-            for (column, vector) in columns.iter_mut().zip(x[row].0) {
-                column[row] = *vector;
-            }
-        }
-        let mut wide = vec![0.0; len];
-        for (out, y) in out.as_chunks_mut::<ROWS>().0.iter_mut().zip(ys) {
-            let (y, y_rest) = S::as_simd_f32s(T::as_f32s(&y[..len], &mut wide));
-            let mut sums = [simd.splat_f32s(0.0); ROWS];
-            for (column, y) in columns.iter().zip(y) {
-                for row in 0..ROWS {
-                    sums[row] = simd.mul_add_f32s(column[row], *y, sums[row]);
+        let Self { out, x, len, mut ys } = self;
+        let rows = x.len() / len;
+        let parts: Vec<_> = x.chunks(ROWS * len).map(|x| Part::<S, ROWS>::new(simd, x, len)).collect();
+        let mut wide = [(); 2].map(|()| vec![0.0; len]);
+        let [first_wide, second_wide] = &mut wide;
+        let mut outs = out.chunks_exact_mut(rows);
+        // Two of the many at a time, where there are registers for their sums: then a vector of `x`
+        // is read once for both. With fewer rows the memory is what limits.
+        let pairs = ROWS > 4 && S::REGISTER_COUNT >= 32;
+        while let Some(first) = ys.next() {
+            let first = S::as_simd_f32s(T::as_f32s(&first[..len], first_wide));
+            let second = if pairs { ys.next() } else { None };
+            match second {
+                Some(second) => {
+                    let second = S::as_simd_f32s(T::as_f32s(&second[..len], second_wide));
+                    let (Some(one), Some(other)) = (outs.next(), outs.next()) else { return };
+                    let outs = one.chunks_mut(ROWS).zip(other.chunks_mut(ROWS));
+                    for (part, (one, other)) in parts.iter().zip(outs) {
+                        let dots = part.dots(simd, [first, second]);
+                        one.copy_from_slice(&dots[0][..one.len()]);
+                        other.copy_from_slice(&dots[1][..other.len()]);
+                    }
                 }
-            }
-            for row in 0..ROWS {
-                let rest = x[row].1.iter().zip(y_rest);
-                out[row] = rest.fold(simd.reduce_sum_f32s(sums[row]), |sum, (x, y)| sum + x * y);
+                None => {
+                    let Some(one) = outs.next() else { return };
+                    for (part, one) in parts.iter().zip(one.chunks_mut(ROWS)) {
+                        let dots = part.dots(simd, [first]);
+                        one.copy_from_slice(&dots[0][..one.len()]);
+                    }
+                }
             }
         }
     }
@@ -181,7 +243,7 @@ mod tests {
         for len in [1, 7, 16, 100] {
             let ys = counted(5 * len);
             let narrow: Vec<bf16> = ys.iter().map(|y| bf16::from_f32(*y)).collect();
-            for rows in 1..=MOST_ROWS {
+            for rows in (1..=MOST_ROWS).chain([9, 16, 17, 31]) {
                 let x = counted(rows * len);
                 let sum = |y: usize, row: usize| (0..len).map(|i| x[row * len + i] * ys[y * len + i]).sum();
                 let expected: Vec<f32> = (0..5 * rows).map(|at| sum(at / rows, at % rows)).collect();

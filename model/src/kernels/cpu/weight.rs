@@ -5,7 +5,7 @@
 //! same results as equal f32 weights, except for the order of the sums.
 
 use super::{
-    few::{MOST_ROWS, few_dots},
+    few::few_dots,
     matmul::{Matrix, add_product, product, write_columns, write_product},
     simd::{Scalar, vectorised},
     tensor::{bf16_values, values},
@@ -18,6 +18,11 @@ use half::bf16;
 use rayon::prelude::*;
 use std::{borrow::Cow, ops::Range};
 
+/// Rows up to which every weight is read once for all of them, straight from memory, in f32: more
+/// are faster as a product of blocks, which copies the weight first (docs/log.md).
+const FEW_ROWS: usize = 16;
+/// The same for a bf16 weight, which a product of blocks widens first.
+const FEW_ROWS_OF_BF16: usize = 32;
 /// Maximum number of weight elements per task.
 const TASK_ELEMENTS: usize = 1 << 15;
 /// Elements of a bf16 weight that are widened at once: 1 MiB of f32.
@@ -63,7 +68,7 @@ impl<'a> Weight<'a> {
 
     /// Linear `x·Wᵀ`: `x [M, in]` → `[M, out]`.
     pub fn apply(self, x: Matrix<'_>) -> Vec<f32> {
-        if let (Values::F32(values), true) = (self.values, x.rows() > MOST_ROWS) {
+        if let (Values::F32(values), true) = (self.values, x.rows() > FEW_ROWS) {
             return product(x, Matrix::new(values, [self.out, self.input]).t());
         }
         let mut y = vec![0.0; x.rows() * self.out];
@@ -75,8 +80,8 @@ impl<'a> Weight<'a> {
     pub fn write_apply(self, y: &mut [f32], x: Matrix<'_>) {
         assert_eq!((x.cols(), y.len()), (self.input, x.rows() * self.out), "sizes of a linear");
         match (self.values, x.dense()) {
-            (Values::F32(weight), Some(x)) if x.len() <= MOST_ROWS * self.input => self.few_rows(y, x, weight),
-            (Values::Bf16(weight), Some(x)) if x.len() <= MOST_ROWS * self.input => self.few_rows(y, x, weight),
+            (Values::F32(weight), Some(x)) if x.len() <= FEW_ROWS * self.input => self.few_rows(y, x, weight),
+            (Values::Bf16(weight), Some(x)) if x.len() <= FEW_ROWS_OF_BF16 * self.input => self.few_rows(y, x, weight),
             (Values::F32(weight), _) => write_product(y, x, Matrix::new(weight, [self.out, self.input]).t()),
             (Values::Bf16(weight), _) => self.in_panels(y, x, weight),
         }
@@ -85,7 +90,7 @@ impl<'a> Weight<'a> {
     /// Adds a linear: `y ← y + x·Wᵀ`.
     pub fn add_apply(self, y: &mut [f32], x: Matrix<'_>) {
         match self.values {
-            Values::F32(weight) if x.rows() > MOST_ROWS => {
+            Values::F32(weight) if x.rows() > FEW_ROWS => {
                 add_product(y, x, Matrix::new(weight, [self.out, self.input]).t());
             }
             _ => {
@@ -171,6 +176,8 @@ mod tests {
             [1, 600, 700],
             [4, 600, 700],
             [8, 600, 700],
+            [16, 600, 700],
+            [29, 600, 700],
             [40, 600, 700],
         ];
         for [rows, input, out] in sizes {
