@@ -118,8 +118,9 @@ impl<'y, const ROWS: usize, T: Scalar + 'y, Y: Iterator<Item = &'y [T]>> WithSim
         let [first_wide, second_wide] = &mut wide;
         let mut outs = out.chunks_exact_mut(rows);
         // Two of the many at a time, where there are registers for their sums: then a vector of `x`
-        // is read once for both. With fewer rows the memory is what limits.
-        let pairs = ROWS > 4 && S::REGISTER_COUNT >= 32;
+        // is read once for both. With few rows of f32 the memory is what limits.
+        let computes = parts.len() > 1 || size_of::<T>() < size_of::<f32>();
+        let pairs = ROWS > 4 && computes && S::REGISTER_COUNT >= 32;
         while let Some(first) = ys.next() {
             let first = S::as_simd_f32s(T::as_f32s(&first[..len], first_wide));
             let second = if pairs { ys.next() } else { None };
