@@ -252,7 +252,7 @@ fn own_text<E>(
             // The row of the last given token is what the first new one was chosen from.
             let start = tokens.len() - 1;
             tokens.extend(new);
-            scorer.passages(&tokens).reference.from_row(start)
+            scorer.passages(&tokens).reference.measured_from(start)
         })
         .collect())
 }

@@ -170,7 +170,7 @@ impl Reference {
     }
 
     /// The reference without its first `start` rows, of which one has to be left.
-    pub fn from_row(self, start: usize) -> Self {
+    pub fn measured_from(self, start: usize) -> Self {
         assert!(start < self.nll.len(), "a document has {} rows, and none is left from {start} on", self.nll.len());
         Self { start, ..self }
     }
