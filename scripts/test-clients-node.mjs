@@ -48,7 +48,7 @@ assert.equal(said, whole.choices[0].message.content);
 assert.ok(said.length > 0);
 check("a chat, whole and in pieces");
 
-const stopped = await client.completions.create({ ...greedy, max_tokens: 400, stream: true });
+const stopped = await client.completions.create({ ...greedy, max_tokens: 240, stream: true });
 for await (const chunk of stopped) {
     assert.equal(chunk.choices.length, 1);
     stopped.controller.abort();
