@@ -185,7 +185,7 @@ pub fn calibrate_exits<E>(
         .flat_map(|(_, documents)| *documents)
         .map(|document| {
             steps.advance();
-            scorer.passages(document).reference
+            scorer.whole(document)
         })
         .collect();
     let other_references: Vec<&Reference> = other_references.iter().collect();
@@ -252,7 +252,7 @@ fn own_text<E>(
             // The row of the last given token is what the first new one was chosen from.
             let start = tokens.len() - 1;
             tokens.extend(new);
-            scorer.passages(&tokens).reference.measured_from(start)
+            scorer.whole(&tokens).measured_from(start)
         })
         .collect())
 }

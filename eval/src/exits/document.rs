@@ -93,6 +93,12 @@ impl ExitScorer<'_> {
         Passages { reference, states, losses, counts, agrees }
     }
 
+    /// Runs `tokens`, two or more, through the whole stack alone.
+    pub fn whole(&self, tokens: &[u32]) -> Reference {
+        let (hidden, _) = self.begin(tokens).finish();
+        self.reference(tokens, first(hidden, tokens.len() - 1))
+    }
+
     /// Runs a document with exits of `rule` at `threshold`, under the policy `kv`.
     pub fn served(&self, reference: &Reference, exits: (&ExitRule, retie_config::SkippedKv), threshold: f64) -> Served {
         let (tokens, count) = (&reference.tokens, reference.nll.len());

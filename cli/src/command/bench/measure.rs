@@ -1,7 +1,7 @@
 //! Timings of `retie bench` in seconds: the median of several rounds after one warm-up round.
 
 use crate::model::TextModel;
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use retie_engine::{Engine, EngineOptions, Request, StopConditions};
 use retie_model::{CausalLm, kernels::linear};
@@ -109,10 +109,11 @@ pub fn pass(model: &TextModel, rows: usize, prompt: usize, count: usize) -> anyh
     let seconds = (0..count).map(|_| {
         let start = Instant::now();
         let read = engine.step().len();
-        assert_eq!(read, rows, "sequences in a pass");
-        start.elapsed().as_secs_f64()
+        let seconds = start.elapsed().as_secs_f64();
+        ensure!(read == rows, "a pass read {read} of {rows} sequences: the others have failed");
+        Ok(seconds)
     });
-    Ok(middle(seconds.collect()))
+    Ok(middle(seconds.collect::<anyhow::Result<_>>()?))
 }
 
 /// Measured decoding of a batch of given tokens.
