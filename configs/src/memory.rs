@@ -4,33 +4,33 @@
 //! What a backward pass holds for each row of a micro-batch, in elements (`D` hidden size, `Q` and
 //! `K` widths of queries and of keys, `F` intermediate size, `r` ranks, `N` heads, `T` tokens):
 //!
-//! | | fused kernels (CPU) | plain operations (GPU) |
+//! | | CPU | GPU |
 //! |---|---|---|
-//! | each depth: residual stream and norms | `6 D` | `6 D` |
-//! | q, k, v and the output of attention | `2 Q + 2 K` | `4 Q + K`, by head; scores `3 N T` |
-//! | MLP | `2 F` | `5 F` |
+//! | each depth: residual stream and norms | `6 D` | `4 D` |
+//! | q, k, v and the output of attention | `2 Q + 2 K` | `2 Q + 2 K` |
+//! | MLP | `2 F` | `2 F` |
 //! | LoRA, where it is not merged | `Σ r` | `Σ r` |
 //! | DoRA: outputs of linears before they are rescaled | `Σ out` | `Σ out` |
 //! | once: gradients within a depth | `2 D + 6 F` | `2 D + 6 F` |
 //!
 //! Shared weights that are trained are merged with their LoRA at each depth, from a number of rows
-//! on that makes it cheaper ([`merges`]). Plain operations keep the sums, a weight for each,
-//! whatever the number of rows; fused kernels compute them again.
+//! on that makes it cheaper ([`merges`]). A GPU keeps the sums, a weight for each, whatever the
+//! number of rows; the CPU computes them again.
 //!
-//! The counts of the left column are those of the kernels but for `2 D` a depth and what is held
-//! once, which were fitted to measured peaks (docs/results/planning.md). Those of the right column
-//! are counted, not measured.
+//! The counts are those of the kernels but for `2 D` a depth on the CPU and what is held once,
+//! which were fitted to measured peaks (docs/results/planning.md); those of a GPU are 10 % above
+//! the one peak that a dry run has (docs/results/gpu.md).
 
 use crate::{DepthAssignment, ModelConfig, Relax};
 use std::ops::Range;
 
-/// Kernels of a device.
+/// Kernels of a kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernels {
-    /// Hand-written ones, which recompute what is cheap: the CPU.
-    Fused,
-    /// Plain operations, which keep every intermediate result and the scores of attention: GPUs.
-    Plain,
+    /// Those of the CPU.
+    Cpu,
+    /// Those in CubeCL.
+    Gpu,
 }
 
 /// A micro-batch, and how its backward pass is made.
@@ -77,13 +77,11 @@ impl ModelConfig {
 
     fn activations_of_depth(&self, step: &DepthAssignment, shape: MicroBatchShape) -> f64 {
         let (d, q, k, f) = (self.hidden_size, self.query_size(), self.key_value_size(), self.intermediate_size);
-        let stack = match shape.kernels {
-            Kernels::Fused => 6 * d + 2 * q + 2 * k + 2 * f,
-            Kernels::Plain => {
-                let scores = 3 * self.num_attention_heads * shape.sequence_length;
-                6 * d + 4 * q + k + 5 * f + scores
-            }
+        let stream = match shape.kernels {
+            Kernels::Cpu => 6 * d,
+            Kernels::Gpu => 4 * d,
         };
+        let stack = stream + 2 * q + 2 * k + 2 * f;
         let map = self.share_map();
         let Some(lora) = self.lora_at(step, &map) else { return stack as f64 };
         let own = |(projection, size): (_, [usize; 2])| {
@@ -99,7 +97,7 @@ impl ModelConfig {
     /// recursion.
     #[must_use]
     pub fn merged_elements(&self, shape: MicroBatchShape) -> usize {
-        if shape.kernels == Kernels::Fused {
+        if shape.kernels == Kernels::Cpu {
             return 0;
         }
         let map = self.share_map();

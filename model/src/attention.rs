@@ -3,9 +3,9 @@
 
 use crate::{
     at_depths::AtDepths,
-    kernels::{self, Layout, Scoring},
+    kernels::{self, Layout, QkvAttention, Scoring},
     kv::{KeysValues, KvSource},
-    linear::{Linear, LinearAtDepth},
+    linear::{Linear, LinearAtDepth, forward_together},
     norm::{Norm, normalised},
     rope::RopeFrequencies,
     row_context::RowContext,
@@ -60,19 +60,29 @@ impl Attention {
         let AttentionContext { config, kind, rows, own } = context;
         let [num_rows, _] = x.dims();
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let q = self.q_proj.forward(x.clone(), &depth.part(|depth| &depth.q_proj));
+        if let Some(out) = self.fused(&x, depth, context, &kv) {
+            return out;
+        }
+        let q_proj = (&self.q_proj, depth.part(|depth| &depth.q_proj));
+        let (q, made) = if kv.is_made() {
+            let [k_proj, v_proj] = self.kv_proj(depth);
+            let [q, k, v] = forward_together(x, [q_proj, k_proj, v_proj]);
+            (q, Some([k, v]))
+        } else {
+            let [q] = forward_together(x, [q_proj]);
+            (q, None)
+        };
         let q = context.prepare(q, heads, &self.q_norm, &depth.part(|depth| &depth.q_norm)); // [B, T, N, H]
-        let make = || self.keys_values(x, depth, context);
+        let make = || match made {
+            Some(kv) => self.prepared(kv, depth, context),
+            None => unreachable!("keys and values are made where their source asks for it"),
+        };
         let keys = |x: Tensor<2>| {
             let [rows, _] = x.dims();
             x.reshape([rows, kv_heads, config.head_dim]) // [S, K, H]
         };
         let q = q.reshape([num_rows, heads, config.head_dim]);
-        let scoring = Scoring {
-            scale: (1.0 / config.anatomy.query_pre_attn_scalar.sqrt()) as f32,
-            softcap: config.anatomy.attn_logit_softcapping.map(|cap| cap as f32),
-            window: kind.window,
-        };
+        let scoring = context.scoring();
         let attend = |q: Tensor<3>, [k, v]: KeysValues, layout: &Layout| {
             kernels::attention(q, keys(k), keys(v), layout, scoring) // [M, N, H]
         };
@@ -97,6 +107,36 @@ impl Attention {
         out.reshape([num_rows, config.query_size()])
     }
 
+    /// [`Attention::mix`] in the kernels of the device from projections to attention, where it has
+    /// such and nothing comes between.
+    fn fused(
+        &self,
+        x: &Tensor<2>,
+        depth: &AtDepths<'_, AttentionAtDepth>,
+        context: AttentionContext<'_>,
+        kv: &KvSource<'_>,
+    ) -> Option<Tensor<2>> {
+        let AttentionContext { config, kind, rows, own } = context;
+        let joins = kernels::joins_linears(&x.device());
+        if !joins || own.is_some() || !kv.is_own() || config.anatomy.qk_norm.is_some() {
+            return None;
+        }
+        let angles = &rows.angles[kind.rope?];
+        let [num_rows, _] = x.dims();
+        let qkv = [
+            self.q_proj.part(&depth.part(|depth| &depth.q_proj), num_rows)?,
+            self.k_proj.part(&depth.part(|depth| &depth.k_proj), num_rows)?,
+            self.v_proj.part(&depth.part(|depth| &depth.v_proj), num_rows)?,
+        ];
+        let how = QkvAttention {
+            heads: [config.num_attention_heads, config.num_key_value_heads],
+            angles: [&angles.cos, &angles.sin],
+            layout: &rows.layout,
+            scoring: context.scoring(),
+        };
+        kernels::qkv_attention(x, &qkv, how)
+    }
+
     /// Keys and values of `x [M, D]`, `[M, K·H]` each.
     pub(crate) fn keys_values(
         &self,
@@ -104,16 +144,39 @@ impl Attention {
         depth: &AtDepths<'_, AttentionAtDepth>,
         context: AttentionContext<'_>,
     ) -> KeysValues {
-        let ([num_rows, _], config) = (x.dims(), context.config);
-        let k = self.k_proj.forward(x.clone(), &depth.part(|depth| &depth.k_proj));
+        let kv = forward_together(x, self.kv_proj(depth));
+        self.prepared(kv, depth, context)
+    }
+
+    fn kv_proj<'a>(&'a self, depth: &AtDepths<'a, AttentionAtDepth>) -> [(&'a Linear, AtDepths<'a, LinearAtDepth>); 2] {
+        let (k, v) = (depth.part(|depth| &depth.k_proj), depth.part(|depth| &depth.v_proj));
+        [(&self.k_proj, k), (&self.v_proj, v)]
+    }
+
+    /// Keys with QK norm and rotary embedding, and values, from the projections of both.
+    fn prepared(
+        &self,
+        [k, v]: KeysValues,
+        depth: &AtDepths<'_, AttentionAtDepth>,
+        context: AttentionContext<'_>,
+    ) -> KeysValues {
+        let ([num_rows, _], config) = (k.dims(), context.config);
         let own = depth.part(|depth| &depth.k_norm);
         let k = context.prepare(k, config.num_key_value_heads, &self.k_norm, &own); // [B, T, K, H]
-        let v = self.v_proj.forward(x, &depth.part(|depth| &depth.v_proj)); // [M, K·H]
         [k.reshape([num_rows, config.key_value_size()]), v]
     }
 }
 
 impl AttentionContext<'_> {
+    fn scoring(self) -> Scoring {
+        let anatomy = &self.config.anatomy;
+        Scoring {
+            scale: (1.0 / anatomy.query_pre_attn_scalar.sqrt()) as f32,
+            softcap: anatomy.attn_logit_softcapping.map(|cap| cap as f32),
+            window: self.kind.window,
+        }
+    }
+
     /// QK norm (stored, or the depth's own) and rotary embedding: `[M, heads·H]` → `[B, T, heads,
     /// H]`.
     fn prepare(self, x: Tensor<2>, heads: usize, stored: &Option<Norm>, own: &AtDepths<'_, Option<Norm>>) -> Tensor<4> {

@@ -101,31 +101,46 @@ impl Block<'_> {
         }
         let gnconv = step.and_then(|step| step.gnconv.as_ref());
         let branch = gnconv.map(|gnconv| gnconv.forward(read.clone(), &rows.layout, kv.cache_mut()));
-        let attended = if step.is_some_and(|step| matches!(step.attention, Some(StepAttention::None))) {
+        let mixed = if step.is_some_and(|step| matches!(step.attention, Some(StepAttention::None))) {
             None
         } else {
             let mixed = self.mix(read, rows, kv);
             if stops(&mut observer, ProbePoint::Output, &mixed, &x) {
                 return x;
             }
-            Some(self.attention_output(mixed))
+            Some(mixed)
         };
-        let Some(attended) = [attended, branch].into_iter().flatten().reduce(kernels::add) else {
-            unreachable!("a row without attention has a branch")
-        };
-        let (x, read) = if self.config.anatomy.residual == Residual::Parallel {
-            let read = self.mlp_input(x.clone());
-            (self.add_attention(x, attended), read)
-        } else {
-            let x = self.add_attention(x, attended);
-            let read = self.mlp_input(x.clone());
-            (x, read)
+        let (x, read) = match (mixed, branch) {
+            (Some(mixed), None) if self.adds_as_it_is(|own| &own.extras.attention_scale) => {
+                let own = self.own.part(|own| &own.self_attn.o_proj);
+                let x = self.layer.self_attn.o_proj.forward_onto(mixed, &own, x);
+                let read = self.mlp_input(x.clone());
+                (x, read)
+            }
+            (mixed, branch) => {
+                let attended = mixed.map(|mixed| self.attention_output(mixed));
+                let Some(attended) = [attended, branch].into_iter().flatten().reduce(kernels::add) else {
+                    unreachable!("a row without attention has a branch")
+                };
+                if self.config.anatomy.residual == Residual::Parallel {
+                    let read = self.mlp_input(x.clone());
+                    (self.add_attention(x, attended), read)
+                } else {
+                    let x = self.add_attention(x, attended);
+                    let read = self.mlp_input(x.clone());
+                    (x, read)
+                }
+            }
         };
         if stops(&mut observer, ProbePoint::Mlp, &read, &x) {
             return x;
         }
         if observer.is_none() {
-            return self.leave(entered, x, self.feed_forward(read));
+            let is_plain = self.adds_as_it_is(|own| &own.extras.mlp_scale);
+            if is_plain && !self.own.any(|own| own.step.changes_output()) {
+                return self.feed_forward(read, Some(x));
+            }
+            return self.leave(entered, x, self.feed_forward(read, None));
         }
         let inner = self.inner(read);
         if stops(&mut observer, ProbePoint::Down, &inner, &x) {
@@ -150,6 +165,13 @@ impl Block<'_> {
                 .each_of([entered, x, addend], |own, [entered, x, addend]| leave(own, Some(entered), [x, addend])),
             None => self.own.each_of([x, addend], |own, x| leave(own, None, x)),
         }
+    }
+
+    /// Whether a branch is added to the residual stream as its last linear gives it, and the other
+    /// branch reads the sum.
+    fn adds_as_it_is(&self, scale: impl Fn(&DepthWeights) -> &Option<Param<Tensor<1>>>) -> bool {
+        let changes = |own: &DepthWeights| scale(own).is_some() || own.step.coefficients.is_some();
+        self.config.anatomy.residual == Residual::PreNorm && !self.own.any(changes)
     }
 
     fn add_attention(&self, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
@@ -232,11 +254,13 @@ impl Block<'_> {
         self.after_mlp(self.layer.mlp.down_proj.forward(inner, &self.own.part(|own| &own.mlp.down_proj)))
     }
 
-    /// Fused form of [`Block::inner`] followed by [`Block::mlp_output`].
-    fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
+    /// Fused form of [`Block::inner`] followed by [`Block::mlp_output`]; or, where the output is
+    /// added [as it is](Block::adds_as_it_is), its sum with the residual stream.
+    fn feed_forward(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
         let activation = self.own.part(|own| &own.step.activation);
-        let own = self.own.part(|own| &own.mlp);
-        self.after_mlp(self.layer.mlp.forward(x, &own, self.config.anatomy.mlp, &activation))
+        let (own, kind, is_sum) = (self.own.part(|own| &own.mlp), self.config.anatomy.mlp, residual.is_some());
+        let out = self.layer.mlp.forward(x, &own, kind, &activation, residual);
+        if is_sum { out } else { self.after_mlp(out) }
     }
 
     fn after_mlp(&self, out: Tensor<2>) -> Tensor<2> {

@@ -16,7 +16,7 @@ mod selected;
 
 use crate::{
     exit::Pending,
-    kernels::{Grid, Layout, RowCopy, Segment, write_rows},
+    kernels::{Grid, Layout, RowCopy, Segment, write_keys_values, write_rows},
 };
 use burn::tensor::{Device, Tensor};
 use retie_config::{DepthAssignment, KvSharing, Mechanism, ModelConfig, SkippedKv, StepConfig};
@@ -432,13 +432,14 @@ impl DepthCache<'_> {
         *self.state = self.state.take().map(|state| write_rows(state, rows, copies));
     }
 
-    /// Copies rows of `k`, `v` `[M, K·H]` into the buffers and returns the whole buffers.
-    pub(crate) fn write(&mut self, [k, v]: [Tensor<2>; 2], copies: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
+    /// Copies rows of keys and values, `[M, K·H]` each, into the buffers and returns the whole
+    /// buffers.
+    pub(crate) fn write(&mut self, rows: [Tensor<2>; 2], copies: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
         // Taken out, so that the buffers have one owner and are written in place.
-        let Some([keys, values]) = self.buffers.take() else {
+        let Some(buffers) = self.buffers.take() else {
             unreachable!("buffers are put back after every use");
         };
-        let buffers = [write_rows(keys, k, copies), write_rows(values, v, copies)];
+        let buffers = write_keys_values(buffers, rows, copies);
         *self.buffers = Some(buffers.clone());
         buffers
     }

@@ -113,6 +113,16 @@ impl DepthCaches<'_> {
 }
 
 impl<'a> KvSource<'a> {
+    /// Whether keys and values are those of the depth's rows, which nothing else reads.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Self::Computed { cache: None, kept: None })
+    }
+
+    /// Whether keys and values of the depth's rows are made.
+    pub(crate) fn is_made(&self) -> bool {
+        !matches!(self, Self::Reused(_))
+    }
+
     /// The cache, if keys and values are stored.
     pub(crate) fn cache_mut(&mut self) -> Option<&mut DepthCache<'a>> {
         match self {

@@ -14,7 +14,7 @@
 
 use crate::{
     at_depths::AtDepths,
-    kernels::{self, RowsLora},
+    kernels::{self, LinearPart, RowsLora},
 };
 use burn::{
     module::{Module, Param},
@@ -36,6 +36,24 @@ pub struct Linear {
 #[derive(Module, Debug)]
 pub struct Factor {
     pub weight: Param<Tensor<2>>,
+}
+
+/// [`Linear::forward`] of the same rows through several linears: of one depth without LoRA in one
+/// launch, on devices where launches count.
+pub(crate) fn forward_together<const N: usize>(
+    x: Tensor<2>,
+    linears: [(&Linear, AtDepths<'_, LinearAtDepth>); N],
+) -> [Tensor<2>; N] {
+    let parts: Option<Vec<_>> = linears.iter().map(|(linear, depths)| linear.without_lora(depths)).collect();
+    let Some(parts) = parts else {
+        return linears.map(|(linear, depths)| linear.forward(x.clone(), &depths));
+    };
+    let (weights, depths): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    let mut out = kernels::linears(x, weights).into_iter().zip(depths);
+    linears.map(|(linear, _)| match out.next() {
+        Some((out, depth)) => linear.add_bias(out, depth),
+        None => unreachable!("a result for each weight"),
+    })
 }
 
 /// Weights that one depth adds to the linear that it shares.
@@ -135,6 +153,56 @@ impl Linear {
             None => kernels::gated_linear(gate, up, activation, weight.val()),
         };
         self.add_bias(self.rescaled(out, depth), depth)
+    }
+
+    /// The weight and the depth of all rows, if the depth has no LoRA.
+    fn without_lora<'a>(&self, depths: &AtDepths<'a, LinearAtDepth>) -> Option<(Tensor<2>, &'a LinearAtDepth)> {
+        let depth = depths.one().filter(|depth| depth.lora().is_none())?;
+        let weight = self.weight.as_ref().filter(|_| self.precision == Precision::F32)?;
+        Some((weight.val(), depth))
+    }
+
+    /// The weight, if nothing else belongs to the linear at `depths`.
+    fn alone(&self, depths: &AtDepths<'_, LinearAtDepth>) -> Option<Tensor<2>> {
+        let (weight, depth) = self.without_lora(depths)?;
+        (self.bias.is_none() && depth.bias.is_none()).then_some(weight)
+    }
+
+    /// The product that this is for `rows` rows, if it is no more than that.
+    pub(crate) fn part(&self, depths: &AtDepths<'_, LinearAtDepth>, rows: usize) -> Option<LinearPart> {
+        let depth = depths.one()?;
+        let weight = self.weight.as_ref().filter(|_| self.precision == Precision::F32)?;
+        let adds = self.bias.is_some() || depth.bias.is_some() || depth.lora_magnitude_vector.is_some();
+        let lora = depth.lora();
+        let is_product = !adds && (lora.is_none() || self.merges(rows));
+        is_product.then(|| LinearPart { weight: weight.val(), lora })
+    }
+
+    /// [`Linear::forward`], added to `residual [M, out]`.
+    pub(crate) fn forward_onto(
+        &self,
+        x: Tensor<2>,
+        depths: &AtDepths<'_, LinearAtDepth>,
+        residual: Tensor<2>,
+    ) -> Tensor<2> {
+        match self.alone(depths) {
+            Some(weight) => kernels::linear_onto(x, weight, residual),
+            None => kernels::add(residual, self.forward(x, depths)),
+        }
+    }
+
+    /// [`Linear::forward_gated`], added to `residual [M, out]`.
+    pub(crate) fn forward_gated_onto(
+        &self,
+        [gate, up]: [Tensor<2>; 2],
+        activation: Activation,
+        depths: &AtDepths<'_, LinearAtDepth>,
+        residual: Tensor<2>,
+    ) -> Tensor<2> {
+        match self.alone(depths) {
+            Some(weight) => kernels::gated_linear_onto([gate, up], activation, weight, residual),
+            None => kernels::add(residual, self.forward_gated(gate, up, activation, depths)),
+        }
     }
 
     /// Whether LoRA is merged, `(W' + B A) x` in place of `W' x + B A x`: if `W'` is trained, so

@@ -3,11 +3,11 @@
 use crate::{
     at_depths::AtDepths,
     kernels,
-    linear::{Linear, LinearAtDepth},
+    linear::{Linear, LinearAtDepth, forward_together},
     steps::StepActivation,
 };
 use burn::{module::Module, tensor::Tensor};
-use retie_config::MlpKind;
+use retie_config::{Activation, MlpKind};
 
 /// MLP linears of a stored layer.
 #[derive(Module, Debug)]
@@ -26,22 +26,57 @@ pub struct MlpAtDepth {
 }
 
 impl Mlp {
-    /// Runs the MLP: `x [M, D]` → `[M, D]`, with the activation `own` of a depth that has one.
+    /// Runs the MLP: `x [M, D]` → `[M, D]`, with the activation `own` of a depth that has one;
+    /// added to a residual stream, if there is one.
     pub(crate) fn forward(
         &self,
         x: Tensor<2>,
         depth: &AtDepths<'_, MlpAtDepth>,
         kind: MlpKind,
         own: &AtDepths<'_, Option<StepActivation>>,
+        residual: Option<Tensor<2>>,
     ) -> Tensor<2> {
+        let down = depth.part(|depth| &depth.down_proj);
         match (&self.gate_proj, kind) {
             (Some(gate), MlpKind::Gated(activation)) if !own.any(Option::is_some) => {
-                let gate = gate.forward(x.clone(), &depth.part(|depth| &depth.gate_proj));
-                let up = self.up_proj.forward(x, &depth.part(|depth| &depth.up_proj));
-                self.down_proj.forward_gated(gate, up, activation, &depth.part(|depth| &depth.down_proj))
+                let gate = (gate, depth.part(|depth| &depth.gate_proj));
+                let up = (&self.up_proj, depth.part(|depth| &depth.up_proj));
+                if let Some(out) = self.fused(&x, [&gate, &up], activation, &down) {
+                    return match residual {
+                        Some(residual) => kernels::add(residual, out),
+                        None => out,
+                    };
+                }
+                let [gate, up] = forward_together(x, [gate, up]);
+                match residual {
+                    Some(residual) => self.down_proj.forward_gated_onto([gate, up], activation, &down, residual),
+                    None => self.down_proj.forward_gated(gate, up, activation, &down),
+                }
             }
-            _ => self.down_proj.forward(self.inner(x, depth, kind, own), &depth.part(|depth| &depth.down_proj)),
+            _ => {
+                let inner = self.inner(x, depth, kind, own);
+                match residual {
+                    Some(residual) => self.down_proj.forward_onto(inner, &down, residual),
+                    None => self.down_proj.forward(inner, &down),
+                }
+            }
         }
+    }
+
+    /// [`Mlp::forward`] in the kernels of the device for gate and up as one, where it has such.
+    fn fused(
+        &self,
+        x: &Tensor<2>,
+        gate_up: [&(&Linear, AtDepths<'_, LinearAtDepth>); 2],
+        activation: Activation,
+        down: &AtDepths<'_, LinearAtDepth>,
+    ) -> Option<Tensor<2>> {
+        if !kernels::joins_linears(&x.device()) {
+            return None;
+        }
+        let [rows, _] = x.dims();
+        let [gate, up] = gate_up.map(|(linear, depths)| linear.part(depths, rows));
+        kernels::gated_mlp(x, &[gate?, up?], activation, &self.down_proj.part(down, rows)?)
     }
 
     /// Input of `down_proj`: `x [M, D]` → `[M, F]`; `own` as for [`Mlp::forward`].

@@ -27,5 +27,5 @@ pub use log::{Baseline, HeldoutRouting, Logger, StepRow, read_metrics};
 pub use objective::Telemetry;
 pub use run::{
     Event, GroupEstimate, MODEL_DIR, Outcome, Resume, RunEstimate, RunMemory, RunModels, RunState, Spike, Stage,
-    StepSeconds, estimate, kernels, measure_step, run_memory, stages, step_operations, uptrain,
+    StepProbe, StepSeconds, estimate, kernels, measure_step, run_memory, stages, step_operations, uptrain,
 };

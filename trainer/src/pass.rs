@@ -29,7 +29,7 @@ use retie_config::LayerIndex;
 use retie_model::{
     CausalLm, EnteredStates, FirstRecursionKv, Forward, Logits, LoopEntry, Replay, RoutingDecision, RowContext,
     SelectionRule, TokenIds,
-    kernels::{Late, Layout},
+    kernels::{self, Late, Layout},
 };
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -341,8 +341,7 @@ pub fn backpropagate(
 
 /// Backward pass of the graph behind outputs with the given gradients.
 pub fn backward(outputs: impl IntoIterator<Item = (Tensor<2>, Tensor<2>)>) -> Graph {
-    // d(Σ x·g)/dx = g: the gradients go on into the graph.
-    let sums = outputs.into_iter().map(|(x, grad)| (x * Tensor::from_inner(grad)).sum());
+    let sums = outputs.into_iter().map(|(x, grad)| kernels::inject(x, grad));
     match sums.reduce(|a, b| a + b) {
         Some(sum) => sum.backward(),
         None => unreachable!("an output with a gradient"),

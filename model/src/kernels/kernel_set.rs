@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// Logits in memory at once, in elements: 64 MB of f32 each for student, teacher and early exit.
 pub const LOGITS_IN_FLIGHT: usize = 1 << 24;
 
+/// [`LOGITS_IN_FLIGHT`] of a GPU, most of which few rows leave idle.
+pub const GPU_LOGITS_IN_FLIGHT: usize = 4 * LOGITS_IN_FLIGHT;
+
 /// Operations of a decoder on one kind of device.
 pub trait KernelSet: Sync {
     /// Residual connection `x + y`, `[M, D]` each.
@@ -36,6 +39,27 @@ pub trait KernelSet: Sync {
     /// Linear `y = x·Wᵀ`: `x [M, in]`, `weight [out, in]` → `[M, out]`.
     fn linear(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         plain::linear(x, weight)
+    }
+
+    /// [`KernelSet::linear`] of the same rows with each of several weights.
+    fn linears(&self, x: Tensor<2>, weights: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+        weights.into_iter().map(|weight| self.linear(x.clone(), weight)).collect()
+    }
+
+    /// [`KernelSet::linear`] added to `residual [M, out]`.
+    fn linear_onto(&self, x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        self.add(residual, self.linear(x, weight))
+    }
+
+    /// [`KernelSet::gated_linear`] added to `residual [M, out]`.
+    fn gated_linear_onto(
+        &self,
+        [gate, up]: [Tensor<2>; 2],
+        activation: Activation,
+        weight: Tensor<2>,
+        residual: Tensor<2>,
+    ) -> Tensor<2> {
+        self.add(residual, self.gated_linear(gate, up, activation, weight))
     }
 
     /// Linear with LoRA, `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`: `a [rank, in]`, `b [out, rank]`.
@@ -136,6 +160,29 @@ pub trait KernelSet: Sync {
         plain::attention(q, k, v, layout, scoring)
     }
 
+    /// Whether the device has kernels for several linears as one: [`KernelSet::qkv_attention`] and
+    /// [`KernelSet::gated_mlp`].
+    fn joins_linears(&self) -> bool {
+        false
+    }
+
+    /// Rotary embedding and attention of the projections of `x [M, D]` → `[M, N·H]`, where the
+    /// device has kernels that go from one to the other.
+    fn qkv_attention(&self, _x: &Tensor<2>, _qkv: &[LinearPart; 3], _how: QkvAttention<'_>) -> Option<Tensor<2>> {
+        None
+    }
+
+    /// Gated MLP of `x [M, D]` → `[M, D]`, where the device has kernels for gate and up as one.
+    fn gated_mlp(
+        &self,
+        _x: &Tensor<2>,
+        _gate_up: &[LinearPart; 2],
+        _activation: Activation,
+        _down: &LinearPart,
+    ) -> Option<Tensor<2>> {
+        None
+    }
+
     /// Top-k of each sequence: the `active` rows with the highest `logits [n]`; see
     /// [`top_k`](super::top_k).
     fn top_k(&self, active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSet {
@@ -155,6 +202,16 @@ pub trait KernelSet: Sync {
     /// `buffer [S, D]` with rows of `values [M, D]` copied as `copies` says.
     fn write_rows(&self, buffer: Tensor<2>, values: Tensor<2>, copies: &Arc<[RowCopy]>) -> Tensor<2> {
         plain::write_rows(buffer, &values, copies)
+    }
+
+    /// [`KernelSet::write_rows`] of keys and of values, `[S, D]` and `[M, D]` each.
+    fn write_keys_values(
+        &self,
+        [keys, values]: [Tensor<2>; 2],
+        [k, v]: [Tensor<2>; 2],
+        copies: &Arc<[RowCopy]>,
+    ) -> [Tensor<2>; 2] {
+        [self.write_rows(keys, k, copies), self.write_rows(values, v, copies)]
     }
 
     /// Values and gradients of the losses at the head.
@@ -189,6 +246,12 @@ pub trait KernelSet: Sync {
         LOGITS_IN_FLIGHT
     }
 
+    /// Start of a backward pass at `x [M, D]` with a given gradient: a number whose gradient for
+    /// `x` is `grad`, as that of `Σ x·grad`. The number itself means nothing.
+    fn inject(&self, x: Tensor<2>, grad: Tensor<2>) -> Tensor<1> {
+        (x * Tensor::from_inner(grad)).sum()
+    }
+
     /// Gradient accumulation `sum + grad`, `[n]` each.
     fn accumulate(&self, sum: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
         sum + grad
@@ -214,6 +277,18 @@ pub trait KernelSet: Sync {
         step.tensors(updated, read)
     }
 
+    /// Step of AdamW: `value`, `grad` and the running means of gradients and of their squares,
+    /// `[n]` each → value and means.
+    fn adamw(&self, value: Tensor<1>, grad: Tensor<1>, means: [Tensor<1>; 2], step: AdamWStep) -> [Tensor<1>; 3] {
+        plain::adamw(value, grad, means, step)
+    }
+
+    /// Runs `f`, whose updates by [`KernelSet::adamw`] may be made when it ends: nothing may read
+    /// their results before.
+    fn updates_together(&self, f: &mut dyn FnMut()) {
+        f();
+    }
+
     /// True if matrices that are stored in bf16 stay bf16 in memory, with f32 sums.
     fn keeps_bf16_weights(&self) -> bool {
         false
@@ -228,6 +303,48 @@ pub trait KernelSet: Sync {
     fn ceilings(&self) -> Option<Ceilings> {
         None
     }
+}
+
+/// A linear that is nothing but a product: its weight `[out, in]`, and the factors `[A, B]` of LoRA
+/// that is merged into it.
+#[derive(Clone, Debug)]
+pub struct LinearPart {
+    /// `W`.
+    pub weight: Tensor<2>,
+    /// `A [rank, in]` and `B [out, rank]`.
+    pub lora: Option<[Tensor<2>; 2]>,
+}
+
+/// How queries, keys and values attend.
+#[derive(Clone, Copy, Debug)]
+pub struct QkvAttention<'a> {
+    /// Heads of queries, and of keys and values.
+    pub heads: [usize; 2],
+    /// Cosines and sines of the rotary embedding, `[T, R/2]`.
+    pub angles: [&'a Tensor<2>; 2],
+    /// Sequences.
+    pub layout: &'a Layout,
+    /// Score of a query and a key.
+    pub scoring: Scoring,
+}
+
+/// What the elements of a parameter have in common in a step of AdamW.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWStep {
+    /// Part of the mean of the gradients that is kept.
+    pub beta1: f32,
+    /// Part of the mean of their squares that is kept.
+    pub beta2: f32,
+    /// Addend of the root of the mean of the squares.
+    pub eps: f32,
+    /// `lr / (1 − β₁ᵗ)`.
+    pub step_size: f32,
+    /// `1 / √(1 − β₂ᵗ)`.
+    pub inverse_root: f32,
+    /// `1 − lr · weight_decay`, or 1.
+    pub keep: f32,
+    /// Clipping factor of the gradient.
+    pub clip: f32,
 }
 
 /// Elementwise update of vectors, in two forms that give the same numbers.
@@ -252,14 +369,3 @@ pub struct Ceilings {
 pub(super) struct PlainKernels;
 
 impl KernelSet for PlainKernels {}
-
-/// Plain burn for CUDA, with larger chunks of logits: few rows leave most of the device idle.
-#[cfg(feature = "cuda")]
-pub(super) struct CudaKernels;
-
-#[cfg(feature = "cuda")]
-impl KernelSet for CudaKernels {
-    fn logits_in_flight(&self) -> usize {
-        4 * LOGITS_IN_FLIGHT
-    }
-}

@@ -1,7 +1,11 @@
 //! Attention layout: the rows of a forward pass that form sequences, and the keys each attends to.
 
 use super::rows::RowSet;
-use std::{ops::Range, sync::Arc};
+use burn::tensor::{Device, Int, Tensor};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 /// Consecutive query rows of one sequence. Each attends to the key rows of `prefix`, then to those
 /// of `keys` up to its own.
@@ -73,6 +77,25 @@ pub struct Grid {
     pub capacity: usize,
 }
 
+/// Sequences of equal length, each of several segments one after the other.
+#[derive(Clone, Debug)]
+pub struct PackedRows {
+    /// The sequences; keys are those of the queries.
+    pub grid: Grid,
+    /// The first key in its sequence that each query attends to, `[M]`.
+    first: RowSet,
+    on_device: Arc<OnceLock<Tensor<1, Int>>>,
+}
+
+impl PackedRows {
+    /// The first key in its sequence that each query attends to, `[M]`, on `device`; it is uploaded
+    /// once.
+    #[must_use]
+    pub fn first(&self, device: &Device) -> Tensor<1, Int> {
+        self.on_device.get_or_init(|| self.first.indices(device)).clone()
+    }
+}
+
 /// Attention score of a query and a key, and the sliding window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scoring {
@@ -97,6 +120,8 @@ impl Scoring {
 pub struct Layout {
     segments: Arc<[Segment]>,
     grid: Option<Grid>,
+    /// Rows of equal length that the segments fill, if they do.
+    rows: Option<PackedRows>,
     /// Own keys of all queries, in place of those of the segments, if a device has selected the
     /// queries.
     own: Option<RowSet>,
@@ -119,7 +144,7 @@ impl Layout {
         assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
         let segments = (0..batch)
             .map(|row| Segment::last(row * tokens..(row + 1) * tokens, 0..0, row * capacity..row * capacity + kv_len));
-        Self { segments: segments.collect(), grid: Some(grid), own: None }
+        Self { segments: segments.collect(), grid: Some(grid), rows: None, own: None }
     }
 
     /// Packed runs of rows, without padding. A run is its number of rows, and the rows of an
@@ -140,7 +165,28 @@ impl Layout {
                 segments.push(Segment::last(queries.clone(), prefix, queries));
             }
         }
-        Self { segments: segments.into(), grid: None, own: None }
+        Self { segments: segments.into(), grid: None, rows: None, own: None }
+    }
+
+    /// [`Layout::packed`] runs without prefixes, which fill rows of `length` tokens; where one goes
+    /// on in the next row, or a row is shorter, this is no more than the runs.
+    #[must_use]
+    pub fn packed_in_rows(runs: &[usize], length: usize) -> Self {
+        let layout = Self::packed(runs.iter().map(|rows| (*rows, 0..0)));
+        let num_rows = layout.num_rows();
+        let (mut first, mut start) = (Vec::with_capacity(num_rows), 0);
+        for run in runs {
+            if start + run > length {
+                return layout;
+            }
+            first.resize(first.len() + run, start);
+            start = (start + run) % length;
+        }
+        if start != 0 || first.is_empty() {
+            return layout;
+        }
+        let grid = Grid { batch: num_rows / length, tokens: length, kv_len: length, capacity: length };
+        Self { rows: Some(PackedRows { grid, first: first.into(), on_device: Arc::default() }), ..layout }
     }
 
     /// Ragged segments: each has its own keys anywhere in the key rows, and its own length.
@@ -154,7 +200,7 @@ impl Layout {
             assert!(segment.queries.start == start && segment.queries.len() <= segment.keys.len(), "{segment:?}");
             start = segment.queries.end;
         }
-        Self { segments: segments.into(), grid: None, own: None }
+        Self { segments: segments.into(), grid: None, rows: None, own: None }
     }
 
     /// Sequences of this layout with only the queries that a device has selected, `per_sequence` of
@@ -175,7 +221,7 @@ impl Layout {
         let segments = segments.collect();
         let tokens = per_sequence.first().copied().filter(|first| per_sequence.iter().all(|count| count == first));
         let grid = self.grid.zip(tokens).map(|(grid, tokens)| Grid { tokens, ..grid });
-        Self { segments, grid, own: Some(own) }
+        Self { segments, grid, rows: None, own: Some(own) }
     }
 
     /// Own keys of all queries, if a device has selected the queries.
@@ -205,6 +251,12 @@ impl Layout {
         self.grid
     }
 
+    /// Sequences of equal length that the segments fill, if they do.
+    #[must_use]
+    pub fn packed_rows(&self) -> Option<&PackedRows> {
+        self.rows.as_ref()
+    }
+
     /// Number of query rows.
     #[must_use]
     pub fn num_rows(&self) -> usize {
@@ -231,6 +283,21 @@ mod tests {
         assert_eq!(layout.num_rows(), 8);
         assert_eq!(layout.segments().len(), 4);
         assert_eq!(layout.positions(), (1, vec![0, 1, 2, 3, 4, 3, 0, 1]));
+    }
+
+    #[test]
+    fn runs_that_fill_rows_know_where_they_begin_in_them() {
+        let layout = Layout::packed_in_rows(&[2, 3, 5, 4, 1], 5);
+        let rows = layout.packed_rows().unwrap();
+        assert_eq!(rows.grid, Grid { batch: 3, tokens: 5, kv_len: 5, capacity: 5 });
+        assert_eq!(rows.first.host()[..], [0, 0, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4]);
+        assert_eq!(
+            layout.segments(),
+            Layout::packed([(2, 0..0), (3, 0..0), (5, 0..0), (4, 0..0), (1, 0..0)]).segments()
+        );
+        for other in [&[2, 4, 4][..], &[5, 4], &[]] {
+            assert!(Layout::packed_in_rows(other, 5).packed_rows().is_none(), "{other:?}");
+        }
     }
 
     #[test]

@@ -6,17 +6,24 @@
 //! | `kernel_set` | the device interface: one trait, plain burn as default bodies |
 //! | `plain` | those bodies |
 //! | `cpu` | fused CPU kernels with hand-written backward passes |
+//! | `cube` | the same for GPUs, in CubeCL |
+//! | `autodiff` | recording of both in burn's graph |
 //! | `head_loss` | output head fused with the loss |
 //! | `layout`, `rows` | rows of sequences, selected rows and copied rows |
 //! | `top_k` | selection of rows by their logits |
 //! | `reads` | what the host reads of a device, and how often |
+//! | `launches` | kernels that a device is asked to run, and its memory |
 //!
 //! Tests compare every fused kernel with plain burn, values and gradients.
 
 mod allocator;
+mod autodiff;
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod head_loss;
 mod kernel_set;
+mod launches;
 mod layout;
 mod operations;
 mod ops;
@@ -34,14 +41,18 @@ pub use head_loss::{
     CrossEntropyTerm, DistillTerm, Head, HeadInput, HeadLoss, HeadTerms, HeadValues, Readout, ReadoutLoss, Teacher,
     TopProbs,
 };
-pub use kernel_set::{Ceilings, ElementwiseUpdate, KernelSet, LOGITS_IN_FLIGHT};
-pub use layout::{Grid, Layout, Scoring, Segment};
+pub use kernel_set::{
+    AdamWStep, Ceilings, ElementwiseUpdate, GPU_LOGITS_IN_FLIGHT, KernelSet, LOGITS_IN_FLIGHT, LinearPart, QkvAttention,
+};
+pub use launches::{Execution, Launches, PoolMemory, pool_memory, with_launches};
+pub use layout::{Grid, Layout, PackedRows, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{
-    activation, add, agreement, attention, embedding, gated, gated_linear, gated_linear_lora, gated_linear_merged,
-    gather, head_loss, head_loss_beside, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16,
-    linear_loras, linear_merged, merge, rescale, rms_norm, rope, row_norms, token_log_probs, top_k, top_probs,
-    write_rows,
+    activation, adamw, add, agreement, attention, embedding, gated, gated_linear, gated_linear_lora,
+    gated_linear_merged, gated_linear_onto, gated_mlp, gather, head_loss, head_loss_beside, inject, joins_linears,
+    layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras, linear_merged, linear_onto,
+    linears, merge, qkv_attention, rescale, rms_norm, rope, row_norms, token_log_probs, top_k, top_probs,
+    updates_together, write_keys_values, write_rows,
 };
 pub use reads::{Late, num_reads, read, read_mean, read_together};
 pub(crate) use rows::range;
@@ -62,8 +73,9 @@ pub fn kernels_of(device: &Device) -> &'static dyn KernelSet {
     }
     match device.clone().inner().as_dispatch() {
         DispatchDevice::Flex(_) => &cpu::CpuKernels,
-        #[cfg(feature = "cuda")]
-        DispatchDevice::Cube(burn::backend::CubeDevice::Cuda(_)) => &kernel_set::CudaKernels,
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(device) => cube::kernels_of(&device),
+        #[allow(unreachable_patterns, reason = "backends that other features of burn add")]
         _ => &kernel_set::PlainKernels,
     }
 }

@@ -2,6 +2,7 @@
 //! its device.
 
 use super::{
+    AdamWStep, LinearPart, QkvAttention,
     head_loss::{Chunks, Head, HeadInput, HeadLoss, Readout, Teacher, TopProbs, top_of_row},
     kernels_of,
     layout::{Layout, Scoring},
@@ -10,7 +11,7 @@ use super::{
     rows::{Merge, RowCopy, RowSet, RowsLora},
     top_k::{self, Quota},
 };
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use rayon::prelude::*;
 use retie_config::Activation;
 use std::sync::Arc;
@@ -41,6 +42,29 @@ pub fn gather(x: Tensor<2>, rows: &RowSet) -> Tensor<2> {
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     count_products(&x, [&weight]);
     kernels_of(&x.device()).linear(x, weight)
+}
+
+/// [`linear`] of the same rows with each of several weights.
+pub fn linears(x: Tensor<2>, weights: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+    weights.iter().for_each(|weight| count_products(&x, [weight]));
+    kernels_of(&x.device()).linears(x, weights)
+}
+
+/// [`linear`] added to `residual [M, out]`.
+pub fn linear_onto(x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+    count_products(&x, [&weight]);
+    kernels_of(&x.device()).linear_onto(x, weight, residual)
+}
+
+/// [`gated_linear`] added to `residual [M, out]`.
+pub fn gated_linear_onto(
+    gated: [Tensor<2>; 2],
+    activation: Activation,
+    weight: Tensor<2>,
+    residual: Tensor<2>,
+) -> Tensor<2> {
+    count_products(&gated[0], [&weight]);
+    kernels_of(&weight.device()).gated_linear_onto(gated, activation, weight, residual)
 }
 
 /// Linear with LoRA, `y = x·Wᵀ + (x·Aᵀ)·Bᵀ`: `x [M, in]`, `weight [out, in]`, `a [rank, in]`,
@@ -165,6 +189,46 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scor
     kernels_of(&q.device()).attention(q, k, v, layout, scoring)
 }
 
+/// Whether `device` has kernels for several linears as one: [`qkv_attention`] and [`gated_mlp`].
+#[must_use]
+pub fn joins_linears(device: &Device) -> bool {
+    kernels_of(device).joins_linears()
+}
+
+/// Rotary embedding and causal attention of the projections `qkv` of `x [M, D]` → `[M, N·H]`, where
+/// the device has kernels that go from one to the other.
+#[must_use]
+pub fn qkv_attention(x: &Tensor<2>, qkv: &[LinearPart; 3], how: QkvAttention<'_>) -> Option<Tensor<2>> {
+    let out = kernels_of(&x.device()).qkv_attention(x, qkv, how)?;
+    count_parts(x, qkv);
+    let ([_, width], [heads, _]) = (out.dims(), how.heads);
+    operations::pairs(|| how.layout.num_pairs(how.scoring.window), heads, width / heads);
+    Some(out)
+}
+
+/// Gated MLP of `x [M, D]` → `[M, D]`, where the device has kernels for gate and up as one.
+#[must_use]
+pub fn gated_mlp(
+    x: &Tensor<2>,
+    gate_up: &[LinearPart; 2],
+    activation: Activation,
+    down: &LinearPart,
+) -> Option<Tensor<2>> {
+    let out = kernels_of(&x.device()).gated_mlp(x, gate_up, activation, down)?;
+    count_parts(x, gate_up.iter().chain([down]));
+    Some(out)
+}
+
+/// Counts the products of linears of the rows of `x`.
+fn count_parts<'a>(x: &Tensor<2>, parts: impl IntoIterator<Item = &'a LinearPart>) {
+    for LinearPart { weight, lora } in parts {
+        count_products(x, [weight]);
+        if let Some([a, b]) = lora {
+            count_products(b, [&a.clone().transpose()]);
+        }
+    }
+}
+
 /// Merge of a block's output into its input (Mixture-of-Recursions, Eq. 2.1): `x [M, D]` with the
 /// selected rows combined with `y [k, D]` by `gate [k, 1]`, the router's score. Other rows do not
 /// change, bit for bit.
@@ -176,6 +240,36 @@ pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: Merge) -> Tenso
 /// says. On the CPU this happens in place, if nothing else holds the buffer.
 pub fn write_rows(buffer: Tensor<2>, values: Tensor<2>, copies: &Arc<[RowCopy]>) -> Tensor<2> {
     kernels_of(&buffer.device()).write_rows(buffer, values, copies)
+}
+
+/// [`write_rows`] of keys and of values: `buffers [S, D]`, `rows [M, D]`.
+pub fn write_keys_values(buffers: [Tensor<2>; 2], rows: [Tensor<2>; 2], copies: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
+    kernels_of(&buffers[0].device()).write_keys_values(buffers, rows, copies)
+}
+
+/// Start of a backward pass at `x [M, D]` with a given gradient, `grad [M, D]` without autodiff: a
+/// number whose gradient for `x` is `grad`. The number itself means nothing.
+#[must_use]
+pub fn inject(x: Tensor<2>, grad: Tensor<2>) -> Tensor<1> {
+    kernels_of(&x.device()).inject(x, grad)
+}
+
+/// Step of AdamW on a device: `value`, `grad` and the running means of gradients and of their
+/// squares, `[n]` each → value and means.
+#[must_use]
+pub fn adamw(value: Tensor<1>, grad: Tensor<1>, means: [Tensor<1>; 2], step: AdamWStep) -> [Tensor<1>; 3] {
+    kernels_of(&value.device()).adamw(value, grad, means, step)
+}
+
+/// Runs `f`, whose updates by [`adamw`] on `device` may be made when it ends: nothing may read
+/// their results before.
+pub fn updates_together<R>(device: &Device, f: impl FnOnce() -> R) -> R {
+    let (mut f, mut result) = (Some(f), None);
+    kernels_of(device).updates_together(&mut || result = f.take().map(|f| f()));
+    match result {
+        Some(result) => result,
+        None => unreachable!("kernels run what they are given"),
+    }
 }
 
 /// Top-k of each sequence: the `active` rows with the highest `logits`, of equal ones the first.

@@ -6,6 +6,7 @@
 //! weight: backpropagation then sums within the `S` pieces, and over them.
 
 use super::{
+    AdamWStep,
     layout::{Grid, Layout, Scoring},
     rows::{Merge, RowCopy, upload},
 };
@@ -132,6 +133,15 @@ pub fn merge(x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: &Merge) -> Tens
     let ones = Tensor::<2>::ones([merge.rows.len(), 1], &device);
     let through = put(ones, Tensor::zeros([num_rows, 1], &device)); // [M, 1]
     put(values, x * (-through + 1.0))
+}
+
+pub fn adamw(value: Tensor<1>, grad: Tensor<1>, means: [Tensor<1>; 2], step: AdamWStep) -> [Tensor<1>; 3] {
+    let AdamWStep { beta1, beta2, eps, step_size, inverse_root, keep, clip } = step;
+    let ([mean, square], grad) = (means, grad * clip);
+    let mean = mean * beta1 + grad.clone() * (1.0 - beta1);
+    let square = square * beta2 + grad.square() * (1.0 - beta2);
+    let change = mean.clone() / (square.clone().sqrt() * inverse_root + eps) * step_size;
+    [value * keep - change, mean, square]
 }
 
 pub fn write_rows(buffer: Tensor<2>, values: &Tensor<2>, runs: &[RowCopy]) -> Tensor<2> {

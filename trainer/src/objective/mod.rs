@@ -355,7 +355,7 @@ pub fn layout(batch: &Batch) -> Layout {
     if batch.pieces.iter().all(|piece| *piece == batch.sequence_length) {
         return Layout::batch(batch.rows, batch.sequence_length);
     }
-    Layout::packed(batch.pieces.iter().map(|piece| (*piece, 0..0)))
+    Layout::packed_in_rows(&batch.pieces, batch.sequence_length)
 }
 
 #[cfg(test)]

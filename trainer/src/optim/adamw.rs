@@ -5,27 +5,12 @@ use super::rule::{Arithmetic, ElementwiseRule, ParameterState, UpdateFactors, Up
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use retie_config::OptimizerConfig;
+use retie_model::kernels::{self, AdamWStep};
 
 /// The rule.
 #[derive(Debug)]
 pub struct AdamW {
     config: OptimizerConfig,
-}
-
-/// What the elements of a parameter have in common in one step.
-#[derive(Clone, Copy)]
-struct Coefficients {
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    /// `lr / (1 − β₁ᵗ)`.
-    step_size: f32,
-    /// `1 / √(1 − β₂ᵗ)`.
-    inverse_root: f32,
-    /// `1 − lr · weight_decay`, or 1.
-    keep: f32,
-    /// Clipping factor of the gradient.
-    clip: f32,
 }
 
 impl AdamW {
@@ -35,12 +20,12 @@ impl AdamW {
     }
 
     /// Rate and decay are those of the parameter's group.
-    fn coefficients(&self, factors: UpdateFactors<'_>) -> Coefficients {
+    fn coefficients(&self, factors: UpdateFactors<'_>) -> AdamWStep {
         let &OptimizerConfig { beta1, beta2, eps, .. } = &self.config;
         let (lr, weight_decay) = factors.rate_and_decay(&self.config);
         let UpdateFactors { step, clip, .. } = factors;
         let steps = step as f64;
-        Coefficients {
+        AdamWStep {
             beta1: beta1 as f32,
             beta2: beta2 as f32,
             eps: eps as f32,
@@ -70,7 +55,7 @@ impl UpdateRule for AdamW {
 impl ElementwiseRule for AdamW {
     fn update(&self, parameter: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]], factors: UpdateFactors<'_>) {
         const CHUNK: usize = 1 << 16;
-        let Coefficients { beta1, beta2, eps, step_size, inverse_root, keep, clip } = self.coefficients(factors);
+        let AdamWStep { beta1, beta2, eps, step_size, inverse_root, keep, clip } = self.coefficients(factors);
         let [mean, square] = state else { unreachable!("a mean and a square") };
         parameter
             .par_chunks_mut(CHUNK)
@@ -93,13 +78,9 @@ impl ElementwiseRule for AdamW {
         state: ParameterState,
         factors: UpdateFactors<'_>,
     ) -> (Tensor<1>, ParameterState) {
-        let Coefficients { beta1, beta2, eps, step_size, inverse_root, keep, clip } = self.coefficients(factors);
-        let Ok([mean, square]) = <[Tensor<1>; 2]>::try_from(state) else { unreachable!("a mean and a square") };
-        let gradient = gradient * clip;
-        let mean = mean * beta1 + gradient.clone() * (1.0 - beta1);
-        let square = square * beta2 + gradient.square() * (1.0 - beta2);
-        let step = mean.clone() / (square.clone().sqrt() * inverse_root + eps) * step_size;
-        (parameter * keep - step, vec![mean, square])
+        let Ok(means) = <[Tensor<1>; 2]>::try_from(state) else { unreachable!("a mean and a square") };
+        let [parameter, mean, square] = kernels::adamw(parameter, gradient, means, self.coefficients(factors));
+        (parameter, vec![mean, square])
     }
 }
 

@@ -36,7 +36,11 @@ use clip::clip_factor;
 use parameters::ParameterList;
 use retie_collective::Collective;
 use retie_config::{GroupsConfig, ParameterGroup, UptrainConfig};
-use retie_model::{CausalLm, NamedMapper, kernels::f32_slice, map_named, update_value};
+use retie_model::{
+    CausalLm, NamedMapper,
+    kernels::{f32_slice, updates_together},
+    map_named, update_value,
+};
 use rule::{UpdateFactors, apply, zero_state};
 use sharded::{OwnGradients, Shard};
 use std::collections::BTreeMap;
@@ -191,7 +195,13 @@ impl<'a> Optimizer<'a> {
                 shard.step(&step, &self.parameters, model, &own, self.ranks)
             }
             (GradientShare::All(grads), States::Whole(states)) => {
-                map_named(model, &mut Mapper { step, parameters: &self.parameters, states, grads })
+                let (device, has_average) = (model.device(), step.motion.is_some());
+                let mut mapper = Mapper { step, parameters: &self.parameters, states, grads };
+                // An average reads the weights as soon as they are updated.
+                match has_average {
+                    true => map_named(model, &mut mapper),
+                    false => updates_together(&device, || map_named(model, &mut mapper)),
+                }
             }
             (GradientShare::Own(_), States::Whole(_)) | (GradientShare::All(_), States::Sharded(_)) => {
                 unreachable!("gradients are divided as the state is")

@@ -5,17 +5,16 @@ use crate::optim::{Parameter, UpdateRules};
 use burn::tensor::Device;
 use retie_checkpoint::ModelSource;
 use retie_config::{Kernels, MicroBatchShape, ModelConfig, ParameterGroup, Precision, TensorSpec, UptrainConfig};
-use retie_model::{CausalLm, WeightDtype, kernels::LOGITS_IN_FLIGHT};
+use retie_model::{
+    CausalLm, WeightDtype,
+    kernels::{GPU_LOGITS_IN_FLIGHT, LOGITS_IN_FLIGHT},
+};
 use serde::Serialize;
 
 /// Bytes of an element in f32.
 const ELEMENT: usize = 4;
 /// Program, its threads and what it keeps of files, in bytes.
 const PROGRAM: usize = 50 << 20;
-
-/// What the pool of a GPU holds for each element that is kept: freed memory that fits nothing, from
-/// one run on an H100 (docs/results/gpu.md).
-const POOL: f64 = 2.1;
 
 /// Memory of a run on one rank, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -110,11 +109,15 @@ pub fn run_memory(config: &UptrainConfig, models: RunModels<'_>, kernels: Kernel
     let merges = shared.is_trained() && config.train.precision == Precision::F32;
     let merged = if merges { student.merged_elements(shape) } else { 0 };
     let shares = student.expected_shares();
-    let pool = if kernels == Kernels::Plain { POOL } else { 1.0 };
-    let per_token = pool * student.activations_per_token(shape, shares.as_deref());
+    let per_token = student.activations_per_token(shape, shares.as_deref());
     let gradients = elements(tensors.iter().filter(is_trained)) * ELEMENT;
-    let readers = if teacher.is_some() { 2 } else { 1 };
-    let logits = LOGITS_IN_FLIGHT.min(shape.rows() * student.vocab_size);
+    // A GPU has larger chunks, and the gradient of the logits beside them.
+    let (chunk, others) = match kernels {
+        Kernels::Cpu => (LOGITS_IN_FLIGHT, 0),
+        Kernels::Gpu => (GPU_LOGITS_IN_FLIGHT, 1),
+    };
+    let readers = others + if teacher.is_some() { 2 } else { 1 };
+    let logits = chunk.min(shape.rows() * student.vocab_size);
     RunMemory {
         program: PROGRAM,
         weights: elements(tensors.iter()) * ELEMENT,
@@ -132,7 +135,7 @@ pub fn run_memory(config: &UptrainConfig, models: RunModels<'_>, kernels: Kernel
 /// Kernels of `device`.
 #[must_use]
 pub fn kernels(device: &Device) -> Kernels {
-    if retie_model::is_host(device) { Kernels::Fused } else { Kernels::Plain }
+    if retie_model::is_host(device) { Kernels::Cpu } else { Kernels::Gpu }
 }
 
 fn elements<'a>(tensors: impl Iterator<Item = &'a TensorSpec>) -> usize {

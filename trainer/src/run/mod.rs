@@ -27,7 +27,7 @@ pub use checkpoint::State as RunState;
 pub use estimate::{GroupEstimate, RunEstimate, estimate, step_operations};
 pub use event::{Event, Outcome};
 pub use memory::{RunMemory, RunModels, kernels, run_memory};
-pub use probe::{StepSeconds, measure_step};
+pub use probe::{StepProbe, StepSeconds, measure_step};
 pub use resume::Resume;
 pub use spikes::Spike;
 pub use stages::{Stage, stages};

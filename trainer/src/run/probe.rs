@@ -8,10 +8,10 @@ use crate::{
     objective::{MicroBatch, Objective, StepSums, TeacherSource},
     optim::{Optimizer, Projections, SavedOptimizer, set_trained},
 };
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use retie_checkpoint::{CheckpointError, Dtype, TensorInfo, TensorSource, narrow};
 use retie_collective::Single;
-use retie_config::{ModelConfig, TensorSpec, UptrainConfig};
+use retie_config::{ModelConfig, Precision, TensorSpec, UptrainConfig};
 use retie_data::Batch;
 use retie_model::{CausalLm, WeightDtype, mix};
 use serde::Serialize;
@@ -48,47 +48,12 @@ impl StepSeconds {
 /// # Errors
 /// When the models cannot be built, or a loss reads cached logits.
 pub fn measure_step(config: &UptrainConfig, models: RunModels<'_>, device: &Device) -> Result<StepSeconds, TrainError> {
-    let RunModels { student, teacher } = models;
-    let device = device.clone().inner();
-    let precision = config.train.precision;
-    let drawn = Drawn::new(student, Dtype::F32);
-    let model = CausalLm::load_with(student, &drawn, &device.clone().autodiff(), WeightDtype::F32)?;
-    let mut model = set_trained(model.with_precision(precision), &config.optimizer.groups, 0);
-    let held = |(teacher, bytes): (&ModelConfig, usize)| {
-        let drawn = Drawn::new(teacher, Dtype::BF16);
-        let is_narrow = bytes < 3 * drawn.num_elements();
-        let dtype = if is_narrow { WeightDtype::Auto } else { WeightDtype::F32 };
-        Ok::<_, TrainError>(CausalLm::load_with(teacher, &drawn, &device, dtype)?.with_precision(precision))
-    };
-    let source = teacher.map(held).transpose()?.map(|teacher| TeacherSource::Model(Box::new(teacher)));
-    let stacks = Stacks {
-        student: student.share_map(),
-        teacher_depths: teacher.map(|(teacher, _)| teacher.num_hidden_layers),
-        widths: (student.hidden_size, teacher.map(|(teacher, _)| teacher.hidden_size)),
-    };
-    let ranks = Single;
-    let mut optimizer = Optimizer::new(config, &model, SavedOptimizer::default(), &ranks);
-    let count = Requirements::from_losses(&config.losses, &stacks).num_projections;
-    let widths = [stacks.widths.0, stacks.widths.1.unwrap_or(0)];
-    let projections = Projections::new(count, widths, optimizer.rules(), &device);
-    let recompute = config.train.checkpoint_recursions;
-    let objective = Objective::new(&config.losses, source, stacks, recompute, projections);
-    let batch = drawn_batch(config, student.vocab_size);
+    let mut probe = StepProbe::new(config, models, device)?;
     let (mut rounds, begin) = (Vec::new(), Instant::now());
     for round in 0..=ROUNDS {
-        let (start, step) = (Instant::now(), round as u64 + 1);
-        let rule = routing::selection_rule(&model, step, &config.train);
-        let mut sums = StepSums::default();
-        let micro_batch = MicroBatch { batch: &batch, step, share: 1.0, draw: mix(step), telemetry: true };
-        objective.backward(&model, micro_batch, rule, &mut sums)?;
-        _ = objective.projections().take_gradients(&mut sums.grads, &ranks);
-        let grads = optimizer.sum(sums.grads, &device);
-        // The norms are read, so the device has done all of the above.
-        let norms = optimizer.norms(&grads);
-        let micro_batch = start.elapsed().as_secs_f64();
-        model = optimizer.step(model, grads, &norms, config.lr_at(step));
+        let seconds = probe.step(true)?;
         if round > 0 {
-            rounds.push(StepSeconds { micro_batch, update: start.elapsed().as_secs_f64() - micro_batch });
+            rounds.push(seconds);
         }
         if !rounds.is_empty() && begin.elapsed() > ENOUGH {
             break;
@@ -100,6 +65,79 @@ pub fn measure_step(config: &UptrainConfig, models: RunModels<'_>, device: &Devi
         parts[parts.len() / 2]
     };
     Ok(StepSeconds { micro_batch: median(|round| round.micro_batch), update: median(|round| round.update) })
+}
+
+/// A run on weights and tokens that are drawn, with one micro-batch a step.
+#[derive(Debug)]
+pub struct StepProbe<'a> {
+    config: &'a UptrainConfig,
+    device: Device,
+    /// `None` while it is updated.
+    model: Option<CausalLm>,
+    objective: Objective,
+    optimizer: Optimizer<'static>,
+    batch: Batch,
+    /// Steps that were made.
+    steps: u64,
+}
+
+impl<'a> StepProbe<'a> {
+    /// A run of `config` on `device`, on models of the given shapes.
+    ///
+    /// # Errors
+    /// When the models cannot be built, or a loss reads cached logits.
+    pub fn new(config: &'a UptrainConfig, models: RunModels<'_>, device: &Device) -> Result<Self, TrainError> {
+        let RunModels { student, teacher } = models;
+        let device = device.clone().inner();
+        let precision = config.train.precision;
+        if precision == Precision::Bf16 && !device.supports_dtype(FloatDType::BF16) {
+            return Err(TrainError::NoBf16);
+        }
+        let drawn = Drawn::new(student, Dtype::F32);
+        let model = CausalLm::load_with(student, &drawn, &device.clone().autodiff(), WeightDtype::F32)?;
+        let model = set_trained(model.with_precision(precision), &config.optimizer.groups, 0);
+        let held = |(teacher, bytes): (&ModelConfig, usize)| {
+            let drawn = Drawn::new(teacher, Dtype::BF16);
+            let is_narrow = bytes < 3 * drawn.num_elements();
+            let dtype = if is_narrow { WeightDtype::Auto } else { WeightDtype::F32 };
+            Ok::<_, TrainError>(CausalLm::load_with(teacher, &drawn, &device, dtype)?.with_precision(precision))
+        };
+        let source = teacher.map(held).transpose()?.map(|teacher| TeacherSource::Model(Box::new(teacher)));
+        let stacks = Stacks {
+            student: student.share_map(),
+            teacher_depths: teacher.map(|(teacher, _)| teacher.num_hidden_layers),
+            widths: (student.hidden_size, teacher.map(|(teacher, _)| teacher.hidden_size)),
+        };
+        let optimizer = Optimizer::new(config, &model, SavedOptimizer::default(), &Single);
+        let count = Requirements::from_losses(&config.losses, &stacks).num_projections;
+        let widths = [stacks.widths.0, stacks.widths.1.unwrap_or(0)];
+        let projections = Projections::new(count, widths, optimizer.rules(), &device);
+        let recompute = config.train.checkpoint_recursions;
+        let objective = Objective::new(&config.losses, source, stacks, recompute, projections);
+        let batch = drawn_batch(config, student.vocab_size);
+        Ok(Self { config, device, model: Some(model), objective, optimizer, batch, steps: 0 })
+    }
+
+    /// Makes a step, with the telemetry of hidden states or without, and measures it.
+    ///
+    /// # Errors
+    /// When a loss reads cached logits.
+    pub fn step(&mut self, telemetry: bool) -> Result<StepSeconds, TrainError> {
+        let Some(model) = self.model.take() else { unreachable!("a step leaves a model behind") };
+        self.steps += 1;
+        let (start, step, config) = (Instant::now(), self.steps, self.config);
+        let rule = routing::selection_rule(&model, step, &config.train);
+        let mut sums = StepSums::default();
+        let micro_batch = MicroBatch { batch: &self.batch, step, share: 1.0, draw: mix(step), telemetry };
+        self.objective.backward(&model, micro_batch, rule, &mut sums)?;
+        _ = self.objective.projections().take_gradients(&mut sums.grads, &Single);
+        let grads = self.optimizer.sum(sums.grads, &self.device);
+        // The norms are read, so the device has done all of the above.
+        let norms = self.optimizer.norms(&grads);
+        let micro_batch = start.elapsed().as_secs_f64();
+        self.model = Some(self.optimizer.step(model, grads, &norms, config.lr_at(step)));
+        Ok(StepSeconds { micro_batch, update: start.elapsed().as_secs_f64() - micro_batch })
+    }
 }
 
 /// Rows of tokens that follow from their places alone.

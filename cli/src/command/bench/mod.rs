@@ -4,6 +4,7 @@
 mod measure;
 mod routed;
 mod serve;
+mod step;
 
 use crate::{
     args::{DeviceArgs, DtypeArgs, JsonArgs},
@@ -33,6 +34,7 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     Serve(Box<serve::BenchServe>),
+    Step(step::BenchStep),
 }
 
 /// The benchmark of a model alone.
@@ -144,6 +146,7 @@ impl Bench {
     pub fn run(self) -> anyhow::Result<Status> {
         match self.command {
             Some(BenchCommand::Serve(command)) => command.run(),
+            Some(BenchCommand::Step(command)) => command.run(),
             None => self.model.run(),
         }
     }

@@ -107,8 +107,8 @@ impl Plan {
         let device = self.measure.then(|| retie_model::device(&self.device)).transpose()?;
         let kernels = match &device {
             Some(device) => retie_trainer::kernels(device),
-            None if self.device == "cpu" => Kernels::Fused,
-            None => Kernels::Plain,
+            None if self.device == "cpu" => Kernels::Cpu,
+            None => Kernels::Gpu,
         };
         let limits = Limits {
             gpus: self.gpus as usize,

@@ -33,8 +33,8 @@ impl Rate {
     pub fn prior(given: Option<f64>, kernels: Kernels) -> Self {
         let (value, from) = match (given, kernels) {
             (Some(rate), _) => (rate, "`--rate`"),
-            (None, Kernels::Plain) => (H100, "one H100 in f32, a model of 135M parameters"),
-            (None, Kernels::Fused) => (TWO_CORES, "two cores of an EPYC (Zen 5), a model of 135M parameters"),
+            (None, Kernels::Gpu) => (H100, "one H100 in f32, a model of 135M parameters"),
+            (None, Kernels::Cpu) => (TWO_CORES, "two cores of an EPYC (Zen 5), a model of 135M parameters"),
         };
         let operations_per_second = Figure { value, basis: Basis::Prior };
         Self { operations_per_second, from: from.to_owned(), measured: None }
@@ -48,7 +48,7 @@ impl Rate {
         let mut run = plan.run.clone();
         run.train.gradient_accumulation = 1;
         let length = run.data.sequence_length;
-        if limits.kernels == Kernels::Fused {
+        if limits.kernels == Kernels::Cpu {
             run.train.batch_size = run.train.batch_size.min((MOST_ROWS / length).max(1));
         }
         let seconds = measure_step(&run, plan.models(), device)?;

@@ -221,8 +221,8 @@ impl Row {
         let seconds = computing.value + communication;
         let step = if limits.gpus > 1 { derived(seconds) } else { computing };
         let memory = match limits.kernels {
-            Kernels::Fused => Basis::Computed,
-            Kernels::Plain => Basis::Prior,
+            Kernels::Cpu => Basis::Computed,
+            Kernels::Gpu => Basis::Prior,
         };
         let run_tokens = (plan.kind == Kind::Run).then(|| plan.run.num_steps() * plan.run.tokens_per_step());
         Self {

@@ -3,7 +3,6 @@
 
 mod add;
 mod attention;
-mod autodiff;
 mod ceiling;
 mod embedding;
 mod few;
@@ -23,6 +22,7 @@ pub(super) mod weight;
 mod write;
 
 use super::{
+    autodiff::{BackwardInput, record},
     layout::{Layout, Scoring},
     rows::{Merge, RowCopy},
 };
@@ -30,7 +30,6 @@ pub(super) use kernels::CpuKernels;
 pub use optimizer::sum_of_squares;
 
 use attention::{Heads, Saved};
-use autodiff::{BackwardInput, record};
 use burn::backend::{
     Autodiff, Backend, Flex, TensorMetadata,
     autodiff::checkpoint::strategy::CheckpointStrategy,
@@ -243,7 +242,7 @@ impl FlexOps for Flex {
 
 impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     fn decoder_add(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
-        record::<C, _, 2>(
+        record::<Flex, C, _, 2>(
             [x, y],
             |[x, y]| (Flex::decoder_add(x, y), ()),
             |BackwardInput { grad, .. }| [Some(grad.clone()), Some(grad)],
@@ -251,7 +250,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     }
 
     fn decoder_embedding(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-        record::<C, _, 1>(
+        record::<Flex, C, _, 1>(
             [table],
             |[table]| {
                 let [num_rows, _] = table.shape().dims();
@@ -263,7 +262,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     }
 
     fn decoder_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        record::<C, _, 2>(
+        record::<Flex, C, _, 2>(
             [x, weight],
             |[x, weight]| (Flex::decoder_linear(x.clone(), weight.clone()), (x, weight)),
             |BackwardInput { saved, grad, wanted }| linear::backward(saved, grad, wanted),
@@ -276,7 +275,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        record::<C, _, 4>([x, weight, a, b], linear::forward_lora, |BackwardInput { saved, grad, wanted }| {
+        record::<Flex, C, _, 4>([x, weight, a, b], linear::forward_lora, |BackwardInput { saved, grad, wanted }| {
             linear::backward_lora(saved, grad, wanted)
         })
     }
@@ -287,7 +286,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        record::<C, _, 4>(
+        record::<Flex, C, _, 4>(
             [x, weight, a, b],
             |[x, weight, a, b]| {
                 let parts = Mergeable::new([weight, a, b]);
@@ -302,7 +301,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         magnitudes: FloatTensor<Self>,
         norms: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        record::<C, _, 3>(
+        record::<Flex, C, _, 3>(
             [y, magnitudes, norms],
             |[y, magnitudes, norms]| {
                 let (y, magnitudes, norms) = (dense(y), dense(magnitudes), dense(norms));
@@ -315,7 +314,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     }
 
     fn decoder_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        record::<C, _, 2>(
+        record::<Flex, C, _, 2>(
             [x, weight],
             |[x, weight]| (Flex::decoder_rms_norm(x.clone(), weight.clone(), eps), (x, weight, eps)),
             |BackwardInput { saved: (x, weight, eps), grad, .. }| {
@@ -333,7 +332,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         bias: FloatTensor<Self>,
         eps: f32,
     ) -> FloatTensor<Self> {
-        record::<C, _, 3>(
+        record::<Flex, C, _, 3>(
             [x, weight, bias],
             |[x, weight, bias]| (Flex::decoder_layer_norm(x.clone(), weight.clone(), bias, eps), (x, weight, eps)),
             |BackwardInput { saved: (x, weight, eps), grad, .. }| {
@@ -347,7 +346,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     }
 
     fn decoder_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Gate) -> FloatTensor<Self> {
-        record::<C, _, 2>(
+        record::<Flex, C, _, 2>(
             [gate, up],
             |[gate, up]| {
                 let (gate, up) = (dense(gate), dense(up));
@@ -363,7 +362,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         kind: Gate,
         weight: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        record::<C, _, 3>(
+        record::<Flex, C, _, 3>(
             [gate, up, weight],
             |[gate, up, weight]| {
                 let (gate, up) = (dense(gate), dense(up));
@@ -386,7 +385,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        record::<C, _, 5>(
+        record::<Flex, C, _, 5>(
             [gate, up, weight, a, b],
             |[gate, up, weight, a, b]| {
                 let (gate, up) = (dense(gate), dense(up));
@@ -411,7 +410,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        record::<C, _, 5>(
+        record::<Flex, C, _, 5>(
             [gate, up, weight, a, b],
             |[gate, up, weight, a, b]| {
                 let (gate, up, parts) = (dense(gate), dense(up), Mergeable::new([weight, a, b]));
@@ -429,7 +428,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     }
 
     fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
-        record::<C, _, 3>(
+        record::<Flex, C, _, 3>(
             [x, cos, sin],
             |[x, cos, sin]| {
                 let (cos, sin) = (dense(cos), dense(sin));
@@ -446,7 +445,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         layout: Layout,
         scoring: Scoring,
     ) -> FloatTensor<Self> {
-        record::<C, _, 3>(
+        record::<Flex, C, _, 3>(
             [q, k, v],
             |[q, k, v]| attention_forward(q, k, v, layout, scoring),
             |BackwardInput { saved, grad, .. }| {
@@ -476,7 +475,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
         gate: FloatTensor<Self>,
         merge: Merge,
     ) -> FloatTensor<Self> {
-        record::<C, _, 3>(
+        record::<Flex, C, _, 3>(
             [x, y, gate],
             |[x, y, gate]| merge::forward(x, y, gate, merge),
             |BackwardInput { saved, grad, .. }| merge::backward(&saved, grad),
@@ -484,7 +483,7 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
     }
 
     fn decoder_write(buffer: FloatTensor<Self>, values: FloatTensor<Self>, runs: Arc<[RowCopy]>) -> FloatTensor<Self> {
-        record::<C, _, 2>(
+        record::<Flex, C, _, 2>(
             [buffer, values],
             |[buffer, values]| {
                 let [num_rows, _] = values.shape().dims();

@@ -1,0 +1,95 @@
+//! The losses at the output head, in chunks of rows: two products for the logits of student and
+//! teacher, kernels that write values and gradients, two products for the gradients.
+
+use super::{
+    divergence::{self, Term},
+    launch::{dense, empty, empty_like, on_device, tensor},
+    logits::{self, cap},
+};
+use crate::kernels::{
+    CrossEntropyTerm, DistillTerm, Head, HeadLoss, Readout, ReadoutLoss, Teacher,
+    head_loss::{Chunks, KernelValues},
+    kernels_of,
+    reads::Late,
+};
+use burn::{
+    backend::{BackendTensor, DispatchTensorKind},
+    tensor::{Device, Int, Tensor},
+};
+use burn_cubecl::tensor::CubeTensor;
+
+/// Values and gradients; `None` for a teacher of which only the top is known.
+pub fn head_loss(
+    head: &Head,
+    readouts: &[Readout],
+    teacher: Option<&Teacher>,
+    targets: &[u32],
+    chunks: Chunks,
+) -> Option<HeadLoss<KernelValues>> {
+    let teacher = match teacher {
+        Some(Teacher::Top(_)) => return None,
+        Some(Teacher::Model(teacher)) => Some(teacher),
+        None => None,
+    };
+    let mut sums: Vec<Vec<Tensor<1>>> = vec![Vec::new(); readouts.len()];
+    let mut grads_hidden: Vec<Vec<Tensor<2>>> = vec![Vec::new(); readouts.len()];
+    let mut grad_weight: Option<Tensor<2>> = None;
+    for (start, rows) in chunks.iter() {
+        let hidden = |all: &Tensor<2>| all.clone().narrow(0, start, rows);
+        let of_teacher = teacher.map(|teacher| logits_of(hidden(&teacher.hidden), &teacher.head));
+        let all: Vec<CubeTensor> = readouts.iter().map(|r| logits_of(hidden(&r.hidden), head)).collect();
+        let targets = ids(&targets[start..start + rows], &head.weight.device());
+        for (index, readout) in readouts.iter().enumerate() {
+            let (logits, terms) = (&all[index], readout.terms);
+            let (grads, values) = (empty_like(logits), empty(logits, [rows, 5]));
+            let text =
+                CrossEntropyTerm { weight: terms.cross_entropy.weight / chunks.tokens as f32, ..terms.cross_entropy };
+            logits::cross_entropy(logits, targets.clone(), text, head.softcap, &grads, &values);
+            let references = [(terms.teacher, of_teacher.as_ref()), (terms.last, all.last())];
+            for (column, (term, reference)) in (3..).zip(references) {
+                let (Some(term), Some(reference)) = (term, reference) else { continue };
+                let DistillTerm { weight, divergence, temperature } = term;
+                let scale = weight * temperature / chunks.tokens as f32;
+                let term = Term { divergence, temperature, scale, softcap: head.softcap };
+                divergence::add(logits, reference.clone(), term, &grads, &values, column);
+            }
+            sums[index].push(tensor::<2>(values).reshape([5 * rows]));
+            let grads = tensor::<2>(grads);
+            grads_hidden[index].push(grads.clone().matmul(head.weight.clone()));
+            let of_chunk = grads.transpose().matmul(hidden(&readout.hidden));
+            grad_weight = Some(match grad_weight {
+                Some(sum) => sum + of_chunk,
+                None => of_chunk,
+            });
+        }
+    }
+    let readouts = sums.into_iter().zip(grads_hidden).map(|(sums, grads)| ReadoutLoss {
+        values: KernelValues::Sums(Box::new(Late::new(Tensor::cat(sums, 0)))),
+        grad_hidden: Tensor::cat(grads, 0),
+    });
+    let readouts = readouts.collect();
+    Some(HeadLoss { readouts, grad_weight: grad_weight.unwrap_or_else(|| head.weight.zeros_like()) })
+}
+
+fn logits_of(hidden: Tensor<2>, head: &Head) -> CubeTensor {
+    let kernels = kernels_of(&hidden.device());
+    let logits = dense(on_device(kernels.linear(hidden, head.weight.clone())));
+    if let Some(softcap) = head.softcap {
+        cap(&logits, softcap);
+    }
+    logits
+}
+
+/// Token ids on the device.
+fn ids(ids: &[u32], device: &Device) -> CubeTensor {
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    int_on_device(Tensor::<1, Int>::from_ints(ids.as_slice(), device))
+}
+
+/// Backend tensor of a tensor of integers.
+pub fn int_on_device<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
+    match tensor.into_dispatch().kind {
+        DispatchTensorKind::Cube(BackendTensor::Int(tensor)) => dense(tensor),
+        other => unreachable!("not a tensor of integers of a CubeCL device: {other:?}"),
+    }
+}

@@ -1,0 +1,30 @@
+//! Fused kernels of the backends of CubeCL (CUDA, WGPU): a burn backend extension with
+//! hand-written backward passes. Products are burn's; what moves memory is ours, one kernel where
+//! plain operations would take several. All of it is f32.
+#![allow(clippy::too_many_arguments, reason = "a kernel takes its tensors and sizes one by one")]
+
+mod adamw;
+mod attend_few;
+mod attention;
+mod divergence;
+mod embedding;
+mod few;
+mod gated;
+mod graph;
+mod head;
+mod heads;
+mod kernels;
+mod launch;
+mod linear;
+mod logits;
+mod lora;
+mod operations;
+mod parts;
+mod rms_norm;
+mod rope;
+mod softmax;
+mod sum_rows;
+mod swap;
+mod write;
+
+pub use kernels::kernels_of;

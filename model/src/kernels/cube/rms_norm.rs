@@ -1,0 +1,140 @@
+//! RMSNorm over the last dimension: `y = x / sqrt(mean(x²) + ε) · w` (Zhang & Sennrich,
+//! <https://arxiv.org/abs/1910.07467>). A row is a cube's; its gradient is too, and the cube adds
+//! up the gradients of the weight of [`ROWS`] rows.
+
+use super::{
+    launch::{UNITS, cubes, dense, dims, empty, empty_like, sum_of_cube, units},
+    sum_rows::sum_rows,
+};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+/// Rows of a cube in the backward pass.
+const ROWS: usize = 16;
+
+#[cube]
+fn inverse_rms(x: &[f32], start: usize, width: usize, eps: f32, scratch: &mut Shared<[f32]>) -> f32 {
+    let mut sum = 0.0f32;
+    let mut i = UNIT_POS as usize;
+    while i < width {
+        let value = x[start + i];
+        sum += value * value;
+        i += comptime!(UNITS);
+    }
+    let mean = sum_of_cube(sum, scratch) / f32::cast_from(width as u32);
+    1.0f32 / (mean + eps).sqrt()
+}
+
+#[cube(launch)]
+fn rms_norm_kernel(x: &[f32], weight: &[f32], out: &mut [f32], rows: usize, width: usize, eps: f32) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let mut scratch = Shared::new_slice(comptime!(UNITS));
+    let start = row * width;
+    let scale = inverse_rms(x, start, width, eps, &mut scratch);
+    let mut i = UNIT_POS as usize;
+    while i < width {
+        out[start + i] = x[start + i] * scale * weight[i];
+        i += comptime!(UNITS);
+    }
+}
+
+/// With `r` the inverse RMS: `dx = r·(w∘dy) − x·r³/D·Σ(w∘dy∘x)`, and of its rows
+/// `dw = Σ r·(dy∘x)`.
+#[cube(launch)]
+fn rms_norm_backward_kernel(
+    x: &[f32],
+    weight: &[f32],
+    grad: &[f32],
+    grad_x: &mut [f32],
+    grad_weight: &mut [f32],
+    rows: usize,
+    width: usize,
+    eps: f32,
+) {
+    let first = CUBE_POS * comptime!(ROWS);
+    if first >= rows {
+        terminate!();
+    }
+    let mut scratch = Shared::new_slice(comptime!(UNITS));
+    let mut scales = Shared::<[f32]>::new_slice(comptime!(ROWS));
+    let mut end = first + comptime!(ROWS);
+    if end > rows {
+        end = rows;
+    }
+    for row in first..end {
+        let start = row * width;
+        let scale = inverse_rms(x, start, width, eps, &mut scratch);
+        let mut sum = 0.0f32;
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            sum += x[start + i] * grad[start + i] * weight[i];
+            i += comptime!(UNITS);
+        }
+        let projection = sum_of_cube(sum, &mut scratch) * scale * scale * scale / f32::cast_from(width as u32);
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            grad_x[start + i] = grad[start + i] * weight[i] * scale - x[start + i] * projection;
+            i += comptime!(UNITS);
+        }
+        if UNIT_POS == 0 {
+            scales[row - first] = scale;
+        }
+    }
+    sync_cube();
+    let mut i = UNIT_POS as usize;
+    while i < width {
+        let mut sum = 0.0f32;
+        for row in first..end {
+            sum += grad[row * width + i] * x[row * width + i] * scales[row - first];
+        }
+        grad_weight[CUBE_POS * width + i] = sum;
+        i += comptime!(UNITS);
+    }
+}
+
+/// `x [M, D]`, `weight [D]` → `[M, D]`.
+pub fn forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
+    let (x, weight) = (dense(x), dense(weight));
+    let [rows, width] = dims(&x);
+    let out = empty_like(&x);
+    let client = x.client.clone();
+    let out_arg = out.clone().into_buffer_arg();
+    rms_norm_kernel::launch(
+        &client,
+        cubes(rows),
+        units(),
+        x.into_buffer_arg(),
+        weight.into_buffer_arg(),
+        out_arg,
+        rows,
+        width,
+        eps,
+    );
+    out
+}
+
+/// Gradients of `x` and of `weight`.
+pub fn backward(x: CubeTensor, weight: CubeTensor, grad: CubeTensor, eps: f32) -> [CubeTensor; 2] {
+    let (x, weight, grad) = (dense(x), dense(weight), dense(grad));
+    let [rows, width] = dims(&x);
+    let pieces = rows.div_ceil(ROWS);
+    let (grad_x, grad_weight) = (empty_like(&x), empty(&x, [pieces, width]));
+    let client = x.client.clone();
+    rms_norm_backward_kernel::launch(
+        &client,
+        cubes(pieces),
+        units(),
+        x.into_buffer_arg(),
+        weight.into_buffer_arg(),
+        grad.into_buffer_arg(),
+        grad_x.clone().into_buffer_arg(),
+        grad_weight.clone().into_buffer_arg(),
+        rows,
+        width,
+        eps,
+    );
+    [grad_x, sum_rows(grad_weight)]
+}
