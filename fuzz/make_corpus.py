@@ -169,6 +169,21 @@ def tokenizers():
     put("chat_template", "raise", "{% if messages[0].role == 'tool' %}{{ raise_exception('no') }}{% endif %}{% generation %}x{% endgeneration %}")
     put("chat_template", "config", text({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": [
         {"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": "{{ bos_token }}{{ messages[0]['content'] }}"}]}))
+    # Each of these took gigabytes, minutes or the whole stack of a renderer that counts instructions and texts only.
+    grow = "{% set ns = namespace(x=['x'], y=['x']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}"
+    for name, source in {
+        "doubled_text": "{% set ns = namespace(x='xxxx') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "doubled_list": grow + "{{ ns.x }}",
+        "doubled_concat": grow + "{% set y = ns.x ~ 'a' %}",
+        "doubled_equal": grow + "{{ ns.x == ns.y }}",
+        "nested": "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [[[[[[[[ns.x]]]]]]]] %}{% endfor %}",
+        "itself": "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        "macros": "{% macro f(x) %}{{ f([x, x, x, x]) }}{% endmacro %}{{ f(1) }}",
+        "wide": "{{ '{:>99999999999}'.format(1) }}",
+        "constant": "{% set y = ([1] * 90000000) ~ '' %}",
+        "slices": "{% set ns = namespace(x=range(9999)) %}{% for i in range(9999) %}{% set ns.x = ns.x[1:] %}{% endfor %}{{ ns.x|length }}",
+    }.items():
+        put("chat_template", f"bounded_{name}", source)
 
 
 def texts():

@@ -213,6 +213,14 @@ pub enum CheckpointError {
         /// Its type, as the file spells it.
         found: String,
     },
+    /// What has the name of a file of a model is none.
+    #[error("`{}` {problem}, expected a file\nhint: copy the file itself to its place", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        problem: String,
+    },
     /// A folder has no weights.
     #[error(
         "`{}` has no weights: expected `model.safetensors` or `model.safetensors.index.json`{}",
@@ -363,7 +371,14 @@ fn pairs(lacking: &[(String, String)]) -> String {
 }
 
 fn instead(found: &[String]) -> String {
-    if found.is_empty() { String::new() } else { format!("\nhint: it has {}", quoted(found)) }
+    match found {
+        [] => String::new(),
+        _ if found.iter().any(|name| name.starts_with("consolidated")) => format!(
+            "\nhint: it has {}, a format of Mistral's or Meta's own: use the files of the repository for `transformers`",
+            quoted(found)
+        ),
+        _ => format!("\nhint: it has {}", quoted(found)),
+    }
 }
 
 fn in_a_folder(path: &Path) -> String {

@@ -136,6 +136,37 @@ mod tests {
         assert!(without.starts_with("hint: the names lack the prefix `model.`"), "{without}");
         let adapter = told(&|name| name.replace("q_proj.weight", "q_proj.base_layer.weight"));
         assert!(adapter.contains("an adapter is not merged"), "{adapter}");
+        for (from, to, cause) in [
+            ("q_proj.weight", "q_proj.qweight", "quantised by GPTQ or AWQ"),
+            ("q_proj.weight", "q_proj.weight.absmax", "quantised by bitsandbytes"),
+            ("q_proj.weight", "q_proj.scales", "quantised, as MLX"),
+            ("q_proj.weight", "q_proj.weight_packed", "compressed-tensors"),
+            ("q_proj.weight", "qkv_proj.weight", "linears are fused"),
+        ] {
+            let found = told(&|name| name.replace(from, to));
+            assert!(found.starts_with("hint: ") && found.contains(cause), "{to}: {found}");
+        }
+        let beside = |more: &str, change: &dyn Fn(&mut TensorInfo, &str)| {
+            let entry = |name: String, shape: Vec<usize>| {
+                let mut info = TensorInfo { dtype: Dtype::F32, shape };
+                change(&mut info, &name);
+                (name, info)
+            };
+            let all = config.tensors().into_iter().map(|spec| entry(spec.name(), spec.shape.clone()));
+            let more = (!more.is_empty()).then(|| entry(more.to_owned(), vec![8, 8]));
+            check_tensors(&config, &Infos(all.chain(more).collect())).unwrap_err().to_string()
+        };
+        let same = |_: &mut TensorInfo, _: &str| ();
+        assert!(beside("v_head.summary.weight", &same).contains("hint: they are a head for rewards or classes"));
+        assert!(
+            beside("model.layers.2.mlp.up_proj.weight", &same).contains("may have fewer layers (`num_hidden_layers`)")
+        );
+        let longer = beside("", &|info, name| {
+            if name == "model.embed_tokens.weight" {
+                info.shape[0] = 64;
+            }
+        });
+        assert!(longer.contains("hint: the table has 64 tokens") && longer.contains("`vocab_size` to 64"), "{longer}");
         let mut untied = config.clone();
         untied.untie();
         let infos = config

@@ -7,7 +7,7 @@ use crate::{
     layout,
     links::check_inside,
     renamed::Renamed,
-    safetensors::{ADAPTER_FILES, adapter_base},
+    safetensors::{ADAPTER_FILES, adapter_base, check_is_file},
     sources_agree::{GENERATION_CONFIG, add_generation_tokens, compare_dtype, untie_another_head},
 };
 use retie_config::{Disguise, ModelConfig, TensorNames};
@@ -88,6 +88,9 @@ impl ModelSource {
     }
 
     fn folder(spec: &str, path: &Path) -> Result<Self, CheckpointError> {
+        for name in [CONFIG, COMPANIONS[0]] {
+            check_is_file(&path.join(name))?;
+        }
         if !path.join(CONFIG).is_file() {
             return Err(no_config(path)?);
         }
@@ -110,6 +113,12 @@ impl ModelSource {
         }
         for remark in config.remarks() {
             tracing::warn!(path = %path.join(CONFIG).display(), "{remark}");
+        }
+        if let Some(name) = ADAPTER_FILES.iter().find(|name| path.join(name).is_file()) {
+            tracing::warn!(
+                path = %path.join(name).display(),
+                "an adapter beside the model is not read: merge it where it belongs to the model"
+            );
         }
         // A folder that this program wrote keeps the keys of its source.
         if !path.join(PROVENANCE_FILE).is_file() {

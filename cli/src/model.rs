@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use retie_checkpoint::{Hub, INDEX_FILE, ModelSource, Parent};
 use retie_data::{ChatTemplate, DecodeStream, Tokenizer};
 use retie_model::{CausalLm, WeightDtype};
+use retie_trainer::END_OF_TEXT;
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeSet,
@@ -102,8 +103,13 @@ impl TextModel {
     /// The model has neither.
     pub fn prefix_token(&self) -> anyhow::Result<u32> {
         let config = self.model.config();
-        let prefix = self.tokenizer.bos_token().or(config.bos_token_id).or(config.eos_token_ids.first().copied());
-        prefix.context("the model's configuration has neither `bos_token_id` nor `eos_token_id`, expected one of them")
+        let stated = config.bos_token_id.into_iter().chain(config.eos_token_ids.iter().copied());
+        let mut stated = stated.filter(|id| (*id as usize) < config.vocab_size);
+        let prefix = self.tokenizer.bos_token().or_else(|| stated.next());
+        prefix.or_else(|| self.tokenizer.token_id(END_OF_TEXT)).context(
+            "the model's configuration has neither `bos_token_id` nor `eos_token_id`, expected one of them\n\
+             hint: set `eos_token_id` in `config.json` to the id of the token that ends a text",
+        )
     }
 
     /// Ids of the prompt that `template` makes of `messages`, up to the beginning of the answer.

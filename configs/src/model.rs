@@ -144,11 +144,15 @@ impl ModelConfig {
     /// that contradict one another, with the one that counts. Empty for most files.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
-        self.architecture.remarks(&Keys {
-            path: Path::new(""),
-            map: &self.other,
-            defaults: self.architecture.defaults(),
-        })
+        let keys = Keys { path: Path::new(""), map: &self.other, defaults: self.architecture.defaults() };
+        let mut remarks = self.architecture.remarks(&keys);
+        for (key, ids) in [("bos_token_id", self.bos_token_id.as_slice()), ("eos_token_id", &self.eos_token_ids)] {
+            for id in ids.iter().filter(|id| **id as usize >= self.vocab_size) {
+                let size = self.vocab_size;
+                remarks.push(format!("`{key}: {id}` is no token of the model, which has {size}: no text holds it"));
+            }
+        }
+        remarks
     }
 
     /// Keys of `config.json`: everything that was read but keys of Python files, with `recursion`

@@ -20,7 +20,7 @@ use crate::{
     tied_group::mean,
 };
 use rayon::prelude::*;
-use retie_checkpoint::{CheckpointError, Dtype, SafetensorsFolder, TensorSource, check_tensors, narrow};
+use retie_checkpoint::{CheckpointError, Dtype, SafetensorsFolder, TensorSource, check_tensors, narrow, widen};
 use retie_config::ModelConfig;
 use std::path::Path;
 
@@ -170,9 +170,33 @@ fn equals_source(
     }
     let expected = match tensor.sources.as_slice() {
         [only] if keeps_type(source, tensor) => source.bytes(only)?,
-        sources => narrow(&mean(source, sources)?, tensor.info.dtype).into(),
+        sources => {
+            let values = mean(source, sources)?;
+            let rounded = narrow(&values, tensor.info.dtype);
+            if let Some(share) = vanished(&values, &rounded, tensor.info.dtype) {
+                tracing::warn!(
+                    tensor = tensor.name,
+                    "{:.0} % of its weights are too small for {} and become 0: `--dtype bf16` keeps them",
+                    100.0 * share,
+                    tensor.info.dtype.name()
+                );
+            }
+            rounded.into()
+        }
     };
     written.equals(&tensor.name, &expected)
+}
+
+/// Share of weights that rounding may make 0: a few of any model are as small.
+const MOST_VANISHED: f64 = 0.01;
+
+/// Share of the weights `values` that are 0 in `rounded`, if it is large.
+fn vanished(values: &[f32], rounded: &[u8], dtype: Dtype) -> Option<f64> {
+    let rounded = widen(rounded, dtype);
+    let weights = values.iter().filter(|value| **value != 0.0).count();
+    let zeros = values.iter().zip(&rounded).filter(|(value, rounded)| **value != 0.0 && **rounded == 0.0).count();
+    let share = zeros as f64 / weights.max(1) as f64;
+    (share > MOST_VANISHED).then_some(share)
 }
 
 /// Part by which an error that is computed twice from the same bytes may differ: none but the order
@@ -277,4 +301,20 @@ fn excesses(
         Ok((error - discarded).abs() / scale)
     };
     tensor.factors.par_iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_that_a_type_makes_0_are_counted() {
+        let of = |values: &[f32], dtype| vanished(values, &narrow(values, dtype), dtype);
+        // The least of F16 is 6e-8.
+        assert_eq!(of(&[1e-9, 1.0, 0.0, 1e-9, 1e-6], Dtype::F16), Some(0.5));
+        assert_eq!(of(&[1e-9, 1.0], Dtype::BF16), None);
+        assert_eq!(of(&[0.0; 3], Dtype::F16), None);
+        let few: Vec<f32> = (0..1000).map(|i| if i < 10 { 1e-9 } else { 1.0 }).collect();
+        assert_eq!(of(&few, Dtype::F16), None);
+    }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Companions {
     pub(crate) tokens: Vec<(AddedToken, Option<u32>)>,
     /// `add_bos_token` of `tokenizer_config.json`.
     pub(crate) add_bos_token: Option<bool>,
+    /// `add_prefix_space` of `tokenizer_config.json`.
+    pub(crate) add_prefix_space: Option<bool>,
     /// `split_special_tokens` of `tokenizer_config.json`: special tokens that are written in a text
     /// are cut like any other text.
     pub(crate) split_special_tokens: bool,
@@ -39,6 +41,7 @@ impl Companions {
         };
         let mut config = object(TOKENIZER_CONFIG)?;
         let add_bos_token = config.get("add_bos_token").and_then(Value::as_bool);
+        let add_prefix_space = config.get("add_prefix_space").and_then(Value::as_bool);
         let split_special_tokens = config.get("split_special_tokens") == Some(&Value::Bool(true));
         let mut tokens: Vec<(AddedToken, Option<u32>)> = Vec::new();
         if let Some(Value::Object(stated)) = config.get("added_tokens_decoder") {
@@ -62,7 +65,7 @@ impl Companions {
                 tokens.push((token, None));
             }
         }
-        Ok(Self { tokens, add_bos_token, split_special_tokens })
+        Ok(Self { tokens, add_bos_token, add_prefix_space, split_special_tokens })
     }
 }
 

@@ -143,14 +143,18 @@ mod tests {
         assert_eq!(
             refused(PLAIN, json!([{"role": "user", "content": "a"}])),
             format!(
-                "{begins}no message has the role `assistant`, so that there is nothing to learn\n\
+                "{begins}no message has the role `assistant`, so that there is nothing to learn: found `user`\n\
                  hint: leave such rows out"
             )
         );
         assert!(refused(PLAIN, json!([])).contains("no message has the role"));
         assert_eq!(refused(PLAIN, json!({})), format!("{begins}it is not an array of messages"));
         let message = refused(PLAIN, json!([{"role": "assistant"}]));
-        assert_eq!(message, format!("{begins}message 1 is not an object with `role` and `content`"));
+        assert_eq!(message, format!("{begins}message 1 has `role`, expected `role` and `content`"));
+        let message = refused(PLAIN, json!([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]));
+        let share_gpt =
+            "message 1 has `from`, `value`, expected `role` and `content`: these are conversations of ShareGPT";
+        assert!(message.starts_with(&format!("{begins}{share_gpt}\nhint: rename their keys")), "{message}");
         // An answer that is written otherwise when another message follows.
         let other = "{% for m in messages %}{{ m.role }} {{ m.content }}{% if loop.last %}!{% endif %} {% endfor %}";
         let longer = json!([{"role": "assistant", "content": "b"}, {"role": "user", "content": "a"}]);

@@ -238,6 +238,9 @@ fn check_start(path: &Path) -> Result<(), DataError> {
     let mut start = Vec::new();
     fs_err::File::open(path)?.take(DISGUISE_BYTES as u64).read_to_end(&mut start)?;
     let (extension, compression) = extensions(path);
+    if let Some(compression) = compression {
+        compression.check(path, &start)?;
+    }
     let is_expected = |found: &Disguise| match found {
         Disguise::Gzip => compression == Some(Compression::Gzip),
         Disguise::Zstandard => compression == Some(Compression::Zstandard),
@@ -255,6 +258,7 @@ fn check_file(path: &Path) -> Result<(), DataError> {
     let not_a_file = |problem| DataError::NotAFile { path: path.to_owned(), problem };
     match fs_err::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Err(not_a_file("is a folder")),
+        Ok(metadata) if !metadata.is_file() => Err(not_a_file("is a pipe or a device, expected a file")),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(not_a_file("does not exist")),
         Err(error) => Err(error.into()),
@@ -299,6 +303,17 @@ mod tests {
         }
         assert!(message("b.jsonl", b"\x1f\x8b\x08").contains("compressed with gzip\nhint: name it `.gz`"));
         assert!(message("b.jsonl.gz", b"\x28\xb5\x2f\xfd").contains("compressed with Zstandard"));
+        assert!(
+            message("c.jsonl.gz", b"{\"text\"")
+                .contains("is not compressed with gzip, as its name says\nhint: take `.gz`")
+        );
+        assert!(message("c.txt.zst", b"plain").contains("is not compressed with Zstandard"));
+        // A frame of `zstd -D`: its header states the number of the dictionary.
+        let with_dictionary = b"\x28\xb5\x2f\xfd\x23\x39\x30\x00\x00\x02\x01\x00\x00";
+        assert!(
+            message("d.jsonl.zst", with_dictionary)
+                .contains("with the Zstandard dictionary 12345, which is another file")
+        );
         assert!(message("b.parquet", b"<!DOCTYPE html>").contains("is a web page"));
         assert_eq!(message("page.txt", b"<!DOCTYPE html>"), "");
         assert!(message("c.txt", b"\xff\xfea\0").contains("is UTF-16 text\nhint: save it as UTF-8"));
@@ -318,6 +333,13 @@ mod tests {
         assert_eq!(lines[0], "2 data files cannot be used:");
         assert!(lines[1].ends_with("b.txt` does not exist"), "{message}");
         assert!(lines[2].ends_with("is a folder"), "{message}");
+        #[cfg(unix)]
+        assert!(
+            check_files(&["/dev/null".into()])
+                .unwrap_err()
+                .to_string()
+                .ends_with("is a pipe or a device, expected a file")
+        );
         assert!(check_files(&[good]).is_ok());
         assert!(matches!(check_files(&[]), Err(DataError::NoFiles)));
     }

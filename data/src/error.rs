@@ -29,7 +29,7 @@ pub enum DataError {
     NotAFile {
         /// The path asked for.
         path: PathBuf,
-        /// `does not exist` or `is a folder`.
+        /// `does not exist`, `is a folder`, …
         problem: &'static str,
     },
     /// No data file was given.
@@ -61,6 +61,28 @@ pub enum DataError {
         /// Message of the decoder.
         #[source]
         source: std::io::Error,
+    },
+    /// A file that its name calls compressed, and that is text.
+    #[error("`{}` is not compressed with {compression}, as its name says\nhint: take `.{extension}` off its name", path.display())]
+    NotCompressed {
+        /// The file.
+        path: PathBuf,
+        /// `gzip` or `Zstandard`.
+        compression: &'static str,
+        /// Its extension.
+        extension: &'static str,
+    },
+    /// A file that was compressed with a dictionary.
+    #[error(
+        "`{}` is compressed with the Zstandard dictionary {id}, which is another file\n\
+         hint: `zstd -d -D DICTIONARY FILE` decompresses it",
+        path.display()
+    )]
+    Dictionary {
+        /// The file.
+        path: PathBuf,
+        /// Number of the dictionary.
+        id: u32,
     },
     /// A pattern that no file name fits.
     #[error("pattern `{}` matches no data file", pattern.display())]
@@ -188,10 +210,12 @@ pub enum DataError {
         unit: &'static str,
     },
     /// A line of a `.jsonl` file is not JSON.
-    #[error("{place} is not valid JSON")]
+    #[error("{place} is not valid JSON{}", lines_hint(*spans_lines))]
     Json {
         /// File and line.
         place: Place,
+        /// Whether it is a list or an object that goes on in the next line.
+        spans_lines: bool,
         /// Message of the parser; its line number counts within the line.
         #[source]
         source: serde_json::Error,
@@ -208,7 +232,7 @@ pub enum DataError {
         escape: String,
     },
     /// A line of a `.jsonl` file is JSON but not an object.
-    #[error("{place} is {found}, expected an object with a text field `{field}`")]
+    #[error("{place} is {found}, expected an object with a text field `{field}`{}", lines_hint(*found == "an array"))]
     NotAnObject {
         /// File and line.
         place: Place,
@@ -296,6 +320,18 @@ pub enum DataError {
         /// Where and why.
         #[source]
         source: serde_json::Error,
+    },
+    /// A tokenizer whose template puts several tokens before a text.
+    #[error(
+        "tokenizer `{}` puts several tokens before a text: `{tokens}`, expected one at most (BOS)\n\
+         hint: its model was trained with all of them, and only one is supported",
+        path.display()
+    )]
+    SeveralBefore {
+        /// The file.
+        path: PathBuf,
+        /// The tokens.
+        tokens: String,
     },
     /// A chat template that is not Jinja.
     #[error("the chat template of `{}` cannot be read", path.display())]
@@ -542,6 +578,9 @@ fn conversation_hint(reason: &str) -> &'static str {
         _ if reason.contains("where messages follow it") => {
             "\nhint: mark the answers in the template with `{% generation %}`, or give rows whose one answer is at the end"
         }
+        _ if reason.ends_with("ShareGPT") => {
+            "\nhint: rename their keys `from` and `value`, and the roles `human` to `user` and `gpt` to `assistant`"
+        }
         _ if reason.contains("no message has the role") => "\nhint: leave such rows out",
         _ => "",
     }
@@ -556,5 +595,15 @@ fn field_hint(found: &[String]) -> &'static str {
              `tokenizer.apply_chat_template(messages, tokenize=False)` makes of each into a field"
         }
         _ => "\nhint: name the one that holds the text with `text_field`",
+    }
+}
+
+/// The way from one JSON document to lines.
+fn lines_hint(is_one_document: bool) -> &'static str {
+    match is_one_document {
+        true => {
+            "\nhint: the file seems to be one JSON document: `jq -c '.[]?'` makes lines of a list, `jq -c .` of objects"
+        }
+        false => "",
     }
 }

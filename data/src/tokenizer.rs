@@ -5,15 +5,16 @@
 //! are switched off: every token of a text comes back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
+use tokenizers::AddedToken;
 
-use crate::bos::template_bos;
+use crate::bos::Around;
 use crate::companions::Companions;
 use crate::error::DataError;
 use crate::guarded::guarded;
@@ -53,13 +54,24 @@ impl Tokenizer {
     pub fn from_bytes(json: &[u8], origin: &Path) -> Result<Self, DataError> {
         let wrap = |source| DataError::Tokenizer { path: origin.to_owned(), source };
         let unparseable = |message| DataError::Unparseable { path: origin.to_owned(), message };
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(unparseable)?.map_err(wrap)?;
+        let mut value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+        let steady = without_dropout(&mut value, origin);
+        let read = steady.as_deref().unwrap_or(json);
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(read)).map_err(unparseable)?.map_err(wrap)?;
         inner.with_truncation(None).map_err(wrap)?;
         inner.with_padding(None);
         let vocab = inner.get_vocab(true);
         let largest_id = vocab.values().copied().max().ok_or_else(|| wrap("the vocabulary is empty".into()))?;
         let fingerprint = hex(&Sha256::digest(json));
-        let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+        let around = Around::of(&value);
+        if around.before.len() > 1 {
+            let tokens = around.before.join("`, `");
+            return Err(DataError::SeveralBefore { path: origin.to_owned(), tokens });
+        }
+        if !around.after.is_empty() {
+            let (path, tokens) = (origin.display(), around.after.join("`, `"));
+            tracing::warn!(%path, "its template also puts `{tokens}` behind a text, which is not done: a text may go on");
+        }
         let added = added_tokens(&inner);
         Ok(Self {
             vocab_size: vocab.len(),
@@ -67,7 +79,7 @@ impl Tokenizer {
             origin: origin.to_owned(),
             largest_id,
             fingerprint,
-            bos_token: template_bos(&value),
+            bos_token: around.bos,
             spelling: Spelling::of(&value),
             added,
             rows: usize::MAX,
@@ -96,9 +108,17 @@ impl Tokenizer {
         if let Some(stated) = companions.add_bos_token.filter(|stated| *stated != self.bos_token.is_some()) {
             tracing::warn!(%path, "`add_bos_token: {stated}` beside it is ignored, as in transformers 5: its template counts");
         }
+        if let Some(stated) = companions.add_prefix_space.filter(|stated| prefix_space(json) == Some(!stated)) {
+            tracing::warn!(%path, "`add_prefix_space: {stated}` beside it is ignored: its pre-tokenizer counts");
+        }
         let before = self.inner.get_added_tokens_decoder();
-        let tokens = companions.tokens.iter().map(|(token, _)| token.clone());
-        let added = self.inner.add_tokens(tokens);
+        // A token that `tokenizer.json` has keeps how that says it is found in a text.
+        let known: HashMap<&str, &AddedToken> = before.values().map(|token| (token.content.as_str(), token)).collect();
+        let tokens = companions.tokens.iter().map(|(token, _)| match known.get(token.content.as_str()) {
+            Some(known) => AddedToken { special: known.special || token.special, ..(*known).clone() },
+            None => token.clone(),
+        });
+        let added = self.inner.add_tokens(tokens.collect::<Vec<_>>());
         added.map_err(|source| DataError::Tokenizer { path: self.origin.clone(), source })?;
         self.inner.set_encode_special_tokens(companions.split_special_tokens);
         if self.inner.get_added_tokens_decoder() != before || companions.split_special_tokens {
@@ -316,6 +336,25 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The tokenizer without BPE dropout, where it has some: with it, a text has other tokens each
+/// time.
+fn without_dropout(value: &mut serde_json::Value, origin: &Path) -> Option<Vec<u8>> {
+    let dropout = value.get_mut("model")?.get_mut("dropout")?;
+    let stated = dropout.as_f64().filter(|stated| *stated > 0.0)?;
+    tracing::warn!(path = %origin.display(), "`dropout: {stated}` is switched off: a text has the same tokens each time");
+    *dropout = serde_json::Value::Null;
+    serde_json::to_vec(value).ok()
+}
+
+/// `add_prefix_space` of the byte-level pre-tokenizer of a `tokenizer.json`, if it has one.
+fn prefix_space(json: &[u8]) -> Option<bool> {
+    let value: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let step = value.get("pre_tokenizer")?;
+    let steps =
+        step.get("pretokenizers").and_then(|steps| steps.as_array()).map_or(std::slice::from_ref(step), Vec::as_slice);
+    steps.iter().find(|step| step["type"] == "ByteLevel")?.get("add_prefix_space")?.as_bool()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -376,6 +415,52 @@ pub(crate) mod tests {
         let others = others.iter().map(|(name, content)| ((*name).to_owned(), content.as_bytes().to_vec()));
         let files: Vec<_> = [(TOKENIZER.to_owned(), json)].into_iter().chain(others).collect();
         Ok(Tokenizer::from_model_files(&files, Path::new("there"))?.unwrap())
+    }
+
+    /// The tiny tokenizer after a change of its JSON, with `config` beside it.
+    fn changed(change: impl Fn(&mut serde_json::Value), config: &str) -> Result<Tokenizer, DataError> {
+        let mut json: serde_json::Value = serde_json::from_slice(&fs_err::read(tiny().origin()).unwrap()).unwrap();
+        change(&mut json);
+        let file = |name: &str, text: String| (name.to_owned(), text.into_bytes());
+        let files = [file(TOKENIZER, json.to_string()), file("tokenizer_config.json", config.to_owned())];
+        Ok(Tokenizer::from_model_files(&files, Path::new("there"))?.unwrap())
+    }
+
+    #[test]
+    fn a_token_is_found_in_a_text_as_tokenizer_json_says() {
+        let strips = |json: &mut serde_json::Value| {
+            let token = &mut json["added_tokens"][0];
+            assert_eq!(token["content"], "<|endoftext|>");
+            (token["lstrip"], token["rstrip"]) = (true.into(), true.into());
+        };
+        let plain = r#"{"eos_token": "<|endoftext|>"}"#;
+        let stated =
+            r#"{"added_tokens_decoder": {"0": {"content": "<|endoftext|>", "special": true, "lstrip": false}}}"#;
+        for config in ["{}", plain, stated] {
+            // As `AutoTokenizer` of transformers 5.24 has it.
+            assert_eq!(changed(strips, config).unwrap().encode("a <|endoftext|> b").unwrap().len(), 3, "{config}");
+        }
+        assert_eq!(changed(|_| (), plain).unwrap().encode("a <|endoftext|> b").unwrap().len(), 5);
+    }
+
+    #[test]
+    fn a_text_has_the_same_tokens_each_time_whatever_the_dropout() {
+        let text = "The quick brown fox jumps over the lazy dog, twice, and once more.";
+        let dropping = changed(|json| json["model"]["dropout"] = 0.9.into(), "{}").unwrap();
+        assert_eq!(dropping.encode(text).unwrap(), tiny().encode(text).unwrap());
+        assert_ne!(dropping.fingerprint(), tiny().fingerprint());
+    }
+
+    #[test]
+    fn a_template_with_several_tokens_before_a_text_is_refused() {
+        let twice = |json: &mut serde_json::Value| {
+            let post = &mut json["post_processor"];
+            let template = if post["type"] == "Sequence" { &mut post["processors"][1] } else { post };
+            let first = template["single"][0].clone();
+            template["single"].as_array_mut().unwrap().insert(0, first);
+        };
+        let error = changed(twice, "{}").unwrap_err().to_string();
+        assert!(error.contains("puts several tokens before a text: `"), "{error}");
     }
 
     #[test]

@@ -51,13 +51,42 @@ fn scaled(frequency: f32, scaling: RopeScaling) -> f32 {
             let wavelength = 2.0 * std::f32::consts::PI / frequency;
             let context = original_max_position_embeddings as f32;
             let (low, high) = (low_freq_factor as f32, high_freq_factor as f32);
-            if wavelength < context / high {
-                frequency
-            } else if wavelength > context / low {
+            // The order of `transformers`, which counts where the two limits are swapped.
+            if wavelength > context / low {
                 frequency / factor as f32
+            } else if wavelength < context / high {
+                frequency
             } else {
                 let smooth = (context / wavelength - low) / (high - low);
                 (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequencies_of_llama3_are_those_of_transformers_where_its_limits_are_swapped() {
+        // `ROPE_INIT_FUNCTIONS["llama3"]` of transformers 5.24, base 10,000, heads of 16.
+        let of = |low_freq_factor, high_freq_factor| -> Vec<f32> {
+            let scaling = RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings: 64.0,
+            };
+            RopeFrequencies::new(&Rope { theta: 10_000.0, scaling, rotary_dim: 16 }).0
+        };
+        let slow = [0.003_952_847_3, 0.00125, 0.000_395_284_73, 0.000_125, 3.952_847_3e-5];
+        for (low, high, fast) in
+            [(1.0, 4.0, [1.0, 0.244_384_59, 0.013_042_256]), (4.0, 1.0, [1.0, 0.039_528_47, 0.0125])]
+        {
+            for (found, expected) in of(low, high).into_iter().zip(fast.into_iter().chain(slow)) {
+                // One rounding of f32 in another order.
+                assert!((found - expected).abs() <= 2e-7 * expected, "{low} {high}: {found}, expected {expected}");
             }
         }
     }

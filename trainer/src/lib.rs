@@ -21,6 +21,7 @@ mod pass;
 mod run;
 
 pub use error::TrainError;
+pub use io::inputs::END_OF_TEXT;
 pub use io::{KeepEvent, KeepLogits, KeptLogits, TokenizedText, document_ends, keep_logits, tokenize};
 pub use job::Job;
 pub use log::{Baseline, HeldoutRouting, Logger, StepRow, read_metrics};

@@ -6,16 +6,20 @@ use super::quant;
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file does not start with `GGUF`.
-    #[error("the file starts with `{}`, expected `GGUF`\nhint: it is not a GGUF file, or its download failed", found.escape_ascii())]
+    #[error("the file starts with `{}`, expected `GGUF`\nhint: {}", found.escape_ascii(), before_gguf(found))]
     Magic {
         /// First bytes of the file.
         found: Vec<u8>,
     },
     /// The file is big-endian.
-    #[error("the file is big-endian\nhint: convert it to little-endian")]
+    #[error(
+        "the file is big-endian\nhint: `gguf-convert-endian FILE little` of the Python package `gguf` turns it around"
+    )]
     BigEndian,
     /// An unsupported version of the format.
-    #[error("GGUF version `{found}` is not supported, expected 2 or 3")]
+    #[error(
+        "GGUF version `{found}` is not supported, expected 2 or 3\nhint: convert the model again with a recent llama.cpp"
+    )]
     Version {
         /// The version in the file.
         found: u32,
@@ -153,4 +157,14 @@ pub enum GgufError {
         /// Problem of the rule.
         problem: &'static str,
     },
+}
+
+/// What a file that does not start with `GGUF` is.
+fn before_gguf(start: &[u8]) -> &'static str {
+    // `ggml`, `ggmf`, `ggjt` and `ggla` as little-endian numbers, and files of words of the first.
+    const OLDER: [&[u8]; 5] = [b"lmgg", b"fmgg", b"tjgg", b"algg", b"GGML"];
+    match OLDER.contains(&start) {
+        true => "it is of a format before GGUF: convert the model again with a recent llama.cpp",
+        false => "it is not a GGUF file, or its download failed",
+    }
 }

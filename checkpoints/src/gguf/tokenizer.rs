@@ -61,19 +61,23 @@ pub(super) struct PreTokenizer {
     pub json: fn() -> Value,
     /// True if a word that is a token is not split into merges.
     pub ignore_merges: bool,
+    /// True if a text begins with BOS where no metadata say so (`llama_vocab::impl::load` of
+    /// <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp>).
+    pub adds_bos: bool,
 }
 
 /// Every pre-tokenizer: the pattern of GPT-2; the same after every digit is split off; the pattern
 /// of Llama 3, and that of Qwen 2, which splits off every digit.
 pub(super) static PRE_TOKENIZERS: [PreTokenizer; 4] = [
-    PreTokenizer { name: "gpt-2", json: byte_level, ignore_merges: false },
+    PreTokenizer { name: "gpt-2", json: byte_level, ignore_merges: false, adds_bos: false },
     PreTokenizer {
         name: "smollm",
         json: || sequence(&json!({ "type": "Digits", "individual_digits": true }), &byte_level()),
         ignore_merges: false,
+        adds_bos: false,
     },
-    PreTokenizer { name: "llama-bpe", json: || split_by(r"\p{N}{1,3}"), ignore_merges: true },
-    PreTokenizer { name: "qwen2", json: || split_by(r"\p{N}"), ignore_merges: false },
+    PreTokenizer { name: "llama-bpe", json: || split_by(r"\p{N}{1,3}"), ignore_merges: true, adds_bos: true },
+    PreTokenizer { name: "qwen2", json: || split_by(r"\p{N}"), ignore_merges: false, adds_bos: false },
 ];
 
 fn sequence(first: &Value, second: &Value) -> Value {
@@ -316,11 +320,15 @@ impl<'a> Tokenizer<'a> {
     }
 
     /// Post-processor that adds BOS and EOS if the metadata ask for it, and BOS with SentencePiece
-    /// unless they refuse it.
+    /// and the pre-tokenizer of Llama 3 unless they refuse it.
     fn post_processor(&self) -> Result<Value, GgufError> {
+        let by_default = match self.kind {
+            Kind::SentencePiece => true,
+            Kind::ByteLevel => self.known_pre_tokenizer()?.is_some_and(|known| known.adds_bos),
+        };
         let token = |name: &'static str| match self.metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))? {
             Some(true) => required(self.special_id(name)?, &format!("tokenizer.ggml.{name}_token_id")).map(Some),
-            None if self.kind == Kind::SentencePiece && name == "bos" => self.special_id(name),
+            None if by_default && name == "bos" => self.special_id(name),
             _ => Ok(None),
         };
         let (bos, eos) = (token("bos")?, token("eos")?);
@@ -492,7 +500,10 @@ mod tests {
         assert_eq!(ids(small("smollm"), "ab12 ab<s>"), [6, 3, 4, 8, 0]);
         assert_eq!(ids(small("gpt-2"), "ab12 ab<s>"), [6, 7, 8, 0]);
         assert_eq!(ids(small("qwen2"), "ab12 ab<s>"), [6, 3, 4, 8, 0]);
-        assert_eq!(ids(small("llama-bpe"), "ab12 ab<s>"), [6, 7, 8, 0]);
+        // As in llama.cpp, BOS stands before the text of a Llama 3 unless the file refuses it.
+        assert_eq!(ids(small("llama-bpe"), "ab12 ab<s>"), [0, 6, 7, 8, 0]);
+        let without = small("llama-bpe").pair("tokenizer.ggml.add_bos_token", 7, &[0]);
+        assert_eq!(ids(without, "ab12 ab<s>"), [6, 7, 8, 0]);
     }
 
     #[test]

@@ -56,6 +56,7 @@ impl SafetensorsFolder {
         if index.is_file() {
             return Self::open_sharded(dir, &index);
         }
+        [single, index].iter().try_for_each(|path| check_is_file(path))?;
         Err(no_weights(dir)?)
     }
 
@@ -128,6 +129,18 @@ impl SafetensorsFolder {
     fn owner(&self, name: &str) -> Option<&SafetensorsFile> {
         self.owners.get(name).map(|i| &self.files[*i])
     }
+}
+
+/// Refuses what has the name of a file and is none: a link to nothing, a folder, a pipe.
+pub(crate) fn check_is_file(path: &Path) -> Result<(), CheckpointError> {
+    let Ok(metadata) = fs_err::symlink_metadata(path) else { return Ok(()) };
+    let problem = match path.read_link() {
+        Ok(target) if !path.exists() => format!("is a link to `{}`, which is not there", target.display()),
+        _ if metadata.is_dir() || path.is_dir() => "is a folder".to_owned(),
+        _ if path.is_file() => return Ok(()),
+        _ => "is a pipe or a device".to_owned(),
+    };
+    Err(CheckpointError::NotAFile { path: path.to_owned(), problem })
 }
 
 fn no_weights(dir: &Path) -> Result<CheckpointError, CheckpointError> {
@@ -288,6 +301,25 @@ mod tests {
         );
         fs_err::write(dir.path().join("adapter_config.json"), r#"{"base_model_name_or_path": "org/base"}"#).unwrap();
         assert!(message().contains("is a PEFT adapter of `org/base`, not a model\nhint: merge it"), "{}", message());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_has_the_name_of_weights_and_is_no_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SINGLE_FILE);
+        let message = || SafetensorsFolder::open(dir.path()).unwrap_err().to_string();
+        fs_err::os::unix::fs::symlink("/absent/blob", &path).unwrap();
+        assert!(
+            message().contains("model.safetensors` is a link to `/absent/blob`, which is not there"),
+            "{}",
+            message()
+        );
+        fs_err::remove_file(&path).unwrap();
+        fs_err::create_dir(&path).unwrap();
+        assert!(message().contains("model.safetensors` is a folder, expected a file\nhint: "), "{}", message());
+        check_is_file(&dir.path().join("absent")).unwrap();
+        assert!(check_is_file(Path::new("/dev/null")).unwrap_err().to_string().contains("is a pipe or a device"));
     }
 
     #[test]

@@ -13,6 +13,6 @@ mod writer;
 pub use file::SafetensorsFile;
 #[cfg(feature = "hub")]
 pub(crate) use folder::unusable_weights;
-pub(crate) use folder::{ADAPTER_FILES, adapter_base};
+pub(crate) use folder::{ADAPTER_FILES, adapter_base, check_is_file};
 pub use folder::{INDEX_FILE, SINGLE_FILE, SafetensorsFolder};
 pub use writer::{DEFAULT_MAX_SHARD_BYTES, FolderWriter, SafetensorsWriter};

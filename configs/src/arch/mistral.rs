@@ -1,7 +1,7 @@
 //! Mistral: a Llama with sliding-window attention in its first version.
 
 use super::{
-    Anatomy, Architecture, TensorNames,
+    Anatomy, Architecture, LAYER_TYPES, TensorNames,
     defaults::{flag, null, number, size, text},
 };
 
@@ -25,6 +25,12 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     depth_keys: &[],
     read: |keys, sizes| {
         let window = keys.optional_size("sliding_window")?;
+        if let (Some(_), Some(list)) = (window, keys.present(LAYER_TYPES))
+            && list.as_array().is_none_or(|list| list.iter().any(|kind| kind != "sliding_attention"))
+        {
+            let hint = "windows that not all layers have are those of Ministral (`ministral`), which is not supported";
+            return Err(keys.unsupported(LAYER_TYPES, list, hint));
+        }
         let mut anatomy = Anatomy::llama(keys, sizes)?;
         anatomy.depths.iter_mut().for_each(|depth| depth.window = window);
         Ok(anatomy)

@@ -37,5 +37,12 @@ pub(super) fn windowed(keys: &Keys<'_>, sizes: Sizes) -> Result<Anatomy, ConfigE
         false => None,
     };
     let full = keys.count("max_window_layers")?;
+    if window.is_none()
+        && let Some(list) = keys.present(LAYER_TYPES)
+        && list.as_array().is_some_and(|list| list.iter().any(|kind| kind == "sliding_attention"))
+    {
+        let hint = "`use_sliding_window` is `false`, or `sliding_window` is null: set both, or take `layer_types` out";
+        return Err(keys.unsupported(LAYER_TYPES, list, hint));
+    }
     anatomy.with_windows(keys, window, |depth| window.is_some() && depth >= full)
 }

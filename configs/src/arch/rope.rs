@@ -148,6 +148,22 @@ pub(super) fn remarks(file: &Keys<'_>, by_kind: bool) -> Vec<String> {
         remarks
             .push(format!("`type: {kind}` in `{OLD}` is ignored, as in transformers 5: the key is `rope_type` here"));
     }
+    if let Some((name, object)) = counts.map(|object| (if old.is_some() { OLD } else { NEW }, object)) {
+        let kind = object.present("rope_type").or_else(|| object.present("type"));
+        if let (None | Some("default"), true) =
+            (kind.map(|kind| kind.as_str().unwrap_or("")), object.present("factor").is_some())
+        {
+            let stated = if kind.is_none() { "names no `rope_type`" } else { "has `rope_type: default`" };
+            remarks.push(format!("`factor` in `{name}` is ignored: the object {stated}, as in transformers 5"));
+        }
+        if let (Some(counts), Some(other)) = (object.present("rope_type"), object.present("type"))
+            && counts != other
+        {
+            remarks.push(format!(
+                "`type: {other}` in `{name}` is ignored beside `rope_type: {counts}`, as in transformers 5"
+            ));
+        }
+    }
     let objects = [(OLD, old), (NEW, new)].into_iter().filter_map(|(name, object)| Some((name, object?)));
     for (name, object) in objects {
         let known: &[&str] = if by_kind && name == NEW { &KINDS } else { &KEYS };

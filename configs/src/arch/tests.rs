@@ -365,8 +365,48 @@ fn keys_that_are_ignored_are_named_and_harmless_ones_are_not() {
 }
 
 #[test]
+fn a_factor_that_no_type_takes_is_named() {
+    let remarks = |scaling: Value| read(json!({"model_type": "llama", "rope_scaling": scaling})).unwrap().remarks();
+    for (scaling, expected) in [
+        (
+            json!({"factor": 4.0}),
+            "`factor` in `rope_scaling` is ignored: the object names no `rope_type`, as in transformers 5",
+        ),
+        (
+            json!({"rope_type": "default", "factor": 4.0}),
+            "`factor` in `rope_scaling` is ignored: the object has `rope_type: default`, as in transformers 5",
+        ),
+        (
+            json!({"rope_type": "default", "type": "linear"}),
+            "`type: \"linear\"` in `rope_scaling` is ignored beside `rope_type: \"default\"`, as in transformers 5",
+        ),
+    ] {
+        assert_eq!(remarks(scaling.clone()), [expected], "{scaling}");
+    }
+    assert_eq!(remarks(json!({"rope_type": "linear", "type": "linear", "factor": 4.0})), [""; 0]);
+}
+
+#[test]
+fn an_id_past_the_vocabulary_is_named() {
+    let config = read(json!({"model_type": "llama", "bos_token_id": 100, "eos_token_id": [1, 7000]})).unwrap();
+    let expected =
+        |key: &str, id: u32| format!("`{key}: {id}` is no token of the model, which has 100: no text holds it");
+    assert_eq!(config.remarks(), [expected("bos_token_id", 100), expected("eos_token_id", 7000)]);
+    assert_eq!(read(json!({"model_type": "llama", "bos_token_id": 99})).unwrap().remarks(), [""; 0]);
+}
+
+#[test]
 fn unsupported_values_of_a_family_are_refused() {
+    let alternating = ["sliding_attention", "full_attention"].repeat(3);
     for (patch, part) in [
+        (
+            json!({"model_type": "mistral", "layer_types": alternating}),
+            "windows that not all layers have are those of Ministral",
+        ),
+        (
+            json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": false, "layer_types": alternating}),
+            "`use_sliding_window` is `false`",
+        ),
         (
             json!({"model_type": "gemma3_text", "query_pre_attn_scalar": 1, "use_bidirectional_attention": true}),
             "bidirectional",

@@ -5,7 +5,7 @@
 //! `return_assistant_tokens_mask` of `transformers`. Of another one the conversation is rendered up
 //! to each answer with the prompt for it, and up to its end: both have to be how the whole begins.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use minijinja::Error;
 use serde_json::{Map, Value};
@@ -35,11 +35,18 @@ impl ChatTemplate {
         let Some(list) = messages.as_array() else { return Err(problem("it is not an array of messages")) };
         let has_text = |message: &Value| message["role"].is_string() && message.get("content").is_some();
         if let Some(at) = list.iter().position(|message| !has_text(message)) {
-            return Err(problem(&format!("message {} is not an object with `role` and `content`", at + 1)));
+            let (keys, share_gpt) = keys(&list[at]);
+            let format = if share_gpt { SHARE_GPT } else { "" };
+            return Err(problem(&format!("message {} {keys}, expected `role` and `content`{format}", at + 1)));
         }
         let is_answer = |message: &Value| message["role"] == "assistant";
         if !list.iter().any(is_answer) {
-            return Err(problem("no message has the role `assistant`, so that there is nothing to learn"));
+            let roles: BTreeSet<&str> = list.iter().filter_map(|message| message["role"].as_str()).collect();
+            let found = roles.into_iter().map(|role| format!("`{role}`")).collect::<Vec<_>>().join(", ");
+            let found = if found.is_empty() { "there are no messages".to_owned() } else { format!("found {found}") };
+            return Err(problem(&format!(
+                "no message has the role `assistant`, so that there is nothing to learn: {found}"
+            )));
         }
         let text = self.render(messages, &Map::new())?;
         if self.marks_answers {
@@ -65,6 +72,16 @@ impl ChatTemplate {
         }
         Ok((text, answers))
     }
+}
+
+const SHARE_GPT: &str = ": these are conversations of ShareGPT";
+
+/// What a message is that is none, in words, and whether it is one of ShareGPT.
+fn keys(message: &Value) -> (String, bool) {
+    let Some(object) = message.as_object() else { return ("is not an object".to_owned(), false) };
+    let keys: Vec<String> = object.keys().map(|key| format!("`{key}`")).collect();
+    let share_gpt = ["from", "value"].iter().all(|key| object.contains_key(*key));
+    (if keys.is_empty() { "is empty".to_owned() } else { format!("has {}", keys.join(", ")) }, share_gpt)
 }
 
 /// Where the parts between marks are in the text without them; `None` if that is not `text`.

@@ -7,14 +7,15 @@
 //! (in UTC), `{% generation %}`, and the special tokens by their names.
 
 mod answers;
+mod bounds;
 mod python;
 
 use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, Error, ErrorKind, syntax::SyntaxConfig, value::Serde};
+use minijinja::{Environment, Error, ErrorKind, machinery, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Map, Value};
 
-use crate::error::DataError;
+use crate::{error::DataError, guarded::guarded};
 
 /// Files of a model's folder that a template and its special tokens come from.
 const TEMPLATE: &str = "chat_template.jinja";
@@ -26,8 +27,6 @@ const GENERATION: &str = "generation_config.json";
 const NAME: &str = "chat";
 /// Name of the same template with marks around its answers.
 const MARKED: &str = "marked";
-/// Instructions that a template may take. A long conversation takes some ten thousand.
-const FUEL: u64 = 20_000_000;
 
 /// The chat template of a model.
 #[derive(Debug)]
@@ -71,9 +70,9 @@ impl ChatTemplate {
         let wrong = |source| DataError::ChatTemplate { path: origin.clone(), source };
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?;
+        bounds::check(&source, &syntax).map_err(wrong)?;
         environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        bounds::add_to(&mut environment);
         environment.add_filter("tojson", python::to_json);
         environment.add_function("strftime_now", python::strftime_now);
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
@@ -122,13 +121,26 @@ impl ChatTemplate {
         context.insert("add_generation_prompt".to_owned(), Value::Bool(false));
         context.extend(variables.clone());
         context.insert("messages".to_owned(), messages.clone());
-        let context = minijinja::Value::from(Serde(&context));
-        let template = self.environment.get_template(name);
-        template.and_then(|template| template.render(context)).map_err(|error| DataError::ChatMessages {
-            path: self.origin.clone(),
-            reason: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
-        })
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(bounds::fuel(context.values())));
+        let rendered = guarded(|| evaluate(&environment, name, &context)).and_then(|result| {
+            result.map_err(|error| error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
+        });
+        rendered.map_err(|reason| DataError::ChatMessages { path: self.origin.clone(), reason })
     }
+}
+
+/// The text of a template, within the bounds of what it is given.
+fn evaluate(environment: &Environment<'_>, name: &str, context: &Map<String, Value>) -> Result<String, Error> {
+    let template = environment.get_template(name)?;
+    let compiled = machinery::get_compiled_template(&template);
+    let instructions = bounds::bounded(&compiled.instructions);
+    let context = minijinja::Value::from(Serde(context));
+    let mut text = String::new();
+    let mut output = machinery::make_string_output(&mut text);
+    let escape = compiled.initial_auto_escape.clone();
+    machinery::eval(environment, &instructions, context, &compiled.blocks, &mut output, escape)?;
+    Ok(text)
 }
 
 /// The template of a `tokenizer_config.json`: a text, or the one that is named `default` in a list.

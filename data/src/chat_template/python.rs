@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use minijinja::{Error, ErrorKind, Value, value::Kwargs};
+use minijinja::{Error, ErrorKind, State, Value, value::Kwargs};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
@@ -30,7 +30,7 @@ const MONTHS: [&str; 12] = [
 const MOST_INDENT: usize = 64;
 
 /// `json.dumps(value, ensure_ascii=False, indent=…)`, without escapes for HTML.
-pub fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+pub fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     if indent.is_some_and(|indent| indent > MOST_INDENT) {
         let message = format!("`tojson` indents by {MOST_INDENT} spaces at most");
@@ -40,18 +40,42 @@ pub fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, "`tojson` cannot escape characters outside of ASCII"));
     }
     options.assert_all_used()?;
-    let mut bytes = Vec::new();
+    let mut text = Paid { bytes: Vec::new(), state, owed: 0 };
     let written = match indent {
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
+        None => value.serialize(&mut Serializer::with_formatter(&mut text, Spaced)),
         Some(indent) => {
             let indent = " ".repeat(indent);
             let formatter = PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
+            value.serialize(&mut Serializer::with_formatter(&mut text, formatter))
         }
     };
     let failed = |reason: String| Error::new(ErrorKind::BadSerialization, reason);
     written.map_err(|error| failed(error.to_string()))?;
-    String::from_utf8(bytes).map(Value::from_safe_string).map_err(|error| failed(error.to_string()))
+    String::from_utf8(text.bytes).map(Value::from_safe_string).map_err(|error| failed(error.to_string()))
+}
+
+/// Bytes of JSON for a unit of fuel.
+const BYTES_PER_FUEL: usize = 16;
+
+/// A text that is written for fuel.
+struct Paid<'a, 'b> {
+    bytes: Vec<u8>,
+    state: &'a State<'b, 'b>,
+    owed: usize,
+}
+
+impl io::Write for Paid<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.owed += bytes.len();
+        self.state.consume_fuel((self.owed / BYTES_PER_FUEL) as u64).map_err(io::Error::other)?;
+        self.owed %= BYTES_PER_FUEL;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Python's default separators: `, ` and `: `.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
+use retie_config::Disguise;
 
 use crate::error::DataError;
 
@@ -27,6 +28,26 @@ pub(super) enum Compression {
 impl Compression {
     /// By the extension behind that of the format.
     pub(super) const ALL: [(&'static str, Self); 2] = [("gz", Self::Gzip), ("zst", Self::Zstandard)];
+
+    /// Refuses a file that is not compressed as its name says, or that no one can decompress
+    /// without another file. `start` are its first bytes.
+    pub(super) fn check(self, path: &Path, start: &[u8]) -> Result<(), DataError> {
+        let (begins, extension) = match self {
+            Self::Gzip => (start.starts_with(&[0x1f, 0x8b]), "gz"),
+            // A frame, or one that is to be skipped.
+            Self::Zstandard => {
+                (start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || start.get(1..4) == Some(&[0x2a, 0x4d, 0x18]), "zst")
+            }
+        };
+        let is_text = start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+        if !begins && !start.is_empty() && is_text && Disguise::of(start).is_none() {
+            return Err(DataError::NotCompressed { path: path.to_owned(), compression: self.name(), extension });
+        }
+        match (self, zstd::zstd_safe::get_dict_id_from_frame(start)) {
+            (Self::Zstandard, Some(id)) => Err(DataError::Dictionary { path: path.to_owned(), id: id.get() }),
+            _ => Ok(()),
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -176,7 +197,7 @@ mod tests {
             let path = folder.path().join(name);
             let mut changed = whole.clone();
             changed[whole.len() / 2] ^= 0x55;
-            for bytes in [&whole[..whole.len() - 3], &whole[..20], &changed, b"neither of the two"] {
+            for bytes in [&whole[..whole.len() - 3], &whole[..20], &changed, b"\x01neither of the two"] {
                 fs_err::write(&path, bytes).unwrap();
                 let error = documents(&path, "text").unwrap().find_map(Result::err);
                 assert!(error.is_some(), "{name}, {} bytes", bytes.len());

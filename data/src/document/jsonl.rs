@@ -68,7 +68,11 @@ impl JsonlRows {
         })?;
         let value = parse_json(line).map_err(|source| match half_surrogate(line) {
             Some(escape) => DataError::HalfSurrogate { place: self.place(), escape: escape.to_owned() },
-            None => DataError::Json { place: self.place(), source },
+            None => {
+                // A document over several lines begins with the first.
+                let spans_lines = self.line == 1 && source.is_eof() && ["[", "{"].contains(&line.trim());
+                DataError::Json { place: self.place(), spans_lines, source }
+            }
         })?;
         let Value::Object(mut object) = value else {
             return Err(DataError::NotAnObject {
@@ -163,7 +167,12 @@ mod tests {
     #[test]
     fn a_malformed_line_is_named_by_its_number() {
         assert_eq!(message(b"{\"text\": \"a\"}\n\n{\"text\": \n"), "line 3 of `FILE` is not valid JSON");
-        assert_eq!(message(b"[1]\n"), "line 1 of `FILE` is an array, expected an object with a text field `text`");
+        let array = "line 1 of `FILE` is an array, expected an object with a text field `text`\nhint: ";
+        assert!(message(b"[1]\n").starts_with(array));
+        let document = "line 1 of `FILE` is not valid JSON\nhint: the file seems to be one JSON document: `jq -c";
+        for text in [&b"[\n{\"text\": \"a\"}\n]\n"[..], b"{\n\"text\": \"a\"}\n"] {
+            assert!(message(text).starts_with(document), "{}", message(text));
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// The token between documents, if the tokenizer has it: the end of a *text*, which in chat models
 /// differs from the end of a turn that `eos_token_id` names.
-const END_OF_TEXT: &str = "<|endoftext|>";
+pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Checks that every rank has the same number of micro-batches.
 ///
