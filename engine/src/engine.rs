@@ -11,10 +11,10 @@ use crate::{
     sequence::{Choice, Sequence},
     speculation::Speculation,
 };
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use retie_config::ModelConfig;
 use retie_model::{
-    CausalLm, ExitLimit, KvCache, NewTokens, RoutingTrace, Slot,
+    CausalLm, ExitLimit, KvCache, NewTokens, RoutingTrace, Slot, TokenIds,
     kernels::{self, f32_slice, f32_slice_mut},
 };
 
@@ -130,7 +130,11 @@ impl Engine {
     /// The model has no parts that tokens could go through at their own pace, or fewer recursions
     /// than the trace; or the engine speculates; or a trace is given to `full`, which runs every
     /// recursion.
+    ///
+    /// # Panics
+    /// When sequences have been admitted.
     pub fn with_scheduler(mut self, scheduler: Scheduler, trace: Option<ExitTrace>) -> Result<Self, EngineError> {
+        assert!(self.is_idle(), "an engine gets its scheduler before its sequences");
         self.looped = match scheduler {
             Scheduler::Full if trace.is_some() => return Err(EngineError::TraceInFull),
             Scheduler::Full => None,
@@ -144,6 +148,9 @@ impl Engine {
                 let (found, expected) = (trace.iter().flat_map(ExitTrace::counts).max(), parts.recursions.len());
                 if let Some(found) = found.copied().filter(|found| *found > expected) {
                     return Err(EngineError::TraceTooDeep { found, expected });
+                }
+                if trace.is_some() && self.exits.is_none() {
+                    self.make_cache_for(self.model.default_skipped_kv());
                 }
                 Some(Looped::new(parts, scheduler, trace))
             }
@@ -218,7 +225,7 @@ impl Engine {
         if batch.is_empty() {
             return Vec::new();
         }
-        let ids = self.start(&batch);
+        let ids = self.start(&batch).tensor().clone();
         let (hidden, trace) = match &self.exits {
             Some(options) => {
                 let exits = row_exits(options, &self.sequences, &batch);
@@ -242,7 +249,7 @@ impl Engine {
             if !batch.is_empty() {
                 let units = batch.iter().map(|new| self.unit(*new, &looped)).collect();
                 let ids = self.start(&batch);
-                looped.start(&self.model, ids, units, &mut self.cache);
+                looped.start(&self.model, &ids, units, &mut self.cache);
             }
             let sequences = &self.sequences;
             let wanted = |slot: Slot| sequences[slot.index()].as_ref().is_some_and(|sequence| !sequence.paused);
@@ -363,15 +370,15 @@ impl Engine {
     }
 
     /// Ids `[M]` of the next tokens of the sequences of `batch`, which start now.
-    fn start(&mut self, batch: &[NewTokens]) -> Tensor<1, Int> {
-        let mut ids: Vec<i32> = Vec::new();
+    fn start(&mut self, batch: &[NewTokens]) -> TokenIds {
+        let mut ids: Vec<u32> = Vec::new();
         for NewTokens { slot, tokens } in batch {
             let Some(sequence) = &mut self.sequences[slot.index()] else { continue };
             let end = sequence.num_started + tokens;
-            ids.extend(sequence.tokens[sequence.num_started..end].iter().map(|id| *id as i32));
+            ids.extend(&sequence.tokens[sequence.num_started..end]);
             sequence.num_started = end;
         }
-        Tensor::<1, Int>::from_ints(ids.as_slice(), &self.device)
+        TokenIds::upload(ids, &self.device)
     }
 
     /// Recursion count of each row of a forward pass.

@@ -4,7 +4,7 @@
 //! Every token has the exits of its request, those of the prompt too. So a text is what the model
 //! computes in one pass over it under the same rule and policy, however it is batched.
 
-use crate::{Engine, EngineError, Request, sequence::Sequence};
+use crate::{Engine, EngineError, EngineOptions, Request, sequence::Sequence};
 use retie_config::SkippedKv;
 use retie_model::{ExitLimit, ExitRule, KvCache, NewTokens, RowExits};
 
@@ -34,11 +34,16 @@ impl Engine {
         }
         let rule = options.rule.as_ref().map_or(Ok(()), |rule| self.model.check_exit_rule(rule.kind()));
         rule.and(self.model.check_exits(options.kv)).map_err(|reason| EngineError::NoExits { reason })?;
-        let (num_slots, context) = (self.options.num_slots, self.options.context);
-        self.cache = KvCache::for_exits(self.model.config(), num_slots, context, &self.device, options.kv);
+        self.make_cache_for(options.kv);
         self.exits = Some(options);
-        self.forget_prefixes();
         Ok(self)
+    }
+
+    /// Replaces the cache, which is empty, by one for a policy for skipped recursions.
+    pub(crate) fn make_cache_for(&mut self, kv: SkippedKv) {
+        let EngineOptions { num_slots, context, .. } = self.options;
+        self.cache = KvCache::for_exits(self.model.config(), num_slots, context, &self.device, kv);
+        self.forget_prefixes();
     }
 
     /// Refuses exits that the engine does not have.

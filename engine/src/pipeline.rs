@@ -1,5 +1,6 @@
 //! Tokens on their way through the parts of a recursive stack, without their hidden states: who
-//! takes part in the next pass over the shared block, who leaves the loop with it, and who waits.
+//! takes part in the next pass over the shared block, who leaves the loop with it or is not
+//! selected for the next one, and who waits.
 //!
 //! A pure value: it knows neither tensors nor time.
 
@@ -111,13 +112,24 @@ impl Pipeline {
     /// that stay in the loop, the rows that have left it, and the units of these, in their order;
     /// they come after those that left earlier.
     pub fn passed(&mut self, numbers: &[f32]) -> (Rows, Vec<Unit>) {
+        self.in_loop.iter_mut().for_each(|unit| unit.done += 1);
+        self.divide(|unit, row| unit.done < unit.until && numbers[row] < unit.threshold)
+    }
+
+    /// Notes which rows in the loop the router `selects` for the recursions that they are in front
+    /// of; the others leave, after those that left earlier.
+    pub fn selected(&mut self, selects: &[bool]) -> Rows {
+        self.divide(|_, row| selects[row]).0
+    }
+
+    /// Lets rows leave the loop that do not stay. Returns rows and leaving units as
+    /// [`Pipeline::passed`].
+    fn divide(&mut self, stays: impl Fn(&Unit, usize) -> bool) -> (Rows, Vec<Unit>) {
         let (mut rows, mut leaving, mut start) = (Rows::default(), Vec::new(), 0);
-        for mut unit in std::mem::take(&mut self.in_loop) {
-            let of_unit = start..start + unit.span.tokens;
-            start = of_unit.end;
-            unit.done += 1;
-            let stays = |row: usize| unit.done < unit.until && numbers[row] < unit.threshold;
-            let all: Vec<usize> = of_unit.collect();
+        for unit in std::mem::take(&mut self.in_loop) {
+            let all: Vec<usize> = (start..start + unit.span.tokens).collect();
+            start += unit.span.tokens;
+            let stays = |row: usize| stays(&unit, row);
             let mut place = unit.span.start;
             for run in all.chunk_by(|a, b| stays(*a) == stays(*b)) {
                 let piece = Unit { span: Span { start: place, tokens: run.len(), ..unit.span }, ..unit };

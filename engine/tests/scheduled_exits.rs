@@ -8,14 +8,14 @@ mod support;
 
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::{
-    ExitProbe, ExitRuleKind, Init, LoraConfig, MechanismAt, RecursionConfig, Sharing, SkippedKv, steps_with,
+    ExitProbe, ExitRuleKind, Init, KvSharing, LoraConfig, MechanismAt, RecursionConfig, Sharing, SkippedKv, steps_with,
 };
 use retie_engine::{
     Engine, EngineError, EngineOptions, ExitOptions, ExitTrace, Request, Sampling, Scheduler, SpeculationOptions,
 };
 use retie_model::{CausalLm, ExitRule, SelectionRule, kernels::Layout};
 use retie_testing::{CONTEXT, random_model};
-use support::{Text, Texts, alone, request, sampled, tokens};
+use support::{Text, Texts, alone, expert_choice, request, sampled, tokens};
 
 /// A prelude of two layers, three recursions of a layer with LoRA and norms of their own, and a
 /// coda.
@@ -133,6 +133,21 @@ fn tokens_leave_alike_in_every_scheduler_with_every_policy() {
     }
     let whole = RecursionConfig { prelude: None, coda: None, ..recursion() };
     check("no ends", &random_model(Some(whole)), &options(ExitRuleKind::Probe, SkippedKv::Recompute), &SIZES);
+}
+
+#[test]
+fn tokens_leave_alike_with_shared_keys_and_values_and_with_a_router() {
+    let shared = |router, kv_sharing| random_model(Some(RecursionConfig { router, kv_sharing, ..recursion() }));
+    for (name, model, kv) in [
+        ("shared", shared(None, KvSharing::Shared), SkippedKv::Shared),
+        ("routed", shared(Some(expert_choice()), KvSharing::RecursionWise), SkippedKv::Skip),
+        ("routed, shared", shared(Some(expert_choice()), KvSharing::Shared), SkippedKv::Shared),
+    ] {
+        for kind in ExitRuleKind::ALL.iter().filter(|kind| model.check_exit_rule(**kind).is_ok()) {
+            check(&format!("{name}, {kind}"), &model, &options(*kind, kv), &SIZES[1..2]);
+        }
+        check(name, &model, &options(ExitRuleKind::Change, kv), &SIZES);
+    }
 }
 
 #[test]

@@ -6,14 +6,17 @@
 mod support;
 
 use burn::tensor::{Int, Tensor};
-use retie_config::{DepthExtra, Init, LoraConfig, RecursionConfig, Relax, Sharing};
+use retie_config::{
+    DepthExtra, ExpertChoiceConfig, Gating, Init, IntermediateState, KvSharing, LoraConfig, RecursionConfig, Relax,
+    RouterConfig, RouterNetwork, Sharing, TokenChoiceConfig,
+};
 use retie_engine::{Engine, EngineError, EngineOptions, ExitTrace, Request, Sampling, Scheduler};
 use retie_model::{
     CausalLm,
     kernels::{Layout, f32_slice},
 };
 use retie_testing::{CONTEXT, random_model};
-use support::{Text, Texts, alone, models, plain, request, routed, sampled, tokens};
+use support::{Text, Texts, alone, models, plain, request, sampled, tokens};
 
 /// Models with three recursions: with a prelude, a coda and plain LoRA; with all that a depth can
 /// have of its own; and without unshared layers.
@@ -36,6 +39,47 @@ fn recursive() -> Vec<(&'static str, CausalLm)> {
         .into_iter()
         .map(|(name, recursion)| (name, random_model(Some(recursion))))
         .collect()
+}
+
+/// Models whose recursions share keys and values, and models with a router of each kind.
+fn shared_or_routed() -> Vec<(&'static str, CausalLm)> {
+    let routed = |router, change: fn(&mut RecursionConfig)| {
+        let mut recursion = RecursionConfig {
+            prelude: Some(2),
+            coda: Some(1),
+            lora: Some(LoraConfig::uniform(2)),
+            share_norms: false,
+            router,
+            ..RecursionConfig::new(3, Sharing::Cycle, Init::Stepwise)
+        };
+        change(&mut recursion);
+        random_model(Some(recursion))
+    };
+    let expert = |change: fn(&mut ExpertChoiceConfig)| {
+        let mut config = ExpertChoiceConfig { alpha: 1.0, ..ExpertChoiceConfig::new(3) };
+        change(&mut config);
+        Some(RouterConfig::ExpertChoice(config))
+    };
+    let token = |change: fn(&mut TokenChoiceConfig)| {
+        let mut config = TokenChoiceConfig::default();
+        change(&mut config);
+        Some(RouterConfig::TokenChoice(config))
+    };
+    let mut all = models();
+    all.retain(|(_, model)| model.router().is_some() || model.kv_sharing() != KvSharing::RecursionWise);
+    all.extend([
+        ("hybrid", routed(None, |recursion| recursion.kv_sharing = KvSharing::Hybrid)),
+        ("every recursion selects", routed(expert(|router| router.capacities = vec![0.9, 0.6, 0.4]), |_| {})),
+        ("random", routed(expert(|router| router.network = RouterNetwork::Random), |_| {})),
+        ("auxiliary", routed(expert(|router| router.auxiliary = Some(RouterNetwork::Linear)), |_| {})),
+        ("token choice, gated", routed(token(|router| router.intermediate = IntermediateState::Gated), |_| {})),
+        ("token choice, random", routed(token(|router| router.network = RouterNetwork::Random), |_| {})),
+        (
+            "token choice, shared",
+            routed(token(|router| router.gating = Gating::Delta), |recursion| recursion.kv_sharing = KvSharing::Shared),
+        ),
+    ]);
+    all
 }
 
 /// Requests with prompts of different lengths, greedy and sampled, with their recursion counts.
@@ -93,6 +137,47 @@ fn without_exits_every_scheduler_gives_the_tokens_of_a_request_alone() {
                 let found = run(engine(&model, sizes, scheduler, None), &requests());
                 assert_eq!(found, expected, "{name}, {scheduler}, {sizes:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn shared_keys_and_routers_give_the_tokens_of_a_request_alone() {
+    for (name, model) in shared_or_routed() {
+        let expected: Vec<Text> = requests().into_iter().map(|request| alone(&model, request)).collect();
+        let mut counts: Vec<usize> = expected.iter().flat_map(|text| text.recursion_counts.clone()).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        assert_eq!(counts.len() > 1, model.router().is_some(), "{name}: {counts:?}");
+        for scheduler in [Scheduler::Lockstep, Scheduler::Depthwise] {
+            for sizes in SIZES {
+                let found = run(engine(&model, sizes, scheduler, None), &requests());
+                assert_eq!(found, expected, "{name}, {scheduler}, {sizes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn forced_exits_of_shared_keys_and_routers_do_not_depend_on_the_scheduler_or_the_mix() {
+    let trace = [1, 3, 2, 1, 1, 2];
+    for (name, model) in shared_or_routed() {
+        let expected = run(engine(&model, (1, CONTEXT), Scheduler::Lockstep, Some(&trace)), &requests());
+        let plain = run(engine(&model, (1, CONTEXT), Scheduler::Lockstep, None), &requests());
+        assert_ne!(expected, plain, "{name}: exits");
+        for scheduler in [Scheduler::Lockstep, Scheduler::Depthwise] {
+            for sizes in SIZES {
+                let found = run(engine(&model, sizes, scheduler, Some(&trace)), &requests());
+                assert_eq!(found, expected, "{name}, {scheduler}, {sizes:?}");
+            }
+        }
+        for ((text, plain), request) in expected.iter().zip(&plain).zip(requests()) {
+            let start = request.prompt.len();
+            assert_eq!(
+                text.recursion_counts[..start],
+                plain.recursion_counts[..start],
+                "{name}: prompts are not forced"
+            );
         }
     }
 }
@@ -190,15 +275,17 @@ fn models_without_a_loop_and_deep_traces_are_refused() {
         let trace = trace.map(|counts| ExitTrace::new(counts.to_vec()).unwrap());
         Engine::new(model.clone(), options).unwrap().with_scheduler(scheduler, trace).err()
     };
-    let refused = with(&routed(), Scheduler::Depthwise, None).map(|error| error.to_string()).unwrap();
-    assert!(refused.starts_with("scheduler `depthwise` cannot serve the model: its router decides"), "{refused}");
-    assert_eq!(with(&routed(), Scheduler::Full, None), None);
+    let sequence = random_model(Some(RecursionConfig::new(2, Sharing::Sequence, Init::Stepwise)));
+    let refused = with(&sequence, Scheduler::Depthwise, None).map(|error| error.to_string()).unwrap();
+    let reason = "its recursions do not run the same layers one after the other";
+    assert!(refused.starts_with(&format!("scheduler `depthwise` cannot serve the model: {reason}")), "{refused}");
+    assert_eq!(with(&sequence, Scheduler::Full, None), None);
     assert_eq!(with(&plain(), Scheduler::Depthwise, None), None, "one recursion");
     let deep = Some(EngineError::TraceTooDeep { found: 4, expected: 3 });
     assert_eq!(with(&model, Scheduler::Lockstep, Some(&[1, 4])), deep);
     assert_eq!(with(&model, Scheduler::Full, Some(&[1, 3])), Some(EngineError::TraceInFull));
-    let sequence = RecursionConfig::new(2, Sharing::Sequence, Init::Stepwise);
-    let parts = random_model(Some(sequence)).loop_parts();
-    assert_eq!(parts, Err("its recursions do not run the same layers one after the other".to_owned()));
-    assert_eq!(models().iter().filter(|(_, model)| model.loop_parts().is_ok()).count(), 2);
+    assert_eq!(sequence.loop_parts(), Err(reason.to_owned()));
+    for (name, model) in models() {
+        assert!(model.loop_parts().is_ok(), "{name}");
+    }
 }

@@ -29,6 +29,14 @@ impl<'a, T> AtDepths<'a, T> {
         }
     }
 
+    /// The `T` of the first rows.
+    pub fn first(&self) -> AtDepths<'a, T> {
+        match self {
+            Self::One(own) => AtDepths::One(own),
+            Self::Several(groups) => AtDepths::One(groups[0].0),
+        }
+    }
+
     /// True if the `T` of a depth has a property.
     pub fn any(&self, has: impl Fn(&T) -> bool) -> bool {
         match self {

@@ -3,7 +3,7 @@
 
 use crate::{
     at_depths::AtDepths,
-    kernels::{self, Layout, QkvAttention, Scoring},
+    kernels::{self, Layout, QkvAttention, RowSet, Scoring},
     kv::{KeysValues, KvSource},
     linear::{Linear, LinearAtDepth, forward_together},
     norm::{Norm, normalised},
@@ -64,18 +64,18 @@ impl Attention {
             return out;
         }
         let q_proj = (&self.q_proj, depth.part(|depth| &depth.q_proj));
-        let (q, made) = if kv.is_made() {
+        let (q, made) = if kv.is_made_of(num_rows) {
             let [k_proj, v_proj] = self.kv_proj(depth);
-            let [q, k, v] = forward_together(x, [q_proj, k_proj, v_proj]);
+            let [q, k, v] = forward_together(x.clone(), [q_proj, k_proj, v_proj]);
             (q, Some([k, v]))
         } else {
-            let [q] = forward_together(x, [q_proj]);
+            let [q] = forward_together(x.clone(), [q_proj]);
             (q, None)
         };
         let q = context.prepare(q, heads, &self.q_norm, &depth.part(|depth| &depth.q_norm)); // [B, T, N, H]
         let make = || match made {
             Some(kv) => self.prepared(kv, depth, context),
-            None => unreachable!("keys and values are made where their source asks for it"),
+            None => unreachable!("keys and values are made where their source asks for those of all rows"),
         };
         let keys = |x: Tensor<2>| {
             let [rows, _] = x.dims();
@@ -101,7 +101,14 @@ impl Attention {
                 let [k, v] = kv.keys_values(make).map(keys);
                 attend_sliced(q, k, v, (&rows.layout, *slices), scoring)
             }
-            (None, KvSource::OfDepths(caches)) => caches.attend(q, make(), attend),
+            (None, KvSource::OfDepths(caches)) => {
+                let made = match caches.num_computed() {
+                    0 => None,
+                    all if all == num_rows => Some(make()),
+                    some => Some(self.first_keys_values(x, some, depth, context)),
+                };
+                caches.attend(q, made, attend)
+            }
             (None, kv) => attend(q, kv.keys_values(make), &rows.layout),
         }; // [M, N, H]
         out.reshape([num_rows, config.query_size()])
@@ -164,6 +171,21 @@ impl Attention {
         let own = depth.part(|depth| &depth.k_norm);
         let k = context.prepare(k, config.num_key_value_heads, &self.k_norm, &own); // [B, T, K, H]
         [k.reshape([num_rows, config.key_value_size()]), v]
+    }
+
+    /// Keys and values of the first `rows` of `x [M, D]`, which are those of the first depth.
+    fn first_keys_values(
+        &self,
+        x: Tensor<2>,
+        rows: usize,
+        depth: &AtDepths<'_, AttentionAtDepth>,
+        context: AttentionContext<'_>,
+    ) -> KeysValues {
+        let first: RowSet = (0..rows).collect();
+        // The layout is not read: keys and values depend on positions alone.
+        let of_first = context.rows.only(&first, Layout::batch(1, rows));
+        let context = AttentionContext { rows: &of_first, ..context };
+        self.keys_values(x.narrow(0, 0, rows), &depth.first(), context)
     }
 }
 

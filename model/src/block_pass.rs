@@ -2,8 +2,10 @@
 //! Relaxed Recursive Transformers, §3.8, <https://arxiv.org/abs/2410.20672>).
 //!
 //! The rows are sorted by recursion. A linear multiplies all of them with the shared weight at
-//! once; LoRA, own norms, extras and steps belong to a depth, and are applied to its rows. Every
-//! depth has keys and values of its own, so attention runs recursion by recursion.
+//! once; LoRA, own norms, extras and steps belong to a depth, and are applied to its rows.
+//! Attention runs recursion by recursion: over keys and values of the depth's own, or with
+//! `kv_sharing: shared` over those of the first recursion. With `hybrid` the first recursion's are
+//! copied to the later ones, where a token's own replace them.
 
 use crate::{
     CausalLm, KvCache, LoopParts, Span,
@@ -14,7 +16,7 @@ use crate::{
     kv::{DepthCaches, DepthRows, KvSource},
 };
 use burn::tensor::Tensor;
-use retie_config::SkippedKv;
+use retie_config::{KvSharing, SkippedKv};
 use std::ops::Range;
 
 /// Tokens in a recursion.
@@ -84,10 +86,17 @@ impl CausalLm {
             };
             let config = self.config();
             let (layer, kind) = (&self.model.layers[map.depths()[first].layer.0], config.anatomy.depths[first]);
-            let copies = may_leave && kv == SkippedKv::Latest;
             let depth_rows = recursions.iter().zip(&layouts).map(|(recursion, layout)| {
+                let copies = match self.kv_sharing() {
+                    KvSharing::RecursionWise => may_leave && kv == SkippedKv::Latest,
+                    KvSharing::Shared => false,
+                    KvSharing::Hybrid => *recursion == 0,
+                };
                 let later = if copies { recursion + 1..parts.recursions.len() } else { 0..0 };
-                DepthRows { depth: depth(*recursion), layout, later: later.map(depth).collect() }
+                let computes = *recursion == 0 || self.kv_sharing() != KvSharing::Shared;
+                let depth = |recursion: usize| parts.recursions[recursion].start + index;
+                let reads = depth(if computes { *recursion } else { 0 });
+                DepthRows { depth: reads, layout, computes, later: later.map(depth).collect() }
             });
             let kv = KvSource::OfDepths(DepthCaches { groups: depth_rows.collect(), cache: &mut *cache });
             x = Block { layer, own, config, kind }.forward(x, &rows, kv, None);

@@ -74,7 +74,7 @@ impl CausalLm {
     #[must_use]
     pub fn begin_from(&self, hidden: Tensor<2>, ids: &TokenIds, layout: Layout, rule: SelectionRule) -> Forward<'_> {
         let rows = Arc::new(self.row_context(layout));
-        let selector = router::selector(self, Origin::Tokens { ids, rows: &rows, rule });
+        let selector = router::selector_of(self, Origin::Tokens { ids, rows: &rows, rule, entry: None });
         self.forward_at(rows, hidden, 0).with_selector(selector)
     }
 
@@ -87,7 +87,7 @@ impl CausalLm {
         let Some(decision) = decision else { return forward };
         let active_rows = Some(decision.active_rows.clone());
         let selector =
-            router::selector(self, Origin::Replay { decision: Box::new(decision), entry: entry.map(Box::new) });
+            router::selector_of(self, Origin::Replay { decision: Box::new(decision), entry: entry.map(Box::new) });
         Forward { active_rows, ..forward }.with_selector(selector)
     }
 

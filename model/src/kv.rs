@@ -59,7 +59,8 @@ pub(crate) enum KvSource<'a> {
         cache: Option<DepthCache<'a>>,
         kept: Option<&'a mut Option<KeysValues>>,
     },
-    /// Computed from the rows of several depths, and appended to the cache of each.
+    /// Computed from the rows of several depths, and appended to the cache of each; or read from
+    /// the cache.
     OfDepths(DepthCaches<'a>),
 }
 
@@ -74,35 +75,45 @@ pub(crate) struct DepthCaches<'a> {
 /// Rows of one depth.
 #[derive(Debug)]
 pub(crate) struct DepthRows<'a> {
+    /// Depth with the buffers that they attend to.
     pub depth: usize,
-    /// Their attention layout, with keys in the buffers of the depth.
+    /// Their attention layout, with keys in these buffers.
     pub layout: &'a Layout,
+    /// True if they have keys and values of their own, which are appended to the buffers; those of
+    /// the first recursion are there already.
+    pub computes: bool,
     /// Depths that hold the same keys and values until they compute their own.
     pub later: Vec<usize>,
 }
 
 impl DepthCaches<'_> {
-    /// Appends the keys and values `[k, v]` of all rows to the caches, and runs `attend` with the
-    /// queries `q [M, N, H]` of each depth.
+    /// Number of rows that have keys and values of their own; they come first.
+    pub fn num_computed(&self) -> usize {
+        self.groups.iter().take_while(|group| group.computes).map(|group| group.layout.num_rows()).sum()
+    }
+
+    /// Appends the keys and values `computed`, of the rows that have their own, to the caches, and
+    /// runs `attend` with the queries `q [M, N, H]` of each depth.
     pub fn attend(
         self,
         q: Tensor<3>,
-        [k, v]: KeysValues,
+        computed: Option<KeysValues>,
         attend: impl Fn(Tensor<3>, KeysValues, &Layout) -> Tensor<3>,
     ) -> Tensor<3> {
         let Self { cache, groups } = self;
         let is_one = groups.len() == 1;
         let mut start = 0;
-        let parts = groups.into_iter().map(|DepthRows { depth, layout, later }| {
+        let parts = groups.into_iter().map(|DepthRows { depth, layout, computes, later }| {
             let rows = layout.num_rows();
             let of_rows = |x: &Tensor<2>| if is_one { x.clone() } else { x.clone().narrow(0, start, rows) };
-            let kv = [of_rows(&k), of_rows(&v)];
+            let own = computed.as_ref().filter(|_| computes).map(|kv| kv.each_ref().map(of_rows));
             let q = if is_one { q.clone() } else { q.clone().narrow(0, start, rows) };
             start += rows;
+            let Some(own) = own else { return attend(q, cache.buffers(depth), layout) };
             for depth in later {
-                let _ = cache.depth(depth, layout).append(kv.clone());
+                let _ = cache.depth(depth, layout).append(own.clone());
             }
-            attend(q, cache.depth(depth, layout).append(kv), layout)
+            attend(q, cache.depth(depth, layout).append(own), layout)
         });
         let mut parts: Vec<Tensor<3>> = parts.collect();
         match parts.len() {
@@ -118,9 +129,13 @@ impl<'a> KvSource<'a> {
         matches!(self, Self::Computed { cache: None, kept: None })
     }
 
-    /// Whether keys and values of the depth's rows are made.
-    pub(crate) fn is_made(&self) -> bool {
-        !matches!(self, Self::Reused(_))
+    /// Whether keys and values of all `rows` rows are made.
+    pub(crate) fn is_made_of(&self, rows: usize) -> bool {
+        match self {
+            Self::Computed { .. } | Self::Overlaid { .. } => true,
+            Self::Reused(_) => false,
+            Self::OfDepths(caches) => caches.num_computed() == rows,
+        }
     }
 
     /// The cache, if keys and values are stored.

@@ -45,9 +45,9 @@ pub use layer_by_layer::LayerByLayer;
 pub use loop_parts::LoopParts;
 pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
 pub use router::{
-    FullRecursionWarmup, Logits, LoopEntry, Router, RouterLoss, RoutingDecision, RoutingStatistics, RoutingSums,
-    RoutingTrace, SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate, decisiveness, mix,
-    z_loss,
+    FullRecursionWarmup, Logits, LoopEntry, RoutedRows, Router, RouterLoss, RoutingDecision, RoutingStatistics,
+    RoutingSums, RoutingTrace, SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate,
+    decisiveness, mix, z_loss,
 };
 pub use row_context::RowContext;
 pub use speculation::Drafted;

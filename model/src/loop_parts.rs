@@ -3,7 +3,6 @@
 
 use crate::{CausalLm, KvCache, Span};
 use burn::tensor::Tensor;
-use retie_config::KvSharing;
 use std::ops::Range;
 
 /// Depths of the parts.
@@ -22,17 +21,10 @@ impl CausalLm {
     ///
     /// # Errors
     /// Why it has none that tokens could go through at their own pace: recursions do not run the
-    /// same layers one after the other, a router decides who runs them, they share keys and values,
-    /// or a step of them is not local to a token.
+    /// same layers one after the other, or a step of them is not local to a token.
     pub fn loop_parts(&self) -> Result<LoopParts, String> {
         let (map, kinds) = (self.share_map(), &self.config().anatomy.depths);
         self.check_local_steps()?;
-        if self.router().is_some() {
-            return Err("its router decides which tokens leave the loop".to_owned());
-        }
-        if self.kv_sharing() != KvSharing::RecursionWise {
-            return Err("its recursions share keys and values (`kv_sharing`)".to_owned());
-        }
         let not_alike = || "its recursions do not run the same layers one after the other".to_owned();
         let mut parts = LoopParts { before: 0..0, recursions: Vec::new(), after: 0..0 };
         for pass in map.passes() {

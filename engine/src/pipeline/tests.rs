@@ -26,6 +26,8 @@ struct Setting {
     counts: Vec<usize>,
     /// What the exit rule says of one row after the other; empty without a rule.
     leaves: Vec<bool>,
+    /// What a router selects of one row after the other; empty without a router.
+    selects: Vec<bool>,
     arrivals: Vec<Arrival>,
 }
 
@@ -34,15 +36,17 @@ fn setting() -> impl Strategy<Value = Setting> {
     let scheduler = prop_oneof![Just(Scheduler::Lockstep), Just(Scheduler::Depthwise)];
     let counts = prop::collection::vec(1..4usize, 1..7);
     let leaves = prop::collection::vec(any::<bool>(), 0..9);
+    let selects = prop_oneof![Just(Vec::new()), prop::collection::vec(any::<bool>(), 1..9)];
     let sizes = (1..5usize, 0..20usize, 1..4usize);
-    (scheduler, sizes, counts, leaves, prop::collection::vec(arrival, 1..12)).prop_map(
-        |(scheduler, (num_slots, spare, num_recursions), counts, leaves, arrivals)| Setting {
+    (scheduler, sizes, counts, (leaves, selects), prop::collection::vec(arrival, 1..12)).prop_map(
+        |(scheduler, (num_slots, spare, num_recursions), counts, (leaves, selects), arrivals)| Setting {
             scheduler,
             num_slots,
             spare,
             num_recursions,
             counts,
             leaves,
+            selects,
             arrivals,
         },
     )
@@ -67,9 +71,20 @@ struct Seen {
 
 /// Runs the arrivals to their end, in at most `most_passes` passes.
 fn simulate(setting: &Setting, most_passes: usize) -> Seen {
-    let Setting { scheduler, num_slots, spare, num_recursions, counts, leaves, arrivals } = setting;
+    let Setting { scheduler, num_slots, spare, num_recursions, counts, leaves, selects, arrivals } = setting;
     let threshold = if leaves.is_empty() { f32::INFINITY } else { 0.5 };
-    let mut asked = 0;
+    let (mut asked, mut routed) = (0, 0);
+    // The router decides on the first rows in the loop: all after a pass, the new ones at a start.
+    let mut route = |pipeline: &mut Pipeline, rows: usize| {
+        let all: usize = pipeline.in_loop.iter().map(|unit| unit.span.tokens).sum();
+        if selects.is_empty() || rows == 0 {
+            return;
+        }
+        let of_rows = (0..all).map(|row| row >= rows || selects[(routed + row) % selects.len()]);
+        let Rows { stay, leave } = pipeline.selected(&of_rows.collect::<Vec<_>>());
+        assert_eq!(stay.len() + leave.len(), all);
+        routed += rows;
+    };
     let mut cache = KvCache::new(&config(), *num_slots, 64, &burn::tensor::Device::flex());
     let mut pipeline = Pipeline::new(*scheduler, *num_recursions);
     let mut slots: Vec<Option<Sequence>> = (0..*num_slots).map(|_| None).collect();
@@ -106,7 +121,9 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
         };
         let units: Vec<Unit> = batch.into_iter().map(|new| unit(new, &mut slots, &mut cache)).collect();
         units.iter().filter(|unit| !unit.is_prompt).for_each(|unit| _ = started.insert(unit.span.slot, seen.passes));
+        let new_rows = units.iter().map(|unit| unit.span.tokens).sum();
         pipeline.start(units);
+        route(&mut pipeline, new_rows);
         let tokens = pipeline.pass();
         assert!(tokens.windows(2).all(|pair| pair[0].recursion <= pair[1].recursion), "sorted by recursion");
         let rows: usize = tokens.iter().map(|tokens| tokens.span.tokens).sum();
@@ -122,6 +139,8 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
         assert_eq!(stay.len() + leave.len(), rows);
         assert_eq!(leaving.iter().map(|unit| unit.span.tokens).sum::<usize>(), leave.len());
         assert!(leaving.is_sorted_by_key(|unit| unit.done), "those that leave early come first");
+        let still: usize = pipeline.in_loop.iter().map(|unit| unit.span.tokens).sum();
+        route(&mut pipeline, still);
         seen.passes += 1;
         if pipeline.waits() {
             continue;
@@ -181,7 +200,7 @@ proptest! {
         prop_assert!(seen.longest_token <= *num_recursions, "{} passes for a token", seen.longest_token);
         prop_assert!(seen.longest_wait <= *num_recursions, "{} passes without a start", seen.longest_wait);
         // A prompt whose tokens leave early overtakes one that started with it.
-        let in_order = !setting.leaves.is_empty() || seen.prompts.values().is_sorted();
+        let in_order = !setting.leaves.is_empty() || !setting.selects.is_empty() || seen.prompts.values().is_sorted();
         prop_assert!(in_order, "first come, first served: {:?}", seen.prompts);
     }
 }

@@ -1,6 +1,7 @@
 //! Loop entry of token choice: what later recursions read of the selection before the loop.
 
 use super::trace::Logits;
+use crate::kernels::{self, RowSet};
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
@@ -22,5 +23,29 @@ impl LoopEntry {
     #[must_use]
     pub fn with(&self, hidden: Tensor<2>, logits: Logits) -> Self {
         Self { hidden, logits, ..self.clone() }
+    }
+
+    /// Entry of the given rows alone.
+    pub(super) fn chosen(&self, rows: &RowSet) -> Self {
+        let of_rows = |all: &[usize]| rows.host().iter().map(|row| all[*row]).collect();
+        let gather = |x: &Tensor<2>| kernels::gather(x.clone(), rows);
+        Self {
+            hidden: gather(&self.hidden),
+            logits: Logits::new(gather(&self.logits.tensor)),
+            last_recursions: of_rows(&self.last_recursions),
+            router_recursions: of_rows(&self.router_recursions),
+        }
+    }
+
+    /// Entry of these rows, then of the others.
+    pub(super) fn joined(&self, others: &Self) -> Self {
+        let both = |a: &[usize], b: &[usize]| a.iter().chain(b).copied().collect();
+        let cat = |a: &Tensor<2>, b: &Tensor<2>| Tensor::cat(vec![a.clone(), b.clone()], 0);
+        Self {
+            hidden: cat(&self.hidden, &others.hidden),
+            logits: Logits::new(cat(&self.logits.tensor, &others.logits.tensor)),
+            last_recursions: both(&self.last_recursions, &others.last_recursions),
+            router_recursions: both(&self.router_recursions, &others.router_recursions),
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! | `expert_choice` | selector of expert choice |
 //! | `top_k`, `threshold` | its rules in training and at inference |
 //! | `token_choice`, `loop_entry` | selector of token choice, and its state across recursions |
+//! | `in_loop` | decisions on tokens that go through the loop at their own pace |
 //! | `random` | logits of random routers; warm-up of token choice |
 //! | `network` | from hidden states to logits and scores |
 //! | `trace` | routing trace of a forward pass |
@@ -20,6 +21,7 @@
 
 mod calibrate;
 mod expert_choice;
+mod in_loop;
 mod loop_entry;
 mod losses;
 mod network;
@@ -35,11 +37,12 @@ mod top_k;
 mod trace;
 
 pub use calibrate::calibrate;
+pub use in_loop::RoutedRows;
 pub use loop_entry::LoopEntry;
 pub use losses::{RouterLoss, balancing, binary_cross_entropy, decisiveness, z_loss};
 pub use network::Router;
 pub use random::mix;
-pub(crate) use registry::selector;
+pub(crate) use registry::selector as selector_of;
 pub(crate) use selector::{ActiveRows, Origin, Passage, TokenSelector};
 pub use selector::{FullRecursionWarmup, SelectionRule};
 pub use statistics::{RoutingStatistics, RoutingSums, TokenChoiceStatistics};

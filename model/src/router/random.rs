@@ -49,7 +49,7 @@ impl RandomLogits {
 /// empty without a warm-up.
 pub(super) fn warmup_rows(origin: &Origin<'_>) -> Vec<bool> {
     match origin {
-        Origin::Tokens { ids, rows, rule: SelectionRule::Warmup(warmup) } => {
+        Origin::Tokens { ids, rows, rule: SelectionRule::Warmup(warmup), .. } => {
             full_recursion_rows(ids, &rows.layout.positions().1, *warmup)
         }
         Origin::Tokens { .. } | Origin::Replay { .. } => Vec::new(),

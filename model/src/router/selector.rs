@@ -48,6 +48,8 @@ pub(crate) enum Origin<'a> {
         rows: &'a RowContext,
         /// Selection rule.
         rule: SelectionRule,
+        /// Loop entry of token choice, of tokens that are in the loop.
+        entry: Option<Box<LoopEntry>>,
     },
     /// A recursion that runs again over the rows that it selected before.
     Replay {

@@ -41,8 +41,7 @@ impl<'m> TokenChoice<'m> {
         let random = (!config.network.has_weights()).then(|| RandomLogits::new(&origin, num_recursions));
         let full_recursion = warmup_rows(&origin);
         let entry = match origin {
-            Origin::Tokens { .. } => None,
-            Origin::Replay { entry, .. } => entry.map(|entry| *entry),
+            Origin::Tokens { entry, .. } | Origin::Replay { entry, .. } => entry.map(|entry| *entry),
         };
         Self { config, router: model.model.routers.first(), num_recursions, random, full_recursion, entry }
     }
