@@ -3,10 +3,12 @@
 mod duration;
 mod engine;
 mod sampling;
+mod speculation;
 
 pub use duration::parse_duration;
 pub use engine::EngineArgs;
 pub use sampling::SamplingArgs;
+pub use speculation::{NumDrafts, SpeculationArgs};
 
 use clap::{Args, ValueEnum};
 use retie_model::WeightDtype;

@@ -40,6 +40,6 @@ pub use prefixes::PrefixCounts;
 pub use request::{Request, SequenceId};
 pub use sampling::{Sampler, Sampling};
 pub use scheduler::{ExitTrace, Scheduler};
-pub use speculation::{SpeculationCounts, SpeculationOptions};
+pub use speculation::{MOST_DRAFTS, SpeculationCounts, SpeculationOptions};
 pub use stop::{FinishReason, StopConditions};
 pub use stop_text::StopText;

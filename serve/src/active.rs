@@ -81,6 +81,7 @@ impl<'a> Active<'a> {
         if token.is_some() {
             self.num_tokens += 1;
             self.count(recursions);
+            metrics.token(recursions);
             self.time(now, metrics);
         }
         let offset = self.num_chars;

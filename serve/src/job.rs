@@ -1,7 +1,7 @@
 //! What passes between the handlers of requests and the engine thread: jobs one way, events the
 //! other.
 
-use retie_engine::{Request, TokenLogprobs};
+use retie_engine::{MOST_DRAFTS, Request, TokenLogprobs};
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 const EVENTS_AHEAD: usize = 32;
 /// Most events of a sequence in one pass: log-probabilities of its prompt, and a piece of text.
 const EVENTS_PER_PASS: usize = 2;
+/// Most events of a step that speculates, which it does for one sequence: its new tokens.
+const EVENTS_OF_DRAFTS: usize = MOST_DRAFTS + 1;
 
 /// One sequence to generate: a choice of a request.
 #[derive(Debug)]
@@ -124,7 +126,7 @@ pub struct Events {
 impl Events {
     /// A channel for a request with `num_choices` choices.
     pub fn channel(num_choices: usize) -> (Self, mpsc::Receiver<Event>) {
-        let per_pass = EVENTS_PER_PASS * num_choices;
+        let per_pass = (EVENTS_PER_PASS * num_choices).max(EVENTS_OF_DRAFTS);
         // One more for the event that says why the engine does not go on.
         let (sender, receiver) = mpsc::channel(per_pass + EVENTS_AHEAD + 1);
         (Self { sender, per_pass }, receiver)

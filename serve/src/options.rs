@@ -3,7 +3,7 @@
 use crate::queue::QueueLimits;
 use retie_config::ExitCalibration;
 use retie_data::{ChatTemplate, Tokenizer};
-use retie_engine::{EngineOptions, ExitOptions, ExitTrace, Scheduler};
+use retie_engine::{EngineOptions, ExitOptions, ExitTrace, Scheduler, SpeculationOptions};
 use retie_model::CausalLm;
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub struct ServeOptions {
     pub exit_trace: Option<ExitTrace>,
     /// Risk of early exits of requests that name none; `None` for no early exit.
     pub exit_risk: Option<f64>,
+    /// Drafting for a request that runs alone, of a model that is served without early exits.
+    pub speculation: Option<SpeculationOptions>,
     /// True if requests reuse the first tokens that others have read.
     pub prefix_reuse: bool,
     /// Limits of the sequences that wait for a slot.

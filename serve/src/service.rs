@@ -39,6 +39,9 @@ impl Service {
             engine = engine.with_exits(options.clone())?;
         }
         let mut engine = engine.with_scheduler(options.scheduler, options.exit_trace.clone())?;
+        if let Some(speculation) = &options.speculation {
+            engine = engine.with_speculation(speculation.clone())?;
+        }
         if options.prefix_reuse {
             engine = engine.with_prefix_reuse();
         }

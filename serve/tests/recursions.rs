@@ -9,7 +9,9 @@ use retie_config::{
     CalibratedText, ExitCalibration, ExitRuleKind, ExitThreshold, Init, LoraConfig, ModelConfig, RecursionConfig,
     RiskKind, RiskProcedure, Sharing, SkippedKv,
 };
-use retie_engine::{Engine, EngineOptions, ExitOptions, Request, Sampling, Scheduler, StopConditions};
+use retie_engine::{
+    Engine, EngineOptions, ExitOptions, Request, Sampling, Scheduler, SpeculationOptions, StopConditions,
+};
 use retie_model::{CausalLm, ExitRule};
 use retie_serve::{ServeOptions, ServedExits, ServedModel, Service};
 use retie_testing::RandomWeights;
@@ -169,6 +171,44 @@ async fn a_server_has_a_risk_for_requests_that_name_none_and_says_what_there_is(
             {"risk": "disagreement", "level": 0.5, "mean_recursions": 2.0},
         ]})
     );
+}
+
+#[tokio::test]
+async fn a_server_that_drafts_gives_the_same_text_and_counts_the_drafts() {
+    let start = |exits, speculation| {
+        let served = ServedModel { model: recursive(), exits, ..served() };
+        Service::start(served, ServeOptions { speculation, ..options() })
+    };
+    let drafts = Some(SpeculationOptions { num_drafts: Some(3), ..SpeculationOptions::default() });
+    let [plain, drafting] = [None, drafts.clone()].map(|drafts| start(None, drafts).unwrap());
+    let body = json!({"prompt": "the cell", "max_tokens": 24, "temperature": 0.8, "seed": 3, "ignore_eos": true});
+    let expected = ask(&plain.router(), PATH, &body).await;
+    let router = drafting.router();
+    let found = ask(&router, PATH, &body).await;
+    assert_eq!((&found["choices"], &found["usage"]), (&expected["choices"], &expected["usage"]));
+    // A stream has the same pieces of text, several of them of a pass.
+    let mut streamed = body.clone();
+    streamed["stream"] = json!(true);
+    let text: String =
+        stream(&router, PATH, &streamed).await.iter().filter_map(|c| c["choices"][0]["text"].as_str()).collect();
+    assert_eq!(json!(text), expected["choices"][0]["text"]);
+    // Several at once are decoded plainly.
+    let asked: Vec<_> = (0..3)
+        .map(|_| {
+            let (router, body) = (router.clone(), body.clone());
+            tokio::spawn(async move { ask(&router, PATH, &body).await })
+        })
+        .collect();
+    for answer in asked {
+        assert_eq!(answer.await.unwrap()["choices"], expected["choices"]);
+    }
+    let metrics = get(&router, "/metrics").await;
+    let drafted = metrics.lines().find(|line| line.starts_with("vllm:spec_decode_num_draft_tokens_total")).unwrap();
+    assert!(!drafted.ends_with(" 0"), "{drafted}");
+    let by_recursions = "retie:generation_tokens_by_recursions_total";
+    assert!(metrics.lines().any(|line| line.starts_with(by_recursions) && line.contains("recursions=\"3\"")));
+    let both = start(Some(exits(SkippedKv::Latest)), drafts).unwrap_err().to_string();
+    assert!(both.contains("its tokens leave the loop early"), "{both}");
 }
 
 #[tokio::test]

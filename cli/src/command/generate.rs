@@ -3,7 +3,7 @@
 mod recursions;
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, JsonArgs, SamplingArgs},
+    args::{DeviceArgs, DtypeArgs, JsonArgs, SamplingArgs, SpeculationArgs},
     error::Status,
     exits::{ChosenExits, ExitArgs},
     model::{self, TextModel},
@@ -14,18 +14,13 @@ use clap::Args;
 use recursions::{Pieces, RecursionCounts};
 use retie_data::ChatTemplate;
 use retie_engine::{
-    Engine, EngineOptions, FinishReason, Progress, Request, Sampling, SpeculationCounts, SpeculationOptions,
-    StopConditions,
+    Engine, EngineOptions, FinishReason, Progress, Request, Sampling, SpeculationCounts, StopConditions,
 };
 use retie_model::kernels::on_worker;
 use retie_report::number::rate;
 use serde::Serialize;
 use serde_json::json;
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Instant,
-};
+use std::{path::PathBuf, time::Instant};
 
 /// Write text that goes on from a prompt
 #[derive(Debug, Args)]
@@ -45,20 +40,8 @@ pub struct Generate {
     /// End the text before this string; can be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Draft K tokens (1 to 7) at a time by the exit after the first recursion, and verify them by
-    /// the whole stack; without K as many as pay, by measurement. The text stays the same
-    #[arg(
-        long,
-        value_name = "K",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "auto",
-        value_parser = NumDrafts::from_str
-    )]
-    speculate: Option<NumDrafts>,
-    /// Draft only the 4,096 most frequent tokens of this text, which makes drafts cheaper
-    #[arg(long, value_name = "FILE", requires = "speculate")]
-    draft_text: Option<PathBuf>,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     #[command(flatten)]
     exits: ExitArgs,
     #[command(flatten)]
@@ -101,22 +84,6 @@ struct Generation {
     speculation: Option<Drafts>,
 }
 
-/// Number of tokens to draft; `None` for as many as pay.
-#[derive(Clone, Copy, Debug)]
-struct NumDrafts(Option<usize>);
-
-impl FromStr for NumDrafts {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = || text.parse().ok().filter(|number| (1..=7).contains(number));
-        match text {
-            "auto" => Ok(Self(None)),
-            _ => number().map(|number| Self(Some(number))).ok_or_else(|| "expected `auto` or 1 to 7".to_owned()),
-        }
-    }
-}
-
 /// Drafts of a generation.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Drafts {
@@ -137,22 +104,6 @@ enum StopReason {
     MaxNewTokens,
 }
 
-/// Number of tokens that a draft head of a text has.
-const DRAFT_TOKENS: usize = 4096;
-
-/// The most frequent tokens of the text at `path`, ascending.
-fn frequent_tokens(model: &TextModel, path: &Path) -> anyhow::Result<Vec<u32>> {
-    let mut counts = vec![0u64; model.model.config().vocab_size];
-    for id in model.tokenizer.encode(&retie_data::joined_text(path)?)? {
-        counts[id as usize] += 1;
-    }
-    let mut tokens: Vec<u32> = (0..).take(counts.len()).filter(|id| counts[*id as usize] > 0).collect();
-    tokens.sort_by_key(|id| std::cmp::Reverse(counts[*id as usize]));
-    tokens.truncate(DRAFT_TOKENS);
-    tokens.sort_unstable();
-    Ok(tokens)
-}
-
 impl Generate {
     pub fn run(self) -> anyhow::Result<Status> {
         let sampling = self.sampling.checked()?;
@@ -165,7 +116,7 @@ impl Generate {
         let model = TextModel::load(&source, &device, self.dtype.get())?;
         let exits = self.exits.choose(&source, &model.model)?;
         ensure!(
-            exits.is_none() || self.speculate.is_none(),
+            exits.is_none() || self.speculation.speculate.is_none(),
             "`--speculate` verifies every token by the whole stack\nhint: leave it out, or the options of early exits"
         );
         for (option, given) in [
@@ -235,16 +186,8 @@ impl Generate {
         let context = prompt_tokens.saturating_add(max_new_tokens).min(config.max_position_embeddings);
         let options = EngineOptions { num_slots: 1, context, max_step_tokens: prompt_tokens };
         let mut engine = Engine::new(model.model.clone(), options)?;
-        if let Some(NumDrafts(num_drafts)) = self.speculate {
-            engine = engine.with_speculation(SpeculationOptions {
-                num_drafts,
-                draft_tokens: self
-                    .draft_text
-                    .as_deref()
-                    .map(|path| frequent_tokens(model, path))
-                    .transpose()?
-                    .unwrap_or_default(),
-            })?;
+        if let Some(options) = self.speculation.options(model)? {
+            engine = engine.with_speculation(options)?;
         }
         let with_counts = self.show_recursions || self.show_recursions_html.is_some() || exits.is_some();
         let (mut max_recursions, mut exit_threshold) = (None, None);

@@ -1,7 +1,7 @@
 //! `retie serve`: serves a model over HTTP.
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, EngineArgs, parse_duration},
+    args::{DeviceArgs, DtypeArgs, EngineArgs, SpeculationArgs, parse_duration},
     choice::choice,
     error::Status,
     exits,
@@ -49,8 +49,10 @@ pub struct Serve {
     scheduler: Scheduler,
     /// Let tokens of requests that name no `retie.exit_risk` leave the loop early, with the
     /// threshold that `retie calibrate` found for this risk or the next lower one
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", conflicts_with = "speculate")]
     exit_risk: Option<f64>,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     /// Read every prompt from its start, without the first tokens that other requests have read
     #[arg(long)]
     no_prefix_reuse: bool,
@@ -93,6 +95,7 @@ impl Serve {
             scheduler: self.scheduler,
             exit_trace: None,
             exit_risk: self.exit_risk,
+            speculation: self.speculation.options(&text_model)?,
             prefix_reuse: !self.no_prefix_reuse,
             queue: QueueLimits { sequences: self.max_queue, tokens: self.max_queue_tokens },
             body_bytes: self.max_body,
@@ -103,7 +106,11 @@ impl Serve {
         if let Some(level) = self.exit_risk {
             exits::threshold(&exits::calibration(&source)?, level)?;
         }
-        let served_exits = exits::served(&source, &text_model.model)?;
+        // Drafts are verified by the whole stack.
+        let served_exits = match options.speculation {
+            Some(_) => None,
+            None => exits::served(&source, &text_model.model)?,
+        };
         let has_template = chat_template.is_some();
         let prefix_token = text_model.prefix_token().ok();
         let TextModel { model, tokenizer, .. } = text_model;

@@ -19,7 +19,8 @@ use retie_model::{
     kernels::{Head, f32_slice, f32_slice_mut, linear},
 };
 use std::time::Instant;
-use tuner::{MOST_DRAFTS, Tuner};
+pub use tuner::MOST_DRAFTS;
+use tuner::Tuner;
 
 /// Options of self-speculative decoding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

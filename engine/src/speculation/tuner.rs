@@ -7,7 +7,7 @@
 //! decoding. After plain steps the drafts are tried again now and then.
 
 /// Maximum number of drafts: with the token before them they are the rows of one few-row product.
-pub(super) const MOST_DRAFTS: usize = 7;
+pub const MOST_DRAFTS: usize = 7;
 /// Plain steps that are measured before the first drafts.
 const PLAIN_STEPS: usize = 3;
 /// Plain steps between two trials, once drafts have not paid.

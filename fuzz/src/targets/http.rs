@@ -80,6 +80,7 @@ fn start() -> Option<Server> {
         scheduler: Scheduler::Full,
         exit_trace: None,
         exit_risk: None,
+        speculation: None,
         prefix_reuse: true,
         queue: QueueLimits { sequences: 8, tokens: 256 },
         body_bytes: 1 << 14,

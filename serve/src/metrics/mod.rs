@@ -5,7 +5,7 @@
 mod histogram;
 
 use histogram::Histogram;
-use retie_engine::PrefixCounts;
+use retie_engine::{PrefixCounts, SpeculationCounts};
 use std::{
     fmt::Write,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -63,6 +63,8 @@ pub struct Gauges {
     pub cache_usage: f64,
     /// Tokens of prompts that were reused.
     pub prefixes: PrefixCounts,
+    /// Drafts of speculation.
+    pub drafts: SpeculationCounts,
 }
 
 /// All metrics of a service.
@@ -77,6 +79,8 @@ struct Numbers {
     gauges: Gauges,
     prompt_tokens: u64,
     generation_tokens: u64,
+    /// Generated tokens by the recursion count of the computation that they were chosen from.
+    by_recursions: Vec<u64>,
     ended: [u64; 3],
     iteration_tokens: Histogram,
     time_to_first_token: Histogram,
@@ -97,6 +101,7 @@ impl Metrics {
             gauges: Gauges::default(),
             prompt_tokens: 0,
             generation_tokens: 0,
+            by_recursions: Vec::new(),
             ended: [0; 3],
             iteration_tokens: tokens(),
             time_to_first_token: seconds(),
@@ -118,6 +123,15 @@ impl Metrics {
         numbers.prompt_tokens += prompt_tokens as u64;
         numbers.generation_tokens += new_tokens as u64;
         numbers.iteration_tokens.observe((prompt_tokens + new_tokens) as f64);
+    }
+
+    /// Records a new token that was chosen after so many recursions.
+    pub fn token(&self, recursions: usize) {
+        let mut numbers = self.lock();
+        if numbers.by_recursions.len() <= recursions {
+            numbers.by_recursions.resize(recursions + 1, 0);
+        }
+        numbers.by_recursions[recursions] += 1;
     }
 
     /// Records the time from a request to its first token.
@@ -159,7 +173,7 @@ impl Metrics {
         let head = |name: &str, kind: &str, help: &str, text: &mut String| {
             _ = write!(text, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\n");
         };
-        let Gauges { running, waiting, cache_usage, prefixes } = numbers.gauges;
+        let Gauges { running, waiting, cache_usage, prefixes, drafts } = numbers.gauges;
         for (name, value, help) in [
             ("num_requests_running", running as f64, "Sequences that have a slot."),
             ("num_requests_waiting", waiting as f64, "Sequences that wait for a slot."),
@@ -173,6 +187,8 @@ impl Metrics {
             ("generation_tokens_total", numbers.generation_tokens, "Tokens that were generated."),
             ("prefix_cache_queries_total", prefixes.asked, "Tokens of prompts that could be reused."),
             ("prefix_cache_hits_total", prefixes.reused, "Tokens of prompts that were not read again."),
+            ("spec_decode_num_draft_tokens_total", drafts.drafted as u64, "Tokens that were drafted."),
+            ("spec_decode_num_accepted_tokens_total", drafts.accepted as u64, "Drafts that were right."),
         ] {
             head(name, "counter", help, &mut text);
             _ = writeln!(text, "vllm:{name}{{{labels}}} {value}");
@@ -180,6 +196,11 @@ impl Metrics {
         head("request_success_total", "counter", "Sequences that have ended.", &mut text);
         for (reason, count) in ["stop", "length", "abort"].iter().zip(numbers.ended) {
             _ = writeln!(text, "vllm:request_success_total{{{labels},finished_reason=\"{reason}\"}} {count}");
+        }
+        let name = "retie:generation_tokens_by_recursions_total";
+        _ = write!(text, "# HELP {name} Generated tokens by recursion count.\n# TYPE {name} counter\n");
+        for (recursions, count) in numbers.by_recursions.iter().enumerate().filter(|(_, count)| **count > 0) {
+            _ = writeln!(text, "{name}{{{labels},recursions=\"{recursions}\"}} {count}");
         }
         for (name, histogram, help) in [
             ("iteration_tokens_total", &numbers.iteration_tokens, "Tokens of a pass."),
@@ -212,6 +233,7 @@ mod tests {
         let metrics = Metrics::new("a\"b");
         metrics.pass(7, 2);
         metrics.pass(0, 3);
+        [2, 1, 2].into_iter().for_each(|recursions| metrics.token(recursions));
         metrics.first_token(Duration::from_millis(30));
         metrics.ended(Sample {
             ended: Ended::Length,
@@ -223,7 +245,8 @@ mod tests {
             total: Duration::from_secs(3),
         });
         let prefixes = PrefixCounts { asked: 40, reused: 16 };
-        metrics.set(Gauges { running: 2, waiting: 1, cache_usage: 0.25, prefixes });
+        let drafts = SpeculationCounts { drafted: 9, accepted: 4, ..SpeculationCounts::default() };
+        metrics.set(Gauges { running: 2, waiting: 1, cache_usage: 0.25, prefixes, drafts });
         let text = metrics.render();
         let labels = "engine=\"0\",model_name=\"a\\\"b\"";
         for line in [
@@ -233,6 +256,10 @@ mod tests {
             format!("vllm:prompt_tokens_total{{{labels}}} 7"),
             format!("vllm:generation_tokens_total{{{labels}}} 5"),
             format!("vllm:prefix_cache_hits_total{{{labels}}} 16"),
+            format!("vllm:spec_decode_num_draft_tokens_total{{{labels}}} 9"),
+            format!("vllm:spec_decode_num_accepted_tokens_total{{{labels}}} 4"),
+            "# TYPE retie:generation_tokens_by_recursions_total counter".to_owned(),
+            format!("retie:generation_tokens_by_recursions_total{{{labels},recursions=\"2\"}} 2"),
             format!("vllm:request_success_total{{{labels},finished_reason=\"length\"}} 1"),
             format!("vllm:request_success_total{{{labels},finished_reason=\"abort\"}} 0"),
             "# TYPE vllm:time_to_first_token_seconds histogram".to_owned(),

@@ -173,7 +173,8 @@ impl<'a> Worker<'a> {
         let cache_usage = held as f64 / self.cache_tokens as f64;
         let prefixes = self.engine.prefix_counts().unwrap_or_default();
         let (running, waiting) = (self.active.len(), self.inbox.num_waiting());
-        self.metrics.set(Gauges { running, waiting, cache_usage, prefixes });
+        let drafts = self.engine.speculation_counts().unwrap_or_default();
+        self.metrics.set(Gauges { running, waiting, cache_usage, prefixes, drafts });
     }
 }
 

@@ -49,6 +49,7 @@ pub fn options() -> ServeOptions {
         scheduler: Scheduler::Full,
         exit_trace: None,
         exit_risk: None,
+        speculation: None,
         prefix_reuse: false,
         queue: QueueLimits { sequences: 64, tokens: 4096 },
         body_bytes: 1 << 16,

@@ -1,15 +1,16 @@
 //! A model that the benchmark serves itself, at a free port of this machine.
 
-use super::{exits::Exits, workload::Size};
+use super::{exits::Exits, target::Variant, workload::Size};
 use crate::{
-    args::{DeviceArgs, DtypeArgs, EngineArgs},
+    args::{DeviceArgs, DtypeArgs, EngineArgs, SpeculationArgs},
     exits as calibrated,
     model::{self, TextModel},
 };
 use anyhow::{Context, anyhow, ensure};
+use retie_checkpoint::ModelSource;
 use retie_data::Tokenizer;
-use retie_engine::{ExitTrace, Scheduler};
-use retie_serve::{Lifetime, QueueLimits, ServeError, ServeOptions, ServedModel, Service};
+use retie_engine::{ExitOptions, ExitTrace, Scheduler};
+use retie_serve::{Lifetime, QueueLimits, ServeError, ServeOptions, ServedExits, ServedModel, Service};
 use std::{
     sync::{
         Arc,
@@ -40,40 +41,81 @@ pub fn api_key() -> Option<String> {
     std::env::var(crate::command::serve::API_KEY).ok()
 }
 
-impl Local {
-    /// Serves the MODEL `spec` with each of `schedulers`, a server for each; `trace` are the forced
-    /// exits of those whose tokens exit, and `risk` is that of calibrated ones.
+/// A model that is loaded once, for all targets that serve it.
+pub struct Loaded {
+    source: ModelSource,
+    model: TextModel,
+}
+
+impl Loaded {
+    /// Loads the MODEL `spec`.
     ///
     /// # Errors
-    /// There is no such model, the largest of `sizes` does not fit its context, or it has no
-    /// threshold for the risk.
-    pub fn start(
-        spec: &str,
-        (device, dtype, engine): (&DeviceArgs, DtypeArgs, EngineArgs),
-        schedulers: &[Scheduler],
-        (trace, risk): (Option<&ExitTrace>, Option<f64>),
-        sizes: &[Size],
-    ) -> anyhow::Result<Vec<Self>> {
+    /// There is no such model.
+    pub fn load(spec: &str, device: &DeviceArgs, dtype: DtypeArgs) -> anyhow::Result<Self> {
         let device = retie_model::device(&device.device)?;
         let source = model::open(spec)?;
-        let engine = engine.options(&source.config);
+        let model = TextModel::load(&source, &device, dtype.get())?;
+        Ok(Self { source, model })
+    }
+
+    /// The exits that a server of `variant` has.
+    fn exits(&self, variant: &Variant) -> anyhow::Result<Option<ServedExits>> {
+        let Self { source, model } = self;
+        if let Some(level) = variant.exit_risk {
+            calibrated::threshold(&calibrated::calibration(source)?, level)?;
+        }
+        match (variant.speculate, variant.kv_policy) {
+            // Drafts are verified by the whole stack.
+            (Some(_), _) => Ok(None),
+            (None, Some(kv)) => {
+                let refused = |reason| anyhow!("tokens of `{}` cannot leave early: {reason}", variant.name);
+                model.model.check_exits(kv).map_err(refused)?;
+                Ok(Some(ServedExits { options: ExitOptions { rule: None, kv }, calibration: None }))
+            }
+            (None, None) => calibrated::served(source, &model.model),
+        }
+    }
+}
+
+/// What all servers of a benchmark have in common.
+pub struct Common<'a> {
+    pub engine: EngineArgs,
+    /// Forced exits of those whose tokens exit.
+    pub trace: Option<&'a ExitTrace>,
+    pub drafts: &'a SpeculationArgs,
+    pub sizes: &'a [Size],
+}
+
+impl Local {
+    /// Serves a model as `variant` says, with `scheduler`.
+    ///
+    /// # Errors
+    /// The largest request does not fit the context, or the model has no threshold for the risk, no
+    /// such policy, or cannot speculate.
+    pub fn start(
+        loaded: &Loaded,
+        (variant, scheduler): (&Variant, Scheduler),
+        common: &Common<'_>,
+    ) -> anyhow::Result<Self> {
+        let Common { sizes, .. } = *common;
+        let config = &loaded.source.config;
+        let engine = common.engine.options(config);
         let longest = sizes.iter().map(|size| size.prompt.saturating_add(size.new)).max().unwrap_or(0);
         ensure!(
             longest <= engine.context,
-            "a request has {longest} tokens, prompt and new ones, and `{spec}` is served with a context of {}\nhint: `--context`, or shorter requests",
+            "a request has {longest} tokens, prompt and new ones, and `{}` is served with a context of {}\nhint: `--context`, or shorter requests",
+            variant.model,
             engine.context
         );
-        let text_model = TextModel::load(&source, &device, dtype.get())?;
-        if let Some(level) = risk {
-            calibrated::threshold(&calibrated::calibration(&source)?, level)?;
-        }
-        let served_exits = calibrated::served(&source, &text_model.model)?;
-        let TextModel { model, tokenizer, .. } = text_model;
-        let options = |scheduler: Scheduler| ServeOptions {
+        let served_exits = loaded.exits(variant)?;
+        let drafts = variant.speculate.map(|drafts| common.drafts.options_with(drafts, &loaded.model));
+        let options = ServeOptions {
             engine,
             scheduler,
-            exit_trace: trace.filter(|_| scheduler != Scheduler::Full).cloned(),
-            exit_risk: risk,
+            exit_trace: common.trace.filter(|_| scheduler != Scheduler::Full).cloned(),
+            exit_risk: variant.exit_risk,
+            speculation: drafts.transpose()?,
             // Every round sends the same prompts, and is to read them.
             prefix_reuse: false,
             queue: QueueLimits { sequences: usize::MAX, tokens: usize::MAX },
@@ -81,22 +123,27 @@ impl Local {
             timeout: TIMEOUT,
             api_key: api_key(),
         };
-        let start = |scheduler: &Scheduler| -> anyhow::Result<Self> {
-            let (model, tokenizer, name) = (model.clone(), tokenizer.clone(), format!("{spec} {scheduler}"));
-            let (name_of_model, exits) = (name.clone(), served_exits.clone());
-            let (reader, chat_template, prefix_token) = (tokenizer.clone(), None, None);
-            let served = ServedModel { name: name_of_model, model, tokenizer, chat_template, prefix_token, exits };
-            let listener = retie_serve::bind("127.0.0.1", 0)?;
-            let url = format!("http://{}", listener.local_addr().context("the address of the server")?);
-            let service = Service::start(served, options(*scheduler))?;
-            let stop = Arc::new(AtomicBool::new(false));
-            let lifetime = Lifetime { stop: Arc::clone(&stop), drain: Duration::ZERO };
-            let thread = std::thread::spawn(move || retie_serve::serve(service, listener, lifetime));
-            let exits = options(*scheduler).exit_trace.map(|trace| Exits::of(&source.config, &trace, sizes));
-            let vocab_size = source.config.vocab_size;
-            Ok(Self { name, url, vocab_size, tokenizer: reader, exits, stop, thread })
+        let TextModel { model, tokenizer, .. } = &loaded.model;
+        let name = match variant.scheduler {
+            Some(_) => variant.name.clone(),
+            None => format!("{} {scheduler}", variant.name),
         };
-        schedulers.iter().map(start).collect()
+        let exits = options.exit_trace.as_ref().map(|trace| Exits::of(config, trace, sizes));
+        let served = ServedModel {
+            name: name.clone(),
+            model: model.clone(),
+            tokenizer: tokenizer.clone(),
+            chat_template: None,
+            prefix_token: None,
+            exits: served_exits,
+        };
+        let listener = retie_serve::bind("127.0.0.1", 0)?;
+        let url = format!("http://{}", listener.local_addr().context("the address of the server")?);
+        let service = Service::start(served, options)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let lifetime = Lifetime { stop: Arc::clone(&stop), drain: Duration::ZERO };
+        let thread = std::thread::spawn(move || retie_serve::serve(service, listener, lifetime));
+        Ok(Self { name, url, vocab_size: config.vocab_size, tokenizer: tokenizer.clone(), exits, stop, thread })
     }
 
     /// Ends the server.

@@ -6,10 +6,11 @@ mod exits;
 mod figures;
 mod load;
 mod local;
+mod target;
 mod workload;
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, EngineArgs, JsonArgs},
+    args::{DeviceArgs, DtypeArgs, EngineArgs, JsonArgs, SpeculationArgs},
     choice::choice,
     error::Status,
     machine, output,
@@ -20,7 +21,7 @@ use clap::Args;
 use client::Endpoint;
 use exits::Exits;
 use figures::Served;
-use local::Local;
+use local::{Common, Loaded, Local};
 use retie_data::Tokenizer;
 use retie_engine::{ExitTrace, Scheduler};
 use serde::Serialize;
@@ -28,6 +29,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
 };
+use target::Target;
 use workload::{Load, Prompts, Size};
 
 /// Token ids of the prompts: most tokenizers have their special tokens before or after these.
@@ -37,7 +39,8 @@ const IDS: std::ops::Range<u32> = 256..4096;
 #[derive(Debug, Args)]
 pub struct BenchServe {
     /// Models to serve (folders, .gguf files, hub ids), and addresses of servers with the API of
-    /// OpenAI (http://HOST:PORT); they take turns
+    /// OpenAI (http://HOST:PORT); they take turns. A model can have settings of its own:
+    /// MODEL,scheduler=MODE,exit_risk=LEVEL,kv_policy=POLICY,speculate=K, each of them optional
     #[arg(value_name = "TARGET", required = true)]
     targets: Vec<String>,
     /// Requests of a round
@@ -80,6 +83,9 @@ pub struct BenchServe {
     /// Let tokens leave the loop early by the model's calibrated exits, at this risk
     #[arg(long, value_name = "LEVEL", conflicts_with = "exit_trace")]
     exit_risk: Option<f64>,
+    /// Draft only the 4,096 most frequent tokens of this text, for targets with `speculate`
+    #[arg(long, value_name = "FILE")]
+    draft_text: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -91,7 +97,7 @@ pub struct BenchServe {
 }
 
 /// A server under load.
-struct Target {
+struct UnderLoad {
     name: String,
     exits: Option<Exits>,
     endpoint: Endpoint,
@@ -138,22 +144,42 @@ impl BenchServe {
         };
         let trace = (!self.exit_trace.is_empty()).then(|| ExitTrace::new(self.exit_trace.clone()));
         let trace = trace.transpose().map_err(|error| anyhow!("{error}"))?;
+        let targets = self.targets.iter().map(|target| Target::parse(target)).collect::<anyhow::Result<Vec<_>>>()?;
+        let drafts = SpeculationArgs { speculate: None, draft_text: self.draft_text.clone() };
+        let common = Common { engine: self.engine, trace: trace.as_ref(), drafts: &drafts, sizes: &sizes };
         let (mut servers, mut endpoints, mut ids) = (Vec::<Local>::new(), Vec::new(), IDS);
-        for target in &self.targets {
-            if target.starts_with("http://") || target.starts_with("https://") {
-                let endpoint = Endpoint::connect(target, local::api_key())?;
-                endpoints.push(Target { name: target.clone(), exits: None, endpoint });
-                continue;
+        let mut loaded: Vec<(String, Loaded)> = Vec::new();
+        for target in targets {
+            let mut variant = match target {
+                Target::Model(variant) => variant,
+                Target::Server(url) => {
+                    let endpoint = Endpoint::connect(&url, local::api_key())?;
+                    endpoints.push(UnderLoad { name: url, exits: None, endpoint });
+                    continue;
+                }
+            };
+            // Who has a policy or drafts has no calibrated exits.
+            let free = variant.kv_policy.is_none() && variant.speculate.is_none();
+            variant.exit_risk = variant.exit_risk.or(self.exit_risk.filter(|_| free));
+            ensure!(
+                variant.exit_risk.is_none() || trace.is_none(),
+                "the target `{}` has calibrated exits, and `--exit-trace` forces others\nhint: leave one of them out",
+                variant.name
+            );
+            if loaded.iter().all(|(model, _)| *model != variant.model) {
+                loaded.push((variant.model.clone(), Loaded::load(&variant.model, &self.device, self.dtype)?));
             }
-            let with = (&self.device, self.dtype, self.engine);
-            for local in Local::start(target, with, &self.scheduler, (trace.as_ref(), self.exit_risk), &sizes)? {
+            let Some((_, model)) = loaded.iter().find(|(model, _)| *model == variant.model) else { continue };
+            for scheduler in variant.scheduler.map_or_else(|| self.scheduler.clone(), |scheduler| vec![scheduler]) {
+                let local = Local::start(model, (&variant, scheduler), &common)?;
                 ids.end = ids.end.min(u32::try_from(local.vocab_size).unwrap_or(u32::MAX));
                 let endpoint = Endpoint::connect(&local.url, local::api_key())?;
-                let endpoint = if self.exit_risk.is_some() { endpoint.with_counts() } else { endpoint };
-                endpoints.push(Target { name: local.name.clone(), exits: local.exits, endpoint });
+                let endpoint = if variant.exit_risk.is_some() { endpoint.with_counts() } else { endpoint };
+                endpoints.push(UnderLoad { name: local.name.clone(), exits: local.exits, endpoint });
                 servers.push(local);
             }
         }
+        drop(loaded);
         let prompts = match &self.text {
             None => Prompts::Drawn(ids),
             Some(path) => {
@@ -190,7 +216,7 @@ impl BenchServe {
     /// Sends the same requests to each of `endpoints` in turn, round by round.
     fn measure(
         &self,
-        endpoints: &[Target],
+        endpoints: &[UnderLoad],
         sizes: &[Size],
         load: Load,
         prompts: &Prompts,
@@ -203,7 +229,7 @@ impl BenchServe {
             let seed = self.seed.wrapping_mul(1 << 20).wrapping_add(round as u64);
             let count = if round == 0 { self.requests.min(self.clients) } else { self.requests };
             let planned = workload::plan(sizes, count, load, prompts, seed)?;
-            for (index, Target { name, exits, endpoint }) in endpoints.iter().enumerate() {
+            for (index, UnderLoad { name, exits, endpoint }) in endpoints.iter().enumerate() {
                 bar.set((round * endpoints.len() + index) as u64, total, name);
                 let outcome = load::send(endpoint, &planned, load);
                 if let Some(failure) = outcome.failures.first() {
