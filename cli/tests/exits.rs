@@ -35,6 +35,26 @@ fn thresholds_are_found_kept_and_served() {
     assert_eq!(level(0)["realised"].as_array().unwrap().len(), 2, "never exit: {report}");
     assert!(realised[2]["mean_recursions"].as_f64().unwrap() < 3.0, "{report}");
     assert!(realised[0]["mean_recursions"].as_f64().unwrap() < 3.0, "{report}");
+    let policies = level(2)["policies"].as_array().unwrap().clone();
+    let names: Vec<&str> = policies.iter().map(|policy| policy["kv_policy"].as_str().unwrap()).collect();
+    assert_eq!(names, ["skip", "latest", "propagate", "recompute"], "{report}");
+    for name in ["risk", "nll", "mean_recursions"] {
+        assert_eq!(policies[2][name], realised[0][name], "the policy that is served: {report}");
+        assert_eq!(level(0)["policies"], Value::Array(Vec::new()), "never exit: {report}");
+    }
+    assert!(policies.windows(2).all(|pair| pair[0]["nll"] != pair[1]["nll"]), "{report}");
+
+    // The same exits in an evaluation: none at the lowest level.
+    let eval = "eval looped --tasks perplexity --text text/heldout.jsonl --window 32 --limit 4 --teacher looped";
+    let shown = place.retie(&format!("{eval} --exit-risk 0.01,0.97 --depths all --json eval.json")).ok();
+    assert!(shown.contains("exits of risk 0.97, ") && shown.contains("recursion 3 of 3, 8 depths"), "{shown}");
+    let found = json(&place.read("eval.json"));
+    let (never, some) = (&found["exit_risks"][0], &found["exit_risks"][1]);
+    assert_eq!((found["exits"].as_array().unwrap().len(), &never["mean_recursions"]), (2, &json("3.0")), "{found}");
+    assert_eq!(never["results"], found["results"], "{found}");
+    let [mean, whole] = [some, &found["exits"][0]].map(|exit| exit["mean_recursions"].as_f64());
+    assert!(mean.unwrap() < 3.0 && whole.is_none() && some["results"] != found["results"], "{found}");
+    assert!(place.refused(&format!("{eval} --exit-risk 0.005")).contains("expected one of the calibrated levels"));
 
     let kept = json(&place.read("looped/exits.json"));
     assert_eq!(kept["probes"].as_array().unwrap().len(), 2);
@@ -82,6 +102,21 @@ fn thresholds_are_found_kept_and_served() {
         let chosen = figures["chosen_recursions"].as_f64().unwrap();
         assert!(figures["failed"] == 0 && (1.0..3.0).contains(&chosen), "{load}");
     }
+    // Each target as it says.
+    let line = "--requests 3 --clients 2 --prompt-tokens 6 --new-tokens 5 --rounds 1 --device cpu --json";
+    let targets = "looped looped,speculate=2 looped,exit_risk=0.99,scheduler=depthwise";
+    let load = json(&place.retie(&format!("bench serve {targets} {line}")).ok());
+    let names: Vec<&str> = load["targets"].as_array().unwrap().iter().map(|t| t["target"].as_str().unwrap()).collect();
+    assert_eq!(names, ["looped full", "looped,speculate=2 full", "looped,exit_risk=0.99,scheduler=depthwise"]);
+    assert!(load["targets"][2]["chosen_recursions"].as_f64().unwrap() < 3.0, "{load}");
+    let policies = "looped,kv_policy=skip looped,kv_policy=recompute --scheduler lockstep --exit-trace 1,3";
+    let load = json(&place.retie(&format!("bench serve {policies} {line}")).ok());
+    assert!(load["targets"].as_array().unwrap().iter().all(|target| target["mean_recursions"] == 2.0), "{load}");
+    assert!(place.refused("bench serve looped,kv_policy=shared").contains("needs `kv_sharing: shared`"));
+    assert!(place.refused("bench serve looped,risk=1").contains("unknown setting `risk`"));
+    assert!(place.refused("bench serve looped,exit_risk=0.99 --exit-trace 1").contains("has calibrated exits"));
+    let line = "bench serve looped --scheduler full,depthwise --requests 3 --clients 2 --prompt-tokens 6 \
+        --new-tokens 5 --rounds 1 --text text/heldout.jsonl --device cpu --json";
     assert!(place.refused(&format!("{line} --exit-risk 0.005")).contains("expected one of the calibrated levels"));
     assert!(
         place

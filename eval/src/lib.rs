@@ -42,10 +42,11 @@ pub use error::{EvalError, RunError};
 pub use evaluate::{Sample, TaskResult, evaluate_task};
 pub use example::Example;
 pub use exits::{
-    Beginning, ExitReport, ExitSettings, ExitTexts, LevelReport, Realised, RuleReport, WriteOwn, calibrate_exits,
+    Beginning, ExitReport, ExitSettings, ExitTexts, LevelReport, PolicyReport, Realised, RuleReport, WriteOwn,
+    calibrate_exits,
 };
 pub use metrics::{Estimate, Metric};
-pub use model_scorer::ModelScorer;
+pub use model_scorer::{ModelScorer, RecursionSum, TokenExits};
 pub use perplexity::{Agreement, Perplexity, PerplexityOptions, measure_perplexity};
 pub use prompt::PromptEncoder;
 pub use report::EvalReport;

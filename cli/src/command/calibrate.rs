@@ -16,7 +16,7 @@ use retie_config::{
     CalibratedText, EXITS_SCHEMA, ExitCalibration, ExitRuleKind, ExitThreshold, RiskKind, RiskProcedure, SkippedKv,
 };
 use retie_engine::ExitOptions;
-use retie_eval::{Beginning, ExitReport, ExitSettings, ExitTexts, Realised, calibrate_exits};
+use retie_eval::{Beginning, ExitReport, ExitSettings, ExitTexts, PolicyReport, Realised, calibrate_exits};
 use retie_model::{ExitRule, kernels::on_worker};
 use std::path::{Path, PathBuf};
 
@@ -249,6 +249,15 @@ fn render(report: &ExitReport, settings: &ExitSettings, num_recursions: usize) -
             lines.push(format!(
                 "  {text} ({documents} documents): risk {risk:.4}, {mean_recursions:.3} recursions, NLL {nll:.4} (whole stack {whole_nll:.4})"
             ));
+        }
+        // A single policy is the one above.
+        if level.policies.len() > 1 {
+            lines.extend(level.policies.iter().map(|PolicyReport { kv_policy, realised }| {
+                let Realised { risk, mean_recursions, nll, .. } = realised;
+                format!(
+                    "  under `{kv_policy}`, held out: risk {risk:.4}, {mean_recursions:.3} recursions, NLL {nll:.4}"
+                )
+            }));
         }
     }
     lines.join("\n")

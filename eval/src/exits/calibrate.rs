@@ -94,6 +94,19 @@ pub struct LevelReport {
     /// On the third part, on another text, and, if there is a threshold, on text that the model
     /// writes itself.
     pub realised: Vec<Realised>,
+    /// Each policy for skipped recursions that the model can have, with this threshold on the third
+    /// part; none without a threshold.
+    pub policies: Vec<PolicyReport>,
+}
+
+/// A policy for the keys and values of skipped recursions.
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyReport {
+    /// The policy.
+    pub kv_policy: SkippedKv,
+    /// What it makes of the documents.
+    #[serde(flatten)]
+    pub realised: Realised,
 }
 
 /// What a threshold does to documents that it was not tested on.
@@ -191,11 +204,11 @@ pub fn calibrate_exits<E>(
     let other_references: Vec<&Reference> = other_references.iter().collect();
     for level in &mut levels {
         let threshold = level.threshold.unwrap_or(f64::INFINITY);
-        let realised = |text: &str, references: &[&Reference]| {
-            let served =
-                references.iter().map(|reference| scorer.served(reference, (&rule, settings.kv), threshold)).collect();
+        let under = |kv, text: &str, references: &[&Reference]| {
+            let served = references.iter().map(|reference| scorer.served(reference, (&rule, kv), threshold)).collect();
             Realised::new(text, references, served)
         };
+        let realised = |text: &str, references: &[&Reference]| under(settings.kv, text, references);
         level.realised.push(realised("held out", &heldout));
         if let Some((name, _)) = other {
             level.realised.push(realised(name, &other_references));
@@ -204,6 +217,9 @@ pub fn calibrate_exits<E>(
         if level.threshold.is_some() {
             let own = own_text(&scorer, &rule, threshold, &heldout, write_own)?;
             level.realised.push(realised("its own", &own.iter().collect::<Vec<_>>()));
+            let possible = SkippedKv::ALL.iter().copied().filter(|kv| model.check_exits(*kv).is_ok());
+            let realised = |kv| PolicyReport { kv_policy: kv, realised: under(kv, "held out", &heldout) };
+            level.policies = possible.map(realised).collect();
         }
     }
     let exits = (1..scorer.exits.num_recursions()).map(|recursions| ExitFigures {
@@ -304,6 +320,7 @@ fn test_levels(
         risk: 0.0,
         nearest_level: None,
         realised: Vec::new(),
+        policies: Vec::new(),
     };
     let mut levels: Vec<LevelReport> = settings.levels.iter().map(never).collect();
     for (index, threshold) in grid.iter().enumerate() {

@@ -14,5 +14,6 @@ mod document;
 mod probe;
 
 pub use calibrate::{
-    Beginning, ExitReport, ExitSettings, ExitTexts, LevelReport, Realised, RuleReport, WriteOwn, calibrate_exits,
+    Beginning, ExitReport, ExitSettings, ExitTexts, LevelReport, PolicyReport, Realised, RuleReport, WriteOwn,
+    calibrate_exits,
 };

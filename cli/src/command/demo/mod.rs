@@ -21,11 +21,12 @@ use burn::tensor::Device;
 use clap::Args;
 use retie_checkpoint::{CheckpointError, Provenance};
 use retie_collective::Single;
-use retie_eval::{EvalReport, PerplexityOptions};
+use retie_eval::{EvalReport, PerplexityOptions, TokenExits};
 use retie_model::WeightDtype;
 use retie_report::number::{duration, grouped};
 use retie_trainer::{Job, Outcome, Resume};
 use std::{
+    cell::Cell,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -130,7 +131,14 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
         let window = source.config.max_position_embeddings;
         let batch_size = recipe::EVAL_BATCH_SIZE;
         let options = PerplexityOptions { window, stride: window, limit: None, batch_size };
-        let mut evaluation = Evaluation { model: &model, recursions: None, teacher: None, batch_size, ranks: &Single };
+        let mut evaluation = Evaluation {
+            model: &model,
+            exits: TokenExits::Never,
+            counts: &Cell::default(),
+            teacher: None,
+            batch_size,
+            ranks: &Single,
+        };
         let perplexity = evaluation.text("heldout.jsonl", &text, options)?;
         let report = EvalReport {
             model: dir.to_owned(),
@@ -141,7 +149,7 @@ fn measure(out: &Path, device: &Device) -> anyhow::Result<Vec<(String, PathBuf)>
             router: None,
         };
         let file = folder.join(format!("{name}.json"));
-        write_json(&file, &source, &report, Vec::new())?;
+        write_json(&file, &source, &report, [])?;
         files.push((name.to_owned(), file));
     }
     Ok(files)

@@ -8,6 +8,7 @@ use crate::{
     args::{DeviceArgs, DtypeArgs},
     command::tasks::PERPLEXITY,
     error::Status,
+    exits,
     model::{self, TextModel},
     output,
     progress::{Progress, Unit},
@@ -21,12 +22,14 @@ use retie_collective::{Collective, lead_first};
 use retie_convert::ParameterCounts;
 use retie_data::{Tokenizer, Vocabulary, check_shared_vocabulary};
 use retie_eval::{
-    EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RouterReport, RunError, ShardedScorer, Task,
+    EvalReport, Example, ModelScorer, PerplexityOptions, PromptEncoder, RecursionSum, RouterReport, RunError,
+    ShardedScorer, Task, TokenExits,
 };
 use retie_model::CausalLm;
 use retie_tasks::TaskSpec;
 use serde_json::{Value, json};
 use std::{
+    cell::Cell,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -63,6 +66,10 @@ pub struct Eval {
     /// skips the later recursions and nothing else
     #[arg(long, value_name = "DEPTHS", default_value = "last")]
     depths: Depths,
+    /// Measure also what is served with the model's calibrated exits at these risks, with commas
+    /// between
+    #[arg(long, value_name = "LEVELS", value_delimiter = ',')]
+    exit_risk: Vec<f64>,
     /// Compare with this model on the text too: forward KL from it, in nats per token, and the
     /// share of tokens with the same likeliest next token
     #[arg(long, value_name = "MODEL", requires = "text")]
@@ -91,9 +98,22 @@ enum Depths {
     All,
 }
 
-/// Report of one exit, and the number of depths that it runs.
+/// When the tokens of a measurement leave the loop.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// After the last recursion.
+    Whole,
+    /// After so many recursions, and so many depths.
+    After { recursions: usize, num_depths: usize },
+    /// By calibrated exits with this risk and its threshold.
+    Risk { level: f64, threshold: f32 },
+}
+
+/// Report of one end.
 struct Measured {
-    num_depths: usize,
+    end: End,
+    /// Mean recursion count, where calibrated exits choose it.
+    mean_recursions: Option<f64>,
     report: EvalReport,
 }
 
@@ -131,13 +151,26 @@ impl Eval {
         let examples = || tasks.iter().map(|task| self.examples(task, limit)).collect::<anyhow::Result<Vec<_>>>();
         let examples = lead_first(ranks, examples)?;
         let map = source.config.share_map();
-        let mut ends = vec![(None, map.num_depths())];
+        let mut ends = Vec::new();
         if self.depths == Depths::All {
             let exits = map.exits().map_err(|error| anyhow!("{error}\nhint: leave `--depths` out"))?;
-            let early = (1..exits.num_recursions()).map(|count| (Some(count), exits.num_depths(count)));
-            ends.splice(0..0, early);
+            let after = |recursions| End::After { recursions, num_depths: exits.num_depths(recursions) };
+            ends.extend((1..exits.num_recursions()).map(after));
         }
+        let mut calibrated = None;
+        if !self.exit_risk.is_empty() {
+            let calibration = lead_first(ranks, || exits::calibration(&source))?;
+            for level in self.exit_risk.iter().copied() {
+                ends.push(End::Risk { level, threshold: exits::threshold(&calibration, level)? });
+            }
+            calibrated = Some((exits::rule(&calibration, &device), calibration.kv_policy));
+        }
+        ends.push(End::Whole);
         let model = TextModel::load(&source, &device, self.dtype.get())?;
+        if let Some((_, kv)) = &calibrated {
+            let refused = |reason| anyhow!("tokens of `{}` cannot leave early: {reason}", self.model);
+            model.model.check_exits(*kv).map_err(refused)?;
+        }
         let answerer = Answerer::Model { source: &source, own: &model, dtype: self.dtype.get(), batch_size };
         let mut scores = Vec::new();
         if ranks.leads() {
@@ -147,8 +180,15 @@ impl Eval {
             .map(|teacher| CausalLm::load_with(&teacher.config, teacher.tensors.as_ref(), &device, self.dtype.get()))
             .transpose()?;
         let mut measured = Vec::new();
-        for (recursions, num_depths) in ends {
-            let mut evaluation = Evaluation { model: &model, recursions, teacher: teacher.as_ref(), batch_size, ranks };
+        for end in ends {
+            let exits = match (end, &calibrated) {
+                (End::After { recursions, .. }, _) => TokenExits::After(recursions),
+                (End::Risk { threshold, .. }, Some((rule, kv))) => TokenExits::Rule { rule, kv: *kv, threshold },
+                (End::Whole | End::Risk { .. }, _) => TokenExits::Never,
+            };
+            let counts = Cell::new(RecursionSum::default());
+            let mut evaluation =
+                Evaluation { model: &model, exits, counts: &counts, teacher: teacher.as_ref(), batch_size, ranks };
             let mut report = EvalReport { limit, ..EvalReport::of(&self.model) };
             for (task, examples) in tasks.iter().zip(&examples) {
                 report.tasks.push(evaluation.task(task, examples)?);
@@ -156,14 +196,15 @@ impl Eval {
             if let (Some(path), Some(text)) = (&self.text, &text) {
                 let options = self.windows(source.config.max_position_embeddings, limit);
                 report.perplexity = Some(evaluation.text(&path.display().to_string(), text, options)?);
-                if self.router_report && recursions.is_none() && ranks.leads() {
+                if self.router_report && matches!(end, End::Whole) && ranks.leads() {
                     report.router = evaluation.routers(text, options)?;
                 }
             }
-            if num_depths == map.num_depths() {
+            if matches!(end, End::Whole) {
                 report.generated = std::mem::take(&mut scores);
             }
-            measured.push(Measured { num_depths, report });
+            let mean_recursions = matches!(end, End::Risk { .. }).then(|| mean_recursions(counts.get(), ranks));
+            measured.push(Measured { end, mean_recursions, report });
         }
         if !ranks.leads() {
             return Ok(Status::Done);
@@ -171,10 +212,17 @@ impl Eval {
         if text.is_some() || !tasks.is_empty() {
             output::line(&format!("evaluation: {}", model.tokenizer.start_in_words()));
         }
-        for (index, Measured { num_depths, report }) in measured.iter().enumerate() {
-            let heading = match measured.len() {
-                1 => String::new(),
-                count => format!("recursion {} of {count}, {num_depths} depths\n", index + 1),
+        for Measured { end, mean_recursions, report } in &measured {
+            let (all, depths) = (map.num_recursions(), map.num_depths());
+            let heading = match end {
+                End::Whole if measured.len() == 1 => String::new(),
+                End::Whole => format!("recursion {all} of {all}, {depths} depths\n"),
+                End::After { recursions, num_depths } => {
+                    format!("recursion {recursions} of {all}, {num_depths} depths\n")
+                }
+                End::Risk { level, .. } => {
+                    format!("exits of risk {level}, {:.3} recursions\n", mean_recursions.unwrap_or(f64::NAN))
+                }
             };
             output::data(format!("{heading}{report}"))?;
         }
@@ -272,11 +320,21 @@ impl Eval {
         let Some((Measured { report, .. }, exits)) = measured.split_last() else { return Ok(()) };
         self.generated.write(&report.generated)?;
         if let Some(path) = &self.json {
-            let exits = exits.iter().enumerate().map(|(index, Measured { num_depths, report })| {
-                let (results, cost) = (&report.to_json()["results"], cost(source, Some(index + 1)));
-                json!({ "recursion": index + 1, "depths": num_depths, "results": results, "cost": cost })
-            });
-            write_json(path, source, report, exits.collect())?;
+            let (mut early, mut risks) = (Vec::new(), Vec::new());
+            for Measured { end, mean_recursions, report } in exits {
+                let results = &report.to_json()["results"];
+                match end {
+                    End::Whole => {}
+                    End::After { recursions, num_depths } => early.push(json!({
+                        "recursion": recursions, "depths": num_depths, "results": results,
+                        "cost": cost(source, Some(*recursions)),
+                    })),
+                    End::Risk { level, .. } => risks.push(json!({
+                        "exit_risk": level, "mean_recursions": mean_recursions, "results": results,
+                    })),
+                }
+            }
+            write_json(path, source, report, [("exits", early), ("exit_risks", risks)])?;
             output::wrote(path);
         }
         if let Some(path) = &self.log_samples {
@@ -305,8 +363,21 @@ fn check_vocabularies(teacher: &ModelSource, model: &ModelSource) -> anyhow::Res
     Ok(check_shared_vocabulary(vocabulary(teacher, of_teacher.as_ref()), vocabulary(model, Some(&own)))?)
 }
 
-/// Writes the numbers with the model's size and, if there are any, those of early exits.
-pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits: Vec<Value>) -> anyhow::Result<()> {
+/// Mean recursion count of the tokens that all ranks have read.
+fn mean_recursions(sum: RecursionSum, ranks: &dyn Collective) -> f64 {
+    let mut sums = [sum.recursions as f64, sum.tokens as f64];
+    ranks.all_reduce_f64(&mut sums);
+    let [recursions, tokens] = sums;
+    recursions / tokens
+}
+
+/// Writes the numbers with the model's size and, if there are any, those of early exits, by name.
+pub fn write_json<'a>(
+    path: &Path,
+    source: &ModelSource,
+    report: &EvalReport,
+    exits: impl IntoIterator<Item = (&'a str, Vec<Value>)>,
+) -> anyhow::Result<()> {
     let mut value = report.to_json();
     let counts = ParameterCounts::from_config(&source.config);
     if let Value::Object(map) = &mut value {
@@ -315,8 +386,8 @@ pub fn write_json(path: &Path, source: &ModelSource, report: &EvalReport, exits:
         });
         map.insert("parameters".to_owned(), counts);
         map.insert("cost".to_owned(), cost(source, None));
-        if !exits.is_empty() {
-            map.insert("exits".to_owned(), exits.into());
+        for (name, exits) in exits.into_iter().filter(|(_, exits)| !exits.is_empty()) {
+            map.insert(name.to_owned(), exits.into());
         }
     }
     Ok(fs_err::write(path, serde_json::to_string_pretty(&value)? + "\n")?)
@@ -347,8 +418,10 @@ fn cost(source: &ModelSource, recursions: Option<usize>) -> Value {
 /// A model under evaluation, and the settings of its measurements.
 pub struct Evaluation<'a> {
     pub model: &'a TextModel,
-    /// Recursion count of the early exit; `None` for the whole stack.
-    pub recursions: Option<usize>,
+    /// When tokens leave the loop.
+    pub exits: TokenExits<'a>,
+    /// Where recursion counts are summed.
+    pub counts: &'a Cell<RecursionSum>,
     /// Model to compare with on a text.
     pub teacher: Option<&'a CausalLm>,
     /// Batch size of each rank.
@@ -380,7 +453,7 @@ impl Evaluation<'_> {
     /// Measures `examples` of a task, with a progress bar.
     pub fn task(&mut self, task: &'static Task, examples: &[Example]) -> anyhow::Result<retie_eval::TaskResult> {
         let mut progress = self.show(task.name, "continuations");
-        let scorer = ModelScorer::new(&self.model.model).exiting_after(self.recursions);
+        let scorer = ModelScorer::new(&self.model.model).exiting(self.exits).counting(self.counts);
         let mut scorer = ShardedScorer::new(scorer, false, self.ranks);
         retie_eval::evaluate_task(task, examples, &self.encoder()?, &mut scorer, self.batch(), &mut progress)
             .map_err(unwrapped)
@@ -412,7 +485,7 @@ impl Evaluation<'_> {
     ) -> anyhow::Result<retie_eval::Perplexity> {
         let options = PerplexityOptions { batch_size: self.batch(), ..options };
         let mut progress = self.show(PERPLEXITY, "windows");
-        let alone = ModelScorer::new(&self.model.model).exiting_after(self.recursions);
+        let alone = ModelScorer::new(&self.model.model).exiting(self.exits).counting(self.counts);
         let scorer = match self.teacher {
             Some(teacher) => alone.beside(teacher),
             None => alone,
