@@ -64,7 +64,8 @@ impl Attention {
             return out;
         }
         let q_proj = (&self.q_proj, depth.part(|depth| &depth.q_proj));
-        let (q, made) = if kv.is_made_of(num_rows) {
+        let needs_all = matches!(own, Some(StepAttention::Descriptor(_))) || kv.is_made_of(num_rows);
+        let (q, made) = if needs_all {
             let [k_proj, v_proj] = self.kv_proj(depth);
             let [q, k, v] = forward_together(x.clone(), [q_proj, k_proj, v_proj]);
             (q, Some([k, v]))
