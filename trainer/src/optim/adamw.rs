@@ -163,7 +163,7 @@ mod tests {
     fn a_group_has_its_rate_and_its_decay() {
         let found = |config: &OptimizerConfig, parameter: &Parameter| {
             let factors = UpdateFactors { parameter, step: 1, lr: 1e-2, clip: 1.0 };
-            let Coefficients { step_size, keep, .. } = AdamW::new(config).coefficients(factors);
+            let AdamWStep { step_size, keep, .. } = AdamW::new(config).coefficients(factors);
             [step_size, keep]
         };
         let mut config = config();
