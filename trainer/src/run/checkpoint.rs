@@ -198,11 +198,12 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
 }
 
 /// Removes all step folders but the last `keep_last` and the `keep_best` with the lowest held-out
-/// cross-entropy.
+/// cross-entropy, and what a process that was killed left of a step that no later one writes again.
 ///
 /// # Errors
 /// When one cannot be removed.
 pub fn prune(run_dir: &Path, keep_last: usize, keep_best: usize) -> Result<(), TrainError> {
+    remove_unfinished(run_dir)?;
     let steps = list(run_dir)?;
     let mut measured: Vec<(f64, u64)> =
         steps.iter().filter_map(|(step, _)| Some((heldout(run_dir, *step)?, *step))).collect();
@@ -211,6 +212,25 @@ pub fn prune(run_dir: &Path, keep_last: usize, keep_best: usize) -> Result<(), T
     for (step, path) in steps.iter().rev().skip(keep_last.max(1)) {
         if !best.contains(step) {
             fs_err::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes unfinished step folders and their locks. The run's own lock is held, and no step is
+/// being written.
+fn remove_unfinished(run_dir: &Path) -> Result<(), TrainError> {
+    let dir = run_dir.join("ckpt");
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        match name.to_str().and_then(|name| name.strip_prefix(".step-")?.split_once('.')) {
+            Some((_, "partial")) => fs_err::remove_dir_all(entry.path())?,
+            Some((_, "lock")) => fs_err::remove_file(entry.path())?,
+            _ => {}
         }
     }
     Ok(())
@@ -279,6 +299,23 @@ fn load_state(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_of_a_step_goes_with_the_steps_that_are_not_kept() {
+        let run = tempfile::tempdir().unwrap();
+        let ckpt = run.path().join("ckpt");
+        for name in ["step-3", "step-6", "step-9", ".step-8.partial", ".other.partial"] {
+            fs_err::create_dir_all(ckpt.join(name)).unwrap();
+        }
+        fs_err::write(ckpt.join(".step-8.partial/model.safetensors"), "x").unwrap();
+        fs_err::write(ckpt.join(".step-8.lock"), "x").unwrap();
+        prune(run.path(), 2, 0).unwrap();
+        let mut left: Vec<_> =
+            fs_err::read_dir(ckpt).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, [".other.partial", "step-6", "step-9"]);
+        prune(&run.path().join("none"), 2, 0).unwrap();
+    }
 
     #[test]
     fn a_state_with_one_cursor_is_read() {
