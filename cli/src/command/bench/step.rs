@@ -191,6 +191,8 @@ impl fmt::Display for Figures {
         )?;
         let mut kernels: Vec<_> = on_device.kernels.iter().collect();
         kernels.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
-        kernels.into_iter().try_for_each(|(name, count)| write!(f, "\n{count:8}  {name}"))
+        // What follows are the types that a kernel is made of.
+        let short = |name: &str| name.split(" | ").take(2).collect::<Vec<_>>().join(" | ");
+        kernels.into_iter().try_for_each(|(name, count)| write!(f, "\n{count:8}  {}", short(name)))
     }
 }
