@@ -203,7 +203,7 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
 /// # Errors
 /// When one cannot be removed.
 pub fn prune(run_dir: &Path, keep_last: usize, keep_best: usize) -> Result<(), TrainError> {
-    remove_unfinished(run_dir)?;
+    remove_leftovers(&run_dir.join("ckpt"), "step-")?;
     let steps = list(run_dir)?;
     let mut measured: Vec<(f64, u64)> =
         steps.iter().filter_map(|(step, _)| Some((heldout(run_dir, *step)?, *step))).collect();
@@ -217,17 +217,21 @@ pub fn prune(run_dir: &Path, keep_last: usize, keep_best: usize) -> Result<(), T
     Ok(())
 }
 
-/// Removes unfinished step folders and their locks. The run's own lock is held, and no step is
-/// being written.
-fn remove_unfinished(run_dir: &Path) -> Result<(), TrainError> {
-    let dir = run_dir.join("ckpt");
+/// Removes what a process that was killed left beside the folders of `dir` whose names begin with
+/// `name`: unfinished ones and locks. The run's own lock is held, and none of them is being
+/// written.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn remove_leftovers(dir: &Path, name: &str) -> Result<(), TrainError> {
+    let prefix = format!(".{name}");
     if !dir.is_dir() {
         return Ok(());
     }
     for entry in fs_err::read_dir(dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        match name.to_str().and_then(|name| name.strip_prefix(".step-")?.split_once('.')) {
+        let found = entry.file_name();
+        match found.to_str().and_then(|found| found.strip_prefix(&prefix)?.split_once('.')) {
             Some((_, "partial")) => fs_err::remove_dir_all(entry.path())?,
             Some((_, "lock")) => fs_err::remove_file(entry.path())?,
             _ => {}
@@ -315,6 +319,9 @@ mod tests {
         left.sort();
         assert_eq!(left, [".other.partial", "step-6", "step-9"]);
         prune(&run.path().join("none"), 2, 0).unwrap();
+        fs_err::write(run.path().join(".model.lock"), "x").unwrap();
+        remove_leftovers(run.path(), "model").unwrap();
+        assert!(!run.path().join(".model.lock").exists());
     }
 
     #[test]

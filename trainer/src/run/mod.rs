@@ -164,6 +164,11 @@ impl Run<'_> {
     fn finish(mut self, model: &CausalLm) -> Result<Outcome, TrainError> {
         let path = self.config.run.dir.join(MODEL_DIR);
         let averaged = self.optimizer.averaged(model);
+        if self.job.ranks.leads() {
+            // Of a process that was killed after the last checkpoint or the model was written.
+            checkpoint::remove_leftovers(&self.config.run.dir.join("ckpt"), "step-")?;
+            checkpoint::remove_leftovers(&self.config.run.dir, MODEL_DIR)?;
+        }
         if self.job.ranks.leads() && !path.exists() {
             if let Some(averaged) = &averaged {
                 // With thresholds of its own, where it is routed.
