@@ -87,6 +87,9 @@ pub struct LayerRun<'a> {
     /// Depth of the runner's configuration that gives its attention window and its rotary
     /// embedding.
     pub kind: Depth,
+    /// Probe point whose linears are the first to run, and what they read, `[M, in]`: as a run up
+    /// to it showed them; `None` runs the layer from its start.
+    pub from: Option<(ProbePoint, &'a [f32])>,
     /// Probe point whose linears no longer run; `None` runs the whole layer.
     pub until: Option<ProbePoint>,
 }
@@ -109,8 +112,9 @@ pub trait LayerRunner: Sync {
     fn embed(&self, rows: Vec<f32>) -> Vec<f32>;
 
     /// Runs a depth on sequences of `tokens` tokens; returns the hidden states after it (with
-    /// `until`, the residual stream there). Calls `see` for every probe point that is reached,
-    /// `until` included, with consecutive rows from the first to the last.
+    /// `until`, the residual stream there). With `from`, `hidden` is the residual stream there.
+    /// Calls `see` for every probe point that is reached, `until` included and `from` not, with
+    /// consecutive rows from the first to the last.
     ///
     /// # Errors
     /// When the weights cannot be read.

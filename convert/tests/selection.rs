@@ -96,7 +96,14 @@ fn hidden(source: &dyn TensorSource, base: &ModelConfig, dir: &Path) -> Vec<f32>
     let mut hidden: Vec<f32> = ids.iter().flat_map(|id| table[*id as usize * width..][..width].to_vec()).collect();
     for step in config.share_map().depths() {
         // The kind does not matter to what is compared: both models take that of the same depth.
-        let run = LayerRun { tensors: &folder, layer: step.layer, depth: step.depth, kind: Depth(0), until: None };
+        let run = LayerRun {
+            tensors: &folder,
+            layer: step.layer,
+            depth: step.depth,
+            kind: Depth(0),
+            from: None,
+            until: None,
+        };
         hidden = model.run(run, &hidden, TOKENS, &mut |_| {}).unwrap();
     }
     hidden
@@ -224,14 +231,15 @@ fn a_fitted_weight_is_a_solution_of_ridge_regression() {
     let through = |tensors: &dyn TensorSource, layers: std::ops::Range<usize>, start: &[f32]| {
         layers.fold(start.to_vec(), |hidden, layer| {
             let (layer, depth) = (LayerIndex(layer), Depth(layer));
-            let run = LayerRun { tensors, layer, depth, kind: depth, until: None };
+            let run = LayerRun { tensors, layer, depth, kind: depth, from: None, until: None };
             mixture.run(run, &hidden, TOKENS, &mut |_| {}).unwrap()
         })
     };
     let goal = through(&source, 0..8, &embedded);
     let written = SafetensorsFolder::open(&out).unwrap();
     let (mut inputs, mut residual) = (Vec::new(), Vec::new());
-    let run = LayerRun { tensors: &written, layer: LayerIndex(5), depth: Depth(5), kind: Depth(5), until: None };
+    let run =
+        LayerRun { tensors: &written, layer: LayerIndex(5), depth: Depth(5), kind: Depth(5), from: None, until: None };
     mixture
         .run(run, &through(&written, 0..5, &embedded), TOKENS, &mut |seen| {
             if seen.point == retie_checkpoint::ProbePoint::Down {

@@ -110,14 +110,51 @@ impl Block<'_> {
             }
             Some(mixed)
         };
-        let (x, read) = match (mixed, branch) {
-            (Some(mixed), None) if self.adds_as_it_is(|own| &own.extras.attention_scale) => {
+        self.behind_attention(entered, x, [mixed, branch], observer)
+    }
+
+    /// Runs the rest of the block, from the linears of `point` on, which read `read`; `x` is the
+    /// residual stream there. Both are what an observer got, so that the result is that of
+    /// [`forward`](Self::forward). Of a depth without mechanisms of a step.
+    pub fn resume(
+        &self,
+        point: ProbePoint,
+        [read, x]: [Tensor<2>; 2],
+        rows: &RowContext,
+        observer: Observer<'_>,
+    ) -> Tensor<2> {
+        let mut observer = Some(observer);
+        match point {
+            ProbePoint::Attention => {
+                let mixed = self.mix(read, rows, KvSource::Computed { cache: None, kept: None });
+                if stops(&mut observer, ProbePoint::Output, &mixed, &x) {
+                    return x;
+                }
+                self.behind_attention(None, x, [Some(mixed), None], observer)
+            }
+            ProbePoint::Output => self.behind_attention(None, x, [Some(read), None], observer),
+            ProbePoint::Mlp => self.behind_norm(None, x, read, observer),
+            ProbePoint::Down => self.leave(None, x, self.mlp_output(read)),
+        }
+    }
+
+    /// Runs the block from the input of `o_proj` on, and from the output of the branch beside
+    /// attention, of which there is one or both.
+    fn behind_attention(
+        &self,
+        entered: Option<Tensor<2>>,
+        x: Tensor<2>,
+        parts: [Option<Tensor<2>>; 2],
+        mut observer: Option<Observer<'_>>,
+    ) -> Tensor<2> {
+        let (x, read) = match parts {
+            [Some(mixed), None] if self.adds_as_it_is(|own| &own.extras.attention_scale) => {
                 let own = self.own.part(|own| &own.self_attn.o_proj);
                 let x = self.layer.self_attn.o_proj.forward_onto(mixed, &own, x);
                 let read = self.mlp_input(x.clone());
                 (x, read)
             }
-            (mixed, branch) => {
+            [mixed, branch] => {
                 let attended = mixed.map(|mixed| self.attention_output(mixed));
                 let Some(attended) = [attended, branch].into_iter().flatten().reduce(kernels::add) else {
                     unreachable!("a row without attention has a branch")
@@ -135,6 +172,17 @@ impl Block<'_> {
         if stops(&mut observer, ProbePoint::Mlp, &read, &x) {
             return x;
         }
+        self.behind_norm(entered, x, read, observer)
+    }
+
+    /// Runs the block from the input of the MLP on.
+    fn behind_norm(
+        &self,
+        entered: Option<Tensor<2>>,
+        x: Tensor<2>,
+        read: Tensor<2>,
+        mut observer: Option<Observer<'_>>,
+    ) -> Tensor<2> {
         if observer.is_none() {
             let is_plain = self.adds_as_it_is(|own| &own.extras.mlp_scale);
             if is_plain && !self.own.any(|own| own.step.changes_output()) {

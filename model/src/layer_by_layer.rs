@@ -60,7 +60,7 @@ impl LayerRunner for LayerByLayer {
     }
 
     /// # Panics
-    /// When `hidden` is not a whole number of sequences.
+    /// When `hidden` is not a whole number of sequences, or what is read at `from` has other rows.
     fn run(
         &self,
         run: LayerRun<'_>,
@@ -82,12 +82,25 @@ impl LayerRunner for LayerByLayer {
             see(Activations { point, inputs: f32_slice(&inputs), residual: f32_slice(&residual) });
             if run.until == Some(point) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let num_rows = hidden.len() / width;
+        assert!(run.from.is_none_or(|(_, read)| read.len() % num_rows.max(1) == 0), "as many rows are read");
+        let step = (ROWS / tokens).max(1) * tokens;
         let mut out = Vec::with_capacity(hidden.len());
-        for rows in hidden.chunks((ROWS / tokens).max(1) * tokens * width) {
-            let batch = rows.len() / (tokens * width);
-            let x = self.tensor(rows.to_vec(), width);
+        for first in (0..num_rows).step_by(step) {
+            let part = first..(first + step).min(num_rows);
+            let batch = part.len() / tokens;
             let rows = RowContext { layout: Layout::batch(batch, tokens), batch, angles: angles.clone() };
-            let x = block.forward(x, &rows, KvSource::Computed { cache: None, kept: None }, Some(&mut observer));
+            let tensor = |values: &[f32]| {
+                let width = values.len() / num_rows;
+                self.tensor(values[part.start * width..part.end * width].to_vec(), width)
+            };
+            let x = match run.from {
+                Some((point, read)) => block.resume(point, [tensor(read), tensor(hidden)], &rows, &mut observer),
+                None => {
+                    let kv = KvSource::Computed { cache: None, kept: None };
+                    block.forward(tensor(hidden), &rows, kv, Some(&mut observer))
+                }
+            };
             out.extend_from_slice(f32_slice(&x.into_data()));
         }
         Ok(out)

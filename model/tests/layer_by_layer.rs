@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use burn::tensor::Device;
-use retie_checkpoint::{LayerRun, LayerRunner, ProbePoint, TensorSource};
+use retie_checkpoint::{LayerRun, LayerRunner, ProbePoint, TensorSource, under_our_names};
 use retie_model::{CausalLm, LayerByLayer};
 use retie_testing::{Golden, ids, values};
 
@@ -18,8 +18,14 @@ fn running_depth_by_depth_gives_the_logits_and_shows_the_inputs_of_linears() {
         let mut hidden =
             runner.embed(flat.iter().flat_map(|id| table[*id as usize * width..][..width].to_vec()).collect());
         for step in config.share_map().depths() {
-            let run =
-                LayerRun { tensors: &golden, layer: step.layer, depth: step.depth, kind: step.depth, until: None };
+            let run = LayerRun {
+                tensors: &golden,
+                layer: step.layer,
+                depth: step.depth,
+                kind: step.depth,
+                from: None,
+                until: None,
+            };
             let mut seen = Vec::new();
             let after = runner
                 .run(run, &hidden, tokens, &mut |s| seen.push((s.point, s.inputs.to_vec(), s.residual.to_vec())))
@@ -74,5 +80,33 @@ fn running_depth_by_depth_gives_the_logits_and_shows_the_inputs_of_linears() {
         // `compare` runs the kernels on other chunks of rows: f32 rounding.
         assert!((found.source_nll - nll).abs() < 1e-5 && found.kl == 0.0, "{name} {found:?} {nll}");
         assert_eq!(found.source_nll, found.nll);
+    }
+}
+
+/// Every placement of norms and of the residual sums.
+#[test]
+fn a_run_from_a_probe_point_gives_the_bits_of_the_whole_run() {
+    for name in ["gqa", "dora", "gemma3", "olmo2", "gpt_neox", "gpt_neox_sequential"] {
+        let config = Golden::named(name).config();
+        let tensors = under_our_names(Golden::named(name), &config);
+        let (width, tokens) = (config.hidden_size, 6);
+        let runner = LayerByLayer::new(&config, &Device::flex());
+        let mut hidden: Vec<f32> = (0..2 * tokens * width).map(|i| (i as f32 * 0.7).sin()).collect();
+        for step in config.share_map().depths() {
+            let (tensors, layer, depth) = (tensors.as_ref(), step.layer, step.depth);
+            let run = LayerRun { tensors, layer, depth, kind: depth, from: None, until: None };
+            let mut seen = Vec::new();
+            let after = runner
+                .run(run, &hidden, tokens, &mut |s| seen.push((s.point, s.inputs.to_vec(), s.residual.to_vec())))
+                .unwrap();
+            assert_eq!(seen.len(), ProbePoint::ALL.len());
+            for (i, (point, inputs, residual)) in seen.iter().enumerate() {
+                let (mut behind, resumed) = (Vec::new(), LayerRun { from: Some((*point, inputs)), ..run });
+                let again = runner.run(resumed, residual, tokens, &mut |s| behind.push(s.inputs.to_vec())).unwrap();
+                assert_eq!(again, after, "{name} from {point:?}");
+                assert!(behind.iter().eq(seen[i + 1..].iter().map(|s| &s.1)), "{name} from {point:?}");
+            }
+            hidden = after;
+        }
     }
 }

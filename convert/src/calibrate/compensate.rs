@@ -35,6 +35,7 @@ use super::{
     overlay::Overlay,
     refit::{Energies, set_factors},
     scratch::Scratch,
+    staged::StagedRun,
 };
 use crate::{
     ConvertError, Phase, Progress,
@@ -80,26 +81,28 @@ pub(super) fn compensate(
                 if let Some(gate) = plan.gate(step.depth) {
                     layer.set_gates(plan.config.hidden_size, gate);
                 }
+                let mut run = StagedRun::new(&hidden);
                 if let Some(factors) = &mut factors {
-                    for (planned, found) in fit_again(context, layer, (&hidden, &source), *step)? {
+                    for (planned, found) in fit_again(context, layer, (&mut run, &source), *step)? {
                         factors.write(&planned.a.0, &narrow(&found.a, planned.a.1.dtype))?;
                         factors.write(&planned.b.0, &narrow(&found.b, planned.b.1.dtype))?;
                         energies.insert(planned.stream, LoraFactors { a: Vec::new(), b: Vec::new(), ..found });
                     }
                 }
-                context.run(layer.run(None), &hidden, &mut |_| {})?
+                run.finish(context, layer)?
             }
             None => {
                 let next = next_kept(context, kept);
                 let is_intact = hidden == source && next == kept.0 + 1;
                 let goals = Goals::run(context, kept, next, source)?;
                 let mut layer = Overlay::from_source(context.source, &plan.config, kept)?;
+                let mut run = StagedRun::new(&hidden);
                 for projection in context.all_projections() {
                     let planned = context.planned(step.layer, projection).filter(|planned| planned.fitted);
                     let Some(planned) = planned else { continue };
                     if !is_intact {
                         let goal = goals.behind(ProbePoint::read_by(projection));
-                        let fitted = fit(context, &layer, (&hidden, goal), *step, projection)?;
+                        let fitted = fit(context, &layer, (&mut run, goal), *step, projection)?;
                         let role = TensorRole::Projection(projection);
                         let dtype = planned.info.dtype;
                         let rounded = widen(&narrow(&fitted, dtype), dtype);
@@ -108,7 +111,7 @@ pub(super) fn compensate(
                     writer.write(&planned.name, &narrow(layer.weight(projection)?, planned.info.dtype))?;
                 }
                 source = goals.after;
-                let hidden = context.run(layer.run(None), &hidden, &mut |_| {})?;
+                let hidden = run.finish(context, &layer)?;
                 if plan.map().is_shared(step.layer) {
                     looped.insert(step.layer, layer);
                 }
@@ -159,12 +162,12 @@ impl Goals {
 fn fit(
     context: &Context<'_>,
     layer: &Overlay,
-    inputs: (&[f32], &[f32]),
+    (run, goal): (&mut StagedRun<'_>, &[f32]),
     step: DepthAssignment,
     projection: Projection,
 ) -> Result<Vec<f32>, ConvertError> {
     let weight = wide(layer.weight(projection)?, context.shape(projection));
-    let best = best_change(context, layer, inputs, (step, projection), &mut |change: Mat<f64>, _| {
+    let best = best_change(context, layer, (run, goal), (step, projection), &mut |change: Mat<f64>, _| {
         Ok((change.clone(), change))
     })?;
     Ok(row_major(best.map_or_else(|| weight.clone(), |change| &weight + &change).as_ref()))
@@ -175,7 +178,7 @@ fn fit(
 fn fit_again<'c>(
     context: &Context<'c>,
     layer: &mut Overlay,
-    inputs: (&[f32], &[f32]),
+    (run, goal): (&mut StagedRun<'_>, &[f32]),
     step: DepthAssignment,
 ) -> Result<Vec<(&'c PlannedLora, LoraFactors)>, ConvertError> {
     let mut all = Vec::new();
@@ -186,7 +189,7 @@ fn fit_again<'c>(
             let cut = LowRank::from_residual(change.as_ref(), metric, planned.rank)?;
             Ok::<_, ConvertError>((cut.product(), cut))
         };
-        let best = best_change(context, layer, inputs, (step, projection), cut).map_err(|error| match error {
+        let best = best_change(context, layer, (run, goal), (step, projection), cut).map_err(|error| match error {
             ConvertError::NoConvergence { .. } => ConvertError::NoConvergence { tensor: planned.source.clone() },
             other => other,
         })?;
@@ -208,7 +211,7 @@ type Shape<'a, T> = dyn FnMut(Mat<f64>, &Metric) -> Result<(Mat<f64>, T), Conver
 fn best_change<T>(
     context: &Context<'_>,
     layer: &Overlay,
-    inputs: (&[f32], &[f32]),
+    inputs: (&mut StagedRun<'_>, &[f32]),
     (step, projection): (DepthAssignment, Projection),
     shape: &mut Shape<'_, T>,
 ) -> Result<Option<T>, ConvertError> {
@@ -264,7 +267,7 @@ impl Moments {
 fn observe(
     context: &Context<'_>,
     layer: &Overlay,
-    (hidden, goal): (&[f32], &[f32]),
+    (run, goal): (&mut StagedRun<'_>, &[f32]),
     step: DepthAssignment,
     projection: Projection,
 ) -> Result<[GramSums; 2], ConvertError> {
@@ -276,15 +279,12 @@ fn observe(
     };
     bias.iter_mut().for_each(|b| *b *= gate(context, step));
     let length = context.calibration.sequence_length;
-    let num_sequences = hidden.len() / width / length;
+    let num_sequences = goal.len() / width / length;
     let num_validated = (num_sequences / VALIDATED).max(usize::from(num_sequences > 1));
     let border = (num_sequences - num_validated) * length;
     let mut sums = [GramSums::new(inp), GramSums::new(inp)];
     let mut row = 0;
-    context.run(layer.run(Some(point)), hidden, &mut |seen| {
-        if seen.point != point {
-            return;
-        }
+    run.advance(context, layer, point, &mut |seen| {
         let rows = seen.residual.len() / width;
         let first = border.saturating_sub(row).min(rows);
         for (part, sums) in [0..first, first..rows].into_iter().zip(&mut sums) {

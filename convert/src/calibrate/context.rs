@@ -87,7 +87,7 @@ impl<'a> Context<'a> {
 
     /// A layer of the source.
     pub fn source_run(&self, layer: LayerIndex, until: Option<ProbePoint>) -> LayerRun<'a> {
-        LayerRun { tensors: self.source, layer, depth: Depth(layer.0), kind: Depth(layer.0), until }
+        LayerRun { tensors: self.source, layer, depth: Depth(layer.0), kind: Depth(layer.0), from: None, until }
     }
 
     /// Runs `hidden`, from before the source layer `from`, to before the source layer `to`.

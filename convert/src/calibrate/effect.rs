@@ -126,7 +126,14 @@ impl<'c, 'a> Effects<'c, 'a> {
     pub fn written(&self, folder: &SafetensorsFolder) -> Result<Effect, ConvertError> {
         let hidden = self.walk(&mut |step| {
             let kind = Depth(self.context.plan.source_layer(step.depth).0);
-            Ok(Weights::Disk(LayerRun { tensors: folder, layer: step.layer, depth: step.depth, kind, until: None }))
+            Ok(Weights::Disk(LayerRun {
+                tensors: folder,
+                layer: step.layer,
+                depth: step.depth,
+                kind,
+                from: None,
+                until: None,
+            }))
         })?;
         self.compare(&hidden)
     }

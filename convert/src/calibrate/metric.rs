@@ -16,9 +16,13 @@ use faer::{
         triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place},
     },
 };
+use rayon::prelude::*;
 
 /// Part of the mean of a moment's diagonal that is added to the diagonal: see the module.
 pub(super) const DAMPING: f64 = 0.01;
+
+/// Columns of a product, or rows of what is divided, that one task takes.
+const PANEL: usize = 128;
 
 /// A positive definite `C [n, n]` and its Cholesky factor.
 pub(super) struct Metric {
@@ -86,8 +90,10 @@ impl Metric {
 
     /// `E C⁻¹`, of `E [m, n]`.
     pub fn divide(&self, mut e: Mat<f64>) -> Mat<f64> {
-        solve_lower_triangular_in_place(self.lower.as_ref(), e.as_mut().transpose_mut(), Par::Seq);
-        solve_upper_triangular_in_place(self.lower.transpose(), e.as_mut().transpose_mut(), Par::Seq);
+        e.as_mut().transpose_mut().par_col_chunks_mut(PANEL).for_each(|mut rows| {
+            solve_lower_triangular_in_place(self.lower.as_ref(), rows.as_mut(), Par::Seq);
+            solve_upper_triangular_in_place(self.lower.transpose(), rows, Par::Seq);
+        });
         e
     }
 
@@ -137,10 +143,13 @@ pub(super) fn orthonormal(mut y: Mat<f64>) -> Result<Mat<f64>, ConvertError> {
     Ok(y)
 }
 
-/// `x y` on one thread.
+/// `x y`. Panels of columns are tasks of one thread each, so that the result does not depend on how
+/// many threads there are.
 pub(super) fn product(x: MatRef<'_, f64>, y: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(x.nrows(), y.ncols());
-    matmul(out.as_mut(), Accum::Replace, x, y, 1.0, Par::Seq);
+    out.par_col_chunks_mut(PANEL)
+        .zip(y.par_col_chunks(PANEL))
+        .for_each(|(out, y)| matmul(out, Accum::Replace, x, y, 1.0, Par::Seq));
     out
 }
 

@@ -22,10 +22,14 @@
 //! tokens are looked up; hidden states of the calibration's `M` tokens (`R` copies while a `cycle`
 //! is tied, two in the refit); the moments of one tied group (`8 n²` bytes for each of its depths
 //! and each of the four inputs of width `n`, twice that where norms are shared) and of the point
-//! that is fitted its metrics and targets in f64; in the refit the moments of one point and what
-//! all linears of one depth of the source read (`4 M (2D + N H + F)` bytes, and `8 M D` of the
-//! residual stream); one layer of the source and of the tied model; the head and the logits of a
-//! few hundred tokens. What is fitted waits on the disk.
+//! that is fitted its metrics and targets in f64; in the refit the moments of one point, what all
+//! linears of one depth of the source read from that point on (`4 M (2D + N H + F)` bytes, and `8 M
+//! D` of the residual stream) and what those of the tied model read at the point (`4 M F` at most;
+//! the same in `compensate`); one layer of the source and of the tied model; the head and the
+//! logits of a few hundred tokens. What is fitted waits on the disk.
+//!
+//! Each depth of either model runs once in a pass (`staged`): where it is fitted, from point to
+//! point.
 //!
 //! # Numerics
 //! The model runs in f32; moments are summed in f64 of sums in f32 over blocks of rows (`moments`);
@@ -44,6 +48,7 @@ mod moments;
 mod overlay;
 mod refit;
 mod scratch;
+mod staged;
 #[cfg(test)]
 mod testing;
 mod tie;

@@ -75,7 +75,7 @@ impl Overlay {
 
     /// Runs it.
     pub fn run(&self, until: Option<ProbePoint>) -> LayerRun<'_> {
-        LayerRun { tensors: self, layer: LayerIndex(0), depth: Depth(0), kind: Depth(self.kind.0), until }
+        LayerRun { tensors: self, layer: LayerIndex(0), depth: Depth(0), kind: Depth(self.kind.0), from: None, until }
     }
 
     fn get(&self, name: &str) -> Result<&[f32], CheckpointError> {

@@ -19,6 +19,7 @@ use super::{
     moments::{GramSums, Pair},
     overlay::Overlay,
     scratch::Scratch,
+    staged::StagedRun,
     tie::outer,
 };
 use crate::{
@@ -74,11 +75,12 @@ pub(super) fn refit(
         let repeated = context.plan.stack.sources().get(depth + 1) == Some(&from.0);
         let is_replaced = context.has_replaced(step.layer);
         if map.is_shared(step.layer) || is_replaced {
-            let observed = observe(context, from, &hidden)?;
+            let mut observed = observe(context, from, &hidden)?;
             let mut layer =
                 if is_replaced { context.source_layer(step.depth)? } else { tied_layer(context, weights, *step)? };
+            let mut run = StagedRun::new(&tied_hidden);
             for point in ProbePoint::ALL {
-                for (planned, factors) in refit_point(context, &layer, &observed, &tied_hidden, *step, point)? {
+                for (planned, factors) in refit_point(context, &layer, &mut observed, &mut run, *step, point)? {
                     writer.write(&planned.a.0, &narrow(&factors.a, planned.a.1.dtype))?;
                     writer.write(&planned.b.0, &narrow(&factors.b, planned.b.1.dtype))?;
                     let energy = LoraFactors { a: Vec::new(), b: Vec::new(), ..factors };
@@ -86,7 +88,7 @@ pub(super) fn refit(
                     energies.insert(planned.stream, energy);
                 }
             }
-            tied_hidden = context.run(layer.run(None), &tied_hidden, &mut |_| {})?;
+            tied_hidden = run.finish(context, &layer)?;
             if !repeated {
                 (hidden, at) = (observed.hidden, from.0 + 1);
             }
@@ -143,12 +145,12 @@ pub(super) fn set_factors(layer: &mut Overlay, planned: &PlannedLora, factors: L
     }
 }
 
-/// Fits the corrections of a point.
+/// Fits the corrections of a point, which `run` is advanced to. What was observed there is dropped.
 fn refit_point<'c>(
     context: &Context<'c>,
     layer: &Overlay,
-    observed: &Observed,
-    tied_hidden: &[f32],
+    observed: &mut Observed,
+    run: &mut StagedRun<'_>,
     step: DepthAssignment,
     point: ProbePoint,
 ) -> Result<Vec<(&'c PlannedLora, LoraFactors)>, ConvertError> {
@@ -161,18 +163,17 @@ fn refit_point<'c>(
         return Ok(Vec::new());
     }
     let (mut moments, width) = (GramSums::new(context.input_size(point)), context.plan.config.hidden_size);
+    let (inputs, residual) = (observed.inputs.remove(&point), observed.residual.remove(&point));
     let mut row = 0;
-    context.run(layer.run(Some(point)), tied_hidden, &mut |seen| {
-        if seen.point != point {
-            return;
-        }
+    run.advance(context, layer, point, &mut |seen| {
         let rows = seen.residual.len() / width;
         let part = |size: usize| row * size..(row + rows) * size;
-        let source = observed.inputs.get(&point).map(|values| &values[part(context.input_size(point))]);
-        let residual = observed.residual.get(&point).map(|values| [&values[part(width)], seen.residual]);
+        let source = inputs.as_ref().map(|values| &values[part(context.input_size(point))]);
+        let residual = residual.as_ref().map(|values| [&values[part(width)], seen.residual]);
         moments.add(Pair { source, tied: seen.inputs, residual });
         row += rows;
     })?;
+    drop((inputs, residual));
     let metric = Metric::new(moments.gram(), DAMPING).map_err(|_| ConvertError::BadMoments {
         depth: step.depth.0,
         projection: context.projections(point)[0].name().to_owned(),

@@ -73,7 +73,10 @@ impl<'a> Trial<'a> {
     /// When the source cannot be read.
     pub fn run(&self, layer: usize, hidden: &[f32]) -> Result<Vec<f32>, ConvertError> {
         let (index, depth) = (LayerIndex(layer), Depth(layer));
-        self.run_layer(LayerRun { tensors: self.source.tensors, layer: index, depth, kind: depth, until: None }, hidden)
+        self.run_layer(
+            LayerRun { tensors: self.source.tensors, layer: index, depth, kind: depth, from: None, until: None },
+            hidden,
+        )
     }
 
     /// Runs a source layer whose outputs are scaled by `gate`.

@@ -91,29 +91,39 @@ impl LayerRunner for Mixture {
             see(Activations { point, inputs, residual });
             run.until == Some(point)
         };
-        let normed = weights.norm(hidden, "input_layernorm");
-        if reached(ProbePoint::Attention, &normed, hidden) {
-            return Ok(hidden.to_vec());
+        // Residual stream and inputs at the point that comes next, and whether it was shown before.
+        let (mut point, mut read, mut hidden, mut is_start) = match run.from {
+            Some((point, read)) => (point, read.to_vec(), hidden.to_vec(), true),
+            None => (ProbePoint::Attention, weights.norm(hidden, "input_layernorm"), hidden.to_vec(), false),
+        };
+        loop {
+            if !std::mem::take(&mut is_start) && reached(point, &read, &hidden) {
+                return Ok(hidden);
+            }
+            (point, read) = match point {
+                ProbePoint::Attention => {
+                    let [q, k, v] = ["q", "k", "v"].map(|x| weights.linear(&read, &format!("self_attn.{x}_proj")));
+                    let kv = |values: &[f32], i: usize| values[i / q_size * kv_size + i % kv_size];
+                    // Odd layers of the source are of another kind than even ones.
+                    let mix = if run.kind.0.is_multiple_of(2) { 1.0 } else { 0.25 };
+                    let mixed = q.iter().enumerate().map(|(i, q)| mix * (q.tanh() * kv(&k, i) + kv(&v, i)));
+                    (ProbePoint::Output, mixed.collect())
+                }
+                ProbePoint::Output => {
+                    let addend = weights.scaled(weights.linear(&read, "self_attn.o_proj"), "attention_scale");
+                    hidden = add(&hidden, &addend);
+                    (ProbePoint::Mlp, weights.norm(&hidden, "post_attention_layernorm"))
+                }
+                ProbePoint::Mlp => {
+                    let [gate, up] = ["gate", "up"].map(|x| weights.linear(&read, &format!("mlp.{x}_proj")));
+                    let gated = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u);
+                    (ProbePoint::Down, gated.collect())
+                }
+                ProbePoint::Down => {
+                    return Ok(add(&hidden, &weights.scaled(weights.linear(&read, "mlp.down_proj"), "mlp_scale")));
+                }
+            };
         }
-        let [q, k, v] = ["q", "k", "v"].map(|x| weights.linear(&normed, &format!("self_attn.{x}_proj")));
-        let kv = |values: &[f32], i: usize| values[i / q_size * kv_size + i % kv_size];
-        // Odd layers of the source are of another kind than even ones.
-        let mix = if run.kind.0.is_multiple_of(2) { 1.0 } else { 0.25 };
-        let mixed: Vec<f32> = q.iter().enumerate().map(|(i, q)| mix * (q.tanh() * kv(&k, i) + kv(&v, i))).collect();
-        if reached(ProbePoint::Output, &mixed, hidden) {
-            return Ok(hidden.to_vec());
-        }
-        let hidden = add(hidden, &weights.scaled(weights.linear(&mixed, "self_attn.o_proj"), "attention_scale"));
-        let normed = weights.norm(&hidden, "post_attention_layernorm");
-        if reached(ProbePoint::Mlp, &normed, &hidden) {
-            return Ok(hidden);
-        }
-        let [gate, up] = ["gate", "up"].map(|x| weights.linear(&normed, &format!("mlp.{x}_proj")));
-        let gated: Vec<f32> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-        if reached(ProbePoint::Down, &gated, &hidden) {
-            return Ok(hidden);
-        }
-        Ok(add(&hidden, &weights.scaled(weights.linear(&gated, "mlp.down_proj"), "mlp_scale")))
     }
 
     /// In place of NLL and KL: the mean squared difference of the hidden states.

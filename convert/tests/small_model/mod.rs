@@ -16,21 +16,23 @@ use std::path::Path;
 /// What varies between the models of the tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Hidden size; the feed-forward network has half as much again.
+    pub width: usize,
     pub num_layers: usize,
     pub tied_embeddings: bool,
     pub biases: bool,
     pub dtype: Dtype,
 }
 
-pub const SHAPE: Shape = Shape { num_layers: 8, tied_embeddings: true, biases: false, dtype: Dtype::F32 };
+pub const SHAPE: Shape = Shape { width: 16, num_layers: 8, tied_embeddings: true, biases: false, dtype: Dtype::F32 };
 
 pub fn config(shape: Shape) -> ModelConfig {
     let mut map = Map::new();
     for (key, value) in [
         ("model_type", json!("llama")),
         ("vocab_size", json!(40)),
-        ("hidden_size", json!(16)),
-        ("intermediate_size", json!(24)),
+        ("hidden_size", json!(shape.width)),
+        ("intermediate_size", json!(shape.width * 3 / 2)),
         ("num_hidden_layers", json!(shape.num_layers)),
         ("num_attention_heads", json!(4)),
         ("num_key_value_heads", json!(2)),
