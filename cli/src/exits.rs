@@ -22,8 +22,8 @@ pub struct ExitArgs {
     /// Let every token leave the loop after N recursions at the latest
     #[arg(long, value_name = "N")]
     max_recursions: Option<usize>,
-    /// Keys and values of skipped recursions; by default those of the calibration, else `latest`,
-    /// `skip` for a routed model, `shared` for one with shared keys and values
+    /// Keys and values of skipped recursions; by default those of the calibration, else
+    /// `propagate`, `skip` for a routed model, `shared` for one with shared keys and values
     #[arg(long, value_name = "POLICY", value_parser = choice::<SkippedKv>(SkippedKv::NAMES))]
     kv_policy: Option<SkippedKv>,
 }

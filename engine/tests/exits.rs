@@ -278,6 +278,7 @@ fn tokens_of_a_routed_model_leave_before_its_router_drops_them() {
 #[test]
 fn exits_that_are_not_there_are_refused() {
     let plain = model(1, |_| {});
+    assert_eq!(plain.default_skipped_kv(), SkippedKv::Propagate);
     let engine_of = |model: CausalLm, kv| {
         let sizes = EngineOptions { num_slots: 1, context: CONTEXT, max_step_tokens: 8 };
         Engine::new(model, sizes).unwrap().with_exits(ExitOptions { rule: None, kv })

@@ -46,8 +46,8 @@ pub struct Calibrate {
     /// Rule by which tokens leave; `router` is for expert choice
     #[arg(long, value_name = "RULE", default_value = "probe", value_parser = choice::<ExitRuleKind>(ExitRuleKind::NAMES))]
     rule: ExitRuleKind,
-    /// Keys and values of skipped recursions; by default `latest`, `skip` for a routed model,
-    /// `shared` for one with shared keys and values
+    /// Keys and values of skipped recursions; by default `propagate`, `skip` for a routed
+    /// model, `shared` for one with shared keys and values
     #[arg(long, value_name = "POLICY", value_parser = choice::<SkippedKv>(SkippedKv::NAMES))]
     kv_policy: Option<SkippedKv>,
     /// Use at most N documents of a text

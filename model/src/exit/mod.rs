@@ -116,7 +116,9 @@ impl CausalLm {
         match self.kv_sharing() {
             KvSharing::Shared => SkippedKv::Shared,
             KvSharing::RecursionWise if self.router().is_some() => SkippedKv::Skip,
-            KvSharing::RecursionWise | KvSharing::Hybrid => SkippedKv::Latest,
+            KvSharing::RecursionWise => SkippedKv::Propagate,
+            // Those of the first recursion, as for tokens that a router drops.
+            KvSharing::Hybrid => SkippedKv::Latest,
         }
     }
 }
