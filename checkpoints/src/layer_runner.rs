@@ -87,8 +87,8 @@ pub struct LayerRun<'a> {
     /// Depth of the runner's configuration that gives its attention window and its rotary
     /// embedding.
     pub kind: Depth,
-    /// Probe point whose linears are the first to run, and what they read, `[M, in]`: as a run up
-    /// to it showed them; `None` runs the layer from its start.
+    /// Probe point whose linears are the first to run, and what they read, `[M, in]`, as a run up
+    /// to it showed it; `None` runs the layer from its start.
     pub from: Option<(ProbePoint, &'a [f32])>,
     /// Probe point whose linears no longer run; `None` runs the whole layer.
     pub until: Option<ProbePoint>,

@@ -83,7 +83,7 @@ impl LayerRunner for LayerByLayer {
             if run.until == Some(point) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let num_rows = hidden.len() / width;
-        assert!(run.from.is_none_or(|(_, read)| read.len() % num_rows.max(1) == 0), "as many rows are read");
+        assert!(run.from.is_none_or(|(_, read)| read.len().is_multiple_of(num_rows.max(1))), "as many rows are read");
         let step = (ROWS / tokens).max(1) * tokens;
         let mut out = Vec::with_capacity(hidden.len());
         for first in (0..num_rows).step_by(step) {
