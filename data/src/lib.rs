@@ -30,6 +30,7 @@ mod decode_stream;
 pub mod document;
 mod error;
 mod guarded;
+mod hints;
 pub mod logits;
 mod mixture;
 mod options;
