@@ -1,6 +1,9 @@
 //! Cross-entropy and z-loss of rows of logits, with their gradient; soft caps.
 
-use super::launch::{UNITS, cubes, cubes_for_units, dims, max_of_cube, position, sum_of_cube, units};
+use super::{
+    launch::{UNITS, cubes, cubes_for_units, dims, max_of_cube, position, sum_of_cube, units},
+    softmax::capped,
+};
 use crate::kernels::CrossEntropyTerm;
 use burn::backend::TensorMetadata;
 use burn_cubecl::tensor::CubeTensor;
@@ -33,11 +36,7 @@ pub fn log_sum_of_row(x: &[f32], start: usize, width: usize, factor: f32, scratc
 fn cap_kernel(x: &mut [f32], count: usize, cap: f32) {
     let at = position();
     if at < count {
-        let value = x[at];
-        // tanh by an exponential of a negative number, which cannot overflow.
-        let e = (-2.0f32 * (value / cap).abs()).exp();
-        let size = cap * (1.0f32 - e) / (1.0f32 + e);
-        x[at] = if value < 0.0f32 { -size } else { size };
+        x[at] = capped(x[at], cap, true);
     }
 }
 
