@@ -182,6 +182,11 @@ fn what_decoding_fuses_agrees_with_the_cpu() {
         });
         crate::assert_within("linears of few rows", &results[0], &results[1], product);
     }
+    // Few rows without a graph meet a weight with one.
+    compare("few rows", product, &device, &[&[33, 70]], |x: Vec<Tensor<2>>| {
+        let rows = Tensor::<2>::from_data(random(&[3, 70], 1), &x[0].device().inner());
+        kernels::linear(rows, x[0].clone())
+    });
     for (tokens, kv_len, scoring) in [
         (1, 1, Scoring::plain(8)),
         (1, 300, Scoring::plain(8)),

@@ -60,10 +60,14 @@ fn is_f32<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32
 }
 
+fn has_no_graph(x: &Tensor<2>) -> bool {
+    is_f32(x) && !x.device().is_autodiff()
+}
+
 /// Whether `x [M, in]` has few rows and no graph, as in decoding.
 fn is_few(x: &Tensor<2>) -> bool {
     let [rows, _] = x.dims();
-    rows <= few::MOST_ROWS && is_f32(x) && !x.device().is_autodiff()
+    rows <= few::MOST_ROWS && has_no_graph(x)
 }
 
 impl KernelSet for CubeKernels {
@@ -71,21 +75,21 @@ impl KernelSet for CubeKernels {
         if !(is_f32(&x) && is_f32(&weight)) {
             return plain::linear(x, weight);
         }
-        if is_few(&x) {
-            return self.linears(x, vec![weight]).remove(0);
+        if is_few(&x) && has_no_graph(&weight) {
+            return tensor(few::products(on_device(x), vec![on_device(weight)]).remove(0));
         }
         Tensor::from_dispatch(Dispatch::cube_linear(x.into_dispatch(), weight.into_dispatch()))
     }
 
     fn linears(&self, x: Tensor<2>, weights: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
-        if !is_few(&x) || weights.iter().any(|weight| !is_f32(weight) || weight.device().is_autodiff()) {
+        if !is_few(&x) || !weights.iter().all(has_no_graph) {
             return weights.into_iter().map(|weight| self.linear(x.clone(), weight)).collect();
         }
         few::products(on_device(x), weights.into_iter().map(on_device).collect()).into_iter().map(tensor).collect()
     }
 
     fn linear_onto(&self, x: Tensor<2>, weight: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
-        if !is_few(&x) || !is_f32(&weight) || residual.device().is_autodiff() {
+        if !is_few(&x) || !has_no_graph(&weight) || !has_no_graph(&residual) {
             return residual + self.linear(x, weight);
         }
         tensor(few::onto(on_device(x), on_device(weight), on_device(residual)))
@@ -98,7 +102,7 @@ impl KernelSet for CubeKernels {
         weight: Tensor<2>,
         residual: Tensor<2>,
     ) -> Tensor<2> {
-        if !is_few(&gate) || !is_f32(&weight) || residual.device().is_autodiff() {
+        if !is_few(&gate) || ![&up, &weight, &residual].into_iter().all(has_no_graph) {
             return residual + self.gated_linear(gate, up, activation, weight);
         }
         let gated = [on_device(gate), on_device(up)];
@@ -231,8 +235,7 @@ impl KernelSet for CubeKernels {
         copies: &Arc<[RowCopy]>,
     ) -> [Tensor<2>; 2] {
         let [num_rows, _] = rows[0].dims();
-        let is_plain = |x: &Tensor<2>| is_f32(x) && !x.device().is_autodiff();
-        if !buffers.iter().chain(&rows).all(is_plain) {
+        if !buffers.iter().chain(&rows).all(has_no_graph) {
             let ([keys, values], [k, v]) = (buffers, rows);
             return [plain::write_rows(keys, &k, copies), plain::write_rows(values, &v, copies)];
         }
