@@ -13,6 +13,7 @@ mod console;
 mod dashboard;
 mod error;
 mod exits;
+mod gpu_memory;
 mod logging;
 mod logits;
 mod machine;

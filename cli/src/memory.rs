@@ -6,6 +6,7 @@
 //! up to the root, version 2; `memory.limit_in_bytes`, version 1), in which file caches count as
 //! free.
 
+use crate::gpu_memory;
 use anyhow::bail;
 use retie_report::number::bytes;
 use std::path::Path;
@@ -47,6 +48,14 @@ pub fn check(work: &str, need: Need, hint: impl FnOnce(u64) -> String) -> anyhow
     compare(work, need, available(Path::new(ROOT)), hint)
 }
 
+/// As [`check`], with the memory of the GPU of `device`, a name as of `--device`.
+///
+/// # Errors
+/// The least that it needs is more than there is.
+pub fn check_gpu(work: &str, need: Need, device: &str, hint: impl FnOnce(u64) -> String) -> anyhow::Result<()> {
+    compare(work, need, gpu_memory::available(device), hint)
+}
+
 fn compare(
     work: &str,
     need: Need,
@@ -55,7 +64,7 @@ fn compare(
 ) -> anyhow::Result<()> {
     let Need { least, estimate } = need;
     let Some(Available { bytes: free, bound }) = available else {
-        tracing::info!(needed = %bytes(estimate), "{work}: memory; this system does not say how much is free");
+        tracing::info!(needed = %bytes(estimate), "{work}: memory; nothing says how much is free");
         return Ok(());
     };
     tracing::info!(needed = %bytes(estimate), free = %bytes(free), %bound, "{work}: memory");

@@ -2,6 +2,8 @@
 
 use crate::ModelError;
 use burn::tensor::Device;
+#[cfg(any(feature = "cuda", test))]
+use std::path::Path;
 
 const KNOWN: &str = "auto, cpu, wgpu, wgpu:N, cuda, cuda:N";
 
@@ -53,7 +55,27 @@ fn wgpu(_: &str, _: Option<usize>) -> Result<Device, ModelError> {
 
 #[cfg(feature = "cuda")]
 fn cuda(name: &str, index: Option<usize>) -> Result<Device, ModelError> {
-    named(name, burn::backend::CubeDevice::cuda(index.unwrap_or(0)))
+    let device = named(name, burn::backend::CubeDevice::cuda(index.unwrap_or(0)))?;
+    let cuda_path = std::env::var_os("CUDA_PATH").map(std::path::PathBuf::from);
+    libdevice(cuda_path.as_deref(), &CUDA_ROOTS.map(Path::new))?;
+    Ok(device)
+}
+
+/// Where CubeCL looks for a CUDA toolkit if `CUDA_PATH` names none.
+#[cfg(any(feature = "cuda", test))]
+const CUDA_ROOTS: [&str; 4] = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"];
+
+/// Proves that CubeCL will find the bitcode of CUDA's mathematical functions, which kernels with
+/// `exp` or `tanh` are linked with when they first run: in `cuda_path` or, without one, in a root.
+#[cfg(any(feature = "cuda", test))]
+fn libdevice(cuda_path: Option<&Path>, roots: &[&Path]) -> Result<(), ModelError> {
+    let searched = cuda_path.map_or_else(|| roots.to_vec(), |path| vec![path]);
+    let is_there = |root: &&Path| root.join("nvvm/libdevice/libdevice.10.bc").is_file();
+    if searched.iter().any(is_there) {
+        return Ok(());
+    }
+    let names: Vec<String> = searched.iter().map(|root| format!("`{}`", root.display())).collect();
+    Err(ModelError::NoLibdevice { searched: names.join(", ") })
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -68,4 +90,25 @@ fn named<E: std::fmt::Display>(name: &str, found: Result<burn::backend::CubeDevi
     cubecl_environment::stream::set_policy(cubecl_environment::stream::StreamPolicy::Single);
     let missing = |reason: E| ModelError::NoSuchDevice { name: name.to_owned(), reason: reason.to_string() };
     Ok(Device::new(found.map_err(missing)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    /// `CUDA_PATH` stands for itself: no root is looked at beside it, as CubeCL does.
+    #[test]
+    fn mathematical_functions_of_cuda() {
+        let folder = tempfile::tempdir().unwrap();
+        let (full, empty) = (folder.path().join("full"), folder.path().join("empty"));
+        fs::create_dir_all(full.join("nvvm/libdevice")).unwrap();
+        fs::write(full.join("nvvm/libdevice/libdevice.10.bc"), b"BC").unwrap();
+        assert!(libdevice(Some(&full), &[]).is_ok());
+        assert!(libdevice(None, &[&empty, &full]).is_ok());
+        let error = libdevice(Some(&empty), &[&full]).unwrap_err().to_string();
+        assert!(error.contains("empty`\nhint: set `CUDA_PATH`"), "{error}");
+        let error = libdevice(None, &CUDA_ROOTS.map(Path::new)[..2]).unwrap_err().to_string();
+        assert!(error.contains("under `/usr/local/cuda`, `/opt/cuda`"), "{error}");
+    }
 }

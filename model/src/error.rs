@@ -31,6 +31,14 @@ pub enum ModelError {
         /// Error of the backend.
         reason: String,
     },
+    /// The CUDA toolkit's library of mathematical functions is not there.
+    #[error(
+        "CUDA's mathematical functions were not found: no `nvvm/libdevice/libdevice.10.bc` under {searched}\nhint: set `CUDA_PATH` to the folder of a CUDA toolkit; `pip install nvidia-cuda-nvcc-cu12` has the file too, under `nvidia/cuda_nvcc`"
+    )]
+    NoLibdevice {
+        /// The folders, for a message.
+        searched: String,
+    },
     /// bf16 weights were requested with autodiff, or on a device without bf16.
     #[error("weights in bf16 want a device that has bf16, without autodiff\nhint: `--dtype f32`, or `--device cpu`")]
     Bf16OnDevice,

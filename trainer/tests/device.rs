@@ -8,9 +8,11 @@
 mod support;
 
 use burn::tensor::FloatDType;
+use retie_checkpoint::Provenance;
+use retie_collective::{Collective, Threads};
 use retie_config::{KvSharing, LossTerm, Precision, RouterBalancingConfig, RouterBceConfig, UptrainConfig};
 use retie_model::kernels::num_reads;
-use retie_trainer::{Event, Resume, TrainError};
+use retie_trainer::{Event, Job, Resume, TrainError, uptrain};
 use std::{path::Path, sync::atomic::AtomicBool};
 use support::{expert_choice, muon, token_choice, with_router, with_shared_router};
 
@@ -109,6 +111,50 @@ fn reads(config: &UptrainConfig, name: &str) -> Vec<usize> {
     })
     .unwrap();
     counts.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+/// Two ranks on the device read the gradients beside the loss and the norms, all in one bucket; with
+/// divided moments they read the own weights, and norms come from the sums on the host. Losses, and
+/// norms of whole moments, are those of one rank, bit for bit: a sum of two does not depend on where
+/// it is made.
+#[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
+fn ranks_move_a_bucket_in_one_transfer() {
+    let name = device();
+    let rows = |world: usize, shard_optimizer: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = on(&support::config(dir.path()), dir.path(), "ranks");
+        config.train.steps = Some(2);
+        config.train.gradient_accumulation = 2;
+        config.train.checkpoint_every = 100;
+        config.train.eval_every = 0;
+        config.train.telemetry_every = 0;
+        config.train.shard_optimizer = shard_optimizer;
+        let run = |ranks: &dyn Collective| {
+            let (mut counts, mut rows) = (Vec::new(), Vec::new());
+            let on_event = &mut |event: Event<'_>| {
+                if let Event::Step { row, .. } = event {
+                    counts.push(num_reads());
+                    rows.push((row.loss, row.grad_norm));
+                }
+            };
+            let (device, stop) = (retie_model::device(&name).unwrap(), AtomicBool::new(false));
+            let job = Job { device: &device, ranks, stop: &stop };
+            let provenance = Provenance::now(vec!["test".into()], None);
+            uptrain(&config, Resume::Never, &provenance, job, on_event).unwrap();
+            (counts.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>(), rows)
+        };
+        Threads::run(world, |ranks| run(ranks)).remove(0)
+    };
+    let (reads, alone) = rows(1, false);
+    assert_eq!(reads, [3], "a loss for each micro-batch, and the norms");
+    let (reads, whole) = rows(2, false);
+    assert_eq!((reads, &whole), (vec![3], &alone), "the loss, the gradients and the norms");
+    let (reads, divided) = rows(2, true);
+    assert_eq!(reads, [3], "the loss, the gradients and the weights");
+    let [(loss, norm), (loss_alone, norm_alone)] = [divided[0], alone[0]];
+    assert_eq!(loss, loss_alone);
+    assert!((norm / norm_alone - 1.0).abs() < 1e-6, "the host adds squares in another order: {norm}, {norm_alone}");
 }
 
 /// The loss and the norms of the gradients are read. What a top-k router selected, which the row of

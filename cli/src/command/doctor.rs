@@ -131,7 +131,15 @@ fn backend(name: &'static str) -> Finding {
             detail: format!("a product came out as {product:?}, expected [14.0, 32.0, 32.0, 77.0]"),
             hint: Some("update the driver, or use `--device cpu`".to_owned()),
         },
-        Err(_) => Finding::missing(name, "built in, but there is no device or driver for it", "use `--device cpu`"),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            let reason = text.and_then(|text| text.lines().next()).unwrap_or("no device or driver for it");
+            Finding::missing(
+                name,
+                format!("built in, but fails: {reason}"),
+                "is its driver installed? `--device cpu` works",
+            )
+        }
     }
 }
 

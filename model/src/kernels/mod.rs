@@ -54,7 +54,7 @@ pub use ops::{
     linears, merge, qkv_attention, rescale, rms_norm, rope, row_norms, token_log_probs, top_k, top_probs,
     updates_together, write_keys_values, write_rows,
 };
-pub use reads::{Late, num_reads, read, read_mean, read_together};
+pub use reads::{Late, num_reads, read, read_mean, read_together, write};
 pub(crate) use rows::range;
 pub use rows::{Merge, RowCopy, RowSet, RowsLora};
 pub use top_k::Quota;
@@ -106,6 +106,14 @@ pub fn f32_slice(data: &TensorData) -> &[f32] {
 /// Mutable [`f32_slice`].
 pub fn f32_slice_mut(data: &mut TensorData) -> &mut [f32] {
     match data.as_mut_slice() {
+        Ok(values) => values,
+        Err(error) => unreachable!("a tensor that is not f32: {error:?}"),
+    }
+}
+
+/// The elements of `data`, f32, without a copy where the memory is a vector's.
+fn f32_vec(data: TensorData) -> Vec<f32> {
+    match data.try_into_vec() {
         Ok(values) => values,
         Err(error) => unreachable!("a tensor that is not f32: {error:?}"),
     }

@@ -1,9 +1,10 @@
-//! Reads from a device. A read waits until the device has done all its work, so a training step
-//! makes few of them: numbers stay on the device as [`Late`] values until the host needs them, and
-//! several are read in one transfer. Reads are counted.
+//! Transfers between a device and the host. A read waits until the device has done all its work, so
+//! a training step makes few of them: numbers stay on the device as [`Late`] values until the host
+//! needs them, and several are read in one transfer. Reads are counted.
 
 use super::{f32_slice, kernels_of};
-use burn::tensor::Tensor;
+use crate::is_host;
+use burn::tensor::{Device, Tensor, TensorData};
 use std::{
     cell::Cell,
     sync::{Arc, OnceLock},
@@ -68,6 +69,32 @@ pub fn read(vectors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
         Some(device) => kernels_of(&device).read(vectors),
         None => Vec::new(),
     }
+}
+
+/// Vectors of `lens` elements on `device` from `values`, one after the other, in one transfer.
+///
+/// # Panics
+/// When `values` are not as many as all of them have.
+#[must_use]
+pub fn write(values: Vec<f32>, lens: &[usize], device: &Device) -> Vec<Tensor<1>> {
+    assert_eq!(lens.iter().sum::<usize>(), values.len(), "values for all vectors");
+    let vector = |values: Vec<f32>| {
+        let len = values.len();
+        Tensor::from_data(TensorData::new(values, [len]), device)
+    };
+    if lens.len() == 1 {
+        return vec![vector(values)];
+    }
+    let mut end = 0;
+    let ranges = lens.iter().map(|len| {
+        end += len;
+        end - len..end
+    });
+    if is_host(device) {
+        return ranges.map(|range| vector(values[range].to_vec())).collect();
+    }
+    let all = vector(values);
+    ranges.map(|range| all.clone().slice([range])).collect()
 }
 
 /// Mean of all elements, read from the device.

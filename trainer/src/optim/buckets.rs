@@ -1,13 +1,14 @@
-//! Sums of gradients over ranks. Small tensors are summed together in buckets: each alone would
-//! wait for the slowest connection.
+//! Sums of gradients over ranks, in buckets. Each tensor alone would wait for the slowest
+//! connection, and on a GPU for all the work that the device has: a bucket is read in one transfer,
+//! and written back in one.
 
 use super::{
     gradients::Gradients,
     parameters::{ParameterList, ParameterRange},
 };
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use retie_collective::Collective;
-use retie_model::kernels::{f32_slice, f32_slice_mut};
+use retie_model::kernels::{read, write};
 
 /// Elements of a bucket, 16 MiB: long enough that the time goes into moving bytes.
 pub const BUCKET: usize = 1 << 22;
@@ -20,11 +21,6 @@ pub fn present(parameters: &ParameterList, grads: &Gradients, ranks: &dyn Collec
     counts.into_iter().map(|count| count > 0.0).collect()
 }
 
-/// Takes a gradient to the host; zeros where this rank has none.
-pub fn take(grads: &mut Gradients, name: &str, len: usize) -> TensorData {
-    grads.take(name).map_or_else(|| TensorData::new(vec![0.0f32; len], [len]), Tensor::into_data)
-}
-
 /// Makes each gradient of a `present` parameter the sum over all ranks.
 pub fn all_reduce(
     parameters: &ParameterList,
@@ -34,36 +30,36 @@ pub fn all_reduce(
     ranks: &dyn Collective,
     bucket: usize,
 ) {
-    let mut small: Vec<(&str, TensorData)> = Vec::new();
-    let mut pending = 0;
-    for (ParameterRange { parameter, range }, _) in parameters.ranges().iter().zip(present).filter(|(_, p)| **p) {
-        let (name, len) = (parameter.name.as_str(), range.len());
-        let mut grad = take(grads, name, len);
-        if len >= bucket {
-            ranks.all_reduce(f32_slice_mut(&mut grad));
-            grads.put(name, Tensor::from_data(grad, device));
-            continue;
+    let mut pending: Vec<&ParameterRange> = Vec::new();
+    let mut len = 0;
+    for (range, _) in parameters.ranges().iter().zip(present).filter(|(_, present)| **present) {
+        if len + range.range.len() > bucket {
+            sum(&std::mem::take(&mut pending), grads, device, ranks);
+            len = 0;
         }
-        if pending + len > bucket {
-            flush(&mut small, grads, device, ranks);
-            pending = 0;
-        }
-        pending += len;
-        small.push((name, grad));
+        len += range.range.len();
+        pending.push(range);
     }
-    flush(&mut small, grads, device, ranks);
+    sum(&pending, grads, device, ranks);
 }
 
-/// Sums what is in a bucket and puts it back.
-fn flush(small: &mut Vec<(&str, TensorData)>, grads: &mut Gradients, device: &Device, ranks: &dyn Collective) {
-    let mut bucket: Vec<f32> = small.iter().flat_map(|(_, grad)| f32_slice(grad)).copied().collect();
-    ranks.all_reduce(&mut bucket);
-    let mut rest = bucket.as_slice();
-    for (name, mut grad) in small.drain(..) {
-        let values = f32_slice_mut(&mut grad);
-        let (sum, after) = rest.split_at(values.len());
-        values.copy_from_slice(sum);
-        rest = after;
-        grads.put(name, Tensor::from_data(grad, device));
+/// Makes the gradients of a bucket their sums; zeros stand for one that this rank does not have.
+fn sum(bucket: &[&ParameterRange], grads: &mut Gradients, device: &Device, ranks: &dyn Collective) {
+    let own: Vec<Option<Tensor<1>>> = bucket.iter().map(|range| grads.take(&range.parameter.name)).collect();
+    let is_own: Vec<bool> = own.iter().map(Option::is_some).collect();
+    let mut own = read(own.into_iter().flatten().collect()).into_iter();
+    let mut values = Vec::new();
+    for (range, is_own) in bucket.iter().zip(is_own) {
+        match is_own.then(|| own.next()).flatten() {
+            // The only one, such as the table of embeddings, is not copied.
+            Some(grad) if values.is_empty() => values = grad,
+            Some(grad) => values.extend(grad),
+            None => values.resize(values.len() + range.range.len(), 0.0),
+        }
+    }
+    ranks.all_reduce(&mut values);
+    let lens: Vec<usize> = bucket.iter().map(|range| range.range.len()).collect();
+    for (range, sum) in bucket.iter().zip(write(values, &lens, device)) {
+        grads.put(&range.parameter.name, sum);
     }
 }

@@ -7,9 +7,9 @@
 
 use super::{
     Step,
-    gradients::Gradients,
+    gradients::{Gradients, flat},
     layout::{Layout, Segment},
-    parameters::{ParameterList, ParameterRange},
+    parameters::ParameterList,
     rule::{Arithmetic, ParameterState, apply_in_place},
     rules::UpdateRules,
 };
@@ -19,11 +19,11 @@ use burn::{
 };
 use retie_collective::Collective;
 use retie_model::{
-    CausalLm, NamedMapper,
-    kernels::{f32_slice, f32_slice_mut, sum_of_squares},
-    map_named, update_value,
+    CausalLm, NamedMapper, NamedVisitor,
+    kernels::{f32_slice, f32_slice_mut, read, sum_of_squares},
+    map_named, update_value, visit_named,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// The own part of the state.
 #[derive(Debug)]
@@ -92,17 +92,18 @@ impl Shard {
         let mut values = vec![0.0; self.layout.own_len()];
         let mut whole = vec![0.0; self.layout.bucket_len()];
         // Gradients that buckets up to now have a part of.
-        let mut taken: BTreeMap<usize, TensorData> = BTreeMap::new();
+        let mut taken: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
         for (bucket, segments) in self.layout.buckets().iter().enumerate() {
             whole.fill(0.0);
+            let take = |segment: &Segment| {
+                Some((segment.index, grads.take(&parameters.ranges()[segment.index].parameter.name)?))
+            };
+            let (indices, tensors): (Vec<_>, Vec<_>) = segments.iter().filter_map(take).unzip();
+            taken.extend(indices.into_iter().zip(read(tensors)));
             for segment in segments {
-                let ParameterRange { parameter, range } = &parameters.ranges()[segment.index];
-                if let Some(grad) = grads.take(&parameter.name) {
-                    taken.insert(segment.index, grad.into_data());
-                }
                 let Some(grad) = taken.get(&segment.index) else { continue };
-                whole[self.layout.in_bucket(segment)].copy_from_slice(&f32_slice(grad)[segment.inner.clone()]);
-                if segment.inner.end == range.len() {
+                whole[self.layout.in_bucket(segment)].copy_from_slice(&grad[segment.inner.clone()]);
+                if segment.inner.end == parameters.ranges()[segment.index].range.len() {
                     taken.remove(&segment.index);
                 }
             }
@@ -151,20 +152,30 @@ impl Shard {
         map_named(model, &mut Gather { shard: self, parameters, grads, ranks, values, gathered, pending })
     }
 
-    /// The own parts of the weights.
+    /// The own parts of the weights, in one transfer.
     fn own_values(&self, parameters: &ParameterList, model: &CausalLm) -> Vec<f32> {
-        let mut values = vec![0.0; self.layout.own_len()];
-        model.for_each_parameter(|name, parameter| {
-            let Some(index) = parameters.index(name) else { return };
-            let segments = self.owned.iter().map(|owned| &owned.segment);
-            let mut segments = segments.filter(|segment| segment.index == index).peekable();
-            if segments.peek().is_some() {
-                let all = parameter.values();
-                segments.for_each(|Segment { inner, own, .. }| {
-                    values[own.clone()].copy_from_slice(&all[inner.clone()]);
-                });
+        struct OwnParts<'a> {
+            shard: &'a Shard,
+            parameters: &'a ParameterList,
+            places: Vec<Range<usize>>,
+            parts: Vec<Tensor<1>>,
+        }
+        impl NamedVisitor for OwnParts<'_> {
+            fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+                let Some(index) = self.parameters.index(name) else { return };
+                let own = self.shard.owned.iter().map(|owned| &owned.segment);
+                for Segment { inner, own, .. } in own.filter(|segment| segment.index == index) {
+                    self.parts.push(flat(param.val().inner()).slice([inner.clone()]));
+                    self.places.push(own.clone());
+                }
             }
-        });
+        }
+        let mut own = OwnParts { shard: self, parameters, places: Vec::new(), parts: Vec::new() };
+        visit_named(model, &mut own);
+        let mut values = vec![0.0; self.layout.own_len()];
+        for (place, part) in own.places.into_iter().zip(read(own.parts)) {
+            values[place].copy_from_slice(&part);
+        }
         values
     }
 

@@ -142,7 +142,7 @@ impl Uptrain {
         }
         let student = model::open(&config.student.model)?;
         if leads {
-            check_memory(config, &student, job)?;
+            check_memory(config, &student, job, &self.device.device)?;
         }
         let parent = model::parent(&student)?;
         let provenance = Provenance::now(command_line(), Some(parent));
@@ -248,23 +248,25 @@ fn status(outcome: &Outcome) -> Status {
     }
 }
 
-/// Compares the memory that a run needs on this rank with what is free.
-fn check_memory(config: &UptrainConfig, student: &ModelSource, job: Job<'_>) -> anyhow::Result<()> {
-    if !retie_model::is_host(job.device) {
-        return Ok(());
-    }
+/// Compares the memory that a run needs on this rank with what is free on the device, which
+/// `device` names.
+fn check_memory(config: &UptrainConfig, student: &ModelSource, job: Job<'_>, device: &str) -> anyhow::Result<()> {
     let teacher = config.teacher.as_ref().and_then(|teacher| teacher.model.as_ref());
     let teacher = teacher.map(|teacher| model::open(teacher)).transpose()?;
     let models = RunModels::from_sources(student, teacher.as_ref(), job.device);
     let needed = run_memory(config, models, kernels(job.device), job.ranks.world());
     let least = (needed.student() + needed.teacher) as u64;
     let need = Need { least, estimate: needed.total() as u64 };
-    memory::check("the run", need, |free| {
+    let hint = |free: u64| {
         match free.saturating_sub(needed.fixed() as u64) / needed.activations_per_sequence.max(1) as u64 {
         0 => "a smaller `data.sequence_length`, `train.checkpoint_recursions: true`, cached logits in place of a teacher, or `train.shard_optimizer` on several ranks need less".to_owned(),
         sequences => format!("`train.batch_size: {sequences}` would fit; `train.gradient_accumulation` keeps the step as large"),
     }
-    })
+    };
+    match retie_model::is_host(job.device) {
+        true => memory::check("the run", need, hint),
+        false => memory::check_gpu("the run", need, device, hint),
+    }
 }
 
 /// Downloads the models and texts of `config` that are on the hub, with progress bars; the trainer

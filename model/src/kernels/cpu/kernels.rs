@@ -4,7 +4,7 @@
 use super::{FlexOps, ceiling, gated::Gate, linear, optimizer, rescale};
 use crate::kernels::{
     Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Quota, Readout, RowCopy, RowSet,
-    RowsLora, Scoring, Teacher, f32_slice,
+    RowsLora, Scoring, Teacher, f32_slice, f32_vec,
     head_loss::{self, Chunks, KernelValues},
     plain, top_k,
 };
@@ -186,7 +186,7 @@ impl KernelSet for CpuKernels {
 
     /// The host's memory is the device's: nothing is transferred.
     fn read(&self, vectors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
-        vectors.into_iter().map(|vector| f32_slice(&vector.into_data()).to_vec()).collect()
+        vectors.into_iter().map(|vector| f32_vec(vector.into_data())).collect()
     }
 
     fn accumulate(&self, sum: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
