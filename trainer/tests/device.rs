@@ -113,10 +113,10 @@ fn reads(config: &UptrainConfig, name: &str) -> Vec<usize> {
     counts.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
-/// Two ranks on the device read the gradients beside the loss and the norms, all in one bucket; with
-/// divided moments they read the own weights, and norms come from the sums on the host. Losses, and
-/// norms of whole moments, are those of one rank, bit for bit: a sum of two does not depend on where
-/// it is made.
+/// Two ranks on the device read the gradients beside the loss and the norms, all in one bucket;
+/// with divided moments they read the own weights, and norms come from the sums on the host.
+/// Losses, and norms of whole moments, are those of one rank, bit for bit: a sum of two does not
+/// depend on where it is made.
 #[test]
 #[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn ranks_move_a_bucket_in_one_transfer() {
