@@ -4,15 +4,20 @@
 //! Only the pages of that column are read. Compression: every codec of the format but LZO, which no
 //! writer of today has.
 
+mod headers;
+mod pages;
+
 use std::path::{Path, PathBuf};
 
 use ::parquet::basic::{Compression, Type as PhysicalType};
-use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use ::parquet::column::reader::ColumnReaderImpl;
 use ::parquet::data_type::ByteArrayType;
 use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::schema::types::ColumnDescriptor;
 
+use self::headers::CheckedFile;
+use self::pages::CheckedPages;
 use super::{Document, Inner};
 use crate::error::{DataError, Place};
 
@@ -27,7 +32,7 @@ pub(super) fn open(path: &Path, text_field: &str) -> Result<Inner, DataError> {
         return Err(DataError::Empty { path: path.to_owned() });
     }
     let wrap = |source| DataError::Parquet { path: path.to_owned(), source };
-    let reader = SerializedFileReader::new(file.into_file()).map_err(wrap)?;
+    let reader = SerializedFileReader::new(CheckedFile::new(file.into_file())).map_err(wrap)?;
     let metadata = reader.metadata().file_metadata();
     let columns = metadata.schema_descr().columns();
     let place = Place { path: path.to_owned(), part: None };
@@ -87,7 +92,7 @@ struct ParquetRows {
     /// Size of the file.
     bytes: u64,
     num_rows: u64,
-    reader: SerializedFileReader<std::fs::File>,
+    reader: SerializedFileReader<CheckedFile>,
     /// The next row group to open.
     row_group: usize,
     values: Option<ColumnReaderImpl<ByteArrayType>>,
@@ -146,12 +151,10 @@ impl ParquetRows {
                 if self.row_group == self.reader.num_row_groups() {
                     return Ok(false);
                 }
-                let ColumnReader::ByteArrayColumnReader(values) =
-                    self.reader.get_row_group(self.row_group)?.get_column_reader(self.column)?
-                else {
-                    return Err(ParquetError::General("the column is not of type BYTE_ARRAY".to_owned()));
-                };
-                self.values = Some(values);
+                let pages = self.reader.get_row_group(self.row_group)?.get_column_page_reader(self.column)?;
+                let pages = CheckedPages::new(pages, self.max_def_level);
+                let column = self.reader.metadata().file_metadata().schema_descr().column(self.column);
+                self.values = Some(ColumnReaderImpl::new(column, Box::new(pages)));
                 self.row_group += 1;
                 continue;
             };
@@ -239,9 +242,33 @@ mod tests {
     fn a_file_on_which_the_parser_panics_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.parquet");
-        fs_err::write(&path, include_bytes!("../../../fuzz/corpus/parquet/found_negative")).unwrap();
+        fs_err::write(&path, include_bytes!("../../../../fuzz/corpus/parquet/found_negative")).unwrap();
         let documents = crate::documents(&path, "text");
         let error = documents.and_then(|documents| documents.collect::<Result<Vec<_>, _>>()).unwrap_err();
         assert!(matches!(error, DataError::Unparseable { .. }), "{error}");
+    }
+
+    // Found by `scripts/fuzz`: a dictionary of 1.4 billion values in a file of 282 bytes.
+    #[test]
+    fn a_dictionary_that_is_larger_than_its_page_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        fs_err::write(&path, include_bytes!("../../../../fuzz/corpus/parquet/found_dictionary")).unwrap();
+        let documents = crate::documents(&path, "text").unwrap();
+        let error = documents.collect::<Result<Vec<_>, _>>().unwrap_err();
+        assert!(
+            matches!(&error, DataError::Parquet { source, .. } if source.to_string().contains("values")),
+            "{error}"
+        );
+    }
+
+    // Found by `scripts/fuzz`: a list of 1.4 billion booleans that no field is.
+    #[test]
+    fn a_list_that_is_longer_than_its_header_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        fs_err::write(&path, include_bytes!("../../../../fuzz/corpus/parquet/found_list")).unwrap();
+        let Err(error) = crate::documents(&path, "text") else { panic!("a file that cannot be read") };
+        assert!(matches!(&error, DataError::Parquet { source, .. } if source.to_string().contains("lists")), "{error}");
     }
 }
