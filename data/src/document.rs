@@ -179,11 +179,15 @@ pub fn documents(path: &Path, text_field: &str) -> Result<Documents, DataError> 
             check_file(path)?;
             check_start(path)?;
             let open = format_of(path)?.open;
-            let unparseable = |message| DataError::Unparseable { path: path.to_owned(), message };
-            guarded(|| open(path, text_field)).map_err(unparseable)??
+            opened(path, || open(path, text_field))?
         }
     };
     Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
+}
+
+/// What `open` gives, or the error that names `path` where its parser panics.
+fn opened(path: &Path, open: impl FnOnce() -> Result<Inner, DataError>) -> Result<Inner, DataError> {
+    guarded(open).map_err(|message| DataError::Unparseable { path: path.to_owned(), message })?
 }
 
 /// Opens `path`, a file of conversations in the field `field`: its documents are the messages of a
@@ -195,7 +199,8 @@ pub fn conversations(path: &Path, field: &str) -> Result<Documents, DataError> {
     check_file(path)?;
     check_start(path)?;
     let none = || DataError::NoConversations { path: path.to_owned() };
-    let inner = (format_of(path)?.conversations.ok_or_else(none)?)(path, field)?;
+    let open = format_of(path)?.conversations.ok_or_else(none)?;
+    let inner = opened(path, || open(path, field))?;
     Ok(Documents { path: path.to_owned(), inner, any_text: false, done: false })
 }
 

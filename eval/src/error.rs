@@ -47,14 +47,6 @@ pub enum EvalError {
         /// The file.
         path: PathBuf,
     },
-    /// The parquet file is damaged, or uses a compression that is not built in.
-    #[error("`{}` cannot be read as parquet", path.display())]
-    Parquet {
-        /// The file.
-        path: PathBuf,
-        /// Error of the parquet reader.
-        source: parquet::errors::ParquetError,
-    },
     /// Rows that the task cannot use.
     #[error("`{}` has {} for task `{task}`{}", path.display(), counted(rows.len(), "bad row"), listed(rows))]
     BadRows {

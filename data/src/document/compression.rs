@@ -103,6 +103,23 @@ impl Bytes {
         self.count(read)
     }
 
+    /// Goes over lines of nothing but white space, as far as they are whole, and counts them.
+    pub(super) fn skip_blank_lines(&mut self) -> Result<u64, DataError> {
+        let mut lines = 0;
+        loop {
+            let buffer = match self.reader.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(error) => return self.count(Err(error)).map(|_| lines),
+            };
+            let is_text = |byte: &u8| !byte.is_ascii_whitespace();
+            let blank = &buffer[..buffer.iter().position(is_text).unwrap_or(buffer.len())];
+            let Some(last) = blank.iter().rposition(|byte| *byte == b'\n') else { return Ok(lines) };
+            lines += blank.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.reader.consume(last + 1);
+            self.given += last as u64 + 1;
+        }
+    }
+
     /// Appends everything that is left.
     pub(super) fn read_to_end(&mut self, bytes: &mut Vec<u8>) -> Result<usize, DataError> {
         let read = self.reader.read_to_end(bytes);

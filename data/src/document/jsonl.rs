@@ -43,6 +43,7 @@ impl JsonlRows {
         let mut buffer = Vec::new();
         loop {
             buffer.clear();
+            self.line += self.bytes.skip_blank_lines()?;
             let mut start = self.bytes.given();
             if self.bytes.read_line(&mut buffer)? == 0 {
                 return Ok(None);
@@ -162,6 +163,13 @@ mod tests {
             b"\xef\xbb\xbf{\"text\": \"one\\n\\u00e9\"}\r\n\n  \n{\"id\": 3, \"text\": \"\"}\n{\"text\":\"two\"}\n";
         assert_eq!(read(content, "text").unwrap(), ["one\né", "", "two"]);
         assert_eq!(read(b"{\"body\": \"b\", \"text\": 1}\n", "body").unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn lines_are_counted_through_millions_of_blank_ones() {
+        let blank = "\n \t\r\n".repeat(700_000);
+        let text = format!("{blank}{{\"text\": \"a\"}}\n{blank}   [1]");
+        assert!(message(text.as_bytes()).starts_with("line 2800002 of `FILE` is an array"));
     }
 
     #[test]

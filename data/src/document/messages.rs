@@ -1,68 +1,58 @@
 //! Conversations of a `.parquet` file: a list of structs with the strings `role` and `content`, as
 //! JSON.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use ::parquet::basic::Type as PhysicalType;
+use ::parquet::column::reader::ColumnReaderImpl;
 use ::parquet::data_type::{ByteArray, ByteArrayType};
 use ::parquet::errors::ParquetError;
-use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::file::reader::FileReader;
 use serde_json::{Map, Value, json};
 
 use super::{Document, Inner};
 use crate::error::{DataError, Place};
+use crate::parquet_file::{ParquetFile, ROWS_PER_READ};
 
 /// Fields of a message.
 const FIELDS: [&str; 2] = ["role", "content"];
 
 pub(super) fn open(path: &Path, field: &str) -> Result<Inner, DataError> {
-    let file = fs_err::File::open(path)?;
-    let bytes = file.metadata()?.len();
-    if bytes == 0 {
-        return Err(DataError::Empty { path: path.to_owned() });
-    }
-    let wrap = |source| DataError::Parquet { path: path.to_owned(), source };
-    let reader = SerializedFileReader::new(file.into_file()).map_err(wrap)?;
-    let metadata = reader.metadata().file_metadata();
-    let columns = metadata.schema_descr().columns();
+    let file = ParquetFile::open(path)?;
     // `FIELD.list.element.role`; the names between are the writer's.
     let column = |part: &str| {
-        columns.iter().position(|column| {
+        file.columns().iter().position(|column| {
             let parts = column.path().parts();
             let ends =
                 parts.first().is_some_and(|first| first == field) && parts.last().is_some_and(|last| last == part);
-            ends && column.max_rep_level() == 1
+            ends && column.max_rep_level() == 1 && column.physical_type() == PhysicalType::BYTE_ARRAY
         })
     };
-    let place = Place { path: path.to_owned(), part: None };
     let [Some(role), Some(content)] = FIELDS.map(column) else {
-        let found = columns.iter().map(|column| column.path().string()).collect();
+        let (place, found) = (Place { path: path.to_owned(), part: None }, file.column_names());
         return Err(DataError::MissingField { place, kind: "list of messages", field: field.to_owned(), found });
     };
-    let num_rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
+    file.check_codecs([role, content])?;
     // A list that may be null has one level more before that of an element.
-    let fields = metadata.schema_descr().root_schema().get_fields();
+    let fields = file.metadata().file_metadata().schema_descr().root_schema().get_fields();
     let nullable = fields.iter().any(|list| list.name() == field && list.is_optional());
-    let levels = [role, content].map(|column| (column, columns[column].max_def_level()));
+    let columns = [role, content].map(|index| (index, file.columns()[index].max_def_level()));
     let ready = Vec::new().into_iter();
-    let path = path.to_owned();
-    Ok(Box::new(Rows { path, bytes, num_rows, levels, nullable, reader, row_group: 0, row: 0, ready }))
+    Ok(Box::new(Rows { file, columns, nullable, row_group: 0, values: None, row: 0, ready }))
 }
 
 struct Rows {
-    path: PathBuf,
-    /// Size of the file.
-    bytes: u64,
-    num_rows: u64,
-    /// The columns, each with the definition level of a value that is there.
-    levels: [(usize, i16); 2],
+    file: ParquetFile,
+    /// The columns of [`FIELDS`], each with the definition level of a value that is there.
+    columns: [(usize, i16); 2],
     /// Whether a list may be null.
     nullable: bool,
-    reader: SerializedFileReader<std::fs::File>,
-    /// The next row group to read.
+    /// The next row group to open.
     row_group: usize,
+    values: Option<[ColumnReaderImpl<ByteArrayType>; 2]>,
     /// Rows given so far.
     row: u64,
+    /// Decoded rows.
     ready: std::vec::IntoIter<Value>,
 }
 
@@ -73,59 +63,79 @@ impl Iterator for Rows {
         loop {
             if let Some(messages) = self.ready.next() {
                 self.row += 1;
-                let bytes_read = u128::from(self.bytes) * u128::from(self.row) / u128::from(self.num_rows.max(1));
-                let bytes_read = u64::try_from(bytes_read).unwrap_or(self.bytes);
+                let bytes_read = self.file.bytes_read(self.row);
                 return Some(Ok(Document { text: messages.to_string(), bytes_read }));
             }
-            if self.row_group == self.reader.num_row_groups() {
-                return None;
+            match self.read_more() {
+                Ok(true) => (),
+                Ok(false) => return None,
+                Err(source) => return Some(Err(self.file.error(source))),
             }
-            match self.read_group() {
-                Ok(rows) => self.ready = rows.into_iter(),
-                Err(source) => return Some(Err(DataError::Parquet { path: self.path.clone(), source })),
-            }
-            self.row_group += 1;
         }
     }
 }
 
 impl Rows {
-    /// The conversations of a row group.
-    fn read_group(&self) -> Result<Vec<Value>, ParquetError> {
-        let group = self.reader.get_row_group(self.row_group)?;
-        let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
-        let mut conversations = vec![Vec::<Map<String, Value>>::new(); rows];
-        for ((column, level), field) in self.levels.into_iter().zip(FIELDS) {
-            let ColumnReader::ByteArrayColumnReader(values) = group.get_column_reader(column)? else {
-                return Err(ParquetError::General(format!("`{field}` of the messages is not a string")));
-            };
-            for (messages, values) in conversations.iter_mut().zip(lists(values, rows, (level, self.nullable))?) {
-                messages.resize(messages.len().max(values.len()), Map::new());
-                for (message, value) in messages.iter_mut().zip(values) {
-                    message.insert(field.to_owned(), value);
+    /// Decodes some conversations into `ready`; false at the end of the file.
+    fn read_more(&mut self) -> Result<bool, ParquetError> {
+        loop {
+            let Some([roles, contents]) = &mut self.values else {
+                if self.row_group == self.file.num_row_groups() {
+                    return Ok(false);
                 }
+                let [(role, _), (content, _)] = self.columns;
+                let open = |column| self.file.strings(self.row_group, column);
+                self.values = Some([open(role)?, open(content)?]);
+                self.row_group += 1;
+                continue;
+            };
+            let [(_, role), (_, content)] = self.columns;
+            let roles = lists(roles, role, self.nullable)?;
+            let contents = lists(contents, content, self.nullable)?;
+            if roles.len() != contents.len() {
+                let (roles, contents) = (roles.len(), contents.len());
+                return Err(ParquetError::General(format!("{roles} lists of roles and {contents} of contents")));
             }
+            if roles.is_empty() {
+                self.values = None;
+                continue;
+            }
+            let rows = roles.into_iter().zip(contents).map(|(roles, contents)| conversation([roles, contents]));
+            self.ready = rows.collect::<Vec<_>>().into_iter();
+            return Ok(true);
         }
-        Ok(conversations.into_iter().map(|messages| json!(messages)).collect())
     }
 }
 
-/// The strings of each row's list; null for one that is absent.
+/// The messages of a row, given the values of each of [`FIELDS`].
+fn conversation(values: [Vec<Value>; 2]) -> Value {
+    let mut messages = Vec::<Map<String, Value>>::new();
+    for (values, field) in values.into_iter().zip(FIELDS) {
+        messages.resize(messages.len().max(values.len()), Map::new());
+        for (message, value) in messages.iter_mut().zip(values) {
+            message.insert(field.to_owned(), value);
+        }
+    }
+    json!(messages)
+}
+
+/// The strings of the lists of the next rows, null for one that is absent. `level` is the
+/// definition level of one that is there; `nullable` says whether a list may be null.
 fn lists(
-    mut column: ColumnReaderImpl<ByteArrayType>,
-    rows: usize,
-    (level, nullable): (i16, bool),
+    column: &mut ColumnReaderImpl<ByteArrayType>,
+    level: i16,
+    nullable: bool,
 ) -> Result<Vec<Vec<Value>>, ParquetError> {
     let (mut definitions, mut repetitions, mut values) = (Vec::new(), Vec::new(), Vec::<ByteArray>::new());
-    while column.read_records(rows, Some(&mut definitions), Some(&mut repetitions), &mut values)?.0 > 0 {}
-    let mut lists: Vec<Vec<Value>> = Vec::with_capacity(rows);
+    column.read_records(ROWS_PER_READ, Some(&mut definitions), Some(&mut repetitions), &mut values)?;
+    let mut lists: Vec<Vec<Value>> = Vec::new();
     let mut values = values.into_iter();
     for (definition, repetition) in definitions.into_iter().zip(repetitions) {
         if repetition == 0 {
             lists.push(Vec::new());
         }
         let value = match definition == level {
-            true => values.next().map(|value| text(&value)).transpose()?,
+            true => values.next().map(|value| value.as_utf8().map(Value::from)).transpose()?,
             // An element is there if the level is above that of an empty list.
             false => (definition > i16::from(nullable)).then_some(Value::Null),
         };
@@ -133,12 +143,7 @@ fn lists(
             list.push(value);
         }
     }
-    lists.resize(rows, Vec::new());
     Ok(lists)
-}
-
-fn text(value: &ByteArray) -> Result<Value, ParquetError> {
-    Ok(Value::from(value.as_utf8()?))
 }
 
 #[cfg(test)]

@@ -3,21 +3,14 @@
 
 use super::TaskRows;
 use crate::EvalError;
-use parquet::{
-    errors::ParquetError,
-    file::reader::{FileReader, SerializedFileReader},
-    record::{Field, List, Row},
-};
+use parquet::record::{Field, List, Row};
+use retie_data::parquet_rows;
 use serde_json::{Map, Value};
 use std::path::Path;
 
 pub(super) fn read(path: &Path) -> Result<TaskRows, EvalError> {
-    let file = fs_err::File::open(path)?;
-    let wrap = |source: ParquetError| EvalError::Parquet { path: path.to_owned(), source };
-    let reader = SerializedFileReader::new(file.into_file()).map_err(wrap)?;
-    let rows = reader.get_row_iter(None).map_err(wrap)?.enumerate();
-    let rows = rows.map(|(index, row)| Ok((index + 1, Ok(object(&row?))))).collect::<Result<_, ParquetError>>();
-    Ok(TaskRows { unit: "row", rows: rows.map_err(wrap)? })
+    let rows = parquet_rows(path)?.into_iter().enumerate();
+    Ok(TaskRows { unit: "row", rows: rows.map(|(index, row)| (index + 1, Ok(object(&row)))).collect() })
 }
 
 fn object(row: &Row) -> Map<String, Value> {

@@ -2,14 +2,25 @@
 
 use super::Target;
 use crate::Workdir;
-use retie_data::{DatasetOptions, Packing, Split, TextFile, TokenDataset, Tokenizer, documents};
+use retie_data::document::conversations;
+use retie_data::{
+    DataError, DatasetOptions, Documents, Packing, Split, TextFile, TokenDataset, Tokenizer, documents, parquet_rows,
+};
 use std::{cell::OnceCell, path::Path};
 
 pub const JSONL: Target =
     Target { name: "jsonl", files: &["text.jsonl"], run: |input, dir| read(&dir.write("text.jsonl", input)) };
 
-pub const PARQUET: Target =
-    Target { name: "parquet", files: &["text.parquet"], run: |input, dir| read(&dir.write("text.parquet", input)) };
+pub const PARQUET: Target = Target {
+    name: "parquet",
+    files: &["text.parquet"],
+    run: |input, dir| {
+        let path = dir.write("text.parquet", input);
+        read(&path);
+        read_all(conversations(&path, "messages"));
+        _ = parquet_rows(&path);
+    },
+};
 
 pub const ARROW: Target =
     Target { name: "arrow", files: &["text.arrow"], run: |input, dir| read(&dir.write("text.arrow", input)) };
@@ -30,7 +41,11 @@ pub const TOKENS: Target = Target { name: "tokens", files: &["shard-00000.tokens
 const MOST_TEXT: usize = 4 << 20;
 
 fn read(path: &Path) {
-    let Ok(documents) = documents(path, "text") else { return };
+    read_all(documents(path, "text"));
+}
+
+fn read_all(documents: Result<Documents, DataError>) {
+    let Ok(documents) = documents else { return };
     let mut total = 0;
     for document in documents {
         let Ok(document) = document else { return };

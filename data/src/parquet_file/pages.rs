@@ -4,9 +4,10 @@
 //!
 //! Encodings: <https://parquet.apache.org/docs/file-format/data-pages/encodings/>.
 
-use ::parquet::basic::Encoding;
+use ::parquet::basic::{Encoding, Type};
 use ::parquet::column::page::{Page, PageMetadata, PageReader};
 use ::parquet::errors::ParquetError;
+use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
 /// Values that a page of any size may have, above those that its bytes allow. Writers end a page
 /// after 20,000 rows or a megabyte.
@@ -14,18 +15,16 @@ const VALUES: usize = 1 << 20;
 /// Values for each byte of a page: one bit is the least that a run of equal lengths can stand for
 /// on average in a large page.
 const VALUES_PER_BYTE: usize = 8;
-/// Bytes of a value of a dictionary: its length stands before it.
-const DICTIONARY_VALUE: usize = 4;
 
 /// The pages of another reader, each looked at before it is decoded.
 pub(super) struct CheckedPages {
     pages: Box<dyn PageReader>,
-    max_def_level: i16,
+    column: ColumnDescPtr,
 }
 
 impl CheckedPages {
-    pub(super) fn new(pages: Box<dyn PageReader>, max_def_level: i16) -> Self {
-        Self { pages, max_def_level }
+    pub(super) fn new(pages: Box<dyn PageReader>, column: ColumnDescPtr) -> Self {
+        Self { pages, column }
     }
 }
 
@@ -40,7 +39,7 @@ impl Iterator for CheckedPages {
 impl PageReader for CheckedPages {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
         let page = self.pages.get_next_page()?;
-        page.iter().try_for_each(|page| check(page, self.max_def_level))?;
+        page.iter().try_for_each(|page| check(page, &self.column))?;
         Ok(page)
     }
 
@@ -58,20 +57,24 @@ impl PageReader for CheckedPages {
 }
 
 /// Compares the number of values of a page with its bytes.
-fn check(page: &Page, max_def_level: i16) -> Result<(), ParquetError> {
+fn check(page: &Page, column: &ColumnDescriptor) -> Result<(), ParquetError> {
     let (bytes, num_values) = (page.buffer().as_ref(), page.num_values() as usize);
     let at_most = |found: usize, most: usize| match found <= most {
         true => Ok(()),
         false => Err(error(format!("a page of {} bytes says that it has {found} values", bytes.len()))),
     };
     if page.is_dictionary_page() {
-        return at_most(num_values, bytes.len() / DICTIONARY_VALUE);
+        return at_most(num_values, bytes.len() / least_bytes(column));
     }
-    if !matches!(page.encoding(), Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY) {
+    let has_lengths = matches!(page.encoding(), Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY);
+    // A row of a list is decoded at once, however long it is.
+    if has_lengths || column.max_rep_level() > 0 {
+        at_most(num_values, VALUES + VALUES_PER_BYTE * bytes.len())?;
+    }
+    if !has_lengths {
         return Ok(());
     }
-    at_most(num_values, VALUES + VALUES_PER_BYTE * bytes.len())?;
-    let mut lengths = Lengths::open(values_of(page, max_def_level)?)?;
+    let mut lengths = Lengths::open(values_of(page, column)?)?;
     at_most(lengths.num_values, num_values)?;
     if page.encoding() == Encoding::DELTA_BYTE_ARRAY {
         // Lengths of what a value shares with the one before it; those of the rest stand behind.
@@ -81,25 +84,45 @@ fn check(page: &Page, max_def_level: i16) -> Result<(), ParquetError> {
     Ok(())
 }
 
-/// The bytes of a data page behind the levels that say which values are null.
-fn values_of(page: &Page, max_def_level: i16) -> Result<&[u8], ParquetError> {
-    let bytes = page.buffer().as_ref();
-    let nullable = max_def_level > 0;
-    let levels = match page {
+/// The least that a value of a dictionary takes.
+fn least_bytes(column: &ColumnDescriptor) -> usize {
+    match column.physical_type() {
+        // Its length stands before it.
+        Type::BYTE_ARRAY => size_of::<u32>(),
+        Type::INT32 | Type::FLOAT => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        Type::INT96 => 12,
+        Type::FIXED_LEN_BYTE_ARRAY => usize::try_from(column.type_length()).unwrap_or(1).max(1),
+        Type::BOOLEAN => 1,
+    }
+}
+
+/// The bytes of a data page behind the levels, which say where lists begin and which values are
+/// null.
+fn values_of<'a>(page: &'a Page, column: &ColumnDescriptor) -> Result<&'a [u8], ParquetError> {
+    let mut bytes = page.buffer().as_ref();
+    match page {
         Page::DataPageV2 { def_levels_byte_len, rep_levels_byte_len, .. } => {
-            *def_levels_byte_len as usize + *rep_levels_byte_len as usize
+            let levels = *def_levels_byte_len as usize + *rep_levels_byte_len as usize;
+            bytes.split_off(..levels).ok_or_else(ends)?;
         }
-        Page::DataPage { def_level_encoding: Encoding::RLE, .. } if nullable => {
-            let Some(len) = bytes.first_chunk() else { return Err(ends()) };
-            (u32::from_le_bytes(*len) as usize).saturating_add(len.len())
+        Page::DataPage { num_values, def_level_encoding, rep_level_encoding, .. } => {
+            let levels = [(column.max_rep_level(), rep_level_encoding), (column.max_def_level(), def_level_encoding)];
+            for (max_level, encoding) in levels.into_iter().filter(|(max_level, _)| *max_level > 0) {
+                let len = match encoding {
+                    Encoding::RLE => {
+                        let len = bytes.split_off(..size_of::<u32>()).and_then(<[u8]>::first_chunk);
+                        u32::from_le_bytes(*len.ok_or_else(ends)?) as usize
+                    }
+                    // Bit-packed, with as many bits as the highest level takes.
+                    _ => (*num_values as usize).saturating_mul((max_level.ilog2() + 1) as usize).div_ceil(8),
+                };
+                bytes.split_off(..len).ok_or_else(ends)?;
+            }
         }
-        // Bit-packed, with as many bits as the highest level takes.
-        Page::DataPage { num_values, .. } if nullable => {
-            (*num_values as usize).saturating_mul((max_def_level.ilog2() + 1) as usize).div_ceil(8)
-        }
-        _ => 0,
-    };
-    bytes.get(levels..).ok_or_else(ends)
+        Page::DictionaryPage { .. } => (),
+    }
+    Ok(bytes)
 }
 
 /// Numbers by their differences, in blocks of bit-packed miniblocks (`DELTA_BINARY_PACKED`).
@@ -187,6 +210,16 @@ mod tests {
         assert!(varint(&mut [0x80; 11].as_slice()).is_err());
     }
 
+    /// A column of strings within as many lists and optional fields.
+    fn strings(max_rep_level: i16, max_def_level: i16) -> ColumnDescriptor {
+        let string = ::parquet::schema::types::Type::primitive_type_builder("text", Type::BYTE_ARRAY).build().unwrap();
+        ColumnDescriptor::new(string.into(), max_def_level, max_rep_level, vec!["text".to_owned()].into())
+    }
+
+    fn check(page: &Page, max_def_level: i16) -> Result<(), ParquetError> {
+        super::check(page, &strings(0, max_def_level))
+    }
+
     fn data_page(bytes: Vec<u8>, num_values: u32, encoding: Encoding) -> Page {
         Page::DataPage {
             buf: bytes.into(),
@@ -221,5 +254,16 @@ mod tests {
         let both = |total| [header(&[], &[1]), header(&[], total)].concat();
         assert!(check(&data_page(both(&[1]), 1, Encoding::DELTA_BYTE_ARRAY), 0).is_ok());
         assert!(check(&data_page(both(&[0xff, 0x7f]), 1, Encoding::DELTA_BYTE_ARRAY), 0).is_err());
+    }
+    #[test]
+    fn levels_of_lists_stand_before_those_of_nulls() {
+        let encoding = Encoding::DELTA_LENGTH_BYTE_ARRAY;
+        let levels = [1, 0, 0, 0, 9, 2, 0, 0, 0, 2, 1];
+        let page = |total| data_page([levels.as_slice(), &[0x80, 0x01, 4, total, 0]].concat(), 3, encoding);
+        super::check(&page(3), &strings(1, 2)).unwrap();
+        assert!(super::check(&page(4), &strings(1, 2)).is_err());
+        // A run of equal levels would be decoded at once.
+        let run = data_page(vec![0; 9], 1 << 24, Encoding::PLAIN);
+        assert!(super::check(&run, &strings(1, 2)).is_err() && super::check(&run, &strings(0, 1)).is_ok());
     }
 }
