@@ -68,6 +68,22 @@ pub enum TaskError {
         /// The lengths that the grammar has.
         possible: RangeInclusive<usize>,
     },
+    /// Rows or settings that no network can be fitted with.
+    #[error("a regression has {found}, expected {expected}")]
+    Regression {
+        /// What there is.
+        found: String,
+        /// What there should be.
+        expected: String,
+    },
+    /// A fit whose losses left the numbers.
+    #[error("the loss of the fit is not finite after epoch {epoch}\nhint: lower the learning rate of {learning_rate}")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The learning rate.
+        learning_rate: f64,
+    },
     /// A level of significance outside (0, 1).
     #[error(
         "alpha is {found}, expected a number between 0 and 1\nhint: 0.1 asks for intervals that hold 90 % of the values"

@@ -7,8 +7,9 @@
 //! 3. A [`Scoreboard`] counts answers by depth and recursions; [`Explanation`] says how many of the
 //!    wrong answers a shortcut predicts.
 //!
-//! [`numbers`] has sequences that are defined by recursion, [`conformal`] calibrated intervals,
-//! [`graph`] knowledge graphs and logical queries.
+//! [`numbers`] has sequences that are defined by recursion, [`regression`] predictions of those
+//! beyond the ones that a network was fitted to, [`conformal`] calibrated intervals, [`graph`]
+//! knowledge graphs and logical queries.
 //! Nothing here depends on a tensor library or a tokenizer.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -21,6 +22,7 @@ pub mod graph;
 pub mod numbers;
 mod options;
 mod random;
+pub mod regression;
 mod score;
 mod spec;
 

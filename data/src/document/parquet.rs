@@ -215,6 +215,7 @@ mod tests {
         for bytes in [
             include_bytes!("../../../fuzz/corpus/parquet/found_dictionary").as_slice(),
             include_bytes!("../../../fuzz/corpus/parquet/found_list"),
+            include_bytes!("../../../fuzz/corpus/parquet/found_field"),
         ] {
             fs_err::write(&path, bytes).unwrap();
             let documents = crate::documents(&path, "text");

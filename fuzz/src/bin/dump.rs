@@ -2,12 +2,13 @@
 //! programs read: a line of JSON for each file.
 //!
 //! ```text
-//! retie-fuzz-dump safetensors|gguf|config FILE...
+//! retie-fuzz-dump safetensors|gguf|config|parquet FILE...
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a script")]
 
 use retie_checkpoint::{GgufFile, SafetensorsFile, TensorSource};
 use retie_config::{ModelConfig, Rope, RopeScaling};
+use retie_data::{DataError, documents, parquet_rows};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::{env, path::Path, process::ExitCode};
@@ -17,9 +18,10 @@ fn main() -> ExitCode {
     let read: fn(&Path) -> Result<Value, String> = match arguments.next().as_deref() {
         Some("safetensors") => |path| tensors(&SafetensorsFile::open(path).map_err(|e| e.to_string())?),
         Some("gguf") => |path| tensors(&GgufFile::open(path).map_err(|e| e.to_string())?),
+        Some("parquet") => rows,
         Some("config") => |path| Ok(resolved(&ModelConfig::load(path).map_err(|e| e.to_string())?)),
         _ => {
-            eprintln!("usage: retie-fuzz-dump safetensors|gguf|config FILE...");
+            eprintln!("usage: retie-fuzz-dump safetensors|gguf|config|parquet FILE...");
             return ExitCode::from(2);
         }
     };
@@ -29,6 +31,14 @@ fn main() -> ExitCode {
         println!("{found}");
     }
     ExitCode::SUCCESS
+}
+
+/// The texts of the column `text`, and the number of rows of all columns.
+fn rows(path: &Path) -> Result<Value, String> {
+    let texts = documents(path, "text").and_then(|documents| documents.map(|row| Ok(row?.text)).collect());
+    let texts: Vec<String> = texts.map_err(|e: DataError| e.to_string())?;
+    let rows = parquet_rows(path).map_err(|e| e.to_string())?;
+    Ok(json!({ "texts": texts, "rows": rows.len() }))
 }
 
 /// Shape and digest of the values, in f32, of every tensor that is read.

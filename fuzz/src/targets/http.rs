@@ -22,7 +22,8 @@ use tower::ServiceExt;
 pub const HTTP: Target = Target { name: "http", files: &[], run: |input, _| http(input) };
 
 const ROUTES: [&str; 4] = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"];
-const CONTEXT: usize = 16;
+/// Enough for a stream of several tokens; a longer answer has no other bytes to be read.
+const CONTEXT: usize = 8;
 const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}{{ message.content }}{% endfor %}";
 
 struct Server {

@@ -1,7 +1,8 @@
-//! `retie lab`: numbers that are defined by recursion, conformal intervals, and a page about what
-//! models compute recursively.
+//! `retie lab`: numbers that are defined by recursion, networks that predict them, conformal
+//! intervals, and a page about what models compute recursively.
 
 mod conformal;
+mod fit;
 mod numbers;
 mod report;
 
@@ -15,6 +16,8 @@ pub enum Lab {
     Conformal(conformal::Conformal),
     #[command(subcommand)]
     Numbers(numbers::Numbers),
+    #[command(subcommand)]
+    Fit(fit::Fit),
 }
 
 impl Lab {
@@ -23,6 +26,7 @@ impl Lab {
             Self::Report(command) => command.run(),
             Self::Conformal(command) => command.run(),
             Self::Numbers(command) => command.run(),
+            Self::Fit(command) => command.run(),
         }
     }
 }
