@@ -6,7 +6,7 @@ use crate::{
 };
 use retie_data::{DataError, DecodeStream, Tokenizer};
 use retie_engine::{FinishReason as Reason, Progress, SequenceId, StopText};
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 /// State of a sequence between passes.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub struct Active<'a> {
     recursion_counts: bool,
     /// Recursion counts of the tokens since the last piece.
     recursions: Vec<usize>,
-    /// Number of tokens by recursion count, from one recursion on.
-    by_recursions: Vec<usize>,
+    /// Number of tokens by recursion count.
+    by_recursions: BTreeMap<usize, usize>,
     decoder: DecodeStream<'a>,
     stop: StopText,
     /// Characters of the new text, stop strings included.
@@ -56,7 +56,7 @@ impl<'a> Active<'a> {
             choice,
             recursion_counts,
             recursions: Vec::new(),
-            by_recursions: Vec::new(),
+            by_recursions: BTreeMap::new(),
             decoder: DecodeStream::after(tokenizer, true, &request.prompt)?,
             stop: StopText::new(stop),
             num_chars: 0,
@@ -132,12 +132,7 @@ impl<'a> Active<'a> {
 
     /// Counts a token that was chosen after so many recursions.
     fn count(&mut self, recursions: usize) {
-        if self.by_recursions.len() < recursions {
-            self.by_recursions.resize(recursions, 0);
-        }
-        if let Some(count) = recursions.checked_sub(1).and_then(|index| self.by_recursions.get_mut(index)) {
-            *count += 1;
-        }
+        *self.by_recursions.entry(recursions).or_default() += 1;
         if self.recursion_counts {
             self.recursions.push(recursions);
         }

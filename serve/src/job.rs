@@ -2,7 +2,7 @@
 //! other.
 
 use retie_engine::{MOST_DRAFTS, Request, TokenLogprobs};
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 use tokio::sync::mpsc;
 
 /// Events that wait for a client at most, beyond those of one pass.
@@ -91,8 +91,8 @@ pub struct Finish {
     /// Number of tokens of the prompt that it did not have to read.
     pub cached_tokens: usize,
     /// Number of generated tokens by the recursion count of the computation that they were chosen
-    /// from, from one recursion on.
-    pub by_recursions: Vec<usize>,
+    /// from.
+    pub by_recursions: BTreeMap<usize, usize>,
 }
 
 /// `finish_reason` of the API.

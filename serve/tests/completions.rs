@@ -78,7 +78,7 @@ async fn a_response_has_the_fields_of_the_api() {
     let usage = json!({
         "prompt_tokens": prompt_tokens, "completion_tokens": tokens.len(), "total_tokens": prompt_tokens + tokens.len(),
         "prompt_tokens_details": {"cached_tokens": 0},
-        "retie": {"tokens_by_recursions": [tokens.len()], "mean_recursions": 1.0},
+        "retie": {"tokens_by_recursions": {"1": tokens.len()}, "mean_recursions": 1.0},
     });
     assert_eq!(answer["usage"], usage);
 }

@@ -16,6 +16,7 @@ use retie_model::{CausalLm, ExitRule};
 use retie_serve::{ServeOptions, ServedExits, ServedModel, Service};
 use retie_testing::RandomWeights;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use support::{CONTEXT, ask, get, model, options, post, served, stream, tokenizer};
 
 const PATH: &str = "/v1/completions";
@@ -75,13 +76,13 @@ async fn a_request_limits_its_recursions_and_learns_them() {
         body
     };
     let whole = ask(&full.router(), PATH, &plain).await;
-    assert_eq!(whole["usage"]["retie"], json!({"tokens_by_recursions": [0, 0, 8], "mean_recursions": 3.0}));
+    assert_eq!(whole["usage"]["retie"], json!({"tokens_by_recursions": {"3": 8}, "mean_recursions": 3.0}));
     assert!(whole["choices"][0]["retie"].is_null());
     let router = depthwise.router();
     assert_eq!(ask(&router, PATH, &plain).await["choices"], whole["choices"], "no limit, no exits");
     let limited = ask(&router, PATH, &with(json!({"max_recursions": 1, "recursion_counts": true}))).await;
     assert_eq!(limited["choices"][0]["retie"], json!({"recursion_counts": [1, 1, 1, 1, 1, 1, 1, 1]}));
-    assert_eq!(limited["usage"]["retie"], json!({"tokens_by_recursions": [8], "mean_recursions": 1.0}));
+    assert_eq!(limited["usage"]["retie"], json!({"tokens_by_recursions": {"1": 8}, "mean_recursions": 1.0}));
     let same = ask(&full.router(), PATH, &with(json!({"max_recursions": 1, "recursion_counts": true}))).await;
     assert_eq!(same["choices"], limited["choices"]);
     assert_ne!(limited["choices"][0]["text"], whole["choices"][0]["text"]);
@@ -139,8 +140,8 @@ async fn requests_of_any_risk_get_the_tokens_that_they_have_alone_in_every_sched
                 let place = format!("{}, {scheduler}, {kv}", prompts[at]);
                 assert_eq!(answer["choices"][0]["text"], json!(text), "{place}");
                 assert_eq!(answer["choices"][0]["retie"]["recursion_counts"], json!(counts), "{place}");
-                let mut by_recursions = vec![0; counts.iter().copied().max().unwrap()];
-                counts.iter().for_each(|count| by_recursions[count - 1] += 1);
+                let mut by_recursions = BTreeMap::<usize, usize>::new();
+                counts.iter().for_each(|count| *by_recursions.entry(*count).or_default() += 1);
                 assert_eq!(answer["usage"]["retie"]["tokens_by_recursions"], json!(by_recursions), "{place}");
                 early += counts.iter().filter(|count| **count < 3).count();
                 assert!(leaves || counts.iter().all(|count| *count == 3), "{place}");

@@ -6,6 +6,7 @@ use crate::job::{Event, Events, Finish, Job};
 use retie_engine::{Request, Sampling, StopConditions};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Instant,
@@ -229,16 +230,16 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Generated tokens of all choices.
     pub completion_tokens: usize,
-    /// Generated tokens by the recursion count of the computation that they were chosen from, from
-    /// one recursion on.
-    pub by_recursions: Vec<usize>,
+    /// Generated tokens by the recursion count of the computation that they were chosen from; 0 for
+    /// those that a router let pass every recursion.
+    pub by_recursions: BTreeMap<usize, usize>,
 }
 
 impl Usage {
     /// The object under `usage`.
     pub fn to_json(&self) -> Value {
         let Self { prompt_tokens, cached_tokens, completion_tokens, by_recursions, .. } = self;
-        let recursions: usize = by_recursions.iter().enumerate().map(|(index, tokens)| (index + 1) * tokens).sum();
+        let recursions: usize = by_recursions.iter().map(|(recursions, tokens)| recursions * tokens).sum();
         json!({
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
@@ -257,8 +258,27 @@ impl Usage {
         if choice.is_multiple_of(self.num_choices.max(1)) {
             self.cached_tokens += finish.cached_tokens;
         }
-        let len = self.by_recursions.len().max(finish.by_recursions.len());
-        self.by_recursions.resize(len, 0);
-        self.by_recursions.iter_mut().zip(&finish.by_recursions).for_each(|(sum, tokens)| *sum += tokens);
+        for (recursions, tokens) in &finish.by_recursions {
+            *self.by_recursions.entry(*recursions).or_default() += tokens;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::FinishReason;
+
+    #[test]
+    fn usage_counts_tokens_that_pass_every_recursion() {
+        let mut usage = Usage { prompt_tokens: 4, num_choices: 2, ..Usage::default() };
+        for (choice, by_recursions) in [(0, [(0, 2), (2, 1)].into()), (1, [(2, 5)].into())] {
+            let num_tokens = 3 + 2 * choice;
+            usage.add(choice, &Finish { reason: FinishReason::Length, num_tokens, cached_tokens: 1, by_recursions });
+        }
+        let usage = usage.to_json();
+        assert_eq!(usage["retie"], json!({"tokens_by_recursions": {"0": 2, "2": 6}, "mean_recursions": 1.5}));
+        assert_eq!((&usage["completion_tokens"], &usage["total_tokens"]), (&json!(8), &json!(12)));
+        assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 1);
     }
 }
