@@ -28,8 +28,7 @@ impl TokenIds {
 
     /// On the host.
     pub(crate) fn host(&self) -> &[u32] {
-        // f32 holds ids up to 16.7 million exactly.
-        let read = || Late::new(self.tensor.clone().float()).values().iter().map(|id| *id as u32).collect();
+        let read = || Late::integers(self.tensor.clone()).values().iter().map(|id| *id as u32).collect();
         self.host.get_or_init(read)
     }
 }

@@ -8,7 +8,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use burn::tensor::Device;
-use retie_config::{Init, LoraConfig, ModelConfig, RecursionConfig, Sharing, UptrainConfig};
+use retie_config::{
+    ExpertChoiceConfig, Init, LoraConfig, ModelConfig, RecursionConfig, RouterConfig, Sharing, TokenChoiceConfig,
+    UptrainConfig,
+};
 use retie_model::kernels::{Execution, num_reads, pool_memory, with_launches};
 use retie_trainer::{RunModels, StepProbe};
 use serde::Deserialize;
@@ -75,10 +78,10 @@ fn run(batch: usize, seq: usize) -> UptrainConfig {
 }
 
 /// Counts a step of `model` with LoRA of rank `rank`, three times: the counts are the same.
-fn hold(name: &str, model: &ModelConfig, rank: usize, execution: Execution) {
+fn hold(name: &str, model: &ModelConfig, rank: usize, router: Option<RouterConfig>, execution: Execution) {
     let (device, budget) = (device(), budget(name));
     let recursion = RecursionConfig::new(2, Sharing::Cycle, Init::Average);
-    let recursion = RecursionConfig { lora: Some(LoraConfig::uniform(rank)), ..recursion };
+    let recursion = RecursionConfig { lora: Some(LoraConfig::uniform(rank)), router, ..recursion };
     let student = ModelConfig { recursion: Some(recursion), ..model.clone() };
     let config = run(budget.batch, budget.seq);
     let elements: usize = model.tensors().iter().map(|spec| spec.num_elements()).sum();
@@ -108,11 +111,25 @@ fn hold(name: &str, model: &ModelConfig, rank: usize, execution: Execution) {
 #[test]
 #[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn a_step_of_a_small_model_stays_within_its_budget() {
-    hold("small", &llama([300, 48, 96, 2], [6, 2]), 4, Execution::Real);
+    hold("small", &llama([300, 48, 96, 2], [6, 2]), 4, None, Execution::Real);
+}
+
+#[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
+fn a_step_of_a_small_model_with_expert_choice_stays_within_its_budget() {
+    let router = RouterConfig::ExpertChoice(ExpertChoiceConfig::new(2));
+    hold("small, expert choice", &llama([300, 48, 96, 2], [6, 2]), 4, Some(router), Execution::Real);
+}
+
+#[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
+fn a_step_of_a_small_model_with_token_choice_stays_within_its_budget() {
+    let router = RouterConfig::TokenChoice(TokenChoiceConfig::default());
+    hold("small, token choice", &llama([300, 48, 96, 2], [6, 2]), 4, Some(router), Execution::Real);
 }
 
 #[test]
 #[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
 fn a_step_of_smollm2_stays_within_its_budget() {
-    hold("smollm2-135m, R = 2, LoRA 64", &llama([49_152, 576, 1536, 30], [9, 3]), 64, Execution::Dry);
+    hold("smollm2-135m, R = 2, LoRA 64", &llama([49_152, 576, 1536, 30], [9, 3]), 64, None, Execution::Dry);
 }

@@ -183,6 +183,12 @@ pub trait KernelSet: Sync {
         None
     }
 
+    /// Rows of `x [M, D]` by index → `[k, D]`.
+    fn gather(&self, x: Tensor<2>, rows: &RowSet) -> Tensor<2> {
+        let rows = rows.indices(&x.device());
+        self.embedding(x, rows)
+    }
+
     /// Top-k of each sequence: the `active` rows with the highest `logits [n]`; see
     /// [`top_k`](super::top_k).
     fn top_k(&self, active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSet {

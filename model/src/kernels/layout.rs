@@ -96,6 +96,46 @@ impl PackedRows {
     }
 }
 
+/// Sequences of unequal lengths as ones of the longest length, padded at their ends.
+#[derive(Clone, Debug)]
+pub struct PaddedRows {
+    /// The padded sequences; keys are those of the queries.
+    pub grid: Grid,
+    /// The row of each padded row, −1 for padding, and the padded row of each row.
+    indices: [Arc<[i32]>; 2],
+    on_device: Arc<OnceLock<[Tensor<1, Int>; 2]>>,
+}
+
+impl PaddedRows {
+    /// `None` where a sequence has keys other than its queries, or where more than half would be
+    /// padding.
+    fn new(segments: &[Segment]) -> Option<Self> {
+        let is_whole = |s: &Segment| s.prefix.is_empty() && s.own.is_none() && s.keys == s.queries;
+        let tokens = segments.iter().map(|segment| segment.queries.len()).max()?;
+        let (batch, num_rows) = (segments.len(), segments.last()?.queries.end);
+        if !segments.iter().all(is_whole) || batch * tokens > 2 * num_rows {
+            return None;
+        }
+        let (mut to, mut from) = (vec![-1; batch * tokens], vec![0; num_rows]);
+        for (sequence, segment) in segments.iter().enumerate() {
+            for (row, place) in segment.queries.clone().zip(sequence * tokens..) {
+                to[place] = row as i32;
+                from[row] = place as i32;
+            }
+        }
+        let grid = Grid { batch, tokens, kv_len: tokens, capacity: tokens };
+        Some(Self { grid, indices: [to.into(), from.into()], on_device: Arc::default() })
+    }
+
+    /// The row of each padded row, −1 for padding, and the padded row of each row, on `device`;
+    /// they are uploaded once.
+    #[must_use]
+    pub fn indices(&self, device: &Device) -> [Tensor<1, Int>; 2] {
+        let upload = || self.indices.each_ref().map(|rows| Tensor::from_ints(&**rows, device));
+        self.on_device.get_or_init(upload).clone()
+    }
+}
+
 /// Attention score of a query and a key, and the sliding window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scoring {
@@ -125,6 +165,7 @@ pub struct Layout {
     /// Own keys of all queries, in place of those of the segments, if a device has selected the
     /// queries.
     own: Option<RowSet>,
+    padded: Arc<OnceLock<Option<PaddedRows>>>,
 }
 
 impl Layout {
@@ -144,7 +185,7 @@ impl Layout {
         assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
         let segments = (0..batch)
             .map(|row| Segment::last(row * tokens..(row + 1) * tokens, 0..0, row * capacity..row * capacity + kv_len));
-        Self { segments: segments.collect(), grid: Some(grid), rows: None, own: None }
+        Self { segments: segments.collect(), grid: Some(grid), rows: None, own: None, padded: Arc::default() }
     }
 
     /// Packed runs of rows, without padding. A run is its number of rows, and the rows of an
@@ -165,7 +206,7 @@ impl Layout {
                 segments.push(Segment::last(queries.clone(), prefix, queries));
             }
         }
-        Self { segments: segments.into(), grid: None, rows: None, own: None }
+        Self { segments: segments.into(), grid: None, rows: None, own: None, padded: Arc::default() }
     }
 
     /// [`Layout::packed`] runs without prefixes, which fill rows of `length` tokens; where one goes
@@ -200,7 +241,7 @@ impl Layout {
             assert!(segment.queries.start == start && segment.queries.len() <= segment.keys.len(), "{segment:?}");
             start = segment.queries.end;
         }
-        Self { segments: segments.into(), grid: None, rows: None, own: None }
+        Self { segments: segments.into(), grid: None, rows: None, own: None, padded: Arc::default() }
     }
 
     /// Sequences of this layout with only the queries that a device has selected, `per_sequence` of
@@ -221,7 +262,7 @@ impl Layout {
         let segments = segments.collect();
         let tokens = per_sequence.first().copied().filter(|first| per_sequence.iter().all(|count| count == first));
         let grid = self.grid.zip(tokens).map(|(grid, tokens)| Grid { tokens, ..grid });
-        Self { segments, grid, rows: None, own: Some(own) }
+        Self { segments, grid, rows: None, own: Some(own), padded: Arc::default() }
     }
 
     /// Own keys of all queries, if a device has selected the queries.
@@ -255,6 +296,14 @@ impl Layout {
     #[must_use]
     pub fn packed_rows(&self) -> Option<&PackedRows> {
         self.rows.as_ref()
+    }
+
+    /// The sequences as ones of equal length, where that is not mostly padding and each attends to
+    /// itself alone.
+    #[must_use]
+    pub fn padded_rows(&self) -> Option<&PaddedRows> {
+        let padded = || self.own.is_none().then(|| PaddedRows::new(&self.segments)).flatten();
+        self.padded.get_or_init(padded).as_ref()
     }
 
     /// Number of query rows.
@@ -297,6 +346,22 @@ mod tests {
         );
         for other in [&[2, 4, 4][..], &[5, 4], &[]] {
             assert!(Layout::packed_in_rows(other, 5).packed_rows().is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn runs_of_unequal_lengths_are_padded_where_most_of_it_is_rows() {
+        let layout = Layout::packed([(2, 0..0), (3, 0..0), (1, 0..0)]);
+        let padded = layout.padded_rows().unwrap();
+        assert_eq!(padded.grid, Grid { batch: 3, tokens: 3, kv_len: 3, capacity: 3 });
+        assert_eq!(*padded.indices[0], [0, 1, -1, 2, 3, 4, 5, -1, -1]);
+        assert_eq!(*padded.indices[1], [0, 1, 3, 4, 5, 6]);
+        for other in [
+            Layout::packed([(9, 0..0), (1, 0..0), (1, 0..0)]),
+            Layout::packed([(3, 0..0), (2, 0..3)]),
+            Layout::packed([]),
+        ] {
+            assert!(other.padded_rows().is_none(), "{other:?}");
         }
     }
 

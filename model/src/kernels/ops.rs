@@ -33,8 +33,7 @@ pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
 
 /// Rows of `x [M, D]` by index → `[k, D]`.
 pub fn gather(x: Tensor<2>, rows: &RowSet) -> Tensor<2> {
-    let rows = rows.indices(&x.device());
-    embedding(x, rows)
+    kernels_of(&x.device()).gather(x, rows)
 }
 
 /// Linear `y = x·Wᵀ`: `x [M, in]`, `weight [out, in]` (the layout of a Hugging Face checkpoint) →

@@ -4,7 +4,7 @@
 
 use super::{f32_slice, kernels_of};
 use crate::is_host;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use std::{
     cell::Cell,
     sync::{Arc, OnceLock},
@@ -14,8 +14,25 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct Late {
     /// `None` if the host has made the numbers.
-    tensor: Option<Tensor<1>>,
+    source: Option<Source>,
     host: Arc<OnceLock<Vec<f32>>>,
+}
+
+/// Numbers on a device.
+#[derive(Clone, Debug)]
+enum Source {
+    Floats(Tensor<1>),
+    /// Up to 16.7 million, which f32 holds exactly; converted when they are read.
+    Integers(Tensor<1, Int>),
+}
+
+impl Source {
+    fn floats(self) -> Tensor<1> {
+        match self {
+            Self::Floats(tensor) => tensor,
+            Self::Integers(tensor) => tensor.float(),
+        }
+    }
 }
 
 impl Late {
@@ -23,19 +40,28 @@ impl Late {
     #[must_use]
     pub fn new<const D: usize>(tensor: Tensor<D>) -> Self {
         let len = tensor.dims().iter().product::<usize>();
-        Self { tensor: Some(tensor.inner().reshape([len])), host: Arc::default() }
+        Self { source: Some(Source::Floats(tensor.inner().reshape([len]))), host: Arc::default() }
+    }
+
+    /// Values of integers up to 16.7 million.
+    #[must_use]
+    pub fn integers(tensor: Tensor<1, Int>) -> Self {
+        Self { source: Some(Source::Integers(tensor)), host: Arc::default() }
     }
 
     /// Values that the host has.
     #[must_use]
     pub fn known(values: Vec<f32>) -> Self {
-        Self { tensor: None, host: Arc::new(OnceLock::from(values)) }
+        Self { source: None, host: Arc::new(OnceLock::from(values)) }
     }
 
-    /// The values on the device, if they are there.
+    /// The values on the device, if they are there and no integers.
     #[must_use]
     pub fn tensor(&self) -> Option<&Tensor<1>> {
-        self.tensor.as_ref()
+        match self.source.as_ref()? {
+            Source::Floats(tensor) => Some(tensor),
+            Source::Integers(_) => None,
+        }
     }
 
     /// The values, if the host has them already.
@@ -47,7 +73,7 @@ impl Late {
     /// The values.
     #[must_use]
     pub fn values(&self) -> &[f32] {
-        let read = || self.tensor.clone().map(|tensor| read(vec![tensor]).remove(0)).unwrap_or_default();
+        let read = || self.source.clone().map(|source| read(vec![source.floats()]).remove(0)).unwrap_or_default();
         self.host.get_or_init(read)
     }
 }
@@ -55,7 +81,8 @@ impl Late {
 /// Reads what the host does not have yet of `all`, in one transfer.
 pub fn read_together<'a>(all: impl IntoIterator<Item = &'a Late>) {
     let unread = all.into_iter().filter(|late| late.host.get().is_none());
-    let (cells, tensors): (Vec<_>, Vec<_>) = unread.filter_map(|late| Some((&late.host, late.tensor.clone()?))).unzip();
+    let (cells, tensors): (Vec<_>, Vec<_>) =
+        unread.filter_map(|late| Some((&late.host, late.source.clone()?.floats()))).unzip();
     for (cell, values) in cells.into_iter().zip(read(tensors)) {
         // Clones of one value may be among them; the first has set it.
         let _ = cell.set(values);

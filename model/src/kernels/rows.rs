@@ -27,18 +27,37 @@ struct DeviceRows {
     among_active: Tensor<1, Int>,
     /// How many rows of each sequence of the forward pass there are.
     per_sequence: Arc<[usize]>,
+    is_ascending: bool,
     late: Late,
     host: OnceLock<Arc<[usize]>>,
 }
 
 impl RowSet {
-    /// Rows that a device has selected among active rows: their numbers, their indices among the
+    /// Ascending rows that a device has selected among active rows: their numbers, their indices among the
     /// active rows, `[k]` each, and how many there are in each sequence of the forward pass.
     #[must_use]
     pub fn on_device(rows: Tensor<1, Int>, among_active: Tensor<1, Int>, per_sequence: Arc<[usize]>) -> Self {
-        let late = Late::new(rows.clone().float());
-        let host = OnceLock::new();
-        Self(Source::Device(Arc::new(DeviceRows { rows, among_active, per_sequence, late, host })))
+        Self::of_device(rows, among_active, per_sequence, true)
+    }
+
+    fn of_device(
+        rows: Tensor<1, Int>,
+        among_active: Tensor<1, Int>,
+        per_sequence: Arc<[usize]>,
+        is_ascending: bool,
+    ) -> Self {
+        let (late, host) = (Late::integers(rows.clone()), OnceLock::new());
+        Self(Source::Device(Arc::new(DeviceRows { rows, among_active, per_sequence, is_ascending, late, host })))
+    }
+
+    /// Whether each row is known to be above the one before; one on a device may be without being
+    /// known to.
+    #[must_use]
+    pub fn is_ascending(&self) -> bool {
+        match &self.0 {
+            Source::Host(rows) => rows.is_sorted_by(|a, b| a < b),
+            Source::Device(rows) => rows.is_ascending,
+        }
     }
 
     /// Number of rows.
@@ -61,7 +80,6 @@ impl RowSet {
     pub fn host(&self) -> &Arc<[usize]> {
         match &self.0 {
             Source::Host(rows) => rows,
-            // f32 holds whole numbers up to 16.7 million exactly.
             Source::Device(rows) => {
                 rows.host.get_or_init(|| rows.late.values().iter().map(|row| *row as usize).collect())
             }
@@ -134,7 +152,7 @@ impl RowSet {
             Source::Host(rows) => rows.iter().copied().map(on_host).collect(),
             Source::Device(device) => {
                 let rows = on_device(device.rows.clone());
-                Self::on_device(rows, device.among_active.clone(), device.per_sequence.clone())
+                Self::of_device(rows, device.among_active.clone(), device.per_sequence.clone(), false)
             }
         }
     }

@@ -2,6 +2,8 @@
 //! than a group of threads, grouped heads, windows, soft caps. And every kernel gives the same bits
 //! every time.
 
+mod rows;
+
 use crate::{compare, device, random, tolerances};
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::{Activation, Divergence, Gating};
@@ -286,8 +288,8 @@ fn all(device: &Device) -> Vec<u32> {
     let kv = y.clone().narrow(1, 0, 8).reshape([390, 1, 8]);
     let mixed = kernels::attention(heads, kv.clone(), kv, &Layout::batch(3, 130), Scoring::plain(8));
     let y = kernels::gated_linear(mixed.reshape([390, 24]), y, Activation::Silu, w.clone());
-    let gate = Tensor::ones([2, 1], &graph);
-    let two = y.clone().narrow(0, 0, 2);
+    let gate = y.clone().narrow(1, 3, 1).narrow(0, 0, 2);
+    let two = kernels::gather(y.clone(), &[1, 320].into());
     let y = kernels::merge(y, two, gate, Merge { rows: [5, 9].into(), gating: Gating::Delta });
     let mut grads = y.clone().sum().backward();
     let grads = [x, w, a, b].map(|leaf| values(leaf.grad_remove(&mut grads).expect("a leaf has a gradient")));

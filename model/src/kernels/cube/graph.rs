@@ -8,7 +8,7 @@ use super::{
     linear::{self, Merged},
     operations::{CubeOps, within},
     parts::Stacked,
-    rms_norm, rope,
+    rms_norm, rope, rows,
     softmax::Keys,
 };
 use crate::kernels::{
@@ -21,7 +21,7 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
-use retie_config::Activation;
+use retie_config::{Activation, Gating};
 
 impl<C: CheckpointStrategy> CubeOps for Autodiff<CubeBackend, C> {
     fn cube_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -208,6 +208,39 @@ impl<C: CheckpointStrategy> CubeOps for Autodiff<CubeBackend, C> {
         scoring: Scoring,
     ) -> FloatTensor<Self> {
         attend_qkv::<C>([qkv, cos, sin], heads, within(first, false, grid, scoring))
+    }
+
+    fn cube_gather(x: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        record::<CubeBackend, C, _, 1>(
+            [x],
+            |[x]| {
+                let [num_rows, _] = launch::dims(&x);
+                (rows::take(x, rows.clone()), (rows, num_rows))
+            },
+            |BackwardInput { saved: (rows, num_rows), grad, .. }| [Some(rows::scatter(grad, rows, num_rows))],
+        )
+    }
+
+    fn cube_arrange(x: FloatTensor<Self>, to: IntTensor<Self>, from: IntTensor<Self>) -> FloatTensor<Self> {
+        record::<CubeBackend, C, _, 1>(
+            [x],
+            |[x]| (rows::take(x, to), from),
+            |BackwardInput { saved: from, grad, .. }| [Some(rows::take(grad, from))],
+        )
+    }
+
+    fn cube_merge(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        gating: Gating,
+    ) -> FloatTensor<Self> {
+        record::<CubeBackend, C, _, 3>(
+            [x, y, gate],
+            |tensors| rows::merge(tensors, rows, gating),
+            |BackwardInput { saved, grad, .. }| rows::merge_backward(saved, grad),
+        )
     }
 
     fn cube_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {

@@ -3,7 +3,7 @@
 
 use super::{
     divergence::{self, Term},
-    launch::{dense, empty, empty_like, on_device, tensor},
+    launch::{dense, empty, empty_like, int_on_device, on_device, tensor},
     logits::{self, cap},
 };
 use crate::kernels::{
@@ -12,10 +12,7 @@ use crate::kernels::{
     kernels_of,
     reads::Late,
 };
-use burn::{
-    backend::{BackendTensor, DispatchTensorKind},
-    tensor::{Device, Int, Tensor},
-};
+use burn::tensor::{Device, Int, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 
 /// Values and gradients; `None` for a teacher of which only the top is known.
@@ -84,12 +81,4 @@ fn logits_of(hidden: Tensor<2>, head: &Head) -> CubeTensor {
 fn ids(ids: &[u32], device: &Device) -> CubeTensor {
     let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     int_on_device(Tensor::<1, Int>::from_ints(ids.as_slice(), device))
-}
-
-/// Backend tensor of a tensor of integers.
-pub fn int_on_device<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
-    match tensor.into_dispatch().kind {
-        DispatchTensorKind::Cube(BackendTensor::Int(tensor)) => dense(tensor),
-        other => unreachable!("not a tensor of integers of a CubeCL device: {other:?}"),
-    }
 }

@@ -2,17 +2,17 @@
 //! not f32, or has a layout of its own, is plain burn.
 
 use super::{
-    adamw, embedding, few,
-    head::{self, int_on_device},
-    launch::{on_device, tensor},
+    adamw, embedding, few, head,
+    launch::{int_on_device, int_tensor, on_device, tensor},
     operations::CubeOps,
+    top_k,
     write::{self, Targets},
 };
 use crate::kernels::{
-    AdamWStep, GPU_LOGITS_IN_FLIGHT, Head, HeadLoss, KernelSet, Layout, LinearPart, QkvAttention, Readout, RowCopy,
-    Scoring, Teacher,
+    AdamWStep, GPU_LOGITS_IN_FLIGHT, Head, HeadLoss, KernelSet, Layout, LinearPart, Merge, QkvAttention, Quota,
+    Readout, RowCopy, RowSet, Scoring, Teacher,
     head_loss::{self, Chunks, KernelValues},
-    plain,
+    plain, rows,
 };
 use burn::{
     backend::{CubeDevice, Dispatch, DispatchTensor},
@@ -68,6 +68,29 @@ fn has_no_graph(x: &Tensor<2>) -> bool {
 fn is_few(x: &Tensor<2>) -> bool {
     let [rows, _] = x.dims();
     rows <= few::MOST_ROWS && has_no_graph(x)
+}
+
+/// Attention of sequences of unequal lengths, as one over sequences of the longest length; `None`
+/// where that is not worth it.
+fn padded_attention(qkv: [&Tensor<3>; 3], layout: &Layout, scoring: Scoring) -> Option<Tensor<3>> {
+    let padded = layout.padded_rows()?;
+    let [q, k, _] = qkv;
+    let ([rows, heads, head_dim], [keys, _, _]) = (q.dims(), k.dims());
+    if keys != rows || !qkv.into_iter().all(is_f32) {
+        return None;
+    }
+    let [to, from] = padded.indices(&q.device().inner()).map(Tensor::into_dispatch);
+    let grid = padded.grid;
+    let padded_rows = grid.batch * grid.tokens;
+    let [q, k, v] = qkv.map(|x| {
+        let [_, heads, _] = x.dims();
+        let x = x.clone().reshape([rows, heads * head_dim]).into_dispatch();
+        let x = Tensor::<2>::from_dispatch(Dispatch::cube_arrange(x, to.clone(), from.clone()));
+        x.reshape([padded_rows, heads, head_dim]).into_dispatch()
+    });
+    let out = Tensor::<3>::from_dispatch(Dispatch::cube_attention(q, k, v, grid, scoring));
+    let out = out.reshape([padded_rows, heads * head_dim]).into_dispatch();
+    Some(Tensor::<2>::from_dispatch(Dispatch::cube_arrange(out, from, to)).reshape([rows, heads, head_dim]))
 }
 
 impl KernelSet for CubeKernels {
@@ -155,7 +178,8 @@ impl KernelSet for CubeKernels {
     fn attention(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
         let packed = layout.packed_rows();
         let Some(grid) = layout.grid().or(packed.map(|packed| packed.grid)) else {
-            return plain::attention(q, k, v, layout, scoring);
+            return padded_attention([&q, &k, &v], layout, scoring)
+                .unwrap_or_else(|| plain::attention(q, k, v, layout, scoring));
         };
         let [num_keys, _, _] = k.dims();
         // Keys of a cache have no gradient here.
@@ -226,6 +250,39 @@ impl KernelSet for CubeKernels {
     /// The sum is not computed.
     fn inject(&self, x: Tensor<2>, grad: Tensor<2>) -> Tensor<1> {
         Tensor::from_dispatch(Dispatch::cube_inject(x.into_dispatch(), Tensor::from_inner(grad).into_dispatch()))
+    }
+
+    fn gather(&self, x: Tensor<2>, rows: &RowSet) -> Tensor<2> {
+        let device = x.device();
+        if !is_f32(&x) || !rows.is_ascending() {
+            return self.embedding(x, rows.indices(&device));
+        }
+        let rows = rows.indices(&device.inner()).into_dispatch();
+        Tensor::from_dispatch(Dispatch::cube_gather(x.into_dispatch(), rows))
+    }
+
+    fn top_k(&self, active: &RowSet, logits: &Tensor<1>, quotas: &[Quota]) -> RowSet {
+        let device = logits.device();
+        let (numbers, selected) = top_k::quotas(quotas);
+        let numbers = Tensor::<1, Int>::from_ints(numbers.as_slice(), &device);
+        let active = int_on_device(active.indices(&device));
+        let logits = on_device(logits.clone());
+        let [rows, among_active] = top_k::top_k(logits, active, int_on_device(numbers), selected).map(int_tensor);
+        RowSet::on_device(rows, among_active, quotas.iter().map(|quota| quota.selected).collect())
+    }
+
+    fn merge(&self, x: Tensor<2>, y: Tensor<2>, gate: Tensor<2>, merge: Merge) -> Tensor<2> {
+        if ![&x, &y, &gate].into_iter().all(is_f32) {
+            return plain::merge(x, y, gate, &merge);
+        }
+        let (device, [num_rows, _]) = (x.device().inner(), x.dims());
+        let rows = match merge.rows.len() == num_rows {
+            // They are not read.
+            true => rows::upload(&[0], &device),
+            false => merge.rows.indices(&device),
+        };
+        let (x, y, gate) = (x.into_dispatch(), y.into_dispatch(), gate.into_dispatch());
+        Tensor::from_dispatch(Dispatch::cube_merge(x, y, gate, rows.into_dispatch(), merge.gating))
     }
 
     fn write_keys_values(

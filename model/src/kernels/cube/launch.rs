@@ -6,7 +6,7 @@
 
 use burn::{
     backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, TensorMetadata},
-    tensor::{DType, Shape, Tensor},
+    tensor::{DType, Int, Shape, Tensor},
 };
 use burn_cubecl::{kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
 use cubecl::prelude::*;
@@ -28,6 +28,20 @@ pub fn on_device<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
 /// Tensor of a backend tensor, outside of any graph.
 pub fn tensor<const D: usize>(tensor: CubeTensor) -> Tensor<D> {
     let kind = DispatchTensorKind::Cube(BackendTensor::Float(tensor));
+    Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
+}
+
+/// Backend tensor of a tensor of integers.
+pub fn int_on_device<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
+    match tensor.into_dispatch().kind {
+        DispatchTensorKind::Cube(BackendTensor::Int(tensor)) => dense(tensor),
+        other => unreachable!("not a tensor of integers of a CubeCL device: {other:?}"),
+    }
+}
+
+/// Tensor of a backend tensor of integers.
+pub fn int_tensor<const D: usize>(tensor: CubeTensor) -> Tensor<D, Int> {
+    let kind = DispatchTensorKind::Cube(BackendTensor::Int(tensor));
     Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
 }
 

@@ -22,9 +22,11 @@ mod operations;
 mod parts;
 mod rms_norm;
 mod rope;
+mod rows;
 mod softmax;
 mod sum_rows;
 mod swap;
+mod top_k;
 mod write;
 
 pub use kernels::kernels_of;

@@ -8,7 +8,7 @@ use super::{
     heads::Angles,
     launch, linear,
     parts::Stacked,
-    rms_norm, rope,
+    rms_norm, rope, rows,
     softmax::Keys,
 };
 use crate::kernels::{Grid, Scoring};
@@ -17,7 +17,7 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
-use retie_config::Activation;
+use retie_config::{Activation, Gating};
 
 #[backend_extension(Cube, Autodiff)]
 pub trait CubeOps: Backend {
@@ -102,6 +102,15 @@ pub trait CubeOps: Backend {
         heads: [usize; 2],
         grid: Grid,
         scoring: Scoring,
+    ) -> FloatTensor<Self>;
+    fn cube_gather(x: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self>;
+    fn cube_arrange(x: FloatTensor<Self>, to: IntTensor<Self>, from: IntTensor<Self>) -> FloatTensor<Self>;
+    fn cube_merge(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        gating: Gating,
     ) -> FloatTensor<Self>;
     fn cube_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     fn cube_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -236,6 +245,19 @@ impl CubeOps for CubeBackend {
         scoring: Scoring,
     ) -> CubeTensor {
         attention::of_qkv(qkv, Angles { cos, sin }, heads, within(first, false, grid, scoring)).0
+    }
+
+    fn cube_gather(x: CubeTensor, rows: CubeTensor) -> CubeTensor {
+        rows::take(x, rows)
+    }
+
+    /// Rows of `x` by `to`, below 0 zeros; row `m` of `x` is row `from[m]` of the result.
+    fn cube_arrange(x: CubeTensor, to: CubeTensor, _: CubeTensor) -> CubeTensor {
+        rows::take(x, to)
+    }
+
+    fn cube_merge(x: CubeTensor, y: CubeTensor, gate: CubeTensor, rows: CubeTensor, gating: Gating) -> CubeTensor {
+        rows::merge([x, y, gate], rows, gating).0
     }
 
     fn cube_rms_norm(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
