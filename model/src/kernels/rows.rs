@@ -33,8 +33,9 @@ struct DeviceRows {
 }
 
 impl RowSet {
-    /// Ascending rows that a device has selected among active rows: their numbers, their indices among the
-    /// active rows, `[k]` each, and how many there are in each sequence of the forward pass.
+    /// Ascending rows that a device has selected among active rows: their numbers, their indices
+    /// among the active rows, `[k]` each, and how many there are in each sequence of the forward
+    /// pass.
     #[must_use]
     pub fn on_device(rows: Tensor<1, Int>, among_active: Tensor<1, Int>, per_sequence: Arc<[usize]>) -> Self {
         Self::of_device(rows, among_active, per_sequence, true)

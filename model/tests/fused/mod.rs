@@ -2,6 +2,7 @@
 //! than a group of threads, grouped heads, windows, soft caps. And every kernel gives the same bits
 //! every time.
 
+mod head;
 mod rows;
 
 use crate::{compare, device, random, tolerances};
@@ -303,13 +304,18 @@ fn all(device: &Device) -> Vec<u32> {
     let readout = Readout { hidden: inner(&[13, 24], 5), terms };
     let teacher = HeadInput { hidden: inner(&[13, 24], 6), head: inner(&[300, 24], 7).into() };
     let targets: Vec<u32> = (0..13).collect();
-    let loss = head_loss(inner(&[300, 24], 8).into(), &[readout], Some(&Teacher::Model(Box::new(teacher))), &targets);
+    let top = Teacher::Top(kernels::top_probs(&teacher, 20, None, 1.5));
+    let losses = [Teacher::Model(Box::new(teacher)), top]
+        .map(|teacher| head_loss(inner(&[300, 24], 8).into(), &[readout.clone()], Some(&teacher), &targets));
     let ids: Vec<u32> = (0..390).map(|i| i % 7).collect();
     let table = kernels_of(device).add_rows(inner(&[7, 24], 9), &ids, y.clone().inner());
     let picked = kernels::embedding(table.clone(), Tensor::<1, Int>::from_ints([3, 3, 0], device));
-    let of_loss = loss.readouts.iter().map(|readout| values(readout.grad_hidden.clone())).collect::<Vec<_>>();
-    let tensors = [values(y.inner()), values(loss.grad_weight), values(table), values(picked)];
-    grads.into_iter().chain(tensors).chain(of_loss).flatten().map(f32::to_bits).collect()
+    let of_losses = losses.into_iter().flat_map(|loss| {
+        let of_readouts = loss.readouts.into_iter().map(|readout| values(readout.grad_hidden));
+        of_readouts.chain([values(loss.grad_weight)]).collect::<Vec<_>>()
+    });
+    let tensors = [values(y.inner()), values(table), values(picked)];
+    grads.into_iter().chain(tensors).chain(of_losses).flatten().map(f32::to_bits).collect()
 }
 
 #[test]

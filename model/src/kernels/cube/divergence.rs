@@ -9,14 +9,14 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use retie_config::Divergence;
 
-const FORWARD_KL: u32 = 0;
+pub const FORWARD_KL: u32 = 0;
 const REVERSE_KL: u32 = 1;
 const JSD: u32 = 2;
 const TVD: u32 = 3;
 const SKEW_KL: u32 = 4;
 
 /// Number of a divergence in the kernel, and its parameter.
-fn number(divergence: Divergence) -> (u32, f32) {
+pub fn number(divergence: Divergence) -> (u32, f32) {
     match divergence {
         Divergence::ForwardKl => (FORWARD_KL, 0.0),
         Divergence::ReverseKl => (REVERSE_KL, 0.0),
@@ -35,7 +35,7 @@ fn mixture(p: f32, share: f32, q: f32) -> f32 {
 
 /// Addend of the divergence, of an outcome with the given log-probabilities.
 #[cube]
-fn value(log_p: f32, log_q: f32, parameter: f32, #[comptime] kind: u32) -> f32 {
+pub fn value(log_p: f32, log_q: f32, parameter: f32, #[comptime] kind: u32) -> f32 {
     let (p, q) = (log_p.exp(), log_q.exp());
     if comptime!(kind == FORWARD_KL) {
         p * (log_p - log_q)
@@ -53,7 +53,7 @@ fn value(log_p: f32, log_q: f32, parameter: f32, #[comptime] kind: u32) -> f32 {
 
 /// `g` of the gradient `q (g − Σ q g)`.
 #[cube]
-fn slope(log_p: f32, log_q: f32, parameter: f32, #[comptime] kind: u32) -> f32 {
+pub fn slope(log_p: f32, log_q: f32, parameter: f32, #[comptime] kind: u32) -> f32 {
     let (p, q) = (log_p.exp(), log_q.exp());
     if comptime!(kind == REVERSE_KL) {
         log_q - log_p

@@ -318,8 +318,10 @@ impl KernelSet for CubeKernels {
         targets: &[u32],
         chunks: Chunks,
     ) -> HeadLoss<KernelValues> {
-        let fused = is_f32(&head.weight).then(|| head::head_loss(head, readouts, teacher, targets, chunks)).flatten();
-        fused.unwrap_or_else(|| head_loss::plain::head_loss(head, readouts, teacher, targets, chunks))
+        if !is_f32(&head.weight) {
+            return head_loss::plain::head_loss(head, readouts, teacher, targets, chunks);
+        }
+        head::head_loss(head, readouts, teacher, targets, chunks)
     }
 
     fn logits_in_flight(&self) -> usize {

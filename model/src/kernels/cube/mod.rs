@@ -27,6 +27,7 @@ mod softmax;
 mod sum_rows;
 mod swap;
 mod top_k;
+mod top_probs;
 mod write;
 
 pub use kernels::kernels_of;
