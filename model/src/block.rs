@@ -95,7 +95,7 @@ impl Block<'_> {
         let x = self.enter(x);
         let step = self.step();
         let entered = self.own.any(|own| own.step.reads_input()).then(|| x.clone());
-        let read = self.attention_input(x.clone());
+        let [x, read] = self.with_attention_input(x);
         if stops(&mut observer, ProbePoint::Attention, &read, &x) {
             return x;
         }
@@ -150,8 +150,16 @@ impl Block<'_> {
         let (x, read) = match parts {
             [Some(mixed), None] if self.adds_as_it_is(|own| &own.extras.attention_scale) => {
                 let own = self.own.part(|own| &own.self_attn.o_proj);
-                let x = self.layer.self_attn.o_proj.forward_onto(mixed, &own, x);
-                let read = self.mlp_input(x.clone());
+                let o_proj = &self.layer.self_attn.o_proj;
+                let norm =
+                    self.joined_norm(&x, &self.layer.post_attention_layernorm, |own| &own.post_attention_layernorm);
+                let [x, read] = match norm {
+                    Some(weight) => kernels::add_rms_norm(x, o_proj.forward(mixed, &own), weight, self.norm_eps()),
+                    None => {
+                        let x = o_proj.forward_onto(mixed, &own, x);
+                        [x.clone(), self.mlp_input(x)]
+                    }
+                };
                 (x, read)
             }
             [mixed, branch] => {
@@ -203,7 +211,7 @@ impl Block<'_> {
         if !self.own.any(|own| own.step.changes_output()) {
             return kernels::add(x, addend);
         }
-        let eps = self.config.anatomy.norm_eps as f32;
+        let eps = self.norm_eps();
         let leave = |own: &DepthWeights, entered, [x, addend]: [Tensor<2>; 2]| {
             own.step.leave(entered, own.step.add_mlp(x, addend), eps)
         };
@@ -243,6 +251,32 @@ impl Block<'_> {
             Residual::PostNorm => x,
             _ => self.norm(x, &self.layer.input_layernorm, |own| &own.input_layernorm),
         }
+    }
+
+    /// The residual stream, and the input of `q_proj`, `k_proj` and `v_proj`.
+    fn with_attention_input(&self, x: Tensor<2>) -> [Tensor<2>; 2] {
+        let is_normed = self.config.anatomy.residual != Residual::PostNorm;
+        let norm = || self.joined_norm(&x, &self.layer.input_layernorm, |own| &own.input_layernorm);
+        match is_normed.then(norm).flatten() {
+            Some(weight) => kernels::rms_norm_beside(x, weight, self.norm_eps()),
+            None => [x.clone(), self.attention_input(x)],
+        }
+    }
+
+    /// Weight of an RMSNorm of one depth, where the device has kernels for it and what stands
+    /// beside it in the residual stream `x`.
+    fn joined_norm(
+        &self,
+        x: &Tensor<2>,
+        stored: &Option<Norm>,
+        own: impl Fn(&DepthWeights) -> &Option<Norm>,
+    ) -> Option<Tensor<1>> {
+        let own = self.own.one().filter(|_| kernels::joins_norms(x)).map(own)?;
+        own.as_ref().or(stored.as_ref())?.rms_weight(&self.config.anatomy)
+    }
+
+    fn norm_eps(&self) -> f32 {
+        self.config.anatomy.norm_eps as f32
     }
 
     /// Keys and values of `x [M, D]`, `[M, K·H]` each.

@@ -26,6 +26,15 @@ impl Norm {
         }
     }
 
+    /// Weight of an RMSNorm, `[D]`; `None` for a LayerNorm.
+    pub fn rms_weight(&self, anatomy: &Anatomy) -> Option<Tensor<1>> {
+        match anatomy.norm {
+            NormKind::Layer => None,
+            NormKind::RmsPlusOne => Some(self.weight.val() + 1.0),
+            NormKind::Rms => Some(self.weight.val()),
+        }
+    }
+
     /// Normalises the channels of each head of `[M, heads·H]` by themselves.
     pub fn forward_heads(&self, x: Tensor<2>, head_dim: usize, anatomy: &Anatomy) -> Tensor<2> {
         let [rows, width] = x.dims();

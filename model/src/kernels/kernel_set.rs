@@ -144,6 +144,23 @@ pub trait KernelSet: Sync {
         plain::rms_norm(x, weight, eps)
     }
 
+    /// Whether the device has kernels for the norm of `x [M, D]` and what stands beside it in the
+    /// residual stream: [`KernelSet::add_rms_norm`] and [`KernelSet::rms_norm_beside`].
+    fn joins_norms(&self, _x: &Tensor<2>) -> bool {
+        false
+    }
+
+    /// Residual connection `x + y`, `[M, D]` each, and its RMSNorm.
+    fn add_rms_norm(&self, x: Tensor<2>, y: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
+        let sum = self.add(x, y);
+        [sum.clone(), self.rms_norm(sum, weight, eps)]
+    }
+
+    /// `x [M, D]` itself and its RMSNorm, for a residual stream that goes on with `x`.
+    fn rms_norm_beside(&self, x: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
+        [x.clone(), self.rms_norm(x, weight, eps)]
+    }
+
     /// LayerNorm over the last dimension: `x [M, D]`; `weight`, `bias` `[D]`.
     fn layer_norm(&self, x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
         plain::layer_norm(x, weight, bias, eps)

@@ -166,6 +166,26 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
     kernels_of(&x.device()).rms_norm(x, weight, eps)
 }
 
+/// Whether the device of `x [M, D]` has kernels for its norm and what stands beside it in the
+/// residual stream: [`add_rms_norm`] and [`rms_norm_beside`].
+#[must_use]
+pub fn joins_norms(x: &Tensor<2>) -> bool {
+    kernels_of(&x.device()).joins_norms(x)
+}
+
+/// Residual connection `x + y`, `[M, D]` each, and its [`rms_norm`].
+#[must_use]
+pub fn add_rms_norm(x: Tensor<2>, y: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
+    kernels_of(&x.device()).add_rms_norm(x, y, weight, eps)
+}
+
+/// `x [M, D]` itself and its [`rms_norm`], for a residual stream that goes on with `x`: where the
+/// device has a kernel for it, both gradients of `x` are summed in that of the norm.
+#[must_use]
+pub fn rms_norm_beside(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
+    kernels_of(&x.device()).rms_norm_beside(x, weight, eps)
+}
+
 /// LayerNorm over the last dimension: `x [M, D]`; `weight`, `bias` `[D]`.
 pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
     kernels_of(&x.device()).layer_norm(x, weight, bias, eps)

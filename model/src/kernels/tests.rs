@@ -100,6 +100,12 @@ fn merge_equals_the_plain_one_for_every_gating() {
         |[x, y]| super::merge(x, y, gate(), how.clone()),
         |[x, y]| plain::merge(x, y, gate(), &how),
     );
+    // What the gate was made of is in the graph, without an effect.
+    compare(
+        [random([4, 3], 35), random([2, 3], 36), random([2, 1], 37)],
+        |[x, y, g]| super::merge(x, y, g * 2.0, how.clone()),
+        |[x, y, g]| plain::merge(x, y, gate(), &how) + g.narrow(0, 0, 1) * 0.0,
+    );
 }
 
 #[test]

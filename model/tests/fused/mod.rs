@@ -327,3 +327,29 @@ fn every_kernel_gives_the_same_bits_every_time() {
         assert!(all(&device) == first, "a second run differs");
     }
 }
+
+/// The residual connection before a norm, and the one that a norm stands beside, with the gradients
+/// of both outputs, or of one of them.
+#[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
+fn norms_in_the_residual_stream_agree_with_the_cpu() {
+    let (device, pointwise) = (device(), tolerances().pointwise);
+    for (rows, width) in [(9, 1), (17, 131), (33, 576), (270, 7)] {
+        let shapes: [&[usize]; 3] = [&[rows, width], &[rows, width], &[1, width]];
+        let weight = |x: &[Tensor<2>]| x[2].clone().reshape([width]);
+        for part in 0..3 {
+            // Both outputs, then each alone; every input stays in the graph.
+            let outputs = |[sum, normed]: [Tensor<2>; 2], x: &[Tensor<2>]| match part {
+                0 => sum * 2.0 + normed,
+                1 => sum + x[2].clone(),
+                _ => normed,
+            };
+            compare("a norm of a sum", pointwise, &device, &shapes, |x: Vec<Tensor<2>>| {
+                outputs(kernels::add_rms_norm(x[0].clone(), x[1].clone(), weight(&x), 1e-5), &x)
+            });
+            compare("a norm beside", pointwise, &device, &shapes, |x: Vec<Tensor<2>>| {
+                outputs(kernels::rms_norm_beside(x[0].clone(), weight(&x), 1e-5), &x) * x[1].clone()
+            });
+        }
+    }
+}

@@ -57,18 +57,13 @@ fn rows_of_any_number_are_gathered_and_merged_as_on_the_cpu() {
         compare("gather", pointwise, &device, &[&[301, width]], |x: Vec<Tensor<2>>| {
             kernels::gather(x[0].clone(), &set)
         });
-        for gating in [Gating::StraightThrough, Gating::Delta, Gating::Weighted] {
+        for gating in [Gating::StraightThrough, Gating::Delta, Gating::Weighted, Gating::Additive] {
             let how = Merge { rows: set.clone(), gating };
             let shapes: [&[usize]; 3] = [&[301, width], &[selected, width], &[selected, 1]];
             compare(&format!("merge, {gating}"), pointwise, &device, &shapes, |x: Vec<Tensor<2>>| {
-                kernels::merge(x[0].clone(), x[1].clone(), x[2].clone(), how.clone())
+                kernels::merge(x[0].clone(), x[1].clone(), x[2].clone() * 0.5, how.clone())
             });
         }
-        let how = Merge { rows: set, gating: Gating::Additive };
-        compare("merge, additive", pointwise, &device, &[&[301, width], &[selected, width]], |x: Vec<Tensor<2>>| {
-            let gate = Tensor::ones([selected, 1], &x[0].device().inner());
-            kernels::merge(x[0].clone(), x[1].clone(), gate, how.clone())
-        });
     }
     // Rows in any order, and some of them twice.
     compare("gather", pointwise, &device, &[&[40, 5]], |x: Vec<Tensor<2>>| {

@@ -38,7 +38,7 @@ pub fn forward(x: FlexTensor, y: FlexTensor, gate: FlexTensor, merge: Merge) -> 
     (from_values(out, x.shape()), State { entered, y, gate, merge })
 }
 
-/// Gradients of `x`, `y` and `gate`.
+/// Gradients of `x`, `y` and `gate`; additive gating has one of 0, for what the gate was made of.
 pub fn backward(state: &State, grad: FlexTensor) -> [Option<FlexTensor>; 3] {
     let State { entered, y, gate, merge } = state;
     let grad = dense(grad);
@@ -67,6 +67,6 @@ pub fn backward(state: &State, grad: FlexTensor) -> [Option<FlexTensor>; 3] {
     [
         Some(from_values(grad_x, grad.shape())),
         Some(from_values(grad_y, y.shape())),
-        (merge.gating != Gating::Additive).then(|| from_values(grad_gate, gate.shape())),
+        Some(from_values(grad_gate, gate.shape())),
     ]
 }

@@ -7,6 +7,7 @@ use super::{
     launch,
     linear::{self, Merged},
     operations::{CubeOps, within},
+    pair::record_pair,
     parts::Stacked,
     rms_norm, rope, rows,
     softmax::Keys,
@@ -239,7 +240,7 @@ impl<C: CheckpointStrategy> CubeOps for Autodiff<CubeBackend, C> {
         record::<CubeBackend, C, _, 3>(
             [x, y, gate],
             |tensors| rows::merge(tensors, rows, gating),
-            |BackwardInput { saved, grad, .. }| rows::merge_backward(saved, grad),
+            |BackwardInput { saved, grad, .. }| rows::merge_backward(saved, grad).map(Some),
         )
     }
 
@@ -247,7 +248,43 @@ impl<C: CheckpointStrategy> CubeOps for Autodiff<CubeBackend, C> {
         record::<CubeBackend, C, _, 2>(
             [x, weight],
             |[x, weight]| (rms_norm::forward(x.clone(), weight.clone(), eps), (x, weight, eps)),
-            |BackwardInput { saved: (x, weight, eps), grad, .. }| rms_norm::backward(x, weight, grad, eps).map(Some),
+            |BackwardInput { saved: (x, weight, eps), grad, .. }| {
+                rms_norm::backward(x, weight, grad, None, eps).map(Some)
+            },
+        )
+    }
+
+    fn cube_add_rms_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        record_pair::<CubeBackend, C, _, 3>(
+            [x, y, weight],
+            |[x, y, weight]| {
+                let [sum, normed] = rms_norm::forward_of_sum(x, y, weight.clone(), eps);
+                ([sum.clone(), normed], (sum, weight, eps))
+            },
+            |saved, given| {
+                let [grad, grad_weight] = rms_norm::backward_beside(saved, given);
+                [grad.clone(), grad, grad_weight]
+            },
+        )
+    }
+
+    fn cube_rms_norm_beside(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        record_pair::<CubeBackend, C, _, 2>(
+            [x, weight],
+            |[x, weight]| {
+                let normed = rms_norm::forward(x.clone(), weight.clone(), eps);
+                ([x.clone(), normed], (x, weight, eps))
+            },
+            rms_norm::backward_beside,
         )
     }
 

@@ -171,6 +171,21 @@ impl KernelSet for CubeKernels {
         Tensor::from_dispatch(Dispatch::cube_rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
     }
 
+    fn joins_norms(&self, x: &Tensor<2>) -> bool {
+        is_f32(x) && !is_few(x)
+    }
+
+    fn add_rms_norm(&self, x: Tensor<2>, y: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
+        let (x, y, weight) = (x.into_dispatch(), y.into_dispatch(), weight.into_dispatch());
+        let (sum, normed) = Dispatch::cube_add_rms_norm(x, y, weight, eps);
+        [sum, normed].map(Tensor::from_dispatch)
+    }
+
+    fn rms_norm_beside(&self, x: Tensor<2>, weight: Tensor<1>, eps: f32) -> [Tensor<2>; 2] {
+        let (x, normed) = Dispatch::cube_rms_norm_beside(x.into_dispatch(), weight.into_dispatch(), eps);
+        [x, normed].map(Tensor::from_dispatch)
+    }
+
     fn rope(&self, x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
         Tensor::from_dispatch(Dispatch::cube_rope(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
     }

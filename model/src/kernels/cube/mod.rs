@@ -19,6 +19,7 @@ mod linear;
 mod logits;
 mod lora;
 mod operations;
+mod pair;
 mod parts;
 mod rms_norm;
 mod rope;

@@ -113,6 +113,17 @@ pub trait CubeOps: Backend {
         gating: Gating,
     ) -> FloatTensor<Self>;
     fn cube_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn cube_add_rms_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn cube_rms_norm_beside(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn cube_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
     fn cube_inject(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
     fn cube_attention(
@@ -262,6 +273,14 @@ impl CubeOps for CubeBackend {
 
     fn cube_rms_norm(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
         rms_norm::forward(x, weight, eps)
+    }
+
+    fn cube_add_rms_norm(x: CubeTensor, y: CubeTensor, weight: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {
+        rms_norm::forward_of_sum(x, y, weight, eps).into()
+    }
+
+    fn cube_rms_norm_beside(x: CubeTensor, weight: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {
+        (x.clone(), rms_norm::forward(x, weight, eps))
     }
 
     fn cube_rope(x: CubeTensor, cos: CubeTensor, sin: CubeTensor) -> CubeTensor {

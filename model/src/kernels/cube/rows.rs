@@ -238,8 +238,8 @@ pub fn merge([x, y, gate]: [CubeTensor; 3], rows: CubeTensor, gating: Gating) ->
     (out, Merged { x, y, gate, rows, gating })
 }
 
-/// Gradients of `x`, `y` and `gate`.
-pub fn merge_backward(merged: Merged, grad: CubeTensor) -> [Option<CubeTensor>; 3] {
+/// Gradients of `x`, `y` and `gate`; additive gating has one of 0.
+pub fn merge_backward(merged: Merged, grad: CubeTensor) -> [CubeTensor; 3] {
     let Merged { x, y, gate, rows, gating } = merged;
     let grad = dense(grad);
     let ([num_rows, width], [selected, _]) = (dims(&grad), dims(&y));
@@ -262,5 +262,5 @@ pub fn merge_backward(merged: Merged, grad: CubeTensor) -> [Option<CubeTensor>; 
         selected == num_rows,
         number(gating),
     );
-    [Some(grad_x), Some(grad_y), (gating != Gating::Additive).then_some(grad_gate)]
+    [grad_x, grad_y, grad_gate]
 }
