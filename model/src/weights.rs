@@ -136,25 +136,44 @@ impl Loader<'_> {
     pub fn layer(&self, layer: LayerIndex, config: &ModelConfig) -> Result<Layer, CheckpointError> {
         let norm = |position| self.norm(TensorOwner::Layer(layer), position);
         let linear = |projection| self.linear(layer, projection);
+        let [q_proj, k_proj, v_proj] =
+            self.adjoined([linear(Projection::Q)?, linear(Projection::K)?, linear(Projection::V)?]);
+        let gate_proj = config.has_projection(Projection::Gate).then(|| linear(Projection::Gate)).transpose()?;
+        let up_proj = linear(Projection::Up)?;
+        let (gate_proj, up_proj) = match gate_proj {
+            Some(gate_proj) => {
+                let [gate_proj, up_proj] = self.adjoined([gate_proj, up_proj]);
+                (Some(gate_proj), up_proj)
+            }
+            None => (None, up_proj),
+        };
         Ok(Layer {
             input_layernorm: norm(NormPosition::Input)?,
             self_attn: Attention {
-                q_proj: linear(Projection::Q)?,
-                k_proj: linear(Projection::K)?,
-                v_proj: linear(Projection::V)?,
+                q_proj,
+                k_proj,
+                v_proj,
                 o_proj: linear(Projection::O)?,
                 q_norm: norm(NormPosition::Query)?,
                 k_norm: norm(NormPosition::Key)?,
             },
             post_attention_layernorm: norm(NormPosition::PostAttention)?,
             pre_feedforward_layernorm: norm(NormPosition::PreFeedforward)?,
-            mlp: Mlp {
-                gate_proj: config.has_projection(Projection::Gate).then(|| linear(Projection::Gate)).transpose()?,
-                up_proj: linear(Projection::Up)?,
-                down_proj: linear(Projection::Down)?,
-            },
+            mlp: Mlp { gate_proj, up_proj, down_proj: linear(Projection::Down)? },
             post_feedforward_layernorm: norm(NormPosition::PostFeedforward)?,
         })
+    }
+
+    /// Linears that read the same rows, whose weights, if they are not trained, stand where the
+    /// kernels of the device find them as one.
+    fn adjoined<const N: usize>(&self, mut linears: [Linear; N]) -> [Linear; N] {
+        let weights: Option<Vec<_>> = linears.iter().map(|linear| Some(linear.weight.as_ref()?.val())).collect();
+        if let Some(weights) = weights {
+            for (linear, weight) in linears.iter_mut().zip(kernels_of(self.device).adjoined(weights)) {
+                linear.weight = linear.weight.take().map(|param| param.map(|_| weight));
+            }
+        }
+        linears
     }
 
     /// Routers of one kind, in f32 whatever the data type of the other matrices.

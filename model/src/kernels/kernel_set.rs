@@ -183,6 +183,12 @@ pub trait KernelSet: Sync {
         false
     }
 
+    /// The same weights `[out, in]`, where those of [joined linears](KernelSet::joins_linears) are
+    /// found as one if they do not change.
+    fn adjoined(&self, weights: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+        weights
+    }
+
     /// Rotary embedding and attention of the projections of `x [M, D]` → `[M, N·H]`, where the
     /// device has kernels that go from one to the other.
     fn qkv_attention(&self, _x: &Tensor<2>, _qkv: &[LinearPart; 3], _how: QkvAttention<'_>) -> Option<Tensor<2>> {

@@ -353,3 +353,40 @@ fn norms_in_the_residual_stream_agree_with_the_cpu() {
         }
     }
 }
+
+/// Weights that are not trained are put one below the other at loading: no pass copies them. Rows
+/// of five numbers are none that a device binds a buffer from.
+#[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
+fn weights_that_are_not_trained_are_stacked_once() {
+    let device = device();
+    let stacked = |f: &dyn Fn()| {
+        let launches = with_launches(&device, Execution::Real, f).1.unwrap();
+        launches.iter().filter(|(name, _)| name.starts_with("StackParts")).map(|(_, count)| count).sum::<usize>()
+    };
+    let golden = Golden::named("gqa");
+    let model = CausalLm::load(&golden.config(), &golden, &device).unwrap();
+    let rows = vec![(0..30).map(|i| i % 7).collect::<Vec<u32>>()];
+    assert_eq!(stacked(&|| drop(values(model.forward(ids(&rows, &device), None)))), 0);
+    for (input, copies) in [(64, 0), (5, 1)] {
+        let outs = [&device, &Device::flex()].map(|device| {
+            let tensor = |shape: &[usize], seed| Tensor::<2>::from_data(random(shape, seed), device);
+            let weights = vec![tensor(&[7, input], 1), tensor(&[7, input], 2)];
+            let adjoined = kernels_of(device).adjoined(weights.clone());
+            for (weight, adjoined) in weights.into_iter().zip(&adjoined) {
+                assert_eq!(values(adjoined.clone()), values(weight));
+            }
+            let part = |weight: &Tensor<2>| LinearPart { weight: weight.clone(), lora: None };
+            let (x, gate_up) = (tensor(&[40, input], 3), [part(&adjoined[0]), part(&adjoined[1])]);
+            let down = part(&tensor(&[9, 7], 4));
+            let joined = kernels::gated_mlp(&x, &gate_up, Activation::Silu, &down);
+            if joined.is_some() {
+                let again = || drop(kernels::gated_mlp(&x, &gate_up, Activation::Silu, &down));
+                assert_eq!(stacked(&again), copies, "rows of {input}");
+            }
+            let [gate, up] = gate_up.map(|part| through(&x, &part));
+            values(joined.unwrap_or_else(|| through(&kernels::gated(gate, up, Activation::Silu), &down)))
+        });
+        crate::assert_within("gate and up of one buffer", &outs[0], &outs[1], tolerances().product);
+    }
+}

@@ -5,7 +5,7 @@ use super::{
     adamw, embedding, few, head,
     launch::{int_on_device, int_tensor, on_device, tensor},
     operations::CubeOps,
-    top_k,
+    parts, top_k,
     write::{self, Targets},
 };
 use crate::kernels::{
@@ -218,6 +218,13 @@ impl KernelSet for CubeKernels {
 
     fn joins_linears(&self) -> bool {
         true
+    }
+
+    fn adjoined(&self, weights: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+        if !weights.iter().all(has_no_graph) {
+            return weights;
+        }
+        parts::adjoined(weights.into_iter().map(on_device).collect()).into_iter().map(tensor).collect()
     }
 
     fn qkv_attention(&self, x: &Tensor<2>, qkv: &[LinearPart; 3], how: QkvAttention<'_>) -> Option<Tensor<2>> {

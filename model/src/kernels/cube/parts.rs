@@ -72,8 +72,8 @@ impl Stacked {
     pub fn plain(weights: impl IntoIterator<Item = CubeTensor>) -> Self {
         let weights: Vec<CubeTensor> = weights.into_iter().map(dense).collect();
         let parts: Vec<_> = weights.iter().map(|weight| (dims::<2>(weight)[0], None)).collect();
-        if let [weight] = weights.as_slice() {
-            return Self { weight: weight.clone(), parts };
+        if let Some(weight) = in_one_buffer(&weights) {
+            return Self { weight, parts };
         }
         let (out, input) = stack(&weights);
         let mut first = 0;
@@ -131,6 +131,42 @@ impl Stacked {
         }
         (grad_x, grads)
     }
+}
+
+/// Weights that stand one below the other in memory, as one; `None` where they do not.
+fn in_one_buffer(weights: &[CubeTensor]) -> Option<CubeTensor> {
+    let ([first, ..], [.., last]) = (weights, weights) else { return None };
+    let begin = |x: &CubeTensor| x.handle.offset_start.unwrap_or(0);
+    let follows = |[x, y]: &[CubeTensor; 2]| {
+        let bytes = (x.meta.num_elements() * x.dtype.size()) as u64;
+        let is_shared = x.handle.memory.descriptor() == y.handle.memory.descriptor();
+        is_shared && begin(x) + bytes == begin(y)
+    };
+    if !weights.array_windows::<2>().all(follows) {
+        return None;
+    }
+    let ([_, input], mut handle) = (dims(first), first.handle.clone());
+    handle.offset_end = last.handle.offset_end;
+    let rows: usize = weights.iter().map(|weight| dims::<2>(weight)[0]).sum();
+    Some(CubeTensor::new_contiguous(
+        first.client.clone(),
+        first.device.clone(),
+        [rows, input].into(),
+        handle,
+        first.dtype,
+    ))
+}
+
+/// The same weights one below the other in memory, so that [`Stacked::plain`] of them copies
+/// nothing; where the device can bind no buffer from their rows on, each is a copy.
+pub fn adjoined(weights: Vec<CubeTensor>) -> Vec<CubeTensor> {
+    let Stacked { weight, parts } = Stacked::plain(weights);
+    let mut first = 0;
+    let rows = parts.into_iter().map(|(rows, _)| {
+        first += rows;
+        CubeBackend::float_slice(weight.clone(), &[(first - rows..first).into()])
+    });
+    rows.collect()
 }
 
 /// Memory for `weights` one below the other, and their width.
