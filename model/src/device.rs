@@ -4,11 +4,12 @@ use crate::ModelError;
 use burn::tensor::Device;
 #[cfg(any(feature = "cuda", test))]
 use std::path::Path;
+use std::sync::Once;
 
 const KNOWN: &str = "auto, cpu, wgpu, wgpu:N, cuda, cuda:N";
 
 /// Device of a name. `auto` takes the first of CUDA, WGPU and CPU that this binary was built with
-/// and this machine has.
+/// and this machine has; it warns, once, where it passes over a GPU that only lacks a file.
 ///
 /// # Errors
 /// When the name is unknown, its backend is not in this binary, or this machine has no such device.
@@ -19,12 +20,35 @@ pub fn device(name: &str) -> Result<Device, ModelError> {
         None => (name, None),
     };
     match (kind, index) {
-        ("auto", None) => Ok(cuda("cuda", None).or_else(|_| wgpu("wgpu", None)).unwrap_or_else(|_| Device::flex())),
+        ("auto", None) => {
+            static WARNED: Once = Once::new();
+            let (device, warning) = first(cuda("cuda", None), || wgpu("wgpu", None));
+            if let Some(warning) = warning {
+                WARNED.call_once(|| tracing::warn!("{warning}"));
+            }
+            Ok(device)
+        }
         ("cpu", None) => Ok(Device::flex()),
         ("wgpu", index) => wgpu(name, index),
         ("cuda", index) => cuda(name, index),
         _ => Err(unknown()),
     }
+}
+
+/// The first device of `cuda`, `wgpu` and the CPU, and a line where CUDA has a device that cannot
+/// be used.
+fn first(
+    cuda: Result<Device, ModelError>,
+    wgpu: impl FnOnce() -> Result<Device, ModelError>,
+) -> (Device, Option<String>) {
+    let error = match cuda {
+        Ok(device) => return (device, None),
+        Err(error) => error,
+    };
+    let (device, name) = wgpu().map_or_else(|_| (Device::flex(), "the CPU"), |device| (device, "wgpu"));
+    let is_there = matches!(error, ModelError::NoLibdevice { .. });
+    let reason = error.to_string().replace('\n', "; ");
+    (device, is_there.then(|| format!("`--device auto` takes {name}, although CUDA has a GPU: {reason}")))
 }
 
 /// Whether tensors on `device` are in the memory of the host.
@@ -96,6 +120,27 @@ fn named<E: std::fmt::Display>(name: &str, found: Result<burn::backend::CubeDevi
 mod tests {
     use super::*;
     use fs_err as fs;
+
+    #[test]
+    fn a_gpu_that_is_passed_over_is_named_in_one_line() {
+        let not_built = |backend| Err(ModelError::BackendNotBuilt { backend });
+        let no_file = || Err(ModelError::NoLibdevice { searched: "`/opt/cuda`".to_owned() });
+        let (device, warning) = first(no_file(), || not_built("wgpu"));
+        let warning = warning.unwrap();
+        assert!(is_host(&device) && !warning.contains('\n'), "{warning}");
+        assert!(
+            warning.starts_with("`--device auto` takes the CPU, although CUDA has a GPU: CUDA's math"),
+            "{warning}"
+        );
+        assert!(warning.contains("under `/opt/cuda`; hint: set `CUDA_PATH`"), "{warning}");
+        let (_, warning) = first(no_file(), || Ok(Device::flex()));
+        assert!(warning.unwrap().contains("takes wgpu"));
+        // No GPU, or a program without CUDA, is nothing to warn of.
+        let no_gpu = ModelError::NoSuchDevice { name: "cuda".to_owned(), reason: "none".to_owned() };
+        for error in [Err(no_gpu), not_built("cuda"), Ok(Device::flex())] {
+            assert_eq!(first(error, || not_built("wgpu")).1, None);
+        }
+    }
 
     /// `CUDA_PATH` stands for itself: no root is looked at beside it, as CubeCL does.
     #[test]
