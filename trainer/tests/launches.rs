@@ -12,7 +12,7 @@ use retie_config::{
     ExpertChoiceConfig, Init, LoraConfig, ModelConfig, RecursionConfig, RouterConfig, Sharing, TokenChoiceConfig,
     UptrainConfig,
 };
-use retie_model::kernels::{Execution, num_reads, pool_memory, with_launches};
+use retie_model::kernels::{Execution, Product, num_reads, pool_memory, with_launches, with_work};
 use retie_trainer::{RunModels, StepProbe};
 use serde::Deserialize;
 use serde_json::json;
@@ -91,15 +91,26 @@ fn hold(name: &str, model: &ModelConfig, rank: usize, router: Option<RouterConfi
     let mut counts = Vec::new();
     for _ in 0..4 {
         let before = num_reads();
-        let (step, launches) = with_launches(&device, execution, || probe.step(false));
+        let ((step, work), launches) = with_launches(&device, execution, || with_work(|| probe.step(false)));
         step.unwrap();
-        counts.push((launches.expect("a device with kernels"), num_reads() - before));
+        counts.push((launches.expect("a device with kernels"), num_reads() - before, work));
     }
     // The first step makes the state of the optimizer.
-    let (launches, reads) = counts.remove(0);
+    let (launches, reads, _) = counts.remove(0);
     eprintln!("{name}: {} launches, {reads} reads in the first step", launches.values().sum::<usize>());
-    assert!(counts.iter().all(|count| *count == counts[0]), "{name}: the counts of later steps differ");
-    let (launches, reads) = counts.remove(0);
+    let same = |(launches, reads, _): &(_, _, _)| (launches, reads) == (&counts[0].0, &counts[0].1);
+    assert!(counts.iter().all(same), "{name}: the counts of later steps differ");
+    let (launches, reads, work) = counts.remove(0);
+    let products: usize = launches.iter().filter(|(name, _)| name.starts_with("Matmul")).map(|(_, count)| count).sum();
+    assert_eq!(work.products.values().sum::<usize>(), products, "{name}: the shape of every product is known");
+    let all = |of: fn(Product) -> u64| work.products.iter().map(|(shape, n)| of(*shape) * *n as u64).sum::<u64>();
+    let (operations, bytes) = (all(Product::operations), all(Product::bytes));
+    eprintln!(
+        "{name}: products of {} shapes, {operations} operations, {bytes} bytes; kernels bind {} bytes",
+        work.products.len(),
+        work.bound_bytes
+    );
+    assert!(work.bound_bytes > 0, "{name}: kernels bind buffers");
     let total: usize = launches.values().sum();
     let gib = pool_memory(&device).expect("a device with pools").reserved as f64 / f64::from(1 << 30);
     eprintln!("{name}: {total} launches, {reads} reads, {gib:.2} GiB\n{launches:#?}");

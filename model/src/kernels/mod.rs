@@ -12,7 +12,7 @@
 //! | `layout`, `rows` | rows of sequences, selected rows and copied rows |
 //! | `top_k` | selection of rows by their logits |
 //! | `reads` | what the host reads of a device, and how often |
-//! | `launches` | kernels that a device is asked to run, and its memory |
+//! | `launches`, `work` | kernels that a device is asked to run, its memory, products and bytes |
 //!
 //! Tests compare every fused kernel with plain burn, values and gradients.
 
@@ -33,6 +33,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod top_k;
+mod work;
 
 pub use allocator::{Allocator, keep_freed_memory};
 pub use cpu::sum_of_squares;
@@ -58,6 +59,7 @@ pub use reads::{Late, num_reads, read, read_mean, read_together, write};
 pub(crate) use rows::range;
 pub use rows::{Merge, RowCopy, RowSet, RowsLora};
 pub use top_k::Quota;
+pub use work::{Product, Work, with_work};
 
 use burn::{
     backend::DispatchDevice,

@@ -11,7 +11,7 @@ use crate::{
 use anyhow::{bail, ensure};
 use clap::Args;
 use retie_config::{Precision, UptrainConfig};
-use retie_model::kernels::{Execution, Launches, num_reads, pool_memory, with_launches};
+use retie_model::kernels::{Execution, Launches, Product, Work, num_reads, pool_memory, with_launches, with_work};
 use retie_report::number::rate;
 use retie_trainer::{RunModels, StepProbe, StepSeconds};
 use serde::Serialize;
@@ -72,10 +72,40 @@ struct OnDevice {
     kernels: Launches,
     /// Time of the step on the host by launches; in a dry run nothing else takes time.
     host_microseconds_a_launch: f64,
+    /// Matrix products in f32, those with the most operations first.
+    products: Vec<Products>,
+    /// Of factors and results of products, each once.
+    bytes_of_products: u64,
+    /// Of the buffers that the kernels of retie bind, each once a launch; those of other kernels
+    /// are not known.
+    bytes_of_kernels: u64,
     /// In tensors after the step: weights, moments.
     bytes_in_use: u64,
     /// In the pools of the device, which keep what they once needed.
     bytes_reserved: u64,
+}
+
+/// Products of one shape.
+#[derive(Debug, Serialize)]
+struct Products {
+    #[serde(flatten)]
+    shape: Product,
+    count: usize,
+    /// Of all of them.
+    operations: u64,
+}
+
+impl Products {
+    fn of(work: &Work) -> Vec<Self> {
+        let of_shape = |(shape, count): (&Product, &usize)| Self {
+            shape: *shape,
+            count: *count,
+            operations: shape.operations() * *count as u64,
+        };
+        let mut all: Vec<_> = work.products.iter().map(of_shape).collect();
+        all.sort_by_key(|products| std::cmp::Reverse(products.operations));
+        all
+    }
 }
 
 impl BenchStep {
@@ -132,14 +162,14 @@ impl BenchStep {
         for done in 0..total {
             bar.set(done, total, "steps");
             let reads = num_reads();
-            let (seconds, launches) = with_launches(device, execution, || probe.step(false));
-            rounds.push((seconds?, launches, num_reads() - reads));
+            let ((seconds, work), launches) = with_launches(device, execution, || with_work(|| probe.step(false)));
+            rounds.push((seconds?, launches, num_reads() - reads, work));
         }
         drop(bar);
         // The first compiles, and makes the moments.
         let mut rounds = rounds.split_off(1);
         rounds.sort_by(|a, b| a.0.step(1).total_cmp(&b.0.step(1)));
-        let (seconds, kernels, reads) = rounds.swap_remove(rounds.len() / 2);
+        let (seconds, kernels, reads, work) = rounds.swap_remove(rounds.len() / 2);
         let (batch, seq) = (config.train.batch_size, config.data.sequence_length);
         let on_device = kernels.map(|kernels| {
             let launches = kernels.values().sum();
@@ -148,6 +178,9 @@ impl BenchStep {
                 launches,
                 kernels,
                 host_microseconds_a_launch: seconds.step(1) * 1e6 / launches as f64,
+                products: Products::of(&work),
+                bytes_of_products: work.products.iter().map(|(shape, count)| shape.bytes() * *count as u64).sum(),
+                bytes_of_kernels: work.bound_bytes,
                 bytes_in_use: memory.map_or(0, |memory| memory.in_use),
                 bytes_reserved: memory.map_or(0, |memory| memory.reserved),
             }
@@ -189,10 +222,79 @@ impl fmt::Display for Figures {
             gib(on_device.bytes_reserved),
             gib(on_device.bytes_in_use),
         )?;
+        let OnDevice { products, bytes_of_products, bytes_of_kernels, .. } = on_device;
+        write!(
+            f,
+            "\nmoved     {:.2} GiB by products, {:.2} GiB by kernels of retie, each buffer once; others are not counted",
+            gib(*bytes_of_products),
+            gib(*bytes_of_kernels),
+        )?;
+        let (count, operations) =
+            products.iter().fold((0, 0), |(count, sum), of| (count + of.count, sum + of.operations));
+        write!(f, "\nproducts  {count} in f32, {:.2} TFLOP: batch × rows × inner × columns", operations as f64 / 1e12)?;
+        for Products { shape, count, .. } in products {
+            let Product { batch, rows, inner, columns } = shape;
+            write!(f, "\n{count:8}  {batch} × {rows} × {inner} × {columns}")?;
+        }
+        write!(f, "\nkernels")?;
         let mut kernels: Vec<_> = on_device.kernels.iter().collect();
         kernels.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
         // What follows are the types that a kernel is made of.
         let short = |name: &str| name.split(" | ").take(2).collect::<Vec<_>>().join(" | ");
         kernels.into_iter().try_for_each(|(name, count)| write!(f, "\n{count:8}  {}", short(name)))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_and_bytes_are_in_the_table_and_in_json() {
+        let product = |batch, rows, inner, columns| Product { batch, rows, inner, columns };
+        let products = [(product(1, 40, 8, 4), 7), (product(3, 40, 16, 32), 2)].into();
+        let work = Work { products, bound_bytes: 3 << 29 };
+        let on_device = OnDevice {
+            launches: 10,
+            kernels: [("MatmulEntry".to_owned(), 9), ("RmsNormKernel".to_owned(), 1)].into(),
+            host_microseconds_a_launch: 1.0,
+            products: Products::of(&work),
+            bytes_of_products: 1 << 29,
+            bytes_of_kernels: work.bound_bytes,
+            bytes_in_use: 0,
+            bytes_reserved: 0,
+        };
+        let figures = Figures {
+            device: "wgpu".to_owned(),
+            batch: 3,
+            seq: 40,
+            precision: Precision::F32,
+            dry_run: true,
+            seconds: StepSeconds { micro_batch: 1.0, update: 0.5 },
+            tokens_per_second: None,
+            reads: 2,
+            on_device: Some(on_device),
+        };
+        let text = figures.to_string();
+        let found: Vec<&str> = text.lines().skip(4).collect();
+        assert_eq!(
+            found,
+            [
+                "moved     0.50 GiB by products, 1.50 GiB by kernels of retie, each buffer once; others are not counted",
+                "products  9 in f32, 0.00 TFLOP: batch × rows × inner × columns",
+                "       2  3 × 40 × 16 × 32",
+                "       7  1 × 40 × 8 × 4",
+                "kernels",
+                "       9  MatmulEntry",
+                "       1  RmsNormKernel",
+            ]
+        );
+        let json = serde_json::to_value(&figures).unwrap();
+        let largest = json.pointer("/on_device/products/0").unwrap();
+        assert_eq!(
+            (&largest["rows"], &largest["count"], &largest["operations"]),
+            (&40.into(), &2.into(), &245_760.into())
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! AdamW in one pass over many parameters, in place, and the squared norms of many gradients. A
 //! launch takes as many tensors as the device can bind, so that a step has few of them.
 
-use super::launch::{UNITS, dense, empty, parts_of_a_launch, sum_of_cube, units};
+use super::launch::{Bound, UNITS, dense, empty, parts_of_a_launch, sum_of_cube, units};
 use crate::kernels::AdamWStep;
 use burn::backend::TensorMetadata;
 use burn_cubecl::tensor::CubeTensor;
@@ -101,7 +101,7 @@ fn launch(updates: Vec<Update>) {
         let count = CubeCount::Static(cubes as u32, some.len() as u32, 1);
         let parameters = some.into_iter().map(|Update { tensors, step }| {
             let count = tensors[0].shape().num_elements();
-            let [value, grad, mean, square] = tensors.map(CubeTensor::into_buffer_arg);
+            let [value, grad, mean, square] = tensors.map(Bound::bound);
             let AdamWStep { step_size, inverse_root, keep, clip, .. } = step;
             ParameterLaunch::new(value, grad, mean, square, count, step_size, inverse_root, keep, clip)
         });
@@ -161,9 +161,9 @@ pub fn squares(vectors: Vec<CubeTensor>) -> Option<(CubeTensor, Vec<usize>)> {
         let vectors = parts.iter().zip(rest.by_ref()).map(|(parts, x)| {
             let (count, start) = (x.shape().num_elements(), first);
             first += parts;
-            VectorLaunch::new(dense(x).into_buffer_arg(), count, start)
+            VectorLaunch::new(dense(x).bound(), count, start)
         });
-        squares_kernel::launch(&client, count, units(), vectors.collect(), sums.clone().into_buffer_arg());
+        squares_kernel::launch(&client, count, units(), vectors.collect(), sums.clone().bound());
     }
     Some((sums, parts))
 }

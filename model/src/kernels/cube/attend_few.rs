@@ -4,7 +4,7 @@
 
 use super::{
     attention::Attended,
-    launch::{UNITS, cubes, dense, dims, empty_like, max_of_cube, sum_of_cube, units},
+    launch::{Bound, UNITS, cubes, dense, dims, empty_like, max_of_cube, sum_of_cube, units},
     softmax::{Keys, LOWEST, capped, first_key},
 };
 use crate::kernels::Grid;
@@ -160,7 +160,7 @@ pub fn attend_few(q: CubeTensor, k: CubeTensor, v: CubeTensor, attended: &Attend
     let client = q.client.clone();
     let window = scoring.window.unwrap_or(0);
     let sizes = SizesLaunch::new(queries, tokens, heads, kv_heads, head_dim, kv_len, capacity, window);
-    let (q, k, v) = (q.into_buffer_arg(), k.into_buffer_arg(), v.into_buffer_arg());
+    let (q, k, v) = (q.bound(), k.bound(), v.bound());
     let (count, cap, has_cap) = (cubes(queries * heads), scoring.softcap.unwrap_or(1.0), scoring.softcap.is_some());
     match &attended.keys {
         Keys::UpTo(last) => attend_few_up_to_kernel::launch(
@@ -170,8 +170,8 @@ pub fn attend_few(q: CubeTensor, k: CubeTensor, v: CubeTensor, attended: &Attend
             q,
             k,
             v,
-            last.clone().into_buffer_arg(),
-            out.clone().into_buffer_arg(),
+            last.clone().bound(),
+            out.clone().bound(),
             sizes,
             scoring.scale,
             cap,
@@ -184,7 +184,7 @@ pub fn attend_few(q: CubeTensor, k: CubeTensor, v: CubeTensor, attended: &Attend
             q,
             k,
             v,
-            out.clone().into_buffer_arg(),
+            out.clone().bound(),
             sizes,
             scoring.scale,
             cap,

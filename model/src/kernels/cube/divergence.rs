@@ -2,7 +2,7 @@
 //! are those of the CPU, in `head_loss::divergence`.
 
 use super::{
-    launch::{UNITS, cubes, dims, sum_of_cube, units},
+    launch::{Bound, UNITS, cubes, dims, sum_of_cube, units},
     logits::log_sum_of_row,
 };
 use burn_cubecl::tensor::CubeTensor;
@@ -160,10 +160,10 @@ pub fn add(
         &logits.client.clone(),
         cubes(rows),
         units(),
-        logits.clone().into_buffer_arg(),
-        teacher.into_buffer_arg(),
-        grads.clone().into_buffer_arg(),
-        values.clone().into_buffer_arg(),
+        logits.clone().bound(),
+        teacher.bound(),
+        grads.clone().bound(),
+        values.clone().bound(),
         column,
         rows,
         width,

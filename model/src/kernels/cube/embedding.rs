@@ -1,6 +1,6 @@
 //! Gradient of an embedding table: rows of equal ids are summed in their order, each id by a cube.
 
-use super::launch::{UNITS, cubes, dense, dims, units};
+use super::launch::{Bound, UNITS, cubes, dense, dims, units};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use std::collections::BTreeMap;
@@ -51,9 +51,9 @@ pub fn add_rows(table: CubeTensor, rows: CubeTensor, order: CubeTensor, ids: usi
         &client,
         cubes(ids),
         units(),
-        table.clone().into_buffer_arg(),
-        rows.into_buffer_arg(),
-        order.into_buffer_arg(),
+        table.clone().bound(),
+        rows.bound(),
+        order.bound(),
         ids,
         width,
     );

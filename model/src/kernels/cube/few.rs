@@ -4,7 +4,7 @@
 
 use super::{
     gated::{activate, number},
-    launch::{UNITS, dense, dims, empty, parts_of_a_launch, units},
+    launch::{Bound, UNITS, dense, dims, empty, parts_of_a_launch, units},
 };
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -84,11 +84,11 @@ pub fn products(x: CubeTensor, weights: Vec<CubeTensor>) -> Vec<CubeTensor> {
     for some in all.chunks(size) {
         let widest = some.iter().map(|(_, width)| **width).max().unwrap_or(1);
         let count = CubeCount::Static(widest.div_ceil(OUTPUTS) as u32, some.len() as u32, 1);
-        let parts = some.iter().map(|((weight, out), width)| {
-            WeightLaunch::new(weight.clone().into_buffer_arg(), (*out).clone().into_buffer_arg(), **width)
-        });
+        let parts = some
+            .iter()
+            .map(|((weight, out), width)| WeightLaunch::new(weight.clone().bound(), (*out).clone().bound(), **width));
         let parts = parts.collect();
-        few_rows_kernel::launch(&x.client.clone(), count, units(), x.clone().into_buffer_arg(), parts, rows, input);
+        few_rows_kernel::launch(&x.client.clone(), count, units(), x.clone().bound(), parts, rows, input);
     }
     out
 }
@@ -160,10 +160,10 @@ pub fn onto(x: CubeTensor, weight: CubeTensor, residual: CubeTensor) -> CubeTens
         &client,
         cubes_for(width),
         units(),
-        x.into_buffer_arg(),
-        weight.into_buffer_arg(),
-        residual.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        x.bound(),
+        weight.bound(),
+        residual.bound(),
+        out.clone().bound(),
         rows,
         input,
         width,
@@ -186,11 +186,11 @@ pub fn gated_onto(
         &client,
         cubes_for(width),
         units(),
-        gate.into_buffer_arg(),
-        up.into_buffer_arg(),
-        weight.into_buffer_arg(),
-        residual.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        gate.bound(),
+        up.bound(),
+        weight.bound(),
+        residual.bound(),
+        out.clone().bound(),
         rows,
         input,
         width,

@@ -1,6 +1,6 @@
 //! Gated activation `act(gate) · up`, elementwise. The backward pass needs nothing but its inputs.
 
-use super::launch::{cubes_for_units, dense, dims, empty, empty_like, position, units};
+use super::launch::{Bound, cubes_for_units, dense, dims, empty, empty_like, position, units};
 use burn::backend::TensorMetadata;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -127,17 +127,8 @@ pub fn forward_halves(gate_up: &CubeTensor, activation: Activation) -> CubeTenso
     let [rows, width] = dims(&gate_up);
     let (out, count, width) = (empty(&gate_up, [rows, width / 2]), rows * width / 2, width / 2);
     let (client, cubes) = (gate_up.client.clone(), cubes_for_units(count));
-    let out_arg = out.clone().into_buffer_arg();
-    gated_halves_kernel::launch(
-        &client,
-        cubes,
-        units(),
-        gate_up.into_buffer_arg(),
-        out_arg,
-        count,
-        width,
-        number(activation),
-    );
+    let out_arg = out.clone().bound();
+    gated_halves_kernel::launch(&client, cubes, units(), gate_up.bound(), out_arg, count, width, number(activation));
     out
 }
 
@@ -151,9 +142,9 @@ pub fn backward_halves(gate_up: CubeTensor, grad: CubeTensor, activation: Activa
         &client,
         cubes_for_units(count),
         units(),
-        gate_up.into_buffer_arg(),
-        grad.into_buffer_arg(),
-        grads.clone().into_buffer_arg(),
+        gate_up.bound(),
+        grad.bound(),
+        grads.clone().bound(),
         count,
         width,
         number(activation),
@@ -170,9 +161,9 @@ pub fn forward(gate: &CubeTensor, up: &CubeTensor, activation: Activation) -> Cu
         &client,
         cubes_for_units(count),
         units(),
-        gate.into_buffer_arg(),
-        up.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        gate.bound(),
+        up.bound(),
+        out.clone().bound(),
         count,
         number(activation),
     );
@@ -189,11 +180,11 @@ pub fn backward(gate: CubeTensor, up: CubeTensor, grad: CubeTensor, activation: 
         &client,
         cubes_for_units(count),
         units(),
-        gate.into_buffer_arg(),
-        up.into_buffer_arg(),
-        grad.into_buffer_arg(),
-        grad_gate.into_buffer_arg(),
-        grad_up.into_buffer_arg(),
+        gate.bound(),
+        up.bound(),
+        grad.bound(),
+        grad_gate.bound(),
+        grad_up.bound(),
         count,
         number(activation),
     );

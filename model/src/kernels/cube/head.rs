@@ -4,6 +4,7 @@
 use super::{
     divergence::{self, Term},
     launch::{dense, empty, empty_like, int_on_device, on_device, tensor},
+    linear::{product, transposed},
     logits::{self, cap},
     top_probs::{self, TopRows},
 };
@@ -63,9 +64,8 @@ pub fn head_loss(
                 }
             }
             sums[index].push(tensor::<2>(values).reshape([5 * rows]));
-            let grads = tensor::<2>(grads);
-            grads_hidden[index].push(grads.clone().matmul(head.weight.clone()));
-            let of_chunk = grads.transpose().matmul(hidden(&readout.hidden));
+            grads_hidden[index].push(tensor(product(grads.clone(), on_device(head.weight.clone()))));
+            let of_chunk = tensor(product(transposed(grads), on_device(hidden(&readout.hidden))));
             grad_weight = Some(match grad_weight {
                 Some(sum) => sum + of_chunk,
                 None => of_chunk,

@@ -1,7 +1,7 @@
 //! Queries, keys and values that stand beside one another in a row, `[M, (N + 2 K)·H]`, to heads
 //! before tokens, `[B, heads, T, H]`, with the rotary embedding, and back.
 
-use super::launch::{cubes_for_units, dense, dims, empty, position, units};
+use super::launch::{Bound, cubes_for_units, dense, dims, empty, position, units};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -110,12 +110,12 @@ pub fn split(qkv: CubeTensor, angles: Angles, [tokens, heads, kv_heads]: [usize;
         &q.client.clone(),
         cubes_for_units(count),
         units(),
-        qkv.clone().into_buffer_arg(),
-        angles.cos.into_buffer_arg(),
-        angles.sin.into_buffer_arg(),
-        q.clone().into_buffer_arg(),
-        k.clone().into_buffer_arg(),
-        v.clone().into_buffer_arg(),
+        qkv.clone().bound(),
+        angles.cos.bound(),
+        angles.sin.bound(),
+        q.clone().bound(),
+        k.clone().bound(),
+        v.clone().bound(),
         sizes,
     );
     [q, k, v]
@@ -132,12 +132,12 @@ pub fn join([q, k, v]: [CubeTensor; 3], angles: Angles) -> CubeTensor {
         &qkv.client.clone(),
         cubes_for_units(count),
         units(),
-        q.into_buffer_arg(),
-        k.into_buffer_arg(),
-        v.into_buffer_arg(),
-        angles.cos.into_buffer_arg(),
-        angles.sin.into_buffer_arg(),
-        qkv.clone().into_buffer_arg(),
+        q.bound(),
+        k.bound(),
+        v.bound(),
+        angles.cos.bound(),
+        angles.sin.bound(),
+        qkv.clone().bound(),
         sizes,
     );
     qkv

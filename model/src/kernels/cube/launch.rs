@@ -4,6 +4,7 @@
 //! [`UNITS`] units (threads). Sums are taken in a fixed order, so that a kernel gives the same bits
 //! every time.
 
+use crate::kernels::work;
 use burn::{
     backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, TensorMetadata},
     tensor::{DType, Int, Shape, Tensor},
@@ -58,6 +59,19 @@ pub fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
 /// Memory for a tensor like `x`.
 pub fn empty_like(x: &CubeTensor) -> CubeTensor {
     empty(x, x.shape())
+}
+
+/// A tensor in a launch.
+pub trait Bound {
+    /// Its buffer, whose bytes are counted.
+    fn bound(self) -> BufferArg;
+}
+
+impl Bound for CubeTensor {
+    fn bound(self) -> BufferArg {
+        work::bound(self.meta.num_elements() * self.dtype.size());
+        self.into_buffer_arg()
+    }
 }
 
 /// The same elements in another shape; `x` is dense.

@@ -4,11 +4,12 @@
 //! are taken in pieces, whose products are summed.
 
 use super::{
-    launch::{cubes_for_units, dense, dims, empty_like, position, reshaped, units},
+    launch::{Bound, cubes_for_units, dense, dims, empty_like, position, reshaped, units},
     lora,
     sum_rows::sum_rows,
 };
-use burn::backend::ops::FloatTensorOps;
+use crate::kernels::work::{self, Product};
+use burn::backend::{TensorMetadata, ops::FloatTensorOps};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::prelude::*;
 use std::ops::RangeInclusive;
@@ -17,8 +18,13 @@ use std::ops::RangeInclusive;
 /// time.
 const ROWS_OF_A_PIECE: RangeInclusive<usize> = 128..=512;
 
-/// `x·y`.
+/// `x·y`, which is counted.
 pub fn product(x: CubeTensor, y: CubeTensor) -> CubeTensor {
+    let (x_shape, y_shape) = (x.shape(), y.shape());
+    if let ([leading @ .., rows, inner], [.., columns]) = (&x_shape[..], &y_shape[..]) {
+        let batch = leading.iter().product();
+        work::product(Product { batch, rows: *rows, inner: *inner, columns: *columns });
+    }
     CubeBackend::float_matmul(x, y)
 }
 
@@ -73,10 +79,10 @@ pub fn merged(weight: &CubeTensor, a: &CubeTensor, b: &CubeTensor) -> CubeTensor
         &client,
         cubes_for_units(out * input),
         units(),
-        weight.into_buffer_arg(),
-        a.into_buffer_arg(),
-        b.into_buffer_arg(),
-        sum.clone().into_buffer_arg(),
+        weight.bound(),
+        a.bound(),
+        b.bound(),
+        sum.clone().bound(),
         out * input,
         input,
         rank,

@@ -1,7 +1,7 @@
 //! Cross-entropy and z-loss of rows of logits, with their gradient; soft caps.
 
 use super::{
-    launch::{UNITS, cubes, cubes_for_units, dims, max_of_cube, position, sum_of_cube, units},
+    launch::{Bound, UNITS, cubes, cubes_for_units, dims, max_of_cube, position, sum_of_cube, units},
     softmax::capped,
 };
 use crate::kernels::CrossEntropyTerm;
@@ -43,7 +43,7 @@ fn cap_kernel(x: &mut [f32], count: usize, cap: f32) {
 /// Puts dense logits through the soft cap in place.
 pub fn cap(logits: &CubeTensor, softcap: f32) {
     let count = logits.shape().num_elements();
-    let arg = logits.clone().into_buffer_arg();
+    let arg = logits.clone().bound();
     cap_kernel::launch(&logits.client.clone(), cubes_for_units(count), units(), arg, count, softcap);
 }
 
@@ -114,10 +114,10 @@ pub fn cross_entropy(
         &logits.client.clone(),
         cubes(rows),
         units(),
-        logits.clone().into_buffer_arg(),
-        targets.into_buffer_arg(),
-        grads.clone().into_buffer_arg(),
-        values.clone().into_buffer_arg(),
+        logits.clone().bound(),
+        targets.bound(),
+        grads.clone().bound(),
+        values.clone().bound(),
         rows,
         width,
         text.weight,

@@ -2,7 +2,7 @@
 //! both of several linears in one launch. A cube makes a tile of 32 × 32 numbers; a unit has 2 × 4
 //! of them.
 
-use super::launch::{UNITS, dense, dims, empty_like, parts_of_a_launch, units};
+use super::launch::{Bound, UNITS, dense, dims, empty_like, parts_of_a_launch, units};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -174,13 +174,13 @@ pub fn gradients(grads: &CubeTensor, factors: &[[CubeTensor; 2]]) -> Vec<[CubeTe
             most = most.max(tiles(rank) * tiles(input)).max(tiles(out) * tiles(rank));
             let of_factors = [empty_like(&a), empty_like(&b)];
             results.push(of_factors.clone());
-            let [grad_a, grad_b] = of_factors.map(CubeTensor::into_buffer_arg);
-            let (a, b) = (a.into_buffer_arg(), b.into_buffer_arg());
+            let [grad_a, grad_b] = of_factors.map(Bound::bound);
+            let (a, b) = (a.bound(), b.bound());
             PartLaunch::new(a, b, grad_a, grad_b, out, input, rank, start)
         });
         let parts = parts.collect();
         let count = CubeCount::Static(most as u32, 2 * some.len() as u32, 1);
-        lora_gradients_kernel::launch(&client, count, units(), grads.clone().into_buffer_arg(), parts);
+        lora_gradients_kernel::launch(&client, count, units(), grads.clone().bound(), parts);
     }
     results
 }

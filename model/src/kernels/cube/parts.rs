@@ -2,7 +2,7 @@
 //! one below the other.
 
 use super::{
-    launch::{cubes_for_units, dense, dims, empty, parts_of_a_launch, position, units},
+    launch::{Bound, cubes_for_units, dense, dims, empty, parts_of_a_launch, position, units},
     linear, lora,
 };
 use burn::backend::ops::FloatTensorOps;
@@ -81,11 +81,11 @@ impl Stacked {
             let [rows, _] = dims(&weight);
             let start = first;
             first += rows * input;
-            PartLaunch::new(weight.into_buffer_arg(), rows * input, start)
+            PartLaunch::new(weight.bound(), rows * input, start)
         });
         let launched = launched.collect();
         let (client, count) = (out.client.clone(), cubes_for_units(first));
-        stack_parts_kernel::launch(&client, count, units(), launched, out.clone().into_buffer_arg());
+        stack_parts_kernel::launch(&client, count, units(), launched, out.clone().bound());
         Self { weight: out, parts }
     }
 
@@ -101,12 +101,12 @@ impl Stacked {
                 let ([rows, _], [rank, _], start) = (dims(&weight), dims(&a), first);
                 first += rows * input;
                 parts.push((rows, Some([a.clone(), b.clone()])));
-                let (weight, a, b) = (weight.into_buffer_arg(), a.into_buffer_arg(), b.into_buffer_arg());
+                let (weight, a, b) = (weight.bound(), a.bound(), b.bound());
                 MergedPartLaunch::new(weight, a, b, rank, rows * input, start)
             });
             let launched = launched.collect();
             let count = cubes_for_units(first);
-            merge_parts_kernel::launch(&client, count, units(), launched, out.clone().into_buffer_arg(), input);
+            merge_parts_kernel::launch(&client, count, units(), launched, out.clone().bound(), input);
         }
         Self { weight: out, parts }
     }

@@ -5,7 +5,7 @@
 //! made.
 
 use super::{
-    launch::{UNITS, cubes, dense, dims, empty, empty_like, sum_of_cube, units},
+    launch::{Bound, UNITS, cubes, dense, dims, empty, empty_like, sum_of_cube, units},
     sum_rows::sum_rows,
 };
 use burn::backend::TensorMetadata;
@@ -146,18 +146,8 @@ pub fn forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
     let [rows, width] = dims(&x);
     let out = empty_like(&x);
     let client = x.client.clone();
-    let out_arg = out.clone().into_buffer_arg();
-    rms_norm_kernel::launch(
-        &client,
-        cubes(rows),
-        units(),
-        x.into_buffer_arg(),
-        weight.into_buffer_arg(),
-        out_arg,
-        rows,
-        width,
-        eps,
-    );
+    let out_arg = out.clone().bound();
+    rms_norm_kernel::launch(&client, cubes(rows), units(), x.bound(), weight.bound(), out_arg, rows, width, eps);
     out
 }
 
@@ -170,11 +160,11 @@ pub fn forward_of_sum(x: CubeTensor, y: CubeTensor, weight: CubeTensor, eps: f32
         &x.client.clone(),
         cubes(rows),
         units(),
-        x.into_buffer_arg(),
-        y.into_buffer_arg(),
-        weight.into_buffer_arg(),
-        sum.clone().into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        x.bound(),
+        y.bound(),
+        weight.bound(),
+        sum.clone().bound(),
+        out.clone().bound(),
         rows,
         width,
         eps,
@@ -216,12 +206,12 @@ pub fn backward(
         &client,
         cubes(pieces),
         units(),
-        x.into_buffer_arg(),
-        weight.into_buffer_arg(),
-        grad.into_buffer_arg(),
-        residual.into_buffer_arg(),
-        grad_x.clone().into_buffer_arg(),
-        grad_weight.clone().into_buffer_arg(),
+        x.bound(),
+        weight.bound(),
+        grad.bound(),
+        residual.bound(),
+        grad_x.clone().bound(),
+        grad_weight.clone().bound(),
         rows,
         width,
         eps,

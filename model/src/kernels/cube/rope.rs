@@ -1,7 +1,7 @@
 //! Rotary embedding: channel `i` of a head is rotated with channel `i + R/2`. Its backward pass is
 //! the rotation back.
 
-use super::launch::{cubes_for_units, dense, dims, empty_like, position, units};
+use super::launch::{Bound, cubes_for_units, dense, dims, empty_like, position, units};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -47,10 +47,10 @@ pub fn rotate(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, turn: f32) -> Cub
         &client,
         cubes_for_units(count),
         units(),
-        x.into_buffer_arg(),
-        cos.into_buffer_arg(),
-        sin.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        x.bound(),
+        cos.bound(),
+        sin.bound(),
+        out.clone().bound(),
         count,
         tokens,
         heads,

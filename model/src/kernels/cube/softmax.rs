@@ -1,7 +1,7 @@
 //! Softmax of attention scores over the keys that a query attends to, in place, and its backward
 //! pass. A row of scores is a cube's. Keys behind the own one, and those outside the window, get 0.
 
-use super::launch::{UNITS, cubes, dims, empty, max_of_cube, sum_of_cube, units};
+use super::launch::{Bound, UNITS, cubes, dims, empty, max_of_cube, sum_of_cube, units};
 use crate::kernels::Scoring;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -202,7 +202,7 @@ pub fn forward(scores: &CubeTensor, rows: Rows, keys: &Keys, scoring: Scoring) -
     let log_sums = empty(scores, [rows.count()]);
     let client = scores.client.clone();
     let (window, cap) = (scoring.window.unwrap_or(0), scoring.softcap.unwrap_or(1.0));
-    let (scores, sums) = (scores.clone().into_buffer_arg(), log_sums.clone().into_buffer_arg());
+    let (scores, sums) = (scores.clone().bound(), log_sums.clone().bound());
     let (count, launched) = (rows.count(), cubes(rows.count()));
     let (bounds, are_last) = match keys {
         Keys::Causal => {
@@ -234,7 +234,7 @@ pub fn forward(scores: &CubeTensor, rows: Rows, keys: &Keys, scoring: Scoring) -
         units(),
         scores,
         sums,
-        bounds.clone().into_buffer_arg(),
+        bounds.clone().bound(),
         count,
         rows_of_sequence,
         rows.tokens,
@@ -254,9 +254,9 @@ pub fn backward(probs: &CubeTensor, log_sums: CubeTensor, grads: &CubeTensor, ro
         &probs.client.clone(),
         cubes(rows.count()),
         units(),
-        probs.clone().into_buffer_arg(),
-        log_sums.into_buffer_arg(),
-        grads.clone().into_buffer_arg(),
+        probs.clone().bound(),
+        log_sums.bound(),
+        grads.clone().bound(),
         rows.count(),
         rows.keys,
         scoring.scale,

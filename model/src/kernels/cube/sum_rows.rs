@@ -1,7 +1,7 @@
 //! Sum over rows, `[rows, width]` → `[width]`: the last step of gradients that are summed in
 //! pieces.
 
-use super::launch::{cubes_for_units, dense, dims, empty, position, units};
+use super::launch::{Bound, cubes_for_units, dense, dims, empty, position, units};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -23,6 +23,6 @@ pub fn sum_rows(x: CubeTensor) -> CubeTensor {
     let [rows, width] = dims(&x);
     let out = empty(&x, [width]);
     let (client, cubes) = (x.client.clone(), cubes_for_units(width));
-    sum_rows_kernel::launch(&client, cubes, units(), x.into_buffer_arg(), out.clone().into_buffer_arg(), rows, width);
+    sum_rows_kernel::launch(&client, cubes, units(), x.bound(), out.clone().bound(), rows, width);
     out
 }

@@ -1,7 +1,7 @@
 //! Exchange of two middle dimensions, `[A, P, Q, D]` → `[A, Q, P, D]`: heads before tokens, and
 //! back.
 
-use super::launch::{cubes_for_units, dense, dims, empty, position, units};
+use super::launch::{Bound, cubes_for_units, dense, dims, empty, position, units};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -29,8 +29,8 @@ pub fn swapped(x: CubeTensor) -> CubeTensor {
         &client,
         cubes_for_units(count),
         units(),
-        x.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        x.bound(),
+        out.clone().bound(),
         count,
         first,
         second,

@@ -2,7 +2,7 @@
 //! above it, and its place is the number of selected rows before it. A unit compares one row with
 //! the others of its sequence.
 
-use super::launch::{cubes_for_units, dense, dims, position, units};
+use super::launch::{Bound, cubes_for_units, dense, dims, position, units};
 use crate::kernels::Quota;
 use burn::tensor::DType;
 use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
@@ -121,9 +121,9 @@ pub fn top_k(logits: CubeTensor, active: CubeTensor, quotas: CubeTensor, selecte
         &client,
         cubes_for_units(count),
         units(),
-        logits.into_buffer_arg(),
-        quotas.clone().into_buffer_arg(),
-        is_selected.clone().into_buffer_arg(),
+        logits.bound(),
+        quotas.clone().bound(),
+        is_selected.clone().bound(),
         count,
         sequences,
     );
@@ -131,11 +131,11 @@ pub fn top_k(logits: CubeTensor, active: CubeTensor, quotas: CubeTensor, selecte
         &client,
         cubes_for_units(count),
         units(),
-        is_selected.into_buffer_arg(),
-        active.clone().into_buffer_arg(),
-        quotas.into_buffer_arg(),
-        rows.clone().into_buffer_arg(),
-        among_active.clone().into_buffer_arg(),
+        is_selected.bound(),
+        active.clone().bound(),
+        quotas.bound(),
+        rows.clone().bound(),
+        among_active.clone().bound(),
         count,
         sequences,
     );

@@ -6,7 +6,7 @@
 use super::{
     divergence::{FORWARD_KL, Term, number, slope, value},
     head::ids,
-    launch::{UNITS, cubes, dims, empty, max_of_cube, on_device, sum_of_cube, units},
+    launch::{Bound, UNITS, cubes, dims, empty, max_of_cube, on_device, sum_of_cube, units},
     softmax::LOWEST,
 };
 use crate::kernels::TopProbs;
@@ -182,12 +182,12 @@ pub fn add(logits: &CubeTensor, top: &TopRows, term: Term, grads: &CubeTensor, v
         &logits.client.clone(),
         cubes(rows),
         units(),
-        logits.clone().into_buffer_arg(),
-        empty(logits, [top.count.max(1)]).into_buffer_arg(),
-        top.named.clone().into_buffer_arg(),
-        top.log_probs.clone().into_buffer_arg(),
-        grads.clone().into_buffer_arg(),
-        values.clone().into_buffer_arg(),
+        logits.clone().bound(),
+        empty(logits, [top.count.max(1)]).bound(),
+        top.named.clone().bound(),
+        top.log_probs.clone().bound(),
+        grads.clone().bound(),
+        values.clone().bound(),
         column,
         rows,
         width,

@@ -1,6 +1,6 @@
 //! Rows that are copied into the keys and values of a cache, in place, in one launch.
 
-use super::launch::{cubes_for_units, dense, dims, position, units};
+use super::launch::{Bound, cubes_for_units, dense, dims, position, units};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -59,9 +59,9 @@ pub fn write(buffers: [CubeTensor; 2], rows: [CubeTensor; 2], targets: Targets) 
         if x.can_mut() { x } else { x.copy() }
     };
     let (buffers, [new_keys, new_values]) = (buffers.map(own), rows.map(dense));
-    let [keys, values] = buffers.clone().map(CubeTensor::into_buffer_arg);
+    let [keys, values] = buffers.clone().map(Bound::bound);
     let (client, [num_rows, width]) = (new_keys.client.clone(), dims(&new_keys));
-    let (new_keys, new_values) = (new_keys.into_buffer_arg(), new_values.into_buffer_arg());
+    let (new_keys, new_values) = (new_keys.bound(), new_values.bound());
     match targets {
         Targets::Run { from, rows, to } => write_run_kernel::launch(
             &client,
@@ -83,7 +83,7 @@ pub fn write(buffers: [CubeTensor; 2], rows: [CubeTensor; 2], targets: Targets) 
             values,
             new_keys,
             new_values,
-            targets.into_buffer_arg(),
+            targets.bound(),
             num_rows * width,
             width,
         ),
