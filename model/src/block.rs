@@ -72,6 +72,29 @@ impl DepthWeights {
 /// there, `[M, D]`. May stop the block.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(ProbePoint, &Tensor<2>, &Tensor<2>) -> ControlFlow<()>;
 
+/// Residual stream `x [M, D]` between two blocks, to which the MLP's addend of the first may still
+/// have to be added.
+pub(crate) struct Stream {
+    pub x: Tensor<2>,
+    pub addend: Option<Tensor<2>>,
+}
+
+impl Stream {
+    /// The sum.
+    pub fn sum(self) -> Tensor<2> {
+        match self.addend {
+            Some(addend) => kernels::add(self.x, addend),
+            None => self.x,
+        }
+    }
+}
+
+impl From<Tensor<2>> for Stream {
+    fn from(x: Tensor<2>) -> Self {
+        Self { x, addend: None }
+    }
+}
+
 /// One depth with the weights and configuration that it runs on; or several depths of one layer and
 /// kind, each over rows of its own.
 #[derive(Clone)]
@@ -93,12 +116,12 @@ impl Block<'_> {
         mut observer: Option<Observer<'_>>,
     ) -> Tensor<2> {
         let x = self.enter(x);
-        let step = self.step();
         let entered = self.own.any(|own| own.step.reads_input()).then(|| x.clone());
-        let [x, read] = self.with_attention_input(x);
+        let [x, read] = self.with_attention_input(x.into());
         if stops(&mut observer, ProbePoint::Attention, &read, &x) {
             return x;
         }
+        let step = self.step();
         let gnconv = step.and_then(|step| step.gnconv.as_ref());
         let branch = gnconv.map(|gnconv| gnconv.forward(read.clone(), &rows.layout, kv.cache_mut()));
         let mixed = if step.is_some_and(|step| matches!(step.attention, Some(StepAttention::None))) {
@@ -111,6 +134,23 @@ impl Block<'_> {
             Some(mixed)
         };
         self.behind_attention(entered, x, [mixed, branch], observer)
+    }
+
+    /// [`Block::forward`] on a stream between two blocks, whose sum is made with the first norm of
+    /// the second where the device has a kernel for it.
+    pub fn pass(&self, stream: Stream, rows: &RowContext) -> Stream {
+        let kv = KvSource::Computed { cache: None, kept: None };
+        let changes = self.own.any(|own| own.extras.change_input() || own.step.changes_block());
+        let norm =
+            self.joined_norm(&stream.x, &self.layer.post_attention_layernorm, |own| &own.post_attention_layernorm);
+        let (false, Some(weight), true) = (changes, norm, self.adds_as_it_is(|own| &own.extras.mlp_scale)) else {
+            return self.forward(stream.sum(), rows, kv, None).into();
+        };
+        let [x, read] = self.with_attention_input(stream);
+        let mixed = self.mix(read, rows, kv);
+        let attended = self.attention_output(mixed);
+        let [x, read] = kernels::add_rms_norm(x, attended, weight, self.norm_eps());
+        Stream { x, addend: Some(self.feed_forward(read, None)) }
     }
 
     /// Runs the rest of the block, from the linears of `point` on, which read `read`; `x` is the
@@ -254,12 +294,16 @@ impl Block<'_> {
     }
 
     /// The residual stream, and the input of `q_proj`, `k_proj` and `v_proj`.
-    fn with_attention_input(&self, x: Tensor<2>) -> [Tensor<2>; 2] {
+    fn with_attention_input(&self, stream: Stream) -> [Tensor<2>; 2] {
         let is_normed = self.config.anatomy.residual != Residual::PostNorm;
-        let norm = || self.joined_norm(&x, &self.layer.input_layernorm, |own| &own.input_layernorm);
-        match is_normed.then(norm).flatten() {
-            Some(weight) => kernels::rms_norm_beside(x, weight, self.norm_eps()),
-            None => [x.clone(), self.attention_input(x)],
+        let norm = || self.joined_norm(&stream.x, &self.layer.input_layernorm, |own| &own.input_layernorm);
+        match (is_normed.then(norm).flatten(), stream) {
+            (Some(weight), Stream { x, addend: Some(y) }) => kernels::add_rms_norm(x, y, weight, self.norm_eps()),
+            (Some(weight), Stream { x, addend: None }) => kernels::rms_norm_beside(x, weight, self.norm_eps()),
+            (None, stream) => {
+                let x = stream.sum();
+                [x.clone(), self.attention_input(x)]
+            }
         }
     }
 

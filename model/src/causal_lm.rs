@@ -9,7 +9,7 @@
 
 use crate::{
     at_depths::AtDepths,
-    block::{Block, DepthWeights, Layer},
+    block::{Block, DepthWeights, Layer, Stream},
     cache::{KvCache, NewTokens},
     exit::RowExits,
     kernels::{self, Head, Layout},
@@ -253,7 +253,7 @@ impl CausalLm {
     /// [`CausalLm::begin`].
     #[must_use]
     pub fn run_depths(&self, x: Tensor<2>, depths: Range<usize>, rows: &RowContext) -> Tensor<2> {
-        depths.fold(x, |x, depth| self.run_depth(x, depth, rows, KvSource::Computed { cache: None, kept: None }))
+        depths.fold(Stream::from(x), |stream, depth| self.block(depth).pass(stream, rows)).sum()
     }
 
     /// Final norm of hidden states `[M, D]`.

@@ -132,6 +132,11 @@ impl Step {
         self.coefficients.is_some() || self.hai.is_some() || self.nll.is_some()
     }
 
+    /// True if a block of the depth has other parts than one without mechanisms, or other sums.
+    pub(crate) fn changes_block(&self) -> bool {
+        self.changes_output() || self.gnconv.is_some() || self.attention.is_some()
+    }
+
     /// Residual stream with attention's addend, `[M, D]` each.
     pub(crate) fn add_attention(&self, x: Tensor<2>, addend: Tensor<2>) -> Tensor<2> {
         coefficients::add(x, addend, self.coefficients.as_ref(), 0)

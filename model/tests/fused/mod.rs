@@ -305,8 +305,9 @@ fn all(device: &Device) -> Vec<u32> {
     let teacher = HeadInput { hidden: inner(&[13, 24], 6), head: inner(&[300, 24], 7).into() };
     let targets: Vec<u32> = (0..13).collect();
     let top = Teacher::Top(kernels::top_probs(&teacher, 20, None, 1.5));
-    let losses = [Teacher::Model(Box::new(teacher)), top]
-        .map(|teacher| head_loss(inner(&[300, 24], 8).into(), &[readout.clone()], Some(&teacher), &targets));
+    let losses = [Teacher::Model(Box::new(teacher)), top].map(|teacher| {
+        head_loss(inner(&[300, 24], 8).into(), std::slice::from_ref(&readout), Some(&teacher), &targets)
+    });
     let ids: Vec<u32> = (0..390).map(|i| i % 7).collect();
     let table = kernels_of(device).add_rows(inner(&[7, 24], 9), &ids, y.clone().inner());
     let picked = kernels::embedding(table.clone(), Tensor::<1, Int>::from_ints([3, 3, 0], device));
