@@ -22,6 +22,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "gnconv:order=3,kernel=4",
     // `check identity` reads 128 tokens.
     "descriptor:chunk=128,ratio=8,stride=5,sinks=8",
+    "grouped_softmax",
 ];
 
 fn mechanism(text: &str) -> Mechanism {
@@ -138,6 +139,11 @@ fn tables_and_mechanisms_that_do_not_fit_are_refused() {
                 "`sinks` is 4, expected a multiple of `ratio` 8 up to `chunk` 30",
             ],
         ),
+        (
+            "insert looped --with grouped_softmax:groups=6",
+            &["`grouped_softmax`: `groups` is 6, expected a divisor of the hidden size 128, e.g. 4"],
+        ),
+        ("insert looped --with grouped_softmax@0", &["it is in the first recursion only, before which there is none"]),
         ("insert looped --with none@1", &["`none`: there is no `branch` in the place of attention"]),
         ("insert looped --with none --with gnconv", &["`none`: no recursion would have attention"]),
         ("insert looped", &["--with <MECHANISM>"]),
@@ -146,7 +152,7 @@ fn tables_and_mechanisms_that_do_not_fit_are_refused() {
         assert!(expected.iter().all(|part| refused.contains(part)), "{line}: {refused}");
     }
     place.retie("route looped --kind expert_choice -o routed").ok();
-    for mechanism in ["dense", "gnconv", "descriptor:chunk=8,ratio=2"] {
+    for mechanism in ["dense", "gnconv", "descriptor:chunk=8,ratio=2", "grouped_softmax"] {
         let refused = place.refused(&format!("insert routed --with {mechanism} -o out"));
         assert!(refused.contains("the model has `expert_choice` routers, expected none"), "{refused}");
     }

@@ -135,6 +135,37 @@ fn tensors_are_those_of_the_papers() {
     assert_eq!(of("").len(), 2 * 7 + 6 + 6 + 1 + 6 * 4);
 }
 
+/// A fused exit has the scores of every recursion so far; the first has nothing to fuse.
+#[test]
+fn a_fused_exit_has_scores_of_each_recursion() {
+    let fuse = |groups: usize| json!({"exit": {"fuse": {"grouped_softmax": {"groups": groups}}}});
+    let config = model(json!([fuse(4)]), 3);
+    let tensors = config.tensors().into_iter().filter(|spec| spec.name().contains(".step.fuse."));
+    let found: Vec<_> = tensors.map(|spec| (spec.name(), spec.shape)).collect();
+    let at = |depth: usize, name: &str| format!("model.depths.{depth}.step.fuse.{name}");
+    let of = |depth: usize, count: usize| {
+        [(at(depth, "weight"), vec![count, 8]), (at(depth, "bias"), vec![count, 4]), (at(depth, "scale"), vec![8])]
+    };
+    assert_eq!(found, [of(3, 2), of(5, 3)].concat());
+    assert_eq!(config.cost(9, None), config.full_recursion_cost(9), "no matrix products");
+    assert_eq!(problems(json!([fuse(3)])), ["`grouped_softmax`: `groups` is 3, expected a divisor of the hidden size 8, e.g. 2"]);
+    assert_eq!(
+        problems(json!([fuse(2), {}])),
+        ["`grouped_softmax`: it is in the first recursion only, before which there is none, expected a later one"]
+    );
+    assert_eq!(
+        problems(json!([{"exit": {"fuse": "hai"}, "transition": ["grouped_softmax"]}])),
+        [
+            "`grouped_softmax` stands under `transition`, expected under `exit.fuse`",
+            "`hai` stands under `exit.fuse`, expected under `transition`",
+        ]
+    );
+    let mut interleaved = model(json!([fuse(2)]), 2);
+    interleaved.recursion.as_mut().unwrap().sharing = Sharing::Sequence;
+    let error = interleaved.validate().unwrap_err().to_string();
+    assert!(error.contains("its recursions do not run one after the other"), "{error}");
+}
+
 #[test]
 fn pairs_of_sliced_attention_are_those_of_the_slices() {
     let mean = |config: Value, tokens: usize| {

@@ -6,7 +6,7 @@ mod support;
 
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::{
-    ExitProbe, ExitRuleKind, Init, KvSharing, LoraConfig, ModelConfig, RecursionConfig, Sharing, SkippedKv,
+    ExitProbe, ExitRuleKind, Init, KvSharing, LoraConfig, ModelConfig, RecursionConfig, Sharing, SkippedKv, steps_with,
 };
 use retie_engine::{Engine, EngineError, EngineOptions, ExitOptions, Request};
 use retie_model::{CausalLm, ExitLimit, ExitRule, KvCache, NewTokens, RowExits, SelectionRule, kernels::Layout};
@@ -78,6 +78,10 @@ const POLICIES: [SkippedKv; 4] = [SkippedKv::Skip, SkippedKv::Latest, SkippedKv:
 fn models() -> Vec<(CausalLm, SkippedKv)> {
     let plain = model(1, |_| {});
     let mut all: Vec<_> = POLICIES.iter().map(|kv| (plain.clone(), *kv)).collect();
+    let fused = model(1, |recursion| {
+        recursion.steps = steps_with(&[], &["grouped_softmax:groups=2".parse().unwrap()], 3).unwrap();
+    });
+    all.extend(POLICIES[..3].iter().map(|kv| (fused.clone(), *kv)));
     all.push((model(1, |recursion| recursion.kv_sharing = KvSharing::Shared), SkippedKv::Shared));
     all
 }

@@ -188,6 +188,22 @@ fn steps_that_are_not_local_are_refused_by_name() {
 }
 
 #[test]
+fn fused_exits_are_those_of_one_pass_at_a_time() {
+    let steps = steps_with(&[], &["grouped_softmax:groups=2".parse().unwrap()], 3).unwrap();
+    let model = random_model(Some(RecursionConfig { steps, ..recursion() }));
+    let with_exits = |kv| engine(&model, (1, 8)).with_exits(options(ExitRuleKind::Change, kv));
+    assert!(with_exits(SkippedKv::Propagate).is_ok());
+    let refused = [
+        with_exits(SkippedKv::Recompute),
+        engine(&model, (1, 8)).with_scheduler(Scheduler::Lockstep, None),
+        engine(&model, (1, 8)).with_speculation(SpeculationOptions::default()),
+    ];
+    for error in refused.map(|engine| engine.unwrap_err().to_string()) {
+        assert!(error.contains("the mechanism `grouped_softmax`"), "{error}");
+    }
+}
+
+#[test]
 fn without_thresholds_the_tokens_are_those_of_the_whole_stack() {
     let model = random_model(Some(recursion()));
     let requests: Vec<Request> = requests(0.0)

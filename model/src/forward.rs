@@ -91,6 +91,21 @@ impl CausalLm {
         Forward { active_rows, ..forward }.with_selector(selector)
     }
 
+    /// State that leaves a recursion which ends before `depth`, of `rows` if not of all: `left`, or
+    /// its fusion with what has left the earlier ones.
+    pub(crate) fn fused(
+        &self,
+        left: Tensor<2>,
+        depth: usize,
+        (entered, rows): (&EnteredStates, Option<&RowSet>),
+    ) -> Tensor<2> {
+        let eps = self.config().anatomy.norm_eps as f32;
+        match &self.model.depths[depth - 1].step.fuse {
+            Some(fuse) => fuse.forward(left, (entered, rows), eps),
+            None => left,
+        }
+    }
+
     /// A pass over `rows` whose first `depth` depths have left `hidden`. It selects no tokens.
     pub(crate) fn forward_at(&self, rows: Arc<RowContext>, hidden: Tensor<2>, depth: usize) -> Forward<'_> {
         Forward {
@@ -248,13 +263,15 @@ impl<'m> Forward<'m> {
                 return;
             }
             let (first_kv, cache) = (&mut self.first_kv, self.cache.as_deref_mut());
-            let call = ExitCall { model, recursion, depths: part, rows: &self.rows, first_kv, cache };
+            let entered = &self.entered;
+            let call = ExitCall { model, recursion, depths: part, rows: &self.rows, first_kv, cache, entered };
             let (hidden, decision) = exits.run(self.hidden.clone(), call);
             self.hidden = hidden;
             self.trace.push(decision);
             self.exits = Some(exits);
             return;
         }
+        let ends = recursion.is_some() && part.end == pass.end;
         match (recursion.filter(|_| !plain), self.selector.take()) {
             (Some(recursion), Some(mut selector)) => {
                 assert_eq!(part, *pass, "recursion {recursion} of a routed model runs as a whole");
@@ -276,12 +293,16 @@ impl<'m> Forward<'m> {
                 };
             }
         }
+        if ends {
+            self.hidden = model.fused(self.hidden.clone(), pass.end, (&self.entered, None));
+        }
     }
 
-    /// Dense feedback into the input of a recursion that begins at `depth`.
+    /// Dense feedback into the input of a recursion that begins at `depth`, and what later
+    /// recursions and exits read of it.
     fn feed_back(&mut self, recursion: usize, depth: usize) {
         let depths = &self.model.model.depths;
-        if depths.iter().any(|depth| depth.step.dense.is_some()) {
+        if depths.iter().any(|depth| depth.step.reads_entered()) {
             self.entered.insert(recursion, depth, self.hidden.clone());
             if let Some(factors) = &depths[depth].step.dense {
                 self.hidden = self.entered.feed_back(self.hidden.clone(), recursion, factors);

@@ -26,6 +26,7 @@ const MECHANISMS: &[&str] = &[
     "sliced:groups=2,order=chunk,length=10@1",
     "descriptor:chunk=4,ratio=2,sinks=2",
     "descriptor:chunk=6,ratio=3,stride=2,pool=mean@1",
+    "grouped_softmax:groups=2",
 ];
 
 const TOKENS: usize = 13;
@@ -132,7 +133,7 @@ fn they_go_with_every_kv_sharing_and_with_routers() {
 fn fits(mechanism: &str, kv_sharing: KvSharing, is_routed: bool) -> bool {
     let is_local = ["descriptor", "gnconv"].iter().any(|name| mechanism.starts_with(name));
     match mechanism {
-        "dense" => !is_routed,
+        "dense" | "grouped_softmax:groups=2" => !is_routed,
         _ if is_local => !is_routed && kv_sharing == KvSharing::RecursionWise,
         _ => true,
     }

@@ -10,7 +10,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use support::{bits, config, run, start, stop_after, with_mechanisms};
 
 /// All but slices start without an effect on sequences of 32 tokens.
-const MECHANISMS: [&str; 8] = [
+const MECHANISMS: [&str; 9] = [
     "descriptor:chunk=32,ratio=4@0",
     "sliced:groups=4@1",
     "gnconv:order=2,kernel=4",
@@ -19,6 +19,7 @@ const MECHANISMS: [&str; 8] = [
     "nll:ratio=0.25",
     "dense",
     "silu_dra",
+    "grouped_softmax",
 ];
 
 fn weights(run_dir: &Path) -> Vec<u8> {

@@ -33,6 +33,8 @@ macro_rules! for_each_mechanism {
             "nll" => Nll(NllConfig),
             /// Dense feedback: what entered every earlier recursion, added to the input.
             "dense" => Dense(DenseConfig),
+            /// Fusion of the states after all recursions so far (MSRNet).
+            "grouped_softmax" => GroupedSoftmax(GroupedSoftmaxConfig),
         }
     };
 }
@@ -48,6 +50,8 @@ pub enum Slot {
     Activation,
     /// Between depths and recursions; several in one row.
     Transition,
+    /// The state that leaves a recursion.
+    Exit,
 }
 
 impl fmt::Display for Slot {
@@ -57,6 +61,7 @@ impl fmt::Display for Slot {
             Self::Branch => "branch",
             Self::Activation => "activation",
             Self::Transition => "transition",
+            Self::Exit => "exit.fuse",
         })
     }
 }
@@ -137,6 +142,12 @@ pub trait StepMechanism {
     /// alone, so that tokens can leave the loop early and go through it at their own pace.
     fn is_local(&self) -> bool {
         matches!(self.slot(), Slot::Activation | Slot::Transition)
+    }
+
+    /// True if tokens can leave the loop early: what it does to a token follows from that token
+    /// alone, in the recursions that it has gone through.
+    fn leaves_early(&self) -> bool {
+        self.is_local()
     }
 
     /// True if a model that gets it has the logits that it had.

@@ -5,7 +5,7 @@
 //! "steps": [{}, {"attention": {"sliced": {"groups": 8}}, "transition": ["hai"]}]
 //! ```
 //!
-//! A row names mechanisms in four places ([`Slot`]). A mechanism has a file here with its
+//! A row names mechanisms in five places ([`Slot`]). A mechanism has a file here with its
 //! parameters, tensors and cost, a line in [`for_each_mechanism`](crate::for_each_mechanism), and a
 //! file in `model/src/steps` with what it computes.
 
@@ -14,6 +14,7 @@ mod coefficients;
 mod dense;
 mod descriptor;
 mod gnconv;
+mod grouped_softmax;
 mod hai;
 mod insertion;
 mod mechanism;
@@ -27,6 +28,7 @@ pub use coefficients::CoefficientsConfig;
 pub use dense::DenseConfig;
 pub use descriptor::{DescriptorConfig, DescriptorPool};
 pub use gnconv::GnconvConfig;
+pub use grouped_softmax::GroupedSoftmaxConfig;
 pub use hai::HaiConfig;
 pub use insertion::{MechanismAt, steps_with};
 pub use mechanism::{Mechanism, Place, Slot, StepMechanism, StepTensor};
@@ -54,6 +56,17 @@ pub struct StepConfig {
     /// Activation of the feed-forward network, in place of the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<Mechanism>,
+    /// What leaves the recursion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitConfig>,
+}
+
+/// What leaves a recursion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExitConfig {
+    /// How the states after this and the earlier recursions are fused.
+    pub fuse: Mechanism,
 }
 
 fn attention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mechanism>, D::Error> {
@@ -65,7 +78,8 @@ fn attention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mechan
 impl StepConfig {
     /// Every mechanism of the row, in the order in which they act.
     pub fn mechanisms(&self) -> impl Iterator<Item = &Mechanism> {
-        self.attention.iter().chain(&self.branch).chain(&self.activation).chain(&self.transition)
+        let in_depths = self.attention.iter().chain(&self.branch).chain(&self.activation).chain(&self.transition);
+        in_depths.chain(self.exit.iter().map(|exit| &exit.fuse))
     }
 
     /// Puts a mechanism in its place; gives back the one that stood there.
@@ -74,6 +88,7 @@ impl StepConfig {
             Slot::Attention => self.attention.replace(mechanism),
             Slot::Branch => self.branch.replace(mechanism),
             Slot::Activation => self.activation.replace(mechanism),
+            Slot::Exit => self.exit.replace(ExitConfig { fuse: mechanism }).map(|exit| exit.fuse),
             Slot::Transition => {
                 let same = self.transition.iter_mut().find(|other| other.name() == mechanism.name());
                 match same {
@@ -93,6 +108,7 @@ impl StepConfig {
         self.attention.take_if(|mechanism| mechanism.name() == name);
         self.branch.take_if(|mechanism| mechanism.name() == name);
         self.activation.take_if(|mechanism| mechanism.name() == name);
+        self.exit.take_if(|exit| exit.fuse.name() == name);
         self.transition.retain(|mechanism| mechanism.name() != name);
         self
     }
@@ -147,6 +163,7 @@ fn misplaced(step: &StepConfig, problems: &mut Vec<String>) {
     let places = places.chain(step.branch.iter().map(|mechanism| (Slot::Branch, mechanism)));
     let places = places.chain(step.activation.iter().map(|mechanism| (Slot::Activation, mechanism)));
     let places = places.chain(step.transition.iter().map(|mechanism| (Slot::Transition, mechanism)));
+    let places = places.chain(step.exit.iter().map(|exit| (Slot::Exit, &exit.fuse)));
     for (place, mechanism) in places {
         let slot = mechanism.parameters().slot();
         if slot != place {

@@ -26,7 +26,7 @@ pub(crate) use pending::Pending;
 pub use rule::ExitRule;
 
 use crate::causal_lm::CausalLm;
-use retie_config::{ExitRuleKind, KvSharing, SkippedKv, StepConfig};
+use retie_config::{ExitRuleKind, KvSharing, SkippedKv, StepConfig, StepMechanism};
 
 /// When a token leaves the loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +63,7 @@ impl CausalLm {
         if exits.num_recursions() < 2 {
             return Err("it has one recursion".to_owned());
         }
-        self.check_local_steps()?;
+        self.check_steps_of_exits(kv)?;
         if self.token_choice().is_some() {
             return Err("its router chooses recursion counts before the loop".to_owned());
         }
@@ -95,19 +95,31 @@ impl CausalLm {
         }
     }
 
+    /// Checks that tokens can leave the loop with the steps of its recursions.
+    fn check_steps_of_exits(&self, kv: SkippedKv) -> Result<(), String> {
+        if let Some(found) = self.mechanism(|mechanism| !mechanism.leaves_early()) {
+            return Err(not_local(found));
+        }
+        match self.mechanism(|mechanism| !mechanism.is_local()) {
+            Some(name) if kv == SkippedKv::Recompute => Err(format!(
+                "the mechanism `{name}` (`recursion.steps`) reads earlier recursions of a token, which are not kept for tokens that wait: the policy is not `{kv}`"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that the steps of the recursions are local to a token in a recursion.
     ///
     /// # Errors
     /// The mechanism that is not.
     pub(crate) fn check_local_steps(&self) -> Result<(), String> {
+        self.mechanism(|mechanism| !mechanism.is_local()).map_or(Ok(()), |name| Err(not_local(name)))
+    }
+
+    /// Name of the first mechanism for which `is` holds.
+    fn mechanism(&self, is: impl Fn(&dyn StepMechanism) -> bool) -> Option<&'static str> {
         let rows = self.config().recursion.iter().flat_map(|recursion| &recursion.steps);
-        match rows.flat_map(StepConfig::mechanisms).find(|mechanism| !mechanism.parameters().is_local()) {
-            None => Ok(()),
-            Some(found) => {
-                let name = found.name();
-                Err(format!("the mechanism `{name}` (`recursion.steps`) reads other tokens or recursions of them"))
-            }
-        }
+        Some(rows.flat_map(StepConfig::mechanisms).find(|mechanism| is(mechanism.parameters()))?.name())
     }
 
     /// Default policy for the keys and values of skipped recursions.
@@ -121,4 +133,8 @@ impl CausalLm {
             KvSharing::Hybrid => SkippedKv::Latest,
         }
     }
+}
+
+fn not_local(name: &str) -> String {
+    format!("the mechanism `{name}` (`recursion.steps`) reads other tokens or recursions of them")
 }

@@ -12,6 +12,7 @@ use crate::{
     recursion::RecursionCall,
     router::RoutingDecision,
     row_context::RowContext,
+    steps::EnteredStates,
 };
 use burn::tensor::Tensor;
 use std::{ops::Range, sync::Arc};
@@ -33,6 +34,8 @@ pub(crate) struct ExitCall<'a> {
     pub rows: &'a Arc<RowContext>,
     pub first_kv: &'a mut FirstRecursionKv,
     pub cache: Option<&'a mut KvCache>,
+    /// What entered the recursions so far, where it is read.
+    pub entered: &'a EnteredStates,
 }
 
 impl<'m> ExitPass<'m> {
@@ -46,8 +49,8 @@ impl<'m> ExitPass<'m> {
     /// Returns the states after it, in which rows that have left are as they were, and the rows
     /// that it ran.
     pub fn run(&mut self, hidden: Tensor<2>, call: ExitCall<'_>) -> (Tensor<2>, RoutingDecision) {
-        let ExitCall { model, recursion, depths, rows, first_kv, cache } = call;
-        let selected = RowSet::from(self.staying.clone());
+        let ExitCall { model, recursion, depths, rows, first_kv, cache, entered } = call;
+        let (selected, end) = (RowSet::from(self.staying.clone()), depths.end);
         let inner = RecursionCall { recursion, depths, rows, selected_rows: selected.clone() };
         let decision = RoutingDecision {
             active_rows: selected.clone(),
@@ -58,6 +61,7 @@ impl<'m> ExitPass<'m> {
         let leaving = self.skipped.run(model, passing); // [k, D]
         let Some(leaving) = leaving else { return (hidden, decision) };
         let all_run = selected.len() == rows.num_rows();
+        let leaving = model.fused(leaving, end, (entered, (!all_run).then_some(&selected)));
         let entering = if all_run { hidden.clone() } else { kernels::gather(hidden.clone(), &selected) };
         self.leave(model, recursion + 1, [entering, leaving.clone()]);
         let hidden = if all_run { leaving } else { replace_rows(hidden, leaving, selected) };

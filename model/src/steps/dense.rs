@@ -26,6 +26,11 @@ impl EnteredStates {
         Self(self.0.iter().map(|(recursion, (depth, state))| (*recursion, (*depth, change(state.clone())))).collect())
     }
 
+    /// States that entered the recursions 1 to `last`, in their order: what left those before them.
+    pub(super) fn later(&self, last: usize) -> impl Iterator<Item = &Tensor<2>> {
+        self.0.range(1..=last).map(|(_, (_, state))| state)
+    }
+
     /// `x + Σ_{q ≤ r} a_q·h_q` with `h_q` the state that entered recursion `q`, `a [r + 1]`.
     pub(crate) fn feed_back(&self, x: Tensor<2>, recursion: usize, factors: &Param<Tensor<1>>) -> Tensor<2> {
         let all = factors.val();

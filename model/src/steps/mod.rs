@@ -6,6 +6,7 @@ mod coefficients;
 mod dense;
 mod descriptor;
 mod gnconv;
+mod grouped_softmax;
 mod hai;
 mod nll;
 mod sliced;
@@ -14,6 +15,7 @@ pub use activation::StepActivation;
 pub use dense::EnteredStates;
 pub(crate) use descriptor::{Descriptors, Projected};
 pub use gnconv::Gnconv;
+pub use grouped_softmax::GroupedSoftmax;
 pub use nll::Nll;
 pub(crate) use sliced::{Slices, attend_sliced};
 
@@ -37,6 +39,8 @@ pub struct Step {
     pub dense: Option<Param<Tensor<1>>>,
     pub activation: Option<StepActivation>,
     pub gnconv: Option<Gnconv>,
+    /// Fusion of what leaves the recursion, at its last depth.
+    pub fuse: Option<GroupedSoftmax>,
     #[module(skip)]
     pub(crate) attention: Option<StepAttention>,
 }
@@ -89,6 +93,7 @@ impl Step {
             dense: from.optional("dense")?,
             activation: activation.map(|activation| StepActivation::load(activation, from)).transpose()?,
             gnconv,
+            fuse: GroupedSoftmax::load(from)?,
             attention,
         })
     }
@@ -102,6 +107,7 @@ impl Step {
             "nll" => Self { nll: None, ..self },
             "dense" => Self { dense: None, ..self },
             "gnconv" => Self { gnconv: None, ..self },
+            "grouped_softmax" => Self { fuse: None, ..self },
             "sliced" | "descriptor" | "none" => Self { attention: None, ..self },
             _ => {
                 let activation = self.activation.filter(|activation| activation.mechanism.name() != name);
@@ -135,6 +141,11 @@ impl Step {
     /// True if a block of the depth has other parts than one without mechanisms, or other sums.
     pub(crate) fn changes_block(&self) -> bool {
         self.changes_output() || self.gnconv.is_some() || self.attention.is_some()
+    }
+
+    /// True if the states that enter the recursions are read later on.
+    pub(crate) fn reads_entered(&self) -> bool {
+        self.dense.is_some() || self.fuse.is_some()
     }
 
     /// Residual stream with attention's addend, `[M, D]` each.

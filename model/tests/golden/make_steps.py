@@ -10,6 +10,7 @@ that are not those it starts with.
 * `steps_b.safetensors`  `dra` as in its package; in the second recursion slices of five tokens and Snake.
 * `steps_c.safetensors`  `dra` as in the paper, in the second recursion as in the code of its model.
 * `steps_e.safetensors`  `gnconv` beside attention, in the second recursion in its place.
+* `steps_f.safetensors`  `grouped_softmax` after the second recursion, which `dense` begins.
 * `steps_d.safetensors`  `descriptor`: means of three tokens, in the second recursion every other centre of four behind sinks.
 
 Keys as in the files of `make_llama.py`.
@@ -71,6 +72,10 @@ class Step(nn.Module):
             for name, shape in shapes.items():
                 self.names |= {f"gnconv.{name}.weight": parameter(*shape), f"gnconv.{name}.bias": parameter(shape[0])}
             self.names["gnconv.scale"] = parameter(D)
+        fuse = (row.get("exit") or {}).get("fuse")
+        if fuse is not None and depth in ENDS and depth > min(ENDS):
+            groups = fuse["grouped_softmax"]["groups"]
+            self.names |= {"fuse.weight": parameter(2, D), "fuse.bias": parameter(2, groups), "fuse.scale": parameter(D)}
         activation = row.get("activation")
         if activation is not None:
             scalars = "a" if activation == "snake" else "abcd"
@@ -111,6 +116,18 @@ class Step(nn.Module):
             slices = position % sliced["groups"]
         visible = (slices[:, None] == slices[None, :]) & (position[:, None] >= position[None, :])
         return torch.where(visible, 0.0, float("-inf")).to(mask)[None, None]
+
+    def fuse(self, states):
+        """Mean of the states after the recursions, with a softmax over them for each token and group of channels."""
+        if self["fuse.scale"] is None:
+            return states[-1]
+        groups = self["fuse.bias"].shape[1]
+        grouped = lambda y: y.unflatten(-1, (groups, D // groups))  # noqa: E731
+        rms = lambda y: torch.sqrt((y * y).mean(-1, keepdim=True) + BASE["rms_norm_eps"])  # noqa: E731
+        scores = [grouped(y / rms(y) * w).sum(-1) + b for y, w, b in zip(states, self["fuse.weight"], self["fuse.bias"])]
+        shares = torch.stack(scores).softmax(0)
+        fused = (shares[..., None] * torch.stack([grouped(y) for y in states])).sum(0).flatten(-2)
+        return states[-1] + self["fuse.scale"] * (fused - states[-1])
 
     def leave(self, x, y):
         if self["hai"] is not None:
@@ -178,7 +195,8 @@ def forward(layer, depth, entered):
         read, mlp = self.post_attention_layernorm(u), self.mlp
         act = step.activation if step.row.get("activation") is not None else F.silu
         y = alpha[2] * u + alpha[3] * mlp.down_proj(act(mlp.gate_proj(read)) * mlp.up_proj(read))
-        return step.leave(x, y)
+        y = step.leave(x, y)
+        return step.fuse([entered[1], y]) if depth == max(ENDS) else y
 
     assert isinstance(layer, LlamaDecoderLayer)
     layer.forward = types.MethodType(run, layer)
@@ -218,4 +236,5 @@ if __name__ == "__main__":
     steps("steps_d", 74, [mean, centre])
     beside, instead = ({"branch": {"gnconv": {"order": n, "kernel": k}}} for n, k in ((3, 5), (2, 3)))
     steps("steps_e", 75, [beside, instead | {"attention": "none"}])
+    steps("steps_f", 76, [{}, {"exit": {"fuse": {"grouped_softmax": {"groups": 4}}}, "transition": ["dense"]}])
     steps("steps_c", 73, [{"activation": {"dra": {"form": "paper"}}}, {"activation": {"dra": {"form": "model"}}}])
