@@ -22,6 +22,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "gnconv:order=3,kernel=4",
     // `check identity` reads 128 tokens.
     "descriptor:chunk=128,ratio=8,stride=5,sinks=8",
+    "rg:stride=4,latents=64",
     "grouped_softmax",
 ];
 
@@ -144,6 +145,13 @@ fn tables_and_mechanisms_that_do_not_fit_are_refused() {
             &["`grouped_softmax`: `groups` is 6, expected a divisor of the hidden size 128, e.g. 4"],
         ),
         ("insert looped --with grouped_softmax@0", &["it is in the first recursion only, before which there is none"]),
+        (
+            "insert looped --with rg:stride=4,latents=30,key_ratio=1.5",
+            &[
+                "`latents` is 30, expected a multiple of `stride` 4, e.g. 28",
+                "`key_ratio` is 1.5, expected more than 0, up to 1",
+            ],
+        ),
         ("insert looped --with none@1", &["`none`: there is no `branch` in the place of attention"]),
         ("insert looped --with none --with gnconv", &["`none`: no recursion would have attention"]),
         ("insert looped", &["--with <MECHANISM>"]),
@@ -152,7 +160,7 @@ fn tables_and_mechanisms_that_do_not_fit_are_refused() {
         assert!(expected.iter().all(|part| refused.contains(part)), "{line}: {refused}");
     }
     place.retie("route looped --kind expert_choice -o routed").ok();
-    for mechanism in ["dense", "gnconv", "descriptor:chunk=8,ratio=2", "grouped_softmax"] {
+    for mechanism in ["dense", "gnconv", "descriptor:chunk=8,ratio=2", "rg", "grouped_softmax"] {
         let refused = place.refused(&format!("insert routed --with {mechanism} -o out"));
         assert!(refused.contains("the model has `expert_choice` routers, expected none"), "{refused}");
     }

@@ -148,7 +148,10 @@ fn a_fused_exit_has_scores_of_each_recursion() {
     };
     assert_eq!(found, [of(3, 2), of(5, 3)].concat());
     assert_eq!(config.cost(9, None), config.full_recursion_cost(9), "no matrix products");
-    assert_eq!(problems(json!([fuse(3)])), ["`grouped_softmax`: `groups` is 3, expected a divisor of the hidden size 8, e.g. 2"]);
+    assert_eq!(
+        problems(json!([fuse(3)])),
+        ["`grouped_softmax`: `groups` is 3, expected a divisor of the hidden size 8, e.g. 2"]
+    );
     assert_eq!(
         problems(json!([fuse(2), {}])),
         ["`grouped_softmax`: it is in the first recursion only, before which there is none, expected a later one"]

@@ -9,7 +9,7 @@ use crate::{
     norm::{Norm, normalised},
     rope::RopeFrequencies,
     row_context::RowContext,
-    steps::{Descriptors, Projected, StepAttention, attend_sliced},
+    steps::{Descriptors, Generalised, Projected, Rg, StepAttention, attend_sliced},
 };
 use burn::{module::Module, tensor::Tensor};
 use retie_config::{DepthKind, ModelConfig, QkNorm};
@@ -45,6 +45,8 @@ pub(crate) struct AttentionContext<'a> {
     pub rows: &'a RowContext,
     /// Keys to attend to in place of all, if any.
     pub own: Option<&'a StepAttention>,
+    /// Filters of the latents, if it attends to such.
+    pub filters: Option<&'a Rg>,
 }
 
 impl Attention {
@@ -57,14 +59,15 @@ impl Attention {
         context: AttentionContext<'_>,
         kv: KvSource<'_>,
     ) -> Tensor<2> {
-        let AttentionContext { config, kind, rows, own } = context;
+        let AttentionContext { config, kind, rows, own, filters } = context;
         let [num_rows, _] = x.dims();
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         if let Some(out) = self.fused(&x, depth, context, &kv) {
             return out;
         }
         let q_proj = (&self.q_proj, depth.part(|depth| &depth.q_proj));
-        let needs_all = matches!(own, Some(StepAttention::Descriptor(_))) || kv.is_made_of(num_rows);
+        let bounded = matches!(own, Some(StepAttention::Descriptor(_) | StepAttention::Rg(_)));
+        let needs_all = bounded || kv.is_made_of(num_rows);
         let (q, made) = if needs_all {
             let [k_proj, v_proj] = self.kv_proj(depth);
             let [q, k, v] = forward_together(x.clone(), [q_proj, k_proj, v_proj]);
@@ -87,14 +90,23 @@ impl Attention {
         let attend = |q: Tensor<3>, [k, v]: KeysValues, layout: &Layout| {
             kernels::attention(q, keys(k), keys(v), layout, scoring) // [M, N, H]
         };
+        let rope = || kind.rope.map(|rope| RopeFrequencies::new(&config.anatomy.ropes[rope]));
         let out = match (own, kv) {
             (Some(StepAttention::Descriptor(descriptor)), kv) => {
-                let rope = kind.rope.map(|rope| RopeFrequencies::new(&config.anatomy.ropes[rope]));
-                let descriptors = Descriptors { config: descriptor, rope, scoring };
+                let descriptors = Descriptors { config: descriptor, rope: rope(), scoring };
                 let [k, v] = make().map(keys);
                 match kv.into_cache() {
                     Some(cache) => descriptors.attend_cached(Projected { q, k, v }, &rows.layout, cache),
                     None => descriptors.attend(Projected { q, k, v }, &rows.layout),
+                }
+            }
+            (Some(StepAttention::Rg(rg)), kv) => {
+                let Some(filters) = filters else { unreachable!("latents have filters, which are loaded with them") };
+                let generalised = Generalised { config: rg, filters, rope: rope(), scoring };
+                let [k, v] = make().map(keys);
+                match kv.into_cache() {
+                    Some(cache) => generalised.attend_cached(Projected { q, k, v }, &rows.layout, cache),
+                    None => generalised.attend(Projected { q, k, v }, &rows.layout),
                 }
             }
             (Some(StepAttention::None), _) => unreachable!("a block without attention does not run it"),
@@ -124,7 +136,7 @@ impl Attention {
         context: AttentionContext<'_>,
         kv: &KvSource<'_>,
     ) -> Option<Tensor<2>> {
-        let AttentionContext { config, kind, rows, own } = context;
+        let AttentionContext { config, kind, rows, own, .. } = context;
         let joins = kernels::joins_linears(&x.device());
         if !joins || own.is_some() || !kv.is_own() || config.anatomy.qk_norm.is_some() {
             return None;

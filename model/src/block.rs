@@ -330,8 +330,10 @@ impl Block<'_> {
     }
 
     fn context<'b>(&'b self, rows: &'b RowContext) -> AttentionContext<'b> {
-        let own = self.step().and_then(|step| step.attention.as_ref());
-        AttentionContext { config: self.config, kind: self.kind, rows, own }
+        let step = self.step();
+        let own = step.and_then(|step| step.attention.as_ref());
+        let filters = step.and_then(|step| step.rg.as_ref());
+        AttentionContext { config: self.config, kind: self.kind, rows, own, filters }
     }
 
     /// Mechanisms of the recursion that read other tokens; rows of several depths have none.

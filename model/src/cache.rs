@@ -9,7 +9,8 @@
 //! If every token runs through a depth, slot `s` is rows `s·capacity..` of that depth's buffers.
 //! A recursion whose router leaves tokens out stores only its selected tokens (`selected`). Depths
 //! that reuse the keys and values of the first recursion have no buffers. Depths with descriptors
-//! of earlier chunks have room for those and for one chunk (`steps::descriptor`).
+//! of earlier chunks have room for those and for one chunk (`steps::descriptor`), those with latents
+//! for these and for two chunks (`steps::rg`).
 
 mod prefix;
 mod selected;
@@ -38,10 +39,19 @@ pub struct KvCache {
     selected: Vec<Option<SelectedTokens>>,
     /// Tokens that wait in front of each recursion, where skipped ones are made up for.
     pending: Vec<Pending>,
-    /// Tokens of the chunks of depths that hold descriptors of earlier ones.
-    chunks: Vec<usize>,
+    /// Chunks of depths that hold less of earlier ones.
+    chunks: Vec<Chunk>,
     /// State of each depth with a convolution, `[num_slots × tokens, S]`; `None` elsewhere.
     states: Vec<Option<Tensor<2>>>,
+}
+
+/// Chunks of a depth, of which the last is there as it was.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    /// Tokens of a chunk.
+    tokens: usize,
+    /// Tokens of the last one that have to stay where a sequence is truncated.
+    stay: usize,
 }
 
 /// Keys and values of a depth, `[rows, K·H]` each; `None` while they are being written, and for
@@ -193,8 +203,8 @@ impl KvCache {
         self.lengths[slot.0] = None;
     }
 
-    /// True if a sequence can be truncated to its first `len` tokens: depths with descriptors hold
-    /// only the tokens of the last chunk, convolutions only the last tokens.
+    /// True if a sequence can be truncated to its first `len` tokens: depths with descriptors or
+    /// latents hold only the tokens of the last chunks, convolutions only the last tokens.
     ///
     /// # Panics
     /// When the slot is free.
@@ -202,7 +212,8 @@ impl KvCache {
     pub fn can_crop(&self, slot: Slot, len: usize) -> bool {
         let last = self.len(slot).saturating_sub(1);
         let convolves = self.states.iter().any(Option::is_some);
-        len == 0 || len == self.len(slot) || !convolves && self.chunks.iter().all(|chunk| len >= last / chunk * chunk)
+        let is_there = |chunk: &Chunk| len >= last / chunk.tokens * chunk.tokens + chunk.stay;
+        len == 0 || len == self.len(slot) || !convolves && self.chunks.iter().all(is_there)
     }
 
     /// Truncates a sequence to its first `len` tokens.
@@ -381,11 +392,13 @@ impl KvCache {
     }
 }
 
-/// Tokens of the chunks of the depths of `config` with descriptors.
-fn chunks_of(config: &ModelConfig) -> Vec<usize> {
+/// Chunks of the depths of `config` with descriptors or latents.
+fn chunks_of(config: &ModelConfig) -> Vec<Chunk> {
     let rows = config.recursion.iter().flat_map(|recursion| &recursion.steps);
     let chunk = |step: &StepConfig| match step.attention.as_ref()? {
-        Mechanism::Descriptor(config) => Some(config.chunk),
+        Mechanism::Descriptor(config) => Some(Chunk { tokens: config.chunk, stay: 0 }),
+        // At the end of a chunk nothing is made of it yet.
+        Mechanism::Rg(config) => Some(Chunk { tokens: config.latents, stay: 1 }),
         _ => None,
     };
     rows.filter_map(chunk).collect()
@@ -420,6 +433,14 @@ impl DepthCache<'_> {
     /// Maximum number of tokens in a slot.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Keys and values in the buffers, `[rows, K·H]` each.
+    pub(crate) fn read(&self) -> [Tensor<2>; 2] {
+        match &*self.buffers {
+            Some(buffers) => buffers.clone(),
+            None => unreachable!("buffers are put back after every use"),
+        }
     }
 
     /// State of the depth's convolution.

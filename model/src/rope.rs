@@ -33,6 +33,11 @@ impl RopeFrequencies {
         config.anatomy.ropes.iter().map(Self::new).collect()
     }
 
+    /// Number of channels that are rotated, `R`.
+    pub(crate) fn rotary_dim(&self) -> usize {
+        2 * self.0.len()
+    }
+
     /// Cosines and sines at `positions`.
     #[must_use]
     pub fn angles(&self, positions: &[usize], device: &Device) -> RopeAngles {

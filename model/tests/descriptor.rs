@@ -1,4 +1,4 @@
-//! Descriptors of earlier chunks: where they are the whole attention, sequences of a cache side by
+//! Descriptors and latents of earlier chunks: where they are the whole attention, sequences of a cache side by
 //! side, and the bytes of the cache.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -86,6 +86,8 @@ fn sequences_in_different_chunks_are_read_in_one_pass() {
         "descriptor:chunk=8,ratio=4,sinks=4",
         "descriptor:chunk=6,ratio=3,stride=2,pool=mean@1",
         "descriptor:chunk=5,ratio=1",
+        "rg:stride=2,latents=8",
+        "rg:stride=4,latents=16,key_ratio=0.5@1",
     ] {
         let model = model(&[mechanism]);
         let mut cache = KvCache::new(model.config(), 3, 38, &Device::flex());
@@ -113,7 +115,7 @@ fn sequences_in_different_chunks_are_read_in_one_pass() {
 fn packed_sequences_are_those_alone() {
     let mechanisms =
         ["descriptor:chunk=6,ratio=3,stride=2", "sliced:groups=3", "sliced:groups=2,order=chunk,length=10"];
-    for mechanism in mechanisms.into_iter().chain(["gnconv:order=2,kernel=4"]) {
+    for mechanism in mechanisms.into_iter().chain(["gnconv:order=2,kernel=4", "rg:stride=2,latents=4"]) {
         packed_as_alone(&model(&[mechanism]));
     }
 }
@@ -150,5 +152,33 @@ fn a_cache_has_the_bytes_of_the_formula() {
         if tokens == 32_768 {
             assert!(15 * bytes(&model) <= bytes(&plain), "{} of {}", bytes(&model), bytes(&plain));
         }
+    }
+}
+
+#[test]
+fn up_to_two_chunks_latents_are_not_read_and_behind_them_they_are() {
+    let plain = model(&[]);
+    let tokens = text(40, 7);
+    let expected = packed(&plain, &[&tokens]);
+    assert_eq!(packed(&model(&["rg:stride=4,latents=20"]), &[&tokens]), expected, "bit for bit");
+    let found = packed(&model(&["rg:stride=2,latents=4"]), &[&tokens]);
+    assert_eq!(found[..8 * VOCAB_SIZE], expected[..8 * VOCAB_SIZE], "the first two chunks");
+    assert!(differences(&found, &expected).0 > 1e-2, "later ones differ");
+    let fewer = packed(&model(&["rg:stride=2,latents=4,key_ratio=0.5"]), &[&tokens]);
+    assert!(differences(&found, &fewer).0 > 1e-3, "keys in some channels");
+}
+
+#[test]
+fn a_cache_of_latents_is_bounded() {
+    let model = model(&["rg:stride=4,latents=64"]);
+    // Two chunks, and the most latents of any length so far: 64 of the highest level, and what is
+    // left of the levels below.
+    for (tokens, keys) in
+        [(50usize, 50), (128, 128), (192, 16 + 128), (2048, 64 + 128), (8192, 64 + 128), (32_768, 67 + 128)]
+    {
+        let cache = KvCache::new(model.config(), 2, tokens, &Device::flex());
+        assert_eq!(cache.bytes() as f64, 2.0 * model.config().cost(tokens, None).cache_bytes);
+        // Six depths, keys and values of two heads of four numbers in f32.
+        assert_eq!(cache.bytes(), 2 * 6 * keys * 2 * 8 * 4, "{tokens}");
     }
 }

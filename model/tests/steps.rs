@@ -26,6 +26,8 @@ const MECHANISMS: &[&str] = &[
     "sliced:groups=2,order=chunk,length=10@1",
     "descriptor:chunk=4,ratio=2,sinks=2",
     "descriptor:chunk=6,ratio=3,stride=2,pool=mean@1",
+    "rg:stride=2,latents=4",
+    "rg:stride=2,latents=2,key_ratio=0.5@1",
     "grouped_softmax:groups=2",
 ];
 
@@ -131,7 +133,7 @@ fn they_go_with_every_kv_sharing_and_with_routers() {
 }
 
 fn fits(mechanism: &str, kv_sharing: KvSharing, is_routed: bool) -> bool {
-    let is_local = ["descriptor", "gnconv"].iter().any(|name| mechanism.starts_with(name));
+    let is_local = ["descriptor", "gnconv", "rg"].iter().any(|name| mechanism.starts_with(name));
     match mechanism {
         "dense" | "grouped_softmax:groups=2" => !is_routed,
         _ if is_local => !is_routed && kv_sharing == KvSharing::RecursionWise,

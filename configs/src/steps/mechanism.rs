@@ -15,6 +15,8 @@ macro_rules! for_each_mechanism {
             "sliced" => Sliced(SlicedConfig),
             /// Attention to the own chunk, and to pooled keys of earlier ones (FlashVGGT).
             "descriptor" => Descriptor(DescriptorConfig),
+            /// Attention to the last tokens, and to latents of all earlier ones (RGT).
+            "rg" => Rg(RgConfig),
             /// No attention, for a branch in its place.
             "none" => NoAttention(NoAttentionConfig),
             /// Recursive gated convolution beside attention (HorNet).

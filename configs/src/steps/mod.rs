@@ -20,6 +20,7 @@ mod insertion;
 mod mechanism;
 mod nll;
 mod none;
+mod rg;
 mod sliced;
 mod table;
 
@@ -34,6 +35,7 @@ pub use insertion::{MechanismAt, steps_with};
 pub use mechanism::{Mechanism, Place, Slot, StepMechanism, StepTensor};
 pub use nll::NllConfig;
 pub use none::NoAttentionConfig;
+pub use rg::{Latent, RgConfig};
 pub use sliced::{SliceOrder, SlicedConfig};
 pub use table::StepTable;
 

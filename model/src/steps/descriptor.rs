@@ -35,15 +35,16 @@ pub(crate) struct Descriptors<'a> {
 
 /// Consecutive queries of one sequence in one chunk.
 #[derive(Clone, Debug)]
-struct Piece {
+pub(super) struct Piece {
     /// Rows of the queries.
-    rows: Range<usize>,
+    pub rows: Range<usize>,
     /// Their positions.
-    positions: Range<usize>,
+    pub positions: Range<usize>,
 }
 
 impl Piece {
-    fn of(segment: &Segment, chunk: usize) -> Vec<Self> {
+    /// Pieces of a segment, in chunks of `chunk` tokens.
+    pub fn of(segment: &Segment, chunk: usize) -> Vec<Self> {
         let positions: Vec<usize> = segment.positions().collect();
         let mut start = segment.queries.start;
         let mut pieces = Vec::new();
@@ -53,6 +54,11 @@ impl Piece {
             pieces.push(Self { rows, positions: members[0]..members[members.len() - 1] + 1 });
         }
         pieces
+    }
+
+    /// Number of its chunk, of `chunk` tokens.
+    pub fn chunk(&self, chunk: usize) -> usize {
+        self.positions.start / chunk
     }
 }
 

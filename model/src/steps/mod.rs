@@ -9,6 +9,7 @@ mod gnconv;
 mod grouped_softmax;
 mod hai;
 mod nll;
+mod rg;
 mod sliced;
 
 pub use activation::StepActivation;
@@ -17,6 +18,8 @@ pub(crate) use descriptor::{Descriptors, Projected};
 pub use gnconv::Gnconv;
 pub use grouped_softmax::GroupedSoftmax;
 pub use nll::Nll;
+pub(crate) use rg::Generalised;
+pub use rg::Rg;
 pub(crate) use sliced::{Slices, attend_sliced};
 
 use crate::weights::Loader;
@@ -25,7 +28,7 @@ use burn::{
     tensor::Tensor,
 };
 use retie_checkpoint::CheckpointError;
-use retie_config::{Depth, DescriptorConfig, Mechanism, StepConfig, TensorOwner, TensorRole};
+use retie_config::{Depth, DescriptorConfig, Mechanism, RgConfig, StepConfig, TensorOwner, TensorRole};
 
 /// Mechanisms of one depth.
 #[derive(Module, Debug)]
@@ -39,6 +42,8 @@ pub struct Step {
     pub dense: Option<Param<Tensor<1>>>,
     pub activation: Option<StepActivation>,
     pub gnconv: Option<Gnconv>,
+    /// Filters of the latents that attention reads.
+    pub rg: Option<Rg>,
     /// Fusion of what leaves the recursion, at its last depth.
     pub fuse: Option<GroupedSoftmax>,
     #[module(skip)]
@@ -52,6 +57,8 @@ pub(crate) enum StepAttention {
     Sliced(Slices),
     /// Those of the chunk, and descriptors of earlier ones.
     Descriptor(DescriptorConfig),
+    /// Those of the last tokens, and latents of all earlier ones.
+    Rg(RgConfig),
     /// None: there is no attention.
     None,
 }
@@ -79,6 +86,7 @@ impl Step {
         let attention = match step.and_then(|step| step.attention.as_ref()) {
             Some(Mechanism::Sliced(config)) => Slices::new(config).map(StepAttention::Sliced),
             Some(Mechanism::Descriptor(config)) => Some(StepAttention::Descriptor(config.clone())),
+            Some(Mechanism::Rg(config)) => Some(StepAttention::Rg(config.clone())),
             Some(Mechanism::NoAttention(_)) => Some(StepAttention::None),
             _ => None,
         };
@@ -93,6 +101,7 @@ impl Step {
             dense: from.optional("dense")?,
             activation: activation.map(|activation| StepActivation::load(activation, from)).transpose()?,
             gnconv,
+            rg: Rg::load(from)?,
             fuse: GroupedSoftmax::load(from)?,
             attention,
         })
@@ -108,6 +117,7 @@ impl Step {
             "dense" => Self { dense: None, ..self },
             "gnconv" => Self { gnconv: None, ..self },
             "grouped_softmax" => Self { fuse: None, ..self },
+            "rg" => Self { attention: None, rg: None, ..self },
             "sliced" | "descriptor" | "none" => Self { attention: None, ..self },
             _ => {
                 let activation = self.activation.filter(|activation| activation.mechanism.name() != name);

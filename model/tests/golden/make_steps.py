@@ -11,6 +11,7 @@ that are not those it starts with.
 * `steps_c.safetensors`  `dra` as in the paper, in the second recursion as in the code of its model.
 * `steps_e.safetensors`  `gnconv` beside attention, in the second recursion in its place.
 * `steps_f.safetensors`  `grouped_softmax` after the second recursion, which `dense` begins.
+* `steps_g.safetensors`  `rg` of four latents with keys in half of the channels, in the second recursion of two latents.
 * `steps_d.safetensors`  `descriptor`: means of three tokens, in the second recursion every other centre of four behind sinks.
 
 Keys as in the files of `make_llama.py`.
@@ -72,6 +73,12 @@ class Step(nn.Module):
             for name, shape in shapes.items():
                 self.names |= {f"gnconv.{name}.weight": parameter(*shape), f"gnconv.{name}.bias": parameter(shape[0])}
             self.names["gnconv.scale"] = parameter(D)
+        attention = row.get("attention")
+        if isinstance(attention, dict) and "rg" in attention:
+            width = BASE["num_key_value_heads"] * BASE["head_dim"]
+            for name in ("keys", "values"):
+                self.names[f"rg.{name}.weight"] = parameter(width, attention["rg"]["stride"])
+                self.names[f"rg.{name}.bias"] = parameter(width)
         fuse = (row.get("exit") or {}).get("fuse")
         if fuse is not None and depth in ENDS and depth > min(ENDS):
             groups = fuse["grouped_softmax"]["groups"]
@@ -168,6 +175,46 @@ def described(attention, config, x, position_embeddings):
     return attention.o_proj((weights @ v).transpose(1, 2).reshape(batch, tokens, -1))
 
 
+def generalised(attention, config, step, x, position_embeddings):
+    """Attention to the last two chunks and to latents of what is before them, which one strided depthwise convolution makes
+    of keys and values, applied to its own result; all keys stand in one row, with an explicit mask."""
+    stride, chunk, width = config["stride"], config["latents"], BASE["head_dim"]
+    batch, tokens, _ = x.shape
+    heads = lambda y: y.view(batch, tokens, -1, width).transpose(1, 2)  # noqa: E731
+    q, k, v = (heads(p(x)) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+
+    def levels(y, name):
+        z, found = y.transpose(2, 3).flatten(1, 2), []
+        while z.shape[-1] >= stride:
+            z = F.conv1d(z, step[f"rg.{name}.weight"][:, None], step[f"rg.{name}.bias"], stride=stride, groups=z.shape[1])
+            found.append(z.unflatten(1, (-1, width)).transpose(2, 3))
+        return found
+
+    keys, values = levels(k, "keys"), levels(v, "values")
+    latents = [(t, j) for t, z in enumerate(keys, 1) for j in range(z.shape[2])]
+    kept = width * config.get("key_ratio", 1.0) / 2
+    slow = torch.tensor([1.0 if pair >= width // 2 - kept else 0.0 for pair in range(width // 2)] * 2, dtype=x.dtype)
+    k, v = torch.cat([k, *(z * slow for z in keys)], 2), torch.cat([v, *values], 2)
+    position = torch.tensor([*range(tokens), *(j * stride**t + (stride**t - 1) // 2 for t, j in latents)])
+    cos, sin = position_embeddings
+    q, _ = apply_rotary_pos_emb(q, q, cos, sin)
+    k, _ = apply_rotary_pos_emb(k, k, cos[:, position], sin[:, position])
+    mask = torch.full((tokens, len(position)), float("-inf"), dtype=x.dtype)
+    for i in range(tokens):
+        before = max(i // chunk - 1, 0) * chunk
+        mask[i, before : i + 1] = 0
+        top = next(t for t in range(1, 40) if before // stride**t <= chunk)
+        covered = 0
+        for level in range(top, 0, -1):
+            while covered + stride**level <= before:
+                mask[i, tokens + latents.index((level, covered // stride**level))] = 0
+                covered += stride**level
+        assert covered == before
+    k, v = (y.repeat_interleave(q.shape[1] // y.shape[1], 1) for y in (k, v))
+    weights = (q @ k.transpose(2, 3) * width**-0.5 + mask).softmax(-1)
+    return attention.o_proj((weights @ v).transpose(1, 2).reshape(batch, tokens, -1))
+
+
 def forward(layer, depth, entered):
     """The forward of a decoder layer with its step; `entered` has what entered the recursions so far."""
 
@@ -184,6 +231,8 @@ def forward(layer, depth, entered):
         descriptor = attention.get("descriptor") if isinstance(attention, dict) else None
         if descriptor is not None:
             attended = described(self.self_attn, descriptor, read, position_embeddings)
+        elif isinstance(attention, dict) and "rg" in attention:
+            attended = generalised(self.self_attn, attention["rg"], step, read, position_embeddings)
         else:
             mask = step.mask(causal, tokens)
             attended, _ = self.self_attn(hidden_states=read, position_embeddings=position_embeddings, attention_mask=mask)
@@ -236,5 +285,7 @@ if __name__ == "__main__":
     steps("steps_d", 74, [mean, centre])
     beside, instead = ({"branch": {"gnconv": {"order": n, "kernel": k}}} for n, k in ((3, 5), (2, 3)))
     steps("steps_e", 75, [beside, instead | {"attention": "none"}])
+    half, whole = {"stride": 2, "latents": 4, "key_ratio": 0.5}, {"stride": 2, "latents": 2}
+    steps("steps_g", 77, [{"attention": {"rg": half}}, {"attention": {"rg": whole}}])
     steps("steps_f", 76, [{}, {"exit": {"fuse": {"grouped_softmax": {"groups": 4}}}, "transition": ["dense"]}])
     steps("steps_c", 73, [{"activation": {"dra": {"form": "paper"}}}, {"activation": {"dra": {"form": "model"}}}])
