@@ -24,6 +24,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "descriptor:chunk=128,ratio=8,stride=5,sinks=8",
     "rg:stride=4,latents=64",
     "grouped_softmax",
+    "resolution:factor=1",
 ];
 
 fn mechanism(text: &str) -> Mechanism {
@@ -97,7 +98,7 @@ fn an_inserted_model_is_the_model_until_it_is_trained() {
     let trained = place.retie("check identity run/model --json --device cpu");
     assert_eq!(trained.code, Some(1), "{trained:?}");
     for comparison in json(&trained.stdout)["comparisons"].as_array().unwrap() {
-        let is_whole = comparison["with"] == "without sliced";
+        let is_whole = ["without sliced", "without resolution"].contains(&comparison["with"].as_str().unwrap());
         assert_eq!(comparison["passed"], is_whole, "{comparison}");
     }
     place.retie("generate run/model -p The --max-new-tokens 4").ok();
@@ -152,6 +153,7 @@ fn tables_and_mechanisms_that_do_not_fit_are_refused() {
                 "`key_ratio` is 1.5, expected more than 0, up to 1",
             ],
         ),
+        ("insert looped --with resolution:factor=300", &["`resolution`: `factor` is 300, expected 1 to 256"]),
         ("insert looped --with none@1", &["`none`: there is no `branch` in the place of attention"]),
         ("insert looped --with none --with gnconv", &["`none`: no recursion would have attention"]),
         ("insert looped", &["--with <MECHANISM>"]),
@@ -160,7 +162,7 @@ fn tables_and_mechanisms_that_do_not_fit_are_refused() {
         assert!(expected.iter().all(|part| refused.contains(part)), "{line}: {refused}");
     }
     place.retie("route looped --kind expert_choice -o routed").ok();
-    for mechanism in ["dense", "gnconv", "descriptor:chunk=8,ratio=2", "rg", "grouped_softmax"] {
+    for mechanism in ["dense", "gnconv", "descriptor:chunk=8,ratio=2", "rg", "grouped_softmax", "resolution:factor=2"] {
         let refused = place.refused(&format!("insert routed --with {mechanism} -o out"));
         assert!(refused.contains("the model has `expert_choice` routers, expected none"), "{refused}");
     }

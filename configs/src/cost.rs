@@ -12,7 +12,8 @@
 //! | `shared` | `S`; 0 for `r > 0` | `c_r·S·F`; no k, v for `r > 0` | `c_r·S·(S + 1)/2` |
 //! | `hybrid` | `S` | `c_r·S·F` | `c_r·S·(S + 1)/2` |
 //!
-//! with `F` the operations of a depth's linears on one token. An unshared depth has `c = 1`.
+//! with `F` the operations of a depth's linears on one token. An unshared depth has `c = 1`, and a
+//! recursion over coarse tokens has as many as `S` tokens make in the place of `S`.
 //! Mechanisms of steps ([`StepMechanism`](crate::StepMechanism)) add their matrix products and may
 //! change the pairs.
 
@@ -97,6 +98,8 @@ impl ModelConfig {
         let mut cost = Cost { head: length * head, ..Cost::default() };
         for (index, step) in map.depths().iter().enumerate() {
             let part = step.recursion.map_or(1.0, share);
+            let factor = self.step_factor(step);
+            let (length, room) = ((tokens / factor) as f64, self.step_room(step, tokens));
             let later = step.recursion.is_some_and(|recursion| recursion > 0);
             let (stored, keys) = match kv {
                 KvSharing::RecursionWise => (part, part * length),
@@ -104,9 +107,12 @@ impl ModelConfig {
                 KvSharing::Shared | KvSharing::Hybrid => (1.0, length),
             };
             let makes_keys = !(later && kv == KvSharing::Shared);
-            let held = self.step_cached(step, tokens).unwrap_or(stored * length);
-            cost.cache_bytes += (held * 2.0 * self.key_value_size() as f64 + self.step_state(step)) * ELEMENT;
+            let held = self.step_cached(step, room).unwrap_or(stored * room as f64);
+            cost.cache_bytes += (held * 2.0 * self.key_value_size() as f64 + self.step_state(&map, step)) * ELEMENT;
             cost.linear += part * length * (self.linears(&map, index, makes_keys) + self.step_operations(&map, step));
+            if keys == 0.0 {
+                continue;
+            }
             let window = self.anatomy.depths[index].window.map_or(f64::INFINITY, |window| window as f64);
             let mean_keys = self.step_keys(step, keys).unwrap_or_else(|| pairs(keys, window));
             cost.attention += part * length * mean_keys * 4.0 * self.query_size() as f64;
@@ -157,10 +163,26 @@ impl ModelConfig {
     }
 
     /// Numbers that a cache holds of a depth beside keys and values.
-    fn step_state(&self, depth: &DepthAssignment) -> f64 {
+    fn step_state(&self, map: &ShareMap, depth: &DepthAssignment) -> f64 {
+        let Some(recursion) = &self.recursion else { return 0.0 };
+        let place = Place { model: self, recursion, map, depth };
+        let states = recursion.step(depth).into_iter().flat_map(StepConfig::mechanisms);
+        states.map(|mechanism| mechanism.parameters().state(&place)).sum::<usize>() as f64
+    }
+
+    /// Tokens of what a depth runs over.
+    pub(crate) fn step_factor(&self, depth: &DepthAssignment) -> usize {
         let step = self.recursion.as_ref().and_then(|recursion| recursion.step(depth));
-        let states = step.into_iter().flat_map(StepConfig::mechanisms);
-        states.map(|mechanism| mechanism.parameters().state(self.hidden_size)).sum::<usize>() as f64
+        step.map_or(1, StepConfig::factor).max(1)
+    }
+
+    /// Tokens, or coarse tokens, that a depth has room for in a cache for `tokens` tokens.
+    #[must_use]
+    pub fn step_room(&self, depth: &DepthAssignment, tokens: usize) -> usize {
+        match self.step_factor(depth) {
+            1 => tokens,
+            factor => (tokens / factor).max(1),
+        }
     }
 
     /// True if a depth computes attention.

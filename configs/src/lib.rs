@@ -78,8 +78,8 @@ pub use router::{
     TokenChoiceScore, TrainingSelection,
 };
 pub use run::{
-    Anneal, Average, DataConfig, DataFormat, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision, RunConfig,
-    SlicedAnneal, SourceConfig, TeacherConfig, TrainConfig, UptrainConfig,
+    Anneal, Average, DataConfig, DataFormat, Doubling, LoggerKind, LossSpike, ModelRef, NonFinite, Packing, Precision,
+    RunConfig, SourceConfig, TeacherConfig, TrainConfig, UptrainConfig,
 };
 pub use schedule::{CosineConfig, DecayType, LinearConfig, ScheduleConfig, WarmupStableDecayConfig};
 pub use share::{Depth, DepthAssignment, LayerIndex, ShareMap, dividing_recursions};

@@ -63,7 +63,7 @@ impl ModelConfig {
         let map = self.share_map();
         let share = |step: &DepthAssignment| {
             let share = step.recursion.and_then(|recursion| shares?.get(recursion).copied());
-            share.unwrap_or(1.0)
+            share.unwrap_or(1.0) / self.step_factor(step) as f64
         };
         let depth = |step: &DepthAssignment| share(step) * self.activations_of_depth(step, shape);
         let within = (2 * self.hidden_size + 6 * self.intermediate_size) as f64;

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use retie_config::{
-    Activation, ConfigError, Init, Mechanism, MechanismAt, MlpKind, ModelConfig, RecursionConfig, Sharing,
-    SlicedAnneal, SlicedConfig, StepConfig, StepMechanism, StepTable, document, steps_with,
+    Activation, ConfigError, Doubling, Init, Mechanism, MechanismAt, MlpKind, ModelConfig, RecursionConfig, Sharing,
+    SlicedConfig, StepConfig, StepMechanism, StepTable, document, steps_with,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -43,6 +43,9 @@ fn a_table_reads_as_it_is_written() {
     assert_eq!(serde_json::to_value(&read).unwrap(), rows);
     let yaml = "steps:\n  - {}\n  - attention: {sliced: {groups: 8}}\n    transition: [hai, {nll: {ratio: 0.25}}]\n    activation: {dra: {form: package}}\n";
     assert_eq!(document::parse::<StepTable>(yaml, Path::new("steps.yaml"), &[]).unwrap().steps, read);
+    let coarse: StepConfig = serde_json::from_value(json!({"resolution": 4})).unwrap();
+    assert_eq!((coarse.factor(), serde_json::to_value(&coarse).unwrap()), (4, json!({"resolution": 4})));
+    assert!(serde_json::from_value::<StepConfig>(json!({"resolution": "coarse"})).is_err());
     let full: StepConfig = serde_json::from_value(json!({"attention": "full"})).unwrap();
     assert_eq!(full, StepConfig::default());
     for text in ["hai", "nll:ratio=0.25", "sliced:groups=8,order=chunk,length=64", "dra:form=model"] {
@@ -189,8 +192,8 @@ fn pairs_of_sliced_attention_are_those_of_the_slices() {
 #[test]
 fn slices_double_in_equal_parts() {
     let found = |from, by, groups| {
-        let anneal = SlicedAnneal { from, by };
-        (0..9).map(|step| anneal.groups_at(step, groups)).collect::<Vec<_>>()
+        let anneal = Doubling { from, by };
+        (0..9).map(|step| anneal.at(step, groups)).collect::<Vec<_>>()
     };
     assert_eq!(found(1, 7, 8), [1, 1, 1, 2, 2, 4, 4, 8, 8]);
     assert_eq!(found(4, 3, 6), [4, 4, 4, 6, 6, 6, 6, 6, 6]);
@@ -214,4 +217,17 @@ fn a_gated_convolution_has_the_sizes_of_the_paper() {
     let later =
         |tokens: usize| instead.cost(tokens, None).cache_bytes - instead.full_recursion_cost(tokens).cache_bytes / 2.0;
     assert_eq!(later(100), later(32_768));
+}
+
+/// Of 103 tokens a recursion over coarse tokens of four has 25.
+#[test]
+fn a_recursion_over_coarse_tokens_costs_what_these_do() {
+    let (coarse, whole) = (model(json!([{}, {"resolution": 4}]), 2), model(json!([]), 2));
+    let (found, of_tokens) = (coarse.cost(103, None), |tokens| whole.cost(tokens, None));
+    assert_eq!(found.linear, (of_tokens(103).linear + of_tokens(25).linear) / 2.0);
+    assert_eq!(found.attention, (of_tokens(103).attention + of_tokens(25).attention) / 2.0);
+    let state = 5.0 * 8.0 * 4.0;
+    assert_eq!(found.cache_bytes, (of_tokens(103).cache_bytes + of_tokens(25).cache_bytes) / 2.0 + state);
+    assert!(coarse.cost(3, None).operations().is_finite());
+    assert_eq!(problems(json!([{"resolution": 0}])), ["`resolution`: `factor` is 0, expected 1 to 256"]);
 }

@@ -170,9 +170,14 @@ fn steps_that_are_local_to_a_token_go_with_exits_and_schedulers() {
 
 #[test]
 fn steps_that_are_not_local_are_refused_by_name() {
-    for mechanism in
-        ["dense", "gnconv:order=1,kernel=2", "sliced:groups=2@1", "descriptor:chunk=4,ratio=2", "rg:stride=2,latents=4"]
-    {
+    for mechanism in [
+        "dense",
+        "gnconv:order=1,kernel=2",
+        "sliced:groups=2@1",
+        "descriptor:chunk=4,ratio=2",
+        "rg:stride=2,latents=4",
+        "resolution:factor=2",
+    ] {
         let added: Vec<MechanismAt> = vec![mechanism.parse().unwrap()];
         let steps = steps_with(&[], &added, 3).unwrap();
         let model = random_model(Some(RecursionConfig { steps, ..recursion() }));

@@ -9,8 +9,9 @@
 //! If every token runs through a depth, slot `s` is rows `s·capacity..` of that depth's buffers.
 //! A recursion whose router leaves tokens out stores only its selected tokens (`selected`). Depths
 //! that reuse the keys and values of the first recursion have no buffers. Depths with descriptors
-//! of earlier chunks have room for those and for one chunk (`steps::descriptor`), those with latents
-//! for these and for two chunks (`steps::rg`).
+//! of earlier chunks have room for those and for one chunk (`steps::descriptor`), depths with
+//! latents for those and for two chunks (`steps::rg`), recursions over coarse tokens for these
+//! (`steps::resolution`).
 
 mod prefix;
 mod selected;
@@ -43,6 +44,21 @@ pub struct KvCache {
     chunks: Vec<Chunk>,
     /// State of each depth with a convolution, `[num_slots × tokens, S]`; `None` elsewhere.
     states: Vec<Option<Tensor<2>>>,
+    /// Tokens, or coarse tokens, that each depth has room for in a slot.
+    rooms: Vec<usize>,
+    /// Of each recursion over coarse tokens.
+    coarse: Vec<Option<Coarse>>,
+}
+
+/// State of a recursion over coarse tokens.
+#[derive(Debug)]
+struct Coarse {
+    /// Tokens of a coarse token.
+    factor: usize,
+    /// States of tokens that wait for the rest of their coarse token, `[num_slots × factor, D]`.
+    waiting: Option<Tensor<2>>,
+    /// What the last complete coarse token of each slot got, `[num_slots, D]`.
+    last: Option<Tensor<2>>,
 }
 
 /// Chunks of a depth, of which the last is there as it was.
@@ -158,12 +174,14 @@ impl KvCache {
                     Some(r) if selects(r) => None,
                     _ => whole(),
                 };
+                let room = |depth: &DepthAssignment| config.step_room(depth, capacity);
                 let bounded = |depth: &DepthAssignment| {
-                    recursion.step(depth)?.attention.as_ref()?.parameters().cached_keys(capacity)
+                    recursion.step(depth)?.attention.as_ref()?.parameters().cached_keys(room(depth))
                 };
                 let of_depth = |depth: &DepthAssignment| match bounded(depth) {
                     Some(0) => None,
                     Some(keys) => holding(keys),
+                    None if room(depth) < capacity => holding(room(depth)),
                     None => buffers(depth.recursion),
                 };
                 let depths = map.depths().iter().map(of_depth).collect();
@@ -172,9 +190,24 @@ impl KvCache {
             }
         };
         let (chunks, states) = (chunks_of(config), states_of(config, num_slots, device));
+        let coarse = coarse_of(config, num_slots, device);
+        let rooms = config.share_map().depths().iter().map(|depth| config.step_room(depth, capacity)).collect();
         let lengths = vec![None; num_slots];
         let held = vec![0; num_slots];
-        Self { depths, width, device: device.clone(), capacity, lengths, held, selected, pending, chunks, states }
+        Self {
+            depths,
+            width,
+            device: device.clone(),
+            capacity,
+            lengths,
+            held,
+            selected,
+            pending,
+            chunks,
+            states,
+            rooms,
+            coarse,
+        }
     }
 
     /// Tokens that wait in front of a recursion.
@@ -204,7 +237,8 @@ impl KvCache {
     }
 
     /// True if a sequence can be truncated to its first `len` tokens: depths with descriptors or
-    /// latents hold only the tokens of the last chunks, convolutions only the last tokens.
+    /// latents hold only the tokens of the last chunks, convolutions only the last tokens, and
+    /// recursions over coarse tokens only those behind the last one that is complete.
     ///
     /// # Panics
     /// When the slot is free.
@@ -213,7 +247,9 @@ impl KvCache {
         let last = self.len(slot).saturating_sub(1);
         let convolves = self.states.iter().any(Option::is_some);
         let is_there = |chunk: &Chunk| len >= last / chunk.tokens * chunk.tokens + chunk.stay;
-        len == 0 || len == self.len(slot) || !convolves && self.chunks.iter().all(is_there)
+        let is_behind = |coarse: &Coarse| len >= self.len(slot) / coarse.factor * coarse.factor;
+        let is_there = self.chunks.iter().all(is_there) && self.coarse.iter().flatten().all(is_behind);
+        len == 0 || len == self.len(slot) || !convolves && is_there
     }
 
     /// Truncates a sequence to its first `len` tokens.
@@ -267,7 +303,8 @@ impl KvCache {
     /// Size of the buffers in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let buffers = self.depths.iter().flatten().flatten().chain(self.states.iter().flatten());
+        let coarse = self.coarse.iter().flatten().flat_map(|coarse| coarse.waiting.iter().chain(&coarse.last));
+        let buffers = self.depths.iter().flatten().flatten().chain(self.states.iter().flatten()).chain(coarse);
         buffers.map(|buffer| buffer.dims().iter().product::<usize>() * size_of::<f32>()).sum()
     }
 
@@ -360,7 +397,31 @@ impl KvCache {
             |Segment { queries, keys, .. }: &Segment| RowCopy { rows: queries.clone(), at: keys.end - queries.len() };
         let writes = layout.segments().iter().map(write).collect();
         let (buffers, state) = (&mut self.depths[depth], &mut self.states[depth]);
-        DepthCache { writes, buffers, capacity: self.capacity, state }
+        DepthCache { writes, buffers, capacity: self.rooms[depth], state }
+    }
+
+    /// Tokens, or coarse tokens, that a depth has room for in a slot.
+    pub(crate) fn room(&self, depth: usize) -> usize {
+        self.rooms[depth]
+    }
+
+    /// Of a recursion over coarse tokens: the tokens that wait for the rest of theirs,
+    /// `[num_slots × factor, D]`, and what the last complete one of each slot got,
+    /// `[num_slots, D]`.
+    pub(crate) fn coarse(&self, recursion: usize) -> Option<[Tensor<2>; 2]> {
+        let Coarse { waiting, last, .. } = self.coarse.get(recursion)?.as_ref()?;
+        Some([waiting.clone()?, last.clone()?])
+    }
+
+    /// Copies rows of both into them.
+    pub(crate) fn write_coarse(&mut self, recursion: usize, rows: [Option<(Tensor<2>, Vec<RowCopy>)>; 2]) {
+        let Some(Some(coarse)) = self.coarse.get_mut(recursion) else { return };
+        for (held, new) in [&mut coarse.waiting, &mut coarse.last].into_iter().zip(rows) {
+            if let Some((rows, copies)) = new.filter(|(_, copies)| !copies.is_empty()) {
+                // Taken out, so that it has one owner and is written in place.
+                *held = held.take().map(|held| write_rows(held, rows, &copies.into()));
+            }
+        }
     }
 
     /// Keys and values in the buffers of a depth.
@@ -395,6 +456,8 @@ impl KvCache {
 /// Chunks of the depths of `config` with descriptors or latents.
 fn chunks_of(config: &ModelConfig) -> Vec<Chunk> {
     let rows = config.recursion.iter().flat_map(|recursion| &recursion.steps);
+    // Coarse tokens are not truncated.
+    let rows = rows.filter(|step| step.factor() == 1);
     let chunk = |step: &StepConfig| match step.attention.as_ref()? {
         Mechanism::Descriptor(config) => Some(Chunk { tokens: config.chunk, stay: 0 }),
         // At the end of a chunk nothing is made of it yet.
@@ -414,6 +477,19 @@ fn states_of(config: &ModelConfig, num_slots: usize, device: &Device) -> Vec<Opt
         _ => None,
     };
     config.share_map().depths().iter().map(of_depth).collect()
+}
+
+/// States of the recursions of `config` over coarse tokens, by recursion.
+fn coarse_of(config: &ModelConfig, num_slots: usize, device: &Device) -> Vec<Option<Coarse>> {
+    let Some(recursion) = &config.recursion else { return Vec::new() };
+    let zeros = |tokens: usize| Some(Tensor::zeros([num_slots * tokens, config.hidden_size], device));
+    let map = config.share_map();
+    let of = |index: usize| {
+        let depth = map.depths().iter().find(|depth| depth.recursion == Some(index))?;
+        let factor = recursion.step(depth).map(StepConfig::factor).filter(|factor| *factor > 1)?;
+        Some(Coarse { factor, waiting: zeros(factor), last: zeros(1) })
+    };
+    (0..map.num_recursions()).map(of).collect()
 }
 
 /// Copies the rows of a depth's buffers, if any, into larger ones.

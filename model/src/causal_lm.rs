@@ -25,7 +25,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Int, Tensor},
 };
-use retie_config::{DepthExtra, Mechanism, ModelConfig, Precision, ShareMap, SlicedConfig};
+use retie_config::{DepthExtra, Mechanism, ModelConfig, Precision, ShareMap, SlicedConfig, StepConfig};
 use std::{ops::Range, sync::Arc};
 
 /// A decoder with its language-model head.
@@ -111,6 +111,18 @@ impl CausalLm {
                 let groups = change(config.groups);
                 let slices = Slices::new(&SlicedConfig { groups, ..config.clone() });
                 own.step.attention = slices.map(StepAttention::Sliced);
+            }
+        }
+    }
+
+    /// Sets the tokens of a coarse token of each recursion that has such, which `change` makes of
+    /// that of its configuration.
+    pub fn set_resolutions(&mut self, change: impl Fn(usize) -> usize) {
+        let spec = &self.spec;
+        let Some(recursion) = &spec.config.recursion else { return };
+        for (own, depth) in self.model.depths.iter_mut().zip(spec.share_map.depths()) {
+            if let Some(factor) = recursion.step(depth).map(StepConfig::factor).filter(|factor| *factor > 1) {
+                own.step.factor = change(factor);
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
         self, ActiveRows, LoopEntry, Origin, Passage, RoutingDecision, RoutingTrace, SelectionRule, TokenSelector,
     },
     row_context::RowContext,
-    steps::EnteredStates,
+    steps::{CoarseCall, EnteredStates},
     token_ids::TokenIds,
 };
 use burn::tensor::Tensor;
@@ -148,7 +148,8 @@ impl<'m> Forward<'m> {
     /// Runs the stack up to `depth` depths in all; depths that have run do not run again.
     ///
     /// # Panics
-    /// When the stack has fewer depths, or `depth` lies within a recursion of a routed model.
+    /// When the stack has fewer depths, or `depth` lies within a recursion of a routed model, or
+    /// within one over coarse tokens.
     pub fn advance_to(&mut self, depth: usize) {
         let model = self.model;
         let num_depths = model.share_map().num_depths();
@@ -272,6 +273,14 @@ impl<'m> Forward<'m> {
             return;
         }
         let ends = recursion.is_some() && part.end == pass.end;
+        let factor = model.model.depths[pass.start].step.factor;
+        if let Some(recursion) = recursion.filter(|_| factor > 1) {
+            assert_eq!(part, *pass, "recursion {recursion} over coarse tokens runs as a whole");
+            let call = CoarseCall { recursion, depths: part, rows: &self.rows, factor };
+            let coarse = model.run_coarse(self.hidden.clone(), call, self.cache.as_deref_mut());
+            self.hidden = model.fused(coarse, pass.end, (&self.entered, None));
+            return;
+        }
         match (recursion.filter(|_| !plain), self.selector.take()) {
             (Some(recursion), Some(mut selector)) => {
                 assert_eq!(part, *pass, "recursion {recursion} of a routed model runs as a whole");

@@ -1,5 +1,5 @@
-//! Descriptors and latents of earlier chunks: where they are the whole attention, sequences of a cache side by
-//! side, and the bytes of the cache.
+//! Descriptors and latents of earlier chunks, and coarse tokens: where they are the whole
+//! attention, sequences of a cache side by side, and the bytes of the cache.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -88,6 +88,8 @@ fn sequences_in_different_chunks_are_read_in_one_pass() {
         "descriptor:chunk=5,ratio=1",
         "rg:stride=2,latents=8",
         "rg:stride=4,latents=16,key_ratio=0.5@1",
+        "resolution:factor=5",
+        "resolution:factor=6@1",
     ] {
         let model = model(&[mechanism]);
         let mut cache = KvCache::new(model.config(), 3, 38, &Device::flex());
@@ -115,7 +117,12 @@ fn sequences_in_different_chunks_are_read_in_one_pass() {
 fn packed_sequences_are_those_alone() {
     let mechanisms =
         ["descriptor:chunk=6,ratio=3,stride=2", "sliced:groups=3", "sliced:groups=2,order=chunk,length=10"];
-    for mechanism in mechanisms.into_iter().chain(["gnconv:order=2,kernel=4", "rg:stride=2,latents=4"]) {
+    for mechanism in mechanisms.into_iter().chain([
+        "gnconv:order=2,kernel=4",
+        "rg:stride=2,latents=4",
+        "resolution:factor=2@1",
+        "resolution:factor=3",
+    ]) {
         packed_as_alone(&model(&[mechanism]));
     }
 }
@@ -180,5 +187,17 @@ fn a_cache_of_latents_is_bounded() {
         assert_eq!(cache.bytes() as f64, 2.0 * model.config().cost(tokens, None).cache_bytes);
         // Six depths, keys and values of two heads of four numbers in f32.
         assert_eq!(cache.bytes(), 2 * 6 * keys * 2 * 8 * 4, "{tokens}");
+    }
+}
+
+#[test]
+fn a_recursion_over_coarse_tokens_caches_these() {
+    let model = model(&["resolution:factor=4@1"]);
+    for tokens in [3usize, 500, 2048] {
+        let cache = KvCache::new(model.config(), 2, tokens, &Device::flex());
+        assert_eq!(cache.bytes() as f64, 2.0 * model.config().cost(tokens, None).cache_bytes);
+        // Three depths of each recursion; four tokens that wait and what the last coarse one got.
+        let keys = 3 * tokens + 3 * (tokens / 4).max(1);
+        assert_eq!(cache.bytes(), 2 * 4 * (keys * 2 * 8 + 5 * 16), "{tokens}");
     }
 }

@@ -107,7 +107,7 @@ fn extras_of_depths_and_their_gradients() {
 /// The golden files are by `golden/make_steps.py`.
 #[test]
 fn mechanisms_of_steps_and_their_gradients() {
-    for name in ["steps_a", "steps_b", "steps_c", "steps_d", "steps_e", "steps_f", "steps_g"] {
+    for name in ["steps_a", "steps_b", "steps_c", "steps_d", "steps_e", "steps_f", "steps_g", "steps_h"] {
         check(name);
     }
 }
@@ -122,7 +122,7 @@ fn dora_has_the_logits_and_gradients_of_peft() {
 fn decoding_with_a_cache_equals_the_full_forward() {
     for name in [
         "gqa", "llama3", "tied", "extras", "dora", "steps_a", "steps_b", "steps_c", "steps_d", "steps_e", "steps_f",
-        "steps_g",
+        "steps_g", "steps_h",
     ]
     .into_iter()
     .chain(FAMILIES)

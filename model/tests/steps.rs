@@ -29,6 +29,8 @@ const MECHANISMS: &[&str] = &[
     "rg:stride=2,latents=4",
     "rg:stride=2,latents=2,key_ratio=0.5@1",
     "grouped_softmax:groups=2",
+    "resolution:factor=2",
+    "resolution:factor=3@1",
 ];
 
 const TOKENS: usize = 13;
@@ -133,7 +135,7 @@ fn they_go_with_every_kv_sharing_and_with_routers() {
 }
 
 fn fits(mechanism: &str, kv_sharing: KvSharing, is_routed: bool) -> bool {
-    let is_local = ["descriptor", "gnconv", "rg"].iter().any(|name| mechanism.starts_with(name));
+    let is_local = ["descriptor", "gnconv", "rg", "resolution"].iter().any(|name| mechanism.starts_with(name));
     match mechanism {
         "dense" | "grouped_softmax:groups=2" => !is_routed,
         _ if is_local => !is_routed && kv_sharing == KvSharing::RecursionWise,

@@ -130,13 +130,15 @@ pub enum TrainError {
         /// The settings.
         keys: Vec<String>,
     },
-    /// A schedule of sliced attention for a model without.
+    /// A schedule of a mechanism for a model without.
     #[error(
-        "`train.anneal.sliced` is a schedule of sliced attention, `{model}` has none\nhint: leave it out, or `retie insert {model} --with sliced:groups=8`"
+        "`train.anneal.{mechanism}` is a schedule of the mechanism `{mechanism}`, `{model}` has none\nhint: leave it out, or give the model one with `retie insert`"
     )]
-    NothingSliced {
+    NothingAnnealed {
         /// The model.
         model: String,
+        /// The mechanism.
+        mechanism: &'static str,
     },
     /// A setting of routers of another kind.
     #[error(

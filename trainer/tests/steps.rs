@@ -4,13 +4,13 @@
 
 mod support;
 
-use retie_config::{Anneal, LossTerm, SlicedAnneal};
+use retie_config::{Anneal, Doubling, LossTerm};
 use retie_trainer::{MODEL_DIR, Resume, TrainError, read_metrics};
 use std::{path::Path, sync::atomic::AtomicBool};
 use support::{bits, config, run, start, stop_after, with_mechanisms};
 
-/// All but slices start without an effect on sequences of 32 tokens.
-const MECHANISMS: [&str; 9] = [
+/// All but slices and coarse tokens start without an effect on sequences of 32 tokens.
+const MECHANISMS: [&str; 10] = [
     "descriptor:chunk=32,ratio=4@0",
     "sliced:groups=4@1",
     "gnconv:order=2,kernel=4",
@@ -20,7 +20,13 @@ const MECHANISMS: [&str; 9] = [
     "dense",
     "silu_dra",
     "grouped_softmax",
+    "resolution:factor=4@1",
 ];
+
+fn annealed_by(by: u64) -> Option<Anneal> {
+    let doubling = Some(Doubling { from: 1, by });
+    Some(Anneal { sliced: doubling, resolution: doubling })
+}
 
 fn weights(run_dir: &Path) -> Vec<u8> {
     fs_err::read(run_dir.join(MODEL_DIR).join("model.safetensors")).unwrap()
@@ -32,7 +38,7 @@ fn a_stopped_run_goes_on_bit_for_bit_and_recomputed_recursions_change_nothing() 
     let mut mechanisms = MECHANISMS;
     mechanisms[0] = "descriptor:chunk=8,ratio=4,sinks=4@0";
     let mut whole = with_mechanisms(dir.path(), &mechanisms);
-    whole.train.anneal = Some(Anneal { sliced: SlicedAnneal { from: 1, by: 5 } });
+    whole.train.anneal = annealed_by(5);
     whole.optimizer.groups.extras.lr = 20.0;
     // A loss of the state that dense feedback reads.
     let exit: LossTerm = serde_json::from_str(r#"{"early_exit": {"weight": 0.3}}"#).unwrap();
@@ -65,12 +71,12 @@ fn a_run_begins_with_the_loss_of_the_model_without_mechanisms() {
     let mut stepped = with_mechanisms(dir.path(), &MECHANISMS);
     stepped.run.dir = dir.path().join("stepped-run");
     stepped.train.steps = Some(1);
-    stepped.train.anneal = Some(Anneal { sliced: SlicedAnneal { from: 1, by: 1 } });
+    stepped.train.anneal = annealed_by(1);
     stepped.schedule = serde_json::from_str(r#"{"cosine": {"warmup_steps": 0, "min_lr_ratio": 0.1}}"#).unwrap();
     let sliced_at_once = run(&stepped, "cpu")[0].loss;
     stepped.run.dir = dir.path().join("annealed-run");
     stepped.train.steps = Some(2);
-    stepped.train.anneal = Some(Anneal { sliced: SlicedAnneal { from: 1, by: 2 } });
+    stepped.train.anneal = annealed_by(2);
     let annealed = run(&stepped, "cpu")[0].loss;
     let mut plain = config(dir.path());
     plain.train.steps = Some(2);
@@ -81,10 +87,14 @@ fn a_run_begins_with_the_loss_of_the_model_without_mechanisms() {
 }
 
 #[test]
-fn a_schedule_of_slices_is_refused_without_slices() {
+fn schedules_are_refused_without_their_mechanism() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = with_mechanisms(dir.path(), &["hai"]);
-    config.train.anneal = Some(Anneal { sliced: SlicedAnneal { from: 1, by: 3 } });
-    let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
-    assert!(matches!(error, TrainError::NothingSliced { .. }), "{error}");
+    for (has, missing) in [("hai", "sliced"), ("sliced:groups=2", "resolution")] {
+        let place = dir.path().join(missing);
+        fs_err::create_dir(&place).unwrap();
+        let mut config = with_mechanisms(&place, &[has]);
+        config.train.anneal = annealed_by(3);
+        let error = start(&config, "cpu", Resume::Never, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
+        assert!(matches!(error, TrainError::NothingAnnealed { mechanism, .. } if mechanism == missing), "{error}");
+    }
 }

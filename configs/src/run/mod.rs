@@ -9,7 +9,7 @@ mod teacher;
 mod tests;
 mod train;
 
-pub use anneal::{Anneal, SlicedAnneal};
+pub use anneal::{Anneal, Doubling};
 pub use average::Average;
 pub use data::{DataConfig, DataFormat, Packing, SourceConfig};
 pub use loggers::LoggerKind;

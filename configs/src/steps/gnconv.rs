@@ -109,7 +109,7 @@ impl StepMechanism for GnconvConfig {
         products.map(|tensor| 2.0 * tensor.shape.iter().product::<usize>() as f64).sum()
     }
 
-    fn state(&self, hidden_size: usize) -> usize {
-        (self.kernel - 1) * self.widths(hidden_size).iter().sum::<usize>()
+    fn state(&self, place: &Place<'_>) -> usize {
+        (self.kernel - 1) * self.widths(place.model.hidden_size).iter().sum::<usize>()
     }
 }

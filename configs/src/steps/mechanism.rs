@@ -11,6 +11,8 @@ use std::{fmt, str::FromStr};
 macro_rules! for_each_mechanism {
     ($with:ident) => {
         $with! {
+            /// A recursion over means of several tokens (MSRNet, SpiralFormer).
+            "resolution" => Resolution(ResolutionConfig),
             /// Attention within interleaved or consecutive slices of a sequence (SReT).
             "sliced" => Sliced(SlicedConfig),
             /// Attention to the own chunk, and to pooled keys of earlier ones (FlashVGGT).
@@ -44,6 +46,8 @@ macro_rules! for_each_mechanism {
 /// Place of a mechanism in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
+    /// What the recursion runs over.
+    Resolution,
     /// The keys that queries attend to.
     Attention,
     /// A branch beside attention.
@@ -59,6 +63,7 @@ pub enum Slot {
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Resolution => "resolution",
             Self::Attention => "attention",
             Self::Branch => "branch",
             Self::Activation => "activation",
@@ -169,8 +174,8 @@ pub trait StepMechanism {
         None
     }
 
-    /// Numbers in f32 that a cache holds for each sequence beside keys and values.
-    fn state(&self, _hidden_size: usize) -> usize {
+    /// Numbers in f32 that a cache holds at this depth for each sequence beside keys and values.
+    fn state(&self, _place: &Place<'_>) -> usize {
         0
     }
 

@@ -5,7 +5,7 @@
 //! "steps": [{}, {"attention": {"sliced": {"groups": 8}}, "transition": ["hai"]}]
 //! ```
 //!
-//! A row names mechanisms in five places ([`Slot`]). A mechanism has a file here with its
+//! A row names mechanisms in six places ([`Slot`]). A mechanism has a file here with its
 //! parameters, tensors and cost, a line in [`for_each_mechanism`](crate::for_each_mechanism), and a
 //! file in `model/src/steps` with what it computes.
 
@@ -20,6 +20,7 @@ mod insertion;
 mod mechanism;
 mod nll;
 mod none;
+mod resolution;
 mod rg;
 mod sliced;
 mod table;
@@ -35,6 +36,7 @@ pub use insertion::{MechanismAt, steps_with};
 pub use mechanism::{Mechanism, Place, Slot, StepMechanism, StepTensor};
 pub use nll::NllConfig;
 pub use none::NoAttentionConfig;
+pub use resolution::ResolutionConfig;
 pub use rg::{Latent, RgConfig};
 pub use sliced::{SliceOrder, SlicedConfig};
 pub use table::StepTable;
@@ -46,6 +48,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StepConfig {
+    /// Tokens of a coarse token; absent: the recursion runs over tokens.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "resolution::read",
+        serialize_with = "resolution::write"
+    )]
+    pub resolution: Option<Mechanism>,
     /// The keys that queries attend to; absent or `full`: those of the model's own attention.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "attention")]
     pub attention: Option<Mechanism>,
@@ -80,13 +89,15 @@ fn attention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mechan
 impl StepConfig {
     /// Every mechanism of the row, in the order in which they act.
     pub fn mechanisms(&self) -> impl Iterator<Item = &Mechanism> {
-        let in_depths = self.attention.iter().chain(&self.branch).chain(&self.activation).chain(&self.transition);
+        let in_depths = self.resolution.iter().chain(&self.attention).chain(&self.branch);
+        let in_depths = in_depths.chain(&self.activation).chain(&self.transition);
         in_depths.chain(self.exit.iter().map(|exit| &exit.fuse))
     }
 
     /// Puts a mechanism in its place; gives back the one that stood there.
     pub fn insert(&mut self, mechanism: Mechanism) -> Option<Mechanism> {
         match mechanism.parameters().slot() {
+            Slot::Resolution => self.resolution.replace(mechanism),
             Slot::Attention => self.attention.replace(mechanism),
             Slot::Branch => self.branch.replace(mechanism),
             Slot::Activation => self.activation.replace(mechanism),
@@ -107,6 +118,7 @@ impl StepConfig {
     /// The row without the mechanism of this name.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
+        self.resolution.take_if(|mechanism| mechanism.name() == name);
         self.attention.take_if(|mechanism| mechanism.name() == name);
         self.branch.take_if(|mechanism| mechanism.name() == name);
         self.activation.take_if(|mechanism| mechanism.name() == name);

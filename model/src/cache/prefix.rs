@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 impl KvCache {
     /// True if a slot can be cut back to any of its first tokens, so that free slots can be held:
-    /// not where depths have descriptors of chunks, or the state of a convolution.
+    /// not where depths have descriptors or latents of chunks, or the state of a convolution, or
+    /// recursions run over coarse tokens.
     #[must_use]
     pub fn holds_prefixes(&self) -> bool {
-        self.chunks.is_empty() && self.states.iter().all(Option::is_none)
+        let is_whole = self.states.iter().all(Option::is_none) && self.coarse.iter().all(Option::is_none);
+        self.chunks.is_empty() && is_whole
     }
 
     /// True if tokens can be copied from slot to slot: where recursions hold a part of the tokens,

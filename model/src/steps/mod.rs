@@ -9,6 +9,7 @@ mod gnconv;
 mod grouped_softmax;
 mod hai;
 mod nll;
+mod resolution;
 mod rg;
 mod sliced;
 
@@ -18,6 +19,7 @@ pub(crate) use descriptor::{Descriptors, Projected};
 pub use gnconv::Gnconv;
 pub use grouped_softmax::GroupedSoftmax;
 pub use nll::Nll;
+pub(crate) use resolution::CoarseCall;
 pub(crate) use rg::Generalised;
 pub use rg::Rg;
 pub(crate) use sliced::{Slices, attend_sliced};
@@ -46,6 +48,9 @@ pub struct Step {
     pub rg: Option<Rg>,
     /// Fusion of what leaves the recursion, at its last depth.
     pub fuse: Option<GroupedSoftmax>,
+    /// Tokens of a coarse token that the recursion runs over; 1 for tokens.
+    #[module(skip)]
+    pub(crate) factor: usize,
     #[module(skip)]
     pub(crate) attention: Option<StepAttention>,
 }
@@ -103,6 +108,7 @@ impl Step {
             gnconv,
             rg: Rg::load(from)?,
             fuse: GroupedSoftmax::load(from)?,
+            factor: step.map_or(1, StepConfig::factor),
             attention,
         })
     }
@@ -117,6 +123,7 @@ impl Step {
             "dense" => Self { dense: None, ..self },
             "gnconv" => Self { gnconv: None, ..self },
             "grouped_softmax" => Self { fuse: None, ..self },
+            "resolution" => Self { factor: 1, ..self },
             "rg" => Self { attention: None, rg: None, ..self },
             "sliced" | "descriptor" | "none" => Self { attention: None, ..self },
             _ => {

@@ -12,6 +12,7 @@ that are not those it starts with.
 * `steps_e.safetensors`  `gnconv` beside attention, in the second recursion in its place.
 * `steps_f.safetensors`  `grouped_softmax` after the second recursion, which `dense` begins.
 * `steps_g.safetensors`  `rg` of four latents with keys in half of the channels, in the second recursion of two latents.
+* `steps_h.safetensors`  `resolution` of two, beside `hai`, in the second recursion of three.
 * `steps_d.safetensors`  `descriptor`: means of three tokens, in the second recursion every other centre of four behind sinks.
 
 Keys as in the files of `make_llama.py`.
@@ -220,10 +221,18 @@ def forward(layer, depth, entered):
 
     def run(self, hidden_states, attention_mask=None, position_embeddings=None, **_):
         step, x = self.step, hidden_states
+        factor = step.row.get("resolution", 1)
         if depth in PASSES:
             entered[PASSES[depth]] = x
             if step["dense"] is not None:
                 x = x + sum(a * entered[q] for q, a in enumerate(step["dense"]))
+        if factor > 1:
+            if depth in PASSES:
+                count = x.shape[1] // factor
+                pooled = x[:, : count * factor].unflatten(1, (count, factor)).mean(2)
+                entered["coarse"] = (x, pooled)
+                x = pooled
+            position_embeddings = [angles[:, factor - 1 :: factor][:, : x.shape[1]] for angles in position_embeddings]
         alpha = step["coefficients"] if step["coefficients"] is not None else torch.ones(4, dtype=x.dtype)
         tokens = x.shape[1]
         causal = torch.full((tokens, tokens), float("-inf"), dtype=x.dtype).triu(1)[None, None]
@@ -245,6 +254,10 @@ def forward(layer, depth, entered):
         act = step.activation if step.row.get("activation") is not None else F.silu
         y = alpha[2] * u + alpha[3] * mlp.down_proj(act(mlp.gate_proj(read)) * mlp.up_proj(read))
         y = step.leave(x, y)
+        if factor > 1 and depth in ENDS:
+            fine, pooled = entered["coarse"]
+            change = torch.cat([torch.zeros_like(y[:, :1]), y - pooled], 1)
+            y = fine + change[:, (torch.arange(fine.shape[1]) + 1) // factor]
         return step.fuse([entered[1], y]) if depth == max(ENDS) else y
 
     assert isinstance(layer, LlamaDecoderLayer)
@@ -287,5 +300,6 @@ if __name__ == "__main__":
     steps("steps_e", 75, [beside, instead | {"attention": "none"}])
     half, whole = {"stride": 2, "latents": 4, "key_ratio": 0.5}, {"stride": 2, "latents": 2}
     steps("steps_g", 77, [{"attention": {"rg": half}}, {"attention": {"rg": whole}}])
+    steps("steps_h", 78, [{"resolution": 2, "transition": ["hai"]}, {"resolution": 3}])
     steps("steps_f", 76, [{}, {"exit": {"fuse": {"grouped_softmax": {"groups": 4}}}, "transition": ["dense"]}])
     steps("steps_c", 73, [{"activation": {"dra": {"form": "paper"}}}, {"activation": {"dra": {"form": "model"}}}])

@@ -11,7 +11,7 @@ use crate::{
 };
 use retie_checkpoint::ModelSource;
 use retie_collective::Collective;
-use retie_config::{DataConfig, DataFormat, LossNeeds, ParameterGroup, UptrainConfig};
+use retie_config::{Anneal, DataConfig, DataFormat, LossNeeds, ParameterGroup, UptrainConfig};
 use retie_data::{
     ChatTemplate, Conversations, DataError, Progress, Tokenizer, Vocabulary, check_shared_vocabulary,
     logits::LogitsCache,
@@ -105,13 +105,14 @@ impl Inputs {
     }
 }
 
-/// Refuses a schedule of sliced attention for a student without.
+/// Refuses schedules of mechanisms that the student does not have.
 fn check_anneal(config: &UptrainConfig, student: &ModelSource) -> Result<(), TrainError> {
     let recursion = student.config.recursion.as_ref();
-    let is_sliced = recursion.is_some_and(|recursion| recursion.mechanisms().contains(&"sliced"));
-    match config.train.anneal {
-        Some(_) if !is_sliced => Err(TrainError::NothingSliced { model: student.spec.clone() }),
-        _ => Ok(()),
+    let has = |name: &str| recursion.is_some_and(|recursion| recursion.mechanisms().contains(&name));
+    let mut schedules = config.train.anneal.iter().flat_map(Anneal::each);
+    match schedules.find(|(name, _)| !has(name)) {
+        Some((mechanism, _)) => Err(TrainError::NothingAnnealed { model: student.spec.clone(), mechanism }),
+        None => Ok(()),
     }
 }
 

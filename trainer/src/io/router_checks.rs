@@ -22,6 +22,11 @@ pub fn check_routers(config: &UptrainConfig, student: &ModelSource) -> Result<()
         let hint = "leave it out: it runs every depth by itself";
         return Err(TrainError::Loss { loss: loss.name(), reason, hint });
     }
+    if let Some(loss) = config.losses.iter().find(|loss| is_coarse(&student.config) && loss.needs().is_local()) {
+        let reason = format!("`{}` has a `resolution`: its recursions do not run over tokens", student.spec);
+        let hint = "leave it out: it runs every depth by itself";
+        return Err(TrainError::Loss { loss: loss.name(), reason, hint });
+    }
     let router = recursion.and_then(|recursion| recursion.router.as_ref());
     let trained = router.is_some_and(|router| router.network().has_weights());
     let losses = config
@@ -81,7 +86,7 @@ pub fn check_states(
 }
 
 fn check_states_of(source: &ModelSource, states: &[usize], loss: &LossTerm) -> Result<(), TrainError> {
-    if !is_routed(&source.config) {
+    if !is_routed(&source.config) && !is_coarse(&source.config) {
         return Ok(());
     }
     let ends: Vec<usize> = source.config.share_map().passes().iter().map(|pass| pass.end).collect();
@@ -97,6 +102,12 @@ fn check_states_of(source: &ModelSource, states: &[usize], loss: &LossTerm) -> R
             hint: "compare the last depths of recursions, or unshared ones",
         }),
     }
+}
+
+/// Whether recursions run over coarse tokens.
+fn is_coarse(config: &ModelConfig) -> bool {
+    let mut rows = config.recursion.iter().flat_map(|recursion| &recursion.steps);
+    rows.any(|step| step.factor() > 1)
 }
 
 fn is_routed(config: &ModelConfig) -> bool {

@@ -11,10 +11,15 @@ use retie_data::Batch;
 use retie_model::{CausalLm, mix};
 use std::time::Instant;
 
-/// Gives sliced attention the slices of step `step`.
+/// Gives mechanisms with a schedule what they have in step `step`.
 pub(super) fn anneal(model: &mut CausalLm, step: u64, train: &TrainConfig) {
     if let Some(anneal) = train.anneal {
-        model.set_slices(|groups| anneal.sliced.groups_at(step, groups));
+        if let Some(sliced) = anneal.sliced {
+            model.set_slices(|groups| sliced.at(step, groups));
+        }
+        if let Some(resolution) = anneal.resolution {
+            model.set_resolutions(|factor| resolution.at(step, factor));
+        }
     }
 }
 
