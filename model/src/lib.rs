@@ -51,6 +51,6 @@ pub use router::{
 };
 pub use row_context::RowContext;
 pub use speculation::Drafted;
-pub use steps::EnteredStates;
+pub use steps::{Affine, EnteredStates, Gnconv};
 pub use token_ids::TokenIds;
 pub use weights::{ParameterView, WeightDtype};

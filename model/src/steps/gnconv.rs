@@ -1,7 +1,8 @@
 //! Recursive gated convolution (`retie_config::GnconvConfig`).
 //!
 //! The depthwise convolution is a sum over its taps of rows gathered from a tensor of all rows that
-//! may be read: one row of zeros, the state of the cache, and the new rows.
+//! may be read: one row of zeros, the state of the cache, and the new rows. Which rows a tap reads
+//! is all that sets sequences apart from pictures ([`Gnconv::forward_over`]).
 
 use super::{StepLoader, nll::Affine};
 use crate::{
@@ -26,7 +27,7 @@ pub struct Gnconv {
     /// `γ`, `[D]`.
     pub scale: Param<Tensor<1>>,
     #[module(skip)]
-    pub(crate) config: GnconvConfig,
+    pub config: GnconvConfig,
 }
 
 /// Factor of the output of the convolution, as in the reference.
@@ -49,11 +50,27 @@ impl Gnconv {
 
     /// The branch: `x [M, D]` → `[M, D]`. The rows of `layout` are added to the state of `cache`.
     pub(crate) fn forward(&self, x: Tensor<2>, layout: &Layout, cache: Option<&mut DepthCache<'_>>) -> Tensor<2> {
+        self.gated(x, |q| self.convolved(q, layout, cache))
+    }
+
+    /// The branch over any neighbourhoods: `taps` has for each tap of the filter the row that each
+    /// row of `x [M, D]` reads, counted behind one of zeros → `[M, D]`.
+    #[must_use]
+    pub fn forward_over(&self, x: Tensor<2>, taps: &[RowSet]) -> Tensor<2> {
+        self.gated(x, |q| {
+            let [_, width] = q.dims();
+            let zero = Tensor::zeros([1, width], &q.device());
+            self.filtered(&Tensor::cat(vec![zero, q], 0), taps.iter().cloned())
+        })
+    }
+
+    /// Gates of the rows `x [M, D]`, which `convolve` makes of their projections `q [M, S]`.
+    fn gated(&self, x: Tensor<2>, convolve: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
         let [_, hidden] = x.dims();
         let widths = self.config.widths(hidden);
         let split = self.in_proj.forward(x);
         let mut p = split.clone().narrow(1, 0, widths[0]);
-        let q = self.convolved(split.narrow(1, widths[0], widths.iter().sum()), layout, cache);
+        let q = convolve(split.narrow(1, widths[0], widths.iter().sum()));
         let mut at = 0;
         for (index, width) in widths.iter().enumerate() {
             let gate = q.clone().narrow(1, at, *width);
@@ -63,9 +80,20 @@ impl Gnconv {
         self.out_proj.forward(p) * self.scale.val().unsqueeze()
     }
 
+    /// Depthwise convolution: the sum over its taps of the rows of `all [R, S]` that they read.
+    fn filtered(&self, all: &Tensor<2>, taps: impl Iterator<Item = RowSet>) -> Tensor<2> {
+        let weight = self.conv.weight.val();
+        let term = |(tap, rows): (usize, RowSet)| {
+            let filter: Tensor<2> = weight.clone().narrow(1, tap, 1).swap_dims(0, 1);
+            kernels::gather(all.clone(), &rows) * filter
+        };
+        let bias: Tensor<2> = self.conv.bias.val().unsqueeze();
+        taps.enumerate().map(term).fold(bias, |sum, term| term + sum) * CONVOLVED
+    }
+
     /// Causal depthwise convolution of each sequence: `q [M, S]` → `[M, S]`.
     fn convolved(&self, q: Tensor<2>, layout: &Layout, cache: Option<&mut DepthCache<'_>>) -> Tensor<2> {
-        let [num_rows, width] = q.dims();
+        let [_, width] = q.dims();
         let (kernel, device) = (self.config.kernel, q.device());
         let held = kernel - 1;
         let zero = Tensor::zeros([1, width], &device);
@@ -88,18 +116,12 @@ impl Gnconv {
                 },
             }
         };
-        let weight = self.conv.weight.val();
-        let mut sum = Tensor::zeros([num_rows, width], &device) + self.conv.bias.val().unsqueeze();
-        for tap in 0..kernel {
+        let tap = |tap: usize| {
             let lag = (held - tap) as isize;
-            let rows: RowSet = layout
-                .segments()
-                .iter()
-                .flat_map(|segment| segment.positions().map(move |position| source(segment, position as isize - lag)))
-                .collect();
-            let filter: Tensor<2> = weight.clone().narrow(1, tap, 1).swap_dims(0, 1);
-            sum = sum + kernels::gather(all.clone(), &rows) * filter;
-        }
+            let rows = |segment| Segment::positions(segment).map(move |at| source(segment, at as isize - lag));
+            layout.segments().iter().flat_map(rows).collect()
+        };
+        let sum = self.filtered(&all, (0..kernel).map(tap));
         if let (Some(cache), Some(capacity)) = (cache, capacity)
             && held > 0
         {
@@ -113,6 +135,6 @@ impl Gnconv {
             }
             cache.write_state(kernels::gather(all, &rows.into()), &copies.into());
         }
-        sum * CONVOLVED
+        sum
     }
 }

@@ -18,7 +18,7 @@ pub use dense::EnteredStates;
 pub(crate) use descriptor::{Descriptors, Projected};
 pub use gnconv::Gnconv;
 pub use grouped_softmax::GroupedSoftmax;
-pub use nll::Nll;
+pub use nll::{Affine, Nll};
 pub(crate) use resolution::CoarseCall;
 pub(crate) use rg::Generalised;
 pub use rg::Rg;
