@@ -132,7 +132,7 @@ fn tables_and_mechanisms_that_do_not_fit_are_refused() {
         ),
         ("insert base --with hai", &["the model is not recursive", "hint: `retie convert` makes one of it"]),
         ("insert looped --with nll:ratio=0", &["`nll`: `ratio` is 0, expected 0.0078125 to 16"]),
-        ("insert looped --with hay", &["unknown mechanism `hay`, expected one of sliced, descriptor"]),
+        ("insert looped --with hay", &["unknown mechanism `hay`, expected one of resolution, sliced"]),
         ("insert looped --with gnconv:order=9", &["`order` is 9, expected 1 to 5 for hidden states of 128"]),
         (
             "insert looped --with descriptor:chunk=30,ratio=8,sinks=4",

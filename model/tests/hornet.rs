@@ -26,8 +26,8 @@ impl Pictures {
         self.count * self.height * self.width
     }
 
-    /// For each tap of a square filter the rows that it reads, behind one of zeros, which stands for
-    /// what is outside of a picture.
+    /// For each tap of a square filter the rows that it reads, behind one of zeros, which stands
+    /// for what is outside of a picture.
     fn taps(&self, kernel: usize) -> Vec<RowSet> {
         let Self { height, width, .. } = *self;
         let inside = |at: usize, by: usize, size: usize| (at + by).checked_sub(kernel / 2).filter(|at| *at < size);
@@ -84,7 +84,8 @@ fn pictures_have_the_values_of_torch() {
     }
 }
 
-/// Without biases the output of order `n` is homogeneous of degree `n + 1`: powers of two are exact.
+/// Without biases the output of order `n` is homogeneous of degree `n + 1`; powers of two are exact
+/// factors.
 #[test]
 fn an_order_is_the_degree_of_a_picture() {
     let golden = Golden::named("hornet");
