@@ -76,7 +76,7 @@ pub fn kernels_of(device: &Device) -> &'static dyn KernelSet {
     match device.clone().inner().as_dispatch() {
         DispatchDevice::Flex(_) => &cpu::CpuKernels,
         #[cfg(feature = "cube")]
-        DispatchDevice::Cube(device) => cube::kernels_of(&device),
+        DispatchDevice::Cube(device) => cube::kernels_of(device),
         #[allow(unreachable_patterns, reason = "backends that other features of burn add")]
         _ => &kernel_set::PlainKernels,
     }

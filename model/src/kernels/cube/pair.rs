@@ -17,6 +17,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
 /// Gradients of the outputs, `None` where no result depends on one.
 type Given<B> = [Option<FloatTensor<B>>; 2];
 
@@ -56,10 +58,10 @@ impl<B: Backend> Backward<B, 1> for Output<B> {
 /// Runs `forward` on the inner tensors and records `backward` if any input is tracked; `forward`
 /// returns the outputs and the state for `backward`.
 pub fn record_pair<B: Backend, C: CheckpointStrategy, S: Clone + Send + Debug + 'static, const N: usize>(
-    inputs: [FloatTensor<Autodiff<B, C>>; N],
+    inputs: [Tracked<B, C>; N],
     forward: impl FnOnce([FloatTensor<B>; N]) -> ([FloatTensor<B>; 2], S),
     backward: BackwardFn<B, S, N>,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     let nodes = inputs.each_ref().map(|input| input.node());
     let ([first, second], saved) = forward(inputs.map(|input| input.into_primitive()));
     let shared = Shared::<B>::default();

@@ -72,7 +72,7 @@ fn softmax_row(
         if i < first || i > last {
             scores[start + i] = 0.0f32;
         } else {
-            scores[start + i] = scores[start + i] * factor;
+            scores[start + i] *= factor;
         }
         i += comptime!(UNITS);
     }
