@@ -57,7 +57,10 @@ fn a_table_reads_as_it_is_written() {
 #[test]
 fn what_is_no_mechanism_is_refused_by_name() {
     let error = |value: Value| serde_json::from_value::<StepConfig>(value).unwrap_err().to_string();
-    assert!(error(json!({"transition": ["hay"]})).starts_with("unknown mechanism `hay`, expected one of resolution, sliced, "));
+    assert!(
+        error(json!({"transition": ["hay"]}))
+            .starts_with("unknown mechanism `hay`, expected one of resolution, sliced, ")
+    );
     assert!(error(json!({"transition": [{"nll": {"width": 3}}]})).starts_with("`nll`: unknown field `width`"));
     assert!(error(json!({"transition": [3]})).starts_with("`3` is no mechanism"));
     assert!("nll:ratio".parse::<Mechanism>().unwrap_err().ends_with("expected `key=value`"));
