@@ -231,7 +231,11 @@ impl Networks {
         }
         match self.json.json {
             true => output::json(&json!({ "fit": { "sequence": sequence, "epochs": epochs, "activations": rows } }))?,
-            false => output::data(table(sequence, &rows).to_text())?,
+            false => {
+                let table = table(sequence, &rows);
+                output::line(&table.title);
+                output::data(table.to_text())?;
+            }
         }
         Ok(Status::Done)
     }
