@@ -116,7 +116,8 @@ fn networks_are_fitted_to_recursive_numbers() {
     // The points of a network are what intervals are calibrated on.
     let coverage = place.retie("lab conformal points/psi-snake-1.jsonl --alpha 0.2 --window 1").ok();
     assert!(coverage.contains("4 (outside)"), "{coverage}");
-    let again = place.retie("lab fit psi --genus 4 --points 3 --known 3 --activations tanh --seeds 1 --epochs 300 --json");
+    let again =
+        place.retie("lab fit psi --genus 4 --points 3 --known 3 --activations tanh --seeds 1 --epochs 300 --json");
     let figures = &json(&again.ok())["fit"]["activations"][0];
     assert_eq!(figures["activation"], "tanh");
     assert!(figures["seeds"][0]["within"].as_f64().unwrap() > 0.9, "{figures}");

@@ -121,7 +121,8 @@ impl Network {
     ) -> f64 {
         let (Trace { entered, before }, output) = self.trace(parameters, x);
         let error = output - target;
-        let mut upstream = self.last.backward(parameters, &entered[self.hidden.len()], &[2.0 * error / count as f64], gradient);
+        let mut upstream =
+            self.last.backward(parameters, &entered[self.hidden.len()], &[2.0 * error / count as f64], gradient);
         for ((layer, x), before) in self.hidden.iter().zip(&entered).zip(&before).rev() {
             let scalars = layer.scalars(parameters);
             for (upstream, before) in upstream.iter_mut().zip(before) {

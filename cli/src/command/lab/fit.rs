@@ -123,7 +123,8 @@ impl Fit {
                     "`--known` is {known} and `--genus` {genus}, expected a number from 1 to below `--genus`"
                 );
                 let samples = psi(genus, points)?;
-                let divided: Vec<Divided> = (0..networks.seeds.get()).map(|seed| divide(&samples, known, seed)).collect();
+                let divided: Vec<Divided> =
+                    (0..networks.seeds.get()).map(|seed| divide(&samples, known, seed)).collect();
                 if let Some(folder) = &output {
                     fs_err::create_dir_all(folder)?;
                 }
@@ -184,8 +185,7 @@ impl Divided {
         let mut out = BufWriter::new(fs_err::File::create(path)?);
         for (row, (genus, calibration)) in self.parts.within.iter().chain(&self.parts.beyond).zip(&self.points) {
             let (value, prediction) = (row.target, network.predict(&row.features));
-            let point =
-                json!({ "group": genus, "value": value, "prediction": prediction, "calibration": calibration });
+            let point = json!({ "group": genus, "value": value, "prediction": prediction, "calibration": calibration });
             writeln!(out, "{point}")?;
         }
         Ok(out.flush()?)
