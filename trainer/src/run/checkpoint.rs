@@ -211,10 +211,19 @@ pub fn prune(run_dir: &Path, keep_last: usize, keep_best: usize) -> Result<(), T
     let best: Vec<u64> = measured.into_iter().take(keep_best).map(|(_, step)| step).collect();
     for (step, path) in steps.iter().rev().skip(keep_last.max(1)) {
         if !best.contains(step) {
-            fs_err::remove_dir_all(path)?;
+            remove(path)?;
         }
     }
     Ok(())
+}
+
+/// Removes a step folder. A process that is killed meanwhile leaves a part of it, which must not
+/// have the name of a step: it is one of the leftovers.
+fn remove(step: &Path) -> Result<(), TrainError> {
+    let name = step.file_name().unwrap_or_default().to_string_lossy();
+    let leftover = step.with_file_name(format!(".{name}.partial"));
+    fs_err::rename(step, &leftover)?;
+    Ok(fs_err::remove_dir_all(leftover)?)
 }
 
 /// Removes what a process that was killed left beside the folders of `dir` whose names begin with
@@ -308,10 +317,12 @@ mod tests {
     fn what_a_killed_process_left_of_a_step_goes_with_the_steps_that_are_not_kept() {
         let run = tempfile::tempdir().unwrap();
         let ckpt = run.path().join("ckpt");
-        for name in ["step-3", "step-6", "step-9", ".step-8.partial", ".other.partial"] {
+        for name in ["step-3", "step-6", "step-9", ".step-3.partial", ".step-8.partial", ".other.partial"] {
             fs_err::create_dir_all(ckpt.join(name)).unwrap();
         }
-        fs_err::write(ckpt.join(".step-8.partial/model.safetensors"), "x").unwrap();
+        for left in ["step-3", ".step-3.partial", ".step-8.partial"] {
+            fs_err::write(ckpt.join(left).join("model.safetensors"), "x").unwrap();
+        }
         fs_err::write(ckpt.join(".step-8.lock"), "x").unwrap();
         prune(run.path(), 2, 0).unwrap();
         let mut left: Vec<_> =
