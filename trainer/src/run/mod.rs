@@ -166,7 +166,8 @@ impl Run<'_> {
         let averaged = self.optimizer.averaged(model);
         if self.job.ranks.leads() {
             // Of a process that was killed after the last checkpoint or the model was written.
-            checkpoint::remove_leftovers(&self.config.run.dir.join("ckpt"), "step-")?;
+            // Again, for a process that was killed between the last checkpoint and this.
+            checkpoint::prune(&self.config.run.dir, self.config.train.keep_last, self.config.train.keep_best)?;
             checkpoint::remove_leftovers(&self.config.run.dir, MODEL_DIR)?;
         }
         if self.job.ranks.leads() && !path.exists() {
