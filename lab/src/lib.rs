@@ -1,0 +1,6 @@
+//! Reference systems for what recursion is claimed to do: small networks that are trained in
+//! minutes from a seed. They are beside the language models, and none of them is part of one.
+
+mod error;
+
+pub use error::LabError;
