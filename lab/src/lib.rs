@@ -1,6 +1,8 @@
 //! Reference systems for what recursion is claimed to do: small networks that are trained in
 //! minutes from a seed. They are beside the language models, and none of them is part of one.
 
+mod adamw;
 mod error;
 
+pub use adamw::{AdamW, AdamWConfig};
 pub use error::LabError;
