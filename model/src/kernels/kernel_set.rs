@@ -13,6 +13,7 @@ use super::{
     plain, reads,
     rows::{Merge, RowCopy, RowSet, RowsLora},
     top_k::{self, Quota},
+    wave::{self, Wave},
 };
 use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor};
 use retie_config::Activation;
@@ -108,6 +109,11 @@ pub trait KernelSet: Sync {
     /// Gated activation `act(gate) · up`, elementwise: `[M, F]` each.
     fn gated(&self, gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
         self.activation(gate, activation) * up
+    }
+
+    /// Activation with periodic terms, `act(gate)·up`: `[M, F]` each; `scalars` as [`Wave`] says.
+    fn waved(&self, gate: Tensor<2>, up: Tensor<2>, scalars: Tensor<1>, wave: Wave) -> Tensor<2> {
+        wave::plain(gate, up, scalars, wave)
     }
 
     /// [`KernelSet::linear`] of a gated activation, `gated(gate, up)·Wᵀ`.

@@ -11,6 +11,7 @@
 //! | `head_loss` | output head fused with the loss |
 //! | `layout`, `rows` | rows of sequences, selected rows and copied rows |
 //! | `top_k` | selection of rows by their logits |
+//! | `wave` | activations with periodic terms |
 //! | `reads` | what the host reads of a device, and how often |
 //! | `launches`, `work` | kernels that a device is asked to run, its memory, products and bytes |
 //!
@@ -33,6 +34,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod top_k;
+mod wave;
 mod work;
 
 pub use allocator::{Allocator, keep_freed_memory};
@@ -53,12 +55,13 @@ pub use ops::{
     gated_linear_merged, gated_linear_onto, gated_mlp, gather, head_loss, head_loss_beside, inject, joins_linears,
     joins_norms, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras, linear_merged,
     linear_onto, linears, merge, qkv_attention, rescale, rms_norm, rms_norm_beside, rope, row_norms, token_log_probs,
-    top_k, top_probs, updates_together, write_keys_values, write_rows,
+    top_k, top_probs, updates_together, waved, write_keys_values, write_rows,
 };
 pub use reads::{Late, num_reads, read, read_mean, read_together, write};
 pub(crate) use rows::range;
 pub use rows::{Merge, RowCopy, RowSet, RowsLora};
 pub use top_k::Quota;
+pub use wave::Wave;
 pub use work::{Product, Work, with_work};
 
 use burn::{

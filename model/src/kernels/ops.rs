@@ -9,6 +9,7 @@ use super::{
     operations,
     reads::{self, Late},
     rows::{Merge, RowCopy, RowSet, RowsLora},
+    wave::Wave,
     top_k::{self, Quota},
 };
 use burn::tensor::{Device, Int, Tensor};
@@ -126,6 +127,11 @@ pub fn activation(x: Tensor<2>, activation: Activation) -> Tensor<2> {
 /// Gated activation `act(gate) · up`, elementwise: `[M, F]` each.
 pub fn gated(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
     kernels_of(&gate.device()).gated(gate, up, activation)
+}
+
+/// Activation with periodic terms, `act(gate)·up`: `[M, F]` each; `scalars` as [`Wave`] says.
+pub fn waved(gate: Tensor<2>, up: Tensor<2>, scalars: Tensor<1>, wave: Wave) -> Tensor<2> {
+    kernels_of(&gate.device()).waved(gate, up, scalars, wave)
 }
 
 /// [`linear`] of a gated activation, `gated(gate, up)·Wᵀ`.

@@ -229,6 +229,21 @@ fn a_gated_activation_equals_the_plain_one() {
 }
 
 #[test]
+fn an_activation_with_waves_equals_the_plain_one() {
+    for (wave, scalars) in [(Wave::Snake, 2), (Wave::Dra, 6), (Wave::SiluDra, 6)] {
+        let flat = |s: Tensor<2>| s.reshape([scalars]);
+        // More than one task of rows, and a rest that fills no vector.
+        for rows in [3, 700] {
+            compare(
+                [random([rows, 61], 47) * 3.0, random([rows, 61], 48), random([1, scalars], 49) * 2.0],
+                |[g, u, s]| super::waved(g, u, flat(s), wave),
+                |[g, u, s]| PlainKernels.waved(g, u, flat(s), wave),
+            );
+        }
+    }
+}
+
+#[test]
 fn a_linear_of_a_gated_activation_equals_the_plain_one_with_and_without_lora() {
     let (gate, up, weight) = (random([300, 61], 5), random([300, 61], 6), random([23, 61], 34));
     compare(

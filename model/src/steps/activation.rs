@@ -1,13 +1,13 @@
 //! Activations with learned scalars (`retie_config::DraForm` has the formulas).
 
 use super::StepLoader;
-use crate::kernels;
+use crate::kernels::{self, Wave};
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
 };
 use retie_checkpoint::CheckpointError;
-use retie_config::{Activation, DraForm, Mechanism};
+use retie_config::{DraForm, Mechanism};
 
 /// Scalars of an activation, `[1]` each.
 #[derive(Module, Debug)]
@@ -34,55 +34,37 @@ impl StepActivation {
         })
     }
 
-    /// The activation of `gate` times `up`, `[M, F]` each. What a model's own SiLU is in it is
-    /// computed by the kernel of the model.
+    /// The activation of `gate` times `up`, `[M, F]` each.
     pub fn gated(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-        match &self.mechanism {
-            Mechanism::SiluDra(_) => {
-                let added = self.ranged(gate.clone(), DraForm::Paper) * up.clone();
-                kernels::add(kernels::gated(gate, up, Activation::Silu), added)
+        let (wave, scalars) = match &self.mechanism {
+            Mechanism::SiluDra(_) => (Wave::SiluDra, self.ranged(DraForm::Paper)),
+            Mechanism::Dra(config) => (Wave::Dra, self.ranged(config.form)),
+            _ => {
+                let a = self.a.val();
+                (Wave::Snake, vec![divisor(a.clone()).recip(), a])
             }
-            _ => self.forward(gate) * up,
-        }
+        };
+        kernels::waved(gate, up, Tensor::cat(scalars, 0), wave)
     }
 
     /// The activation, elementwise: `x [M, F]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let form = match &self.mechanism {
-            Mechanism::SiluDra(_) => {
-                let added = self.ranged(x.clone(), DraForm::Paper);
-                return kernels::add(kernels::activation(x, Activation::Silu), added);
-            }
-            Mechanism::Dra(config) => config.form,
-            _ => {
-                let a = self.a.val();
-                let wave = sine_squared(x.clone() * a.clone().unsqueeze()) / divisor(a).unsqueeze();
-                return kernels::add(x, wave);
-            }
-        };
-        kernels::add(x.clone(), self.ranged(x, form))
+        let one = Tensor::ones(x.dims(), &x.device());
+        self.gated(x, one)
     }
 
-    /// The three terms of a dynamic range activator behind `x`.
-    fn ranged(&self, x: Tensor<2>, form: DraForm) -> Tensor<2> {
+    /// Scalars of the terms of a dynamic range activator, in the order of [`Wave`].
+    fn ranged(&self, form: DraForm) -> Vec<Tensor<1>> {
         let (Some(b), Some(c), Some(d)) = (&self.b, &self.c, &self.d) else {
             unreachable!("loading checks that the activator has its four scalars")
         };
-        let wide = |scalar: Tensor<1>| scalar.unsqueeze::<2>();
-        let (a, b, c, d) = (self.a.val(), b.val(), wide(c.val()), wide(d.val()));
-        let bounded = (x.clone() * wide(b.clone())).tanh() * d;
-        let (wave, turn) = match form {
-            DraForm::Paper => (sine_squared(x.clone() / wide(divisor(b.clone()))) * wide(a), b),
-            DraForm::Model => (sine_squared(x.clone() * wide(a.clone())) * wide(a) / wide(divisor(b.clone())), b),
-            DraForm::Package => (sine_squared(x.clone() * wide(a.clone())) * wide(b) / wide(divisor(a.clone())), a),
-        };
-        wave + (x * wide(turn)).cos() * c + bounded
+        let (a, b, c, d) = (self.a.val(), b.val(), c.val(), d.val());
+        match form {
+            DraForm::Paper => vec![a, divisor(b.clone()).recip(), c, b.clone(), d, b],
+            DraForm::Model => vec![a.clone() / divisor(b.clone()), a, c, b.clone(), d, b],
+            DraForm::Package => vec![b.clone() / divisor(a.clone()), a.clone(), c, a, d, b],
+        }
     }
-}
-
-fn sine_squared(x: Tensor<2>) -> Tensor<2> {
-    let sine = x.sin();
-    sine.clone() * sine
 }
 
 /// The scalar, or [`LEAST`] where it is nearer to 0.

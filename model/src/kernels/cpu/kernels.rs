@@ -4,7 +4,7 @@
 use super::{FlexOps, ceiling, gated::Gate, linear, optimizer, rescale};
 use crate::kernels::{
     Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Quota, Readout, RowCopy, RowSet,
-    RowsLora, Scoring, Teacher, f32_slice, f32_vec,
+    RowsLora, Scoring, Teacher, Wave, f32_slice, f32_vec,
     head_loss::{self, Chunks, KernelValues},
     plain, top_k,
 };
@@ -79,6 +79,11 @@ impl KernelSet for CpuKernels {
             }
             None => self.activation(gate, activation) * up,
         }
+    }
+
+    fn waved(&self, gate: Tensor<2>, up: Tensor<2>, scalars: Tensor<1>, wave: Wave) -> Tensor<2> {
+        let (gate, up, scalars) = (gate.into_dispatch(), up.into_dispatch(), scalars.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_waved(gate, up, scalars, wave))
     }
 
     /// The gated activation is recomputed in the backward pass instead of kept.

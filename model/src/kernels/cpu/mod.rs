@@ -18,6 +18,7 @@ mod rms_norm;
 mod rope;
 pub(super) mod simd;
 pub(super) mod tensor;
+mod wave;
 pub(super) mod weight;
 mod write;
 
@@ -25,6 +26,7 @@ use super::{
     autodiff::{BackwardInput, record},
     layout::{Layout, Scoring},
     rows::{Merge, RowCopy},
+    wave::Wave,
 };
 pub(super) use kernels::CpuKernels;
 pub use optimizer::sum_of_squares;
@@ -94,6 +96,12 @@ pub trait FlexOps: Backend {
         weight: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_waved(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        scalars: FloatTensor<Self>,
+        wave: Wave,
     ) -> FloatTensor<Self>;
     fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_attention(
@@ -194,6 +202,10 @@ impl FlexOps for Flex {
 
     fn decoder_gated(gate: FlexTensor, up: FlexTensor, kind: Gate) -> FlexTensor {
         gated::forward(&dense(gate), &dense(up), kind)
+    }
+
+    fn decoder_waved(gate: FlexTensor, up: FlexTensor, scalars: FlexTensor, wave: Wave) -> FlexTensor {
+        wave::forward(&dense(gate), &dense(up), &dense(scalars), wave)
     }
 
     fn decoder_gated_linear(gate: FlexTensor, up: FlexTensor, kind: Gate, weight: FlexTensor) -> FlexTensor {
@@ -353,6 +365,24 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
                 (gated::forward(&gate, &up, kind), (gate, up, kind))
             },
             |BackwardInput { saved: (gate, up, kind), grad, .. }| gated::backward(&gate, &up, kind, Some(grad)),
+        )
+    }
+
+    fn decoder_waved(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        scalars: FloatTensor<Self>,
+        wave: Wave,
+    ) -> FloatTensor<Self> {
+        record::<Flex, C, _, 3>(
+            [gate, up, scalars],
+            |[gate, up, scalars]| {
+                let (gate, up, scalars) = (dense(gate), dense(up), dense(scalars));
+                (wave::forward(&gate, &up, &scalars, wave), (gate, up, scalars, wave))
+            },
+            |BackwardInput { saved: (gate, up, scalars, wave), grad, .. }| {
+                wave::backward(&gate, &up, &scalars, wave, &dense(grad))
+            },
         )
     }
 

@@ -72,6 +72,35 @@ pub fn ln(x: f32) -> f32 {
     r + (p * square * r + n * LN2_LOW - 0.5 * square) + n * LN2_HIGH
 }
 
+/// Sine and cosine of `x`, within 1.5e-7 for |x| up to 2²⁰ and 4e-7 up to 2³⁰, without branches;
+/// larger numbers count as ±2³⁰.
+///
+/// Reduction by π/2 in f64 and polynomials of degree 7 and 8 (coefficients of Cephes `sinf`,
+/// `cosf`).
+#[inline(always)]
+#[allow(clippy::excessive_precision)]
+pub fn sin_cos(x: f32) -> (f32, f32) {
+    const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 × 2⁵²
+    const LOW: f64 = 6.123_233_995_736_766e-17; // of π/2
+    const LARGEST: f32 = 1_073_741_824.0;
+    let wide = f64::from(x.clamp(-LARGEST, LARGEST));
+    let shifted = wide * std::f64::consts::FRAC_2_PI + ROUND;
+    let quadrant = shifted.to_bits() as u32;
+    let turns = shifted - ROUND;
+    let r = (wide - turns * std::f64::consts::FRAC_PI_2 - turns * LOW) as f32;
+    let square = r * r;
+    let p = -1.951_529_589_1e-4 * square + 8.332_160_873_6e-3;
+    let p = p * square - 1.666_665_461_1e-1;
+    let sine = p * square * r + r;
+    let q = 2.443_315_711_8e-5 * square - 1.388_731_625_5e-3;
+    let q = q * square + 4.166_664_568_3e-2;
+    let cosine = q * square * square - 0.5 * square + 1.0;
+    let swapped = quadrant & 1 == 1;
+    let (s, c) = if swapped { (cosine, sine) } else { (sine, cosine) };
+    let turned = |value: f32, sign: u32| f32::from_bits(value.to_bits() ^ ((sign & 2) << 30));
+    (turned(s, quadrant), turned(c, quadrant.wrapping_add(1)))
+}
+
 /// Soft cap: `x ← c·tanh(x·scale/c)`.
 #[inline(always)]
 pub fn cap(x: &mut [f32], scale: f32, limit: f32) {
@@ -127,7 +156,7 @@ impl Scalar for half::bf16 {
 
 /// Sum of the lanes, added pairwise; their number is a power of two.
 #[inline(always)]
-fn fold<const N: usize>(mut lanes: [f32; N]) -> f32 {
+pub fn fold<const N: usize>(mut lanes: [f32; N]) -> f32 {
     let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
@@ -261,6 +290,24 @@ mod tests {
             assert!(error <= 2.0 * f64::from(f32::EPSILON) * expected.abs(), "ln({x}): error {error}");
         }
         assert_eq!(ln(1.0), 0.0);
+    }
+
+    #[test]
+    fn sine_and_cosine_are_within_their_bounds() {
+        let check = |x: f32, bound: f64| {
+            let (sine, cosine) = vectorised(|| sin_cos(x));
+            let (expected_sine, expected_cosine) = f64::from(x).sin_cos();
+            let error = (f64::from(sine) - expected_sine).abs().max((f64::from(cosine) - expected_cosine).abs());
+            assert!(error <= bound, "{x}: {error}");
+        };
+        for i in -40_000..40_000 {
+            check(i as f32 * 0.000_37, 1.5e-7);
+            check(i as f32 * 26.2, 1.5e-7);
+            check(i as f32 * 26_800.0, 4e-7);
+        }
+        assert_eq!(sin_cos(0.0), (0.0, 1.0));
+        assert!(sin_cos(f32::NAN).0.is_nan());
+        assert!(sin_cos(f32::MAX).0.abs() <= 1.0 && sin_cos(f32::NEG_INFINITY).1.abs() <= 1.0);
     }
 
     #[test]
