@@ -314,7 +314,7 @@ impl<'m> Forward<'m> {
         if depths.iter().any(|depth| depth.step.reads_entered()) {
             self.entered.insert(recursion, depth, self.hidden.clone());
             if let Some(factors) = &depths[depth].step.dense {
-                self.hidden = self.entered.feed_back(self.hidden.clone(), recursion, factors);
+                self.hidden = self.entered.feed_back(self.hidden.clone(), recursion, &factors.val());
             }
         }
     }

@@ -44,6 +44,7 @@ pub use kv::{FirstRecursionKv, KeysValues};
 pub use layer_by_layer::LayerByLayer;
 pub use loop_parts::LoopParts;
 pub use named::{NamedMapper, NamedVisitor, map_named, update_value, visit_named};
+pub use norm::Norm;
 pub use router::{
     FullRecursionWarmup, Logits, LoopEntry, RoutedRows, Router, RouterLoss, RoutingDecision, RoutingStatistics,
     RoutingSums, RoutingTrace, SelectionRule, TokenChoiceStatistics, balancing, binary_cross_entropy, calibrate,
@@ -51,6 +52,6 @@ pub use router::{
 };
 pub use row_context::RowContext;
 pub use speculation::Drafted;
-pub use steps::{Affine, EnteredStates, Gnconv};
+pub use steps::{Affine, EnteredStates, Gnconv, Nll, attend_slices, coefficients, fuse, hai, pool};
 pub use token_ids::TokenIds;
 pub use weights::{ParameterView, WeightDtype};

@@ -1,7 +1,7 @@
 //! Dense feedback (`retie_config::DenseConfig`), and the hidden states that it reads.
 
 use crate::kernels;
-use burn::{module::Param, tensor::Tensor};
+use burn::tensor::Tensor;
 use std::collections::BTreeMap;
 
 /// Hidden states that entered the recursions so far, `[M, D]` each, by recursion, with the number
@@ -11,7 +11,7 @@ pub struct EnteredStates(BTreeMap<usize, (usize, Tensor<2>)>);
 
 impl EnteredStates {
     /// Adds the state that enters `recursion` after `depth` depths.
-    pub(crate) fn insert(&mut self, recursion: usize, depth: usize, state: Tensor<2>) {
+    pub fn insert(&mut self, recursion: usize, depth: usize, state: Tensor<2>) {
         self.0.insert(recursion, (depth, state));
     }
 
@@ -32,10 +32,10 @@ impl EnteredStates {
     }
 
     /// `x + Σ_{q ≤ r} a_q·h_q` with `h_q` the state that entered recursion `q`, `a [r + 1]`.
-    pub(crate) fn feed_back(&self, x: Tensor<2>, recursion: usize, factors: &Param<Tensor<1>>) -> Tensor<2> {
-        let all = factors.val();
+    #[must_use]
+    pub fn feed_back(&self, x: Tensor<2>, recursion: usize, factors: &Tensor<1>) -> Tensor<2> {
         let states = self.0.range(..=recursion);
-        let terms = states.map(|(q, (_, state))| state.clone() * all.clone().narrow(0, *q, 1).unsqueeze::<2>());
+        let terms = states.map(|(q, (_, state))| state.clone() * factors.clone().narrow(0, *q, 1).unsqueeze::<2>());
         terms.fold(x, kernels::add)
     }
 }

@@ -203,16 +203,8 @@ impl Descriptors<'_> {
     /// Descriptors of blocks of rows: keys and values, `[blocks, K, H]` each.
     fn pooled(&self, [k, v]: [&Tensor<3>; 2], blocks: &[Vec<usize>]) -> [Tensor<3>; 2] {
         let (tokens, middle) = self.config.pooled();
-        let count = tokens.len() as f32;
-        let mean = |parts: Vec<Tensor<3>>| match parts.into_iter().reduce(|sum, part| sum + part) {
-            Some(sum) if count > 1.0 => sum / count,
-            Some(only) => only,
-            None => unreachable!("a block has tokens"),
-        };
-        let rows = |token: usize| blocks.iter().map(|block| block[token]).collect::<Vec<_>>();
-        let keys = tokens.clone().map(|token| self.turned(take(k.clone(), &rows(token)), token, middle));
-        let values = tokens.clone().map(|token| take(v.clone(), &rows(token)));
-        [mean(keys.collect()), mean(values.collect())]
+        let turned = |keys, token| self.turned(keys, token, middle);
+        [pool(k, blocks, tokens.clone(), turned), pool(v, blocks, tokens, |values, _| values)]
     }
 
     /// Keys of the tokens `from` of blocks, turned to the positions of their tokens `to`.
@@ -222,6 +214,27 @@ impl Descriptors<'_> {
         let angles = rope.angles(&[from.abs_diff(to)], &keys.device().inner());
         let sin = if from > to { -angles.sin } else { angles.sin };
         kernels::rope(keys.reshape([blocks, 1, heads, head_dim]), angles.cos, sin).reshape([blocks, heads, head_dim])
+    }
+}
+
+/// Means of rows of `x [S, K, H]`: of the rows that `tokens` are in each block, after `change` of
+/// those of one token of all blocks, `[blocks, K, H]` each → `[blocks, K, H]`.
+///
+/// # Panics
+/// When there is no token, or a block does not have one.
+pub fn pool(
+    x: &Tensor<3>,
+    blocks: &[Vec<usize>],
+    tokens: impl IntoIterator<Item = usize>,
+    change: impl Fn(Tensor<3>, usize) -> Tensor<3>,
+) -> Tensor<3> {
+    let rows = |token: usize| blocks.iter().map(|block| block[token]).collect::<Vec<_>>();
+    let parts: Vec<_> = tokens.into_iter().map(|token| change(take(x.clone(), &rows(token)), token)).collect();
+    let count = parts.len() as f32;
+    match parts.into_iter().reduce(|sum, part| sum + part) {
+        Some(sum) if count > 1.0 => sum / count,
+        Some(only) => only,
+        None => panic!("a pool of no tokens"),
     }
 }
 

@@ -82,13 +82,7 @@ impl Gnconv {
 
     /// Depthwise convolution: the sum over its taps of the rows of `all [R, S]` that they read.
     fn filtered(&self, all: &Tensor<2>, taps: impl Iterator<Item = RowSet>) -> Tensor<2> {
-        let weight = self.conv.weight.val();
-        let term = |(tap, rows): (usize, RowSet)| {
-            let filter: Tensor<2> = weight.clone().narrow(1, tap, 1).swap_dims(0, 1);
-            kernels::gather(all.clone(), &rows) * filter
-        };
-        let bias: Tensor<2> = self.conv.bias.val().unsqueeze();
-        taps.enumerate().map(term).fold(bias, |sum, term| term + sum) * CONVOLVED
+        self.conv.depthwise(all, taps) * CONVOLVED
     }
 
     /// Causal depthwise convolution of each sequence: `q [M, S]` → `[M, S]`.

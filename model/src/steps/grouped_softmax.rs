@@ -49,11 +49,28 @@ impl GroupedSoftmax {
             let bias = self.bias.val().narrow(0, index, 1).reshape([1, groups, 1]);
             grouped(state.clone() / scale * weight).sum_dim(2) + bias // [k, groups, 1]
         };
-        let shares = softmax(Tensor::cat(states.iter().enumerate().map(score).collect(), 2), 2);
-        let part = |(index, state): (usize, Tensor<2>)| grouped(state) * shares.clone().narrow(2, index, 1);
-        let parts = states.into_iter().enumerate().map(part);
-        let Some(fused) = parts.reduce(|sum, part| sum + part) else { return left };
-        let change = fused.reshape([num_rows, hidden]) - left.clone();
+        let scores = Tensor::cat(states.iter().enumerate().map(score).collect(), 2);
+        let change = fuse(states, scores) - left.clone();
         kernels::add(left, change * self.scale.val().unsqueeze())
     }
+}
+
+/// Mean of `states`, `[k, D]` each, in which every row and group of channels has its own shares: the
+/// softmax of `scores [k, groups, states]` → `[k, D]`.
+///
+/// # Panics
+/// When there is no state.
+#[must_use]
+pub fn fuse(states: Vec<Tensor<2>>, scores: Tensor<3>) -> Tensor<2> {
+    let [num_rows, groups, _] = scores.dims();
+    let shares = softmax(scores, 2);
+    let part = |(index, state): (usize, Tensor<2>)| {
+        let [_, hidden] = state.dims();
+        let part = state.reshape([num_rows, groups, hidden / groups]) * shares.clone().narrow(2, index, 1);
+        part.reshape([num_rows, hidden])
+    };
+    let Some(fused) = states.into_iter().enumerate().map(part).reduce(|sum, part| sum + part) else {
+        panic!("fusion of no states")
+    };
+    fused
 }

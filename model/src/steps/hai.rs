@@ -4,6 +4,7 @@ use crate::kernels;
 use burn::{module::Param, tensor::Tensor};
 
 /// `y + γ ⊙ x`: `x`, `y` `[M, D]`, `γ [D]`.
+#[must_use]
 pub fn integrate(x: Tensor<2>, y: Tensor<2>, factors: &Param<Tensor<1>>) -> Tensor<2> {
     kernels::add(y, x * factors.val().unsqueeze())
 }

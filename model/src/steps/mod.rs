@@ -2,12 +2,12 @@
 //! not computed.
 
 mod activation;
-mod coefficients;
+pub mod coefficients;
 mod dense;
 mod descriptor;
 mod gnconv;
 mod grouped_softmax;
-mod hai;
+pub mod hai;
 mod nll;
 mod resolution;
 mod rg;
@@ -15,13 +15,15 @@ mod sliced;
 
 pub use activation::StepActivation;
 pub use dense::EnteredStates;
+pub use descriptor::pool;
 pub(crate) use descriptor::{Descriptors, Projected};
 pub use gnconv::Gnconv;
-pub use grouped_softmax::GroupedSoftmax;
+pub use grouped_softmax::{GroupedSoftmax, fuse};
 pub use nll::{Affine, Nll};
 pub(crate) use resolution::CoarseCall;
 pub(crate) use rg::Generalised;
 pub use rg::Rg;
+pub use sliced::attend_slices;
 pub(crate) use sliced::{Slices, attend_sliced};
 
 use crate::weights::Loader;

@@ -1,7 +1,10 @@
 //! Non-linear projection after a recursion (`retie_config::NllConfig`).
 
 use super::StepLoader;
-use crate::{kernels, norm::Norm};
+use crate::{
+    kernels::{self, RowSet},
+    norm::Norm,
+};
 use burn::{
     module::{Module, Param},
     tensor::Tensor,
@@ -28,8 +31,24 @@ pub struct Affine {
 
 impl Affine {
     /// `x Wᵀ + b`: `[M, in]` → `[M, out]`.
-    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    #[must_use]
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         kernels::linear(x, self.weight.val()) + self.bias.val().unsqueeze()
+    }
+
+    /// Depthwise convolution `b + Σ_t w_t ⊙ x[rows_t]`, with `weight [D, taps]` a filter for each
+    /// channel of `x [R, D]`. `taps` has for each tap the `k` rows of `x` that it reads → `[k, D]`.
+    /// Which rows these are is all that sets sequences apart from pictures, and a filter that moves
+    /// by one row from one that moves by its size.
+    #[must_use]
+    pub fn depthwise(&self, x: &Tensor<2>, taps: impl IntoIterator<Item = RowSet>) -> Tensor<2> {
+        let weight = self.weight.val();
+        let term = |(tap, rows): (usize, RowSet)| {
+            let filter: Tensor<2> = weight.clone().narrow(1, tap, 1).swap_dims(0, 1);
+            kernels::gather(x.clone(), &rows) * filter
+        };
+        let bias: Tensor<2> = self.bias.val().unsqueeze();
+        taps.into_iter().enumerate().map(term).fold(bias, |sum, term| term + sum)
     }
 }
 
@@ -45,6 +64,7 @@ impl Nll {
     }
 
     /// `β₁·y + β₂·(W₂ GELU(W₁ LayerNorm(y) + b₁) + b₂)`: `[M, D]` → `[M, D]`.
+    #[must_use]
     pub fn forward(&self, y: Tensor<2>, eps: f32) -> Tensor<2> {
         let normed = match &self.norm.bias {
             Some(bias) => kernels::layer_norm(y.clone(), self.norm.weight.val(), bias.val(), eps),

@@ -316,13 +316,7 @@ impl Generalised<'_> {
 
 /// `x [S, W]` and the `k` rows `b + Σ_m w_m ⊙ x[parts_m]` behind it.
 fn filtered(x: Tensor<2>, parts: &[RowSet], filter: &Affine) -> Tensor<2> {
-    let weight = filter.weight.val();
-    let bias: Tensor<2> = filter.bias.val().unsqueeze();
-    let term = |(part, rows): (usize, &RowSet)| {
-        let factors: Tensor<2> = weight.clone().narrow(1, part, 1).swap_dims(0, 1);
-        kernels::gather(x.clone(), rows) * factors
-    };
-    let added = parts.iter().enumerate().map(term).fold(bias, |sum, term| term + sum);
+    let added = filter.depthwise(&x, parts.iter().cloned());
     Tensor::cat(vec![x, added], 0)
 }
 

@@ -47,9 +47,9 @@ fn chunks(layout: &Layout, chunk: usize) -> Layout {
     Layout::ragged(segments)
 }
 
-/// Rows of an attention within slices of every `groups`-th token.
+/// Rows of an attention within slices that are gathered.
 #[derive(Debug, PartialEq)]
-struct Strides {
+struct Gathered {
     /// Query rows in the order of the slices.
     queries: Vec<usize>,
     /// Key rows in the order of the slices.
@@ -57,8 +57,9 @@ struct Strides {
     segments: Vec<Segment>,
 }
 
-impl Strides {
-    fn new(layout: &Layout, groups: usize) -> Self {
+impl Gathered {
+    /// Slices of every `groups`-th token.
+    fn strides(layout: &Layout, groups: usize) -> Self {
         let mut plan = Self { queries: Vec::new(), keys: Vec::new(), segments: Vec::new() };
         for segment in layout.segments() {
             let key_row = |index: usize| match index.checked_sub(segment.prefix.len()) {
@@ -83,6 +84,14 @@ impl Strides {
         }
         plan
     }
+
+    fn attend(self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, scoring: Scoring) -> Tensor<3> {
+        let Self { queries, keys, segments } = self;
+        let mut back = vec![0; queries.len()];
+        queries.iter().enumerate().for_each(|(at, row)| back[*row] = at);
+        let (q, k, v) = (take(q, &queries), take(k, &keys), take(v, &keys));
+        take(kernels::attention(q, k, v, &Layout::ragged(segments), scoring), &back)
+    }
 }
 
 /// Attention within slices; arguments and result are those of [`kernels::attention`].
@@ -96,9 +105,28 @@ pub(crate) fn attend_sliced(
     if let Some(chunk) = slices.chunk {
         return kernels::attention(q, k, v, &chunks(layout, chunk), scoring);
     }
-    let Strides { queries, keys, segments } = Strides::new(layout, slices.groups);
-    let mut back = vec![0; queries.len()];
-    queries.iter().enumerate().for_each(|(at, row)| back[*row] = at);
-    let (q, k, v) = (take(q, &queries), take(k, &keys), take(v, &keys));
-    take(kernels::attention(q, k, v, &Layout::ragged(segments), scoring), &back)
+    Gathered::strides(layout, slices.groups).attend(q, k, v, scoring)
+}
+
+/// Attention within slices without an order: each row attends to all rows of its slice, in which it
+/// is. `slices` has every row once, in any order. Arguments and result are those of
+/// [`kernels::attention`].
+#[must_use]
+pub fn attend_slices(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    slices: &[impl AsRef<[usize]>],
+    scoring: Scoring,
+) -> Tensor<3> {
+    let mut plan = Gathered { queries: Vec::new(), keys: Vec::new(), segments: Vec::new() };
+    for slice in slices.iter().map(AsRef::as_ref).filter(|slice| !slice.is_empty()) {
+        let start = plan.queries.len();
+        let rows = start..start + slice.len();
+        plan.queries.extend_from_slice(slice);
+        plan.keys.extend_from_slice(slice);
+        let own = Some(vec![slice.len() - 1; slice.len()].into());
+        plan.segments.push(Segment { queries: rows.clone(), prefix: 0..0, keys: rows, own });
+    }
+    plan.attend(q, k, v, scoring)
 }
