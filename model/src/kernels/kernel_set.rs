@@ -116,6 +116,22 @@ pub trait KernelSet: Sync {
         wave::plain(gate, up, scalars, wave)
     }
 
+    /// Sum by factors, `f ⊙ x + g ⊙ y`: `[M, D]` each; `f`, `g` `[D]` or `[1]` each.
+    fn mix(&self, [x, y]: [Tensor<2>; 2], [f, g]: [Tensor<1>; 2]) -> Tensor<2> {
+        self.add(x * f.unsqueeze(), y * g.unsqueeze())
+    }
+
+    /// Depthwise convolution `b + Σ_t w_t ⊙ x[rows_t]`: `x [R, D]`, `weight [D, taps]` a filter for
+    /// each channel, `bias [D]`; `taps` has for each tap the `k` rows of `x` that it reads →
+    /// `[k, D]`.
+    fn depthwise(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, taps: &[RowSet]) -> Tensor<2> {
+        let term = |(tap, rows): (usize, &RowSet)| {
+            let filter: Tensor<2> = weight.clone().narrow(1, tap, 1).swap_dims(0, 1);
+            self.gather(x.clone(), rows) * filter
+        };
+        taps.iter().enumerate().map(term).fold(bias.unsqueeze(), |sum, term| term + sum)
+    }
+
     /// [`KernelSet::linear`] of a gated activation, `gated(gate, up)·Wᵀ`.
     fn gated_linear(&self, gate: Tensor<2>, up: Tensor<2>, activation: Activation, weight: Tensor<2>) -> Tensor<2> {
         self.linear(self.gated(gate, up, activation), weight)

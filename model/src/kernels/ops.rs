@@ -9,8 +9,8 @@ use super::{
     operations,
     reads::{self, Late},
     rows::{Merge, RowCopy, RowSet, RowsLora},
-    wave::Wave,
     top_k::{self, Quota},
+    wave::Wave,
 };
 use burn::tensor::{Device, Int, Tensor};
 use rayon::prelude::*;
@@ -132,6 +132,17 @@ pub fn gated(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2
 /// Activation with periodic terms, `act(gate)·up`: `[M, F]` each; `scalars` as [`Wave`] says.
 pub fn waved(gate: Tensor<2>, up: Tensor<2>, scalars: Tensor<1>, wave: Wave) -> Tensor<2> {
     kernels_of(&gate.device()).waved(gate, up, scalars, wave)
+}
+
+/// Sum by factors, `f ⊙ x + g ⊙ y`: `[M, D]` each; `f`, `g` `[D]` or `[1]` each.
+pub fn mix(terms: [Tensor<2>; 2], factors: [Tensor<1>; 2]) -> Tensor<2> {
+    kernels_of(&terms[0].device()).mix(terms, factors)
+}
+
+/// Depthwise convolution `b + Σ_t w_t ⊙ x[rows_t]`: `x [R, D]`, `weight [D, taps]` a filter for each
+/// channel, `bias [D]`; `taps` has for each tap the `k` rows of `x` that it reads → `[k, D]`.
+pub fn depthwise(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, taps: &[RowSet]) -> Tensor<2> {
+    kernels_of(&x.device()).depthwise(x, weight, bias, taps)
 }
 
 /// [`linear`] of a gated activation, `gated(gate, up)·Wᵀ`.

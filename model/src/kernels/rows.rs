@@ -276,3 +276,30 @@ mod tests {
         assert_eq!(RowSet::from([2, 8]).per_sequence(&segments), [1, 1]);
     }
 }
+
+/// Rows that each tap of a filter reads, as many for each.
+#[derive(Clone, Debug)]
+pub(super) struct Taps(Arc<[Arc<[usize]>]>);
+
+impl Taps {
+    /// # Panics
+    /// Without taps, or when they have different numbers of rows.
+    pub fn new(taps: Arc<[Arc<[usize]>]>) -> Self {
+        assert!(taps.windows(2).all(|pair| pair[0].len() == pair[1].len()), "taps of different numbers of rows");
+        assert!(!taps.is_empty(), "a filter without taps");
+        Self(taps)
+    }
+
+    /// Rows of the result.
+    pub fn num_rows(&self) -> usize {
+        self.0[0].len()
+    }
+}
+
+impl std::ops::Deref for Taps {
+    type Target = [Arc<[usize]>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}

@@ -1,7 +1,7 @@
 //! CPU kernels against plain burn operations, values and gradients, in f32.
 
 use super::{
-    Grid, HeadInput, KernelSet, Layout, Merge, RowSet, RowsLora, Scoring, Segment, cpu::FlexOps, f32_slice,
+    Grid, HeadInput, KernelSet, Layout, Merge, RowSet, RowsLora, Scoring, Segment, Wave, cpu::FlexOps, f32_slice,
     kernel_set::PlainKernels, plain, rows, token_log_probs,
 };
 use burn::{
@@ -240,6 +240,38 @@ fn an_activation_with_waves_equals_the_plain_one() {
                 |[g, u, s]| PlainKernels.waved(g, u, flat(s), wave),
             );
         }
+    }
+}
+
+#[test]
+fn a_sum_by_factors_equals_the_plain_one() {
+    let flat = |x: Tensor<2>| {
+        let [_, width] = x.dims();
+        x.reshape([width])
+    };
+    for widths in [[1, 1], [61, 1], [1, 61], [61, 61]] {
+        let factors = widths.map(|width| random([1, width], 50 + width as u64));
+        let [f, g] = factors;
+        compare(
+            [random([70, 61], 52), random([70, 61], 53), f, g],
+            |[x, y, f, g]| super::mix([x, y], [flat(f), flat(g)]),
+            |[x, y, f, g]| PlainKernels.mix([x, y], [flat(f), flat(g)]),
+        );
+    }
+}
+
+#[test]
+fn a_depthwise_convolution_equals_the_plain_one() {
+    let flat = |x: Tensor<2>| x.reshape([37]);
+    // Row 0 is read by many, row 44 by none.
+    let causal = |lag: usize| (0..44usize).map(|row| row.saturating_sub(lag)).collect::<RowSet>();
+    for count in [1, 5] {
+        let taps: Vec<RowSet> = (0..count).map(causal).collect();
+        compare(
+            [random([45, 37], 54), random([37, count], 55), random([1, 37], 56)],
+            |[x, w, b]| super::depthwise(x, w, flat(b), &taps),
+            |[x, w, b]| PlainKernels.depthwise(x, w, flat(b), &taps),
+        );
     }
 }
 

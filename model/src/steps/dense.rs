@@ -35,7 +35,9 @@ impl EnteredStates {
     #[must_use]
     pub fn feed_back(&self, x: Tensor<2>, recursion: usize, factors: &Tensor<1>) -> Tensor<2> {
         let states = self.0.range(..=recursion);
-        let terms = states.map(|(q, (_, state))| state.clone() * factors.clone().narrow(0, *q, 1).unsqueeze::<2>());
-        terms.fold(x, kernels::add)
+        let one: Tensor<1> = Tensor::ones([1], &x.device());
+        states.fold(x, |sum, (q, (_, state))| {
+            kernels::mix([sum, state.clone()], [one.clone(), factors.clone().narrow(0, *q, 1)])
+        })
     }
 }

@@ -50,8 +50,8 @@ impl GroupedSoftmax {
             grouped(state.clone() / scale * weight).sum_dim(2) + bias // [k, groups, 1]
         };
         let scores = Tensor::cat(states.iter().enumerate().map(score).collect(), 2);
-        let change = fuse(states, scores) - left.clone();
-        kernels::add(left, change * self.scale.val().unsqueeze())
+        let scale = self.scale.val();
+        kernels::mix([left, fuse(states, scores)], [scale.clone().neg() + 1.0, scale])
     }
 }
 

@@ -42,13 +42,8 @@ impl Affine {
     /// by one row from one that moves by its size.
     #[must_use]
     pub fn depthwise(&self, x: &Tensor<2>, taps: impl IntoIterator<Item = RowSet>) -> Tensor<2> {
-        let weight = self.weight.val();
-        let term = |(tap, rows): (usize, RowSet)| {
-            let filter: Tensor<2> = weight.clone().narrow(1, tap, 1).swap_dims(0, 1);
-            kernels::gather(x.clone(), &rows) * filter
-        };
-        let bias: Tensor<2> = self.bias.val().unsqueeze();
-        taps.into_iter().enumerate().map(term).fold(bias, |sum, term| term + sum)
+        let taps: Vec<RowSet> = taps.into_iter().collect();
+        kernels::depthwise(x.clone(), self.weight.val(), self.bias.val(), &taps)
     }
 }
 
@@ -73,7 +68,6 @@ impl Nll {
         let inner = kernels::activation(self.up_proj.forward(normed), Activation::Gelu);
         let projected = self.down_proj.forward(inner);
         let scales = self.scales.val();
-        let scale = |index: usize| scales.clone().narrow(0, index, 1).unsqueeze::<2>();
-        kernels::add(y * scale(0), projected * scale(1))
+        kernels::mix([y, projected], [0, 1].map(|index| scales.clone().narrow(0, index, 1)))
     }
 }

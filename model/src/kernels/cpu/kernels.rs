@@ -6,7 +6,9 @@ use crate::kernels::{
     Ceilings, ElementwiseUpdate, Head, HeadInput, HeadLoss, KernelSet, Layout, Merge, Quota, Readout, RowCopy, RowSet,
     RowsLora, Scoring, Teacher, Wave, f32_slice, f32_vec,
     head_loss::{self, Chunks, KernelValues},
-    plain, top_k,
+    plain,
+    rows::Taps,
+    top_k,
 };
 use burn::{
     backend::Dispatch,
@@ -84,6 +86,17 @@ impl KernelSet for CpuKernels {
     fn waved(&self, gate: Tensor<2>, up: Tensor<2>, scalars: Tensor<1>, wave: Wave) -> Tensor<2> {
         let (gate, up, scalars) = (gate.into_dispatch(), up.into_dispatch(), scalars.into_dispatch());
         Tensor::from_dispatch(Dispatch::decoder_waved(gate, up, scalars, wave))
+    }
+
+    fn mix(&self, [x, y]: [Tensor<2>; 2], [f, g]: [Tensor<1>; 2]) -> Tensor<2> {
+        let (x, y, f, g) = (x.into_dispatch(), y.into_dispatch(), f.into_dispatch(), g.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_mix(x, y, f, g))
+    }
+
+    fn depthwise(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, taps: &[RowSet]) -> Tensor<2> {
+        let taps = taps.iter().map(|rows| rows.host().clone()).collect();
+        let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+        Tensor::from_dispatch(Dispatch::decoder_depthwise(x, weight, bias, Taps::new(taps)))
     }
 
     /// The gated activation is recomputed in the backward pass instead of kept.

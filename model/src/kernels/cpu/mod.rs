@@ -4,6 +4,7 @@
 mod add;
 mod attention;
 mod ceiling;
+mod depthwise;
 mod embedding;
 mod few;
 mod gated;
@@ -12,6 +13,7 @@ mod layer_norm;
 mod linear;
 pub(super) mod matmul;
 mod merge;
+mod mix;
 mod optimizer;
 mod rescale;
 mod rms_norm;
@@ -25,7 +27,7 @@ mod write;
 use super::{
     autodiff::{BackwardInput, record},
     layout::{Layout, Scoring},
-    rows::{Merge, RowCopy},
+    rows::{Merge, RowCopy, Taps},
     wave::Wave,
 };
 pub(super) use kernels::CpuKernels;
@@ -102,6 +104,18 @@ pub trait FlexOps: Backend {
         up: FloatTensor<Self>,
         scalars: FloatTensor<Self>,
         wave: Wave,
+    ) -> FloatTensor<Self>;
+    fn decoder_mix(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        f: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn decoder_depthwise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        taps: Taps,
     ) -> FloatTensor<Self>;
     fn decoder_rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_attention(
@@ -206,6 +220,14 @@ impl FlexOps for Flex {
 
     fn decoder_waved(gate: FlexTensor, up: FlexTensor, scalars: FlexTensor, wave: Wave) -> FlexTensor {
         wave::forward(&dense(gate), &dense(up), &dense(scalars), wave)
+    }
+
+    fn decoder_mix(x: FlexTensor, y: FlexTensor, f: FlexTensor, g: FlexTensor) -> FlexTensor {
+        mix::forward(&dense(x), &dense(y), &dense(f), &dense(g))
+    }
+
+    fn decoder_depthwise(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, taps: Taps) -> FlexTensor {
+        depthwise::forward(&dense(x), &dense(weight), &dense(bias), &taps)
     }
 
     fn decoder_gated_linear(gate: FlexTensor, up: FlexTensor, kind: Gate, weight: FlexTensor) -> FlexTensor {
@@ -382,6 +404,40 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             },
             |BackwardInput { saved: (gate, up, scalars, wave), grad, .. }| {
                 wave::backward(&gate, &up, &scalars, wave, &dense(grad))
+            },
+        )
+    }
+
+    fn decoder_mix(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        f: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        record::<Flex, C, _, 4>(
+            [x, y, f, g],
+            |inputs| {
+                let [x, y, f, g] = inputs.map(dense);
+                (mix::forward(&x, &y, &f, &g), [x, y, f, g])
+            },
+            |BackwardInput { saved, grad, wanted }| mix::backward(saved.each_ref(), &dense(grad), wanted),
+        )
+    }
+
+    fn decoder_depthwise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        taps: Taps,
+    ) -> FloatTensor<Self> {
+        record::<Flex, C, _, 3>(
+            [x, weight, bias],
+            |inputs| {
+                let [x, weight, bias] = inputs.map(dense);
+                (depthwise::forward(&x, &weight, &bias, &taps), (x, weight, taps))
+            },
+            |BackwardInput { saved: (x, weight, taps), grad, wanted }| {
+                depthwise::backward(&x, &weight, &taps, &dense(grad), wanted)
             },
         )
     }

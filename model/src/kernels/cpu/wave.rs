@@ -145,11 +145,7 @@ pub fn backward(
 }
 
 /// Writes the gradients of gate and up; returns those of the scalars.
-fn backward_as<F: Form>(
-    [gate, up, grad]: [&[f32]; 3],
-    by: Scalars,
-    [grad_gate, grad_up]: [&mut [f32]; 2],
-) -> [f32; 6] {
+fn backward_as<F: Form>([gate, up, grad]: [&[f32]; 3], by: Scalars, [grad_gate, grad_up]: [&mut [f32]; 2]) -> [f32; 6] {
     let partial: Vec<[f32; 6]> = grad_gate
         .par_chunks_mut(CHUNK)
         .zip(grad_up.par_chunks_mut(CHUNK))

@@ -1,0 +1,137 @@
+//! Depthwise convolution over rows: each tap reads its own rows, and each channel has its own
+//! filter.
+
+use super::{
+    simd::vectorised,
+    tensor::{from_values, values},
+};
+use crate::kernels::rows::Taps;
+use burn::backend::{TensorMetadata, flex::FlexTensor};
+use rayon::prelude::*;
+
+const ROWS_PER_TASK: usize = 32;
+
+/// `[rows, columns]` → `[columns, rows]`.
+fn transposed(x: &[f32], columns: usize) -> Vec<f32> {
+    let rows = x.len() / columns;
+    (0..x.len()).map(|i| x[i % rows * columns + i / rows]).collect()
+}
+
+/// `sum += factors ⊙ x`.
+#[inline(always)]
+fn add_product(sum: &mut [f32], factors: &[f32], x: &[f32]) {
+    let (factors, x) = (&factors[..sum.len()], &x[..sum.len()]);
+    for i in 0..sum.len() {
+        sum[i] += factors[i] * x[i];
+    }
+}
+
+/// `b + Σ_t w_t ⊙ x[rows_t]`: dense `x [R, D]`, `weight [D, taps]`, `bias [D]` → `[k, D]`.
+pub fn forward(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, taps: &Taps) -> FlexTensor {
+    let (x, bias) = (values(x), values(bias));
+    let (width, filters) = (bias.len(), transposed(values(weight), taps.len()));
+    let num_rows = taps.num_rows();
+    let mut out = vec![0.0; num_rows * width];
+    out.par_chunks_mut(ROWS_PER_TASK * width).enumerate().for_each(|(task, out)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                    out.copy_from_slice(bias);
+                    for (rows, filter) in taps.iter().zip(filters.chunks_exact(width)) {
+                        let from = rows[task * ROWS_PER_TASK + row] * width;
+                        add_product(out, filter, &x[from..from + width]);
+                    }
+                }
+            },
+        );
+    });
+    from_values(out, [num_rows, width])
+}
+
+/// Gradients of `x`, `weight` and `bias`, of those that are wanted.
+pub fn backward(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    taps: &Taps,
+    grad: &FlexTensor,
+    wanted: [bool; 3],
+) -> [Option<FlexTensor>; 3] {
+    let [num_sources, width] = x.shape().dims();
+    let (x, weight, grad) = (values(x), values(weight), values(grad));
+    let of_x =
+        || from_values(grad_x(num_sources, &transposed(weight, taps.len()), taps, grad, width), [num_sources, width]);
+    let of_weight = || {
+        let of_tap = |rows: &std::sync::Arc<[usize]>| {
+            let mut sum = vec![0.0f32; width];
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (from, grad) in rows.iter().zip(grad.chunks_exact(width)) {
+                        add_product(&mut sum, grad, &x[from * width..][..width]);
+                    }
+                },
+            );
+            sum
+        };
+        let sums: Vec<f32> = taps.par_iter().map(of_tap).collect::<Vec<_>>().concat();
+        from_values(transposed(&sums, width), [width, taps.len()])
+    };
+    let of_bias = || {
+        let mut sum = vec![0.0f32; width];
+        for grad in grad.chunks_exact(width) {
+            sum.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
+        }
+        from_values(sum, [width])
+    };
+    [wanted[0].then(of_x), wanted[1].then(of_weight), wanted[2].then(of_bias)]
+}
+
+/// Each row gets the gradients of what has read it, tap by tap.
+fn grad_x(num_sources: usize, filters: &[f32], taps: &Taps, grad: &[f32], width: usize) -> Vec<f32> {
+    let readers = Readers::new(num_sources, taps);
+    let mut out = vec![0.0; num_sources * width];
+    out.par_chunks_mut(width * ROWS_PER_TASK).enumerate().for_each(|(task, out)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                    for (tap, reader) in readers.of(task * ROWS_PER_TASK + row) {
+                        let filter = &filters[*tap as usize * width..][..width];
+                        add_product(out, filter, &grad[*reader as usize * width..][..width]);
+                    }
+                }
+            },
+        );
+    });
+    out
+}
+
+/// For each row of `x`, the taps and rows of the result that read it.
+struct Readers {
+    starts: Vec<usize>,
+    all: Vec<(u32, u32)>,
+}
+
+impl Readers {
+    fn new(num_sources: usize, taps: &Taps) -> Self {
+        let mut starts = vec![0; num_sources + 1];
+        taps.iter().flat_map(|rows| rows.iter()).for_each(|row| starts[row + 1] += 1);
+        for row in 0..num_sources {
+            starts[row + 1] += starts[row];
+        }
+        let mut next = starts.clone();
+        let mut all = vec![(0, 0); starts[num_sources]];
+        for (tap, rows) in taps.iter().enumerate() {
+            for (reader, row) in rows.iter().enumerate() {
+                all[next[*row]] = (tap as u32, reader as u32);
+                next[*row] += 1;
+            }
+        }
+        Self { starts, all }
+    }
+
+    fn of(&self, row: usize) -> &[(u32, u32)] {
+        &self.all[self.starts[row]..self.starts[row + 1]]
+    }
+}
