@@ -12,6 +12,8 @@ mod nll;
 mod resolution;
 mod rg;
 mod sliced;
+#[cfg(test)]
+mod speed;
 
 pub use activation::StepActivation;
 pub use dense::EnteredStates;
