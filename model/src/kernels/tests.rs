@@ -259,6 +259,12 @@ fn a_sum_by_factors_equals_the_plain_one() {
             |[x, y, f, g]| PlainKernels.mix([x, y], [flat(f), flat(g)]),
         );
     }
+    let one = || Tensor::ones([1], &device());
+    compare(
+        [random([70, 61], 57), random([70, 61], 58), random([1, 61], 59)],
+        |[x, y, f]| super::mix([x, y], [one(), flat(f)]),
+        |[x, y, f]| PlainKernels.mix([x, y], [one(), flat(f)]),
+    );
 }
 
 #[test]

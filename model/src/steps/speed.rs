@@ -6,7 +6,7 @@ use super::{
     attend_sliced, coefficients, dense::EnteredStates, hai,
 };
 use crate::{
-    kernels::{Layout, Scoring, inject, on_worker},
+    kernels::{Allocator, Layout, Scoring, inject, keep_freed_memory, on_worker},
     norm::Norm,
 };
 use burn::{
@@ -15,6 +15,10 @@ use burn::{
 };
 use retie_config::{DescriptorConfig, GnconvConfig, Mechanism, RgConfig, SliceOrder, SlicedConfig};
 use std::time::Instant;
+
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Shapes of SmolLM2-135M, two sequences.
 const BATCH: usize = 2;
@@ -79,6 +83,7 @@ fn activation(mechanism: &str) -> StepActivation {
 #[test]
 #[ignore = "prints times; run by scripts/bench-steps"]
 fn steps_in_milliseconds() {
+    keep_freed_memory();
     on_worker(|| {
         let (x, y) = (random([ROWS, D]), random([ROWS, D]));
         let factors = weight([4]);
