@@ -103,7 +103,7 @@ impl Linear {
             out = depths.each(out, |depth, out| self.rescaled(out, depth));
         }
         match &self.bias {
-            Some(bias) => out + bias.val().unsqueeze(),
+            Some(bias) => kernels::add_bias(out, bias.val()),
             None if depths.any(|depth| depth.bias.is_some()) => {
                 depths.each(out, |depth, out| self.add_bias(out, depth))
             }
@@ -231,7 +231,7 @@ impl Linear {
 
     fn add_bias(&self, out: Tensor<2>, depth: &LinearAtDepth) -> Tensor<2> {
         match self.bias.as_ref().or(depth.bias.as_ref()) {
-            Some(bias) => out + bias.val().unsqueeze(),
+            Some(bias) => kernels::add_bias(out, bias.val()),
             None => out,
         }
     }

@@ -116,6 +116,11 @@ pub trait KernelSet: Sync {
         wave::plain(gate, up, scalars, wave)
     }
 
+    /// Bias of a linear, `x + b`: `x [M, D]`, `bias [D]`.
+    fn add_bias(&self, x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+        x + bias.unsqueeze()
+    }
+
     /// Sum by factors, `f ⊙ x + g ⊙ y`: `[M, D]` each; `f`, `g` `[D]` or `[1]` each.
     fn mix(&self, [x, y]: [Tensor<2>; 2], [f, g]: [Tensor<1>; 2]) -> Tensor<2> {
         self.add(x * f.unsqueeze(), y * g.unsqueeze())

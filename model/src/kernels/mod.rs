@@ -51,7 +51,7 @@ pub use launches::{Execution, Launches, PoolMemory, pool_memory, with_launches};
 pub use layout::{Grid, Layout, PackedRows, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{
-    activation, adamw, add, add_rms_norm, agreement, attention, depthwise, embedding, gated, gated_linear,
+    activation, adamw, add, add_bias, add_rms_norm, agreement, attention, depthwise, embedding, gated, gated_linear,
     gated_linear_lora, gated_linear_merged, gated_linear_onto, gated_mlp, gather, head_loss, head_loss_beside, inject,
     joins_linears, joins_norms, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras,
     linear_merged, linear_onto, linears, merge, mix, qkv_attention, rescale, rms_norm, rms_norm_beside, rope,

@@ -134,6 +134,11 @@ pub fn waved(gate: Tensor<2>, up: Tensor<2>, scalars: Tensor<1>, wave: Wave) -> 
     kernels_of(&gate.device()).waved(gate, up, scalars, wave)
 }
 
+/// Bias of a linear, `x + b`: `x [M, D]`, `bias [D]`.
+pub fn add_bias(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    kernels_of(&x.device()).add_bias(x, bias)
+}
+
 /// Sum by factors, `f ⊙ x + g ⊙ y`: `[M, D]` each; `f`, `g` `[D]` or `[1]` each.
 pub fn mix(terms: [Tensor<2>; 2], factors: [Tensor<1>; 2]) -> Tensor<2> {
     kernels_of(&terms[0].device()).mix(terms, factors)

@@ -244,6 +244,23 @@ fn an_activation_with_waves_equals_the_plain_one() {
 }
 
 #[test]
+fn a_bias_and_gelu_equal_the_plain_ones() {
+    let flat = |b: Tensor<2>| b.reshape([61]);
+    for rows in [3, 300] {
+        compare(
+            [random([rows, 61], 60), random([1, 61], 61)],
+            |[x, b]| super::add_bias(x, flat(b)),
+            |[x, b]| PlainKernels.add_bias(x, flat(b)),
+        );
+        compare(
+            [random([rows, 61], 62) * 3.0],
+            |[x]| super::activation(x, Activation::Gelu),
+            |[x]| PlainKernels.activation(x, Activation::Gelu),
+        );
+    }
+}
+
+#[test]
 fn a_sum_by_factors_equals_the_plain_one() {
     let flat = |x: Tensor<2>| {
         let [_, width] = x.dims();

@@ -33,7 +33,7 @@ impl Affine {
     /// `x Wᵀ + b`: `[M, in]` → `[M, out]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        kernels::linear(x, self.weight.val()) + self.bias.val().unsqueeze()
+        kernels::add_bias(kernels::linear(x, self.weight.val()), self.bias.val())
     }
 
     /// Depthwise convolution `b + Σ_t w_t ⊙ x[rows_t]`, with `weight [D, taps]` a filter for each

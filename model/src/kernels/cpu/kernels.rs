@@ -12,7 +12,7 @@ use crate::kernels::{
 };
 use burn::{
     backend::Dispatch,
-    tensor::{Device, FloatDType, Int, Tensor, activation},
+    tensor::{Device, FloatDType, Int, Tensor},
 };
 use retie_config::Activation;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl KernelSet for CpuKernels {
 
     fn activation(&self, x: Tensor<2>, kind: Activation) -> Tensor<2> {
         match kind {
-            Activation::Gelu => activation::gelu(x),
+            Activation::Gelu => Tensor::from_dispatch(Dispatch::decoder_gelu(x.into_dispatch())),
             kind => plain::activation(x, kind),
         }
     }
@@ -86,6 +86,10 @@ impl KernelSet for CpuKernels {
     fn waved(&self, gate: Tensor<2>, up: Tensor<2>, scalars: Tensor<1>, wave: Wave) -> Tensor<2> {
         let (gate, up, scalars) = (gate.into_dispatch(), up.into_dispatch(), scalars.into_dispatch());
         Tensor::from_dispatch(Dispatch::decoder_waved(gate, up, scalars, wave))
+    }
+
+    fn add_bias(&self, x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+        Tensor::from_dispatch(Dispatch::decoder_add_bias(x.into_dispatch(), bias.into_dispatch()))
     }
 
     fn mix(&self, [x, y]: [Tensor<2>; 2], [f, g]: [Tensor<1>; 2]) -> Tensor<2> {

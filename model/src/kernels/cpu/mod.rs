@@ -3,11 +3,13 @@
 
 mod add;
 mod attention;
+mod bias;
 mod ceiling;
 mod depthwise;
 mod embedding;
 mod few;
 mod gated;
+mod gelu;
 mod kernels;
 mod layer_norm;
 mod linear;
@@ -105,6 +107,8 @@ pub trait FlexOps: Backend {
         scalars: FloatTensor<Self>,
         wave: Wave,
     ) -> FloatTensor<Self>;
+    fn decoder_add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn decoder_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
     fn decoder_mix(
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
@@ -220,6 +224,14 @@ impl FlexOps for Flex {
 
     fn decoder_waved(gate: FlexTensor, up: FlexTensor, scalars: FlexTensor, wave: Wave) -> FlexTensor {
         wave::forward(&dense(gate), &dense(up), &dense(scalars), wave)
+    }
+
+    fn decoder_add_bias(x: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        bias::forward(&dense(x), &dense(bias))
+    }
+
+    fn decoder_gelu(x: FlexTensor) -> FlexTensor {
+        gelu::forward(&dense(x))
     }
 
     fn decoder_mix(x: FlexTensor, y: FlexTensor, f: FlexTensor, g: FlexTensor) -> FlexTensor {
@@ -405,6 +417,29 @@ impl<C: CheckpointStrategy> FlexOps for Autodiff<Flex, C> {
             |BackwardInput { saved: (gate, up, scalars, wave), grad, .. }| {
                 wave::backward(&gate, &up, &scalars, wave, &dense(grad))
             },
+        )
+    }
+
+    fn decoder_add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<Flex, C, _, 2>(
+            [x, bias],
+            |[x, bias]| (Flex::decoder_add_bias(x, bias), ()),
+            |BackwardInput { grad, wanted, .. }| {
+                let grad = dense(grad);
+                let of_bias = wanted[1].then(|| bias::backward(&grad));
+                [Some(grad), of_bias]
+            },
+        )
+    }
+
+    fn decoder_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        record::<Flex, C, _, 1>(
+            [x],
+            |[x]| {
+                let x = dense(x);
+                (gelu::forward(&x), x)
+            },
+            |BackwardInput { saved, grad, .. }| [Some(gelu::backward(&saved, &dense(grad)))],
         )
     }
 

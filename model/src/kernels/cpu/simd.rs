@@ -72,6 +72,30 @@ pub fn ln(x: f32) -> f32 {
     r + (p * square * r + n * LN2_LOW - 0.5 * square) + n * LN2_HIGH
 }
 
+/// Error function to about 3 ulp, without branches.
+///
+/// A rational function of degrees 13 and 8 on [-4, 4], beyond which f32 has no other value than ±1
+/// (coefficients of Eigen's `erf`).
+#[inline(always)]
+#[allow(clippy::excessive_precision)]
+pub fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let square = x * x;
+    let p = -2.726_142_258_013_06e-10;
+    let p = p * square + 2.770_681_424_959_02e-8;
+    let p = p * square - 2.101_024_020_825_08e-6;
+    let p = p * square - 5.692_506_394_623_46e-5;
+    let p = p * square - 7.349_906_303_268_55e-4;
+    let p = p * square - 2.954_599_808_540_25e-3;
+    let p = p * square - 1.609_603_332_624_15e-2;
+    let q = -1.456_607_184_649_96e-5;
+    let q = q * square - 2.133_740_552_789_05e-4;
+    let q = q * square - 1.682_826_974_382_03e-3;
+    let q = q * square - 7.373_329_167_204_68e-3;
+    let q = q * square - 1.426_473_905_141_89e-2;
+    x * p / q
+}
+
 /// Sine and cosine of `x`, within 1.5e-7 for |x| up to 2²⁰ and 4e-7 up to 2³⁰, without branches;
 /// larger numbers count as ±2³⁰.
 ///
@@ -290,6 +314,27 @@ mod tests {
             assert!(error <= 2.0 * f64::from(f32::EPSILON) * expected.abs(), "ln({x}): error {error}");
         }
         assert_eq!(ln(1.0), 0.0);
+    }
+
+    #[test]
+    fn erf_is_within_three_ulp() {
+        /// Power series about 0, which sums in f64 to 1e-10 up to 4.
+        fn expected(x: f64) -> f64 {
+            let (mut sum, mut term) = (x, x);
+            for n in 1..120 {
+                term *= -x * x / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            sum * std::f64::consts::FRAC_2_SQRT_PI
+        }
+        for i in -4000..=4000 {
+            let x = i as f32 * 1e-3;
+            let expected = expected(f64::from(x));
+            let error = (f64::from(vectorised(|| erf(x))) - expected).abs();
+            assert!(error <= 3.0 * f64::from(f32::EPSILON) * expected.abs() + 1e-9, "erf({x}): {error}");
+        }
+        assert_eq!([erf(9.0), erf(f32::NEG_INFINITY)].map(|x| (x.abs() - 1.0).abs() < 2e-7), [true; 2]);
+        assert!(erf(f32::NAN).is_nan());
     }
 
     #[test]
