@@ -71,7 +71,8 @@ impl HornetConfig {
     /// The network with random weights.
     #[must_use]
     pub fn init(&self, device: &Device) -> Hornet {
-        let patches = |channels, size: usize| Conv2dConfig::new(channels, [size; 2]).with_stride([size; 2]).init(device);
+        let patches =
+            |channels, size: usize| Conv2dConfig::new(channels, [size; 2]).with_stride([size; 2]).init(device);
         let widths: Vec<usize> = (0..self.depths.len()).map(|stage| self.width << stage).collect();
         let stages = widths.iter().zip(self.depths.iter().zip(&self.orders));
         let stage = |(width, (depth, order)): (&usize, (&usize, &usize))| HornetStage {

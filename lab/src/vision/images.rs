@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn a_seed_is_a_texture() {
         let kind = TextureKind::isotropic([0.1, 0.2]);
-        let sampled = |seed| picture([4, 4], |place| Texture::new(&mut Random::new(seed, "texture", 0), kind).at(place));
+        let sampled =
+            |seed| picture([4, 4], |place| Texture::new(&mut Random::new(seed, "texture", 0), kind).at(place));
         assert_eq!(sampled(3), sampled(3));
         assert_ne!(sampled(3), sampled(4));
     }

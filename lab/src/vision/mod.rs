@@ -23,8 +23,8 @@ pub mod images;
 mod layers;
 pub mod msrnet;
 mod pictures;
-pub mod rgt;
 mod resize;
+pub mod rgt;
 pub mod sret;
 pub mod tasks;
 

@@ -98,9 +98,7 @@ fn adaptive_max(x: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
         };
         kernels::gather(rows.clone(), &to.pixels().map(row).collect())
     };
-    let Some(largest) = (0..down * across).map(part).reduce(Tensor::max_pair) else {
-        unreachable!("maps have pixels")
-    };
+    let Some(largest) = (0..down * across).map(part).reduce(Tensor::max_pair) else { unreachable!("maps have pixels") };
     to.maps(largest)
 }
 

@@ -88,7 +88,9 @@ struct Plain {
 impl Plain {
     fn new(width: usize, levels: usize, device: &Device) -> Self {
         let convs = |first: usize| {
-            (0..levels).map(|level| ConvNormRelu::new([if level == 0 { first } else { width }, width], 3, device)).collect()
+            (0..levels)
+                .map(|level| ConvNormRelu::new([if level == 0 { first } else { width }, width], 3, device))
+                .collect()
         };
         Self {
             encoder: convs(3),

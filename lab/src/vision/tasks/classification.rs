@@ -102,10 +102,8 @@ pub(super) fn sret(training: Training) -> Result<Table, LabError> {
         };
         row(system, (training, SIDE), |device| config.init(device), |model, x| model.forward(x))
     };
-    let rows = vec![
-        arm("SReT, slices 8 then 2, and 4 then 1", [[8, 2], [4, 1]])?,
-        arm("SReT, one slice", [[1, 1], [1, 1]])?,
-    ];
+    let rows =
+        vec![arm("SReT, slices 8 then 2, and 4 then 1", [[8, 2], [4, 1]])?, arm("SReT, one slice", [[1, 1], [1, 1]])?];
     table(rows, training, SIDE)
 }
 

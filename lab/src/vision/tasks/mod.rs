@@ -6,12 +6,11 @@ mod classification;
 mod correspondence;
 mod super_resolution;
 
-use crate::LabError;
+use crate::{AdamW, AdamWConfig, LabError};
 use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use burn_optim::{AdamWConfig, GradientsParams};
 use std::{f64::consts::PI, time::Instant};
 
 /// How long a network is trained, and on what.
@@ -121,19 +120,16 @@ impl Training {
     /// Learning rate of a step: a linear rise, then half a cosine to zero.
     fn learning_rate(&self, step: usize) -> f64 {
         let done = (step as f64 + 0.5) / self.steps as f64;
-        let factor = if done < WARMUP { done / WARMUP } else { (1.0 + (PI * (done - WARMUP) / (1.0 - WARMUP)).cos()) / 2.0 };
+        let factor =
+            if done < WARMUP { done / WARMUP } else { (1.0 + (PI * (done - WARMUP) / (1.0 - WARMUP)).cos()) / 2.0 };
         LEARNING_RATE * factor
     }
 
     /// Trains with AdamW: `loss` of a step.
-    fn train<M: Module>(
-        &self,
-        mut model: M,
-        loss: impl Fn(&M, usize) -> Tensor<1>,
-    ) -> Result<(M, Trained), LabError> {
+    fn train<M: Module>(&self, mut model: M, loss: impl Fn(&M, usize) -> Tensor<1>) -> Result<(M, Trained), LabError> {
         let start = Instant::now();
         let parameters = super::num_parameters(&model);
-        let mut optimizer = AdamWConfig::new().init();
+        let mut optimizer = AdamW::new(AdamWConfig::default());
         let mut losses = Vec::with_capacity(self.steps);
         for step in 0..self.steps {
             let (loss, learning_rate) = (loss(&model, step), self.learning_rate(step));
@@ -142,8 +138,7 @@ impl Training {
                 return Err(LabError::Diverged { step, learning_rate });
             }
             losses.push(value);
-            let gradients = GradientsParams::from_grads(loss.backward(), &model);
-            model = optimizer.step(learning_rate, model, gradients);
+            model = optimizer.step(model, loss.backward(), learning_rate);
         }
         Ok((model.valid(), Trained { parameters, losses, seconds: start.elapsed().as_secs_f64() }))
     }

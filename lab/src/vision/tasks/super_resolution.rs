@@ -45,8 +45,7 @@ fn psnr(training: Training, enlarge: impl Fn(Tensor<4>) -> Tensor<4>) -> f64 {
 
 /// RGT beside interpolation.
 pub(super) fn rgt(training: Training) -> Result<Table, LabError> {
-    let config =
-        RgtConfig { width: 64, num_heads: 4, groups: vec![2, 2], mlp_ratio: 2, window: [4, 8], upscale: 2 };
+    let config = RgtConfig { width: 64, num_heads: 4, groups: vec![2, 2], mlp_ratio: 2, window: [4, 8], upscale: 2 };
     let reductions = num_reductions([HALF; 2], 4, 0);
     let device = training.device();
     let (model, trained) = training.train(config.init(&device), |model, step| {
