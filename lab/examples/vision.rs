@@ -47,7 +47,7 @@ fn print(task: Task, training: Training, table: &Table) {
     println!("|---|---|---|---|---|");
     for row in &table.rows {
         let trained = row.trained.as_ref().map_or_else(
-            || " | | ".to_owned(),
+            || "– | – | –".to_owned(),
             |trained| {
                 let part = trained.losses.len().div_ceil(10);
                 let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     retie_model::kernels::keep_freed_memory();
     let options = Options::read(std::env::args().skip(1))?;
     for task in options.tasks {
-        let training = Training { steps: options.steps.unwrap_or(task.steps()), seed: options.seed };
+        let training = Training { steps: options.steps.unwrap_or(task.steps()), seed: options.seed, is_alone: false };
         print(task, training, &task.run(training)?);
     }
     Ok(())

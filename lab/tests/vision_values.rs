@@ -131,7 +131,7 @@ fn msrnet_has_the_values_of_torch() {
 
 #[test]
 fn flash_vggt_has_the_values_of_torch() {
-    let config = FlashVggtConfig { width: 16, num_heads: 2, depth: 2, patch: 2, specials: 2, outputs: 3 };
+    let config = FlashVggtConfig { width: 16, num_heads: 2, depth: 2, patch: 2, specials: 2, outputs: 3, scale: 1.0 };
     let network = drawn("views", config.init(&Device::flex()));
     let descriptors = |ratio, whole: &[usize]| ViewKeys::Descriptors { ratio, whole: whole.to_vec() };
     let cases = [
@@ -149,7 +149,7 @@ fn flash_vggt_has_the_values_of_torch() {
 /// Blocks of one patch are the patches.
 #[test]
 fn descriptors_of_single_patches_are_all_tokens() {
-    let config = FlashVggtConfig { width: 16, num_heads: 2, depth: 2, patch: 2, specials: 2, outputs: 3 };
+    let config = FlashVggtConfig { width: 16, num_heads: 2, depth: 2, patch: 2, specials: 2, outputs: 3, scale: 1.0 };
     let network = drawn("views", config.init(&Device::flex()));
     let pictures = input("views.pictures.6", [6, 3, 12, 12]);
     let single = ViewKeys::Descriptors { ratio: 1, whole: Vec::new() };

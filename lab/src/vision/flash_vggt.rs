@@ -29,8 +29,6 @@ use retie_model::{
 };
 
 const EPS: f32 = 1e-5;
-/// What the scales of both branches of a block start as, in VGGT.
-const SCALE: f64 = 0.01;
 /// Base of the frequencies of the rotary embedding, in VGGT.
 const ROPE_BASE: f32 = 100.0;
 
@@ -47,6 +45,8 @@ pub struct FlashVggtConfig {
     pub specials: usize,
     /// Channels of what a patch predicts.
     pub outputs: usize,
+    /// What the scales of both branches of a block start as; 0.01 in VGGT, which is pretrained.
+    pub scale: f64,
 }
 
 /// Keys of the attention to all views.
@@ -87,11 +87,11 @@ impl FlashVggtConfig {
             q_norm: norm(head_dim, device),
             k_norm: norm(head_dim, device),
             o_proj: affine(width, width, device),
-            scale1: constant(width, SCALE, device),
+            scale1: constant(width, self.scale, device),
             norm2: norm(width, device),
             up: affine(width, 4 * width, device),
             down: affine(4 * width, width, device),
-            scale2: constant(width, SCALE, device),
+            scale2: constant(width, self.scale, device),
         }
     }
 }

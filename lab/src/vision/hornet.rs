@@ -16,8 +16,6 @@ use retie_config::{Activation, GnconvConfig};
 use retie_model::{Affine, Gnconv, Norm, kernels};
 
 const EPS: f32 = 1e-6;
-/// What the scales of both branches of a block start as.
-const SCALE: f64 = 1e-6;
 
 /// Sizes of a network.
 #[derive(Clone, Debug)]
@@ -33,7 +31,7 @@ pub struct HornetConfig {
     /// Side of the patches that the first stage is made of.
     pub patch: usize,
     pub num_classes: usize,
-    /// What the scales of both branches of a block start as.
+    /// What the scales of both branches of a block start as; 1e-6 for many steps of training.
     pub scale: f64,
 }
 
@@ -46,7 +44,7 @@ impl HornetConfig {
             kernel: 7,
             patch: 4,
             num_classes: 1000,
-            scale: SCALE,
+            scale: 1e-6,
         }
     }
 

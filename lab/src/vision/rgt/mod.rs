@@ -90,7 +90,7 @@ impl RgtConfig {
     fn block(&self, group: usize, index: usize, device: &Device) -> RgtBlock {
         let (width, wide) = (self.width, self.width * self.mlp_ratio);
         // Windows are moved in every second block with windows.
-        let is_moved = if group.is_multiple_of(2) { index % 4 == 2 } else { index % 4 == 0 };
+        let is_moved = index % 4 == if group.is_multiple_of(2) { 2 } else { 0 };
         let attention = match index % 2 {
             0 => RgtAttention::Local(LocalAttention::new(self, is_moved, device)),
             _ => RgtAttention::Recursive(RecursiveAttention::new(width, self.num_heads, device)),
@@ -144,6 +144,7 @@ pub struct RgtBlock {
 
 /// Attention of a block.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a network has as many of both")]
 pub enum RgtAttention {
     Local(LocalAttention),
     Recursive(RecursiveAttention),

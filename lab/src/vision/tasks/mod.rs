@@ -19,6 +19,8 @@ pub struct Training {
     pub steps: usize,
     /// Seed of the weights and of all pictures.
     pub seed: u64,
+    /// Whether the network is trained without the baselines and the other arms.
+    pub is_alone: bool,
 }
 
 /// A task.
@@ -83,13 +85,13 @@ impl Task {
     pub fn steps(self) -> usize {
         match self {
             Self::Sret | Self::Hornet => 300,
-            Self::Rgt => 300,
-            Self::Msrnet => 150,
-            Self::FlashVggt => 600,
+            Self::Rgt | Self::Msrnet => 200,
+            Self::FlashVggt => 500,
         }
     }
 
-    /// Trains the network and its baselines, and measures them on pictures that they have not seen.
+    /// Trains the network, then its baselines and other arms, and measures all on pictures that they
+    /// have not seen.
     ///
     /// # Errors
     /// When a loss is not finite.
@@ -115,6 +117,17 @@ impl Training {
         let device = Device::flex().autodiff();
         device.seed(self.seed);
         device
+    }
+
+    /// The row of the network and, unless it is alone, the others.
+    fn table(
+        &self,
+        measure: &'static str,
+        network: Row,
+        others: impl FnOnce() -> Result<Vec<Row>, LabError>,
+    ) -> Result<Table, LabError> {
+        let others = if self.is_alone { Vec::new() } else { others()? };
+        Ok(Table { measure, rows: [network].into_iter().chain(others).collect() })
     }
 
     /// Learning rate of a step: a linear rise, then half a cosine to zero.

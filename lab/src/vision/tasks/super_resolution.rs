@@ -17,8 +17,8 @@ use retie_tasks::Random;
 const SIDE: usize = 32;
 const HALF: usize = SIDE / 2;
 /// Pictures of a step, and of the evaluation.
-const BATCH: usize = 8;
-const EVALUATED: usize = 128;
+const BATCH: usize = 4;
+const EVALUATED: usize = 64;
 
 /// Pictures with values from 0 to 1, and their halves: means of 2 × 2 pixels.
 fn pairs(random: &mut Random, count: usize, device: &Device) -> (Tensor<4>, Tensor<4>) {
@@ -45,7 +45,7 @@ fn psnr(training: Training, enlarge: impl Fn(Tensor<4>) -> Tensor<4>) -> f64 {
 
 /// RGT beside interpolation.
 pub(super) fn rgt(training: Training) -> Result<Table, LabError> {
-    let config = RgtConfig { width: 64, num_heads: 4, groups: vec![2, 2], mlp_ratio: 2, window: [4, 8], upscale: 2 };
+    let config = RgtConfig { width: 64, num_heads: 4, groups: vec![2], mlp_ratio: 2, window: [4, 8], upscale: 2 };
     let reductions = num_reductions([HALF; 2], 4, 0);
     let device = training.device();
     let (model, trained) = training.train(config.init(&device), |model, step| {
@@ -58,10 +58,9 @@ pub(super) fn rgt(training: Training) -> Result<Table, LabError> {
         figure: psnr(training, |halves| resize(halves, [SIDE; 2], how)),
         trained: None,
     };
-    let rows = vec![
-        Row { system: "RGT".to_owned(), figure: network, trained: Some(trained) },
-        interpolated("bicubic", Interpolation::Bicubic),
-        interpolated("bilinear", Interpolation::Bilinear),
-    ];
-    Ok(Table { measure: "PSNR, dB", rows })
+    let network = Row { system: "RGT".to_owned(), figure: network, trained: Some(trained) };
+    training.table("PSNR, dB", network, || {
+        let [cubic, linear] = [Interpolation::Bicubic, Interpolation::Bilinear];
+        Ok(vec![interpolated("bicubic", cubic), interpolated("bilinear", linear)])
+    })
 }
