@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn values(table: Tensor<2>) -> Vec<f32> {
-        table.into_data().to_vec().unwrap()
+        table.into_data().iter::<f32>().collect()
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod adamw;
 pub mod drive;
 mod error;
+pub mod trees;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use error::LabError;

@@ -10,13 +10,13 @@
 //! is the hidden size, `P` a number of pairs, `N` the number of heads.
 
 use burn::{
-    module::{Initializer, Module, Param},
+    module::{Module, Param},
     tensor::{
         Device, Int, Tensor,
         activation::{gelu, softmax},
     },
 };
-use burn_nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn_nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 
 /// Standard deviation of the vectors that start as noise.
 const NOISE: f64 = 0.02;
@@ -166,9 +166,10 @@ impl Block {
             values.push(by_head(value));
         }
         let weights = softmax(Tensor::cat(scores, 1), 1); // [P·N, 3]
-        let weighted = values.into_iter().enumerate().map(|(cell, value)| {
-            value * weights.clone().slice([0..pairs * heads, cell..cell + 1])
-        });
+        let weighted = values
+            .into_iter()
+            .enumerate()
+            .map(|(cell, value)| value * weights.clone().slice([0..pairs * heads, cell..cell + 1]));
         let sum = weighted.reduce(|sum, value| sum + value);
         sum.map_or_else(|| query.zeros_like(), |sum| sum).reshape([pairs, hidden])
     }
@@ -231,6 +232,32 @@ impl Scorers {
 pub fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     let [_, size] = a.dims();
     (a * b).sum_dim(1).div_scalar((size as f64).sqrt())
+}
+
+#[cfg(test)]
+impl Block {
+    /// `B(source; context)` of one pair as it is defined, `[1, D]`: attention by matrix products over
+    /// the three cells with their roles added.
+    pub(super) fn as_defined(&self, pass: Pass, source: (Tensor<2>, usize), context: [Tensor<2>; 3]) -> Tensor<2> {
+        let roles = match pass {
+            Pass::Inside => self.inside_roles.val(),
+            Pass::Outside => self.outside_roles.val(),
+        };
+        let (x, role) = source;
+        let query = self.q_proj.forward(x.clone() + roles.clone().slice([role..role + 1]));
+        let context = Tensor::cat(context.to_vec(), 0) + roles; // [3, D]
+        let (keys, values) = (self.k_proj.forward(context.clone()), self.v_proj.forward(context));
+        let [_, hidden] = query.dims();
+        let size = hidden / self.num_heads;
+        let head = |head: usize| {
+            let part = |x: &Tensor<2>, rows| x.clone().slice([0..rows, head * size..(head + 1) * size]);
+            let scores = part(&query, 1).matmul(part(&keys, 3).transpose()).div_scalar((size as f64).sqrt());
+            softmax(scores, 1).matmul(part(&values, 3))
+        };
+        let attended = Tensor::cat((0..self.num_heads).map(head).collect(), 1);
+        let u = self.attention_norm.forward(x + self.o_proj.forward(attended));
+        self.mlp_norm.forward(u.clone() + self.down_proj.forward(gelu(self.up_proj.forward(u))))
+    }
 }
 
 #[cfg(test)]

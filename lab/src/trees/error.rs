@@ -16,7 +16,9 @@ pub enum TreesError {
         found: usize,
     },
     /// A span that is none of the sentence.
-    #[error("{place} has the span {start}..{end} of {len} tokens, expected 0 <= start < end <= {len}\nhint: spans count tokens from 0, the end is the first one behind")]
+    #[error(
+        "{place} has the span {start}..{end} of {len} tokens, expected 0 <= start < end <= {len}\nhint: spans count tokens from 0, the end is the first one behind"
+    )]
     Outside {
         /// Where it stands.
         place: String,

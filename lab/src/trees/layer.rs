@@ -32,8 +32,6 @@ use burn::tensor::Tensor;
 /// What a layer makes of a batch. Rows are those of the inside table.
 #[derive(Debug)]
 pub struct States {
-    /// `e`: `[R, D]`.
-    pub inside: Tensor<2>,
     /// `o`: `[R, D]`.
     pub outside: Tensor<2>,
     /// Weights of the splits, a tensor `[P, 1]` for each inside step.
@@ -82,7 +80,7 @@ pub struct Layer<'a> {
 }
 
 /// Parts of an inside state: e, s, φ_L(e), φ_R(e), key, value.
-type InsideParts = [Tensor<2>; 6];
+pub(super) type InsideParts = [Tensor<2>; 6];
 
 impl Layer<'_> {
     /// Runs both passes. `tokens [L, D]` are the inside states of the tokens, `before [R, D]` what
@@ -97,8 +95,7 @@ impl Layer<'_> {
         }
         let inside = self.inside(plan, tokens, before)?;
         let outside = self.outside(plan, &inside.table)?;
-        let [e, ..] = inside.table;
-        Ok(States { inside: e, outside, weights: inside.weights })
+        Ok(States { outside, weights: inside.weights })
     }
 
     fn inside_parts(&self, e: Tensor<2>, s: Tensor<2>) -> InsideParts {
@@ -108,16 +105,22 @@ impl Layer<'_> {
         [e, s, left, right, key, value]
     }
 
-    fn inside(&self, plan: &Plan, tokens: Tensor<2>, before: Tensor<2>) -> Result<Inside<6>, TreesError> {
+    /// The inside pass of [`Layer::forward`].
+    pub(super) fn inside(&self, plan: &Plan, tokens: Tensor<2>, before: Tensor<2>) -> Result<Inside<6>, TreesError> {
         let [first, _] = tokens.dims();
         let no_scores = Tensor::zeros([first, 1], &tokens.device());
         let start = self.inside_parts(tokens, no_scores);
         let roles = self.block.roles(Pass::Inside);
-        let firsts: Vec<usize> = plan.inside.steps().iter().scan(first, |row, step| {
-            let start = *row;
-            *row += step.rows;
-            Some(start)
-        }).collect();
+        let firsts: Vec<usize> = plan
+            .inside
+            .steps()
+            .iter()
+            .scan(first, |row, step| {
+                let start = *row;
+                *row += step.rows;
+                Some(start)
+            })
+            .collect();
         let pairs = |step: usize, inputs: &Inputs<'_, 6>, groups: &Groups| {
             let cells = before.clone().slice([firsts[step]..firsts[step] + plan.inside.steps()[step].rows]);
             let query = self.block.query(cells.clone()) + roles.query(0);
@@ -139,7 +142,8 @@ impl Layer<'_> {
         [o, b, parent, key, value]
     }
 
-    fn outside(&self, plan: &Plan, inside: &InsideParts) -> Result<Tensor<2>, TreesError> {
+    /// The outside pass over the states of the inside pass: `o`, `[R, D]`.
+    pub(super) fn outside(&self, plan: &Plan, inside: &InsideParts) -> Result<Tensor<2>, TreesError> {
         let [e, s, _, _, key, value] = inside;
         let rows = |x: &Tensor<2>, rows: &Tensor<1, burn::tensor::Int>| x.clone().select(0, rows.clone());
         let roots = rows(e, &plan.roots);

@@ -314,7 +314,7 @@ mod tests {
     }
 
     fn values(x: Tensor<2>) -> Vec<f32> {
-        x.into_data().to_vec().unwrap()
+        x.into_data().iter::<f32>().collect()
     }
 
     #[test]
