@@ -8,7 +8,9 @@ use std::{collections::HashMap, ops::RangeInclusive, path::Path};
 /// Tokens of a sentence and the spans of its gold tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
-    /// Its tokens, as numbers of a vocabulary.
+    /// Its tokens.
+    pub tokens: Vec<String>,
+    /// Its tokens as numbers of a vocabulary, in which rare ones may have one number.
     pub words: Vec<u32>,
     /// Gold spans, which do not cross: first token and first token behind.
     pub spans: Vec<(usize, usize)>,
@@ -25,6 +27,11 @@ impl Sentence {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
+    }
+
+    /// Whether its gold tree has a span of two tokens or more that is not the whole sentence.
+    fn has_inner_span(&self) -> bool {
+        self.spans.iter().any(|(start, end)| end - start > 1 && end - start < self.len())
     }
 }
 
@@ -104,8 +111,7 @@ impl Selection {
     }
 
     fn accepts(&self, sentence: &Sentence) -> bool {
-        let has_tree = sentence.spans.iter().any(|(start, end)| end - start > 1 && end - start < sentence.len());
-        self.tokens.contains(&sentence.len()) && has_tree
+        self.tokens.contains(&sentence.len())
     }
 }
 
@@ -135,7 +141,7 @@ impl Corpus {
                 let Some(tree) = spec.grammar().syntax(&example) else { break };
                 let words = tree.symbols.iter().map(|symbol| id_of(symbol, &mut ids, &mut corpus.vocabulary));
                 let spans = tree.spans.iter().map(|span| (span.start, span.end)).collect();
-                let sentence = Sentence { words: words.collect(), spans };
+                let sentence = Sentence { words: words.collect(), spans, tokens: tree.symbols.clone() };
                 if selection.accepts(&sentence) {
                     found.push(sentence);
                 }
@@ -172,7 +178,7 @@ impl Corpus {
             let frequent = |token: &String| counts[token.as_str()] >= MIN_COUNT;
             let named = line.tokens.iter().map(|token| if frequent(token) { token.as_str() } else { RARE });
             let words = named.map(|token| id_of(token, &mut ids, &mut corpus.vocabulary)).collect();
-            let sentence = Sentence { words, spans: line.spans.clone() };
+            let sentence = Sentence { words, spans: line.spans.clone(), tokens: line.tokens.clone() };
             if !selection.accepts(&sentence) {
                 continue;
             }
@@ -189,17 +195,10 @@ impl Corpus {
     }
 
     fn with_sentences(self, selection: &Selection) -> Result<Self, TreesError> {
-        match self.train.is_empty() || self.held_out.is_empty() {
-            true => Err(selection.none(&self.name)),
-            false => Ok(self),
+        match !self.train.is_empty() && self.held_out.iter().any(Sentence::has_inner_span) {
+            true => Ok(self),
+            false => Err(selection.none(&self.name)),
         }
-    }
-
-    /// The tokens of a sentence, with spaces between.
-    #[must_use]
-    pub fn text(&self, sentence: &Sentence) -> String {
-        let words: Vec<&str> = sentence.words.iter().map(|word| self.vocabulary[*word as usize].as_str()).collect();
-        words.join(" ")
     }
 }
 
@@ -247,8 +246,9 @@ mod tests {
         assert!(corpus.vocabulary.len() <= 15);
         let first = &corpus.train[0];
         let (start, end) = first.spans[0];
-        assert!(corpus.text(first).split(' ').nth(start).unwrap().starts_with('['));
-        assert_eq!(corpus.text(first).split(' ').nth(end - 1), Some("]"));
+        assert!(first.tokens[start].starts_with('['));
+        assert_eq!(first.tokens[end - 1], "]");
+        assert_eq!(corpus.vocabulary[first.words[end - 1] as usize], "]");
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
             "the problems of task `copy` have no tree here, expected one of arithmetic, dyck, listops, json"
         );
         assert!(
-            of("listops?length=2", 9..=20).starts_with("task `listops?length=2` has no sentence of 9 to 20 tokens")
+            of("listops?length=2", 9..=20).starts_with("task `listops?length=2` has no sentences of 9 to 20 tokens")
         );
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let corpus = of_lines(&[line, line, line, odd, line, "", line].join("\n")).unwrap();
         assert_eq!((corpus.train.len(), corpus.held_out.len()), (5, 1));
         assert_eq!(corpus.vocabulary, ["a", "b", "c", RARE]);
-        assert_eq!(corpus.text(&corpus.train[3]), "a <rare> <rare>");
+        assert_eq!((corpus.train[3].words.as_slice(), corpus.train[3].tokens[1].as_str()), (&[0, 3, 3][..], "x"));
     }
 
     #[test]
@@ -288,6 +288,6 @@ mod tests {
         assert!(after_good(r#"{"tokens": ["a", "b"], "spans": [[1, 1]]}"#).contains("the span 1..1 of 2 tokens"));
         assert!(after_good(r#"{"tokens": ["a"], "spans": []}"#).contains("has 1 tokens, expected 2 or more"));
         assert!(after_good("[]").contains("is no sentence, expected {\"tokens\""));
-        assert!(message("").contains("has no sentence of 2 to 20 tokens"));
+        assert!(message("").contains("has no sentences of 2 to 20 tokens"));
     }
 }

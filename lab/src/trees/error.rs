@@ -86,7 +86,9 @@ pub enum TreesError {
         known: Vec<&'static str>,
     },
     /// A text without sentences that can be used.
-    #[error("{source_name} has no sentence of {shortest} to {longest} tokens with a span inside")]
+    #[error(
+        "{source_name} has no sentences of {shortest} to {longest} tokens with a span inside, expected some to train on and some to compare"
+    )]
     NoSentences {
         /// What was read.
         source_name: String,

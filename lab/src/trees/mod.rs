@@ -7,7 +7,7 @@
 //! 3. `Layer`: what a cell is computed from. [`TreeModel`]: layers, parser and the head for masked
 //!    words.
 //! 4. [`train()`], and [`Figures`]: unlabelled F1 of the trees of held-out sentences, beside those of
-//!    rules.
+//!    rules. [`probe()`]: the same on frozen hidden states in the place of words.
 
 mod block;
 mod chart;
@@ -17,6 +17,7 @@ mod layer;
 mod model;
 mod parser;
 mod plan;
+mod probe;
 mod scores;
 mod train;
 mod tree;
@@ -25,6 +26,7 @@ pub use chart::{Cell, Chart};
 pub use data::{Corpus, Selection, Sentence, tasks_with_trees};
 pub use error::TreesError;
 pub use model::{Batch, Induced, Losses, ModelSettings, Source, TreeModel};
+pub use probe::{ProbedStates, probe};
 pub use scores::{Figures, figures, figures_of_rule};
 pub use train::{RuleFigures, TokenStates, TrainSettings, Trained, TreeFigures, train};
 pub use tree::{Node, Rule, Tree};

@@ -66,7 +66,8 @@ mod tests {
     use super::*;
 
     fn sentence(len: u32, spans: &[(usize, usize)]) -> Sentence {
-        Sentence { words: (0..len).collect(), spans: spans.to_vec() }
+        let tokens = (0..len).map(|token| token.to_string()).collect();
+        Sentence { tokens, words: (0..len).collect(), spans: spans.to_vec() }
     }
 
     #[test]

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn a_node_without_its_parts_is_left_out() {
-        let tree = TreeDrawing { tokens: vec!["a".into(), "b".into()], nodes: vec![[0, 5, 9]], ..TreeDrawing::default() };
+        let tree =
+            TreeDrawing { tokens: vec!["a".into(), "b".into()], nodes: vec![[0, 5, 9]], ..TreeDrawing::default() };
         assert!(!html(&tree).contains("circle"));
     }
 }
