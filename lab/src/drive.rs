@@ -316,7 +316,7 @@ mod tests {
         let levels = Levels::by_height(&[vec![], vec![], vec![], vec![0, 1], vec![3, 2]]).unwrap();
         let [table] =
             drive([leaves.clone()], &levels.schedule, |_, inputs| [inputs.get(0, 0) * inputs.get(0, 1)]).unwrap();
-        let gradients = table.slice([4..5]).sum().backward();
+        let gradients = table.narrow(0, 4, 1).sum().backward();
         assert_eq!(values(leaves.grad(&gradients).unwrap()), [15.0, 10.0, 6.0]);
     }
 }

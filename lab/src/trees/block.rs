@@ -76,7 +76,7 @@ impl Roles {
     /// Query of role number `role`: `[1, D]`.
     #[must_use]
     pub fn query(&self, role: usize) -> Tensor<2> {
-        self.query.clone().slice([role..role + 1])
+        self.query.clone().narrow(0, role, 1)
     }
 
     /// Queries of a role for each pair: `[P, D]`.
@@ -88,7 +88,7 @@ impl Roles {
     /// `cells` in role number `role`.
     #[must_use]
     pub fn set(&self, cells: KeyValue, role: usize) -> KeyValue {
-        let row = |x: &Tensor<2>| x.clone().slice([role..role + 1]);
+        let row = |x: &Tensor<2>| x.clone().narrow(0, role, 1);
         cells.plus(KeyValue { key: row(&self.both.key), value: row(&self.both.value) })
     }
 
@@ -171,7 +171,7 @@ impl Block {
             .enumerate()
             .map(|(cell, value)| value * weights.clone().slice([0..pairs * heads, cell..cell + 1]));
         let sum = weighted.reduce(|sum, value| sum + value);
-        sum.map_or_else(|| query.zeros_like(), |sum| sum).reshape([pairs, hidden])
+        sum.unwrap_or_else(|| query.zeros_like()).reshape([pairs, hidden])
     }
 }
 
@@ -244,7 +244,7 @@ impl Block {
             Pass::Outside => self.outside_roles.val(),
         };
         let (x, role) = source;
-        let query = self.q_proj.forward(x.clone() + roles.clone().slice([role..role + 1]));
+        let query = self.q_proj.forward(x.clone() + roles.clone().narrow(0, role, 1));
         let context = Tensor::cat(context.to_vec(), 0) + roles; // [3, D]
         let (keys, values) = (self.k_proj.forward(context.clone()), self.v_proj.forward(context));
         let [_, hidden] = query.dims();

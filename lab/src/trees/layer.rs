@@ -122,7 +122,7 @@ impl Layer<'_> {
             })
             .collect();
         let pairs = |step: usize, inputs: &Inputs<'_, 6>, groups: &Groups| {
-            let cells = before.clone().slice([firsts[step]..firsts[step] + plan.inside.steps()[step].rows]);
+            let cells = before.clone().narrow(0, firsts[step], plan.inside.steps()[step].rows);
             let query = self.block.query(cells.clone()) + roles.query(0);
             let above = roles.set(self.block.key_value(cells.clone()), 0);
             let above = KeyValue { key: groups.of_pairs(above.key), value: groups.of_pairs(above.value) };

@@ -238,7 +238,7 @@ impl TreeModel {
         for block in &self.layers {
             let states = Layer { block, scorers: &self.scorers }.forward(&plan, tokens, before)?;
             before = states.outside.clone();
-            tokens = before.clone().slice([0..len]);
+            tokens = before.clone().narrow(0, 0, len);
             made = Some(states);
         }
         match made {

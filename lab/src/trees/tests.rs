@@ -116,7 +116,7 @@ fn the_root_of_a_linear_composition_is_the_sum_over_all_bracketings() {
         )
         .unwrap();
         let [table, _] = passed.table;
-        let root = values(table.slice([spans.len() - 1..spans.len()]));
+        let root = values(table.narrow(0, spans.len() - 1, 1));
         let all = linear.bracketings(0, len);
         assert_eq!(all.len(), catalan);
         for (to, found) in root.iter().enumerate() {
@@ -150,7 +150,7 @@ impl AsDefined<'_> {
         let mut found = BySpan::new();
         for (index, cell) in self.chart.cells().iter().enumerate() {
             if cell.splits.is_empty() {
-                let token = tokens.clone().slice([cell.start..cell.start + 1]);
+                let token = tokens.clone().narrow(0, cell.start, 1);
                 found.insert(self.span(index), (token, Tensor::zeros([1, 1], &tokens.device())));
                 continue;
             }
@@ -238,10 +238,10 @@ fn both_passes_of_a_batch_are_those_of_one_cell_after_another() {
         let [e, s, ..] = passed.table;
         let mut first = 0;
         for (sentence, chart) in charts.iter().enumerate() {
-            let row = |x: &Tensor<2>, row: usize| x.clone().slice([row..row + 1]);
+            let row = |x: &Tensor<2>, row: usize| x.clone().narrow(0, row, 1);
             let before = plan.rows(sentence).iter().map(|cell| row(&before, *cell)).collect();
             let defined = AsDefined { block: &block, scorers: &scorers, chart, before };
-            let inside = defined.inside(&tokens.clone().slice([first..first + lengths[sentence]]));
+            let inside = defined.inside(&tokens.clone().narrow(0, first, lengths[sentence]));
             let above = defined.outside(&inside);
             for (cell, place) in plan.rows(sentence).iter().enumerate() {
                 let span = defined.span(cell);
