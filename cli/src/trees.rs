@@ -69,7 +69,7 @@ pub enum Source {
 /// The sources that are named by `tasks` and `files`.
 ///
 /// # Errors
-/// There is none, or a task is unknown.
+/// A task that is unknown, or a key of it.
 pub fn sources(tasks: &[String], files: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(tasks.len() + files.len());
     for task in tasks {

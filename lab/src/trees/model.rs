@@ -44,9 +44,9 @@ pub struct ModelSettings {
 impl Default for ModelSettings {
     fn default() -> Self {
         Self {
-            hidden_size: 64,
+            hidden_size: 32,
             num_attention_heads: 4,
-            intermediate_size: 128,
+            intermediate_size: 64,
             score_size: 32,
             num_layers: 2,
             window: 4,

@@ -39,7 +39,7 @@ impl Default for TrainSettings {
             model: ModelSettings::default(),
             steps: 400,
             batch_sentences: 32,
-            learning_rate: 2e-3,
+            learning_rate: 4e-3,
             mask: 0.15,
             seed: 0,
         }
