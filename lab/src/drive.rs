@@ -1,9 +1,9 @@
 //! Recursion over structures: a table of states that grows by a batch of rows a step.
 //!
 //! A recursive network applies one function to the parts of a whole, to the parts of those, and so
-//! on. Written as it is defined it makes one state after another. Here the states of many structures
-//! are the rows of one table. A [`Schedule`] says which earlier rows every step reads, and [`drive`]
-//! calls the shared function once a step for all rows of the step:
+//! on. Written as it is defined it makes one state after another. Here the states of many
+//! structures are the rows of one table. A [`Schedule`] says which earlier rows every step reads,
+//! and [`drive`] calls the shared function once a step for all rows of the step:
 //!
 //! * trees that are given: [`Levels::by_height`];
 //! * cells of a chart, from short spans to long ones, and back from long ones to short ones: a
@@ -179,8 +179,8 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// The steps of trees that are given: `children` has the children of every node, which may stand
-    /// before or after it. A child may have several parents.
+    /// The steps of trees that are given: `children` has the children of every node, which may
+    /// stand before or after it. A child may have several parents.
     ///
     /// # Errors
     /// A child that is no node, and nodes that are their own ancestors.

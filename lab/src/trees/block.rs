@@ -6,8 +6,8 @@
 //! B(x; c) = LN₂(u + MLP(u)),  u = LN₁(x + MHA(x + ρ_x; c + ρ))
 //! ```
 //!
-//! with a vector ρ for each role in the context `c` of three cells: two parts and what is above. `D`
-//! is the hidden size, `P` a number of pairs, `N` the number of heads.
+//! with a vector ρ for each role in the context `c` of three cells: two parts and what is above.
+//! `D` is the hidden size, `P` a number of pairs, `N` the number of heads.
 
 use burn::{
     module::{Module, Param},
@@ -236,8 +236,8 @@ pub fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
 
 #[cfg(test)]
 impl Block {
-    /// `B(source; context)` of one pair as it is defined, `[1, D]`: attention by matrix products over
-    /// the three cells with their roles added.
+    /// `B(source; context)` of one pair as it is defined, `[1, D]`: attention by matrix products
+    /// over the three cells with their roles added.
     pub(super) fn as_defined(&self, pass: Pass, source: (Tensor<2>, usize), context: [Tensor<2>; 3]) -> Tensor<2> {
         let roles = match pass {
             Pass::Inside => self.inside_roles.val(),

@@ -1,8 +1,9 @@
 //! A pruned chart: which spans of a sentence have a cell, and where each of them may be split.
 //!
 //! All spans of a sentence of `n` tokens are `n (n + 1) / 2` cells with up to `n - 1` splits. The
-//! pruned chart of Fast-R2D2 (Hu et al. 2022, <https://arxiv.org/abs/2203.00281>), which ReCAT uses,
-//! has `O(n)` of them. A window of `m` splits goes over a list of constituents, at first the tokens:
+//! pruned chart of Fast-R2D2 (Hu et al. 2022, <https://arxiv.org/abs/2203.00281>), which ReCAT
+//! uses, has `O(n)` of them. A window of `m` splits goes over a list of constituents, at first the
+//! tokens:
 //!
 //! 1. Every run of up to `m + 1` constituents has a cell, with a split between each two of them.
 //! 2. The two constituents beside the split with the lowest score become one. The cells below it
@@ -14,8 +15,8 @@
 //! merges: below `2 (m + 1) n` in all, each with `m` splits at most. With `n <= m + 1` the chart is
 //! complete. Cells that are in no tree of the whole sentence are left out.
 //!
-//! Tokens are counted from 0; a span `start..end` has the tokens from `start` to before `end`, and a
-//! split `k` of it is the pair `start..k` and `k..end`.
+//! Tokens are counted from 0; a span `start..end` has the tokens from `start` to before `end`, and
+//! a split `k` of it is the pair `start..k` and `k..end`.
 
 use super::error::TreesError;
 use std::collections::HashMap;

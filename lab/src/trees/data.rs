@@ -154,8 +154,8 @@ impl Corpus {
         corpus.with_sentences(selection)
     }
 
-    /// Sentences of a file of lines `{"tokens": ["…"], "spans": [[start, end], …]}`. Every fifth one
-    /// is held out. Tokens that come fewer than three times are one token.
+    /// Sentences of a file of lines `{"tokens": ["…"], "spans": [[start, end], …]}`. Every fifth
+    /// one is held out. Tokens that come fewer than three times are one token.
     ///
     /// # Errors
     /// A file that cannot be read, a line that is no sentence, a sentence of one token, spans that

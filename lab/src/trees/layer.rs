@@ -18,8 +18,8 @@
 //! o_x  = Σ softmax(b') o',   b_x = Σ softmax(b') b'        over all parents and splits of x
 //! ```
 //!
-//! Keys, values and scorers of a cell are computed when it is made and read by every pair that it is
-//! in. `R` is the number of cells, `L` the number of tokens of all sentences.
+//! Keys, values and scorers of a cell are computed when it is made and read by every pair that it
+//! is in. `R` is the number of cells, `L` the number of tokens of all sentences.
 
 use super::{
     block::{Block, KeyValue, Pass, Scorers, product},
@@ -47,9 +47,9 @@ pub struct Inside<const K: usize> {
     pub weights: Vec<Tensor<2>>,
 }
 
-/// Makes all cells of a plan from the tokens, whose parts are `start`. `pairs` makes scores `[P, 1]`
-/// and values `[P, D]` of the splits of a step, `parts` the parts of the cells that these are mixed
-/// into.
+/// Makes all cells of a plan from the tokens, whose parts are `start`. `pairs` makes scores `[P,
+/// 1]` and values `[P, D]` of the splits of a step, `parts` the parts of the cells that these are
+/// mixed into.
 ///
 /// # Errors
 /// Parts of another number of rows than the step has.

@@ -1,5 +1,5 @@
-//! A model that induces trees: contextual inside-outside layers over the tokens of a sentence, whose
-//! charts a parser prunes, and a head that says which words were masked.
+//! A model that induces trees: contextual inside-outside layers over the tokens of a sentence,
+//! whose charts a parser prunes, and a head that says which words were masked.
 //!
 //! The head reads the outside states of the tokens. ReCAT has Transformer layers over all `2n - 1`
 //! nodes in between; without them what a token learns of the others comes through the tree alone,

@@ -1,8 +1,8 @@
 //! How much of a gold tree a binary tree has.
 //!
 //! Unlabelled F1 of the spans of a sentence of `n` tokens. Spans of one token and of the whole
-//! sentence are left out of both trees: every tree has them. The binary tree has `n - 2` others; the
-//! gold tree, whose nodes can have many children, has `g`, each counted once. With `c` spans in
+//! sentence are left out of both trees: every tree has them. The binary tree has `n - 2` others;
+//! the gold tree, whose nodes can have many children, has `g`, each counted once. With `c` spans in
 //! common, precision is `c / (n - 2)`, recall `c / g` and F1 `2 c / (n - 2 + g)`. Figures are means
 //! over sentences with `g > 0`; the others are not counted. A binary tree that has all gold spans
 //! has the F1 `2 g / (n - 2 + g)`, which is below 1 where gold nodes have more than two children:

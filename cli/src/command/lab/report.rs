@@ -11,8 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Write one page about generated tasks, intervals and induced trees: matrices, failures, coverage,
-/// trees
+/// Write one page about generated tasks, intervals and trees: matrices, failures, coverage,
+/// drawings
 #[derive(Debug, Args)]
 pub struct Report {
     /// Folders with files of `retie eval --json`, and of `retie lab conformal`, `retie lab trees` and
