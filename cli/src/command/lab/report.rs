@@ -15,8 +15,8 @@ use std::{
 /// drawings
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Folders with files of `retie eval --json`, and of `retie lab conformal`, `retie lab trees` and
-    /// `retie probe trees` with `-o`
+    /// Folders with files of `retie eval --json`, and of `retie lab conformal`, `retie lab trees`
+    /// and `retie probe trees` with `-o`
     #[arg(value_name = "DIR", required = true)]
     folders: Vec<PathBuf>,
     /// The page
