@@ -46,6 +46,8 @@ enum Command {
     Plot(command::plot::Plot),
     #[command(subcommand)]
     Lab(command::lab::Lab),
+    #[command(subcommand)]
+    Probe(command::probe::Probe),
     Doctor(command::doctor::Doctor),
     Tasks(command::tasks::Tasks),
     #[command(subcommand)]
@@ -114,6 +116,7 @@ impl Command {
             Self::Report(command) => command.run(),
             Self::Plot(command) => command.run(),
             Self::Lab(command) => command.run(),
+            Self::Probe(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Tasks(command) => command.run(),
             Self::Check(command) => command.run(),

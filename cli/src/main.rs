@@ -25,6 +25,7 @@ mod png;
 mod progress;
 mod ranks;
 mod signal;
+mod trees;
 
 use std::process::ExitCode;
 

@@ -2,10 +2,14 @@
 //! minutes from a seed. They are beside the language models, and none of them is part of one.
 //!
 //! [`vision`] has recursive networks on pictures.
+//! [`drive`] computes states over trees and charts in batches.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod adamw;
+pub mod drive;
 mod error;
 pub mod vision;
+pub mod trees;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use error::LabError;

@@ -17,5 +17,5 @@ mod svg_file;
 pub use chart::{Chart, ReferenceLine, Series, thin};
 pub use error::ReportError;
 pub use label::Label;
-pub use page::{Facts, HeatMap, MarkedToken, Page, Passage, Table};
+pub use page::{Facts, HeatMap, MarkedToken, Page, Passage, Table, TreeDrawing};
 pub use svg_file::{charts_to_svg, with_light_colours};

@@ -29,7 +29,7 @@ mod spec;
 pub use error::TaskError;
 pub use example::{Example, Form, Symbols, in_context};
 pub use explain::Explanation;
-pub use grammar::{Grammar, TASKS, Task};
+pub use grammar::{Grammar, SyntaxTree, TASKS, Task};
 pub use random::Random;
 pub use score::{Cell, Correlation, Failure, Group, Scoreboard, TaskScore, Trial};
 pub use spec::{COMMON_KEYS, GRAMMAR_VERSION, Purpose, SCHEME, TaskDocuments, TaskSpec};

@@ -21,6 +21,7 @@ pub mod lab;
 pub mod man;
 pub mod plan;
 pub mod plot;
+pub mod probe;
 pub mod push;
 pub mod report;
 pub mod route;

@@ -5,10 +5,12 @@ mod figure;
 mod heat_map;
 mod passage;
 mod table;
+mod tree;
 
 pub use heat_map::HeatMap;
 pub use passage::{MarkedToken, Passage};
 pub use table::Table;
+pub use tree::TreeDrawing;
 
 use crate::{Chart, Label, ReportError, escape::escape, palette};
 
@@ -34,6 +36,8 @@ pub struct Page {
     pub heat_maps: Vec<HeatMap>,
     /// Tables of numbers.
     pub tables: Vec<Table>,
+    /// Trees over sentences.
+    pub trees: Vec<TreeDrawing>,
     /// Charts.
     pub charts: Vec<Chart>,
     /// Names and values, e.g. the provenance of the numbers.
@@ -63,6 +67,7 @@ impl Page {
         self.passages.iter().for_each(|passage| body += &passage::html(passage));
         self.heat_maps.iter().for_each(|map| body += &heat_map::html(map));
         self.tables.iter().for_each(|table| body += &table::html(table));
+        self.trees.iter().for_each(|tree| body += &tree::html(tree));
         for chart in &self.charts {
             body += &figure::html(chart)?;
         }
@@ -106,6 +111,7 @@ mod tests {
                 rows: vec![vec![run.clone(), "3.1652".into()]],
                 note: Some("nats per token".into()),
             }],
+            trees: Vec::new(),
             charts: vec![Chart {
                 title: "Loss".into(),
                 series: vec![Series { name: run, points: vec![(1.0, 2.0), (2.0, 1.0)] }],

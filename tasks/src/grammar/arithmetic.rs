@@ -1,6 +1,9 @@
 //! `arithmetic`: the value of an expression in brackets.
 
-use super::{DIGITS, Grammar, LONGEST, Reader, Task, digit};
+use super::{
+    DIGITS, Grammar, LONGEST, Reader, Task, digit,
+    syntax::{Bracket, SyntaxTree},
+};
 use crate::{Example, Random, example::Symbols};
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -124,5 +127,18 @@ impl Grammar for Arithmetic {
         let value = self.modulus.map_or(value, |modulus| value.rem_euclid(modulus));
         let done = input.len() == 1 || reader.rest.is_empty();
         done.then(|| value.to_string().chars().map(String::from).collect())
+    }
+
+    /// Operands in brackets, with and without these, and the problem itself.
+    fn syntax(&self, example: &Example) -> Option<SyntaxTree> {
+        let kind = |symbol: &str| match symbol {
+            "(" => Some(Bracket::Open),
+            _ => (symbol == ")").then_some(Bracket::Close),
+        };
+        let mut tree = SyntaxTree::of_brackets(example.input.iter(), kind);
+        let inner: Vec<_> = tree.spans.iter().map(|span| span.start + 1..span.end - 1).collect();
+        tree.spans.extend(inner);
+        tree.spans.push(0..tree.symbols.len());
+        Some(tree.sort())
     }
 }

@@ -1,6 +1,9 @@
 //! `dyck`: the brackets that are missing at the end.
 
-use super::{Grammar, LONGEST, Task};
+use super::{
+    Grammar, LONGEST, Task,
+    syntax::{Bracket, SyntaxTree},
+};
 use crate::{Example, Random};
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -70,5 +73,14 @@ impl Grammar for Dyck {
         }
         let closed = open.iter().rev().take(cap.unwrap_or(usize::MAX));
         (!open.is_empty()).then(|| closed.map(|kind| CLOSE[*kind].to_owned()).collect())
+    }
+
+    /// What each pair of brackets encloses, with these, in problem and answer together.
+    fn syntax(&self, example: &Example) -> Option<SyntaxTree> {
+        let kind = |symbol: &str| match OPEN.contains(&symbol) {
+            true => Some(Bracket::Open),
+            false => CLOSE.contains(&symbol).then_some(Bracket::Close),
+        };
+        Some(SyntaxTree::of_brackets(example.input.iter().chain(example.output.iter()), kind).sort())
     }
 }

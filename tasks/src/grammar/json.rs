@@ -1,6 +1,9 @@
 //! `json`: the value at a path of a JSON document.
 
-use super::{DIGITS, Grammar, LETTERS, LONGEST, Reader, Task, digit};
+use super::{
+    DIGITS, Grammar, LETTERS, LONGEST, Reader, Task, digit,
+    syntax::{Bracket, SyntaxTree},
+};
 use crate::{Example, Random, example::Symbols};
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -181,5 +184,23 @@ impl Grammar for Json {
         reader.expect(BAR)?;
         let scalar = value.at(reader.rest, cap.unwrap_or(usize::MAX))?;
         Some(vec![scalar.to_owned()])
+    }
+
+    /// The document without the path: objects, arrays, and members of objects with their keys.
+    fn syntax(&self, example: &Example) -> Option<SyntaxTree> {
+        let kind = |symbol: &str| match symbol {
+            "{" | "[" => Some(Bracket::Open),
+            _ => ["}", "]"].contains(&symbol).then_some(Bracket::Close),
+        };
+        let mut tree = SyntaxTree::of_brackets(example.input.iter().take_while(|symbol| *symbol != BAR), kind);
+        let colons = tree.symbols.iter().enumerate().filter(|(_, symbol)| *symbol == ":");
+        let members: Vec<_> = colons
+            .map(|(colon, _)| {
+                let value = tree.spans.iter().find(|span| span.start == colon + 1);
+                colon - 1..value.map_or(colon + 2, |value| value.end)
+            })
+            .collect();
+        tree.spans.extend(members);
+        Some(tree.sort())
     }
 }

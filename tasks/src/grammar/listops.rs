@@ -1,7 +1,10 @@
 //! `listops`: nested operations on lists of digits (Nangia and Bowman 2018,
 //! <https://arxiv.org/abs/1804.06028>).
 
-use super::{DIGITS, Grammar, LONGEST, Reader, Task, digit};
+use super::{
+    DIGITS, Grammar, LONGEST, Reader, Task, digit,
+    syntax::{Bracket, SyntaxTree},
+};
 use crate::{Example, Random, example::Symbols};
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -115,5 +118,14 @@ impl Grammar for ListOps {
         let mut reader = Reader { rest: input };
         let (value, _) = read(&mut reader, cap.unwrap_or(usize::MAX))?;
         reader.rest.is_empty().then(|| vec![value.to_string()])
+    }
+
+    /// The lists with their operators and brackets.
+    fn syntax(&self, example: &Example) -> Option<SyntaxTree> {
+        let kind = |symbol: &str| match symbol {
+            CLOSE => Some(Bracket::Close),
+            _ => OPERATORS.contains(&symbol).then_some(Bracket::Open),
+        };
+        Some(SyntaxTree::of_brackets(example.input.iter(), kind).sort())
     }
 }

@@ -9,7 +9,10 @@ mod listops;
 mod query;
 mod recall;
 mod succ;
+mod syntax;
 mod tree;
+
+pub use syntax::SyntaxTree;
 
 use crate::{Example, Random, TaskError, options::Options};
 use std::{fmt::Debug, ops::RangeInclusive, sync::Arc};
@@ -33,6 +36,12 @@ pub trait Grammar: Debug + Send + Sync {
     /// `cap` the shortcut: the same program, which stops after that many levels of recursion, as
     /// the grammar's text says. `None` if `input` is no problem of the grammar.
     fn solve(&self, input: &[&str], cap: Option<usize>) -> Option<Vec<String>>;
+
+    /// Syntax tree of a problem, or of what its answer completes. `None` for grammars without one
+    /// here.
+    fn syntax(&self, _example: &Example) -> Option<SyntaxTree> {
+        None
+    }
 }
 
 /// Makes the grammar of a variant with the keys of a task.

@@ -22,6 +22,7 @@ pub fn write(path: &Path, config: &ConvertConfig, report: &ConvertReport) -> any
         summary,
         passages: Vec::new(),
         heat_maps: Vec::new(),
+        trees: Vec::new(),
         tables: tables.into_iter().flatten().collect(),
         charts,
         facts: Facts {

@@ -1,15 +1,16 @@
 //! `retie lab`: numbers that are defined by recursion, networks that predict them, conformal
-//! intervals, and a page about what models compute recursively.
+//! intervals, induced trees, and a page about what models compute recursively.
 
 mod conformal;
 mod fit;
 mod numbers;
 mod report;
+mod trees;
 
 use crate::error::Status;
 use clap::Subcommand;
 
-/// Ask whether a model computes recursively: numbers, intervals, and a page of results
+/// Ask whether a model computes recursively: numbers, intervals, trees, and a page of results
 #[derive(Debug, Subcommand)]
 pub enum Lab {
     Report(report::Report),
@@ -18,6 +19,7 @@ pub enum Lab {
     Numbers(numbers::Numbers),
     #[command(subcommand)]
     Fit(fit::Fit),
+    Trees(trees::Trees),
 }
 
 impl Lab {
@@ -27,6 +29,7 @@ impl Lab {
             Self::Conformal(command) => command.run(),
             Self::Numbers(command) => command.run(),
             Self::Fit(command) => command.run(),
+            Self::Trees(command) => command.run(),
         }
     }
 }

@@ -1,19 +1,22 @@
-//! `retie lab report`: one page of the results of generated tasks and of conformal intervals.
+//! `retie lab report`: one page of the results of generated tasks, of conformal intervals and of
+//! induced trees.
 
 use crate::{error::Status, output};
 use anyhow::{Context, ensure};
 use clap::Args;
-use retie_report::{HeatMap, Label, Page, Table};
+use retie_report::{HeatMap, Label, Page, Table, TreeDrawing};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-/// Write one page about generated tasks and intervals: matrices, failures, coverage
+/// Write one page about generated tasks, intervals and trees: matrices, failures, coverage,
+/// drawings
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Folders with files of `retie eval --json` and `retie lab conformal -o`
+    /// Folders with files of `retie eval --json`, and of `retie lab conformal`, `retie lab trees`
+    /// and `retie probe trees` with `-o`
     #[arg(value_name = "DIR", required = true)]
     folders: Vec<PathBuf>,
     /// The page
@@ -39,7 +42,7 @@ impl Report {
         }
         ensure!(
             !found.is_empty(),
-            "no file in {} has results of generated tasks or of intervals\nhint: `retie eval --json` and `retie lab conformal -o` write them",
+            "no file in {} has results of generated tasks, of intervals or of trees\nhint: `retie eval --json`, `retie lab conformal -o` and `retie lab trees -o` write them",
             self.folders.iter().map(|folder| format!("`{}`", folder.display())).collect::<Vec<_>>().join(", ")
         );
         let mut page = Page { title: "Recursive tasks".to_owned(), ..Page::default() };
@@ -51,6 +54,10 @@ impl Report {
                 page.tables.extend(failures(name, score));
             }
             page.tables.extend(coverage(name, &value["conformal"]));
+            for source in value["trees"].as_array().into_iter().flatten() {
+                page.tables.push(tree_table(name, source));
+                page.trees.extend(tree_drawings(name, source));
+            }
         }
         fs_err::write(&self.output, page.to_html()?)?;
         output::wrote(&self.output);
@@ -72,7 +79,7 @@ fn read(folder: &Path) -> anyhow::Result<Vec<Found>> {
     for path in paths {
         let text = fs_err::read_to_string(&path)?;
         let value: Value = serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))?;
-        if value["generated"].is_array() || value["conformal"].is_object() {
+        if value["generated"].is_array() || value["conformal"].is_object() || value["trees"].is_array() {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             found.push(Found { name, value });
         }
@@ -210,4 +217,59 @@ fn coverage(name: &str, conformal: &Value) -> Option<Table> {
         rows: groups.iter().map(row).collect(),
         note: Some("A group is outside where it has no calibration points of its own.".to_owned()),
     })
+}
+
+/// F1 of induced trees beside those of rules.
+fn tree_table(name: &str, source: &Value) -> Table {
+    let percent = |number: &Value| number.as_f64().map_or_else(|| "–".to_owned(), |n| format!("{:.1}", 100.0 * n));
+    let mut rows = Vec::new();
+    for (rule, figures) in source["rules"].as_object().into_iter().flatten() {
+        let cells = [rule.replace('_', "-"), percent(&figures["f1"]), percent(&figures["recall"]), "–".to_owned()];
+        rows.push(cells.iter().map(|cell| Label::from(cell.as_str())).collect());
+    }
+    for group in source["groups"].as_array().into_iter().flatten() {
+        for (seed, figures) in group["seeds"].as_array().into_iter().flatten().enumerate() {
+            let (chart, parser) = (&figures["chart"], &figures["parser"]);
+            let name = format!("{}, seed {seed}", group["name"].as_str().unwrap_or_default());
+            let cells = [name, percent(&chart["f1"]), percent(&chart["recall"]), percent(&parser["f1"])];
+            rows.push(cells.iter().map(|cell| Label::from(cell.as_str())).collect());
+        }
+    }
+    Table {
+        title: format!("{name}: trees of {}", source["source"].as_str().unwrap_or_default()),
+        header: ["trees", "F1", "recall", "F1 of the parser"].map(str::to_owned).to_vec(),
+        rows,
+        note: Some(format!(
+            "Unlabelled F1 and recall in percent; a binary tree with all gold spans has {}.",
+            percent(&source["rules"]["random"]["ceiling"])
+        )),
+    }
+}
+
+/// The trees of some sentences; spans of the gold tree are in colour.
+fn tree_drawings(name: &str, source: &Value) -> Vec<TreeDrawing> {
+    let numbers = |value: &Value| -> Vec<usize> {
+        value.as_array().into_iter().flatten().filter_map(|n| n.as_u64().map(|n| n as usize)).collect()
+    };
+    let mut drawings = Vec::new();
+    for drawn in source["drawn"].as_array().into_iter().flatten() {
+        let tokens = drawn["tokens"].as_array().into_iter().flatten();
+        let tokens: Vec<String> = tokens.map(|token| token.as_str().unwrap_or_default().to_owned()).collect();
+        let gold = drawn["gold"].as_array().into_iter().flatten().map(numbers);
+        let marked: Vec<_> = gold.filter_map(|span| Some((*span.first()?, *span.get(1)?))).collect();
+        for tree in drawn["trees"].as_array().into_iter().flatten() {
+            let nodes = tree["nodes"].as_array().into_iter().flatten();
+            drawings.push(TreeDrawing {
+                title: format!(
+                    "{name}: {}, {}",
+                    source["source"].as_str().unwrap_or_default(),
+                    tree["name"].as_str().unwrap_or_default()
+                ),
+                tokens: tokens.clone(),
+                nodes: nodes.filter_map(|node| numbers(node).try_into().ok()).collect(),
+                marked: marked.clone(),
+            });
+        }
+    }
+    drawings
 }
