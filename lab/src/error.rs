@@ -11,4 +11,12 @@ pub enum LabError {
         /// Learning rate.
         learning_rate: f64,
     },
+    /// A setting, or what is to be learned, that does not do.
+    #[error("{found}, expected {expected}")]
+    Setting {
+        /// What it is.
+        found: String,
+        /// What does.
+        expected: String,
+    },
 }
