@@ -1,7 +1,9 @@
 //! Reference systems for what recursion is claimed to do: small networks that are trained in
 //! minutes from a seed. They are beside the language models, and none of them is part of one.
 //!
+//! - [`drive`] computes states over trees and charts in batches.
 //! - [`dynamicformer`]: intersection numbers of ψ-classes.
+//! - [`paths`]: logical queries over a knowledge graph.
 //!
 //! Weights, orders and dropout are drawn from a stream of the seed ([`seeded`], [`Noise`]), so that
 //! a run is the same in every process.
@@ -9,8 +11,10 @@
 
 mod clip;
 mod dra;
+pub mod drive;
 pub mod dynamicformer;
 mod error;
+pub mod paths;
 mod seeded;
 
 pub use dra::{Dra, DraForm};
