@@ -9,7 +9,7 @@
 //! a run is the same in every process.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-mod clip;
+mod adamw;
 mod dra;
 pub mod drive;
 pub mod dynamicformer;
@@ -17,6 +17,7 @@ mod error;
 pub mod paths;
 mod seeded;
 
+pub use adamw::{AdamW, AdamWConfig};
 pub use dra::{Dra, DraForm};
 pub use error::LabError;
 pub use seeded::{Noise, seeded};

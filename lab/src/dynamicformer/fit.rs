@@ -1,23 +1,22 @@
-//! Fitting: the sum of absolute errors of a batch and a tenth of [`cross_correlation`], Adam with
+//! Fitting: the sum of absolute errors of a batch and a tenth of [`cross_correlation`], AdamW with
 //! a learning rate that is halved in steps, gradients clipped by their norm.
 
 use super::{DynamicFormer, DynamicFormerConfig, Inputs, cross_correlation};
-use crate::{LabError, Noise, clip::clip_norm, seeded};
+use crate::{AdamW, AdamWConfig, LabError, Noise, seeded};
 use burn::{
     module::Module,
     tensor::{Device, Tensor, TensorData},
 };
-use burn_optim::{AdamConfig, GradientsParams, decay::WeightDecayConfig};
 use retie_tasks::{Random, numbers::PsiSample};
 
 /// Weight of the cross-correlation.
 const CORRELATION_WEIGHT: f64 = 0.1;
 
-/// L2 penalty of Adam.
+/// Weight decay; the paper's code adds as much to the gradients.
 const WEIGHT_DECAY: f32 = 1e-5;
 
 /// Largest norm of a step's gradients.
-const MAX_NORM: f64 = 10.0;
+const MAX_NORM: f32 = 10.0;
 
 /// Parts of the epochs after each of which the learning rate is halved: 14 of 100 in the paper's
 /// code.
@@ -83,8 +82,11 @@ impl FittedFormer {
 
         let mut network =
             seeded(DynamicFormer::new(config, device), &mut Random::new(settings.seed, "dynamicformer weights", 0));
-        let mut optimizer =
-            AdamConfig::new().with_epsilon(1e-8).with_weight_decay(Some(WeightDecayConfig::new(WEIGHT_DECAY))).init();
+        let mut optimizer = AdamW::new(AdamWConfig {
+            weight_decay: WEIGHT_DECAY,
+            max_norm: Some(MAX_NORM),
+            ..AdamWConfig::default()
+        });
         let mut random = Random::new(settings.seed, "dynamicformer steps", 0);
         let mut order: Vec<usize> = (0..samples.len()).collect();
         let (mut errors, mut step) = (Vec::with_capacity(settings.epochs), 0);
@@ -107,12 +109,10 @@ impl FittedFormer {
                 let batch_error = f64::from(absolute.clone().into_scalar::<f32>());
                 let correlation = cross_correlation(output.point_memory, output.entry_memory);
                 let loss = absolute + correlation * CORRELATION_WEIGHT;
-                let mut grads = GradientsParams::from_grads(loss.backward(), &network);
-                let norm = clip_norm(&network, &mut grads, MAX_NORM);
-                if !(batch_error.is_finite() && norm.is_finite()) {
+                if !batch_error.is_finite() {
                     return Err(LabError::Diverged { step, learning_rate });
                 }
-                network = optimizer.step(learning_rate, network, grads);
+                network = optimizer.step(network, loss.backward(), learning_rate);
                 error += batch_error;
                 seen += batch.len();
             }

@@ -6,19 +6,15 @@ use super::{
     LinkKind, Links, Pathformer, PathformerConfig, Question, TRAINING_TYPES,
     sample::training_queries,
 };
-use crate::{LabError, Noise, clip::clip_norm, seeded};
+use crate::{AdamW, AdamWConfig, LabError, Noise, seeded};
 use burn::{
     module::Module,
     tensor::{Device, Int, Tensor, TensorData, activation::log_softmax},
 };
-use burn_optim::{AdamConfig, GradientsParams};
 use retie_tasks::{
     Random,
     graph::{EntitySet, Graph, Query, QueryType},
 };
-
-/// Largest norm of a step's gradients.
-const MAX_NORM: f64 = 1.0;
 
 /// What is added to the scores of entities that are answers too.
 const LEFT_OUT: f32 = -1e9;
@@ -98,7 +94,7 @@ pub fn fit_pathformer(
     let (num_entities, num_relations) = (graph.entities.len(), graph.relations.len());
     let network = Pathformer::new(num_entities, num_relations, config, device);
     let mut network = seeded(network, &mut Random::new(settings.seed, "pathformer weights", 0));
-    let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
     let mut random = Random::new(settings.seed, "pathformer steps", 0);
     let mut losses = Losses::new(settings.steps);
     for step in 0..settings.steps {
@@ -123,9 +119,7 @@ pub fn fit_pathformer(
         let scores = Tensor::cat(vec![scores.clone().narrow(1, 0, 1), scores.narrow(1, 1, count) + left_out], 1);
         let loss = log_softmax(scores, 1).narrow(1, 0, 1).neg().mean();
         losses.add(step, f64::from(loss.clone().into_scalar::<f32>()), settings)?;
-        let mut grads = GradientsParams::from_grads(loss.backward(), &network);
-        clip_norm(&network, &mut grads, MAX_NORM);
-        network = optimizer.step(settings.learning_rate(step), network, grads);
+        network = optimizer.step(network, loss.backward(), settings.learning_rate(step));
     }
     Ok((network.valid(), losses.tenths))
 }
@@ -154,7 +148,7 @@ pub fn fit_links(
     let mut random = Random::new(settings.seed, "links steps", 0);
     let network = Links::new([num_entities, num_relations], width, kind, device);
     let mut network = seeded(network, &mut Random::new(settings.seed, "links weights", 0));
-    let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
     let mut losses = Losses::new(settings.steps);
     // As if all entities were there, of which these are a sample.
     let weight = num_entities as f64 / settings.negatives as f64;
@@ -174,9 +168,7 @@ pub fn fit_links(
         let counted = Tensor::<2>::from_data(TensorData::new(counted, shape), device);
         let loss = network.loss([&subjects, &relations, &objects], drawn, counted, weight);
         losses.add(step, f64::from(loss.clone().into_scalar::<f32>()), settings)?;
-        let mut grads = GradientsParams::from_grads(loss.backward(), &network);
-        clip_norm(&network, &mut grads, MAX_NORM);
-        network = optimizer.step(settings.learning_rate(step), network, grads);
+        network = optimizer.step(network, loss.backward(), settings.learning_rate(step));
     }
     Ok((network.valid(), losses.tenths))
 }

@@ -2,9 +2,8 @@
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::Tensor,
+    tensor::{Gradients, Tensor},
 };
-use burn_optim::GradientsParams;
 use retie_testing::{Golden, differences, values};
 use std::path::Path;
 
@@ -48,14 +47,14 @@ impl ModuleMapper for Load<'_> {
 
 /// Compares the gradients of a module with those of a file, within `tolerance` of the largest
 /// element of each (at least 1e-2).
-pub fn assert_gradients<M: Module>(module: &M, grads: &GradientsParams, golden: &Golden, tolerance: f32) {
+pub fn assert_gradients<M: Module>(module: &M, grads: &Gradients, golden: &Golden, tolerance: f32) {
     let mut compare = Compare { grads, golden, tolerance, path: Vec::new(), count: 0 };
     module.visit(&mut compare);
     assert_eq!(compare.count, golden.names_after("golden.grad.").len());
 }
 
 struct Compare<'g> {
-    grads: &'g GradientsParams,
+    grads: &'g Gradients,
     golden: &'g Golden,
     tolerance: f32,
     path: Vec<String>,
@@ -74,7 +73,7 @@ impl ModuleVisitor for Compare<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let name = self.path.join(".");
         let expected = self.golden.floats(&format!("golden.grad.{name}"));
-        let found = self.grads.get::<D>(param.id).map_or_else(|| vec![0.0; expected.len()], values);
+        let found = param.val().grad(self.grads).map_or_else(|| vec![0.0; expected.len()], values);
         let most = expected.iter().fold(1e-2_f32, |most, value| most.max(value.abs()));
         let apart = differences(&found, &expected).0;
         assert!(apart <= self.tolerance * most, "{name}: {apart} of {most}");
