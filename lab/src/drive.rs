@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn values(table: Tensor<2>) -> Vec<f32> {
-        table.into_data().to_vec().unwrap()
+        table.into_data().try_to_vec().unwrap()
     }
 
     #[test]

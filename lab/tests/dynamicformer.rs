@@ -1,8 +1,13 @@
 //! DynamicFormer beside torch, its symmetries, and fits of small sizes.
 
+#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
 mod support;
 
-use burn::tensor::{Device, Tensor};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Gradients, Tensor},
+};
 use retie_lab::{
     DraForm, LabError, Noise,
     dynamicformer::{DynamicFormer, DynamicFormerConfig, FittedFormer, FormerSettings, Inputs, cross_correlation, r_squared},
@@ -12,8 +17,8 @@ use retie_tasks::{
     Random,
     numbers::{PsiNumbers, PsiSample, Rational},
 };
-use retie_testing::{Golden, values};
-use support::{assert_gradients, golden, loaded};
+use retie_testing::{Golden, differences, values};
+use support::{golden, loaded};
 
 const FORMS: [(&str, DraForm); 3] =
     [("paper", DraForm::Paper), ("model", DraForm::Model), ("package", DraForm::Package)];
@@ -49,6 +54,45 @@ fn samples_of(golden: &Golden) -> Vec<PsiSample> {
         value: Rational::ONE,
     };
     rows.map(sample).collect()
+}
+
+/// Compares the gradients of a module with those of a file, within `tolerance` of the largest
+/// element of each (at least 1e-2).
+fn assert_gradients<M: Module>(module: &M, grads: &Gradients, golden: &Golden, tolerance: f32) {
+    let mut compare = Compare { grads, golden, tolerance, path: Vec::new(), count: 0 };
+    module.visit(&mut compare);
+    assert_eq!(compare.count, golden.names_after("golden.grad.").len());
+}
+
+struct Compare<'g> {
+    grads: &'g Gradients,
+    golden: &'g Golden,
+    tolerance: f32,
+    path: Vec<String>,
+    count: usize,
+}
+
+impl ModuleVisitor for Compare<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
+        if name.contains("running_") {
+            return;
+        }
+        let expected = self.golden.floats(&format!("golden.grad.{name}"));
+        let found = param.val().grad(self.grads).map_or_else(|| vec![0.0; expected.len()], values);
+        let most = expected.iter().fold(1e-2_f32, |most, value| most.max(value.abs()));
+        let apart = differences(&found, &expected).0;
+        assert!(apart <= self.tolerance * most, "{name}: {apart} of {most}");
+        self.count += 1;
+    }
 }
 
 #[test]

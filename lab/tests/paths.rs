@@ -1,5 +1,7 @@
 //! The recursive path encoder beside torch, its symmetries, and fits to generated graphs.
 
+#![expect(clippy::unwrap_used, reason = "what fails here is a test")]
+
 mod support;
 
 use burn::tensor::Device;
@@ -147,7 +149,8 @@ fn single_facts_compose_exactly_where_relations_are_rotations() {
         let asked = questions(kind, &none, &graph, 10, &mut Random::new(2, "ask", 0)).unwrap();
         let predictions: Vec<Vec<f32>> =
             asked.iter().map(|question| links.scores(&question.query, Composition::Sets).unwrap()).collect();
-        assert_eq!(score(&asked, &predictions).mrr, 1.0, "{name}");
+        // Ten f64 sums.
+        assert!((score(&asked, &predictions).mrr - 1.0).abs() < 1e-12, "{name}");
     }
 }
 

@@ -249,7 +249,7 @@ mod tests {
         let device = Device::flex();
         for kind in [LinkKind::DistMult, LinkKind::ComplEx] {
             let links = seeded(Links::new([4, 2], 6, kind, &device), &mut Random::new(1, "links", 0));
-            let rows = |embedding: &Embedding| -> Vec<f32> { embedding.weight.val().into_data().to_vec().unwrap() };
+            let rows = |embedding: &Embedding| -> Vec<f32> { embedding.weight.val().into_data().try_to_vec().unwrap() };
             let (entity, relation) = (rows(&links.entity), rows(&links.relation));
             let number = |of: &[f32], row: usize, at: usize| f64::from(of[6 * row + at]) * SCALE;
             let complex = |of: &[f32], row: usize, at: usize| (number(of, row, at), number(of, row, at + 3));
