@@ -49,7 +49,9 @@ pub enum LabError {
         known: usize,
     },
     /// No queries of a type were found.
-    #[error("no {kind} query has {expected}\nhint: the graph may be too small for this type, or too few facts are held out")]
+    #[error(
+        "no {kind} query has {expected}\nhint: the graph may be too small for this type, or too few facts are held out"
+    )]
     NoQuery {
         /// The type.
         kind: &'static str,

@@ -83,7 +83,8 @@ impl<'r> Noise<'r> {
         let Some((random, rate)) = &mut self.source else { return x };
         let kept = (1.0 / (1.0 - *rate)) as f32;
         let shape: Vec<usize> = x.dims().to_vec();
-        let mask: Vec<f32> = (0..shape.iter().product()).map(|_| if random.chance(*rate) { 0.0 } else { kept }).collect();
+        let mask: Vec<f32> =
+            (0..shape.iter().product()).map(|_| if random.chance(*rate) { 0.0 } else { kept }).collect();
         let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
         x * mask
     }

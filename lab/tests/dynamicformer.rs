@@ -10,7 +10,9 @@ use burn::{
 };
 use retie_lab::{
     DraForm, LabError, Noise,
-    dynamicformer::{DynamicFormer, DynamicFormerConfig, FittedFormer, FormerSettings, Inputs, cross_correlation, r_squared},
+    dynamicformer::{
+        DynamicFormer, DynamicFormerConfig, FittedFormer, FormerSettings, Inputs, cross_correlation, r_squared,
+    },
     seeded,
 };
 use retie_tasks::{
@@ -136,9 +138,7 @@ fn the_order_of_entries_and_points_does_not_matter() {
         .map(|sample| PsiSample { exponents: sample.exponents.iter().rev().copied().collect(), ..sample.clone() })
         .collect();
     let predict = |inputs: &Inputs| values(network.forward(inputs, &mut Noise::default()).prediction);
-    let inputs = |samples: &[PsiSample]| {
-        Inputs::new(&samples.iter().collect::<Vec<_>>(), &config, &device).unwrap()
-    };
+    let inputs = |samples: &[PsiSample]| Inputs::new(&samples.iter().collect::<Vec<_>>(), &config, &device).unwrap();
     let expected = predict(&inputs(&samples));
     assert!(expected.windows(2).all(|pair| (pair[0] - pair[1]).abs() > 1e-3), "{expected:?}");
     // f32 sums in another order.
@@ -196,11 +196,22 @@ fn settings_and_samples_that_do_not_do_are_refused() {
         FittedFormer::fit(samples, &config, settings, &device).unwrap_err()
     };
     let config = tiny(DraForm::Paper);
-    let message = |samples: &[&PsiSample], config, settings: &FormerSettings| refused(samples, config, settings).to_string();
-    assert_eq!(message(&samples[..1], config.clone(), &settings), "1 samples, expected at least 2, for norms over a batch");
-    assert!(message(&samples, DynamicFormerConfig { num_attention_heads: 3, ..config.clone() }, &settings).contains("3 heads"));
-    assert!(message(&samples, DynamicFormerConfig { dropout: 1.0, ..config.clone() }, &settings).contains("a dropout of 1"));
-    assert!(message(&samples, DynamicFormerConfig { mlp_size: 0, ..config.clone() }, &settings).contains("a width of 0"));
+    let message =
+        |samples: &[&PsiSample], config, settings: &FormerSettings| refused(samples, config, settings).to_string();
+    assert_eq!(
+        message(&samples[..1], config.clone(), &settings),
+        "1 samples, expected at least 2, for norms over a batch"
+    );
+    assert!(
+        message(&samples, DynamicFormerConfig { num_attention_heads: 3, ..config.clone() }, &settings)
+            .contains("3 heads")
+    );
+    assert!(
+        message(&samples, DynamicFormerConfig { dropout: 1.0, ..config.clone() }, &settings).contains("a dropout of 1")
+    );
+    assert!(
+        message(&samples, DynamicFormerConfig { mlp_size: 0, ..config.clone() }, &settings).contains("a width of 0")
+    );
     let small = DynamicFormerConfig { largest_exponent: 3, ..config.clone() };
     assert!(message(&samples, small, &settings).starts_with("an exponent of 5, expected at most 3"));
     assert!(message(&samples, config.clone(), &FormerSettings { epochs: 0, ..settings.clone() }).contains("0 epochs"));

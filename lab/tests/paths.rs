@@ -82,7 +82,8 @@ fn network() -> Pathformer {
 fn the_order_of_branches_does_not_matter_and_that_of_relations_does() {
     let network = network();
     let parts = [hop(0, anchor(1)), hop(2, hop(1, anchor(3))), not(hop(1, anchor(4)))];
-    let of = |order: [usize; 3]| encode(&network, &[&hop(1, Query::And(order.map(|part| parts[part].clone()).to_vec()))]);
+    let of =
+        |order: [usize; 3]| encode(&network, &[&hop(1, Query::And(order.map(|part| parts[part].clone()).to_vec()))]);
     for order in [[1, 0, 2], [2, 1, 0], [1, 2, 0]] {
         assert!(largest_difference(&of([0, 1, 2]), &of(order)) < 1e-6, "{order:?}");
     }
@@ -125,7 +126,11 @@ fn paths_that_are_too_long_and_unknown_relations_are_refused() {
 fn circle(size: usize) -> Graph {
     let names = |count: usize| (0..count).map(|index| index.to_string()).collect();
     let fact = |subject: usize| {
-        [1, 3].into_iter().enumerate().map(move |(relation, by)| Fact { relation, subject, object: (subject + by) % size })
+        [1, 3].into_iter().enumerate().map(move |(relation, by)| Fact {
+            relation,
+            subject,
+            object: (subject + by) % size,
+        })
     };
     let graph = Graph::new(names(size), names(2), (0..size).flat_map(fact).collect());
     assert_eq!(graph.facts().len(), 2 * size);
@@ -133,7 +138,7 @@ fn circle(size: usize) -> Graph {
 }
 
 fn settings(steps: usize, learning_rate: f64, seed: u64) -> FitSettings {
-    FitSettings { steps, batch_size: 32, learning_rate, negatives: 16, queries: 60, seed }
+    FitSettings { steps, batch_size: 32, learning_rate, weight_decay: 0.0, negatives: 16, queries: 60, seed }
 }
 
 #[test]

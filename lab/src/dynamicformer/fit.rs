@@ -82,11 +82,8 @@ impl FittedFormer {
 
         let mut network =
             seeded(DynamicFormer::new(config, device), &mut Random::new(settings.seed, "dynamicformer weights", 0));
-        let mut optimizer = AdamW::new(AdamWConfig {
-            weight_decay: WEIGHT_DECAY,
-            max_norm: Some(MAX_NORM),
-            ..AdamWConfig::default()
-        });
+        let mut optimizer =
+            AdamW::new(AdamWConfig { weight_decay: WEIGHT_DECAY, max_norm: Some(MAX_NORM), ..AdamWConfig::default() });
         let mut random = Random::new(settings.seed, "dynamicformer steps", 0);
         let mut order: Vec<usize> = (0..samples.len()).collect();
         let (mut errors, mut step) = (Vec::with_capacity(settings.epochs), 0);

@@ -49,8 +49,7 @@ impl Inputs {
                 first.push(index as i64);
             }
         }
-        let genus_points: Vec<f32> =
-            samples.iter().flat_map(|s| [s.genus as f32, s.exponents.len() as f32]).collect();
+        let genus_points: Vec<f32> = samples.iter().flat_map(|s| [s.genus as f32, s.exponents.len() as f32]).collect();
 
         let points = samples.iter().map(|sample| sample.exponents.len()).max().unwrap_or(0);
         let mut exponents = vec![0_i64; samples.len() * points];

@@ -48,7 +48,9 @@ impl LePna {
         let flat = |x: Tensor<3>| x.reshape([batch, width]);
         let sum = flat((x.clone() * mask.clone()).sum_dim(1));
         let mean = sum.clone() / size.clone();
-        let most = flat(x.clone().mask_fill(mask.clone().lower_scalar(0.5).expand([batch, elements, width]), NEVER).max_dim(1));
+        let most = flat(
+            x.clone().mask_fill(mask.clone().lower_scalar(0.5).expand([batch, elements, width]), NEVER).max_dim(1),
+        );
         let apart = (x - mean.clone().reshape([batch, 1, width])) * mask;
         let deviation = (flat(apart.square().sum_dim(1)) / size.clone()).add_scalar(VARIANCE_EPS).sqrt();
         let all = Tensor::cat(vec![sum, most, mean, deviation], 1); // [B, 4·E]

@@ -83,7 +83,13 @@ impl Links {
 
     /// `-log p` of the objects and `-Σ log(1 - p)` of `others` `[B, K]` that `counted` has a 1 for,
     /// times `weight`; the mean over facts.
-    pub(super) fn loss(&self, facts: [&[usize]; 3], others: Tensor<2, Int>, counted: Tensor<2>, weight: f64) -> Tensor<1> {
+    pub(super) fn loss(
+        &self,
+        facts: [&[usize]; 3],
+        others: Tensor<2, Int>,
+        counted: Tensor<2>,
+        weight: f64,
+    ) -> Tensor<1> {
         let [subjects, relations, objects] = facts;
         let device = others.device();
         let of = |embedding: &Embedding, rows: &[usize]| Self::rows(embedding, rows, &device);
@@ -103,7 +109,9 @@ impl Links {
     /// An entity or a relation that the graph does not have; a branch of no path.
     pub fn scores(&self, query: &Query, how: Composition) -> Result<Vec<f32>, LabError> {
         match how {
-            Composition::Sets => sets(query, &|subject, relation| self.likelihoods(&self.hop(&self.anchor(subject)?, relation)?)),
+            Composition::Sets => {
+                sets(query, &|subject, relation| self.likelihoods(&self.hop(&self.anchor(subject)?, relation)?))
+            }
             Composition::Vectors => {
                 let parts = disjuncts(query).iter().map(|part| self.by_vectors(part)).collect::<Result<Vec<_>, _>>()?;
                 let most = |a: Vec<f32>, b: Vec<f32>| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect();
@@ -258,9 +266,9 @@ mod tests {
             assert_eq!(found, links.scores(&query, Composition::Vectors).unwrap());
             for (object, p) in found.into_iter().enumerate() {
                 let score: f64 = match kind {
-                    LinkKind::DistMult => {
-                        (0..6).map(|at| number(&entity, 2, at) * number(&relation, 1, at) * number(&entity, object, at)).sum()
-                    }
+                    LinkKind::DistMult => (0..6)
+                        .map(|at| number(&entity, 2, at) * number(&relation, 1, at) * number(&entity, object, at))
+                        .sum(),
                     // The real part of s · r · conj(o).
                     LinkKind::ComplEx => (0..3)
                         .map(|at| {

@@ -1,9 +1,6 @@
 //! The recursive path encoder.
 
-use super::{
-    Plan, disjuncts,
-    plan::Form,
-};
+use super::{Plan, disjuncts, plan::Form};
 use crate::{LabError, Noise, drive::drive};
 use burn::{
     module::Module,
@@ -102,7 +99,8 @@ impl Pathformer {
         let width = config.hidden_size;
         let embedding = |count: usize| EmbeddingConfig::new(count, width).init(device);
         let encoder = |layers: usize| {
-            let sizes = TransformerEncoderConfig::new(width, config.intermediate_size, config.num_attention_heads, layers);
+            let sizes =
+                TransformerEncoderConfig::new(width, config.intermediate_size, config.num_attention_heads, layers);
             // Dropout is of a stream of its own.
             sizes.with_dropout(0.0).init(device)
         };

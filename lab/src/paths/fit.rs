@@ -2,10 +2,7 @@
 //! step a batch of random ones with a random answer each, against entities that are no answers:
 //! `-log(exp(⟨h, a⟩) / Σ exp(⟨h, e⟩))` (InfoNCE). The baseline sees single facts.
 
-use super::{
-    LinkKind, Links, Pathformer, PathformerConfig, Question, TRAINING_TYPES,
-    sample::training_queries,
-};
+use super::{LinkKind, Links, Pathformer, PathformerConfig, Question, TRAINING_TYPES, sample::training_queries};
 use crate::{AdamW, AdamWConfig, LabError, Noise, seeded};
 use burn::{
     module::Module,
@@ -28,6 +25,8 @@ pub struct FitSettings {
     pub batch_size: usize,
     /// Learning rate at the start; it falls to 0 along a line.
     pub learning_rate: f64,
+    /// Weight decay of AdamW.
+    pub weight_decay: f32,
     /// Entities that each answer is held against.
     pub negatives: usize,
     /// Queries of each type to choose from.
@@ -94,7 +93,7 @@ pub fn fit_pathformer(
     let (num_entities, num_relations) = (graph.entities.len(), graph.relations.len());
     let network = Pathformer::new(num_entities, num_relations, config, device);
     let mut network = seeded(network, &mut Random::new(settings.seed, "pathformer weights", 0));
-    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
+    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: settings.weight_decay, ..AdamWConfig::default() });
     let mut random = Random::new(settings.seed, "pathformer steps", 0);
     let mut losses = Losses::new(settings.steps);
     for step in 0..settings.steps {
@@ -148,7 +147,7 @@ pub fn fit_links(
     let mut random = Random::new(settings.seed, "links steps", 0);
     let network = Links::new([num_entities, num_relations], width, kind, device);
     let mut network = seeded(network, &mut Random::new(settings.seed, "links weights", 0));
-    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
+    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: settings.weight_decay, ..AdamWConfig::default() });
     let mut losses = Losses::new(settings.steps);
     // As if all entities were there, of which these are a sample.
     let weight = num_entities as f64 / settings.negatives as f64;

@@ -130,9 +130,7 @@ impl Nodes {
         match &self.nodes[node] {
             Node::Anchor(_) => (0, 0, 0),
             Node::Branch(parts) => (self.heights[node], 0, parts.len()),
-            Node::Path { relations, negated, .. } => {
-                (self.heights[node], 1 + usize::from(*negated), relations.len())
-            }
+            Node::Path { relations, negated, .. } => (self.heights[node], 1 + usize::from(*negated), relations.len()),
         }
     }
 }
@@ -222,10 +220,7 @@ mod tests {
     #[test]
     fn paths_are_cut_at_branches() {
         // pi with a negated second path, and 1p.
-        let first = Query::And(vec![
-            hop(2, hop(1, Query::Anchor(5))),
-            Query::Not(Box::new(hop(0, Query::Anchor(4)))),
-        ]);
+        let first = Query::And(vec![hop(2, hop(1, Query::Anchor(5))), Query::Not(Box::new(hop(0, Query::Anchor(4))))]);
         let second = hop(1, Query::Anchor(3));
         let third = hop(0, first.clone());
         let plan = Plan::new(&[&first, &second, &third], 6, 3).unwrap();

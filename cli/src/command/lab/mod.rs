@@ -1,9 +1,10 @@
 //! `retie lab`: numbers that are defined by recursion, networks that predict them, conformal
-//! intervals, and a page about what models compute recursively.
+//! intervals, logical queries over a graph, and a page about what models compute recursively.
 
 mod conformal;
 mod fit;
 mod numbers;
+mod paths;
 mod report;
 
 use crate::error::Status;
@@ -18,6 +19,7 @@ pub enum Lab {
     Numbers(numbers::Numbers),
     #[command(subcommand)]
     Fit(fit::Fit),
+    Paths(paths::Paths),
 }
 
 impl Lab {
@@ -27,6 +29,7 @@ impl Lab {
             Self::Conformal(command) => command.run(),
             Self::Numbers(command) => command.run(),
             Self::Fit(command) => command.run(),
+            Self::Paths(command) => command.run(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 /// Write one page about generated tasks and intervals: matrices, failures, coverage
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Folders with files of `retie eval --json` and `retie lab conformal -o`
+    /// Folders with files of `retie eval --json`, `retie lab conformal -o` and `retie lab paths -o`
     #[arg(value_name = "DIR", required = true)]
     folders: Vec<PathBuf>,
     /// The page
@@ -39,7 +39,7 @@ impl Report {
         }
         ensure!(
             !found.is_empty(),
-            "no file in {} has results of generated tasks or of intervals\nhint: `retie eval --json` and `retie lab conformal -o` write them",
+            "no file in {} has results of generated tasks, of intervals or of queries\nhint: `retie eval --json`, `retie lab conformal -o` and `retie lab paths -o` write them",
             self.folders.iter().map(|folder| format!("`{}`", folder.display())).collect::<Vec<_>>().join(", ")
         );
         let mut page = Page { title: "Recursive tasks".to_owned(), ..Page::default() };
@@ -51,6 +51,7 @@ impl Report {
                 page.tables.extend(failures(name, score));
             }
             page.tables.extend(coverage(name, &value["conformal"]));
+            page.tables.extend(queries(name, &value["paths"]));
         }
         fs_err::write(&self.output, page.to_html()?)?;
         output::wrote(&self.output);
@@ -72,7 +73,7 @@ fn read(folder: &Path) -> anyhow::Result<Vec<Found>> {
     for path in paths {
         let text = fs_err::read_to_string(&path)?;
         let value: Value = serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))?;
-        if value["generated"].is_array() || value["conformal"].is_object() {
+        if value["generated"].is_array() || value["conformal"].is_object() || value["paths"].is_object() {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             found.push(Found { name, value });
         }
@@ -186,6 +187,31 @@ fn failures(name: &str, score: &Value) -> Option<Table> {
         header: ["problem", "recursions", "right", "answer", "shortcut"].map(str::to_owned).to_vec(),
         rows,
         note: None,
+    })
+}
+
+/// Filtered mean reciprocal ranks of logical queries, the mean over seeds and the seeds.
+fn queries(name: &str, paths: &Value) -> Option<Table> {
+    let types = paths["types"].as_array()?;
+    let systems = |kind: &Value| kind["systems"].as_array().cloned().unwrap_or_default();
+    let header = ["type", "queries"].map(str::to_owned).into_iter();
+    let named = systems(types.first()?).into_iter().map(|system| system["system"].as_str().unwrap_or("–").to_owned());
+    let cell = |system: &Value| {
+        let seeds = system["seeds"].as_array().into_iter().flatten();
+        let seeds: Vec<String> = seeds.filter_map(|seed| Some(format!("{:.3}", seed["mrr"].as_f64()?))).collect();
+        let mean = system["mrr"].as_f64().map_or_else(|| "–".to_owned(), |mean| format!("{mean:.3}"));
+        format!("{mean} ({})", seeds.join(", "))
+    };
+    let row = |kind: &Value| {
+        let mut row = vec![kind["type"].as_str().unwrap_or("–").to_owned(), kind["queries"].to_string()];
+        row.extend(systems(kind).iter().map(cell));
+        row.iter().map(|cell| Label::from(cell.as_str())).collect()
+    };
+    Some(Table {
+        title: format!("{name}: filtered mean reciprocal rank of logical queries"),
+        header: header.chain(named).collect(),
+        rows: types.iter().map(row).collect(),
+        note: Some("Answers that need a held-out fact; in brackets the seeds.".to_owned()),
     })
 }
 
