@@ -4,7 +4,7 @@
 
 mod support;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Int, Tensor};
 use retie_lab::{
     LabError, Noise,
     paths::{
@@ -122,6 +122,21 @@ fn paths_that_are_too_long_and_unknown_relations_are_refused() {
     assert!(Plan::new(&[&long], 5, 3).is_ok());
 }
 
+#[test]
+fn scores_of_some_entities_are_those_of_all() {
+    let network = network();
+    let query = hop(1, anchor(2));
+    let all = network.scores(&[&query]).unwrap().remove(0);
+    for chosen in [vec![4_i32, 0, 4], vec![3, 1, 2, 0, 4, 1]] {
+        let encoded = network.encode(&[&query], &mut Noise::default()).unwrap();
+        let rows = Tensor::<1, Int>::from_ints(chosen.as_slice(), &Device::flex()).reshape([1, chosen.len()]);
+        let found = values(network.similarities_of(encoded, rows));
+        let expected: Vec<f32> = chosen.iter().map(|entity| all[*entity as usize]).collect();
+        // f32 sums in another order, divided by 0.05.
+        assert!(largest_difference(&found, &expected) < 2e-5, "{found:?} {expected:?}");
+    }
+}
+
 /// `r₀` adds 1 and `r₁` adds 3, round a circle.
 fn circle(size: usize) -> Graph {
     let names = |count: usize| (0..count).map(|index| index.to_string()).collect();
@@ -138,7 +153,7 @@ fn circle(size: usize) -> Graph {
 }
 
 fn settings(steps: usize, learning_rate: f64, seed: u64) -> FitSettings {
-    FitSettings { steps, batch_size: 32, learning_rate, weight_decay: 0.0, negatives: 16, queries: 60, seed }
+    FitSettings { steps, batch_size: 32, learning_rate, negatives: 16, queries: 60, seed }
 }
 
 #[test]

@@ -81,14 +81,14 @@ impl Links {
         embedding.weight.val().select(0, indices(of, device)) * SCALE
     }
 
-    /// `-log p` of the objects and `-Σ log(1 - p)` of `others` `[B, K]` that `counted` has a 1 for,
-    /// times `weight`; the mean over facts.
+    /// `-log p` of the objects, each times `answers` `[B, 1]`, and `-Σ log(1 - p)` of `others` `[B, K]`
+    /// that `counted` has a weight for; the mean over facts.
     pub(super) fn loss(
         &self,
         facts: [&[usize]; 3],
         others: Tensor<2, Int>,
         counted: Tensor<2>,
-        weight: f64,
+        answers: Tensor<2>,
     ) -> Tensor<1> {
         let [subjects, relations, objects] = facts;
         let device = others.device();
@@ -97,9 +97,15 @@ impl Links {
         let [batch, width] = product.dims();
         let right = (product.clone() * of(&self.entity, objects)).sum_dim(1) / SCALE;
         let [_, count] = others.dims();
-        let wrong = (self.entity.forward(others) * SCALE).matmul(product.reshape([batch, width, 1]));
-        let wrong = wrong.reshape([batch, count]) / SCALE;
-        let loss = log_sigmoid(right).neg() + (log_sigmoid(wrong.neg()).neg() * counted).sum_dim(1) * weight;
+        let [num_entities, _] = self.entity.weight.val().dims();
+        let wrong = if batch * count >= num_entities {
+            (product * SCALE).matmul(self.entity.weight.val().swap_dims(0, 1)).gather(1, others)
+        } else {
+            let others = self.entity.forward(others) * SCALE; // [B, K, D]
+            others.matmul(product.reshape([batch, width, 1])).reshape([batch, count])
+        };
+        let wrong = wrong / SCALE;
+        let loss = log_sigmoid(right).neg() * answers + (log_sigmoid(wrong.neg()).neg() * counted).sum_dim(1);
         loss.mean()
     }
 

@@ -180,9 +180,12 @@ impl Pathformer {
     /// Scores of the entities `chosen` `[B, K]` for encoded queries `[B, D]`: `[B, K]`.
     pub fn similarities_of(&self, encoded: Tensor<2>, chosen: Tensor<2, Int>) -> Tensor<2> {
         let [batch, count] = chosen.dims();
-        let entities = self.entity.forward(chosen); // [B, K, D]
-        let [_, _, width] = entities.dims();
-        let entities = unit(entities.reshape([batch * count, width])).reshape([batch, count, width]);
+        let [num_entities, width] = self.entity.weight.val().dims();
+        if batch * count >= num_entities {
+            return self.similarities(encoded).gather(1, chosen);
+        }
+        let entities = self.entity.forward(chosen).reshape([batch * count, width]);
+        let entities = unit(entities).reshape([batch, count, width]);
         let encoded = unit(encoded).reshape([batch, width, 1]);
         entities.matmul(encoded).reshape([batch, count]) / self.temperature
     }

@@ -25,8 +25,6 @@ pub struct FitSettings {
     pub batch_size: usize,
     /// Learning rate at the start; it falls to 0 along a line.
     pub learning_rate: f64,
-    /// Weight decay of AdamW.
-    pub weight_decay: f32,
     /// Entities that each answer is held against.
     pub negatives: usize,
     /// Queries of each type to choose from.
@@ -93,7 +91,7 @@ pub fn fit_pathformer(
     let (num_entities, num_relations) = (graph.entities.len(), graph.relations.len());
     let network = Pathformer::new(num_entities, num_relations, config, device);
     let mut network = seeded(network, &mut Random::new(settings.seed, "pathformer weights", 0));
-    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: settings.weight_decay, ..AdamWConfig::default() });
+    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
     let mut random = Random::new(settings.seed, "pathformer steps", 0);
     let mut losses = Losses::new(settings.steps);
     for step in 0..settings.steps {
@@ -147,10 +145,11 @@ pub fn fit_links(
     let mut random = Random::new(settings.seed, "links steps", 0);
     let network = Links::new([num_entities, num_relations], width, kind, device);
     let mut network = seeded(network, &mut Random::new(settings.seed, "links weights", 0));
-    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: settings.weight_decay, ..AdamWConfig::default() });
+    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
     let mut losses = Losses::new(settings.steps);
-    // As if all entities were there, of which these are a sample.
-    let weight = num_entities as f64 / settings.negatives as f64;
+    // As if all answers of a subject and a relation were there, and all other entities: the fact and
+    // what it is held against are samples of them.
+    let weight = (num_entities as f64 / settings.negatives as f64) as f32;
     for step in 0..settings.steps {
         let chosen: Vec<_> = (0..settings.batch_size).map(|_| *random.choose(graph.facts())).collect();
         let [subjects, relations, objects]: [Vec<usize>; 3] = [
@@ -163,9 +162,11 @@ pub fn fit_links(
         let (drawn, is_answer) = negatives(&known, settings, num_entities, &mut random);
         let shape = [chosen.len(), settings.negatives];
         let drawn = Tensor::<2, Int>::from_data(TensorData::new(drawn, shape), device);
-        let counted: Vec<f32> = is_answer.into_iter().map(|is| if is { 0.0 } else { 1.0 }).collect();
+        let counted: Vec<f32> = is_answer.into_iter().map(|is| if is { 0.0 } else { weight }).collect();
         let counted = Tensor::<2>::from_data(TensorData::new(counted, shape), device);
-        let loss = network.loss([&subjects, &relations, &objects], drawn, counted, weight);
+        let count: Vec<f32> = known.iter().map(|answers| answers.iter().count() as f32).collect();
+        let count = Tensor::<2>::from_data(TensorData::new(count, [chosen.len(), 1]), device);
+        let loss = network.loss([&subjects, &relations, &objects], drawn, counted, count);
         losses.add(step, f64::from(loss.clone().into_scalar::<f32>()), settings)?;
         network = optimizer.step(network, loss.backward(), settings.learning_rate(step));
     }

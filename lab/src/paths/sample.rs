@@ -23,8 +23,8 @@ pub struct Question {
     pub answers: EntitySet,
 }
 
-/// Tries for each query before there are too few.
-const TRIES: usize = 200;
+/// Tries without a new query after which no more are looked for.
+const TRIES: usize = 1000;
 
 /// So many different queries of a type, with an answer over `whole` that is none over `known`, or
 /// as many as are found.
@@ -66,16 +66,16 @@ fn collect(
 ) -> Result<Vec<Question>, LabError> {
     let mut found: Vec<Question> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for _ in 0..TRIES * count {
-        if found.len() == count {
-            break;
-        }
+    let mut tries = 0;
+    while found.len() < count && tries < TRIES {
+        tries += 1;
         let answer = random.below(graph.entities.len());
         let Some(query) = kind.query_for(graph, answer, random) else { continue };
         let Some(query) = with_telling_negations(&query, graph, random) else { continue };
         let wanted: Vec<usize> = wanted(&query).iter().collect();
         if !wanted.is_empty() && seen.insert(format!("{query:?}")) {
             found.push(Question { kind, answers: query.answers(graph), query, wanted });
+            tries = 0;
         }
     }
     match found.is_empty() {
