@@ -40,8 +40,8 @@ pub struct Paths {
     /// Networks of each kind, with the seeds 0, 1, …; queries are the same for all
     #[arg(long, value_name = "N", default_value_t = at_least_one(3))]
     seeds: NonZero<usize>,
-    /// Steps of the path encoder; those of single facts are twice as many
-    #[arg(long, value_name = "N", default_value_t = at_least_one(1000))]
+    /// Steps of the path encoder; those of single facts are five times as many
+    #[arg(long, value_name = "N", default_value_t = at_least_one(400))]
     steps: NonZero<usize>,
     /// Write the numbers here too, as JSON, for `retie lab report`
     #[arg(long, short = 'o', value_name = "FILE")]
@@ -163,7 +163,7 @@ impl Paths {
         let mut all = vec![asked.iter().map(encoder).collect::<anyhow::Result<Vec<_>>>()?];
 
         let settings = FitSettings {
-            steps: 2 * self.steps.get(),
+            steps: 5 * self.steps.get(),
             batch_size: LINK_BATCH_SIZE,
             learning_rate: LINK_LEARNING_RATE,
             ..settings
