@@ -131,6 +131,52 @@ fn networks_are_fitted_to_recursive_numbers() {
 }
 
 #[test]
+fn dynamicformer_is_fitted_and_its_points_are_calibrated() {
+    let place = Place::new();
+    let line =
+        "lab fit psi --genus 3 --points 2 --known 2 --network dynamicformer --seeds 1 --epochs 2 --json -o points";
+    let figures = &json(&place.retie(line).ok())["fit"]["activations"][0];
+    assert_eq!(figures["activation"], "dra:model");
+    assert!(figures["seeds"][0]["genera"]["3"].is_f64(), "{figures}");
+    let coverage = place.retie("lab conformal points/psi-dynamicformer-dra-model-0.jsonl --alpha 0.5 --window 1").ok();
+    assert!(coverage.contains("3 (outside)"), "{coverage}");
+    let message = place.refused("lab fit psi --network dynamicformer --activations dra:paper,snake");
+    assert!(message.contains("`--network dynamicformer` has no activation snake"), "{message}");
+}
+
+#[test]
+fn queries_over_a_split_graph_are_answered() {
+    let place = Place::new();
+    let fact =
+        |subject: usize, relation: &str, by: usize| format!("e{subject}\t{relation}\te{}\n", (subject + by) % 14);
+    let facts: Vec<String> =
+        (0..14).flat_map(|e| [fact(e, "next", 1), fact(e, "third", 3), fact(e, "fifth", 5)]).collect();
+    let part = |of: fn(usize) -> bool| -> String {
+        facts.iter().enumerate().filter(|(index, _)| of(*index)).map(|(_, fact)| fact.as_str()).collect()
+    };
+    ["graph", "results"].iter().for_each(|folder| fs_err::create_dir_all(place.path(folder)).unwrap());
+    place.write("graph/train.txt", part(|index| index % 7 > 1));
+    let message = place.refused("lab paths graph");
+    assert!(message.contains("`graph` has no valid.txt, test.txt"), "{message}");
+    place.write("graph/valid.txt", part(|index| index % 7 == 1));
+    place.write("graph/test.txt", "e1\tsecond\te3\n");
+    let message = place.refused("lab paths graph");
+    assert!(message.contains("`graph/test.txt` has `second`, which train.txt does not have"), "{message}");
+    place.write("graph/test.txt", part(|index| index % 7 == 0));
+    let line = "lab paths graph --types 1p,2u,inp --queries 5 --seeds 2 --steps 4 -o results/paths.json --json";
+    let result = json(&place.retie(line).ok());
+    let kind = &result["paths"]["types"][1];
+    assert_eq!((&kind["type"], &kind["queries"]), (&"2u".into(), &5.into()));
+    assert_eq!(kind["systems"][0]["system"], "pathformer");
+    assert_eq!(kind["systems"].as_array().unwrap().len(), 5);
+    let mrr = kind["systems"][4]["seeds"][1]["mrr"].as_f64().unwrap();
+    assert!(mrr > 0.0 && mrr <= 1.0, "{kind}");
+    place.retie("lab report results").ok();
+    let message = place.refused("lab paths graph --types 1p,4p");
+    assert!(message.contains("`--types` has `4p`, expected of 1p, 2p"), "{message}");
+}
+
+#[test]
 fn what_a_task_cannot_be_is_refused() {
     let place = Place::new();
     for (line, expected) in [

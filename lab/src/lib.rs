@@ -1,15 +1,27 @@
 //! Reference systems for what recursion is claimed to do: small networks that are trained in
 //! minutes from a seed. They are beside the language models, and none of them is part of one.
 //!
-//! [`vision`] has recursive networks on pictures.
-//! [`drive`] computes states over trees and charts in batches.
+//! - [`drive`] computes states over trees and charts in batches.
+//! - [`dynamicformer`]: intersection numbers of ψ-classes.
+//! - [`paths`]: logical queries over a knowledge graph.
+//! - [`trees`]: trees that are induced from sentences, and a probe of hidden states for them.
+//! - [`vision`]: recursive networks on pictures.
+//!
+//! Weights, orders and dropout are drawn from a stream of the seed ([`seeded`], [`Noise`]), so that
+//! a run is the same in every process.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod adamw;
+mod dra;
 pub mod drive;
+pub mod dynamicformer;
 mod error;
-pub mod vision;
+pub mod paths;
+mod seeded;
 pub mod trees;
+pub mod vision;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use dra::{Dra, DraForm};
 pub use error::LabError;
+pub use seeded::{Noise, seeded};

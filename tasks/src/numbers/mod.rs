@@ -1,8 +1,11 @@
-//! Numbers that are defined by recursion: [`bitwise`] and [`PsiNumbers`], in exact arithmetic.
+//! Numbers that are defined by recursion: [`bitwise`] and [`PsiNumbers`], in exact arithmetic, and
+//! the coefficients of the recursion of the latter ([`b_entries`]).
 
+mod airy;
 mod psi;
 mod rational;
 
+pub use airy::{BEntry, b_entries};
 pub use psi::{PsiNumbers, PsiSample};
 pub use rational::Rational;
 

@@ -1,9 +1,11 @@
 //! `retie lab`: numbers that are defined by recursion, networks that predict them, conformal
-//! intervals, induced trees, and a page about what models compute recursively.
+//! intervals, induced trees, logical queries over a graph, and a page about what models compute
+//! recursively.
 
 mod conformal;
 mod fit;
 mod numbers;
+mod paths;
 mod report;
 mod trees;
 
@@ -19,6 +21,7 @@ pub enum Lab {
     Numbers(numbers::Numbers),
     #[command(subcommand)]
     Fit(fit::Fit),
+    Paths(paths::Paths),
     Trees(trees::Trees),
 }
 
@@ -29,6 +32,7 @@ impl Lab {
             Self::Conformal(command) => command.run(),
             Self::Numbers(command) => command.run(),
             Self::Fit(command) => command.run(),
+            Self::Paths(command) => command.run(),
             Self::Trees(command) => command.run(),
         }
     }

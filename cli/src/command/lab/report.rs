@@ -15,8 +15,8 @@ use std::{
 /// drawings
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Folders with files of `retie eval --json`, and of `retie lab conformal`, `retie lab trees`
-    /// and `retie probe trees` with `-o`
+    /// Folders with files of `retie eval --json`, and of `retie lab conformal`, `retie lab paths`,
+    /// `retie lab trees` and `retie probe trees` with `-o`
     #[arg(value_name = "DIR", required = true)]
     folders: Vec<PathBuf>,
     /// The page
@@ -42,7 +42,7 @@ impl Report {
         }
         ensure!(
             !found.is_empty(),
-            "no file in {} has results of generated tasks, of intervals or of trees\nhint: `retie eval --json`, `retie lab conformal -o` and `retie lab trees -o` write them",
+            "no file in {} has results of generated tasks, of intervals, of queries or of trees\nhint: `retie eval --json`, `retie lab conformal -o`, `retie lab paths -o` and `retie lab trees -o` write them",
             self.folders.iter().map(|folder| format!("`{}`", folder.display())).collect::<Vec<_>>().join(", ")
         );
         let mut page = Page { title: "Recursive tasks".to_owned(), ..Page::default() };
@@ -54,6 +54,7 @@ impl Report {
                 page.tables.extend(failures(name, score));
             }
             page.tables.extend(coverage(name, &value["conformal"]));
+            page.tables.extend(queries(name, &value["paths"]));
             for source in value["trees"].as_array().into_iter().flatten() {
                 page.tables.push(tree_table(name, source));
                 page.trees.extend(tree_drawings(name, source));
@@ -79,7 +80,8 @@ fn read(folder: &Path) -> anyhow::Result<Vec<Found>> {
     for path in paths {
         let text = fs_err::read_to_string(&path)?;
         let value: Value = serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))?;
-        if value["generated"].is_array() || value["conformal"].is_object() || value["trees"].is_array() {
+        let has = |key: &str| value[key].is_array() || value[key].is_object();
+        if ["generated", "conformal", "paths", "trees"].into_iter().any(has) {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             found.push(Found { name, value });
         }
@@ -193,6 +195,31 @@ fn failures(name: &str, score: &Value) -> Option<Table> {
         header: ["problem", "recursions", "right", "answer", "shortcut"].map(str::to_owned).to_vec(),
         rows,
         note: None,
+    })
+}
+
+/// Filtered mean reciprocal ranks of logical queries, the mean over seeds and the seeds.
+fn queries(name: &str, paths: &Value) -> Option<Table> {
+    let types = paths["types"].as_array()?;
+    let systems = |kind: &Value| kind["systems"].as_array().cloned().unwrap_or_default();
+    let header = ["type", "queries"].map(str::to_owned).into_iter();
+    let named = systems(types.first()?).into_iter().map(|system| system["system"].as_str().unwrap_or("–").to_owned());
+    let cell = |system: &Value| {
+        let seeds = system["seeds"].as_array().into_iter().flatten();
+        let seeds: Vec<String> = seeds.filter_map(|seed| Some(format!("{:.3}", seed["mrr"].as_f64()?))).collect();
+        let mean = system["mrr"].as_f64().map_or_else(|| "–".to_owned(), |mean| format!("{mean:.3}"));
+        format!("{mean} ({})", seeds.join(", "))
+    };
+    let row = |kind: &Value| {
+        let mut row = vec![kind["type"].as_str().unwrap_or("–").to_owned(), kind["queries"].to_string()];
+        row.extend(systems(kind).iter().map(cell));
+        row.iter().map(|cell| Label::from(cell.as_str())).collect()
+    };
+    Some(Table {
+        title: format!("{name}: filtered mean reciprocal rank of logical queries"),
+        header: header.chain(named).collect(),
+        rows: types.iter().map(row).collect(),
+        note: Some("Answers that need a held-out fact; in brackets the seeds.".to_owned()),
     })
 }
 
