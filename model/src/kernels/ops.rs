@@ -144,8 +144,8 @@ pub fn mix(terms: [Tensor<2>; 2], factors: [Tensor<1>; 2]) -> Tensor<2> {
     kernels_of(&terms[0].device()).mix(terms, factors)
 }
 
-/// Depthwise convolution `b + Σ_t w_t ⊙ x[rows_t]`: `x [R, D]`, `weight [D, taps]` a filter for each
-/// channel, `bias [D]`; `taps` has for each tap the `k` rows of `x` that it reads → `[k, D]`.
+/// Depthwise convolution `b + Σ_t w_t ⊙ x[rows_t]`: `x [R, D]`, `weight [D, taps]` a filter for
+/// each channel, `bias [D]`; `taps` has for each tap the `k` rows of `x` that it reads → `[k, D]`.
 pub fn depthwise(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, taps: &[RowSet]) -> Tensor<2> {
     kernels_of(&x.device()).depthwise(x, weight, bias, taps)
 }

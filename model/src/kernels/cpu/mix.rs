@@ -65,7 +65,7 @@ pub fn backward([x, y, f, g]: [&FlexTensor; 4], grad: &FlexTensor, wanted: [bool
         })
         .collect();
     let of_factors = |index: usize, factors: &FlexTensor| {
-        // Added in the order of the rows, so that the result does not depend on the number of threads.
+        // Added in the order of the rows: no result depends on the number of threads.
         let mut total = vec![0.0f32; width];
         for part in &partial {
             total.iter_mut().zip(&part[index]).for_each(|(sum, value)| *sum += value);
@@ -89,8 +89,8 @@ fn parts(x: &mut [f32], chunk: usize, count: usize) -> Vec<&mut [f32]> {
     parts
 }
 
-/// Writes `factors ⊙ grad` to `out`, unless that is empty, and adds `grad ∘ matrix` to `sums`, unless
-/// these are.
+/// Writes `factors ⊙ grad` to `out`, unless that is empty, and adds `grad ∘ matrix` to `sums`,
+/// unless these are.
 #[inline(always)]
 fn rows(grad: &[f32], matrix: &[f32], factors: &[f32], out: &mut [f32], sums: &mut [f32]) {
     let width = factors.len();
