@@ -2,6 +2,7 @@
 //! filter.
 
 use super::{
+    readers::{Read, Readers},
     simd::vectorised,
     tensor::{from_values, values},
 };
@@ -89,49 +90,20 @@ pub fn backward(
 
 /// Each row gets the gradients of what has read it, tap by tap.
 fn grad_x(num_sources: usize, filters: &[f32], taps: &Taps, grad: &[f32], width: usize) -> Vec<f32> {
-    let readers = Readers::new(num_sources, taps);
+    let readers = Readers::new(num_sources, taps.iter().map(|rows| &**rows));
     let mut out = vec![0.0; num_sources * width];
     out.par_chunks_mut(width * ROWS_PER_TASK).enumerate().for_each(|(task, out)| {
         vectorised(
             #[inline(always)]
             || {
                 for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                    for (tap, reader) in readers.of(task * ROWS_PER_TASK + row) {
-                        let filter = &filters[*tap as usize * width..][..width];
-                        add_product(out, filter, &grad[*reader as usize * width..][..width]);
+                    for Read { gather, at } in readers.of(task * ROWS_PER_TASK + row) {
+                        let filter = &filters[*gather as usize * width..][..width];
+                        add_product(out, filter, &grad[*at as usize * width..][..width]);
                     }
                 }
             },
         );
     });
     out
-}
-
-/// For each row of `x`, the taps and rows of the result that read it.
-struct Readers {
-    starts: Vec<usize>,
-    all: Vec<(u32, u32)>,
-}
-
-impl Readers {
-    fn new(num_sources: usize, taps: &Taps) -> Self {
-        let mut starts = vec![0; num_sources + 1];
-        taps.iter().flat_map(|rows| rows.iter()).for_each(|row| starts[row + 1] += 1);
-        for row in 0..num_sources {
-            starts[row + 1] += starts[row];
-        }
-        let mut next = starts.clone();
-        let mut all = vec![(0, 0); starts[num_sources]];
-        for (tap, rows) in taps.iter().enumerate() {
-            for (reader, row) in rows.iter().enumerate() {
-                all[next[*row]] = (tap as u32, reader as u32);
-                next[*row] += 1;
-            }
-        }
-        Self { starts, all }
-    }
-
-    fn of(&self, row: usize) -> &[(u32, u32)] {
-        &self.all[self.starts[row]..self.starts[row + 1]]
-    }
 }

@@ -2,6 +2,7 @@
 //! rows that were read. A bf16 table is widened.
 
 use super::{
+    readers::{Read, Readers},
     simd::Scalar,
     tensor::{bf16_values, dense, from_values, values},
 };
@@ -9,6 +10,9 @@ use burn::{
     backend::{TensorMetadata, flex::FlexTensor},
     tensor::DType,
 };
+use rayon::prelude::*;
+
+const ROWS_PER_TASK: usize = 64;
 
 /// `table [V, D]`, `ids [M]` → `[M, D]`, and the ids for the backward pass.
 pub fn forward(table: FlexTensor, ids: &FlexTensor) -> (FlexTensor, Vec<usize>) {
@@ -23,10 +27,12 @@ pub fn forward(table: FlexTensor, ids: &FlexTensor) -> (FlexTensor, Vec<usize>) 
 }
 
 fn gather<T: Scalar>(table: &[T], ids: &[usize], width: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(ids.len() * width);
-    for id in ids {
-        out.extend(table[id * width..(id + 1) * width].iter().map(|x| x.widen()));
-    }
+    let mut out = vec![0.0; ids.len() * width];
+    out.par_chunks_mut(ROWS_PER_TASK * width).zip(ids.par_chunks(ROWS_PER_TASK)).for_each(|(out, ids)| {
+        for (out, id) in out.chunks_exact_mut(width).zip(ids) {
+            out.iter_mut().zip(&table[id * width..(id + 1) * width]).for_each(|(out, x)| *out = x.widen());
+        }
+    });
     out
 }
 
@@ -35,12 +41,16 @@ fn gather<T: Scalar>(table: &[T], ids: &[usize], width: usize) -> Vec<f32> {
 pub fn backward(ids: &[usize], num_rows: usize, grad: FlexTensor) -> FlexTensor {
     let grad = dense(grad);
     let [_, width] = grad.shape().dims();
+    let (readers, grad) = (Readers::new(num_rows, std::iter::once(ids)), values(&grad));
     let mut sum = vec![0.0; num_rows * width];
-    for (id, grad) in ids.iter().zip(values(&grad).chunks_exact(width)) {
-        for (sum, value) in sum[id * width..(id + 1) * width].iter_mut().zip(grad) {
-            *sum += value;
+    sum.par_chunks_mut(ROWS_PER_TASK * width).enumerate().for_each(|(task, sum)| {
+        for (row, sum) in sum.chunks_exact_mut(width).enumerate() {
+            for Read { at, .. } in readers.of(task * ROWS_PER_TASK + row) {
+                let grad = &grad[*at as usize * width..][..width];
+                sum.iter_mut().zip(grad).for_each(|(sum, value)| *sum += value);
+            }
         }
-    }
+    });
     from_values(sum, [num_rows, width])
 }
 

@@ -17,6 +17,7 @@ pub(super) mod matmul;
 mod merge;
 mod mix;
 mod optimizer;
+mod readers;
 mod rescale;
 mod rms_norm;
 mod rope;
