@@ -3,7 +3,7 @@
 //!
 //! The head reads the outside states of the tokens. ReCAT has Transformer layers over all `2n - 1`
 //! nodes in between; without them what a token learns of the others comes through the tree alone,
-//! which leaves the words no other way to depend on each other and is a third of the cost.
+//! and the words have no other way to depend on each other.
 
 use super::{
     block::{Block, Scorers},

@@ -42,10 +42,9 @@ impl Parser {
     /// of sentences of `lengths` → `[L - S, 1]`. Sentences of one length are one batch.
     #[must_use]
     pub fn forward(&self, tokens: Tensor<2>, lengths: &[usize]) -> Tensor<2> {
-        let (device, [_, hidden]) = (tokens.device(), tokens.dims());
+        let device = tokens.device();
         let tokens = self.input.forward(tokens.detach());
         let [_, size] = tokens.dims();
-        debug_assert!(size > 0 && hidden > 0);
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         lengths.iter().enumerate().for_each(|(sentence, len)| by_length.entry(*len).or_default().push(sentence));
         let (token_starts, split_starts) = (starts(lengths.iter().copied()), starts(lengths.iter().map(|len| len - 1)));

@@ -141,7 +141,7 @@ impl Plan {
     /// their order.
     ///
     /// # Errors
-    /// None: what a chart makes is a schedule. The type says so because schedules are checked.
+    /// Cells that are read before they are made, which no chart has.
     pub fn new(charts: &[Chart], device: &Device) -> Result<Self, TreesError> {
         let levels = by_level(charts);
         let mut rows: Vec<Vec<usize>> = charts.iter().map(|chart| vec![0; chart.cells().len()]).collect();

@@ -2,10 +2,10 @@
 //!
 //! The layer reads a linear map of the states of the words of a sentence, some of which are masked,
 //! and says which words the masked ones are. It sees no tree. States of later words have read the
-//! masked one, so that the loss is lower than that of a model of words; what the probe asks is
-//! which bracketing makes the words easiest to say from the states, and whether that is the gold
-//! one. The states before the first recursion, which are embeddings where nothing runs before it,
-//! are probed too: what is found in them is the probe's own work.
+//! masked one, so that the loss says nothing about language modelling; what the probe asks is which
+//! bracketing makes the words easiest to say from the states, and whether that is the gold one. The
+//! states before the first recursion, which are embeddings where nothing runs before it, are probed
+//! too: what is found in them is the probe's own work.
 
 use super::{
     data::Corpus,
