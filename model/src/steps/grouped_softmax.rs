@@ -55,8 +55,8 @@ impl GroupedSoftmax {
     }
 }
 
-/// Mean of `states`, `[k, D]` each, in which every row and group of channels has its own shares: the
-/// softmax of `scores [k, groups, states]` → `[k, D]`.
+/// Mean of `states`, `[k, D]` each, in which every row and group of channels has its own shares:
+/// the softmax of `scores [k, groups, states]` → `[k, D]`.
 ///
 /// # Panics
 /// When there is no state.
