@@ -10,7 +10,8 @@
 //!   ([`attend_slices`](retie_model::attend_slices)); nothing of its own.
 //! - [`rgt`]: the reduction by one filter
 //!   ([`Affine::depthwise`](retie_model::Affine::depthwise)) and [`hai`](retie_model::hai).
-//!   Attention is not shared: keys have fewer channels than values, and windows a bias of positions.
+//!   Attention is not shared: keys have fewer channels than values, and windows a bias of
+//!   positions.
 //! - [`msrnet`]: the fusion of scales ([`fuse`](retie_model::fuse)) and the feedback from all
 //!   coarser outputs ([`EnteredStates`](retie_model::EnteredStates)). Scales are not shared: a
 //!   picture is resized before the network, tokens are averaged in it and may not look ahead.
