@@ -1,5 +1,5 @@
-//! FlashVGGT (<https://arxiv.org/abs/2512.01540>): views of a scene, blocks that attend within a view
-//! and to all of them in turn, and descriptors of the views in the place of all their patches.
+//! FlashVGGT (<https://arxiv.org/abs/2512.01540>): views of a scene, blocks that attend within a
+//! view and to all of them in turn, and descriptors of the views in the place of all their patches.
 //!
 //! A descriptor is the mean of the central 2 × 2 patches of a block of an even side (what bilinear
 //! resizing without a filter takes), or the one in the middle of an odd side. It is made of the
@@ -162,8 +162,8 @@ impl Views {
         view.repeat(self.scenes * self.views)
     }
 
-    /// What is attended to with descriptors, scene by scene: rows of whole patches, and for each view
-    /// those of its special tokens and of the blocks of its descriptors.
+    /// What is attended to with descriptors, scene by scene: rows of whole patches, and for each
+    /// view those of its special tokens and of the blocks of its descriptors.
     fn keys(&self, ratio: usize, whole: &[usize]) -> Vec<Vec<Vec<usize>>> {
         let patches = Pictures { count: 1, height: self.height, width: self.width }.blocks(ratio);
         let of = |scene: usize| {

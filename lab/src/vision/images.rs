@@ -94,7 +94,8 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// A blob within a picture of `side × side` pixels, with a radius of a sixth to a quarter of it.
+    /// A blob within a picture of `side × side` pixels, with a radius of a sixth to a quarter of
+    /// it.
     #[must_use]
     pub fn new(random: &mut Random, side: usize) -> Self {
         let side = side as f64;
@@ -124,8 +125,9 @@ pub struct Similarity {
 }
 
 impl Similarity {
-    /// A turn by at most `turn` radians, a scale of at most `1 + grow` or its inverse and a move by at
-    /// most `by` pixels in each direction, around the middle of a picture of `side × side` pixels.
+    /// A turn by at most `turn` radians, a scale of at most `1 + grow` or its inverse and a move by
+    /// at most `by` pixels in each direction, around the middle of a picture of `side × side`
+    /// pixels.
     #[must_use]
     pub fn new(random: &mut Random, side: usize, [turn, grow, by]: [f64; 3]) -> Self {
         let scale = (1.0 + grow).powf(uniform(random, [-1.0, 1.0]));

@@ -5,13 +5,20 @@
 //! of what these networks do. Both call the same operators of `retie-model`, which read rows and
 //! are told which:
 //!
-//! | network | shared with the steps | not shared, and why |
-//! |---|---|---|
-//! | [`sret`] | non-linear projection ([`Nll`](retie_model::Nll)), residual coefficients, attention within slices | |
-//! | [`rgt`] | reduction by one filter ([`Affine::depthwise`](retie_model::Affine::depthwise)), [`hai`](retie_model::hai) | attention: keys have fewer channels than values, and windows a bias of positions |
-//! | [`msrnet`] | fusion of scales ([`fuse`](retie_model::fuse)), feedback from all coarser outputs ([`EnteredStates`](retie_model::EnteredStates)) | scales: pictures are resized before the network, tokens in it |
-//! | [`hornet`] | the whole gated convolution ([`Gnconv`](retie_model::Gnconv)) | |
-//! | [`flash_vggt`] | means of blocks ([`pool`](retie_model::pool)), the kernel of attention, rotary embedding | what is pooled: hidden states here, keys and values behind their projection in a step |
+//! - [`sret`]: the non-linear projection ([`Nll`](retie_model::Nll)), residual
+//!   [coefficients](retie_model::coefficients) and the attention within slices
+//!   ([`attend_slices`](retie_model::attend_slices)); nothing of its own.
+//! - [`rgt`]: the reduction by one filter
+//!   ([`Affine::depthwise`](retie_model::Affine::depthwise)) and [`hai`](retie_model::hai).
+//!   Attention is not shared: keys have fewer channels than values, and windows a bias of
+//!   positions.
+//! - [`msrnet`]: the fusion of scales ([`fuse`](retie_model::fuse)) and the feedback from all
+//!   coarser outputs ([`EnteredStates`](retie_model::EnteredStates)). Scales are not shared: a
+//!   picture is resized before the network, tokens are averaged in it and may not look ahead.
+//! - [`hornet`]: the whole gated convolution ([`Gnconv`](retie_model::Gnconv)).
+//! - [`flash_vggt`]: means of blocks ([`pool`](retie_model::pool)), and the kernels of attention
+//!   and of the rotary embedding. What is averaged is not shared: hidden states here; a step has
+//!   keys and values behind their projection, which its cache holds.
 //!
 //! Shape legend: `B` pictures, `C` channels, `H × W` pixels, `M = B·H·W` rows, one for each pixel.
 //!

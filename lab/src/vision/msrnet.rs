@@ -194,7 +194,8 @@ impl Aspp {
 pub struct MsrnetConfig {
     /// Channels of the decoder.
     pub width: usize,
-    /// Channels of the levels of the encoder, each with half the pixels of a side of the one before.
+    /// Channels of the levels of the encoder, each with half the pixels of a side of the one
+    /// before.
     pub levels: Vec<usize>,
     /// Groups of the fusion and of the gated units.
     pub groups: [usize; 2],
@@ -284,9 +285,9 @@ fn fed_back(x: Tensor<4>, coarser: &[Tensor<4>]) -> Tensor<4> {
     pictures.maps(entered.feed_back(rows, last, &ones))
 }
 
-/// Loss of the authors: cross-entropy of the pixels, and `λ·(1 − (2p − 1)²)` that punishes undecided
-/// ones, with `λ = (1 − cos πt)/2` of the share `t` of the training that is done. `logits` and the
-/// mask `targets`, of zeros and ones, are `[B, 1, H, W]`.
+/// Loss of the authors: cross-entropy of the pixels, and `λ·(1 − (2p − 1)²)` that punishes
+/// undecided ones, with `λ = (1 − cos πt)/2` of the share `t` of the training that is done.
+/// `logits` and the mask `targets`, of zeros and ones, are `[B, 1, H, W]`.
 #[must_use]
 pub fn uncertainty_aware(logits: Tensor<4>, targets: Tensor<4>, done: f64) -> Tensor<1> {
     let weight = (1.0 - (PI * done).cos()) / 2.0;

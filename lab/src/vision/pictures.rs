@@ -54,8 +54,8 @@ impl Pictures {
         (0..self.num_rows()).map(move |row| (row / (height * width), row / width % height, row % width))
     }
 
-    /// For each tap of a `kernel × kernel` filter around every pixel the rows that it reads, counted
-    /// behind one of zeros, which stands for what is outside of a picture.
+    /// For each tap of a `kernel × kernel` filter around every pixel the rows that it reads,
+    /// counted behind one of zeros, which stands for what is outside of a picture.
     #[must_use]
     pub fn taps(&self, kernel: usize) -> Vec<RowSet> {
         let inside = |at: usize, by: usize, size: usize| (at + by).checked_sub(kernel / 2).filter(|at| *at < size);

@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 pub enum Interpolation {
     /// The two nearest pixels.
     Bilinear,
-    /// The four nearest pixels, by the cubic of Keys (1981, <https://doi.org/10.1109/TASSP.1981.1163711>)
-    /// with `a = −¾`.
+    /// The four nearest pixels, by the cubic of Keys (1981,
+    /// <https://doi.org/10.1109/TASSP.1981.1163711>) with `a = −¾`.
     Bicubic,
     /// The mean of the pixels that it covers, `⌊i·n/m⌋` to `⌈(i + 1)·n/m⌉`: adaptive pooling.
     Area,

@@ -1,6 +1,6 @@
 //! RGT, the recursive generalisation transformer for super-resolution
-//! (<https://arxiv.org/abs/2303.06373>): every second block attends to a map that one filter, applied
-//! to its own result, has reduced to a size that does not depend on the picture's.
+//! (<https://arxiv.org/abs/2303.06373>): every second block attends to a map that one filter,
+//! applied to its own result, has reduced to a size that does not depend on the picture's.
 //!
 //! The reduction and the hybrid adaptive integration are those of the steps of a language model. A
 //! step reduces keys and values, so that a cache can hold them; the authors reduce hidden states.

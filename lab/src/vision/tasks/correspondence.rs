@@ -1,5 +1,5 @@
-//! Two views of a plane: in which patch of one the middle of each patch of the other is. Features of
-//! patches are compared, as VGGT tracks points.
+//! Two views of a plane: in which patch of one the middle of each patch of the other is. Features
+//! of patches are compared, as VGGT tracks points.
 
 use super::{Row, Table, Training};
 use crate::{
@@ -83,8 +83,8 @@ impl Scenes {
         self.mean(chosen.reshape([views, patches]) * -1.0)
     }
 
-    /// Mean distance in pixels from the places to those of `shares [2B, patches, patches]`, which are
-    /// means of middles.
+    /// Mean distance in pixels from the places to those of `shares [2B, patches, patches]`, which
+    /// are means of middles.
     fn distance(&self, shares: Tensor<3>) -> f64 {
         let [views, patches, _] = shares.dims();
         let middles: Vec<f32> = (0..PATCHES).flat_map(|patch| middle(patch).map(|at| at as f32)).collect();
@@ -95,8 +95,8 @@ impl Scenes {
     }
 }
 
-/// Scores of the patches of the other view from features of both: `[2B, D, H', W']` → `[2B, patches,
-/// patches]`.
+/// Scores of the patches of the other view from features of both: `[2B, D, H', W']` → `[2B,
+/// patches, patches]`.
 fn compared(features: Tensor<4>) -> Tensor<3> {
     let [views, channels, height, width] = features.dims();
     let own = features.reshape([views / 2, 2, channels, height * width]);

@@ -90,8 +90,8 @@ impl Task {
         }
     }
 
-    /// Trains the network, then its baselines and other arms, and measures all on pictures that they
-    /// have not seen.
+    /// Trains the network, then its baselines and other arms, and measures all on pictures that
+    /// they have not seen.
     ///
     /// # Errors
     /// When a loss is not finite.
