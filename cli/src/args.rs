@@ -11,7 +11,10 @@ pub use sampling::SamplingArgs;
 pub use speculation::{NumDrafts, SpeculationArgs};
 
 use clap::{Args, ValueEnum};
-use retie_model::WeightDtype;
+use retie_model::{
+    WeightDtype,
+    kernels::{self, Capture},
+};
 
 /// `--device`.
 #[derive(Clone, Debug, Args)]
@@ -20,6 +23,32 @@ pub struct DeviceArgs {
     /// CPU that this binary and this machine have
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
+}
+
+/// `--capture`, for commands that decode or train.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct CaptureArgs {
+    /// Record the kernels of a decoded token, or of a teacher's forward pass, and launch them as
+    /// one, where the device can: auto, off
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    capture: CaptureArg,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum CaptureArg {
+    #[default]
+    Auto,
+    Off,
+}
+
+impl CaptureArgs {
+    /// Sets it for the process.
+    pub fn apply(self) {
+        kernels::set_capture(match self.capture {
+            CaptureArg::Auto => Capture::Auto,
+            CaptureArg::Off => Capture::Off,
+        });
+    }
 }
 
 /// `--dtype`, for commands that only read a model.

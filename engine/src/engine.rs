@@ -14,7 +14,7 @@ use crate::{
 use burn::tensor::{Device, Tensor};
 use retie_config::ModelConfig;
 use retie_model::{
-    CausalLm, ExitLimit, KvCache, NewTokens, RoutingTrace, Slot, TokenIds,
+    CapturedDecoding, CausalLm, ExitLimit, KvCache, NewTokens, RoutingTrace, Slot, TokenIds,
     kernels::{self, f32_slice, f32_slice_mut},
 };
 
@@ -50,6 +50,17 @@ pub struct Engine {
     pub(crate) exits: Option<ExitOptions>,
     /// What free slots hold, if sequences reuse it.
     pub(crate) prefixes: Option<Prefixes>,
+    /// Decoding of single tokens, if it is captured.
+    captured: Option<CapturedDecoding>,
+}
+
+/// What a step has computed of its rows.
+#[derive(Debug)]
+pub(crate) enum Computed {
+    /// Hidden states after the final norm, `[M, D]`.
+    Hidden(Tensor<2>),
+    /// Logits of the only row, `[1, V]`.
+    Logits(Tensor<2>),
 }
 
 /// A row whose logits score the next token of a prompt.
@@ -109,6 +120,7 @@ impl Engine {
         check("max_step_tokens", max_step_tokens, num_slots, usize::MAX, one_each)?;
         let device = model.device();
         let cache = KvCache::new(model.config(), num_slots, context, &device);
+        let captured = CapturedDecoding::new(&model);
         let sequences = (0..num_slots).map(|_| None).collect();
         Ok(Self {
             model,
@@ -121,6 +133,7 @@ impl Engine {
             speculation: None,
             exits: None,
             prefixes: None,
+            captured,
         })
     }
 
@@ -225,7 +238,12 @@ impl Engine {
         if batch.is_empty() {
             return Vec::new();
         }
-        let ids = self.start(&batch).tensor().clone();
+        let ids = self.start(&batch);
+        if let Some(logits) = self.decode_captured(&ids, &batch) {
+            let counts = self.recursion_counts(&RoutingTrace::default(), 1);
+            return self.report(Computed::Logits(logits), &batch, &counts);
+        }
+        let ids = TokenIds::upload(ids, &self.device).tensor().clone();
         let (hidden, trace) = match &self.exits {
             Some(options) => {
                 let exits = row_exits(options, &self.sequences, &batch);
@@ -235,7 +253,16 @@ impl Engine {
         }; // [M, D]
         let num_rows = batch.iter().map(|new| new.tokens).sum::<usize>();
         let counts = self.recursion_counts(&trace, num_rows);
-        self.report(hidden, &batch, &counts)
+        self.report(Computed::Hidden(hidden), &batch, &counts)
+    }
+
+    /// Logits `[1, V]` of the last token of the only sequence of `batch`, in one launch; `None`,
+    /// and nothing is done, for other batches and where it is not captured.
+    fn decode_captured(&mut self, ids: &[u32], batch: &[NewTokens]) -> Option<Tensor<2>> {
+        let ([id], [new], None) = (ids, batch, &self.exits) else { return None };
+        let sequence = self.sequences[new.slot.index()].as_ref()?;
+        let is_last = sequence.num_unstarted() == 0;
+        self.captured.as_mut().filter(|_| is_last)?.step(*id, *new, &mut self.cache)
     }
 
     /// A step part by part.
@@ -248,7 +275,7 @@ impl Engine {
             }
             if !batch.is_empty() {
                 let units = batch.iter().map(|new| self.unit(*new, &looped)).collect();
-                let ids = self.start(&batch);
+                let ids = TokenIds::upload(self.start(&batch), &self.device);
                 looped.start(&self.model, &ids, units, &mut self.cache);
             }
             let sequences = &self.sequences;
@@ -258,7 +285,7 @@ impl Engine {
             match looped.advance(&mut passes, wanted) {
                 Some(Finished { read, counts, hidden }) => {
                     self.looped = Some(looped);
-                    return self.report(hidden, &read, &counts);
+                    return self.report(Computed::Hidden(hidden), &read, &counts);
                 }
                 None if is_idle => {
                     self.looped = Some(looped);
@@ -283,9 +310,9 @@ impl Engine {
         Unit { span, done: 0, until, threshold: exits.threshold, is_prompt: token.is_none() }
     }
 
-    /// Progress of the sequences of `batch`, whose tokens have been read: `hidden [M, D]` after the
-    /// final norm, and their recursion counts.
-    fn report(&mut self, hidden: Tensor<2>, batch: &[NewTokens], counts: &[usize]) -> Vec<Progress> {
+    /// Progress of the sequences of `batch`, whose tokens have been read: what was computed of
+    /// them, and their recursion counts.
+    fn report(&mut self, computed: Computed, batch: &[NewTokens], counts: &[usize]) -> Vec<Progress> {
         let mut start = 0;
         let (mut last_rows, mut scored) = (Vec::new(), Vec::new());
         let mut progress = Vec::with_capacity(batch.len());
@@ -323,8 +350,10 @@ impl Engine {
                 failed: None,
             });
         }
-        self.score(&hidden, &scored, &mut progress);
-        self.choose(hidden, &last_rows, batch, &mut progress);
+        if let Computed::Hidden(hidden) = &computed {
+            self.score(hidden, &scored, &mut progress);
+        }
+        self.choose(computed, &last_rows, batch, &mut progress);
         let ended = |progress: &&Progress| progress.finish.is_some() || progress.failed.is_some();
         progress.iter().filter(ended).for_each(|progress| {
             self.evict(progress.sequence);
@@ -370,7 +399,7 @@ impl Engine {
     }
 
     /// Ids `[M]` of the next tokens of the sequences of `batch`, which start now.
-    fn start(&mut self, batch: &[NewTokens]) -> TokenIds {
+    fn start(&mut self, batch: &[NewTokens]) -> Vec<u32> {
         let mut ids: Vec<u32> = Vec::new();
         for NewTokens { slot, tokens } in batch {
             let Some(sequence) = &mut self.sequences[slot.index()] else { continue };
@@ -378,7 +407,7 @@ impl Engine {
             ids.extend(&sequence.tokens[sequence.num_started..end]);
             sequence.num_started = end;
         }
-        TokenIds::upload(ids, &self.device)
+        ids
     }
 
     /// Recursion count of each row of a forward pass.
@@ -393,7 +422,7 @@ impl Engine {
     fn score(&self, hidden: &Tensor<2>, scored: &[ScoredRow], progress: &mut [Progress]) {
         for scored in scored.chunks(LOGIT_ROWS) {
             let rows = scored.iter().map(|scored| scored.row).collect();
-            let logits = self.model.logits(kernels::gather(hidden.clone(), &rows)).into_data(); // [n, V]
+            let logits = kernels::to_host(self.model.logits(kernels::gather(hidden.clone(), &rows))); // [n, V]
             let logits = f32_slice(&logits).chunks_exact(self.model.config().vocab_size);
             for (ScoredRow { token, num_top, index, position, .. }, logits) in scored.iter().zip(logits) {
                 if let Err(error) = check_logits(logits, *position) {
@@ -405,15 +434,21 @@ impl Engine {
         }
     }
 
-    /// Chooses the next token for each of `last_rows` of `hidden [M, D]`: the last rows of the
+    /// Chooses the next token for each of `last_rows` of what was computed: the last rows of the
     /// sequences of `batch` that have been read to their end.
-    fn choose(&mut self, hidden: Tensor<2>, last_rows: &[usize], batch: &[NewTokens], progress: &mut [Progress]) {
+    fn choose(&mut self, computed: Computed, last_rows: &[usize], batch: &[NewTokens], progress: &mut [Progress]) {
         if last_rows.is_empty() {
             return;
         }
-        let [num_rows, _] = hidden.dims();
-        let hidden = if last_rows.len() == num_rows { hidden } else { kernels::gather(hidden, &last_rows.into()) };
-        let mut logits = self.model.logits(hidden).into_data(); // [n, V]
+        let logits = match computed {
+            Computed::Logits(logits) => logits,
+            Computed::Hidden(hidden) => {
+                let [num_rows, _] = hidden.dims();
+                let all = last_rows.len() == num_rows;
+                self.model.logits(if all { hidden } else { kernels::gather(hidden, &last_rows.into()) })
+            }
+        };
+        let mut logits = kernels::to_host(logits); // [n, V]
         let mut logits = f32_slice_mut(&mut logits).chunks_exact_mut(self.model.config().vocab_size);
         for (new, progress) in batch.iter().zip(progress) {
             let sequence = self.sequences[new.slot.index()].as_mut().filter(|sequence| sequence.wants_token());

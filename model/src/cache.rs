@@ -18,9 +18,9 @@ mod selected;
 
 use crate::{
     exit::Pending,
-    kernels::{Grid, Layout, RowCopy, Segment, write_keys_values, write_rows},
+    kernels::{Grid, Layout, RowCopy, RowSet, Segment, write_keys_values, write_keys_values_at, write_rows},
 };
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use retie_config::{DepthAssignment, KvSharing, Mechanism, ModelConfig, SkippedKv, StepConfig};
 use selected::SelectedTokens;
 use std::{ops::Range, sync::Arc};
@@ -98,11 +98,19 @@ pub struct Span {
     pub tokens: usize,
 }
 
+/// Where the new rows of a forward pass go.
+#[derive(Clone, Debug)]
+enum Writes {
+    Runs(Arc<[RowCopy]>),
+    /// Row `m` to a row that the device alone has.
+    Rows(RowSet),
+}
+
 /// Buffers of one depth during a forward pass, and the places that the new rows are written to.
 #[derive(Debug)]
 pub struct DepthCache<'a> {
     buffers: &'a mut Buffers,
-    writes: Arc<[RowCopy]>,
+    writes: Writes,
     capacity: usize,
     state: &'a mut Option<Tensor<2>>,
 }
@@ -395,7 +403,11 @@ impl KvCache {
     pub(crate) fn depth(&mut self, depth: usize, layout: &Layout) -> DepthCache<'_> {
         let write =
             |Segment { queries, keys, .. }: &Segment| RowCopy { rows: queries.clone(), at: keys.end - queries.len() };
-        let writes = layout.segments().iter().map(write).collect();
+        let writes = match layout.own_keys() {
+            // Of the first slot, whose tokens are the first rows.
+            Some(own) => Writes::Rows(own.clone()),
+            None => Writes::Runs(layout.segments().iter().map(write).collect()),
+        };
         let (buffers, state) = (&mut self.depths[depth], &mut self.states[depth]);
         DepthCache { writes, buffers, capacity: self.rooms[depth], state }
     }
@@ -422,6 +434,19 @@ impl KvCache {
                 *held = held.take().map(|held| write_rows(held, rows, &copies.into()));
             }
         }
+    }
+
+    /// Layout of a token of the sequence in the first slot, whose position is on the device: its
+    /// keys are those up to `position [1]`, where its own keys and values are written.
+    pub(crate) fn layout_at(&self, position: &Tensor<1, Int>) -> Layout {
+        let grid = Grid { batch: 1, tokens: 1, kv_len: self.capacity, capacity: self.capacity };
+        let own = RowSet::on_device(position.clone(), position.clone(), [1].into());
+        Layout::cached(grid).with_queries(&[1], own)
+    }
+
+    /// Keys and values of every depth that has buffers.
+    pub(crate) fn all_buffers(&self) -> impl Iterator<Item = &Tensor<2>> {
+        self.depths.iter().flatten().flatten()
     }
 
     /// Keys and values in the buffers of a depth.
@@ -502,8 +527,10 @@ fn moved(buffers: Buffers, larger: [Tensor<2>; 2], moves: &Arc<[RowCopy]>) -> [T
 impl DepthCache<'_> {
     /// Writes `k`, `v` `[M, K·H]` into the buffers and returns the whole buffers.
     pub(crate) fn append(mut self, new: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
-        let writes = self.writes.clone();
-        self.write(new, &writes)
+        match self.writes.clone() {
+            Writes::Runs(copies) => self.write(new, &copies),
+            Writes::Rows(rows) => self.change(|buffers| write_keys_values_at(buffers, new, &rows)),
+        }
     }
 
     /// Maximum number of tokens in a slot.
@@ -532,11 +559,15 @@ impl DepthCache<'_> {
     /// Copies rows of keys and values, `[M, K·H]` each, into the buffers and returns the whole
     /// buffers.
     pub(crate) fn write(&mut self, rows: [Tensor<2>; 2], copies: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
+        self.change(|buffers| write_keys_values(buffers, rows, copies))
+    }
+
+    fn change(&mut self, write: impl FnOnce([Tensor<2>; 2]) -> [Tensor<2>; 2]) -> [Tensor<2>; 2] {
         // Taken out, so that the buffers have one owner and are written in place.
         let Some(buffers) = self.buffers.take() else {
             unreachable!("buffers are put back after every use");
         };
-        let buffers = write_keys_values(buffers, rows, copies);
+        let buffers = write(buffers);
         *self.buffers = Some(buffers.clone());
         buffers
     }

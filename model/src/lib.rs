@@ -10,6 +10,7 @@ mod attention;
 mod block;
 mod block_pass;
 mod cache;
+mod capture;
 mod causal_lm;
 mod device;
 mod error;
@@ -35,6 +36,7 @@ mod weights;
 
 pub use block_pass::{BlockPass, InRecursion};
 pub use cache::{KvCache, NewTokens, Slot, Span};
+pub use capture::{CapturedDecoding, CapturedForward, States};
 pub use causal_lm::CausalLm;
 pub use device::{backends, device, is_host};
 pub use error::ModelError;

@@ -38,11 +38,17 @@ impl RopeFrequencies {
         2 * self.0.len()
     }
 
+    /// Cosines and sines at `positions`, `[T, R/2]`, on the host.
+    pub(crate) fn values(&self, positions: &[usize]) -> [Vec<f32>; 2] {
+        let angles = positions.iter().flat_map(|position| self.0.iter().map(move |f| f64::from(*position as f32 * f)));
+        let (cos, sin) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        [cos, sin]
+    }
+
     /// Cosines and sines at `positions`.
     #[must_use]
     pub fn angles(&self, positions: &[usize], device: &Device) -> RopeAngles {
-        let angles = positions.iter().flat_map(|position| self.0.iter().map(move |f| f64::from(*position as f32 * f)));
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        let [cos, sin] = self.values(positions);
         let tensor = |values| Tensor::from_data(TensorData::new(values, [positions.len(), self.0.len()]), device);
         RopeAngles { cos: tensor(cos), sin: tensor(sin) }
     }

@@ -1,7 +1,7 @@
 //! `retie chat`: a conversation on the terminal.
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, SamplingArgs},
+    args::{CaptureArgs, DeviceArgs, DtypeArgs, SamplingArgs},
     error::Status,
     model::{self, TextModel},
     output,
@@ -35,11 +35,14 @@ pub struct Chat {
     dtype: DtypeArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    capture: CaptureArgs,
 }
 
 impl Chat {
     pub fn run(self) -> anyhow::Result<Status> {
         let sampling = self.sampling.checked()?;
+        self.capture.apply();
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let template = model::chat_template(&source)?;

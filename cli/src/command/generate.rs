@@ -3,7 +3,7 @@
 mod recursions;
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, JsonArgs, SamplingArgs, SpeculationArgs},
+    args::{CaptureArgs, DeviceArgs, DtypeArgs, JsonArgs, SamplingArgs, SpeculationArgs},
     error::Status,
     exits::{ChosenExits, ExitArgs},
     model::{self, TextModel},
@@ -59,6 +59,8 @@ pub struct Generate {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    capture: CaptureArgs,
+    #[command(flatten)]
     json: JsonArgs,
 }
 
@@ -111,6 +113,7 @@ impl Generate {
         if let Some(path) = &self.show_recursions_html {
             output::check_file(path)?;
         }
+        self.capture.apply();
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let model = TextModel::load(&source, &device, self.dtype.get())?;

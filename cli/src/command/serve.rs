@@ -1,7 +1,7 @@
 //! `retie serve`: serves a model over HTTP.
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, EngineArgs, SpeculationArgs, parse_duration},
+    args::{CaptureArgs, DeviceArgs, DtypeArgs, EngineArgs, SpeculationArgs, parse_duration},
     choice::choice,
     error::Status,
     exits,
@@ -75,6 +75,8 @@ pub struct Serve {
     dtype: DtypeArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    capture: CaptureArgs,
 }
 
 impl Serve {
@@ -82,6 +84,7 @@ impl Serve {
         // The port first: loading a model takes longer than to find it in use.
         let listener = retie_serve::bind(&self.host, self.port)?;
         let address = listener.local_addr().context("the address of the server")?;
+        self.capture.apply();
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(&self.model)?;
         let chat_template = ChatTemplate::from_model_files(&source.companions, &source.path)?;

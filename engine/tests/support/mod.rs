@@ -36,6 +36,11 @@ pub fn routed() -> CausalLm {
     random_model(Some(recursion(Some(expert_choice()))))
 }
 
+/// A model without routers.
+pub fn recursive() -> RecursionConfig {
+    recursion(None)
+}
+
 /// One model of every kind that the KV cache distinguishes.
 pub fn models() -> Vec<(&'static str, CausalLm)> {
     let with = |router, kv_sharing| random_model(Some(RecursionConfig { kv_sharing, ..recursion(router) }));

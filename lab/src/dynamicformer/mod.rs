@@ -1,6 +1,6 @@
-//! DynamicFormer (Hashemi, Corominas and Giacchetto, ICLR 2025, <https://arxiv.org/abs/2408.14915>):
-//! the logarithm of an intersection number of ψ-classes, from its genus and points, its exponents,
-//! and the coefficients of the recursion that defines it.
+//! DynamicFormer (Hashemi, Corominas and Giacchetto, ICLR 2025,
+//! <https://arxiv.org/abs/2408.14915>): the logarithm of an intersection number of ψ-classes, from
+//! its genus and points, its exponents, and the coefficients of the recursion that defines it.
 //!
 //! ```text
 //! z = Linear(BN(DRA(Linear(g, n))))                         genus and points

@@ -1,12 +1,16 @@
 //! The baseline: an embedding of single facts, DistMult (Yang et al. 2015,
 //! <https://arxiv.org/abs/1412.6575>) or ComplEx (Trouillon et al. 2016,
-//! <https://arxiv.org/abs/1606.06357>), fitted to the same facts as the encoder, and composed over a
-//! query without being fitted to one:
+//! <https://arxiv.org/abs/1606.06357>), fitted to the same facts as the encoder, and composed over
+//! a query without being fitted to one:
 //!
 //! | composition | path | intersection | union | negation |
 //! |---|---|---|---|---|
-//! | [`Composition::Vectors`] | `e ∘ r₁ ∘ r₂ …`, as GQE does (<https://arxiv.org/abs/1806.01445>) | product; inside of a path the mean of the vectors that are not negated | the largest | `1 - p` |
-//! | [`Composition::Sets`] | `max_s v(s) · p(s, r, o)` over the likeliest `s`, as CQD does (<https://arxiv.org/abs/2011.03459>) | product | `a + b - ab` | `1 - v` |
+//! | [`Composition::Vectors`] | `e ∘ r₁ ∘ r₂ …` | product | the largest | `1 - p` |
+//! | [`Composition::Sets`] | `max_s v(s) · p(s, r, o)` | product | `a + b - ab` | `1 - v` |
+//!
+//! Vectors go as in GQE (<https://arxiv.org/abs/1806.01445>), where an intersection inside of a
+//! path is the mean of the vectors that are not negated; sets as in CQD
+//! (<https://arxiv.org/abs/2011.03459>), over the likeliest `s`.
 //!
 //! where `p(s, r, o) = σ(⟨s ∘ r, o⟩)`.
 
@@ -81,8 +85,8 @@ impl Links {
         embedding.weight.val().select(0, indices(of, device)) * SCALE
     }
 
-    /// `-log p` of the objects, each times `answers` `[B, 1]`, and `-Σ log(1 - p)` of `others` `[B, K]`
-    /// that `counted` has a weight for; the mean over facts.
+    /// `-log p` of the objects, each times `answers` `[B, 1]`, and `-Σ log(1 - p)` of `others` `[B,
+    /// K]` that `counted` has a weight for; the mean over facts.
     pub(super) fn loss(
         &self,
         facts: [&[usize]; 3],

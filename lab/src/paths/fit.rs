@@ -147,8 +147,8 @@ pub fn fit_links(
     let mut network = seeded(network, &mut Random::new(settings.seed, "links weights", 0));
     let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
     let mut losses = Losses::new(settings.steps);
-    // As if all answers of a subject and a relation were there, and all other entities: the fact and
-    // what it is held against are samples of them.
+    // As if all answers of a subject and a relation were there, and all other entities: the fact
+    // and what it is held against are samples of them.
     let weight = (num_entities as f64 / settings.negatives as f64) as f32;
     for step in 0..settings.steps {
         let chosen: Vec<_> = (0..settings.batch_size).map(|_| *random.choose(graph.facts())).collect();

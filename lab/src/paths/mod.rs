@@ -6,7 +6,8 @@
 //! it makes of a path's end stands for that node in the path above.
 //!
 //! ```text
-//! path u →r₁ … →rₙ v:    [E(u) or h_u, R(r₁), …, R(rₙ), (NEG), VAR] + positions → h_v, the output at VAR
+//! path u →r₁ … →rₙ v:    [E(u) or h_u, R(r₁), …, R(rₙ), (NEG), VAR] + positions
+//!                        → h_v, the output at VAR
 //! branch v of h¹ … hᵐ:   h_v = mean(Transformer(h¹ … hᵐ)), without positions
 //! score of a:            cos(h, E(a)) / τ, the largest over the disjuncts of the query
 //! ```

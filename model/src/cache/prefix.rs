@@ -4,7 +4,7 @@
 use super::{KvCache, Slot};
 use crate::{
     exit::Pending,
-    kernels::{self, RowCopy, RowSet, write_rows},
+    kernels::{self, RowCopy, RowSet, write_keys_values},
 };
 use std::sync::Arc;
 
@@ -64,10 +64,8 @@ impl KvCache {
         for buffers in &mut self.depths {
             // Taken out, so that the buffers have one owner and are written in place.
             let Some(all) = buffers.take() else { continue };
-            *buffers = Some(all.map(|all| {
-                let some = kernels::gather(all.clone(), &rows);
-                write_rows(all, some, &copies)
-            }));
+            let some = all.each_ref().map(|all| kernels::gather(all.clone(), &rows));
+            *buffers = Some(write_keys_values(all, some, &copies));
         }
         self.held[to.0] = len;
     }

@@ -8,6 +8,7 @@
 //! `K` kv heads, `H` head_dim, `F` mlp width, `D` hidden, `V` vocabulary.
 
 use super::{
+    capture::FixedMemory,
     head_loss::{self, Chunks, Head, HeadInput, HeadLoss, KernelValues, Readout, Teacher},
     layout::{Layout, Scoring},
     plain, reads,
@@ -260,7 +261,8 @@ pub trait KernelSet: Sync {
         plain::write_rows(buffer, &values, copies)
     }
 
-    /// [`KernelSet::write_rows`] of keys and of values, `[S, D]` and `[M, D]` each.
+    /// [`KernelSet::write_rows`] of keys and of values, `[S, D]` and `[M, D]` each. Devices that
+    /// capture work write in place, whoever else holds the buffers.
     fn write_keys_values(
         &self,
         [keys, values]: [Tensor<2>; 2],
@@ -268,6 +270,17 @@ pub trait KernelSet: Sync {
         copies: &Arc<[RowCopy]>,
     ) -> [Tensor<2>; 2] {
         [self.write_rows(keys, k, copies), self.write_rows(values, v, copies)]
+    }
+
+    /// [`KernelSet::write_keys_values`] of row `m` to row `at[m]`, which the device may have alone.
+    fn write_keys_values_at(&self, buffers: [Tensor<2>; 2], rows: [Tensor<2>; 2], at: &RowSet) -> [Tensor<2>; 2] {
+        let copies = at.host().iter().enumerate().map(|(row, at)| RowCopy { rows: row..row + 1, at: *at });
+        self.write_keys_values(buffers, rows, &copies.collect())
+    }
+
+    /// Memory of the device, if it captures work.
+    fn fixed_memory(&self) -> Option<&'static dyn FixedMemory> {
+        None
     }
 
     /// Values and gradients of the losses at the head.

@@ -28,8 +28,22 @@ pub struct PoolMemory {
     pub reserved: u64,
 }
 
+/// Name of a replay of [captured](super::capture()) work among [`Launches`].
+pub const REPLAY: &str = "replay of captured work";
+
+/// Whether kernels are counted, and dropped.
+#[cfg(feature = "cube")]
+pub(super) fn is_dry_run() -> bool {
+    cubecl::dry_run::dry_run()
+}
+
+#[cfg(not(feature = "cube"))]
+pub(super) fn is_dry_run() -> bool {
+    false
+}
+
 /// Runs `f`, and counts the kernels that the process launches meanwhile; `None` on the CPU, whose
-/// operations are functions.
+/// operations are functions. A replay counts as one, [`REPLAY`].
 #[cfg(feature = "cube")]
 pub fn with_launches<R>(device: &Device, execution: Execution, f: impl FnOnce() -> R) -> (R, Option<Launches>) {
     use cubecl::{
@@ -51,7 +65,7 @@ pub fn with_launches<R>(device: &Device, execution: Execution, f: impl FnOnce() 
     if crate::is_host(device) {
         return (f(), None);
     }
-    let counter = Arc::new(Counter::default());
+    let (counter, before) = (Arc::new(Counter::default()), super::replays().count);
     let result = {
         let _observation = LaunchObservation::new(counter.clone());
         let _dry = (execution == Execution::Dry).then(DryRun::new);
@@ -60,6 +74,10 @@ pub fn with_launches<R>(device: &Device, execution: Execution, f: impl FnOnce() 
     let mut launches = Launches::new();
     for (name, count) in counter.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         *launches.entry(type_name_format(name, TypeNameFormatLevel::Balanced)).or_default() += count;
+    }
+    let replays = super::replays().count - before;
+    if replays > 0 {
+        launches.insert(REPLAY.to_owned(), replays);
     }
     (result, Some(launches))
 }

@@ -88,6 +88,11 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
+    /// [`PackedRows::first`] on the host.
+    pub(crate) fn first_keys(&self) -> &[usize] {
+        self.first.host()
+    }
+
     /// The first key in its sequence that each query attends to, `[M]`, on `device`; it is uploaded
     /// once.
     #[must_use]
@@ -263,6 +268,16 @@ impl Layout {
         let tokens = per_sequence.first().copied().filter(|first| per_sequence.iter().all(|count| count == first));
         let grid = self.grid.zip(tokens).map(|(grid, tokens)| Grid { tokens, ..grid });
         Self { segments, grid, rows: None, own: Some(own), padded: Arc::default() }
+    }
+
+    /// This layout with `first` in place of the first key that each query of its
+    /// [packed rows](Layout::packed_rows) attends to, `[M]`.
+    #[must_use]
+    pub(crate) fn with_first_keys(mut self, first: Tensor<1, Int>) -> Self {
+        if let Some(rows) = &mut self.rows {
+            rows.on_device = Arc::new(OnceLock::from(first));
+        }
+        self
     }
 
     /// Own keys of all queries, if a device has selected the queries.

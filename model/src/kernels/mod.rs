@@ -13,12 +13,14 @@
 //! | `top_k` | selection of rows by their logits |
 //! | `wave` | activations with periodic terms |
 //! | `reads` | what the host reads of a device, and how often |
+//! | `capture` | kernels that are recorded, and launched again as one |
 //! | `launches`, `work` | kernels that a device is asked to run, its memory, products and bytes |
 //!
 //! Tests compare every fused kernel with plain burn, values and gradients.
 
 mod allocator;
 mod autodiff;
+mod capture;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
@@ -38,6 +40,7 @@ mod wave;
 mod work;
 
 pub use allocator::{Allocator, keep_freed_memory};
+pub use capture::{Capture, CaptureError, Captured, FixedMemory, Replays, capture, fixed_memory, replays, set_capture};
 pub use cpu::sum_of_squares;
 pub(crate) use head_loss::compare_rows;
 pub use head_loss::{
@@ -47,7 +50,7 @@ pub use head_loss::{
 pub use kernel_set::{
     AdamWStep, Ceilings, ElementwiseUpdate, GPU_LOGITS_IN_FLIGHT, KernelSet, LOGITS_IN_FLIGHT, LinearPart, QkvAttention,
 };
-pub use launches::{Execution, Launches, PoolMemory, pool_memory, with_launches};
+pub use launches::{Execution, Launches, PoolMemory, REPLAY, pool_memory, with_launches};
 pub use layout::{Grid, Layout, PackedRows, Scoring, Segment};
 pub use operations::{Operations, counted};
 pub use ops::{
@@ -55,9 +58,10 @@ pub use ops::{
     gated_linear_lora, gated_linear_merged, gated_linear_onto, gated_mlp, gather, head_loss, head_loss_beside, inject,
     joins_linears, joins_norms, layer_norm, linear, linear_in_bf16, linear_lora, linear_lora_in_bf16, linear_loras,
     linear_merged, linear_onto, linears, merge, mix, qkv_attention, rescale, rms_norm, rms_norm_beside, rope,
-    row_norms, token_log_probs, top_k, top_probs, updates_together, waved, write_keys_values, write_rows,
+    row_norms, token_log_probs, top_k, top_probs, updates_together, waved, write_keys_values, write_keys_values_at,
+    write_rows,
 };
-pub use reads::{Late, num_reads, read, read_mean, read_together, write};
+pub use reads::{Late, num_reads, read, read_mean, read_together, to_host, write};
 pub(crate) use rows::range;
 pub use rows::{Merge, RowCopy, RowSet, RowsLora};
 pub use top_k::Quota;

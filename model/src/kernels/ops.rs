@@ -288,6 +288,11 @@ pub fn write_keys_values(buffers: [Tensor<2>; 2], rows: [Tensor<2>; 2], copies: 
     kernels_of(&buffers[0].device()).write_keys_values(buffers, rows, copies)
 }
 
+/// [`write_keys_values`] of row `m` to row `at[m]` of the buffers, which the device may have alone.
+pub fn write_keys_values_at(buffers: [Tensor<2>; 2], rows: [Tensor<2>; 2], at: &RowSet) -> [Tensor<2>; 2] {
+    kernels_of(&buffers[0].device()).write_keys_values_at(buffers, rows, at)
+}
+
 /// Start of a backward pass at `x [M, D]` with a given gradient, `grad [M, D]` without autodiff: a
 /// number whose gradient for `x` is `grad`. The number itself means nothing.
 #[must_use]

@@ -146,6 +146,15 @@ pub(super) fn transfer(vectors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
     lens.into_iter().map(|len| rest.split_off(..len).unwrap_or_default().to_vec()).collect()
 }
 
+/// The elements of `tensor` on the host: a read, if they are on a device.
+#[must_use]
+pub fn to_host<const D: usize>(tensor: Tensor<D>) -> TensorData {
+    if !is_host(&tensor.device()) {
+        READS.set(READS.get() + 1);
+    }
+    tensor.into_data()
+}
+
 /// Number of reads that this thread has made so far. The CPU makes none: its tensors are in the
 /// host's memory.
 #[must_use]

@@ -511,6 +511,21 @@ fn rows_are_written_into_a_buffer_as_in_plain_operations() {
 }
 
 #[test]
+fn keys_and_values_are_written_to_the_rows_of_a_set() {
+    let [buffer, rows] = [random([8, 3], 54).inner(), random([2, 3], 55).inner()];
+    let run = |at: &[usize]| {
+        let written =
+            super::write_keys_values_at([buffer.clone(), -buffer.clone()], [rows.clone(), -rows.clone()], &at.into());
+        written.map(|x| floats(x.into_data()))
+    };
+    let [keys, values] = run(&[2, 7]);
+    let (old, new) = (floats(buffer.clone().into_data()), floats(rows.clone().into_data()));
+    let expected = [&old[..6], &new[..3], &old[9..21], &new[3..]].concat();
+    assert_eq!(keys, expected);
+    assert_eq!(values, expected.iter().map(|x| -x).collect::<Vec<_>>());
+}
+
+#[test]
 fn token_log_probs_are_those_of_the_softmax() {
     let head = HeadInput { hidden: random([4, 9], 22).inner(), head: random([53, 9], 23).inner().into() };
     let logits = plain::linear(head.hidden.clone(), head.head.weight.clone());

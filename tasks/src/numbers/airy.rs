@@ -4,7 +4,8 @@
 //! (<https://arxiv.org/abs/1703.03307>) write one. For numbers `F[d] = ⟨τ_{d_1} … τ_{d_n}⟩`,
 //!
 //! ```text
-//! F_g[i, J] = Σ_{j ∈ J} Σ_k B^i_{jk} F_g[k, J∖j] + ½ Σ_{ab} C^i_{ab} (F_{g-1}[a, b, J] + Σ F[a, I] F[b, I'])
+//! F_g[i, J] = Σ_{j ∈ J} Σ_k B^i_{jk} F_g[k, J∖j]
+//!           + ½ Σ_{ab} C^i_{ab} (F_{g-1}[a, b, J] + Σ F[a, I] F[b, I'])
 //! B^i_{jk} = (2k+1)!! / ((2i+1)!! (2j-1)!!) where k = i + j - 1, and 0 elsewhere
 //! C^i_{ab} = (2a+1)!! (2b+1)!! / (2i+1)!!   where a + b = i - 2, and 0 elsewhere
 //! ```

@@ -72,8 +72,9 @@ pub fn generate(model: &TextModel, prompt: usize, new: usize, rounds: usize) -> 
     let stop = StopConditions { max_new_tokens: Some(new + 1), ..StopConditions::default() };
     let request = Request { prompt: ids(model, prompt), stop, ..Request::default() };
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    // One for all rounds: the first records what the others replay.
+    let mut engine = Engine::new(model.model.clone(), options)?;
     for _ in 0..=rounds {
-        let mut engine = Engine::new(model.model.clone(), options)?;
         engine.admit(request.clone())?;
         let start = Instant::now();
         engine.step();

@@ -7,7 +7,7 @@ mod serve;
 mod step;
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, JsonArgs},
+    args::{CaptureArgs, DeviceArgs, DtypeArgs, JsonArgs},
     error::Status,
     model::{self, TextModel},
     output,
@@ -74,6 +74,8 @@ struct BenchModel {
     dtype: DtypeArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    capture: CaptureArgs,
     #[command(flatten)]
     json: JsonArgs,
 }
@@ -160,6 +162,7 @@ impl BenchModel {
         for (option, value) in sizes.into_iter().chain(lists) {
             ensure!(value > 0, "`{option}` is 0, expected at least 1");
         }
+        self.capture.apply();
         let device = retie_model::device(&self.device.device)?;
         let source = model::open(self.spec())?;
         let context = source.config.max_position_embeddings;

@@ -5,7 +5,7 @@ mod recounted;
 mod task_files;
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs},
+    args::{CaptureArgs, DeviceArgs, DtypeArgs},
     command::tasks::PERPLEXITY,
     error::Status,
     exits,
@@ -89,6 +89,8 @@ pub struct Eval {
     dtype: DtypeArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    capture: CaptureArgs,
 }
 
 /// `--depths`.
@@ -134,6 +136,7 @@ impl Eval {
         if let Some(cap) = oracle(&self.model) {
             return self.ask_oracle(&specs, cap, limit, ranks);
         }
+        self.capture.apply();
         let device = retie_model::device(&self.device.device)?;
         // Read everything before scoring anything: a bad last task should not cost an hour.
         let source = lead_first(ranks, || model::open(&self.model))?;

@@ -1,5 +1,5 @@
-//! Who has read which row: a gradient of rows that were gathered is a sum over these, row by row, so
-//! that rows can be divided among threads.
+//! Who has read which row: a gradient of rows that were gathered is a sum over these, row by row,
+//! so that rows can be divided among threads.
 
 /// For each row of a matrix, the reads of it, in their order.
 pub struct Readers {

@@ -4,13 +4,14 @@
 use super::{
     adamw, embedding, few, head,
     launch::{int_on_device, int_tensor, on_device, tensor},
+    memory::CubeMemory,
     operations::CubeOps,
     parts, top_k,
     write::{self, Targets},
 };
 use crate::kernels::{
-    AdamWStep, GPU_LOGITS_IN_FLIGHT, Head, HeadLoss, KernelSet, Layout, LinearPart, Merge, QkvAttention, Quota,
-    Readout, RowCopy, RowSet, Scoring, Teacher,
+    AdamWStep, FixedMemory, GPU_LOGITS_IN_FLIGHT, Head, HeadLoss, KernelSet, Layout, LinearPart, Merge, QkvAttention,
+    Quota, Readout, RowCopy, RowSet, Scoring, Teacher,
     head_loss::{self, Chunks, KernelValues},
     plain, rows,
 };
@@ -330,6 +331,15 @@ impl KernelSet for CubeKernels {
             }
         };
         write::write(buffers.map(on_device), rows.map(on_device), targets).map(tensor)
+    }
+
+    fn write_keys_values_at(&self, buffers: [Tensor<2>; 2], rows: [Tensor<2>; 2], at: &RowSet) -> [Tensor<2>; 2] {
+        let targets = Targets::Rows(int_on_device(at.indices(&buffers[0].device())));
+        write::write(buffers.map(on_device), rows.map(on_device), targets).map(tensor)
+    }
+
+    fn fixed_memory(&self) -> Option<&'static dyn FixedMemory> {
+        Some(&CubeMemory)
     }
 
     fn head_loss(

@@ -21,6 +21,7 @@ mod launch;
 mod linear;
 mod logits;
 mod lora;
+mod memory;
 mod operations;
 mod pair;
 mod parts;

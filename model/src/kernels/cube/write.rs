@@ -52,13 +52,10 @@ pub enum Targets {
     Rows(CubeTensor),
 }
 
-/// `buffers [S, D]` with rows of `rows [M, D]`, both of keys and of values.
+/// `buffers [S, D]` with rows of `rows [M, D]`, both of keys and of values: in place whoever else
+/// holds the buffers, because a captured step does.
 pub fn write(buffers: [CubeTensor; 2], rows: [CubeTensor; 2], targets: Targets) -> [CubeTensor; 2] {
-    let own = |x: CubeTensor| {
-        let x = dense(x);
-        if x.can_mut() { x } else { x.copy() }
-    };
-    let (buffers, [new_keys, new_values]) = (buffers.map(own), rows.map(dense));
+    let (buffers, [new_keys, new_values]) = (buffers.map(dense), rows.map(dense));
     let [keys, values] = buffers.clone().map(Bound::bound);
     let (client, [num_rows, width]) = (new_keys.client.clone(), dims(&new_keys));
     let (new_keys, new_values) = (new_keys.bound(), new_values.bound());

@@ -10,7 +10,7 @@ mod target;
 mod workload;
 
 use crate::{
-    args::{DeviceArgs, DtypeArgs, EngineArgs, JsonArgs, SpeculationArgs},
+    args::{CaptureArgs, DeviceArgs, DtypeArgs, EngineArgs, JsonArgs, SpeculationArgs},
     choice::choice,
     error::Status,
     machine, output,
@@ -93,6 +93,8 @@ pub struct BenchServe {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    capture: CaptureArgs,
+    #[command(flatten)]
     json: JsonArgs,
 }
 
@@ -147,6 +149,7 @@ impl BenchServe {
         let targets = self.targets.iter().map(|target| Target::parse(target)).collect::<anyhow::Result<Vec<_>>>()?;
         let drafts = SpeculationArgs { speculate: None, draft_text: self.draft_text.clone() };
         let common = Common { engine: self.engine, trace: trace.as_ref(), drafts: &drafts, sizes: &sizes };
+        self.capture.apply();
         let (mut servers, mut endpoints, mut ids) = (Vec::<Local>::new(), Vec::new(), IDS);
         let mut loaded: Vec<(String, Loaded)> = Vec::new();
         for target in targets {
