@@ -52,8 +52,7 @@ fn msrnet_learns_to_find_blobs() {
     assert!(overlap > 20.0, "{overlap} %");
 }
 
-/// The least cross-entropy without looking is below `ln 64`, 4.16, by what motions leave more
-/// likely.
+/// Features that are the same for all patches have a cross-entropy of `ln 64`, 4.16.
 #[test]
 fn flash_vggt_learns_to_find_patches() {
     let (_, loss) = learn(Task::FlashVggt, 48);
