@@ -27,6 +27,7 @@ mod launches;
 mod layout;
 mod operations;
 mod ops;
+mod pages;
 mod plain;
 mod reads;
 mod rows;
@@ -55,6 +56,8 @@ pub use ops::{
     linear_onto, linears, merge, qkv_attention, rescale, rms_norm, rms_norm_beside, rope, row_norms, token_log_probs,
     top_k, top_probs, updates_together, write_keys_values, write_rows,
 };
+pub(crate) use pages::NO_PAGE;
+pub use pages::{Pages, Runs};
 pub use reads::{Late, num_reads, read, read_mean, read_together, write};
 pub(crate) use rows::range;
 pub use rows::{Merge, RowCopy, RowSet, RowsLora};
