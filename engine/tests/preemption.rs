@@ -106,35 +106,32 @@ fn preempted_sequences_have_the_tokens_and_reports_of_those_that_run_alone_in_ev
                 (reports.texts.get(ids[0]), reports.prompt_logprobs[&ids[0]].clone(), reports.logprobs[&ids[0]].clone())
             })
             .collect();
-        for scheduler in Scheduler::ALL {
-            for (holds, sizes, count) in
-                [(false, (4, 40), 20), (true, (4, 40), 20), (true, (7, 9), 24), (true, (3, 3), 48)]
-            {
-                let mut engine = engine(&model, sizes, count).with_scheduler(scheduler, None).unwrap();
-                if holds {
-                    engine = engine.with_prefix_reuse();
-                }
-                let (ids, reports) = run(&mut engine, &requests());
-                let case = format!("{name}, {scheduler}, {sizes:?}, {count} blocks");
-                for ((id, (text, prompt_logprobs, logprobs)), request) in ids.iter().zip(&alone).zip(requests()) {
-                    assert_eq!(reports.texts.get(*id), *text, "{case}");
-                    assert_eq!(reports.logprobs[id], *logprobs, "{case}");
-                    let found = &reports.prompt_logprobs[id];
-                    assert_eq!(
-                        found.len(),
-                        if request.prompt_logprobs.is_some() { request.prompt.len() - 1 } else { 0 }
-                    );
-                    for ((token, found), (expected_token, expected)) in found.iter().zip(prompt_logprobs) {
-                        // The sums of a pass depend on its number of rows: some roundings of f32.
-                        assert!(
-                            token == expected_token && (found - expected).abs() < 1e-4,
-                            "{case}: {found} {expected}"
-                        );
-                    }
-                }
-                assert_eq!(usage(&engine).preemptions > 0, count < 48, "{case}");
-                assert_no_block_is_lost(&engine);
+        for (scheduler, holds, sizes, count) in [
+            (Scheduler::Full, false, (4, 40), 20),
+            (Scheduler::Full, true, (4, 40), 20),
+            (Scheduler::Lockstep, true, (7, 9), 24),
+            (Scheduler::Depthwise, true, (4, 40), 20),
+            (Scheduler::Depthwise, true, (3, 3), 48),
+        ] {
+            let mut engine = engine(&model, sizes, count).with_scheduler(scheduler, None).unwrap();
+            if holds {
+                engine = engine.with_prefix_reuse();
             }
+            let (ids, reports) = run(&mut engine, &requests());
+            let case = format!("{name}, {scheduler}, {sizes:?}, {count} blocks");
+            for ((id, (text, prompt_logprobs, logprobs)), request) in ids.iter().zip(&alone).zip(requests()) {
+                assert_eq!(reports.texts.get(*id), *text, "{case}");
+                assert_eq!(reports.logprobs[id], *logprobs, "{case}");
+                let found = &reports.prompt_logprobs[id];
+                let scored = if request.prompt_logprobs.is_some() { request.prompt.len() - 1 } else { 0 };
+                assert_eq!(found.len(), scored, "{case}");
+                for ((token, found), (expected_token, expected)) in found.iter().zip(prompt_logprobs) {
+                    // The sums of a pass depend on its number of rows: some roundings of f32.
+                    assert!(token == expected_token && (found - expected).abs() < 1e-4, "{case}: {found} {expected}");
+                }
+            }
+            assert_eq!(usage(&engine).preemptions > 0, count < 48, "{case}");
+            assert_no_block_is_lost(&engine);
         }
     }
 }

@@ -216,11 +216,14 @@ impl PageTable {
         }
     }
 
-    /// Pages that some rows of a slot lie in, and the index of the first among those of the slot.
+    /// Pages that some rows of a slot lie in, and the index of the first among those of the slot;
+    /// of no rows that behind all pages before them.
     pub fn covering(&self, slot: usize, rows: Range<usize>) -> (usize, Vec<u32>) {
+        if rows.is_empty() {
+            return (rows.start.div_ceil(self.size), Vec::new());
+        }
         let first = rows.start / self.size;
-        let end = if rows.is_empty() { first } else { rows.end.div_ceil(self.size) };
-        (first, self.of_slot(slot)[first.min(end)..end].to_vec())
+        (first, self.of_slot(slot)[first..rows.end.div_ceil(self.size)].to_vec())
     }
 }
 

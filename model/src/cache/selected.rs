@@ -102,17 +102,19 @@ impl SelectedTokens {
         match &mut self.pages {
             None => Room { moves: self.grow(needed), copies: Vec::new() },
             Some(pages) => {
-                let held: Vec<usize> = self.slots.iter().map(|slot| slot.positions.len()).collect();
-                let slots = || held.iter().zip(&needed).enumerate();
-                let missing: usize = slots().map(|(slot, (held, needed))| pages.missing(slot, *held, *needed)).sum();
-                let (old, mut moves) = (pages.num_rows(), None);
-                if missing > pages.num_free() {
-                    let spare = (pages.len() as f64 * GROWTH).ceil() as usize;
-                    pages.add((missing - pages.num_free()).max(spare));
-                    moves = Some([RowCopy { rows: 0..old, at: 0 }].into_iter().filter(|_| old > 0).collect());
+                let (old, mut copies) = (pages.num_rows(), Vec::new());
+                for (slot, (tokens, needed)) in self.slots.iter().zip(needed).enumerate() {
+                    let held = tokens.positions.len();
+                    // One that writes in a page that several share makes the others copy it.
+                    let missing = pages.missing(slot, held, needed).saturating_sub(pages.num_free());
+                    if missing > 0 {
+                        let spare = (pages.len() as f64 * GROWTH).ceil() as usize;
+                        pages.add(missing.max(spare));
+                    }
+                    copies.extend(pages.reserve(slot, held, needed));
                 }
-                let copies = slots().filter_map(|(slot, (held, needed))| pages.reserve(slot, *held, *needed));
-                Room { copies: copies.collect(), moves }
+                let moves = || [RowCopy { rows: 0..old, at: 0 }].into_iter().filter(|_| old > 0).collect();
+                Room { copies, moves: (pages.num_rows() > old).then(moves) }
             }
         }
     }

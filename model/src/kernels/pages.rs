@@ -64,13 +64,19 @@ impl Iterator for Runs<'_> {
         if self.rows.is_empty() {
             return None;
         }
-        let Some(pages) = self.pages else { return Some(std::mem::take(&mut self.rows)) };
-        let first = pages.row(self.rows.start);
-        let mut len = (pages.size - first % pages.size).min(self.rows.len());
+        let Some(Pages { table, size, capacity }) = self.pages else { return Some(std::mem::take(&mut self.rows)) };
+        let (sequence, row) = (self.rows.start / capacity, self.rows.start % capacity);
+        let table = &table[sequence * capacity.div_ceil(*size) + row / size..];
+        let first = table[0] as usize * size + row % size;
+        let mut len = size - row % size;
         // Pages one behind the other are one run.
-        while len < self.rows.len() && pages.row(self.rows.start + len) == first + len {
-            len += pages.size.min(self.rows.len() - len);
+        for pair in table.windows(2) {
+            if len >= self.rows.len() || pair[1] != pair[0] + 1 {
+                break;
+            }
+            len += size;
         }
+        len = len.min(self.rows.len());
         self.rows.start += len;
         Some(first..first + len)
     }
