@@ -2,25 +2,31 @@
 
 use crate::{
     EngineError, ExitTrace, FinishReason, Request, Scheduler, SequenceId, TokenLogprobs,
-    exits::{ExitOptions, row_exits},
+    exits::{self, ExitOptions, row_exits},
+    held::{HeldIndex, Salt},
     looped::{Finished, Looped, Passes},
+    memory::{KvUsage, Memory},
     pipeline::Unit,
-    prefixes::Prefixes,
+    prefixes::{Prefixes, wanted},
     sampling::check_logits,
     schedule::schedule,
     sequence::{Choice, Sequence},
     speculation::Speculation,
 };
 use burn::tensor::{Device, Tensor};
-use retie_config::ModelConfig;
+use retie_config::{ModelConfig, SkippedKv};
 use retie_model::{
-    CapturedDecoding, CausalLm, ExitLimit, KvCache, NewTokens, RoutingTrace, Slot, TokenIds,
+    CapturedDecoding, CausalLm, KvBlocks, KvCache, NewTokens, RoutingTrace, Slot, Span, TokenIds, is_host,
     kernels::{self, f32_slice, f32_slice_mut},
 };
 
 /// Rows of logits that are computed at once for the tokens of prompts: bounds their memory, which
 /// is that of the vocabulary for each row.
 const LOGIT_ROWS: usize = 64;
+
+/// Tokens of a block of the KV cache, where nothing else is said: half of a last block is empty in
+/// the mean, and whole ones are shared.
+pub const BLOCK_TOKENS: usize = 32;
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,10 @@ pub struct Engine {
     pub(crate) prefixes: Option<Prefixes>,
     /// Decoding of single tokens, if it is captured.
     captured: Option<CapturedDecoding>,
+    /// Who has the blocks of the cache, if it is in blocks.
+    pub(crate) memory: Option<Memory>,
+    /// Policy for skipped recursions that the cache was made for.
+    policy: Option<SkippedKv>,
 }
 
 /// What a step has computed of its rows.
@@ -134,7 +144,72 @@ impl Engine {
             exits: None,
             prefixes: None,
             captured,
+            memory: None,
+            policy: None,
         })
+    }
+
+    /// The engine with a KV cache in blocks that all sequences share, in place of one with rows for
+    /// `context` tokens in each slot. Where they do not suffice, the youngest sequence gives up its
+    /// blocks and reads its tokens again later.
+    ///
+    /// # Errors
+    /// When the cache would be on a device, or a block has no token, or there are fewer blocks than
+    /// a sequence of `context` tokens needs.
+    ///
+    /// # Panics
+    /// When sequences have been admitted.
+    pub fn with_kv_blocks(mut self, sizes: KvBlocks) -> Result<Self, EngineError> {
+        assert!(self.is_idle(), "an engine gets its blocks before its sequences");
+        if !is_host(&self.device) {
+            return Err(EngineError::NoBlocks);
+        }
+        let wrong = |name, found: usize, expected| EngineError::OutOfRange { name, found: found.to_string(), expected };
+        if sizes.tokens == 0 {
+            return Err(wrong("block_tokens", 0, "at least 1".to_owned()));
+        }
+        let context = self.options.context;
+        let least = sizes.of(context);
+        if sizes.count < least {
+            let expected =
+                format!("at least {least} of {} tokens, for a sequence of the context of {context}", sizes.tokens);
+            return Err(wrong("num_blocks", sizes.count, expected));
+        }
+        let mut memory = Memory::new(sizes);
+        memory.held = self.prefixes.take().map(|_| HeldIndex::new(sizes));
+        memory.holds_prompts = self.looped.as_ref().is_some_and(|looped| looped.trace.is_some());
+        self.memory = Some(memory);
+        self.make_cache(Some(sizes));
+        Ok(self)
+    }
+
+    /// [`Engine::with_kv_blocks`] of [`BLOCK_TOKENS`] tokens: as many as `tokens` tokens need.
+    ///
+    /// # Errors
+    /// When the cache would be on a device, or has less room than a sequence of the context needs.
+    pub fn with_kv_tokens(self, tokens: usize) -> Result<Self, EngineError> {
+        let context = self.options.context;
+        if tokens < context {
+            let expected = format!("at least {context}, a sequence of the whole context");
+            return Err(EngineError::OutOfRange { name: "kv_tokens", found: tokens.to_string(), expected });
+        }
+        self.with_kv_blocks(KvBlocks { tokens: BLOCK_TOKENS, count: tokens.div_ceil(BLOCK_TOKENS) })
+    }
+
+    /// Replaces the cache, which is empty, by one for a policy for skipped recursions.
+    pub(crate) fn make_cache_for(&mut self, kv: SkippedKv) {
+        self.policy = Some(kv);
+        self.make_cache(self.cache.blocks());
+        self.forget_prefixes();
+    }
+
+    fn make_cache(&mut self, blocks: Option<KvBlocks>) {
+        let (config, EngineOptions { num_slots, context, .. }) = (self.model.config(), self.options);
+        self.cache = match (blocks, self.policy) {
+            (Some(blocks), policy) => KvCache::in_blocks(config, (num_slots, context), &self.device, policy, blocks),
+            (None, Some(kv)) => KvCache::for_exits(config, num_slots, context, &self.device, kv),
+            (None, None) => KvCache::new(config, num_slots, context, &self.device),
+        };
     }
 
     /// The engine with another scheduler, and with forced exits of new tokens, if a trace is given.
@@ -165,6 +240,9 @@ impl Engine {
                 if trace.is_some() && self.exits.is_none() {
                     self.make_cache_for(self.model.default_skipped_kv());
                 }
+                if let Some(memory) = &mut self.memory {
+                    memory.holds_prompts = trace.is_some();
+                }
                 Some(Looped::new(parts, scheduler, trace))
             }
         };
@@ -174,7 +252,7 @@ impl Engine {
     /// Starts a sequence: the next steps read its prompt.
     ///
     /// # Errors
-    /// When there is no free slot, the prompt is empty, has unknown tokens or is too long, or a
+    /// When there is no free slot or too few blocks, the prompt is empty, has unknown tokens or is too long, or a
     /// value of the request is out of its range.
     pub fn admit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         request.check(self.model.config().vocab_size, self.options.context)?;
@@ -188,8 +266,25 @@ impl Engine {
         Ok(id)
     }
 
+    /// True if there is a slot for `request`, and memory for its prompt.
+    #[must_use]
+    pub fn has_room_for(&self, request: &Request) -> bool {
+        let has_blocks = self.memory.as_ref().is_none_or(|memory| {
+            let salt = Salt::new(exits::limit(request), &request.salt);
+            let demand = memory.demand(&self.cache, &self.sequences, &wanted(request, &salt));
+            !memory.has_waiting() && demand.needed <= demand.available
+        });
+        self.num_free_slots() > 0 && has_blocks
+    }
+
     /// Ends a sequence; returns true if it was active.
     pub fn evict(&mut self, id: SequenceId) -> bool {
+        if let Some(memory) = &mut self.memory
+            && let Some(index) = memory.preempted.iter().position(|sequence| sequence.id == id)
+        {
+            memory.preempted.remove(index);
+            return true;
+        }
         let found = self.sequences.iter_mut().find_map(|place| place.take_if(|sequence| sequence.id == id));
         if let Some(sequence) = &found {
             self.free(sequence);
@@ -212,8 +307,22 @@ impl Engine {
     }
 
     fn set_paused(&mut self, id: SequenceId, paused: bool) -> bool {
-        let found = self.sequences.iter_mut().flatten().find(|sequence| sequence.id == id);
+        let preempted = self.memory.iter_mut().flat_map(|memory| &mut memory.preempted);
+        let found = self.sequences.iter_mut().flatten().chain(preempted).find(|sequence| sequence.id == id);
         found.map(|sequence| sequence.paused = paused).is_some()
+    }
+
+    /// Sequences that have not ended: those with a slot, and those that gave theirs up.
+    pub(crate) fn active(&self) -> impl Iterator<Item = &Sequence> {
+        let preempted = self.memory.iter().flat_map(|memory| &memory.preempted);
+        self.sequences.iter().flatten().chain(preempted)
+    }
+
+    /// Sees to it that there are blocks for the tokens that start next. Returns the slots of
+    /// sequences that gave up theirs.
+    fn make_room(&mut self) -> Vec<Slot> {
+        let Some(memory) = &mut self.memory else { return Vec::new() };
+        memory.make_room(&mut self.cache, &mut self.sequences)
     }
 
     /// Runs forward passes over a token of every sequence that decodes and over parts of prompts,
@@ -226,6 +335,7 @@ impl Engine {
         if let Some(looped) = self.looped.take() {
             return self.step_looped(looped);
         }
+        self.make_room();
         match self.speculative_slot() {
             Some(slot) => self.step_speculatively(slot),
             None => self.step_plainly(),
@@ -270,11 +380,12 @@ impl Engine {
         loop {
             let mut batch = Vec::new();
             if looped.pipeline.may_start() {
+                self.make_room().into_iter().for_each(|slot| looped.drop_slot(slot));
                 let rows = looped.pipeline.prompt_rows();
                 batch = schedule(self.sequences.iter().flatten(), self.options.max_step_tokens, rows);
             }
             if !batch.is_empty() {
-                let units = batch.iter().map(|new| self.unit(*new, &looped)).collect();
+                let units = batch.iter().flat_map(|new| self.units(*new, &looped)).collect();
                 let ids = TokenIds::upload(self.start(&batch), &self.device);
                 looped.start(&self.model, &ids, units, &mut self.cache);
             }
@@ -296,18 +407,25 @@ impl Engine {
         }
     }
 
-    /// The unit of tokens that start now: they leave the loop as their request says, and new ones
-    /// as the trace does, whichever is earlier.
-    fn unit(&mut self, new: NewTokens, looped: &Looped) -> Unit {
-        let span = self.cache.extend(new);
-        let all = looped.pipeline.num_recursions();
-        let sequence = self.sequences[new.slot.index()].as_ref();
-        let exits = sequence.map_or(ExitLimit::NEVER, |sequence| sequence.exits);
-        let token = sequence.and_then(|sequence| sequence.num_started.checked_sub(sequence.num_prompt_tokens));
-        let forced = |token| Some(looped.trace.as_ref()?.count(sequence?.id.0, token));
-        let forced = token.and_then(forced).unwrap_or(all);
-        let until = forced.min(exits.max_recursions).min(all);
-        Unit { span, done: 0, until, threshold: exits.threshold, is_prompt: token.is_none() }
+    /// Units of tokens that start now: they leave the loop as their request says, and new ones as
+    /// the trace does, whichever is earlier.
+    fn units(&mut self, new: NewTokens, looped: &Looped) -> Vec<Unit> {
+        let Span { slot, start, tokens } = self.cache.extend(new);
+        let Some(sequence) = &self.sequences[slot.index()] else { return Vec::new() };
+        let exits = sequence.exits;
+        let (is_prompt, most) = (!sequence.decodes(), exits.max_recursions.min(looped.pipeline.num_recursions()));
+        let unit = |start: usize, tokens: usize, until: usize| {
+            let span = Span { slot, start, tokens };
+            (tokens > 0).then_some(Unit { span, done: 0, until, threshold: exits.threshold, is_prompt })
+        };
+        let Some(trace) = &looped.trace else { return unit(start, tokens, most).into_iter().collect() };
+        // New tokens that are read again leave where they left before.
+        let forced_from = sequence.num_prompt_tokens.clamp(start, start + tokens);
+        let forced = (forced_from..start + tokens).filter_map(|position| {
+            let count = trace.count(sequence.id.0, position - sequence.num_prompt_tokens);
+            unit(position, 1, count.min(most))
+        });
+        unit(start, forced_from - start, most).into_iter().chain(forced).collect()
     }
 
     /// Progress of the sequences of `batch`, whose tokens have been read: what was computed of
@@ -320,11 +438,14 @@ impl Engine {
             let Some(sequence) = &mut self.sequences[slot.index()] else { continue };
             let rows = start..start + tokens;
             start = rows.end;
+            // Of tokens that are read again all has been reported.
+            let reported = sequence.num_reported.saturating_sub(sequence.num_read).min(*tokens);
             if let Some(num_top) = sequence.prompt_logprobs {
                 let next = &sequence.tokens[..sequence.num_prompt_tokens];
                 let next = next.iter().skip(sequence.num_read + 1);
                 let (index, first) = (progress.len(), sequence.num_read + 1);
-                scored.extend(rows.clone().zip(next).enumerate().map(|(offset, (row, token))| ScoredRow {
+                let rows = rows.clone().zip(next).enumerate().skip(reported);
+                scored.extend(rows.map(|(offset, (row, token))| ScoredRow {
                     row,
                     token: *token,
                     num_top,
@@ -337,8 +458,10 @@ impl Engine {
                 last_rows.push(rows.end - 1);
             }
             let recursions = counts[rows.end - 1];
-            let recursion_counts = if sequence.recursion_counts { counts[rows].to_vec() } else { Vec::new() };
-            let finish = if sequence.is_done() { Some(FinishReason::MaxNewTokens) } else { sequence.ending };
+            let of_tokens = rows.start + reported..rows.end;
+            let recursion_counts = if sequence.recursion_counts { counts[of_tokens].to_vec() } else { Vec::new() };
+            let ending = sequence.ending.filter(|_| sequence.num_unread() == 0);
+            let finish = if sequence.is_done() { Some(FinishReason::MaxNewTokens) } else { ending };
             progress.push(Progress {
                 sequence: sequence.id,
                 recursion_counts,
@@ -349,6 +472,13 @@ impl Engine {
                 finish,
                 failed: None,
             });
+        }
+        if let Some(memory) = &mut self.memory {
+            for NewTokens { slot, tokens } in batch {
+                if let Some(sequence) = &self.sequences[slot.index()] {
+                    memory.hold_filled(&mut self.cache, sequence, *tokens);
+                }
+            }
         }
         if let Computed::Hidden(hidden) = &computed {
             self.score(hidden, &scored, &mut progress);
@@ -364,7 +494,7 @@ impl Engine {
     /// True if no sequence is active.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.sequences.iter().all(Option::is_none)
+        self.active().next().is_none()
     }
 
     /// Number of free slots.
@@ -376,8 +506,30 @@ impl Engine {
     /// Number of tokens of prompts that the next steps have to read.
     #[must_use]
     pub fn num_unread_prompt_tokens(&self) -> usize {
-        let prompts = self.sequences.iter().flatten();
-        prompts.map(|sequence| sequence.num_prompt_tokens.saturating_sub(sequence.num_read)).sum()
+        self.active().map(Sequence::num_unread_of_prompt).sum()
+    }
+
+    /// Number of sequences that gave up their blocks for others, and wait for a slot.
+    #[must_use]
+    pub fn num_preempted(&self) -> usize {
+        self.memory.as_ref().map_or(0, |memory| memory.preempted.len())
+    }
+
+    /// Who has the blocks of the KV cache, if it is in blocks.
+    #[must_use]
+    pub fn kv_usage(&self) -> Option<KvUsage> {
+        self.memory.as_ref().map(|memory| memory.usage(&self.cache))
+    }
+
+    /// Fraction of the KV cache that sequences occupy: of its blocks, or of the rows of its slots.
+    #[must_use]
+    pub fn cache_usage(&self) -> f64 {
+        let rows = || self.cache.slots().map(|slot| self.cache.len(slot)).sum::<usize>();
+        let (occupied, all) = match self.kv_usage() {
+            Some(KvUsage { occupied, blocks, .. }) => (occupied, blocks),
+            None => (rows(), self.cache.num_slots() * self.cache.capacity()),
+        };
+        occupied as f64 / all as f64
     }
 
     /// Bytes of the KV cache.

@@ -92,6 +92,21 @@ pub enum EngineError {
         /// Slots of the engine.
         num_slots: usize,
     },
+    /// Too few blocks of the KV cache are free.
+    #[error(
+        "the request needs {needed} blocks of the KV cache, and {available} are free beside those of the sequences that run\nhint: admit it when one has finished, or use more blocks"
+    )]
+    NoFreeBlocks {
+        /// Blocks that it needs.
+        needed: usize,
+        /// Blocks that it can have: none while sequences wait that gave theirs up.
+        available: usize,
+    },
+    /// The KV cache of a device is not in blocks.
+    #[error(
+        "the KV cache on a device has rows for each slot, and no tokens that all slots share\nhint: choose its size by the number of slots and the context"
+    )]
+    NoBlocks,
     /// The model gives logits that no token can be chosen from.
     #[error(
         "the model's logits after {position} tokens are not numbers: that of token {token} is `{value}`\nhint: its weights are damaged, or too large for the type that is computed in: try `--dtype f32`"

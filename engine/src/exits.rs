@@ -4,9 +4,9 @@
 //! Every token has the exits of its request, those of the prompt too. So a text is what the model
 //! computes in one pass over it under the same rule and policy, however it is batched.
 
-use crate::{Engine, EngineError, EngineOptions, Request, sequence::Sequence};
+use crate::{Engine, EngineError, Request, sequence::Sequence};
 use retie_config::SkippedKv;
-use retie_model::{ExitLimit, ExitRule, KvCache, NewTokens, RowExits};
+use retie_model::{ExitLimit, ExitRule, NewTokens, RowExits};
 
 /// Exits of an engine.
 #[derive(Clone, Debug)]
@@ -37,13 +37,6 @@ impl Engine {
         self.make_cache_for(options.kv);
         self.exits = Some(options);
         Ok(self)
-    }
-
-    /// Replaces the cache, which is empty, by one for a policy for skipped recursions.
-    pub(crate) fn make_cache_for(&mut self, kv: SkippedKv) {
-        let EngineOptions { num_slots, context, .. } = self.options;
-        self.cache = KvCache::for_exits(self.model.config(), num_slots, context, &self.device, kv);
-        self.forget_prefixes();
     }
 
     /// Refuses exits that the engine does not have.

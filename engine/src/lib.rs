@@ -9,6 +9,8 @@
 //!    each other sequence. It samples and returns the progress of each sequence.
 //!    With [`Scheduler::Lockstep`] or [`Scheduler::Depthwise`] tokens go through the parts of a
 //!    recursive stack at their own pace.
+//!    With a KV cache in blocks ([`Engine::with_kv_blocks`]) the youngest sequence gives up its
+//!    memory where there is too little, and reads its tokens again later.
 //! 4. A finished sequence frees its slot; [`Engine::evict`] ends one early, and [`Engine::pause`]
 //!    leaves one out of the steps.
 //!
@@ -19,8 +21,10 @@
 mod engine;
 mod error;
 mod exits;
+mod held;
 mod logprobs;
 mod looped;
+mod memory;
 mod pipeline;
 mod prefixes;
 mod request;
@@ -32,10 +36,11 @@ mod speculation;
 mod stop;
 mod stop_text;
 
-pub use engine::{Engine, EngineOptions, Progress};
+pub use engine::{BLOCK_TOKENS, Engine, EngineOptions, Progress};
 pub use error::EngineError;
 pub use exits::ExitOptions;
 pub use logprobs::TokenLogprobs;
+pub use memory::KvUsage;
 pub use prefixes::PrefixCounts;
 pub use request::{Request, SequenceId};
 pub use sampling::{Sampler, Sampling};

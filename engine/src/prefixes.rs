@@ -5,8 +5,15 @@
 //! from the model. So they are reused by sequences with the same first tokens, the same exits and
 //! the same salt; tokens are compared themselves. A free slot is taken over where all that it holds
 //! is reused, else they are copied into the slot that has been free for longest.
+//!
+//! This is for caches that have rows for each slot; those in blocks share the blocks (`held`).
 
-use crate::{Engine, EngineError, Request, SequenceId, exits, sequence::Sequence};
+use crate::{
+    Engine, EngineError, Request, SequenceId, exits,
+    held::{HeldIndex, Salt},
+    memory::{Demand, Wanted},
+    sequence::Sequence,
+};
 use retie_model::{ExitLimit, Slot};
 
 /// Fewest tokens that are reused: fewer are read as fast, and a slot may hold many for another
@@ -54,20 +61,24 @@ impl Engine {
     pub fn with_prefix_reuse(mut self) -> Self {
         let slots = (0..self.options.num_slots).map(|_| None).collect();
         let is_possible = self.cache.holds_prefixes();
-        self.prefixes = is_possible.then(|| Prefixes { slots, clock: 0, counts: PrefixCounts::default() });
+        match (&mut self.memory, self.cache.blocks()) {
+            (Some(memory), Some(sizes)) => memory.held = is_possible.then(|| HeldIndex::new(sizes)),
+            _ => self.prefixes = is_possible.then(|| Prefixes { slots, clock: 0, counts: PrefixCounts::default() }),
+        }
         self
     }
 
     /// Counts of prefix reuse, if it is on.
     #[must_use]
     pub fn prefix_counts(&self) -> Option<PrefixCounts> {
-        self.prefixes.as_ref().map(|prefixes| prefixes.counts)
+        let of_blocks = self.memory.as_ref().and_then(|memory| memory.held.as_ref());
+        of_blocks.map(|held| held.counts).or(self.prefixes.as_ref().map(|prefixes| prefixes.counts))
     }
 
     /// Number of tokens that an active sequence did not have to read.
     #[must_use]
     pub fn num_reused(&self, id: SequenceId) -> usize {
-        let sequence = self.sequences.iter().flatten().find(|sequence| sequence.id == id);
+        let sequence = self.active().find(|sequence| sequence.id == id);
         sequence.map_or(0, |sequence| sequence.num_reused)
     }
 
@@ -76,12 +87,20 @@ impl Engine {
         if let Some(prefixes) = &mut self.prefixes {
             prefixes.slots.fill_with(|| None);
         }
+        if let Some((held, sizes)) =
+            self.memory.as_mut().and_then(|memory| memory.held.as_mut()).zip(self.cache.blocks())
+        {
+            *held = HeldIndex::new(sizes);
+        }
     }
 
     /// A slot for the sequence of `request`, and the number of its tokens that are there already.
     pub(crate) fn place(&mut self, request: &Request) -> Result<(Slot, usize), EngineError> {
         let num_slots = self.options.num_slots;
         let none = EngineError::NoFreeSlot { num_slots };
+        if self.memory.is_some() {
+            return self.place_in_blocks(request);
+        }
         let Some(prefixes) = &self.prefixes else { return Ok((self.cache.admit().ok_or(none)?, 0)) };
         let since = |slot: &Slot| prefixes.slots[slot.index()].as_ref().map_or(0, |held| held.since);
         let mut free: Vec<Slot> = self.cache.free_slots().collect();
@@ -111,6 +130,29 @@ impl Engine {
             prefixes.slots[slot.index()] = None;
             prefixes.counts.asked += request.prompt.len() as u64;
             prefixes.counts.reused += reused as u64;
+        }
+        Ok((slot, reused))
+    }
+
+    /// [`Engine::place`] in a cache in blocks.
+    fn place_in_blocks(&mut self, request: &Request) -> Result<(Slot, usize), EngineError> {
+        let num_slots = self.options.num_slots;
+        let salt = Salt::new(exits::limit(request), &request.salt);
+        let wanted = wanted(request, &salt);
+        let none = EngineError::NoFreeSlot { num_slots };
+        let (cache, Some(memory)) = (&mut self.cache, &mut self.memory) else { return Err(none) };
+        if cache.num_free_slots() == 0 {
+            return Err(none);
+        }
+        let Demand { needed, available } = memory.demand(cache, &self.sequences, &wanted);
+        if memory.has_waiting() {
+            return Err(EngineError::NoFreeBlocks { needed, available: 0 });
+        }
+        let placed = memory.place(cache, &self.sequences, &wanted);
+        let (slot, reused) = placed.ok_or(EngineError::NoFreeBlocks { needed, available })?;
+        if let Some(held) = &mut memory.held {
+            held.counts.asked += request.prompt.len() as u64;
+            held.counts.reused += reused as u64;
         }
         Ok((slot, reused))
     }
@@ -148,6 +190,9 @@ impl Engine {
 
     /// Frees the slot of a sequence that has ended.
     pub(crate) fn free(&mut self, sequence: &Sequence) {
+        if let Some(memory) = &mut self.memory {
+            return memory.free(&mut self.cache, sequence);
+        }
         let slot = sequence.slot;
         let tokens = self.shared(sequence).to_vec();
         let Some(prefixes) = &mut self.prefixes else { return self.cache.evict(slot) };
@@ -156,4 +201,13 @@ impl Engine {
         let (exits, salt, since) = (sequence.exits, sequence.salt.clone(), prefixes.clock);
         prefixes.slots[slot.index()] = Some(Held { tokens, exits, salt, since });
     }
+}
+
+/// What a request needs to get a slot.
+pub(crate) fn wanted<'a>(request: &'a Request, salt: &'a Salt) -> Wanted<'a> {
+    // What is reported about a token of the prompt is known when it is read; the last token is read
+    // for its logits.
+    let reports = request.prompt_logprobs.is_some() || request.recursion_counts;
+    let reusable = if reports { 0 } else { request.prompt.len().saturating_sub(1) };
+    Wanted { salt, tokens: &request.prompt, reusable }
 }

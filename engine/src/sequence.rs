@@ -1,6 +1,8 @@
 //! Active sequences.
 
-use crate::{EngineError, FinishReason, Request, Sampler, SequenceId, StopConditions, TokenLogprobs, exits};
+use crate::{
+    EngineError, FinishReason, Request, Sampler, SequenceId, StopConditions, TokenLogprobs, exits, held::Salt,
+};
 use retie_model::{ExitLimit, Slot};
 
 /// State of a request between steps.
@@ -11,12 +13,17 @@ pub(crate) struct Sequence {
     /// The prompt, then the new tokens.
     pub tokens: Vec<u32>,
     pub num_prompt_tokens: usize,
+    /// Number of tokens that are read as a prompt is: those that it had when it got its slot.
+    pub num_given: usize,
     /// Number of tokens that have been read to the end of the stack.
     pub num_read: usize,
     /// Number of tokens that have started: those that have been read, and those on their way.
     pub num_started: usize,
     /// Number of its first tokens that others have read.
     pub num_reused: usize,
+    /// Number of tokens that had been read when it gave up its slot: what was asked about them has
+    /// been reported.
+    pub num_reported: usize,
     pub recursion_counts: bool,
     /// When its tokens leave the loop.
     pub exits: ExitLimit,
@@ -56,9 +63,11 @@ impl Sequence {
             id,
             slot,
             num_prompt_tokens: prompt.len(),
+            num_given: prompt.len(),
             num_read: 0,
             num_started: 0,
             num_reused: 0,
+            num_reported: 0,
             recursion_counts,
             exits,
             salt,
@@ -73,6 +82,42 @@ impl Sequence {
         }
     }
 
+    /// What sequences that reuse its tokens have in common with it.
+    pub fn whole_salt(&self) -> Salt {
+        Salt::new(self.exits, &self.salt)
+    }
+
+    /// Goes on in `slot`, where its first `read` tokens are there already.
+    pub fn continue_at(&mut self, slot: Slot, read: usize) {
+        self.slot = slot;
+        (self.num_read, self.num_started) = (read, read);
+        self.num_given = self.tokens.len();
+    }
+
+    /// Gives up its slot, and what has been read of it.
+    pub fn give_up(&mut self) {
+        self.num_reported = self.num_reported.max(self.num_read);
+        (self.num_read, self.num_started) = (0, 0);
+    }
+
+    /// Number of its first tokens that it need not read: all but the last, which is read for its
+    /// logits, and none whose log-probabilities or recursion counts are still to be reported.
+    pub fn num_reusable(&self) -> usize {
+        let reports = self.prompt_logprobs.is_some() || self.recursion_counts;
+        let most = if reports { self.num_reported } else { usize::MAX };
+        most.min(self.tokens.len() - 1)
+    }
+
+    /// Number of tokens of its prompt that are still to be read for the first time.
+    pub fn num_unread_of_prompt(&self) -> usize {
+        self.num_prompt_tokens.saturating_sub(self.num_read.max(self.num_reported))
+    }
+
+    /// Number of tokens that it can have in the end.
+    pub fn most_tokens(&self, context: usize) -> usize {
+        self.tokens.len().saturating_add(self.num_wanted()).min(context)
+    }
+
     /// Number of tokens that have not started.
     pub fn num_unstarted(&self) -> usize {
         self.tokens.len() - self.num_started
@@ -83,9 +128,9 @@ impl Sequence {
         self.tokens.len() - self.num_read
     }
 
-    /// True if its whole prompt has started.
+    /// True if its whole prompt has started, and what it had read before it gave up its slot.
     pub fn decodes(&self) -> bool {
-        self.num_started >= self.num_prompt_tokens
+        self.num_started >= self.num_given
     }
 
     /// True if every token has been read, so that a new one has to be chosen.

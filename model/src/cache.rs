@@ -12,7 +12,12 @@
 //! of earlier chunks have room for those and for one chunk (`steps::descriptor`), depths with
 //! latents for those and for two chunks (`steps::rg`), recursions over coarse tokens for these
 //! (`steps::resolution`).
+//!
+//! A cache in blocks ([`KvCache::in_blocks`]) gives a slot memory as its sequence grows; its rows
+//! lie in pages then (`blocks`).
 
+mod blocks;
+mod pages;
 mod prefix;
 mod selected;
 
@@ -20,9 +25,11 @@ use crate::{
     exit::Pending,
     kernels::{Grid, Layout, RowCopy, RowSet, Segment, write_keys_values, write_keys_values_at, write_rows},
 };
+use blocks::Blocks;
+pub use blocks::{HeldTokens, KvBlocks};
 use burn::tensor::{Device, Int, Tensor};
 use retie_config::{DepthAssignment, KvSharing, Mechanism, ModelConfig, SkippedKv, StepConfig};
-use selected::SelectedTokens;
+use selected::{Room, SelectedTokens};
 use std::{ops::Range, sync::Arc};
 
 /// Buffers of every depth, and the slots of the sequences in them.
@@ -48,6 +55,8 @@ pub struct KvCache {
     rooms: Vec<usize>,
     /// Of each recursion over coarse tokens.
     coarse: Vec<Option<Coarse>>,
+    /// Blocks of the depths that hold every token, unless each slot has its rows.
+    blocks: Option<Blocks>,
 }
 
 /// State of a recursion over coarse tokens.
@@ -135,7 +144,7 @@ impl KvCache {
     /// forward pass, then a sixteenth more at a time. A slot keeps that room for later sequences.
     #[must_use]
     pub fn new(config: &ModelConfig, num_slots: usize, capacity: usize, device: &Device) -> Self {
-        Self::with(config, num_slots, capacity, device, None)
+        Self::with(config, num_slots, capacity, device, (None, None))
     }
 
     /// [`KvCache::new`] for tokens that leave the loop early, with a policy for the recursions that
@@ -148,7 +157,7 @@ impl KvCache {
         device: &Device,
         policy: SkippedKv,
     ) -> Self {
-        Self::with(config, num_slots, capacity, device, Some(policy))
+        Self::with(config, num_slots, capacity, device, (Some(policy), None))
     }
 
     fn with(
@@ -156,18 +165,20 @@ impl KvCache {
         num_slots: usize,
         capacity: usize,
         device: &Device,
-        policy: Option<SkippedKv>,
+        (policy, sizes): (Option<SkippedKv>, Option<KvBlocks>),
     ) -> Self {
         let width = config.key_value_size();
-        let zeros = |tokens: usize| Tensor::zeros([num_slots * tokens, width], device);
-        let holding = |tokens: usize| Some([zeros(tokens), zeros(tokens)]);
-        let whole = || holding(capacity);
+        let zeros = |rows: usize| Tensor::zeros([rows, width], device);
+        let buffers_of = |rows: usize| Some([zeros(rows), zeros(rows)]);
+        let holding = |tokens: usize| buffers_of(num_slots * tokens);
+        let whole = || buffers_of(sizes.map_or(num_slots * capacity, |blocks| blocks.count * blocks.tokens));
         let recursion = config.recursion.as_ref().map(|recursion| (recursion, config.share_map()));
         let num_pending = config.share_map().num_recursions();
         let pending = match policy {
             Some(SkippedKv::Recompute) => (0..num_pending).map(|_| Pending::default()).collect(),
             _ => Vec::new(),
         };
+        let mut in_blocks: Vec<usize> = (0..config.share_map().depths().len()).collect();
         let (depths, selected) = match recursion {
             None => ((0..config.num_hidden_layers).map(|_| whole()).collect(), Vec::new()),
             Some((recursion, map)) => {
@@ -192,8 +203,14 @@ impl KvCache {
                     None if room(depth) < capacity => holding(room(depth)),
                     None => buffers(depth.recursion),
                 };
-                let depths = map.depths().iter().map(of_depth).collect();
-                let selected = |r| selects(r).then(|| SelectedTokens::new(num_slots, capacity));
+                let depths: Vec<Buffers> = map.depths().iter().map(of_depth).collect();
+                let is_whole = |depth: &DepthAssignment| bounded(depth).is_none() && room(depth) >= capacity;
+                in_blocks.retain(|depth| depths[*depth].is_some() && is_whole(&map.depths()[*depth]));
+                let new = || match sizes {
+                    None => SelectedTokens::new(num_slots, capacity),
+                    Some(sizes) => SelectedTokens::in_pages(num_slots, capacity, sizes.tokens),
+                };
+                let selected = |r| selects(r).then(new);
                 (depths, (0..map.num_recursions()).map(selected).collect())
             }
         };
@@ -215,6 +232,7 @@ impl KvCache {
             states,
             rooms,
             coarse,
+            blocks: sizes.map(|sizes| Blocks::new((num_slots, capacity), sizes, in_blocks)),
         }
     }
 
@@ -271,6 +289,9 @@ impl KvCache {
         self.lengths[slot.0] = Some(len);
         self.selected.iter_mut().flatten().for_each(|selected| selected.crop(slot.0, len));
         self.pending.iter_mut().for_each(|pending| pending.crop(slot.0, len));
+        if let Some(blocks) = &mut self.blocks {
+            blocks.all.crop(slot.0, len);
+        }
     }
 
     /// Number of tokens of the sequence in a slot.
@@ -340,7 +361,7 @@ impl KvCache {
     /// When a slot is free, has too little room, or occurs twice.
     pub(crate) fn layout(&self, batch: &[NewTokens]) -> Layout {
         if let Some(grid) = self.grid(batch) {
-            return Layout::cached(grid);
+            return Layout::cached(grid).in_pages(self.pages());
         }
         let mut start = 0;
         let segment = |(i, NewTokens { slot, tokens }): (usize, &NewTokens)| {
@@ -352,7 +373,7 @@ impl KvCache {
             let first = slot.0 * self.capacity;
             Segment::last(queries, 0..0, first..first + kv_len)
         };
-        Layout::ragged(batch.iter().enumerate().map(segment).collect())
+        Layout::ragged(batch.iter().enumerate().map(segment).collect()).in_pages(self.pages())
     }
 
     /// Grid of the batch, if its sequences have equal lengths, get equal numbers of tokens and
@@ -396,17 +417,23 @@ impl KvCache {
             let first = slot.0 * self.capacity;
             Segment::last(queries, 0..0, first..first + start + tokens)
         };
-        Layout::ragged(spans.into_iter().map(segment).collect())
+        Layout::ragged(spans.into_iter().map(segment).collect()).in_pages(self.pages())
     }
 
     /// Buffers of a depth, ready for the new rows of `layout`.
     pub(crate) fn depth(&mut self, depth: usize, layout: &Layout) -> DepthCache<'_> {
-        let write =
-            |Segment { queries, keys, .. }: &Segment| RowCopy { rows: queries.clone(), at: keys.end - queries.len() };
+        let write = |Segment { queries, keys, .. }: &Segment| {
+            let mut start = queries.start;
+            layout.key_runs(keys.end - queries.len()..keys.end).map(move |run| {
+                let rows = start..start + run.len();
+                start = rows.end;
+                RowCopy { rows, at: run.start }
+            })
+        };
         let writes = match layout.own_keys() {
             // Of the first slot, whose tokens are the first rows.
             Some(own) => Writes::Rows(own.clone()),
-            None => Writes::Runs(layout.segments().iter().map(write).collect()),
+            None => Writes::Runs(layout.segments().iter().flat_map(write).collect()),
         };
         let (buffers, state) = (&mut self.depths[depth], &mut self.states[depth]);
         DepthCache { writes, buffers, capacity: self.rooms[depth], state }
@@ -468,11 +495,13 @@ impl KvCache {
         rows: &[usize],
     ) -> Option<Layout> {
         let selected = self.selected.get_mut(recursion)?.as_mut()?;
-        if let Some(moves) = selected.make_room(layout, rows) {
-            for buffers in &mut self.depths[depths] {
+        let Room { moves, copies } = selected.make_room(layout, rows);
+        for buffers in &mut self.depths[depths] {
+            if let Some(moves) = &moves {
                 let zeros = || Tensor::zeros([selected.num_rows(), self.width], &self.device);
-                *buffers = Some(moved(buffers.take(), [zeros(), zeros()], &moves));
+                *buffers = Some(moved(buffers.take(), [zeros(), zeros()], moves));
             }
+            blocks::copy_pages(buffers, selected.page_size(), &copies);
         }
         Some(selected.extend(layout, rows))
     }

@@ -35,7 +35,7 @@ mod token_ids;
 mod weights;
 
 pub use block_pass::{BlockPass, InRecursion};
-pub use cache::{KvCache, NewTokens, Slot, Span};
+pub use cache::{HeldTokens, KvBlocks, KvCache, NewTokens, Slot, Span};
 pub use capture::{CapturedDecoding, CapturedForward, States};
 pub use causal_lm::CausalLm;
 pub use device::{backends, device, is_host};

@@ -196,7 +196,7 @@ fn before_all(layout: &Layout, selected: &RowSet) -> Layout {
         let at = range(rows, &segment.queries);
         (!at.is_empty()).then(|| segment.only(&rows[at.clone()], at.start))
     });
-    Layout::ragged(segments.collect())
+    Layout::ragged(segments.collect()).in_pages(layout.pages().cloned())
 }
 
 #[cfg(test)]

@@ -75,7 +75,8 @@ impl CausalLm {
         let (end, first) = (cache.len(slot), slot.index() * cache.capacity());
         // A segment for each row: the kernel of decoding.
         let segment = |row: usize| Segment::last(row..row + 1, 0..0, first..first + end - rows + row + 1);
-        let context = Arc::new(self.row_context(Layout::ragged((0..rows).map(segment).collect())));
+        let layout = Layout::ragged((0..rows).map(segment).collect()).in_pages(cache.pages());
+        let context = Arc::new(self.row_context(layout));
         self.forward_at(context, states, self.first_end()).with_cache(cache).finish().0
     }
 

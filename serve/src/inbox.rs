@@ -84,9 +84,11 @@ impl Inbox {
         }
     }
 
-    /// Takes the sequence that has waited longest.
-    pub fn take(&self) -> Option<Job> {
-        self.lock().queue.take()
+    /// Takes the sequence that has waited longest, if it fits.
+    pub fn take_if(&self, fits: impl FnOnce(&Job) -> bool) -> Option<Job> {
+        let mut shared = self.lock();
+        let is_next = shared.queue.first().is_some_and(fits);
+        is_next.then(|| shared.queue.take()).flatten()
     }
 
     /// Removes the waiting sequences that are not to be kept, and returns them.

@@ -39,6 +39,9 @@ pub struct ServedExits {
 pub struct ServeOptions {
     /// Slots, context and token budget of the engine.
     pub engine: EngineOptions,
+    /// Tokens that the KV cache has room for, where all slots share it, as on the CPU; `None` for
+    /// what all slots of the engine can hold.
+    pub kv_tokens: Option<usize>,
     /// Scheduler mode of the engine.
     pub scheduler: Scheduler,
     /// Forced exits, to measure schedulers.

@@ -60,6 +60,11 @@ impl<T> Queue<T> {
         self.waiting.len() + sequences <= self.limits.sequences && self.tokens + tokens <= self.limits.tokens
     }
 
+    /// The sequence that has waited longest.
+    pub fn first(&self) -> Option<&T> {
+        self.waiting.front().map(|(sequence, _)| sequence)
+    }
+
     /// Takes the sequence that has waited longest.
     pub fn take(&mut self) -> Option<T> {
         let (sequence, tokens) = self.waiting.pop_front()?;
@@ -133,6 +138,7 @@ mod tests {
                         requests += 1;
                     }
                     Event::Take => {
+                        prop_assert_eq!(queue.first(), expected.first());
                         let first = (!expected.is_empty()).then(|| expected.remove(0));
                         prop_assert_eq!(queue.take(), first);
                     }

@@ -10,7 +10,7 @@ use crate::{
 };
 use axum::Router;
 use retie_data::Tokenizer;
-use retie_engine::Engine;
+use retie_engine::{BLOCK_TOKENS, Engine, EngineOptions};
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::sync::oneshot;
 
@@ -34,6 +34,7 @@ impl Service {
         }
         let ServedModel { name, model, tokenizer, chat_template, prefix_token, exits } = served;
         let exits = Exits::new(&model, exits.as_ref(), options.exit_risk)?;
+        let is_host = retie_model::is_host(&model.device());
         let mut engine = Engine::new(model, options.engine)?;
         if let Some(options) = exits.options() {
             engine = engine.with_exits(options.clone())?;
@@ -41,6 +42,11 @@ impl Service {
         let mut engine = engine.with_scheduler(options.scheduler, options.exit_trace.clone())?;
         if let Some(speculation) = &options.speculation {
             engine = engine.with_speculation(speculation.clone())?;
+        }
+        let EngineOptions { num_slots, context, .. } = options.engine;
+        let kv_tokens = is_host.then(|| num_slots * context.next_multiple_of(BLOCK_TOKENS));
+        if let Some(tokens) = options.kv_tokens.or(kv_tokens) {
+            engine = engine.with_kv_tokens(tokens)?;
         }
         if options.prefix_reuse {
             engine = engine.with_prefix_reuse();
@@ -64,10 +70,9 @@ impl Service {
             Arc::clone(&inbox),
             Arc::clone(&metrics),
         ));
-        let cache_tokens = options.engine.num_slots * options.engine.context;
         let (sender, stopped) = oneshot::channel();
         let running = Running { inbox, metrics, tokenizer, _stopped: sender };
-        let work = move || running.work(engine, cache_tokens, options.timeout);
+        let work = move || running.work(engine, options.timeout);
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(work).map_err(ServeError::Start)?;
         Ok(Self { context, cache_bytes, thread: Some(thread), stopped: Some(stopped) })
     }
@@ -123,8 +128,8 @@ struct Running {
 }
 
 impl Running {
-    fn work(self, engine: Engine, cache_tokens: usize, timeout: Duration) {
-        Worker::new(engine, &self.tokenizer, &self.inbox, &self.metrics, cache_tokens, timeout).run();
+    fn work(self, engine: Engine, timeout: Duration) {
+        Worker::new(engine, &self.tokenizer, &self.inbox, &self.metrics, timeout).run();
     }
 }
 

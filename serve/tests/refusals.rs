@@ -284,5 +284,7 @@ fn options_out_of_range_are_refused() {
     let engine = EngineOptions { num_slots: 4, context: CONTEXT + 1, max_step_tokens: 16 };
     let error = Service::start(served(), ServeOptions { engine, ..options() }).unwrap_err();
     assert!(matches!(error, ServeError::Engine(EngineError::OutOfRange { name: "context", .. })), "{error}");
+    let error = Service::start(served(), ServeOptions { kv_tokens: Some(CONTEXT - 1), ..options() }).unwrap_err();
+    assert!(matches!(error, ServeError::Engine(EngineError::OutOfRange { name: "kv_tokens", .. })), "{error}");
     assert_eq!(served().name, NAME);
 }

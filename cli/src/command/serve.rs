@@ -16,7 +16,7 @@ use retie_checkpoint::ModelSource;
 use retie_data::ChatTemplate;
 use retie_engine::{EngineOptions, Scheduler};
 use retie_model::CausalLm;
-use retie_report::number::bytes;
+use retie_report::number::{bytes, grouped};
 use retie_serve::{Ended, Lifetime, QueueLimits, ServeOptions, ServedModel, Service};
 use std::time::Duration;
 
@@ -95,6 +95,7 @@ impl Serve {
         let text_model = TextModel::load(&source, &device, self.dtype.get())?;
         let options = ServeOptions {
             engine,
+            kv_tokens: self.engine.kv_tokens(&source.config),
             scheduler: self.scheduler,
             exit_trace: None,
             exit_risk: self.exit_risk,
@@ -119,13 +120,15 @@ impl Serve {
         let TextModel { model, tokenizer, .. } = text_model;
         let served =
             ServedModel { name: name.clone(), model, tokenizer, chat_template, prefix_token, exits: served_exits };
+        let kv_tokens = options.kv_tokens;
         let service = Service::start(served, options)?;
         let lifetime = Lifetime { stop: signal::stop_flag()?, drain: self.drain };
         output::line(&format!(
-            "serving `{name}` at http://{address}: {} slots of {} tokens, KV cache {}{}",
+            "serving `{name}` at http://{address}: {} slots of {} tokens, KV cache {}{}{}",
             engine.num_slots,
             engine.context,
             bytes(service.cache_bytes() as u64),
+            kv_tokens.map_or_else(String::new, |tokens| format!(" for {} tokens", grouped(tokens as u64))),
             if has_template { "" } else { ", no chat template" },
         ));
         output::line(match retie_serve::serve(service, listener, lifetime)? {
@@ -141,16 +144,19 @@ impl Serve {
     fn check_memory(&self, source: &ModelSource, device: &Device, engine: &EngineOptions) -> anyhow::Result<()> {
         let config = &source.config;
         let weights = CausalLm::weight_bytes(config, source.tensors.as_ref(), device, self.dtype.get()) as u64;
-        let slot = config.cost(engine.context, None).cache_bytes as u64;
-        let cache = slot.saturating_mul(engine.num_slots as u64);
+        let cache = self.engine.kv_bytes(config);
         let of_token =
             4 * config.hidden_size + 2 * (config.query_size() + config.key_value_size() + config.intermediate_size);
         let pass = 4 * (engine.max_step_tokens * of_token + engine.num_slots * config.vocab_size) as u64;
         let held = weights.saturating_add(cache);
         let need = Need { least: held, estimate: held.saturating_add(pass) };
-        memory::check("the server", need, |free| match free.saturating_sub(weights + pass) / slot.max(1) {
-            0 => "a smaller `--context`, or `--dtype bf16`, needs less".to_owned(),
-            slots => format!("`--num-slots {slots}` would fit, or a smaller `--context`"),
+        memory::check("the server", need, |free| {
+            let share = free.saturating_sub(weights + pass) as f64 / cache.max(1) as f64;
+            let tokens = self.engine.kv_tokens(config).unwrap_or(engine.num_slots.saturating_mul(engine.context));
+            match (share * tokens as f64) as usize {
+                tokens if tokens < engine.context => "a smaller `--context`, or `--dtype bf16`, needs less".to_owned(),
+                tokens => format!("`--kv-tokens {tokens}` would fit, or a smaller `--context`"),
+            }
         })
     }
 }

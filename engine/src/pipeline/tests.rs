@@ -1,9 +1,17 @@
-//! The scheduler on a simulated clock: a pass over the shared block takes one unit of time.
+//! The scheduler on a simulated clock: a pass over the shared block takes one unit of time. The KV
+//! cache may be too small for all sequences that have a slot.
 
 use super::*;
-use crate::{Request, SequenceId, schedule::schedule, sequence::Sequence};
+use crate::{
+    Request, SequenceId, StopConditions, exits,
+    held::{HeldIndex, Salt},
+    memory::{KvUsage, Memory},
+    prefixes::wanted,
+    schedule::schedule,
+    sequence::Sequence,
+};
 use proptest::prelude::*;
-use retie_model::{KvCache, NewTokens};
+use retie_model::{KvBlocks, KvCache, NewTokens};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A request of the simulation.
@@ -22,6 +30,10 @@ struct Setting {
     /// Token budget beyond the number of slots.
     spare: usize,
     num_recursions: usize,
+    /// Blocks of four tokens, at least 16, for a sequence of the whole context.
+    blocks: usize,
+    /// True if tokens are held for later sequences. All begin alike.
+    holds: bool,
     /// Recursion counts of decoded tokens, in turn.
     counts: Vec<usize>,
     /// What the exit rule says of one row after the other; empty without a rule.
@@ -37,13 +49,15 @@ fn setting() -> impl Strategy<Value = Setting> {
     let counts = prop::collection::vec(1..4usize, 1..7);
     let leaves = prop::collection::vec(any::<bool>(), 0..9);
     let selects = prop_oneof![Just(Vec::new()), prop::collection::vec(any::<bool>(), 1..9)];
-    let sizes = (1..5usize, 0..20usize, 1..4usize);
+    let sizes = (1..5usize, 0..20usize, 1..4usize, 16..40usize, any::<bool>());
     (scheduler, sizes, counts, (leaves, selects), prop::collection::vec(arrival, 1..12)).prop_map(
-        |(scheduler, (num_slots, spare, num_recursions), counts, (leaves, selects), arrivals)| Setting {
+        |(scheduler, (num_slots, spare, num_recursions, blocks, holds), counts, (leaves, selects), arrivals)| Setting {
             scheduler,
             num_slots,
             spare,
             num_recursions,
+            blocks,
+            holds,
             counts,
             leaves,
             selects,
@@ -67,11 +81,16 @@ struct Seen {
     prompts: BTreeMap<u64, usize>,
     /// New tokens of each sequence.
     new: BTreeMap<u64, usize>,
+    /// Times that the oldest sequence was preempted.
+    oldest_preempted: usize,
+    /// The blocks in the end.
+    usage: KvUsage,
 }
 
 /// Runs the arrivals to their end, in at most `most_passes` passes.
 fn simulate(setting: &Setting, most_passes: usize) -> Seen {
-    let Setting { scheduler, num_slots, spare, num_recursions, counts, leaves, selects, arrivals } = setting;
+    let Setting { scheduler, num_slots, spare, num_recursions, blocks, holds, counts, leaves, selects, arrivals } =
+        setting;
     let threshold = if leaves.is_empty() { f32::INFINITY } else { 0.5 };
     let (mut asked, mut routed) = (0, 0);
     // The router decides on the first rows in the loop: all after a pass, the new ones at a start.
@@ -85,7 +104,10 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
         assert_eq!(stay.len() + leave.len(), all);
         routed += rows;
     };
-    let mut cache = KvCache::new(&config(), *num_slots, 64, &burn::tensor::Device::flex());
+    let (device, sizes) = (burn::tensor::Device::flex(), KvBlocks { tokens: 4, count: *blocks });
+    let mut cache = KvCache::in_blocks(&config(), (*num_slots, 64), &device, None, sizes);
+    let mut memory = Memory::new(sizes);
+    memory.held = holds.then(|| HeldIndex::new(sizes));
     let mut pipeline = Pipeline::new(*scheduler, *num_recursions);
     let mut slots: Vec<Option<Sequence>> = (0..*num_slots).map(|_| None).collect();
     let (mut seen, mut started, mut wait) = (Seen::default(), BTreeMap::new(), 0);
@@ -96,16 +118,31 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
         waiting.push_back((time, id as u64, arrival));
     }
     while seen.passes < most_passes {
-        while waiting.front().is_some_and(|(time, ..)| *time <= seen.passes) && cache.num_free_slots() > 0 {
-            let Some(((_, id, arrival), slot)) = waiting.pop_front().zip(cache.admit()) else { break };
-            let request = Request { prompt: vec![1; arrival.prompt], ..Request::default() };
-            slots[slot.index()] = Some(Sequence::new(SequenceId(id), slot, request));
+        while let Some((_, id, arrival)) = waiting.front().filter(|(time, ..)| *time <= seen.passes) {
+            let stop = StopConditions { max_new_tokens: Some(arrival.new), ..StopConditions::default() };
+            let request = Request { prompt: vec![1; arrival.prompt], stop, ..Request::default() };
+            let salt = Salt::new(exits::limit(&request), &request.salt);
+            if cache.num_free_slots() == 0 || memory.has_waiting() {
+                break;
+            }
+            let Some((slot, reused)) = memory.place(&mut cache, &slots, &wanted(&request, &salt)) else { break };
+            let mut sequence = Sequence::new(SequenceId(*id), slot, request);
+            sequence.continue_at(slot, reused);
+            slots[slot.index()] = Some(sequence);
+            waiting.pop_front();
         }
-        if waiting.is_empty() && slots.iter().all(Option::is_none) {
+        if waiting.is_empty() && slots.iter().all(Option::is_none) && memory.preempted.is_empty() {
+            seen.usage = memory.usage(&cache);
             return seen;
         }
         let mut batch = Vec::new();
         if pipeline.may_start() {
+            let oldest = slots.iter().flatten().map(|sequence| sequence.id).min();
+            for slot in memory.make_room(&mut cache, &mut slots) {
+                pipeline.drop_slot(slot);
+                started.remove(&slot);
+            }
+            seen.oldest_preempted += memory.preempted.iter().filter(|sequence| Some(sequence.id) == oldest).count();
             batch = schedule(slots.iter().flatten(), num_slots + spare, pipeline.prompt_rows());
         }
         let could = slots.iter().flatten().any(|sequence| sequence.num_unstarted() > 0);
@@ -113,7 +150,7 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
         seen.longest_wait = seen.longest_wait.max(wait);
         let unit = |NewTokens { slot, tokens }: NewTokens, slots: &mut Vec<Option<Sequence>>, cache: &mut KvCache| {
             let sequence = slots[slot.index()].as_mut().unwrap();
-            let token = sequence.num_started.checked_sub(sequence.num_prompt_tokens);
+            let token = sequence.num_started.checked_sub(sequence.num_given);
             sequence.num_started += tokens;
             let until = token.map_or(*num_recursions, |token| counts[token % counts.len()].min(*num_recursions));
             let span = cache.extend(NewTokens { slot, tokens });
@@ -150,6 +187,7 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
             let sequence = slots[slot.index()].as_mut().unwrap();
             assert_eq!(sequence.num_read, unit.span.start, "tokens of a sequence are read in their order");
             sequence.num_read += unit.span.tokens;
+            memory.hold_filled(&mut cache, sequence, unit.span.tokens);
             if let Some(start) = started.remove(&slot) {
                 seen.longest_token = seen.longest_token.max(seen.passes - start);
             }
@@ -158,14 +196,14 @@ fn simulate(setting: &Setting, most_passes: usize) -> Seen {
             }
             let id = sequence.id.0;
             if unit.is_prompt {
-                seen.prompts.insert(id, seen.passes);
+                seen.prompts.entry(id).or_insert(seen.passes);
             }
             sequence.tokens.push(1);
             let new = seen.new.entry(id).or_default();
             *new += 1;
             if *new == arrivals[id as usize].new {
-                slots[slot.index()] = None;
-                cache.evict(slot);
+                let sequence = slots[slot.index()].take().unwrap();
+                memory.free(&mut cache, &sequence);
                 pipeline.drop_slot(slot);
             }
         }
@@ -186,7 +224,7 @@ fn config() -> retie_config::ModelConfig {
 proptest! {
     #[test]
     fn every_sequence_gets_its_tokens_in_bounded_time_and_memory(setting in setting()) {
-        let Setting { num_slots, spare, num_recursions, arrivals, .. } = &setting;
+        let Setting { num_slots, spare, num_recursions, arrivals, blocks, .. } = &setting;
         let budget = num_slots + spare;
         // At worst one sequence after the other, one row of a prompt at a time.
         let arrived: usize = arrivals.iter().map(|arrival| arrival.after).sum();
@@ -202,5 +240,9 @@ proptest! {
         // A prompt whose tokens leave early overtakes one that started with it.
         let in_order = !setting.leaves.is_empty() || !setting.selects.is_empty() || seen.prompts.values().is_sorted();
         prop_assert!(in_order, "first come, first served: {:?}", seen.prompts);
+        prop_assert_eq!(seen.oldest_preempted, 0);
+        let KvUsage { occupied, held, free, .. } = seen.usage;
+        prop_assert_eq!((occupied, held + free), (0, *blocks));
+        prop_assert!(setting.holds || held == 0);
     }
 }

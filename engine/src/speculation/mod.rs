@@ -115,7 +115,7 @@ impl Engine {
         let wanted = self.sequences[slot.index()].as_ref().map_or(0, |sequence| sequence.num_wanted());
         let most = room.min(wanted).saturating_sub(1);
         let num_drafts = self.speculation.as_mut().map_or(0, |speculation| speculation.tuner.choose(most));
-        if num_drafts > 0 {
+        if num_drafts > 0 && self.has_blocks(slot, num_drafts + 1) {
             return self.run_cycle(slot, num_drafts);
         }
         let progress = self.step_plainly();
@@ -124,6 +124,13 @@ impl Engine {
             speculation.counts.plain += 1;
         }
         progress
+    }
+
+    /// True if the sequence in `slot` has blocks for `tokens` more tokens, or gets them: drafts are
+    /// no reason to preempt another one.
+    fn has_blocks(&mut self, slot: Slot, tokens: usize) -> bool {
+        let len = self.cache.len(slot) + tokens;
+        self.memory.as_mut().is_none_or(|memory| memory.reserve(&mut self.cache, slot, len))
     }
 
     /// Drafts `num_drafts` tokens of the sequence in `slot` and verifies them.

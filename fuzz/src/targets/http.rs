@@ -78,6 +78,7 @@ fn start() -> Option<Server> {
     };
     let options = ServeOptions {
         engine: EngineOptions { num_slots: 2, context: CONTEXT, max_step_tokens: 16 },
+        kv_tokens: None,
         scheduler: Scheduler::Full,
         exit_trace: None,
         exit_risk: None,

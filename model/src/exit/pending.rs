@@ -12,6 +12,7 @@ use crate::{
     recursion::RecursionCall,
 };
 use burn::tensor::Tensor;
+use std::ops::Range;
 
 /// Tokens that wait in front of a recursion.
 #[derive(Debug, Default)]
@@ -44,6 +45,24 @@ impl Pending {
     /// Number of tokens that wait.
     pub fn len(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// Copies of the tokens of a sequence at some positions.
+    pub fn copies(&self, slot: usize, positions: &Range<usize>) -> Self {
+        let is_there = |token: &Token| token.slot == slot && positions.contains(&token.position);
+        let found: Vec<usize> = (0..self.len()).filter(|i| is_there(&self.tokens[*i])).collect();
+        let tokens = found.iter().map(|i| self.tokens[*i]).collect();
+        let states = self.states.as_ref().filter(|_| !found.is_empty());
+        Self { tokens, states: states.map(|states| kernels::gather(states.clone(), &found.into())) }
+    }
+
+    /// Adds copies of tokens before position `len`, to the sequence in `slot`.
+    pub fn add_copies(&mut self, copies: &Self, slot: usize, len: usize) {
+        let mut own = Self { tokens: copies.tokens.clone(), states: copies.states.clone() };
+        own.retain(|token| token.position < len);
+        if let (tokens, Some(states)) = own.into_parts() {
+            self.add(tokens.into_iter().map(|token| Token { slot, ..token }).collect(), states);
+        }
     }
 
     fn retain(&mut self, keeps: impl Fn(&Token) -> bool) {
@@ -117,7 +136,7 @@ pub(super) fn run(
         if call.selects_all() {
             return Some(model.run_cached_depths(x, depths.clone(), rows, cache));
         }
-        let layout = layout(&selected_tokens, cache.capacity());
+        let layout = layout(&selected_tokens, cache.capacity()).in_pages(cache.pages());
         return Some(model.run_cached_depths(x, depths.clone(), &model.row_context(layout), cache));
     };
     let num_selected = selected_tokens.len();
@@ -127,7 +146,8 @@ pub(super) fn run(
     let order: Vec<usize> = entries.iter().map(|entry| entry.at).collect();
     let sorted: Vec<Token> = entries.iter().map(|entry| entry.token).collect();
     let x = kernels::gather(Tensor::cat(vec![x, states], 0), &RowSet::from(order.clone()));
-    let context = model.row_context(layout(&sorted, cache.capacity()));
+    let layout = layout(&sorted, cache.capacity()).in_pages(cache.pages());
+    let context = model.row_context(layout);
     let x = model.run_cached_depths(x, depths.clone(), &context, cache);
     let mut places = vec![0; order.len()];
     order.iter().enumerate().for_each(|(place, at)| places[*at] = place);

@@ -1,6 +1,9 @@
 //! Attention layout: the rows of a forward pass that form sequences, and the keys each attends to.
 
-use super::rows::RowSet;
+use super::{
+    pages::{Pages, Runs},
+    rows::RowSet,
+};
 use burn::tensor::{Device, Int, Tensor};
 use std::{
     ops::Range,
@@ -8,7 +11,8 @@ use std::{
 };
 
 /// Consecutive query rows of one sequence. Each attends to the key rows of `prefix`, then to those
-/// of `keys` up to its own.
+/// of `keys` up to its own. Key rows of a layout in pages are where these say
+/// ([`Layout::in_pages`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Rows of the queries.
@@ -171,6 +175,8 @@ pub struct Layout {
     /// queries.
     own: Option<RowSet>,
     padded: Arc<OnceLock<Option<PaddedRows>>>,
+    /// Where the keys lie, if not one behind the other.
+    pages: Option<Pages>,
 }
 
 impl Layout {
@@ -190,7 +196,14 @@ impl Layout {
         assert!(tokens <= kv_len && kv_len <= capacity, "{tokens} queries, {kv_len} keys, room for {capacity}");
         let segments = (0..batch)
             .map(|row| Segment::last(row * tokens..(row + 1) * tokens, 0..0, row * capacity..row * capacity + kv_len));
-        Self { segments: segments.collect(), grid: Some(grid), rows: None, own: None, padded: Arc::default() }
+        Self {
+            segments: segments.collect(),
+            grid: Some(grid),
+            rows: None,
+            own: None,
+            padded: Arc::default(),
+            pages: None,
+        }
     }
 
     /// Packed runs of rows, without padding. A run is its number of rows, and the rows of an
@@ -211,7 +224,7 @@ impl Layout {
                 segments.push(Segment::last(queries.clone(), prefix, queries));
             }
         }
-        Self { segments: segments.into(), grid: None, rows: None, own: None, padded: Arc::default() }
+        Self { segments: segments.into(), grid: None, rows: None, own: None, padded: Arc::default(), pages: None }
     }
 
     /// [`Layout::packed`] runs without prefixes, which fill rows of `length` tokens; where one goes
@@ -246,7 +259,7 @@ impl Layout {
             assert!(segment.queries.start == start && segment.queries.len() <= segment.keys.len(), "{segment:?}");
             start = segment.queries.end;
         }
-        Self { segments: segments.into(), grid: None, rows: None, own: None, padded: Arc::default() }
+        Self { segments: segments.into(), grid: None, rows: None, own: None, padded: Arc::default(), pages: None }
     }
 
     /// Sequences of this layout with only the queries that a device has selected, `per_sequence` of
@@ -267,7 +280,31 @@ impl Layout {
         let segments = segments.collect();
         let tokens = per_sequence.first().copied().filter(|first| per_sequence.iter().all(|count| count == first));
         let grid = self.grid.zip(tokens).map(|(grid, tokens)| Grid { tokens, ..grid });
-        Self { segments, grid, rows: None, own: Some(own), padded: Arc::default() }
+        Self { segments, grid, rows: None, own: Some(own), padded: Arc::default(), pages: self.pages.clone() }
+    }
+
+    /// This layout with keys in `pages`, if any: without prefixes, each segment with keys of one
+    /// sequence of these.
+    #[must_use]
+    pub fn in_pages(self, pages: Option<Pages>) -> Self {
+        Self { pages, ..self }
+    }
+
+    /// Where the keys lie, if not one behind the other.
+    #[must_use]
+    pub fn pages(&self) -> Option<&Pages> {
+        self.pages.as_ref()
+    }
+
+    /// Row of the keys that key row `row` of a segment is.
+    #[must_use]
+    pub fn key_row(&self, row: usize) -> usize {
+        self.pages.as_ref().map_or(row, |pages| pages.row(row))
+    }
+
+    /// Rows of the keys that key rows `rows` of a segment are, as runs of consecutive ones.
+    pub fn key_runs(&self, rows: Range<usize>) -> Runs<'_> {
+        Runs::of(self.pages.as_ref(), rows)
     }
 
     /// This layout with `first` in place of the first key that each query of its
@@ -317,7 +354,8 @@ impl Layout {
     /// itself alone.
     #[must_use]
     pub fn padded_rows(&self) -> Option<&PaddedRows> {
-        let padded = || self.own.is_none().then(|| PaddedRows::new(&self.segments)).flatten();
+        let is_whole = self.own.is_none() && self.pages.is_none();
+        let padded = || is_whole.then(|| PaddedRows::new(&self.segments)).flatten();
         self.padded.get_or_init(padded).as_ref()
     }
 

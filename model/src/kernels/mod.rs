@@ -30,6 +30,7 @@ mod launches;
 mod layout;
 mod operations;
 mod ops;
+mod pages;
 mod plain;
 mod reads;
 mod rows;
@@ -61,6 +62,8 @@ pub use ops::{
     row_norms, token_log_probs, top_k, top_probs, updates_together, waved, write_keys_values, write_keys_values_at,
     write_rows,
 };
+pub(crate) use pages::NO_PAGE;
+pub use pages::{Pages, Runs};
 pub use reads::{Late, num_reads, read, read_mean, read_together, to_host, write};
 pub(crate) use rows::range;
 pub use rows::{Merge, RowCopy, RowSet, RowsLora};

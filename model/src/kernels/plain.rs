@@ -153,6 +153,7 @@ pub fn write_rows(buffer: Tensor<2>, values: &Tensor<2>, runs: &[RowCopy]) -> Te
 }
 
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, layout: &Layout, scoring: Scoring) -> Tensor<3> {
+    assert!(layout.pages().is_none(), "keys in pages, expected runs of rows");
     let [rows, heads, head_dim] = q.dims();
     let [_, kv_heads, _] = k.dims();
     if let Some(Grid { batch, tokens, kv_len, capacity }) = layout.grid() {

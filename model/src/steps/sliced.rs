@@ -44,7 +44,7 @@ fn chunks(layout: &Layout, chunk: usize) -> Layout {
             start += members.len();
         }
     }
-    Layout::ragged(segments)
+    Layout::ragged(segments).in_pages(layout.pages().cloned())
 }
 
 /// Rows of an attention within slices that are gathered.
@@ -64,7 +64,7 @@ impl Gathered {
         for segment in layout.segments() {
             let key_row = |index: usize| match index.checked_sub(segment.prefix.len()) {
                 None => segment.prefix.start + index,
-                Some(index) => segment.keys.start + index,
+                Some(index) => layout.key_row(segment.keys.start + index),
             };
             let positions: Vec<usize> = segment.positions().collect();
             for slice in 0..groups {

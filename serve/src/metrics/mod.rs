@@ -57,10 +57,12 @@ pub struct Sample {
 pub struct Gauges {
     /// Sequences that have a slot.
     pub running: usize,
-    /// Sequences that wait for one.
+    /// Sequences that wait for one, those that gave theirs up among them.
     pub waiting: usize,
-    /// Fraction of the KV cache that holds tokens of sequences that have a slot.
+    /// Fraction of the KV cache that sequences with a slot occupy.
     pub cache_usage: f64,
+    /// Times that a sequence gave up its memory for another one.
+    pub preemptions: u64,
     /// Tokens of prompts that were reused.
     pub prefixes: PrefixCounts,
     /// Drafts of speculation.
@@ -173,11 +175,11 @@ impl Metrics {
         let head = |name: &str, kind: &str, help: &str, text: &mut String| {
             _ = write!(text, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\n");
         };
-        let Gauges { running, waiting, cache_usage, prefixes, drafts } = numbers.gauges;
+        let Gauges { running, waiting, cache_usage, preemptions, prefixes, drafts } = numbers.gauges;
         for (name, value, help) in [
             ("num_requests_running", running as f64, "Sequences that have a slot."),
             ("num_requests_waiting", waiting as f64, "Sequences that wait for a slot."),
-            ("kv_cache_usage_perc", cache_usage, "Fraction of the KV cache that holds tokens."),
+            ("kv_cache_usage_perc", cache_usage, "Fraction of the KV cache that is occupied."),
         ] {
             head(name, "gauge", help, &mut text);
             _ = writeln!(text, "vllm:{name}{{{labels}}} {value}");
@@ -185,6 +187,7 @@ impl Metrics {
         for (name, value, help) in [
             ("prompt_tokens_total", numbers.prompt_tokens, "Tokens of prompts that were read."),
             ("generation_tokens_total", numbers.generation_tokens, "Tokens that were generated."),
+            ("num_preemptions_total", preemptions, "Sequences that gave up their memory for another one."),
             ("prefix_cache_queries_total", prefixes.asked, "Tokens of prompts that could be reused."),
             ("prefix_cache_hits_total", prefixes.reused, "Tokens of prompts that were not read again."),
             ("spec_decode_num_draft_tokens_total", drafts.drafted as u64, "Tokens that were drafted."),
@@ -246,13 +249,14 @@ mod tests {
         });
         let prefixes = PrefixCounts { asked: 40, reused: 16 };
         let drafts = SpeculationCounts { drafted: 9, accepted: 4, ..SpeculationCounts::default() };
-        metrics.set(Gauges { running: 2, waiting: 1, cache_usage: 0.25, prefixes, drafts });
+        metrics.set(Gauges { running: 2, waiting: 1, cache_usage: 0.25, preemptions: 3, prefixes, drafts });
         let text = metrics.render();
         let labels = "engine=\"0\",model_name=\"a\\\"b\"";
         for line in [
             "# TYPE vllm:num_requests_running gauge".to_owned(),
             format!("vllm:num_requests_running{{{labels}}} 2"),
             format!("vllm:kv_cache_usage_perc{{{labels}}} 0.25"),
+            format!("vllm:num_preemptions_total{{{labels}}} 3"),
             format!("vllm:prompt_tokens_total{{{labels}}} 7"),
             format!("vllm:generation_tokens_total{{{labels}}} 5"),
             format!("vllm:prefix_cache_hits_total{{{labels}}} 16"),

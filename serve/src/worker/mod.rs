@@ -1,7 +1,7 @@
 //! The engine thread: one pass after the other over the sequences that have a slot.
 //!
 //! Before each pass the sequences of clients that have left are ended, free slots are given to the
-//! sequences that have waited longest, and those of clients that do not read are paused. The engine
+//! sequences that have waited longest, as long as there is memory for their prompts, and those of clients that do not read are paused. The engine
 //! then reads one token of every sequence that decodes and parts of prompts with the rest of its
 //! token budget. Time is an argument, so that tests can simulate it.
 
@@ -41,24 +41,21 @@ pub struct Worker<'a> {
     tokenizer: &'a Tokenizer,
     inbox: &'a Inbox,
     metrics: &'a Metrics,
-    /// Tokens that the KV cache has room for.
-    cache_tokens: usize,
     /// Time after which a sequence is ended, from its request on.
     timeout: Duration,
     active: Vec<Active<'a>>,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker without sequences. `cache_tokens` is the room of the KV cache in tokens.
+    /// A worker without sequences.
     pub fn new(
         engine: Engine,
         tokenizer: &'a Tokenizer,
         inbox: &'a Inbox,
         metrics: &'a Metrics,
-        cache_tokens: usize,
         timeout: Duration,
     ) -> Self {
-        Self { engine, tokenizer, inbox, metrics, cache_tokens, timeout, active: Vec::new() }
+        Self { engine, tokenizer, inbox, metrics, timeout, active: Vec::new() }
     }
 
     /// Runs passes until the service has drained.
@@ -124,8 +121,7 @@ impl<'a> Worker<'a> {
 
     /// Gives free slots to the sequences that have waited longest.
     fn start(&mut self, now: Instant) {
-        while self.engine.num_free_slots() > 0 {
-            let Some(job) = self.inbox.take() else { return };
+        while let Some(job) = self.inbox.take_if(|job| self.engine.has_room_for(&job.request)) {
             let events = job.events.clone();
             if let Err(reason) = self.admit(job, now) {
                 events.send(Event::Failed(Failure::Unavailable(reason)));
@@ -169,12 +165,13 @@ impl<'a> Worker<'a> {
     }
 
     fn measure(&self) {
-        let held: usize = self.active.iter().map(|active| active.prompt_tokens + active.num_tokens).sum();
-        let cache_usage = held as f64 / self.cache_tokens as f64;
+        let cache_usage = self.engine.cache_usage();
+        let preemptions = self.engine.kv_usage().map_or(0, |usage| usage.preemptions);
         let prefixes = self.engine.prefix_counts().unwrap_or_default();
-        let (running, waiting) = (self.active.len(), self.inbox.num_waiting());
+        let preempted = self.engine.num_preempted();
+        let (running, waiting) = (self.active.len() - preempted, self.inbox.num_waiting() + preempted);
         let drafts = self.engine.speculation_counts().unwrap_or_default();
-        self.metrics.set(Gauges { running, waiting, cache_usage, prefixes, drafts });
+        self.metrics.set(Gauges { running, waiting, cache_usage, preemptions, prefixes, drafts });
     }
 }
 

@@ -10,7 +10,7 @@ use proptest::{
     test_runner::{Config, RngSeed},
 };
 use retie_engine::{EngineOptions, Request, Sampling, StopConditions};
-use retie_model::CausalLm;
+use retie_model::{CausalLm, KvBlocks};
 use retie_testing::{CONTEXT, VOCAB_SIZE, random_model};
 use std::{cell::Cell, path::Path};
 use tokio::sync::mpsc;
@@ -50,8 +50,13 @@ impl Place {
     }
 
     fn worker(&self, max_step_tokens: usize) -> Worker<'_> {
-        let engine = engine(&self.model, SLOTS, max_step_tokens);
-        Worker::new(engine, &self.tokenizer, &self.inbox, &self.metrics, SLOTS * CONTEXT, TIMEOUT)
+        Worker::new(engine(&self.model, SLOTS, max_step_tokens), &self.tokenizer, &self.inbox, &self.metrics, TIMEOUT)
+    }
+
+    /// A worker whose engine has so many blocks of four tokens.
+    fn worker_in_blocks(&self, max_step_tokens: usize, count: usize) -> Worker<'_> {
+        let engine = engine(&self.model, SLOTS, max_step_tokens).with_kv_blocks(KvBlocks { tokens: 4, count }).unwrap();
+        Worker::new(engine.with_prefix_reuse(), &self.tokenizer, &self.inbox, &self.metrics, TIMEOUT)
     }
 
     /// One pass; time goes on while it runs.
@@ -319,9 +324,11 @@ proptest! {
         actions in prop::collection::vec(action(), 1..30),
         max_step_tokens in 3..30usize,
         waiting in 3..12usize,
+        // One sequence of the whole context has 16.
+        blocks in 16..49usize,
     ) {
         let place = Place::new(QueueLimits { sequences: waiting, tokens: 150 });
-        let mut worker = place.worker(max_step_tokens);
+        let mut worker = place.worker_in_blocks(max_step_tokens, blocks);
         let mut clients: Vec<(Client, Request, bool)> = Vec::new();
         // Passes that the accepted sequences need if each runs alone.
         let mut work = 0;
@@ -329,7 +336,8 @@ proptest! {
             let pass = place.pass(worker);
             clients.iter_mut().filter(|(_, _, reads)| *reads).for_each(|(client, _, _)| client.read());
             assert!(place.inbox.num_waiting() <= waiting);
-            assert!(worker.active.len() <= SLOTS && worker.active.len() + worker.engine.num_free_slots() == SLOTS);
+            let running = worker.active.len() - worker.engine.num_preempted();
+            assert_eq!(running + worker.engine.num_free_slots(), SLOTS);
             pass
         };
         for action in actions {
@@ -361,6 +369,7 @@ proptest! {
             prop_assert!(passes <= most, "{passes} passes for {work} tokens");
         }
         prop_assert_eq!(worker.engine.num_free_slots(), SLOTS);
+        prop_assert_eq!(worker.engine.kv_usage().unwrap().occupied, 0);
         for (client, request, reads) in &mut clients {
             client.read();
             if client.receiver.is_none() {

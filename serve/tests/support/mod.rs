@@ -46,6 +46,7 @@ pub fn tokenizer() -> Tokenizer {
 pub fn options() -> ServeOptions {
     ServeOptions {
         engine: EngineOptions { num_slots: 4, context: CONTEXT, max_step_tokens: 16 },
+        kv_tokens: None,
         scheduler: Scheduler::Full,
         exit_trace: None,
         exit_risk: None,

@@ -112,6 +112,7 @@ impl Local {
         let drafts = variant.speculate.map(|drafts| common.drafts.options_with(drafts, &loaded.model));
         let options = ServeOptions {
             engine,
+            kv_tokens: common.engine.kv_tokens(config),
             scheduler,
             exit_trace: common.trace.filter(|_| scheduler != Scheduler::Full).cloned(),
             exit_risk: variant.exit_risk,

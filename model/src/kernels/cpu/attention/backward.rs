@@ -36,10 +36,11 @@ struct HeadGradients {
 pub fn backward(saved: &Saved<'_>, grad: &[f32], heads: Heads, layout: &Layout) -> [Vec<f32>; 3] {
     let Heads { heads: num_heads, kv_heads, head_dim, .. } = heads;
     check(layout, saved.q.len() / (num_heads * head_dim), saved.k.len() / (kv_heads * head_dim));
+    assert!(layout.pages().is_none(), "keys in pages, of which there is no gradient");
     let segments = layout.segments();
     let tasks = (0..segments.len() * num_heads).into_par_iter().map(|i| (&segments[i / num_heads], i % num_heads));
     let results: Vec<HeadGradients> =
-        tasks.map(|(segment, head)| backward_head(saved, grad, heads, segment, head)).collect();
+        tasks.map(|(segment, head)| backward_head(saved, grad, heads, (layout, segment), head)).collect();
     let mut grad_q = vec![0.0; saved.q.len()];
     let mut grad_k = vec![0.0; saved.k.len()];
     let mut grad_v = vec![0.0; saved.v.len()];
@@ -65,7 +66,13 @@ fn add_rows(out: &mut [f32], [heads, head_dim]: [usize; 2], rows: Range<usize>, 
     }
 }
 
-fn backward_head(saved: &Saved<'_>, grad: &[f32], heads: Heads, segment: &Segment, head: usize) -> HeadGradients {
+fn backward_head(
+    saved: &Saved<'_>,
+    grad: &[f32],
+    heads: Heads,
+    (layout, segment): (&Layout, &Segment),
+    head: usize,
+) -> HeadGradients {
     let Heads { heads: num_heads, head_dim, .. } = heads;
     let Scoring { scale, softcap, window } = heads.scoring;
     let zeros = |rows: usize| vec![0.0; rows * head_dim];
@@ -80,7 +87,7 @@ fn backward_head(saved: &Saved<'_>, grad: &[f32], heads: Heads, segment: &Segmen
         let first = segment.queries.start + block.start;
         let queries = heads.of_queries(saved.q, first..first + rows, head);
         let grads = heads.of_queries(grad, first..first + rows, head);
-        for keys in key_blocks(segment, block.clone(), window, KEY_BLOCK) {
+        for keys in key_blocks((layout, segment), block.clone(), window, KEY_BLOCK) {
             let num_keys = keys.rows.len();
             let key_rows = heads.of_keys(saved.k, keys.rows.clone(), head);
             let value_rows = heads.of_keys(saved.v, keys.rows.clone(), head);

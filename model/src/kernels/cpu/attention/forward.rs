@@ -25,7 +25,7 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Layout) -
         .collect();
     let results: Vec<(Vec<f32>, Vec<f32>)> = tasks
         .par_iter()
-        .map(|(segment, block, head)| forward_block([q, k, v], heads, segment, block.clone(), *head))
+        .map(|(segment, block, head)| forward_block([q, k, v], heads, (layout, segment), block.clone(), *head))
         .collect();
     let mut out = vec![0.0; q.len()];
     let mut log_sums = vec![0.0; layout.num_rows() * num_heads];
@@ -43,19 +43,19 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Layout) -
 fn forward_block(
     [q, k, v]: [&[f32]; 3],
     heads: Heads,
-    segment: &Segment,
+    (layout, segment): (&Layout, &Segment),
     block: Range<usize>,
     head: usize,
 ) -> (Vec<f32>, Vec<f32>) {
     let (head_dim, rows, Scoring { scale, softcap, window }) = (heads.head_dim, block.len(), heads.scoring);
     let first = segment.queries.start;
     let queries = heads.of_queries(q, first + block.start..first + block.end, head);
-    let mut scores = scratch(segment);
+    let (mut scores, mut copied) = (scratch(segment), Vec::new());
     let mut out = vec![0.0; rows * head_dim];
     let (mut maxima, mut sums) = (vec![f32::NEG_INFINITY; rows], vec![0.0f32; rows]);
-    for keys in key_blocks(segment, block, window, KEY_BLOCK) {
+    for keys in key_blocks((layout, segment), block, window, KEY_BLOCK) {
         let num_keys = keys.rows.len();
-        let key_rows = heads.of_keys(k, keys.rows.clone(), head);
+        let key_rows = heads.of_block(k, &keys, head, &mut copied);
         product(&mut scores, rows, num_keys, Accum::Replace, queries, key_rows.transpose());
         vectorised(
             #[inline(always)]
@@ -88,7 +88,7 @@ fn forward_block(
             },
         );
         let weights = MatRef::from_row_major_slice(&scores[..rows * num_keys], rows, num_keys);
-        product(&mut out, rows, head_dim, Accum::Add, weights, heads.of_keys(v, keys.rows, head));
+        product(&mut out, rows, head_dim, Accum::Add, weights, heads.of_block(v, &keys, head, &mut copied));
     }
     for (out, sum) in out.chunks_exact_mut(head_dim).zip(&sums) {
         let inverse = 1.0 / sum;

@@ -5,16 +5,22 @@
 //! FlashAttention does (Dao et al., <https://arxiv.org/abs/2205.14135>). So scratch memory does not
 //! grow with the context.
 //!
-//! Queries `[M, N, H]`, keys and values `[S, K, H]`. The [`Layout`] gives the keys of each query.
+//! Queries `[M, N, H]`, keys and values `[S, K, H]`. The [`Layout`] gives the keys of each query,
+//! which may lie in pages: blocks of keys are the same then, and so is every sum.
 
 mod backward;
 mod forward;
 mod single;
+#[cfg(test)]
+mod tests;
 
 pub use backward::{Saved, backward};
 pub use forward::forward;
 
-use crate::kernels::layout::{Layout, Scoring, Segment};
+use crate::kernels::{
+    layout::{Layout, Scoring, Segment},
+    pages::Runs,
+};
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use std::ops::Range;
 
@@ -43,6 +49,29 @@ impl Heads {
         part(x, self.kv_heads, self.head_dim, rows, self.kv_head(head))
     }
 
+    /// [`Heads::of_keys`] of a block: where it lies in several runs of pages, a copy in `scratch`
+    /// that lies as it would in one.
+    fn of_block<'x>(
+        self,
+        x: &'x [f32],
+        keys: &KeyBlock<'_>,
+        head: usize,
+        scratch: &'x mut Vec<f32>,
+    ) -> MatRef<'x, f32> {
+        let num_keys = keys.rows.len();
+        let mut runs = keys.runs(0..num_keys);
+        if let Some(run) = runs.clone().next().filter(|run| run.len() == num_keys) {
+            return self.of_keys(x, run, head);
+        }
+        let (width, at) = (self.kv_heads * self.head_dim, self.kv_head(head) * self.head_dim);
+        scratch.resize(num_keys * width, 0.0);
+        let rows = runs.by_ref().flatten();
+        for (to, row) in scratch.chunks_exact_mut(width).zip(rows) {
+            to[at..at + self.head_dim].copy_from_slice(&x[row * width + at..][..self.head_dim]);
+        }
+        self.of_keys(scratch, 0..num_keys, head)
+    }
+
     fn kv_head(self, head: usize) -> usize {
         head / (self.heads / self.kv_heads)
     }
@@ -56,11 +85,12 @@ fn part(x: &[f32], heads: usize, head_dim: usize, rows: Range<usize>, head: usiz
 
 /// Block of keys that a block of queries passes over at once.
 struct KeyBlock<'s> {
-    /// Rows of the keys.
+    /// Key rows of the segment; where they lie, `runs` says.
     rows: Range<usize>,
     /// Index of the first key among the keys of the segment, prefix first.
     start: usize,
     segment: &'s Segment,
+    layout: &'s Layout,
     /// First query of the query block, counted from the first of the segment.
     first: usize,
     window: usize,
@@ -73,16 +103,21 @@ impl KeyBlock<'_> {
         let end = self.segment.position(self.first + i) + 1;
         within(end.saturating_sub(self.window))..within(end)
     }
+
+    /// Rows that some of the block's keys lie in.
+    fn runs(&self, keys: Range<usize>) -> Runs<'_> {
+        self.layout.key_runs(self.rows.start + keys.start..self.rows.start + keys.end)
+    }
 }
 
 /// Blocks of `size` keys for the query rows `queries`, which are counted from the first of the
 /// segment. Keys outside of the causal mask and window of all these queries are left out.
-fn key_blocks(
-    segment: &Segment,
+fn key_blocks<'s>(
+    (layout, segment): (&'s Layout, &'s Segment),
     queries: Range<usize>,
     window: Option<usize>,
     size: usize,
-) -> impl Iterator<Item = KeyBlock<'_>> {
+) -> impl Iterator<Item = KeyBlock<'s>> {
     let window = window.unwrap_or(usize::MAX);
     let seen_by_last = segment.position(queries.end - 1) + 1;
     let left = (segment.position(queries.start) + 1).saturating_sub(window); // of all keys, the first that a query sees
@@ -96,6 +131,7 @@ fn key_blocks(
             rows: start..last.min(start + size),
             start: offset + start - first,
             segment,
+            layout,
             first: queries.start,
             window,
         })
@@ -121,5 +157,7 @@ fn product(out: &mut [f32], rows: usize, cols: usize, accum: Accum, lhs: MatRef<
 fn check(layout: &Layout, queries: usize, keys: usize) {
     let segments = layout.segments();
     assert_eq!(layout.num_rows(), queries, "rows of queries");
-    assert!(segments.iter().all(|s| s.prefix.end.max(s.keys.end) <= keys), "rows of keys: {keys}");
+    // Rows of pages are looked up where they are read.
+    let is_there = |s: &Segment| s.prefix.end.max(s.keys.end) <= keys;
+    assert!(layout.pages().is_some() || segments.iter().all(is_there), "rows of keys: {keys}");
 }

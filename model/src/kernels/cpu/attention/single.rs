@@ -13,6 +13,7 @@ use crate::kernels::{
     layout::{Layout, Scoring},
 };
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Keys per task.
 const KEY_BLOCK: usize = 256;
@@ -37,7 +38,7 @@ pub fn forward([q, k, v]: [&[f32]; 3], heads: Heads, layout: &Layout) -> (Vec<f3
         .iter()
         .flat_map(|segment| (0..kv_heads).map(move |head| (segment, head)))
         .flat_map(|(segment, head)| {
-            let blocks = key_blocks(segment, 0..1, scoring.window, KEY_BLOCK);
+            let blocks = key_blocks((layout, segment), 0..1, scoring.window, KEY_BLOCK);
             blocks.map(move |keys| (segment.queries.start, head, keys))
         })
         .collect();
@@ -62,12 +63,29 @@ pub fn forward([q, k, v]: [&[f32]; 3], heads: Heads, layout: &Layout) -> (Vec<f3
 
 /// Partial result of the query heads `q [heads, H]` of one kv head on a block of its keys.
 fn partial(q: &[f32], [k, v]: [&[f32]; 2], heads: Heads, kv_head: usize, keys: &KeyBlock<'_>) -> Partial {
-    let Heads { kv_heads, head_dim, scoring: Scoring { scale, softcap, .. }, .. } = heads;
-    let (width, at) = (kv_heads * head_dim, kv_head * head_dim);
     let visible = keys.visible(0);
-    let rows = keys.rows.start + visible.start..keys.rows.start + visible.end;
-    let (count, group) = (rows.len(), q.len() / head_dim);
-    let [k, v] = [k, v].map(|x| x[rows.start * width..rows.end * width].chunks_exact(width));
+    let count = visible.len();
+    match keys.runs(visible.clone()).next() {
+        Some(run) if run.len() < count => {
+            let runs = keys.runs(visible);
+            let [k, v] = [k, v].map(|x| runs.clone().flat_map(move |run| rows_of(x, run, heads, kv_head)));
+            of_rows(q, [k, v], heads, count)
+        }
+        run => of_rows(q, [k, v].map(|x| rows_of(x, run.clone().unwrap_or_default(), heads, kv_head)), heads, count),
+    }
+}
+
+/// Keys or values of one head in a run of rows, `[H]` each.
+fn rows_of(x: &[f32], run: Range<usize>, heads: Heads, kv_head: usize) -> impl Iterator<Item = &[f32]> + Clone {
+    let (width, at) = (heads.kv_heads * heads.head_dim, kv_head * heads.head_dim);
+    let rows = x[run.start * width..run.end * width].chunks_exact(width);
+    rows.map(move |row| &row[at..at + heads.head_dim])
+}
+
+/// [`partial`] on `count` keys and values, `[H]` each.
+fn of_rows<'x>(q: &[f32], [k, v]: [impl Iterator<Item = &'x [f32]> + Clone; 2], heads: Heads, count: usize) -> Partial {
+    let Heads { head_dim, scoring: Scoring { scale, softcap, .. }, .. } = heads;
+    let group = q.len() / head_dim;
     let mut partial =
         Partial { maxima: vec![f32::NEG_INFINITY; group], sums: vec![0.0; group], out: vec![0.0; q.len()] };
     let mut columns = vec![0.0; count * group.min(MOST_ROWS)]; // [keys, heads]
@@ -75,7 +93,7 @@ fn partial(q: &[f32], [k, v]: [&[f32]; 2], heads: Heads, kv_head: usize, keys: &
     for (first, q) in (0..group).step_by(MOST_ROWS).zip(q.chunks(MOST_ROWS * head_dim)) {
         let group = q.len() / head_dim;
         let columns = &mut columns[..count * group];
-        few_dots(columns, q, head_dim, k.clone().map(|key| &key[at..at + head_dim]));
+        few_dots(columns, q, head_dim, k.clone());
         let (maxima, sums) = (&mut partial.maxima[first..], &mut partial.sums[first..]);
         vectorised(
             #[inline(always)]
@@ -100,7 +118,7 @@ fn partial(q: &[f32], [k, v]: [&[f32]; 2], heads: Heads, kv_head: usize, keys: &
             },
         );
         let out = &mut partial.out[first * head_dim..][..q.len()];
-        few_sums(out, columns, head_dim, v.clone().map(|value| &value[at..at + head_dim]));
+        few_sums(out, columns, head_dim, v.clone());
     }
     partial
 }
