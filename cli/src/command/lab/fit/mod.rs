@@ -83,7 +83,7 @@ impl Fit {
                 }
                 let (epochs, name) = match network {
                     Network::Mlp => (1000, "psi"),
-                    Network::Dynamicformer => (200, "psi-dynamicformer"),
+                    Network::Dynamicformer => (60, "psi-dynamicformer"),
                 };
                 networks.run("psi", network, epochs, &|activation, epochs, seed| {
                     let parts = numbers.divide(known, seed);

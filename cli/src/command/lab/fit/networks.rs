@@ -34,7 +34,7 @@ pub struct Networks {
     /// Networks of each activation, with the seeds 0, 1, …
     #[arg(long, value_name = "N", default_value_t = NonZero::new(5).unwrap_or(NonZero::<u64>::MIN))]
     pub seeds: NonZero<u64>,
-    /// Passes over the fitted numbers [default: 4000 for bitwise, 1000 for psi, 200 of
+    /// Passes over the fitted numbers [default: 4000 for bitwise, 1000 for psi, 60 of
     /// dynamicformer]
     #[arg(long, value_name = "N")]
     epochs: Option<NonZero<usize>>,
