@@ -256,8 +256,8 @@ impl Engine {
         self.report(Computed::Hidden(hidden), &batch, &counts)
     }
 
-    /// Logits `[1, V]` of the last token of the only sequence of `batch`, in one launch; `None`, and
-    /// nothing is done, for other batches and where it is not captured.
+    /// Logits `[1, V]` of the last token of the only sequence of `batch`, in one launch; `None`,
+    /// and nothing is done, for other batches and where it is not captured.
     fn decode_captured(&mut self, ids: &[u32], batch: &[NewTokens]) -> Option<Tensor<2>> {
         let ([id], [new], None) = (ids, batch, &self.exits) else { return None };
         let sequence = self.sequences[new.slot.index()].as_ref()?;
@@ -310,8 +310,8 @@ impl Engine {
         Unit { span, done: 0, until, threshold: exits.threshold, is_prompt: token.is_none() }
     }
 
-    /// Progress of the sequences of `batch`, whose tokens have been read: what was computed of them,
-    /// and their recursion counts.
+    /// Progress of the sequences of `batch`, whose tokens have been read: what was computed of
+    /// them, and their recursion counts.
     fn report(&mut self, computed: Computed, batch: &[NewTokens], counts: &[usize]) -> Vec<Progress> {
         let mut start = 0;
         let (mut last_rows, mut scored) = (Vec::new(), Vec::new());

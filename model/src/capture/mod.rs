@@ -3,8 +3,9 @@
 //! decoded token.
 //!
 //! What changes from pass to pass stands in buffers of the device that do not move: token ids,
-//! positions, angles of the rotary embedding ([`inputs`]). Everything else is part of the recording:
-//! shapes, weights, and the buffers of a cache. So a pass gives the bits that it gives without.
+//! positions, angles of the rotary embedding ([`inputs`]). Everything else is part of the
+//! recording: shapes, weights, and the buffers of a cache. So a pass gives the bits that it gives
+//! without.
 //!
 //! | file | contents |
 //! |---|---|
