@@ -163,7 +163,7 @@ fn queries_over_a_split_graph_are_answered() {
     let message = place.refused("lab paths graph");
     assert!(message.contains("`graph/test.txt` has `second`, which train.txt does not have"), "{message}");
     place.write("graph/test.txt", part(|index| index % 7 == 0));
-    let line = "lab paths graph --types 1p,2u,inp --queries 5 --seeds 2 --steps 4 -o results/paths.json --json";
+    let line = "lab paths graph --types 1p,2u,2i --queries 5 --seeds 2 --steps 4 -o results/paths.json --json";
     let result = json(&place.retie(line).ok());
     let kind = &result["paths"]["types"][1];
     assert_eq!((&kind["type"], &kind["queries"]), (&"2u".into(), &5.into()));

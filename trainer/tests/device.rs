@@ -10,8 +10,11 @@ mod support;
 use burn::tensor::FloatDType;
 use retie_checkpoint::Provenance;
 use retie_collective::{Collective, Threads};
-use retie_config::{KvSharing, LossTerm, Precision, RouterBalancingConfig, RouterBceConfig, UptrainConfig};
-use retie_model::kernels::num_reads;
+use retie_config::{
+    BlockwiseConfig, HiddenConfig, KvSharing, LossTerm, Precision, RouterBalancingConfig, RouterBceConfig,
+    UptrainConfig,
+};
+use retie_model::kernels::{Capture, num_reads, replays, set_capture};
 use retie_trainer::{Event, Job, Resume, TrainError, uptrain};
 use std::{path::Path, sync::atomic::AtomicBool};
 use support::{expert_choice, muon, token_choice, with_router, with_shared_router};
@@ -175,6 +178,28 @@ fn a_step_reads_the_loss_and_the_gradient_norms() {
     let dir = tempfile::tempdir().unwrap();
     let routed = with_router(dir.path(), &token_choice());
     assert_eq!(reads(&on(&routed, dir.path(), "token_choice"), &name), [3, 3]);
+}
+
+/// Six steps of two micro-batches, with losses of logits, of hidden states and of single depths:
+/// all that is read of a teacher, over texts that are packed in other ways in each batch.
+#[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
+fn a_run_has_the_same_bits_with_a_captured_teacher() {
+    let name = device();
+    let [off, on] = [Capture::Off, Capture::Auto].map(|capture| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = support::config(dir.path());
+        config.losses.push(LossTerm::new(0.1, HiddenConfig::default()));
+        config.losses.push(LossTerm::new(0.1, BlockwiseConfig {}));
+        let before = replays().count;
+        set_capture(capture);
+        let rows = support::run(&config, &name);
+        set_capture(Capture::Auto);
+        (support::bits(&rows), replays().count - before)
+    });
+    assert_eq!(on.0, off.0);
+    eprintln!("{} of 12 passes of the teacher were replays", on.1);
+    assert!(off.1 == 0 && on.1 >= 6, "{} of 12 passes of the teacher were replays", on.1);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use retie_config::{
     ExpertChoiceConfig, Init, LoraConfig, ModelConfig, RecursionConfig, RouterConfig, Sharing, TokenChoiceConfig,
     UptrainConfig,
 };
-use retie_model::kernels::{Execution, Product, num_reads, pool_memory, with_launches, with_work};
+use retie_model::kernels::{Execution, Product, REPLAY, num_reads, pool_memory, replays, with_launches, with_work};
 use retie_trainer::{RunModels, StepProbe};
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +27,8 @@ struct Budget {
     reads: usize,
     /// In the pools of the device.
     gib: f64,
+    /// Kernels of the replays among the launches.
+    kernels: Option<usize>,
 }
 
 fn budget(name: &str) -> Budget {
@@ -117,6 +119,38 @@ fn hold(name: &str, model: &ModelConfig, rank: usize, router: Option<RouterConfi
     assert!(total <= budget.launches, "{name}: {total} launches, {} are allowed", budget.launches);
     assert!(reads <= budget.reads, "{name}: {reads} reads, {} are allowed", budget.reads);
     assert!(gib <= budget.gib, "{name}: {gib:.2} GiB, {} are allowed", budget.gib);
+}
+
+/// The teacher's forward pass is one launch from the third step on: the first is as always, the
+/// second records.
+#[test]
+#[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
+fn a_step_with_a_captured_teacher_stays_within_its_budget() {
+    let (device, name, model) = (device(), "small, captured teacher", llama([300, 48, 96, 2], [6, 2]));
+    let budget = budget(name);
+    let lora = Some(LoraConfig::uniform(4));
+    let recursion = RecursionConfig { lora, ..RecursionConfig::new(2, Sharing::Cycle, Init::Average) };
+    let student = ModelConfig { recursion: Some(recursion), ..model.clone() };
+    let config = run(budget.batch, budget.seq);
+    let elements: usize = model.tensors().iter().map(|spec| spec.num_elements()).sum();
+    let models = RunModels { student: &student, teacher: Some((&model, 4 * elements)) };
+    let mut probe = StepProbe::new(&config, models, &device).unwrap().with_capture();
+    for step in 1..=4 {
+        let (reads, kernels) = (num_reads(), replays().kernels);
+        let (seconds, launches) = with_launches(&device, Execution::Real, || probe.step(false));
+        seconds.unwrap();
+        let launches = launches.unwrap();
+        let total: usize = launches.values().sum();
+        let (reads, kernels) = (num_reads() - reads, replays().kernels - kernels);
+        eprintln!("{name}, step {step}: {total} launches, {reads} reads; a replay of {kernels} kernels");
+        if step > 2 {
+            let gib = pool_memory(&device).unwrap().reserved as f64 / f64::from(1 << 30);
+            assert_eq!((launches.get(REPLAY).copied(), Some(kernels)), (Some(1), budget.kernels), "{name}");
+            assert!(total <= budget.launches, "{name}: {total} launches, {} are allowed", budget.launches);
+            assert!(reads <= budget.reads, "{name}: {reads} reads, {} are allowed", budget.reads);
+            assert!(gib <= budget.gib, "{name}: {gib:.2} GiB, {} are allowed", budget.gib);
+        }
+    }
 }
 
 #[test]

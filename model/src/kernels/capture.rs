@@ -2,9 +2,9 @@
 //!
 //! burn and CubeCL call a recording a graph (`burn-tensor` 0.22.1, `api/graph.rs`): on CUDA a graph
 //! of the driver, on WGPU dispatches that are prepared once (`cubecl-wgpu` 0.11.3,
-//! `compute/graph.rs`). It has the buffers, the sizes and the scalars of the recording; what
+//! `compute/graph.rs`). It has the buffers, sizes and scalars of the recorded launches; what
 //! changes from one replay to the next is written into its buffers before ([`FixedMemory`]).
-//! Nothing is read or uploaded while it is recorded: the backend then refuses the recording.
+//! Nothing may be read or uploaded while it is recorded: the backend then refuses the recording.
 //!
 //! A backend records whatever is launched on the stream, which all threads share (`device.rs`): no
 //! other thread may use the device meanwhile.

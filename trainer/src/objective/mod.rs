@@ -22,10 +22,15 @@ use retie_collective::Collective;
 use retie_config::LossTerm;
 use retie_data::{Batch, DataError, logits::LogitsCache};
 use retie_model::{
-    CausalLm, SelectionRule, TokenIds,
+    CapturedForward, CausalLm, SelectionRule, States, TokenIds,
     kernels::{HeadInput, HeadLoss, Layout, Readout, Teacher, TopProbs, head_loss_beside, token_log_probs},
 };
-use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 /// The minimised sum of losses.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub struct Objective {
     stacks: Stacks,
     checkpoint_recursions: bool,
     projections: Projections,
+    /// Forward passes of the teacher, if they are captured.
+    captured: Option<Mutex<CapturedForward>>,
 }
 
 /// Source of a teacher's logits.
@@ -75,7 +82,15 @@ impl Objective {
         checkpoint_recursions: bool,
         projections: Projections,
     ) -> Self {
-        Self { losses: losses.to_vec(), teacher, stacks, checkpoint_recursions, projections }
+        Self { losses: losses.to_vec(), teacher, stacks, checkpoint_recursions, projections, captured: None }
+    }
+
+    /// The objective with the forward passes of the teacher captured, where its device does. No
+    /// other thread may use the device meanwhile.
+    #[must_use]
+    pub fn with_capture(self) -> Self {
+        let captured = self.teacher().and_then(CapturedForward::new).map(Mutex::new);
+        Self { captured, ..self }
     }
 
     /// The maps between hidden states.
@@ -183,14 +198,18 @@ impl Objective {
             }
             None => return Ok((states, None)),
         };
-        let ids = token_ids(batch, &teacher.device());
-        let mut forward = teacher.begin(ids, layout(batch), SelectionRule::Causal);
-        for end in &required.teacher_hidden {
-            forward.advance_to(*end);
-            states.insert(*end, forward.hidden().clone());
-        }
-        let head = required.teacher_logits().then(|| {
-            let (hidden, _) = forward.finish();
+        let (layout, with_last) = (layout(batch), required.teacher_logits());
+        let ends: Vec<usize> = required.teacher_hidden.iter().copied().collect();
+        let replayed = self.captured.as_ref().and_then(|captured| {
+            let mut captured = captured.lock().unwrap_or_else(PoisonError::into_inner);
+            captured.run(&batch.inputs, &layout, &ends, with_last)
+        });
+        let found = replayed.unwrap_or_else(|| {
+            let ids = token_ids(batch, &teacher.device());
+            States::of(teacher.begin(ids, layout, SelectionRule::Causal), &ends, with_last)
+        });
+        states.extend(ends.into_iter().zip(found.after));
+        let head = found.last.map(|hidden| {
             let hidden = Learnt::of(batch).rows(hidden);
             Teacher::Model(Box::new(HeadInput { hidden, head: teacher.head() }))
         });

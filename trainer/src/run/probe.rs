@@ -67,7 +67,8 @@ pub fn measure_step(config: &UptrainConfig, models: RunModels<'_>, device: &Devi
     Ok(StepSeconds { micro_batch: median(|round| round.micro_batch), update: median(|round| round.update) })
 }
 
-/// A run on weights and tokens that are drawn, with one micro-batch a step.
+/// A run on weights and tokens that are drawn, with one micro-batch a step. Nothing is captured
+/// unless asked for, so that every kernel counts.
 #[derive(Debug)]
 pub struct StepProbe<'a> {
     config: &'a UptrainConfig,
@@ -116,6 +117,12 @@ impl<'a> StepProbe<'a> {
         let objective = Objective::new(&config.losses, source, stacks, recompute, projections);
         let batch = drawn_batch(config, student.vocab_size);
         Ok(Self { config, device, model: Some(model), objective, optimizer, batch, steps: 0 })
+    }
+
+    /// The run with the teacher's forward passes captured, as [`uptrain`](crate::uptrain) has them.
+    #[must_use]
+    pub fn with_capture(self) -> Self {
+        Self { objective: self.objective.with_capture(), ..self }
     }
 
     /// Makes a step, with the telemetry of hidden states or without, and measures it.

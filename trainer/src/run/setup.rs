@@ -72,6 +72,9 @@ impl<'a> Run<'a> {
         let changed = !changes.is_empty();
         let lead = ranks.leads().then(|| Lead::open(config, provenance, state.step, changed)).transpose()?;
         let recompute = config.train.checkpoint_recursions;
+        let objective = Objective::new(&config.losses, teacher, inputs.stacks.clone(), recompute, projections);
+        // Ranks may be threads, which share the device.
+        let objective = if ranks.world() == 1 { objective.with_capture() } else { objective };
         let run = Self {
             config,
             job,
@@ -80,7 +83,7 @@ impl<'a> Run<'a> {
                 companions: inputs.student.companions.clone(),
                 provenance,
             },
-            objective: Objective::new(&config.losses, teacher, inputs.stacks.clone(), recompute, projections),
+            objective,
             optimizer,
             sampler,
             heldout: Heldout::new(config, heldout, ranks),

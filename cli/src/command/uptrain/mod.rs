@@ -6,7 +6,7 @@ mod watcher;
 pub use watcher::Watcher;
 
 use crate::{
-    args::{DeviceArgs, JsonArgs, SetArgs, parse_duration},
+    args::{CaptureArgs, DeviceArgs, JsonArgs, SetArgs, parse_duration},
     command::convert::command_line,
     error::Status,
     memory::{self, Need},
@@ -57,6 +57,8 @@ pub struct Uptrain {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    capture: CaptureArgs,
+    #[command(flatten)]
     json: JsonArgs,
 }
 
@@ -70,6 +72,7 @@ impl Uptrain {
 
     fn on(self, ranks: &dyn Collective) -> anyhow::Result<Status> {
         let stages = retie_trainer::stages(&self.config, &self.set.set)?;
+        self.capture.apply();
         let device = retie_model::device(&self.device.device)?;
         lead_first(ranks, || stages.iter().try_for_each(|stage| fetch(&stage.on_first_model())))?;
         if self.dry_run {
