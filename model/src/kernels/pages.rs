@@ -83,6 +83,7 @@ impl Iterator for Runs<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "one run in a list is meant")]
 mod tests {
     use super::*;
 
