@@ -239,8 +239,8 @@ impl Engine {
     /// Starts a sequence: the next steps read its prompt.
     ///
     /// # Errors
-    /// When there is no free slot or too few blocks, the prompt is empty, has unknown tokens or is too long, or a
-    /// value of the request is out of its range.
+    /// When there is no free slot or too few blocks, the prompt is empty, has unknown tokens or is
+    /// too long, or a value of the request is out of its range.
     pub fn admit(&mut self, request: Request) -> Result<SequenceId, EngineError> {
         request.check(self.model.config().vocab_size, self.options.context)?;
         self.check_exits(&request)?;

@@ -1,9 +1,10 @@
 //! The engine thread: one pass after the other over the sequences that have a slot.
 //!
 //! Before each pass the sequences of clients that have left are ended, free slots are given to the
-//! sequences that have waited longest, as long as there is memory for their prompts, and those of clients that do not read are paused. The engine
-//! then reads one token of every sequence that decodes and parts of prompts with the rest of its
-//! token budget. Time is an argument, so that tests can simulate it.
+//! sequences that have waited longest, as long as there is memory for their prompts, and those of
+//! clients that do not read are paused. The engine then reads one token of every sequence that
+//! decodes and parts of prompts with the rest of its token budget. Time is an argument, so that
+//! tests can simulate it.
 
 use crate::{
     active::Active,
