@@ -7,8 +7,9 @@
 //! - [`trees`]: trees that are induced from sentences, and a probe of hidden states for them.
 //! - [`vision`]: recursive networks on pictures.
 //!
-//! Weights, orders and dropout are drawn from a stream of the seed ([`seeded`], [`Noise`]), so that
-//! a run is the same in every process.
+//! In `paths` and `dynamicformer` weights, orders and dropout are drawn from a stream of the seed
+//! ([`seeded`], [`Noise`]). `trees` and `vision` draw weights from burn's generator, which all
+//! threads of a process share: a run repeats itself where nothing else draws from it.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod adamw;

@@ -17,17 +17,20 @@
 //! lie in pages then (`blocks`).
 
 mod blocks;
+mod depth;
 mod pages;
 mod prefix;
 mod selected;
 
 use crate::{
     exit::Pending,
-    kernels::{Grid, Layout, RowCopy, RowSet, Segment, write_keys_values, write_keys_values_at, write_rows},
+    kernels::{Grid, Layout, RowCopy, RowSet, Segment, write_rows},
 };
 use blocks::Blocks;
 pub use blocks::{HeldTokens, KvBlocks};
 use burn::tensor::{Device, Int, Tensor};
+pub use depth::DepthCache;
+use depth::Writes;
 use retie_config::{DepthAssignment, KvSharing, Mechanism, ModelConfig, SkippedKv, StepConfig};
 use selected::{Room, SelectedTokens};
 use std::{ops::Range, sync::Arc};
@@ -105,23 +108,6 @@ pub struct Span {
     pub start: usize,
     /// Number of tokens, at least one.
     pub tokens: usize,
-}
-
-/// Where the new rows of a forward pass go.
-#[derive(Clone, Debug)]
-enum Writes {
-    Runs(Arc<[RowCopy]>),
-    /// Row `m` to a row that the device alone has.
-    Rows(RowSet),
-}
-
-/// Buffers of one depth during a forward pass, and the places that the new rows are written to.
-#[derive(Debug)]
-pub struct DepthCache<'a> {
-    buffers: &'a mut Buffers,
-    writes: Writes,
-    capacity: usize,
-    state: &'a mut Option<Tensor<2>>,
 }
 
 impl Slot {
@@ -551,53 +537,4 @@ fn moved(buffers: Buffers, larger: [Tensor<2>; 2], moves: &Arc<[RowCopy]>) -> [T
     let Some([old_keys, old_values]) = buffers else { return larger };
     let [keys, values] = larger;
     [write_rows(keys, old_keys, moves), write_rows(values, old_values, moves)]
-}
-
-impl DepthCache<'_> {
-    /// Writes `k`, `v` `[M, K·H]` into the buffers and returns the whole buffers.
-    pub(crate) fn append(mut self, new: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
-        match self.writes.clone() {
-            Writes::Runs(copies) => self.write(new, &copies),
-            Writes::Rows(rows) => self.change(|buffers| write_keys_values_at(buffers, new, &rows)),
-        }
-    }
-
-    /// Maximum number of tokens in a slot.
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// Keys and values in the buffers, `[rows, K·H]` each.
-    pub(crate) fn read(&self) -> [Tensor<2>; 2] {
-        match &*self.buffers {
-            Some(buffers) => buffers.clone(),
-            None => unreachable!("buffers are put back after every use"),
-        }
-    }
-
-    /// State of the depth's convolution.
-    pub(crate) fn state(&self) -> Option<Tensor<2>> {
-        self.state.clone()
-    }
-
-    /// Copies rows `[M, S]` into the state.
-    pub(crate) fn write_state(&mut self, rows: Tensor<2>, copies: &Arc<[RowCopy]>) {
-        *self.state = self.state.take().map(|state| write_rows(state, rows, copies));
-    }
-
-    /// Copies rows of keys and values, `[M, K·H]` each, into the buffers and returns the whole
-    /// buffers.
-    pub(crate) fn write(&mut self, rows: [Tensor<2>; 2], copies: &Arc<[RowCopy]>) -> [Tensor<2>; 2] {
-        self.change(|buffers| write_keys_values(buffers, rows, copies))
-    }
-
-    fn change(&mut self, write: impl FnOnce([Tensor<2>; 2]) -> [Tensor<2>; 2]) -> [Tensor<2>; 2] {
-        // Taken out, so that the buffers have one owner and are written in place.
-        let Some(buffers) = self.buffers.take() else {
-            unreachable!("buffers are put back after every use");
-        };
-        let buffers = write(buffers);
-        *self.buffers = Some(buffers.clone());
-        buffers
-    }
 }

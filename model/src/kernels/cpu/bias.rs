@@ -2,7 +2,7 @@
 
 use super::{
     simd::vectorised,
-    tensor::{from_values, values, zeros_like},
+    tensor::{added, from_values, values, zeros_like},
 };
 use burn::backend::{TensorMetadata, flex::FlexTensor};
 use rayon::prelude::*;
@@ -48,10 +48,5 @@ pub fn backward(grad: &FlexTensor) -> FlexTensor {
         sums
     };
     let partial: Vec<Vec<f32>> = values(grad).par_chunks(width * ROWS_PER_TASK).map(of_task).collect();
-    // Added in the order of the rows, so that the result does not depend on the number of threads.
-    let mut total = vec![0.0f32; width];
-    for part in &partial {
-        total.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-    }
-    from_values(total, [width])
+    from_values(added(partial.iter().map(Vec::as_slice), width), [width])
 }

@@ -1,7 +1,7 @@
 //! LayerNorm over the last dimension: `y = (x − mean) / sqrt(var + ε) · w + b` (Ba et al.,
 //! <https://arxiv.org/abs/1607.06450>).
 
-use super::simd::vectorised;
+use super::{simd::vectorised, tensor::added};
 use rayon::prelude::*;
 
 const ROWS_PER_TASK: usize = 32;
@@ -70,14 +70,7 @@ pub fn backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32, grad_x: &mut 
             sums
         })
         .collect();
-    // Added in row order, so that the result does not depend on the scheduling of the tasks.
-    let mut total = [vec![0.0f32; width], vec![0.0f32; width]];
-    for part in &partial {
-        for (total, part) in total.iter_mut().zip(part) {
-            total.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-        }
-    }
-    total
+    [0, 1].map(|index| added(partial.iter().map(|part| part[index].as_slice()), width))
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::{
     simd::vectorised,
-    tensor::{from_values, values, zeros_like},
+    tensor::{added, from_values, values, zeros_like},
 };
 use burn::backend::{TensorMetadata, flex::FlexTensor};
 use rayon::prelude::*;
@@ -65,11 +65,7 @@ pub fn backward([x, y, f, g]: [&FlexTensor; 4], grad: &FlexTensor, wanted: [bool
         })
         .collect();
     let of_factors = |index: usize, factors: &FlexTensor| {
-        // Added in the order of the rows: no result depends on the number of threads.
-        let mut total = vec![0.0f32; width];
-        for part in &partial {
-            total.iter_mut().zip(&part[index]).for_each(|(sum, value)| *sum += value);
-        }
+        let total = added(partial.iter().map(|part| part[index].as_slice()), width);
         let total = if values(factors).len() == 1 { vec![total.iter().sum()] } else { total };
         from_values(total, factors.shape())
     };

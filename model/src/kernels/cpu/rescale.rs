@@ -6,12 +6,11 @@
 //! Rows of `W + B A` are computed panel by panel and their norms taken in f64. Expanding the
 //! square, `‖W‖² + 2 B·(W Aᵀ) + (B A Aᵀ)·B`, takes as many multiply-adds (`out · in · rank`), and
 //! would subtract large numbers where the LoRA update cancels most of a row. A panel takes 1 MiB.
-//! needs 1 MiB.
 
 use super::{
     matmul::{Matrix, add_product},
     simd::{LANES, vectorised},
-    tensor::{from_values, on_host, values},
+    tensor::{added, from_values, on_host, values},
     weight::Weight,
 };
 use burn::{
@@ -67,11 +66,7 @@ pub fn backward(
             sums
         };
         let parts: Vec<Vec<f32>> = values(y).par_chunks(chunk).zip(values(grad).par_chunks(chunk)).map(part).collect();
-        // Added in row order, so that the result does not depend on the scheduling of the tasks.
-        let mut total = vec![0.0f32; width];
-        for part in &parts {
-            total.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
-        }
+        let mut total = added(parts.iter().map(Vec::as_slice), width);
         total.iter_mut().zip(values(norms)).for_each(|(sum, norm)| *sum /= norm);
         from_values(total, magnitudes.shape())
     });

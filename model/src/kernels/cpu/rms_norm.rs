@@ -1,7 +1,10 @@
 //! RMSNorm over the last dimension: `y = x / sqrt(mean(x²) + ε) · w` (Zhang & Sennrich,
 //! <https://arxiv.org/abs/1910.07467>).
 
-use super::simd::{dot, dot3, vectorised};
+use super::{
+    simd::{dot, dot3, vectorised},
+    tensor::added,
+};
 use rayon::prelude::*;
 
 const ROWS_PER_TASK: usize = 32;
@@ -53,14 +56,7 @@ pub fn backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32, grad_x: &mut 
             grad_weight
         })
         .collect();
-    // Added in row order, so that the result does not depend on the scheduling of the tasks.
-    let mut total = vec![0.0f32; width];
-    for part in &partial {
-        for (sum, value) in total.iter_mut().zip(part) {
-            *sum += value;
-        }
-    }
-    total
+    added(partial.iter().map(Vec::as_slice), width)
 }
 
 #[inline(always)]
