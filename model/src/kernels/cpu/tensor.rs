@@ -45,8 +45,8 @@ pub fn from_values(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
-/// Sum of vectors of `width` that tasks have made of their rows. It goes in the order of the rows, so
-/// that no result depends on the number of threads or on their scheduling.
+/// Sum of vectors of `width` that tasks have made of their rows. It goes in the order of the rows,
+/// so that no result depends on the number of threads or on their scheduling.
 pub fn added<'a>(parts: impl IntoIterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
     let mut total = vec![0.0f32; width];
     for part in parts {
