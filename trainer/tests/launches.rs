@@ -3,7 +3,8 @@
 //! software too.
 //!
 //! `RETIE_DEVICE` names the device. `scripts/check-device` sets it and runs these tests, which are
-//! ignored otherwise.
+//! ignored otherwise. Pools keep the pages of every test of the process, so the largest step has
+//! the last name: tests run in the order of their names.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
@@ -125,7 +126,7 @@ fn hold(name: &str, model: &ModelConfig, rank: usize, router: Option<RouterConfi
 /// second records.
 #[test]
 #[ignore = "needs RETIE_DEVICE; run scripts/check-device"]
-fn a_step_with_a_captured_teacher_stays_within_its_budget() {
+fn a_step_of_a_small_model_with_a_captured_teacher_stays_within_its_budget() {
     let (device, name, model) = (device(), "small, captured teacher", llama([300, 48, 96, 2], [6, 2]));
     let budget = budget(name);
     let lora = Some(LoraConfig::uniform(4));
