@@ -1,7 +1,7 @@
 //! `copy`: letters again, behind other symbols.
 
 use super::{DIGITS, Grammar, LETTERS, LONGEST, Task, digit};
-use crate::{Example, Random};
+use crate::{Example, Random, TaskError, options::Options};
 use std::{ops::RangeInclusive, sync::Arc};
 
 pub(super) const TASK: Task = Task {
@@ -14,16 +14,19 @@ pub(super) const TASK: Task = Task {
               edge case: one letter, again and again\n\
               shortcut k: only the first k letters",
     keys: &[("distance", "A..B within 0 to 16384, 0..32 by default: the most and the least digits")],
-    build: |_, options| {
-        let range = options.range("distance", 0..=16_384)?.unwrap_or(0..=32);
-        let powers = (0..15).map(|power| 1 << power);
-        let distances: Vec<usize> = std::iter::once(0).chain(powers).filter(|d| range.contains(d)).collect();
-        match distances.is_empty() {
-            true => Err(options.bad("distance", "a range with 0 or a power of two in it")),
-            false => Ok(Arc::new(Copy { distances })),
-        }
-    },
+    build: |_, options| Ok(Arc::new(Copy { distances: distances(options)?.unwrap_or(vec![0, 1, 2, 4, 8, 16, 32]) })),
 };
+
+/// The key `distance`: 0 and the powers of two in its range.
+pub(super) fn distances(options: &mut Options) -> Result<Option<Vec<usize>>, TaskError> {
+    let Some(range) = options.range("distance", 0..=16_384)? else { return Ok(None) };
+    let powers = (0..15).map(|power| 1 << power);
+    let distances: Vec<usize> = std::iter::once(0).chain(powers).filter(|d| range.contains(d)).collect();
+    match distances.is_empty() {
+        true => Err(options.bad("distance", "a range with 0 or a power of two in it")),
+        false => Ok(Some(distances)),
+    }
+}
 
 #[derive(Debug)]
 struct Copy {

@@ -1,6 +1,6 @@
 //! `recall`: the value that stands behind a key.
 
-use super::{DIGITS, Grammar, LETTERS, Task, digit};
+use super::{DIGITS, Grammar, LETTERS, Task, copy::distances, digit};
 use crate::{Example, Random};
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -9,16 +9,20 @@ pub(super) const TASK: Task = Task {
     variants: &[],
     about: "value of a key among pairs of keys and values",
     grammar: "problem := letter digit … letter digit | letter     keys are distinct, the answer is the last one's digit\n\
+              with `distance`: letter digit … letter digit | digit … digit | letter\n\
               length: pairs\n\
-              depth: distance, the number of pairs behind the one that is asked for\n\
+              depth: distance, the number of pairs behind the one that is asked for; with `distance` that of digits\n\
               edge case: the first pair is asked for\n\
               shortcut k: the last k pairs are known, and the last digit stands for any other",
-    keys: &[],
-    build: |_, _| Ok(Arc::new(Recall)),
+    keys: &[("distance", "A..B within 0 to 16384: digits before the key, 0 or a power of two, each one as likely")],
+    build: |_, options| Ok(Arc::new(Recall { distances: distances(options)? })),
 };
 
 #[derive(Debug)]
-struct Recall;
+struct Recall {
+    /// Digits between pairs and key.
+    distances: Option<Vec<usize>>,
+}
 
 const BAR: &str = "|";
 
@@ -50,13 +54,25 @@ impl Grammar for Recall {
             }
         }
         example.input.push(BAR, 0);
+        example.depth = length - 1 - asked;
+        if let Some(distances) = &self.distances {
+            example.depth = *random.choose(distances);
+            for _ in 0..example.depth {
+                example.input.push(*random.choose(&DIGITS), 0);
+            }
+            example.input.push(BAR, 0);
+        }
         example.input.push(keys[asked], 1);
         example.output.push(value, 1);
-        example.depth = length - 1 - asked;
     }
 
     fn solve(&self, input: &[&str], cap: Option<usize>) -> Option<Vec<String>> {
-        let [pairs @ .., BAR, key] = input else { return None };
+        let [input @ .., BAR, key] = input else { return None };
+        let pairs = match (&self.distances, input.iter().position(|symbol| *symbol == BAR)) {
+            (None, None) => input,
+            (Some(_), Some(bar)) if input[bar + 1..].iter().all(|between| digit(between).is_some()) => &input[..bar],
+            _ => return None,
+        };
         let pairs: Vec<(&str, &str)> =
             pairs.chunks(2).map(|pair| Some((pair[0], *pair.get(1)?))).collect::<Option<_>>()?;
         if !pairs.iter().all(|(key, value)| LETTERS.contains(key) && digit(value).is_some()) {

@@ -1,6 +1,7 @@
 //! Generators beside reference programs, and both beside arithmetic.
 
 use crate::{Example, Purpose, TASKS, TaskSpec};
+use std::collections::BTreeSet;
 
 fn spec(name: &str) -> TaskSpec {
     TaskSpec::parse(name).unwrap()
@@ -136,6 +137,28 @@ fn enough_steps_of_reduction_are_the_traversal() {
 }
 
 #[test]
+fn a_distance_stands_between_pairs_and_the_key() {
+    let (near, far) = (spec("recall?length=4"), spec("recall?length=4&distance=0..512"));
+    let mut depths = BTreeSet::new();
+    for (near, far) in examples(&near, 500).zip(examples(&far, 500)) {
+        let (near, far) = (near.input.list(), (far.input.list(), far.output.list(), far.depth));
+        // The same pairs, and digits in a power of two between bars.
+        assert_eq!(near[..9], far.0[..9]);
+        let between = &far.0[9..far.0.len() - 2];
+        assert_eq!((between.len(), far.0[far.0.len() - 2]), (far.2, "|"));
+        assert!(between.iter().all(|symbol| super::digit(symbol).is_some()));
+        let at = far.0[..8].iter().position(|symbol| *symbol == far.0[far.0.len() - 1]).unwrap();
+        assert_eq!(far.1, [far.0[at + 1]]);
+        depths.insert(far.2);
+    }
+    assert_eq!(depths.into_iter().collect::<Vec<_>>(), [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
+    let solved = |name: &str, input: &str| spec(name).grammar().solve(&input.split(' ').collect::<Vec<_>>(), None);
+    assert_eq!(solved("recall", "a 1 | 2 | a"), None);
+    assert_eq!(solved("recall?distance=1", "a 1 | a"), None);
+    assert_eq!(solved("recall?distance=1", "a 1 | b | a"), None);
+}
+
+#[test]
 fn shortcuts_stop_the_recursion_where_they_say() {
     let capped = |name: &str, input: &str, cap| {
         let input: Vec<&str> = input.split(' ').collect();
@@ -159,6 +182,7 @@ fn shortcuts_stop_the_recursion_where_they_say() {
     assert_eq!(capped("copy", "a b c | 1 2 |", 2), "a b");
     assert_eq!(capped("recall", "a 1 b 2 c 3 | a", 3), "1");
     assert_eq!(capped("recall", "a 1 b 2 c 3 | a", 2), "3");
+    assert_eq!(capped("recall?distance=2", "a 1 b 2 c 3 | 7 8 | b", 2), "2");
     assert_eq!(capped("listops", "[MAX 2 [MIN 4 7 ] [MED 1 9 9 ] 0 ]", 2), "9");
     assert_eq!(capped("listops", "[MAX 2 [MIN 4 7 ] [MED 1 9 9 ] 0 ]", 1), "4");
     assert_eq!(capped("json", "{ \"a\" : [ 1 , { \"b\" : 2 } ] } | \"a\" 1 \"b\"", 3), "2");

@@ -266,14 +266,16 @@ fn answers(
     let slots = batch_size.min(prompts.len()).max(1);
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(1);
     let max_step_tokens = (longest * slots).clamp(slots, 2048.max(slots));
-    let mut engine = Engine::new(lm.clone(), EngineOptions { num_slots: slots, context, max_step_tokens })?;
+    // Solved examples are the same before every problem: the first one reads them for all.
+    let options = EngineOptions { num_slots: slots, context, max_step_tokens };
+    let mut engine = Engine::new(lm.clone(), options)?.with_prefix_reuse();
     let routed = lm.router().is_some();
     let mut bar = Progress::new(label, Unit::Count("problems"), prompts.len() as u64);
     let mut answers: Vec<Answer> = prompts.iter().map(|_| Answer::default()).collect();
     let mut running = HashMap::new();
-    let (mut next, mut done) = (0, 0);
+    let (mut next, mut done, mut at_once) = (0, 0, 1);
     while done < prompts.len() {
-        while next < prompts.len() && engine.num_free_slots() > 0 {
+        while next < prompts.len() && running.len() < at_once {
             let prompt = &prompts[next];
             let stop = StopConditions::for_model(lm.config(), Some(prompt.max_new_tokens));
             let request = Request { prompt: prompt.ids.clone(), stop, recursion_counts: routed, ..Request::default() };
@@ -283,6 +285,7 @@ fn answers(
         }
         let progress = engine.step();
         ensure!(!progress.is_empty(), "the engine has no sequence to run");
+        at_once = slots;
         for Step { sequence, token, finish, recursion_counts, .. } in progress {
             let Some((index, decoder)) = running.get_mut(&sequence) else { continue };
             let (answer, prompt) = (&mut answers[*index], &prompts[*index]);
