@@ -152,6 +152,8 @@ pub struct ExitTexts<'a> {
 const OWN_TEXTS: usize = 16;
 /// Part of such a document that is given.
 const GIVEN: usize = 4;
+/// Documents between two reports of progress.
+const AT_ONCE: usize = 16;
 
 /// Calibrates the exits of `model`, which passes [`CausalLm::check_exits`] and
 /// [`CausalLm::check_exit_rule`]. The realised risk of its own text is taken from what `write_own`
@@ -168,16 +170,21 @@ pub fn calibrate_exits<E>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ExitReport, E> {
     let scorer = ExitScorer { model, exits, risk: settings.risk };
-    let mut steps =
-        Steps { done: 0, total: 2 * documents.len() + other.map_or(0, |(_, documents)| documents.len()), progress };
-    let order = shuffled(documents.len(), settings.seed);
+    let others = other.map_or(0, |(_, documents)| documents.len());
+    let (num_fit, num_heldout) = (documents.len() / 4, documents.len() / 4);
+    let num_tested = documents.len() - num_fit - num_heldout;
+    let of_level = num_heldout * (1 + SkippedKv::ALL.len()) + others;
+    let total = documents.len() + others + curve::MOST * num_tested + settings.levels.len() * of_level;
+    let mut steps = Steps { done: 0, total, progress };
+    let order: Vec<&[u32]> =
+        shuffled(documents.len(), settings.seed).into_iter().map(|document| documents[document].as_slice()).collect();
     let mut passages: Vec<Passages> = Vec::new();
-    for document in &order {
-        passages.push(scorer.passages(&documents[*document]));
-        steps.advance();
+    for some in order.chunks(AT_ONCE) {
+        passages.extend(scorer.passages(some));
+        steps.advance(some.len());
     }
-    let heldout = passages.split_off(documents.len() - documents.len() / 4);
-    let tested = passages.split_off(documents.len() / 4);
+    let heldout = passages.split_off(documents.len() - num_heldout);
+    let tested = passages.split_off(num_fit);
     let fit = passages;
 
     let probes = probes(&scorer, &fit);
@@ -193,30 +200,24 @@ pub fn calibrate_exits<E>(
     let mut levels = test_levels(&scorer, settings, &rule, (&grid, &tested), &mut steps);
 
     let heldout: Vec<&Reference> = heldout.iter().map(|passages| &passages.reference).collect();
-    let other_references: Vec<Reference> = other
-        .iter()
-        .flat_map(|(_, documents)| *documents)
-        .map(|document| {
-            steps.advance();
-            scorer.whole(document)
-        })
-        .collect();
+    let other_documents: Vec<&[u32]> = other.iter().flat_map(|(_, documents)| *documents).map(Vec::as_slice).collect();
+    let other_references = scorer.whole(&other_documents);
+    steps.advance(others);
     let other_references: Vec<&Reference> = other_references.iter().collect();
     for level in &mut levels {
         let threshold = level.threshold.unwrap_or(f64::INFINITY);
-        let under = |kv, text: &str, references: &[&Reference]| {
-            let served = references.iter().map(|reference| scorer.served(reference, (&rule, kv), threshold)).collect();
-            Realised::new(text, references, served)
+        let mut under = |kv, text: &str, references: &[&Reference]| {
+            let mut advance = |count| steps.advance(count);
+            Realised::new(text, references, scorer.served(references, (&rule, kv), threshold, &mut advance))
         };
-        let realised = |text: &str, references: &[&Reference]| under(settings.kv, text, references);
-        level.realised.push(realised("held out", &heldout));
+        level.realised.push(under(settings.kv, "held out", &heldout));
         if let Some((name, _)) = other {
-            level.realised.push(realised(name, &other_references));
+            level.realised.push(under(settings.kv, name, &other_references));
         }
         // Without exits every token is that of the whole stack.
         if level.threshold.is_some() {
             let own = own_text(&scorer, &rule, threshold, &heldout, write_own)?;
-            level.realised.push(realised("its own", &own.iter().collect::<Vec<_>>()));
+            level.realised.push(under(settings.kv, "its own", &own.iter().collect::<Vec<_>>()));
             let possible = SkippedKv::ALL.iter().copied().filter(|kv| model.check_exits(*kv).is_ok());
             let realised = |kv| PolicyReport { kv_policy: kv, realised: under(kv, "held out", &heldout) };
             level.policies = possible.map(realised).collect();
@@ -263,14 +264,11 @@ fn own_text<E>(
         given.iter().map(|(prompt, new_tokens)| Beginning { prompt, new_tokens: *new_tokens }).collect();
     let written = write_own(rule, threshold, &beginnings)?;
     let whole = given.into_iter().zip(written).filter(|(_, new)| !new.is_empty());
-    Ok(whole
-        .map(|((mut tokens, _), new)| {
-            // The row of the last given token is what the first new one was chosen from.
-            let start = tokens.len() - 1;
-            tokens.extend(new);
-            scorer.whole(&tokens).measured_from(start)
-        })
-        .collect())
+    // The row of the last given token is what the first new one was chosen from.
+    let (starts, texts): (Vec<usize>, Vec<Vec<u32>>) =
+        whole.map(|((tokens, _), new)| (tokens.len() - 1, [tokens, new].concat())).unzip();
+    let references = scorer.whole(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    Ok(references.into_iter().zip(starts).map(|(reference, start)| reference.measured_from(start)).collect())
 }
 
 impl Realised {
@@ -296,8 +294,8 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    fn advance(&mut self) {
-        self.done = (self.done + 1).min(self.total);
+    fn advance(&mut self, count: usize) {
+        self.done = (self.done + count).min(self.total);
         (self.progress)(Progress { done: self.done, total: self.total });
     }
 }
@@ -323,17 +321,15 @@ fn test_levels(
         policies: Vec::new(),
     };
     let mut levels: Vec<LevelReport> = settings.levels.iter().map(never).collect();
-    for (index, threshold) in grid.iter().enumerate() {
-        if tests.iter().all(Option::is_none) {
-            break;
-        }
-        let of_document = |passages: &Passages| {
-            if index == 0 {
-                steps.advance();
-            }
-            scorer.served(&passages.reference, (rule, settings.kv), *threshold)
+    let references: Vec<&Reference> = tested.iter().map(|passages| &passages.reference).collect();
+    for index in 0..curve::MOST {
+        let threshold = grid.get(index).filter(|_| tests.iter().any(Option::is_some));
+        let Some(threshold) = threshold else {
+            steps.advance(tested.len());
+            continue;
         };
-        let served: Vec<Served> = tested.iter().map(of_document).collect();
+        let mut advance = |count| steps.advance(count);
+        let served = scorer.served(&references, (rule, settings.kv), *threshold, &mut advance);
         let losses: Vec<f64> = served.iter().map(|served| served.loss).collect();
         let mean_recursions = served.iter().map(|served| served.recursions).sum::<f64>() / served.len().max(1) as f64;
         for (test, level) in tests.iter_mut().zip(&mut levels) {

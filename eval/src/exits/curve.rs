@@ -3,8 +3,11 @@
 
 use super::document::Passages;
 
+/// Most thresholds of a rule.
+pub const MOST: usize = 12;
+
 /// Parts of the tokens that leave at the thresholds of a rule's grid.
-const PARTS: [f64; 12] = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+const PARTS: [f64; MOST] = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 
 /// Numbers of a rule: of each document, at exits `1 … R − 1`, of each token.
 pub type Numbers = Vec<Vec<Vec<f32>>>;

@@ -1,11 +1,13 @@
-//! One document through the whole stack, through each early exit, and with the exits of a rule.
+//! Documents through the whole stack, through each early exit, and with the exits of a rule;
+//! several at once, as a weight is packed for a few rows as for many.
 
 use burn::tensor::{Int, Tensor};
-use retie_config::{Exits, RiskKind};
+use retie_config::{Exits, RiskKind, SkippedKv};
 use retie_model::{
     CausalLm, ExitLimit, ExitRule, RowExits, SelectionRule,
     kernels::{HeadInput, Layout, agreement, f32_slice, token_log_probs},
 };
+use std::ops::Range;
 
 /// Rows of logits that are computed at once.
 const ROWS: usize = 64;
@@ -20,6 +22,9 @@ pub struct ExitScorer<'m> {
     pub exits: Exits,
     pub risk: RiskKind,
 }
+
+/// Rows of the documents that run through the model at once; a longer document runs alone.
+const ROWS_AT_ONCE: usize = 512;
 
 /// A document and the whole stack's answer to it. All rows but the last, which has no next token,
 /// are compared.
@@ -62,12 +67,86 @@ pub struct Served {
     pub nll: f64,
 }
 
+/// Documents, two or more tokens each, whose rows run through the model one behind the other.
+struct Together<'a> {
+    documents: Vec<&'a [u32]>,
+}
+
+impl<'a> Together<'a> {
+    /// Divides documents, in their order.
+    fn divide(documents: &[&'a [u32]]) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for document in documents {
+            match all.last_mut().filter(|last| last.num_rows() + document.len() <= ROWS_AT_ONCE) {
+                Some(last) => last.documents.push(document),
+                None => all.push(Self { documents: vec![document] }),
+            }
+        }
+        all
+    }
+
+    fn num_rows(&self) -> usize {
+        self.documents.iter().map(|document| document.len()).sum()
+    }
+
+    fn tokens(&self) -> Vec<u32> {
+        self.documents.concat()
+    }
+
+    fn layout(&self) -> Layout {
+        match self.documents.as_slice() {
+            [document] => Layout::batch(1, document.len()),
+            documents => Layout::packed(documents.iter().map(|document| (document.len(), 0..0))),
+        }
+    }
+
+    /// Next tokens of the rows that have one.
+    fn targets(&self) -> Vec<u32> {
+        self.documents.iter().flat_map(|document| &document[1..]).copied().collect()
+    }
+
+    /// Rows of `x [M, D]` that have a next token.
+    fn compared(&self, x: &Tensor<2>) -> Tensor<2> {
+        let mut at = 0;
+        let parts = self.documents.iter().map(|document| {
+            let part = x.clone().narrow(0, at, document.len() - 1);
+            at += document.len();
+            part
+        });
+        Tensor::cat(parts.collect(), 0)
+    }
+
+    /// Recursion counts of the rows that have a next token.
+    fn counts(&self, counts: &[usize]) -> Vec<usize> {
+        let mut rest = counts;
+        let mut compared = Vec::new();
+        for document in &self.documents {
+            let (own, others) = rest.split_at(document.len());
+            compared.extend_from_slice(&own[..own.len() - 1]);
+            rest = others;
+        }
+        compared
+    }
+
+    /// Ranges of the documents among the rows that have a next token.
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        self.documents.iter().scan(0, |at, document| {
+            let start = *at;
+            *at += document.len() - 1;
+            Some(start..*at)
+        })
+    }
+}
+
 impl ExitScorer<'_> {
-    /// Runs `tokens`, two or more, through the whole stack and through every exit.
-    pub fn passages(&self, tokens: &[u32]) -> Passages {
+    /// Runs documents, two or more tokens each, through the whole stack and through every exit.
+    pub fn passages(&self, documents: &[&[u32]]) -> Vec<Passages> {
+        Together::divide(documents).iter().flat_map(|together| self.passages_at_once(together)).collect()
+    }
+
+    fn passages_at_once(&self, together: &Together<'_>) -> Vec<Passages> {
         let model = self.model;
-        let count = tokens.len() - 1;
-        let mut forward = self.begin(tokens);
+        let mut forward = self.begin(together);
         forward.advance_to(model.share_map().loop_start());
         let mut states = vec![forward.hidden().clone()];
         for recursions in 1..=self.exits.num_recursions() {
@@ -77,82 +156,124 @@ impl ExitScorer<'_> {
         let rows = forward.rows().clone();
         let (hidden, trace) = forward.finish();
         let counts = match model.router() {
-            Some(_) => trace.recursion_counts(tokens.len())[..count].to_vec(),
-            None => vec![self.exits.num_recursions(); count],
+            Some(_) => trace.recursion_counts(together.num_rows()),
+            None => vec![self.exits.num_recursions(); together.num_rows()],
         };
-        let reference = self.reference(tokens, first(hidden, count));
+        let counts = together.counts(&counts);
+        let references = self.references(together, &hidden);
+        let of: Vec<&Reference> = references.iter().collect();
         let early = states[1..self.exits.num_recursions()].iter();
-        let (losses, agrees) = early
+        let at_exits: Vec<_> = early
             .map(|state| {
                 let out = model.norm(model.run_depths(state.clone(), self.exits.coda(), &rows));
-                let out = first(out, count);
-                (self.losses(&reference, &out), self.agrees(&reference, &out))
+                let out = together.compared(&out);
+                (self.losses(&of, &out), self.agrees(&of, &out))
             })
-            .unzip();
-        let states = states.into_iter().map(|state| first(state, count)).collect();
-        Passages { reference, states, losses, counts, agrees }
+            .collect();
+        let states: Vec<_> = states.iter().map(|state| together.compared(state)).collect();
+        let passages = references.into_iter().zip(together.ranges()).map(|(reference, rows)| Passages {
+            reference,
+            states: states.iter().map(|state| state.clone().narrow(0, rows.start, rows.len())).collect(),
+            losses: at_exits.iter().map(|(losses, _)| losses[rows.clone()].to_vec()).collect(),
+            counts: counts[rows.clone()].to_vec(),
+            agrees: at_exits.iter().map(|(_, agrees)| agrees[rows.clone()].to_vec()).collect(),
+        });
+        passages.collect()
     }
 
-    /// Runs `tokens`, two or more, through the whole stack alone.
-    pub fn whole(&self, tokens: &[u32]) -> Reference {
-        let (hidden, _) = self.begin(tokens).finish();
-        self.reference(tokens, first(hidden, tokens.len() - 1))
+    /// Runs documents, two or more tokens each, through the whole stack alone.
+    pub fn whole(&self, documents: &[&[u32]]) -> Vec<Reference> {
+        let of = |together: &Together<'_>| {
+            let (hidden, _) = self.begin(together).finish();
+            self.references(together, &hidden)
+        };
+        Together::divide(documents).iter().flat_map(of).collect()
     }
 
-    /// Runs a document with exits of `rule` at `threshold`, under the policy `kv`.
-    pub fn served(&self, reference: &Reference, exits: (&ExitRule, retie_config::SkippedKv), threshold: f64) -> Served {
-        let (tokens, count) = (&reference.tokens, reference.nll.len());
+    /// Runs documents with exits of `rule` at `threshold`, under the policy `kv`. `advance` gets
+    /// the number of those that are done since it was called.
+    pub fn served(
+        &self,
+        references: &[&Reference],
+        (rule, kv): (&ExitRule, SkippedKv),
+        threshold: f64,
+        advance: &mut dyn FnMut(usize),
+    ) -> Vec<Served> {
+        let documents: Vec<&[u32]> = references.iter().map(|reference| reference.tokens.as_slice()).collect();
         let limit = ExitLimit { threshold: threshold as f32, ..ExitLimit::NEVER };
-        let exits = RowExits { rule: Some(exits.0), kv: exits.1, limits: vec![limit; tokens.len()] };
-        let (hidden, trace) = self.begin(tokens).with_exits(exits).finish();
-        let hidden = first(hidden, count);
-        let counts = &trace.recursion_counts(tokens.len())[reference.start..count];
-        Served {
-            loss: mean(&self.losses(reference, &hidden)[reference.start..]),
-            recursions: counts.iter().sum::<usize>() as f64 / counts.len() as f64,
-            nll: mean(&self.nll(&hidden, &tokens[1..])[reference.start..]),
+        let mut all = Vec::with_capacity(references.len());
+        for together in Together::divide(&documents) {
+            let of = &references[all.len()..][..together.documents.len()];
+            let exits = RowExits { rule: Some(rule), kv, limits: vec![limit; together.num_rows()] };
+            let (hidden, trace) = self.begin(&together).with_exits(exits).finish();
+            let hidden = together.compared(&hidden);
+            let counts = together.counts(&trace.recursion_counts(together.num_rows()));
+            let (losses, nll) = (self.losses(of, &hidden), self.nll(&hidden, &together.targets()));
+            all.extend(of.iter().zip(together.ranges()).map(|(reference, rows)| {
+                let measured = rows.start + reference.start..rows.end;
+                let counts = &counts[measured.clone()];
+                Served {
+                    loss: mean(&losses[measured.clone()]),
+                    recursions: counts.iter().sum::<usize>() as f64 / counts.len() as f64,
+                    nll: mean(&nll[measured]),
+                }
+            }));
+            advance(of.len());
         }
+        all
     }
 
-    fn begin(&self, tokens: &[u32]) -> retie_model::Forward<'_> {
-        let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
+    fn begin(&self, together: &Together<'_>) -> retie_model::Forward<'_> {
+        let ids: Vec<i32> = together.tokens().into_iter().map(|id| id as i32).collect();
         let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &self.model.device());
-        self.model.begin(ids, Layout::batch(1, tokens.len()), SelectionRule::Causal)
+        self.model.begin(ids, together.layout(), SelectionRule::Causal)
     }
 
-    fn reference(&self, tokens: &[u32], hidden: Tensor<2>) -> Reference {
+    /// References from what the whole stack makes of all rows, `hidden [M, D]`.
+    fn references(&self, together: &Together<'_>, hidden: &Tensor<2>) -> Vec<Reference> {
+        let hidden = together.compared(hidden);
         let (mut best, vocab_size) = (Vec::new(), self.model.config().vocab_size);
         let [rows, _] = hidden.dims();
         for start in (0..rows).step_by(ROWS) {
             let logits = self.model.logits(hidden.clone().narrow(0, start, ROWS.min(rows - start))).into_data();
             best.extend(f32_slice(&logits).chunks_exact(vocab_size).map(first_best));
         }
-        let nll = self.nll(&hidden, &tokens[1..]);
-        Reference { tokens: tokens.to_vec(), hidden, best, nll, start: 0 }
+        let nll = self.nll(&hidden, &together.targets());
+        let of = together.documents.iter().zip(together.ranges()).map(|(tokens, rows)| Reference {
+            tokens: tokens.to_vec(),
+            hidden: hidden.clone().narrow(0, rows.start, rows.len()),
+            best: best[rows.clone()].to_vec(),
+            nll: nll[rows].to_vec(),
+            start: 0,
+        });
+        of.collect()
     }
 
     fn nll(&self, hidden: &Tensor<2>, targets: &[u32]) -> Vec<f32> {
         token_log_probs(&self.input(hidden), targets).0.into_iter().map(|p| -p).collect()
     }
 
-    fn agrees(&self, reference: &Reference, hidden: &Tensor<2>) -> Vec<bool> {
-        token_log_probs(&self.input(hidden), &reference.best).1
+    fn agrees(&self, of: &[&Reference], hidden: &Tensor<2>) -> Vec<bool> {
+        let best: Vec<u32> = of.iter().flat_map(|reference| &reference.best).copied().collect();
+        token_log_probs(&self.input(hidden), &best).1
     }
 
-    /// Loss of each row of `hidden [T − 1, D]`, which is after the final norm.
-    fn losses(&self, reference: &Reference, hidden: &Tensor<2>) -> Vec<f32> {
+    /// Loss of each compared row of documents, `hidden` after the final norm.
+    fn losses(&self, of: &[&Reference], hidden: &Tensor<2>) -> Vec<f32> {
         let part = |nats: f32| nats.clamp(0.0, MOST_NATS) / MOST_NATS;
         match self.risk {
             RiskKind::Disagreement => {
-                self.agrees(reference, hidden).into_iter().map(|agrees| if agrees { 0.0 } else { 1.0 }).collect()
+                self.agrees(of, hidden).into_iter().map(|agrees| if agrees { 0.0 } else { 1.0 }).collect()
             }
             RiskKind::Kl => {
-                let (kl, _) = agreement(&self.input(hidden), &self.input(&reference.hidden));
+                let whole = Tensor::cat(of.iter().map(|reference| reference.hidden.clone()).collect(), 0);
+                let (kl, _) = agreement(&self.input(hidden), &self.input(&whole));
                 kl.into_iter().map(part).collect()
             }
             RiskKind::Nll => {
-                let own = self.nll(hidden, &reference.tokens[1..]);
-                own.into_iter().zip(&reference.nll).map(|(own, whole)| part(own - whole)).collect()
+                let targets: Vec<u32> = of.iter().flat_map(|reference| &reference.tokens[1..]).copied().collect();
+                let whole = of.iter().flat_map(|reference| &reference.nll);
+                self.nll(hidden, &targets).into_iter().zip(whole).map(|(own, whole)| part(own - whole)).collect()
             }
         }
     }
@@ -185,10 +306,6 @@ impl Reference {
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
-}
-
-fn first(x: Tensor<2>, rows: usize) -> Tensor<2> {
-    x.narrow(0, 0, rows)
 }
 
 /// Index of the first of the largest values.

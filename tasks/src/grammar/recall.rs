@@ -58,7 +58,8 @@ impl Grammar for Recall {
         if let Some(distances) = &self.distances {
             example.depth = *random.choose(distances);
             for _ in 0..example.depth {
-                example.input.push(*random.choose(&DIGITS), 0);
+                let digit = *random.choose(&DIGITS);
+                example.input.push(digit, 0);
             }
             example.input.push(BAR, 0);
         }
