@@ -27,6 +27,7 @@ use crate::stream::Stream;
 use crate::tokenize::{Position, Sizes, document_bos, empty_tokens, tokenize};
 use crate::tokenizer::{Tokenizer, hex};
 use crate::tokens::Tokens;
+use crate::whole_file::remove_abandoned;
 use index::Index;
 
 /// Goes up whenever the same text would give other tokens or the layout changes.
@@ -118,6 +119,7 @@ pub(crate) fn stream(
             let (shards, tokens) = (found.facts.len(), found.shards.num_tokens());
             tracing::warn!(path = %folder.display(), shards, tokens, "the token cache is not whole and goes on");
         }
+        remove_abandoned(folder)?;
         found = go_on(folder, options, tokenizer, sizes, found, progress)?;
         Index { shards: found.facts.clone() }.store(folder)?;
     }

@@ -2,7 +2,10 @@
 //! missing.
 
 use super::{HEADER_BYTES, LogitsMeta, MAGIC, META_FILE, codec::encode, read::read_shard};
-use crate::{error::DataError, whole_file::write_whole};
+use crate::{
+    error::DataError,
+    whole_file::{remove_abandoned, write_whole},
+};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
@@ -38,6 +41,7 @@ impl LogitsWriter {
             let text = serde_json::to_vec_pretty(&meta).map_err(std::io::Error::from)?;
             write_whole(&dir.join(META_FILE), |file| file.write_all(&text))?;
         }
+        remove_abandoned(dir)?;
         Ok(Self { dir: dir.to_owned(), meta, tokens: 0, ends: Vec::new(), bytes: Vec::new(), has_nan: false })
     }
 
