@@ -223,6 +223,7 @@ pub fn calibrate_exits<E>(
             level.policies = possible.map(realised).collect();
         }
     }
+    steps.advance(total); // also what no threshold was left for
     let exits = (1..scorer.exits.num_recursions()).map(|recursions| ExitFigures {
         recursions,
         risk: mean_of(&tested, |passages| {
@@ -322,12 +323,10 @@ fn test_levels(
     };
     let mut levels: Vec<LevelReport> = settings.levels.iter().map(never).collect();
     let references: Vec<&Reference> = tested.iter().map(|passages| &passages.reference).collect();
-    for index in 0..curve::MOST {
-        let threshold = grid.get(index).filter(|_| tests.iter().any(Option::is_some));
-        let Some(threshold) = threshold else {
-            steps.advance(tested.len());
-            continue;
-        };
+    for (index, threshold) in grid.iter().enumerate() {
+        if tests.iter().all(Option::is_none) {
+            break;
+        }
         let mut advance = |count| steps.advance(count);
         let served = scorer.served(&references, (rule, settings.kv), *threshold, &mut advance);
         let losses: Vec<f64> = served.iter().map(|served| served.loss).collect();
