@@ -49,7 +49,7 @@ pub use budget::Budget;
 pub use byte_size::ByteSize;
 pub use convert::{
     CalibrationSource, Compensation, Conversion, ConvertConfig, InitChoice, KeyProblem, KeyProblems, LoraRanks,
-    LoraSpec, Method, ResolvedConvert, SearchSpace, SelectionSpace, Start, StoredDtype, TargetSettings,
+    LoraSpec, Method, ResolvedConvert, SearchSpace, SelectBy, SelectionSpace, Start, StoredDtype, TargetSettings,
 };
 pub use cost::Cost;
 pub use disguise::{DISGUISE_BYTES, Disguise};

@@ -7,8 +7,12 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use retie_checkpoint::{CheckpointError, LayerRun, LayerRunner, SafetensorsFolder, TensorInfo, TensorSource};
-use retie_config::{Budget, Compensation, ConvertConfig, Depth, Init, LayerIndex, Method, ModelConfig, Start};
+use retie_checkpoint::{
+    Activations, CheckpointError, Comparison, LayerRun, LayerRunner, SafetensorsFolder, TensorInfo, TensorSource,
+};
+use retie_config::{
+    Budget, Compensation, ConvertConfig, Depth, Init, LayerIndex, Method, ModelConfig, SelectBy, Start,
+};
 use retie_convert::{
     Calibration, ConvertError, ConvertReport, OutputFiles, SelectionReport, SourceModel, convert, select,
 };
@@ -158,6 +162,67 @@ fn what_adds_nothing_goes_first_and_the_same_input_chooses_the_same() {
     assert_eq!(sources, selection.kept);
     let (again, same) = run(model, &options, &dir.path().join("again")).unwrap();
     assert_eq!((&again, &same.unwrap()), (&report, &selection));
+}
+
+/// Layers that move every row by ten in a direction of their own, but for two: 3 moves every row by
+/// a quarter, 6 moves those by one whose token has been read before.
+struct Copying(Mixture);
+
+impl LayerRunner for Copying {
+    fn embed(&self, rows: Vec<f32>) -> Vec<f32> {
+        rows
+    }
+
+    fn run(
+        &self,
+        run: LayerRun<'_>,
+        hidden: &[f32],
+        length: usize,
+        _: &mut dyn FnMut(Activations<'_>),
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let (layer, width) = (run.layer.0, self.0.0.hidden_size);
+        let mut out = hidden.to_vec();
+        for (row, moved) in out.chunks_mut(width).enumerate() {
+            let earlier = hidden.chunks(width).take(row).skip(row - row % length);
+            moved[layer] += match layer {
+                3 => 0.25,
+                6 => f32::from(earlier.into_iter().any(|other| *other == hidden[row * width..][..width])),
+                _ => 10.0,
+            };
+        }
+        Ok(out)
+    }
+
+    fn compare(
+        &self,
+        tensors: &dyn TensorSource,
+        states: [&[f32]; 2],
+        targets: &[u32],
+    ) -> Result<Comparison, CheckpointError> {
+        self.0.compare(tensors, states, targets)
+    }
+}
+
+#[test]
+fn a_layer_that_copies_is_missed_where_a_text_is_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, source) = write(dir.path(), SHAPE, |i| i);
+    let model = Copying(Mixture(config.clone()));
+    // No token stands twice in a sequence.
+    let ids = |rows: u32| (0..rows).flat_map(|row| (0..TOKENS as u32).map(move |i| (7 * i + row) % 40)).collect();
+    let (text, train, heldout) = ("a text".to_owned(), ids(16), ids(4));
+    let calibration = Calibration { model: &model, text, sequence_length: TOKENS, train, heldout };
+    let removed = |select_by| {
+        let options = ConvertConfig { budget: Some(Budget::Percent(97.0)), select_by, ..drop_layers() };
+        let Start::Selection { space, .. } = options.validate().unwrap().start else { panic!("no selection") };
+        let source = SourceModel { tensors: &source, config: &config };
+        select(source, &space, &calibration, &mut |_| {}).unwrap().1
+    };
+    let (by_text, by_copying) = (removed(None), removed(Some(SelectBy::Copying)));
+    assert_eq!((by_text.removed[0].layer, by_text.kl), (6, 0.0));
+    assert_eq!((by_copying.removed.len(), by_copying.removed[0].layer), (1, 3));
+    // Of 32 sequences' 31 tokens every fourth; of the repeated half in 16 more those from 17 on.
+    assert_eq!((by_text.tokens, by_copying.tokens), (16 * 8, 16 * 8 + 8 * 3));
 }
 
 /// With every pair of layers tried by hand.

@@ -1,4 +1,4 @@
-//! Methods of a conversion, and what makes up for removed layers.
+//! Methods of a conversion, what kept layers are chosen by, and what makes up for removed ones.
 
 use crate::named::named;
 
@@ -15,6 +15,20 @@ named! {
         /// The stack of the source with low-rank linears: matrices are replaced by pairs of
         /// factors. Another model of the same size that a recursive one has to beat.
         Svd = "svd",
+    }
+}
+
+named! {
+    /// What kept layers are chosen by: the KL to the source on some tokens.
+    #[derive(Default)]
+    SelectBy, "select_by" {
+        /// Tokens of the text as they are.
+        #[default]
+        Text = "text",
+        /// These, and half as many of sequences whose second half is their first again, scored
+        /// where the next token has been read before: layers that copy from the context are missed
+        /// there.
+        Copying = "copying",
     }
 }
 

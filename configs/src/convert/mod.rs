@@ -12,7 +12,7 @@ mod resolved;
 mod tests;
 
 pub use init_choice::InitChoice;
-pub use method::{Compensation, Method};
+pub use method::{Compensation, Method, SelectBy};
 pub use problem::{KeyProblem, KeyProblems};
 pub use resolved::{
     CalibrationSource, Conversion, LoraRanks, LoraSpec, ResolvedConvert, SearchSpace, SelectionSpace, Start,
@@ -70,6 +70,9 @@ pub struct ConvertConfig {
     /// under a `budget` if absent.
     #[serde(default)]
     pub source_layers: Option<Vec<usize>>,
+    /// What kept layers are chosen by, under a `budget`; `text` if absent.
+    #[serde(default)]
+    pub select_by: Option<SelectBy>,
     /// Compensation of the kept layers for the layers that are removed.
     #[serde(default)]
     pub compensation: Option<Compensation>,
@@ -168,6 +171,7 @@ impl ConvertConfig {
             remainder: None,
             init: Some(init.into()),
             source_layers: None,
+            select_by: None,
             compensation: None,
             gate: None,
             budget: None,

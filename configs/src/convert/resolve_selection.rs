@@ -75,6 +75,7 @@ impl Resolver<'_> {
         let hint = "leave it out, or ask for init `select` or method `drop`";
         let keys = [
             ("source_layers", config.source_layers.is_some()),
+            ("select_by", config.select_by.is_some()),
             ("compensation", config.compensation.is_some()),
             ("gate", config.gate.is_some()),
         ];
@@ -127,6 +128,10 @@ impl Resolver<'_> {
             }
             (None, Some(budget)) => self.measured(calibration?, budget, num_recursions, compensation, (lora, target)),
             (Some(layers), None) => {
+                if let Some(select_by) = config.select_by {
+                    let message = format!("`select_by: {select_by}` is given beside a list of `source_layers`");
+                    self.problem("select_by", message, "leave it out, or let the layers be chosen under a `budget`");
+                }
                 let stack = match Stack::chosen(layers.iter().max().map_or(0, |last| last + 1), layers) {
                     Ok(stack) => stack,
                     Err(error) => {
@@ -164,7 +169,8 @@ impl Resolver<'_> {
         compensation: Compensation,
         (lora, target): (Option<crate::LoraSpec>, TargetSettings),
     ) -> Option<Start> {
-        let space = SelectionSpace { num_recursions, budget, compensation, gate: self.config.gate, lora, target };
+        let (select_by, gate) = (self.config.select_by.unwrap_or_default(), self.config.gate);
+        let space = SelectionSpace { num_recursions, budget, select_by, compensation, gate, lora, target };
         Some(Start::Selection { space, calibration })
     }
 }

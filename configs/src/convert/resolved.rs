@@ -1,6 +1,6 @@
 //! A validated conversion: what a source model becomes, without a combination that means nothing.
 
-use super::{Compensation, StoredDtype};
+use super::{Compensation, SelectBy, StoredDtype};
 use crate::{
     Budget, ByteSize, DepthAssignment, DepthExtra, Init, KvSharing, Pattern, Relax, RemainderPolicy, ShareMap,
 };
@@ -205,6 +205,8 @@ pub struct SelectionSpace {
     pub num_recursions: usize,
     /// Upper limit of all weights.
     pub budget: Budget,
+    /// What layers are chosen by.
+    pub select_by: SelectBy,
     /// Compensation for removed layers.
     pub compensation: Compensation,
     /// Residual gate of the recursions after the first; measured if absent.

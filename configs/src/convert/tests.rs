@@ -43,6 +43,7 @@ fn defaults_fill_what_is_left_out() {
     fit: null
     init: average
     source_layers: null
+    select_by: null
     compensation: null
     gate: null
     budget: null
@@ -302,6 +303,24 @@ fn a_selection_is_measured_under_a_budget_or_listed() {
         panic!("no selection")
     };
     assert_eq!((space.num_recursions, space.lora, space.target.extras.len()), (1, None, 0));
+    assert_eq!(space.select_by, SelectBy::Text);
+    let Start::Selection { space, .. } =
+        parse(&format!("{text}select_by: copying\n")).unwrap().validate().unwrap().start
+    else {
+        panic!("no selection")
+    };
+    assert_eq!(space.select_by, SelectBy::Copying);
+    let listed = format!("{SELECTION}method: drop\nsource_layers: [0]\nselect_by: copying\n");
+    assert_snapshot!(parse(&listed).unwrap_err(), @"
+    `convert.yaml` has 1 problem
+    convert.yaml:6:12: `select_by: copying` is given beside a list of `source_layers`
+      hint: leave it out, or let the layers be chosen under a `budget`
+    ");
+    assert_snapshot!(parse(&format!("{MINIMAL}select_by: copying\n")).unwrap_err(), @"
+    `convert.yaml` has 1 problem
+    convert.yaml:7:12: init `average` takes no `select_by`
+      hint: leave it out, or ask for init `select` or method `drop`
+    ");
 
     let listed = |text: &str| fixed(&parse(&format!("{SELECTION}{text}")).unwrap());
     let (conversion, calibration) = listed("method: drop\nsource_layers: [0, 2, 3]\n");

@@ -41,7 +41,7 @@ pub fn select(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(Conversion, SelectionReport), ConvertError> {
     let budget = Allowance::new(source, space)?;
-    let trial = Trial::start(source, calibration)?;
+    let trial = Trial::start(source, calibration, space.select_by)?;
     let removal = remove_layers(&trial, budget.num_kept, progress)?;
     let loops = match budget.block {
         0 => Vec::new(),
@@ -55,6 +55,7 @@ pub fn select(
         budget: space.budget.to_string(),
         allowed_parameters: budget.allowed,
         tokens: trial.num_scored(),
+        select_by: space.select_by,
         kept: layers.to_vec(),
         removed: removal.removed,
         kl: removal.kl,

@@ -1,5 +1,6 @@
 //! Report of a selection, part of `convert.json`, shown as text.
 
+use retie_config::SelectBy;
 use retie_report::number::grouped;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display, Formatter};
@@ -16,6 +17,9 @@ pub struct SelectionReport {
     pub allowed_parameters: usize,
     /// Tokens on which the KL to the source was measured.
     pub tokens: usize,
+    /// What these are.
+    #[serde(default)]
+    pub select_by: SelectBy,
     /// Source layers that are kept, ascending.
     pub kept: Vec<usize>,
     /// Source layers that are removed, in the order of removal.
@@ -52,12 +56,13 @@ impl Display for SelectionReport {
         let list = |layers: &[usize]| layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         writeln!(
             f,
-            "{} of {} layers kept within {} parameters ({}), by the KL to the source on {} tokens",
+            "{} of {} layers kept within {} parameters ({}), by the KL to the source on {} tokens{}",
             self.kept.len(),
             self.kept.len() + self.removed.len(),
             grouped(self.allowed_parameters as u64),
             self.budget,
-            grouped(self.tokens as u64)
+            grouped(self.tokens as u64),
+            if self.select_by == SelectBy::Copying { ", part of them of repeated text" } else { "" }
         )?;
         writeln!(f, "kept: {}", list(&self.kept))?;
         writeln!(f, "\n{:>7} {:>8}", "removed", "KL")?;

@@ -3,10 +3,13 @@
 
 use crate::{Calibration, ConvertError, SourceModel, calibrate::Overlay};
 use retie_checkpoint::LayerRun;
-use retie_config::{Depth, LayerIndex, TensorOwner, TensorRole};
+use retie_config::{Depth, LayerIndex, SelectBy, TensorOwner, TensorRole};
 
-/// Most tokens that layers run on.
+/// Most tokens that layers run on, in sequences of the text as it is.
 pub(super) const TOKENS: usize = 2048;
+
+/// As many such sequences for one that says something twice, of [`SelectBy::Copying`].
+const PLAIN_FOR_REPEATED: usize = 2;
 
 /// One row in so many is scored: the head costs as much as several layers, and neighbouring rows
 /// say much the same.
@@ -20,6 +23,8 @@ pub(super) struct Trial<'a> {
     embedded: Vec<f32>,
     /// Hidden states of the source after its last layer, of the scored rows.
     reference: Vec<f32>,
+    /// Rows that are scored: where a text is repeated, those whose next token was read before.
+    scored: Vec<usize>,
     /// Next token of each scored row.
     targets: Vec<u32>,
 }
@@ -29,21 +34,31 @@ impl<'a> Trial<'a> {
     ///
     /// # Errors
     /// When the source cannot be read.
-    pub fn start(source: SourceModel<'a>, calibration: &'a Calibration<'a>) -> Result<Self, ConvertError> {
+    pub fn start(
+        source: SourceModel<'a>,
+        calibration: &'a Calibration<'a>,
+        select_by: SelectBy,
+    ) -> Result<Self, ConvertError> {
         let length = calibration.sequence_length;
         let available = calibration.train.len() / length;
-        let rows = (TOKENS / length).clamp(1, available.max(1));
-        let ids: Vec<u32> = (0..rows)
-            .flat_map(|row| &calibration.train[row * available / rows * length..][..length])
-            .copied()
-            .collect();
+        let plain = (TOKENS / length).clamp(1, available.max(1));
+        let repeated = if select_by == SelectBy::Copying { plain.div_ceil(PLAIN_FOR_REPEATED) } else { 0 };
+        let sequence = |at: usize| calibration.train[at * length..][..length].iter().copied();
+        let mut ids: Vec<u32> = (0..plain).flat_map(|row| sequence(row * available / plain)).collect();
+        for row in 0..repeated {
+            // The first token, which may be BOS, is not said again.
+            let said: Vec<u32> = sequence((2 * row + 1) * available / (2 * repeated)).take(length / 2 + 1).collect();
+            ids.extend(said.iter().chain(said[1..].iter().cycle()).take(length));
+        }
         let (table, width) =
             (source.tensors.read_f32(&TensorOwner::Model.weight(TensorRole::Embedding))?, source.config.hidden_size);
         let rows = ids.iter().flat_map(|id| &table[*id as usize * width..][..width]).copied();
         let embedded = calibration.model.embed(rows.collect());
-        let scored = |row: &usize| row % length < length - 1 && row.is_multiple_of(SCORED);
-        let targets = (0..ids.len()).filter(scored).map(|row| ids[row + 1]).collect();
-        let mut trial = Self { source, calibration, embedded, reference: Vec::new(), targets };
+        let has_next = |row: &usize| row % length < length - 1 && row.is_multiple_of(SCORED);
+        let was_read = |row: &usize| *row < plain * length || row % length > length / 2;
+        let scored: Vec<usize> = (0..ids.len()).filter(has_next).filter(was_read).collect();
+        let targets = scored.iter().map(|row| ids[row + 1]).collect();
+        let mut trial = Self { source, calibration, embedded, reference: Vec::new(), scored, targets };
         let mut hidden = trial.embedded.clone();
         for layer in 0..source.config.num_hidden_layers {
             hidden = trial.run(layer, &hidden)?;
@@ -105,11 +120,7 @@ impl<'a> Trial<'a> {
     }
 
     fn scored_rows(&self, hidden: &[f32]) -> Vec<f32> {
-        let (width, length) = (self.source.config.hidden_size, self.calibration.sequence_length);
-        let rows = hidden.chunks(width).enumerate();
-        rows.filter(|(row, _)| row % length < length - 1 && row.is_multiple_of(SCORED))
-            .flat_map(|(_, row)| row)
-            .copied()
-            .collect()
+        let width = self.source.config.hidden_size;
+        self.scored.iter().flat_map(|row| &hidden[row * width..][..width]).copied().collect()
     }
 }

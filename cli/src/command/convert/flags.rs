@@ -5,7 +5,7 @@ use crate::choice::choice;
 use clap::Args;
 use retie_config::{
     Budget, ByteSize, Compensation, ConvertConfig, DepthExtra, InitChoice, KvSharing, Method, Relax, RemainderPolicy,
-    Sharing, StoredDtype,
+    SelectBy, Sharing, StoredDtype,
 };
 use serde::{Serialize, Serializer};
 use std::path::PathBuf;
@@ -51,6 +51,11 @@ pub struct ConvertFlags {
     /// budget, e.g. 0,1,2,3,2,3,7
     #[arg(long, value_name = "LAYER,…", value_delimiter = ',')]
     source_layers: Option<Vec<usize>>,
+    /// What kept layers are chosen by under a budget, of `--init select` and `--method drop`: the
+    /// KL to the source on the text, or on sequences too that say something twice, so that layers
+    /// which copy from the context stay [default: text]
+    #[arg(long, value_parser = choice::<SelectBy>(SelectBy::NAMES))]
+    select_by: Option<SelectBy>,
     /// What makes up for removed layers, of `--init select` and `--method drop` [default:
     /// least_squares with a text, else none]
     #[arg(long, value_parser = choice::<Compensation>(Compensation::NAMES))]
@@ -162,6 +167,7 @@ mod tests {
         ("init", "lower", "--recursions 2 --sharing cycle"),
         ("method", "drop", "--source-layers 0,1"),
         ("source_layers", "0,1", "--method drop"),
+        ("select_by", "copying", "--method drop --budget 50% --calibration text"),
         ("compensation", "none", "--method drop --source-layers 0,1 --calibration text"),
         ("gate", "0.5", "--init select --source-layers 0,0"),
         ("budget", "50%", "--init auto --calibration text"),
