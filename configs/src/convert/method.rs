@@ -25,9 +25,9 @@ named! {
         /// Tokens of the text as they are.
         #[default]
         Text = "text",
-        /// These, and half as many of sequences whose second half is their first again, scored
-        /// where the next token has been read before: layers that copy from the context are missed
-        /// there.
+        /// These, and half as many of sequences that say their first half or quarter again and
+        /// again, scored where the next token has been read before: layers that copy from the
+        /// context are missed there.
         Copying = "copying",
     }
 }

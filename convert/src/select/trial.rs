@@ -47,7 +47,8 @@ impl<'a> Trial<'a> {
         let mut ids: Vec<u32> = (0..plain).flat_map(|row| sequence(row * available / plain)).collect();
         for row in 0..repeated {
             // The first token, which may be BOS, is not said again.
-            let said: Vec<u32> = sequence((2 * row + 1) * available / (2 * repeated)).take(length / 2 + 1).collect();
+            let said = sequence((2 * row + 1) * available / (2 * repeated)).take(period(row, length) + 1);
+            let said: Vec<u32> = said.collect();
             ids.extend(said.iter().chain(said[1..].iter().cycle()).take(length));
         }
         let (table, width) =
@@ -55,7 +56,10 @@ impl<'a> Trial<'a> {
         let rows = ids.iter().flat_map(|id| &table[*id as usize * width..][..width]).copied();
         let embedded = calibration.model.embed(rows.collect());
         let has_next = |row: &usize| row % length < length - 1 && row.is_multiple_of(SCORED);
-        let was_read = |row: &usize| *row < plain * length || row % length > length / 2;
+        let was_read = |row: &usize| match (row / length).checked_sub(plain) {
+            Some(repeated) => row % length > period(repeated, length),
+            None => true,
+        };
         let scored: Vec<usize> = (0..ids.len()).filter(has_next).filter(was_read).collect();
         let targets = scored.iter().map(|row| ids[row + 1]).collect();
         let mut trial = Self { source, calibration, embedded, reference: Vec::new(), scored, targets };
@@ -123,4 +127,10 @@ impl<'a> Trial<'a> {
         let width = self.source.config.hidden_size;
         self.scored.iter().flat_map(|row| &hidden[row * width..][..width]).copied().collect()
     }
+}
+
+/// Tokens after which the repeated sequence number `row` says the same again: half of it, or a
+/// quarter.
+fn period(row: usize, length: usize) -> usize {
+    (if row.is_multiple_of(2) { length / 2 } else { length / 4 }).max(1)
 }
