@@ -111,3 +111,15 @@ fn what_does_not_go_with_a_selection_is_refused() {
             .contains("takes no `gate`")
     );
 }
+
+#[test]
+fn layers_chosen_by_repeated_text_say_so_and_are_not_combined_with_a_list() {
+    let place = Place::new();
+    let drop = "convert base --method drop --compensation none";
+    let table = place.retie(&format!("{drop} --budget 75% --select-by copying {TEXT} -o copying")).ok();
+    assert!(table.contains("part of them of repeated text"), "{table}");
+    let selection = &report(&place, "copying")["selection"];
+    assert_eq!(selection["select_by"], "copying");
+    let refused = place.refused(&format!("{drop} --source-layers 0,1 --select-by copying -o listed"));
+    assert!(refused.contains("`select_by: copying` is given beside a list of `source_layers`"), "{refused}");
+}
