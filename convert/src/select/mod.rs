@@ -11,7 +11,8 @@
 //! for bit.
 //!
 //! # Memory
-//! Hidden states of [`trial::TOKENS`] tokens before each kept layer, and one layer of the source.
+//! Hidden states of [`trial::TOKENS`] tokens, half as many more where repeated text counts, before
+//! each kept layer, and one layer of the source.
 
 mod loops;
 mod removal;
