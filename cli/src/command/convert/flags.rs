@@ -156,7 +156,7 @@ mod tests {
     const WHOLE: &str = "--init average --recursions 2 --sharing cycle";
 
     /// Every option that is a key: a value, and the options that it needs beside it.
-    const SAMPLES: [(&str, &str, &str); 28] = [
+    const SAMPLES: [(&str, &str, &str); 29] = [
         ("model", "other", WHOLE),
         ("recursions", "3", "--init average --sharing cycle"),
         ("sharing", "sequence", "--init average --recursions 2"),
